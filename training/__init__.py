@@ -1,0 +1,1 @@
+"""Training and judging self-gradient networks and their baselines."""

@@ -1,0 +1,165 @@
+"""The self-gradient network: the one definition that training, evaluation and export all use.
+
+Source: Self-Gradient Networks, sections 3.3, 3.4 and 4.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+GradientScaling = Literal["none", "rms"]
+
+
+def soft_loss(logits: Tensor) -> Tensor:
+    """Sum of all logits, eq. (4).
+
+    logits:  (N, classes)
+    returns: scalar; summed over N too, never averaged, so that no image's gradient depends on its neighbours
+    """
+    return logits.sum()
+
+
+class SelfGradientBlock(nn.Module):
+    """Turns the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
+
+    channels:         image channels
+    layers:           1x1-convolution + tanh pairs, five in the paper
+    scale:            factor on the last tanh, so the correction stays within [-scale, scale]; 1 is the paper's
+    gradient_scaling: "none" feeds the gradient as it is (the paper's form); "rms" divides each image's gradient by
+                      its own root mean square first, because the raw gradient of a trained network is so small
+                      (about 1e-3) that five tanh layers of ordinary weights pass on nothing
+    forward:          (N, channels, H, W) gradient -> (N, channels, H, W) correction in units of pixel intensity
+
+    No biases, hence block(0) = 0 exactly. Initialised near the identity, each layer with a gain that makes the
+    stack steep: the correction starts near scale * sign(gradient), as section 3.3 motivates it.
+    Source: section 3.3, figure 1.
+    """
+
+    def __init__(
+        self, channels: int = 3, layers: int = 5, scale: float = 1.0, gradient_scaling: GradientScaling = "none"
+    ):
+        super().__init__()
+        if gradient_scaling not in ("none", "rms"):
+            raise ValueError(f"gradient_scaling must be 'none' or 'rms', not {gradient_scaling!r}")
+        if layers < 1:
+            raise ValueError(f"a self-gradient block needs at least one layer, not {layers}")
+        self.scale = scale
+        self.gradient_scaling = gradient_scaling
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(layers))
+        for convolution in self.convolutions:
+            weight = torch.eye(channels) * 1.5 + torch.randn(channels, channels) * 0.1
+            convolution.weight.data.copy_(weight[:, :, None, None])
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        if self.gradient_scaling == "rms":
+            mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
+            # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
+            gradient = gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
+        for convolution in self.convolutions:
+            gradient = torch.tanh(convolution(gradient))
+        return gradient * self.scale
+
+
+class SelfGradientNetwork(nn.Module):
+    """Classifies image + block(gradient of the network's own summed logits).
+
+    backbone: any module that maps normalised images (N, 3, H, W) to logits (N, classes)
+    block:    the self-gradient block, or None for a plain network (the baselines)
+    mean,
+    std:      per-channel normalisation of images in [0, 1]; it belongs to the model, never to the caller
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        block: SelfGradientBlock | None,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.25, 0.25, 0.25),
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.block = block
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def plain_logits(self, images: Tensor) -> Tensor:
+        """One pass, block off.
+
+        images:  (N, 3, H, W) float in [0, 1]
+        returns: (N, classes)
+        """
+        return self.backbone((images - self.mean) / self.std)
+
+    def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The block-off logits and, from the same pass, the gradient of their soft loss.
+
+        images:  (N, 3, H, W) float in [0, 1]
+        returns: plain logits (N, classes); self-gradient (N, 3, H, W), logit units per unit of pixel intensity
+
+        Differentiable with respect to parameters and images, also under no_grad and inference_mode. Batch norm
+        uses its running statistics here even in training: updating them in both passes breaks training, and batch
+        statistics would make one image's gradient depend on the others.
+        Source: section 3.4, eq. (4); section 4.
+        """
+
+        def loss_and_logits(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.plain_logits(inputs)
+            return soft_loss(logits), logits
+
+        with frozen_batch_norm(self.backbone):
+            gradient, logits = torch.func.grad(loss_and_logits, has_aux=True)(images)
+        return logits, gradient
+
+    def self_gradient(self, images: Tensor) -> Tensor:
+        """Gradient of the soft loss with respect to the images (first pass).
+
+        images:  (N, 3, H, W) float in [0, 1]
+        returns: (N, 3, H, W), logit units per unit of pixel intensity
+        Source: section 3.4, eq. (4).
+        """
+        return self.first_pass(images)[1]
+
+    def second_pass(self, images: Tensor, gradient: Tensor) -> Tensor:
+        """Logits of the corrected images, net(images + block(gradient)), for a gradient worked out before.
+
+        images, gradient: (N, 3, H, W)
+        returns:          (N, classes)
+        raises ValueError for a network without a block
+        """
+        if self.block is None:
+            raise ValueError("this network has no self-gradient block; use plain_logits")
+        return self.plain_logits(images + self.block(gradient))
+
+    def forward(self, images: Tensor, self_gradient: bool = True) -> Tensor:
+        """Logits, by two passes with the block on (f^1 of eq. (1)) or by one with it off or absent.
+
+        images:  (N, 3, H, W) float in [0, 1]
+        returns: (N, classes)
+        """
+        if self.block is None or not self_gradient:
+            return self.plain_logits(images)
+        return self.second_pass(images, self.self_gradient(images))
+
+
+@contextmanager
+def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Within, batch norm normalises by its running statistics and leaves them as they are."""
+    training = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
+    for child in training:
+        child.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.train()
+
+
+LogitsFunction = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) in [0, 1] to logits (N, classes): what an attack needs to know of a network."""

@@ -1,0 +1,66 @@
+"""Wide residual networks for small images.
+
+Source: Zagoruyko and Komodakis, Wide Residual Networks (2016), the backbone of the paper's experiments (section 5.1.2).
+"""
+
+from torch import Tensor, nn
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3x3 convolutions, each after batch norm and ReLU, around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        same_shape = stride == 1 and in_channels == out_channels
+        self.shortcut = None if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        activated = self.relu1(self.norm1(features))
+        # Where the shape changes, the shortcut starts after the shared activation, as in the source.
+        shortcut = features if self.shortcut is None else self.shortcut(activated)
+        return shortcut + self.conv2(self.relu2(self.norm2(self.conv1(activated))))
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: a 3x3 convolution, three groups of blocks (strides 1, 2, 2), mean pooling, one linear layer.
+
+    depth:   6n + 4, with n blocks a group
+    width:   multiple of the base channels 16, 32, 64
+    forward: (N, 3, H, W) normalised images -> (N, num_classes) logits, any H and W
+    raises ValueError for a depth that is not 6n + 4 (n >= 1) or a width below 1
+    """
+
+    def __init__(self, depth: int, width: int, num_classes: int):
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise ValueError(
+                f"wrn-{depth}-{width} does not exist: the depth must be 10, 16, 22, 28, ... (6n + 4), the width at least 1"
+            )
+        blocks_per_group = (depth - 4) // 6
+        channels = 16
+        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        groups = []
+        for out_channels, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+            blocks = []
+            for index in range(blocks_per_group):
+                blocks.append(PreActivationBlock(channels, out_channels, stride if index == 0 else 1))
+                channels = out_channels
+            groups.append(nn.Sequential(*blocks))
+        self.groups = nn.Sequential(*groups)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.relu(self.norm(self.groups(self.stem(images))))
+        return self.classifier(features.mean(dim=(2, 3)))
