@@ -1,0 +1,1 @@
+"""An HTTP service that classifies pictures with an exported self-gradient network, on ONNX Runtime."""

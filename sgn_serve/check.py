@@ -1,0 +1,28 @@
+"""Says what would be served, or why nothing can be: `python -m sgn_serve.check`."""
+
+import sys
+
+from sgn_serve.graph import GraphError, read_graph
+from sgn_serve.runtime import Classifier, ProviderError
+from sgn_serve.settings import SettingsError, current_settings
+
+
+def main() -> int:
+    """Loads everything as the service does; 0, or 1 after one line on stderr that says what to fix."""
+    try:
+        settings = current_settings()
+        classifier = Classifier(read_graph(settings.model_path), settings.providers, settings.threads)
+    except (SettingsError, GraphError, ProviderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    description = classifier.description
+    height, width = description.image_size
+    print(
+        f"{settings.model_path}: {len(description.class_names)} classes, {height} x {width} pixels, "
+        f"{'with' if description.has_block else 'without'} self-gradient block, on {', '.join(classifier.providers)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A graph on ONNX Runtime: execution providers, threads, and the two ways through it, block on and block off."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, Graph, GraphError
+
+logger = logging.getLogger("bentoml.sgn_serve")
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+
+class ProviderError(RuntimeError):
+    """An execution provider that was asked for and cannot be used; the message, one line, names the fix."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """plain: (N, classes), block off; corrected: (N, classes), block on, or None where it was not asked for"""
+
+    plain: NDArray[np.float32]
+    corrected: NDArray[np.float32] | None
+
+
+class Classifier:
+    """Runs a graph, in one pass (block off) or two (block on).
+
+    graph:     as read_graph returns it
+    providers: execution providers by preference, such as ("cuda", "cpu"); empty: CUDA where it works, else the CPU
+    threads:   CPU threads of one inference; 0 for all cores that this process may use
+
+    raises ProviderError for a provider that is not active afterwards, GraphError for a graph that does not run or
+    whose logits do not match its class names
+    """
+
+    def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0):
+        self.description = graph.description
+        self.providers = resolve_providers(providers)
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = threads or _usable_cores()
+        self._options.inter_op_num_threads = 1
+        self._options.log_severity_level = 3  # errors only: its warnings are about the machine, not about the graph
+        try:
+            # Two sessions, because one runs all of its graph whatever is asked of it.
+            self._plain = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
+            self._both = None
+            if graph.description.has_block:
+                self._both = self._session(graph.cut([LOGITS, PLAIN_LOGITS]), explicit=bool(providers))
+            self._check_classes()
+        except ProviderError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            detail = " ".join(str(error).split())[:300]
+            raise GraphError(f"{graph.path}: ONNX Runtime cannot run it ({detail}); export it again") from None
+
+    def logits(self, images: NDArray[np.float32], self_gradient: bool) -> Logits:
+        """Classifies.
+
+        images:        (N, 3, H, W) RGB in [0, 1]
+        self_gradient: two passes, block on, or one, block off
+        raises ValueError if the block is wanted of a network without one
+        """
+        if not self_gradient:
+            (plain,) = self._plain.run([PLAIN_LOGITS], {INPUT: images})
+            return Logits(plain, None)
+        if self._both is None:
+            raise ValueError("this network has no self-gradient block")
+        corrected, plain = self._both.run([LOGITS, PLAIN_LOGITS], {INPUT: images})
+        return Logits(plain, corrected)
+
+    def _session(self, model: onnx.ModelProto, explicit: bool) -> onnxruntime.InferenceSession:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), self._options, providers=self.providers)
+        inactive = [name for name in self.providers if name not in session.get_providers()]
+        if not inactive:
+            session.disable_fallback()
+            return session
+        if explicit:
+            raise ProviderError(
+                f"SGN_PROVIDERS asks for {', '.join(inactive)}, which ONNX Runtime could not start (its own message "
+                "is above); install what it misses, or set SGN_PROVIDERS=cpu"
+            )
+        logger.warning("%s could not be started, so the CPU is used; its reason is above", ", ".join(inactive))
+        self.providers = [CPU]
+        return session
+
+    def _check_classes(self) -> None:
+        height, width = self.description.image_size
+        black = np.zeros((1, 3, height, width), np.float32)
+        logits = self.logits(black, self_gradient=self.description.has_block)
+        expected = (1, len(self.description.class_names))
+        for values in (logits.plain, logits.corrected):
+            if values is not None and values.shape != expected:
+                raise ValueError(f"logits of shape {values.shape} for {expected[1]} class names")
+
+
+def resolve_providers(requested: tuple[str, ...]) -> list[str]:
+    """ONNX Runtime's names of the providers asked for ("cuda" or "CUDAExecutionProvider", in any case).
+
+    requested: empty for CUDA where this ONNX Runtime was built with it, then the CPU
+    raises ProviderError for one that this ONNX Runtime was built without
+    """
+    available = onnxruntime.get_available_providers()
+    if not requested:
+        names = [name for name in (CUDA, CPU) if name in available]
+    else:
+        by_short_name = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
+        names = []
+        for name in requested:
+            short = name.lower().removesuffix("executionprovider")
+            if short not in by_short_name:
+                raise ProviderError(
+                    f"SGN_PROVIDERS asks for {name}, which this ONNX Runtime does not have; it has "
+                    f"{', '.join(by_short_name)} (cuda needs the gpu extra instead of the cpu one)"
+                )
+            names.append(by_short_name[short])
+    if CUDA in names:
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    return names
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

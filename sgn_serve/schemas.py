@@ -1,0 +1,75 @@
+"""What the API answers."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from sgn_serve.graph import Description
+from sgn_serve.runtime import Logits
+
+
+class ClassProbability(BaseModel):
+    """One class and how likely it is."""
+
+    label: str
+    index: int = Field(description="position of the class among the network's outputs, from 0")
+    probability: float = Field(description="softmax probability, 0 to 1")
+
+
+class Disagreement(BaseModel):
+    """How far the answers with the block on and off lie apart: a free sign of a picture that was tampered with."""
+
+    total_variation: float = Field(
+        description="total variation distance between the two probability distributions, from 0 (equal) to 1"
+    )
+    label_changed: bool = Field(description="whether the two name different classes")
+
+
+class Prediction(ClassProbability):
+    """The answer to one picture."""
+
+    top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
+    self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
+    plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
+    disagreement: Disagreement | None = Field(description="with the block on: its answer against the plain one")
+    model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
+
+
+def predict(logits: Logits, description: Description, top_k: int) -> Prediction:
+    """The answer to the first picture of a batch.
+
+    logits: of the batch, (N, classes)
+    top_k:  classes to list, at most; all of them where there are fewer
+    """
+    plain = softmax(logits.plain[0])
+    answer = plain if logits.corrected is None else softmax(logits.corrected[0])
+    # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
+    ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k]]
+    both = logits.corrected is not None
+    return Prediction(
+        **ranked[0].model_dump(),
+        top_k=ranked,
+        self_gradient=both,
+        plain=_class(plain, plain.argmax(), description) if both else None,
+        disagreement=_disagreement(answer, plain) if both else None,
+        model=description.sha256,
+    )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(classes,) logits to (classes,) probabilities, worked out in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return powers / powers.sum()
+
+
+def _class(probabilities: NDArray[np.float64], index: np.intp, description: Description) -> ClassProbability:
+    return ClassProbability(
+        label=description.class_names[index], index=int(index), probability=float(probabilities[index])
+    )
+
+
+def _disagreement(answer: NDArray[np.float64], plain: NDArray[np.float64]) -> Disagreement:
+    return Disagreement(
+        total_variation=float(np.abs(answer - plain).sum() / 2),
+        label_changed=bool(answer.argmax() != plain.argmax()),
+    )
