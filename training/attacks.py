@@ -1,0 +1,119 @@
+"""L-inf gradient attacks: FGSM, PGD and Carlini-Wagner's margin loss on PGD.
+
+Every attack takes a function from images to logits (see training.views for how it may see a self-gradient network)
+and returns images within the epsilon ball and [0, 1].
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.model import LogitsFunction
+
+AttackLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (N, classes) and labels (N) to the loss per image (N) that the attacker raises."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy per image, (N, classes) and (N) -> (N)."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Highest wrong logit minus the right one, (N, classes) and (N) -> (N); above zero where the answer is wrong.
+
+    Source: Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks (2017), f_6 without its cap.
+    """
+    logits = logits.float()
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    wrong = logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1)
+    return wrong - right
+
+
+Start = Literal["image", "uniform"]
+
+
+def pgd(
+    logits_function: LogitsFunction,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    loss: AttackLoss = cross_entropy,
+    start: Start = "uniform",
+    keep_best: bool = True,
+) -> Tensor:
+    """Projected gradient ascent on the loss in the L-inf ball, intersected with [0, 1].
+
+    images:     (N, 3, H, W) in [0, 1]
+    labels:     (N)
+    eps:        radius of the ball, units of pixel intensity
+    step_size:  units of pixel intensity
+    start:      the image itself, or a uniform draw from the ball (torch's global generator)
+    keep_best:  return each image's iterate of highest margin (the start included) rather than the last one; with it
+                more steps from the same start never raise accuracy, for one more forward pass
+    returns:    (N, 3, H, W), detached
+    Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks (2018).
+    """
+    images = images.detach()
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    current = images
+    if start == "uniform":
+        current = torch.clamp(images + torch.empty_like(images).uniform_(-eps, eps), low, high)
+    best, best_margin = current, torch.full(labels.shape, float("-inf"), device=images.device)
+    for _ in range(steps):
+        logits, gradient = _loss_gradient(logits_function, current, labels, loss)
+        if keep_best:
+            best, best_margin = _better(best, best_margin, current, margin(logits, labels))
+        current = torch.clamp(current + step_size * gradient.sign(), low, high)
+    if keep_best:
+        with torch.no_grad():
+            final_margin = margin(logits_function(current), labels)
+        return _better(best, best_margin, current, final_margin)[0]
+    return current
+
+
+def fgsm(logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
+    """One step of size eps along the sign of the loss gradient; shapes as for pgd.
+
+    Source: Goodfellow et al., Explaining and Harnessing Adversarial Examples (2015).
+    """
+    return pgd(
+        logits_function, images, labels, eps=eps, steps=1, step_size=eps, start="image", keep_best=False
+    )
+
+
+def noise_fgsm(
+    logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float, noise_scale: float = 2.0
+) -> Tensor:
+    """N-FGSM, a training attack: one FGSM step from an image with stronger noise on it, not projected back.
+
+    noise_scale: the noise is uniform in +-noise_scale * eps, so the result lies within (1 + noise_scale) * eps
+    returns:     (N, 3, H, W) in [0, 1], detached; outside the eps ball on purpose
+    Source: de Jorge et al., Make Some Noise: Reliable and Efficient Single-Step Adversarial Training (2022), a
+    remedy for the catastrophic overfitting of one-step attacks that costs nothing.
+    """
+    images = images.detach()
+    noisy = images + torch.empty_like(images).uniform_(-noise_scale * eps, noise_scale * eps)
+    _, gradient = _loss_gradient(logits_function, noisy, labels, cross_entropy)
+    return (noisy + eps * gradient.sign()).clamp(0, 1)
+
+
+def _loss_gradient(
+    logits_function: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss
+) -> tuple[Tensor, Tensor]:
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = logits_function(images)
+        (gradient,) = torch.autograd.grad(loss(logits, labels).sum(), images)
+    return logits.detach(), gradient
+
+
+def _better(best: Tensor, best_margin: Tensor, new: Tensor, new_margin: Tensor) -> tuple[Tensor, Tensor]:
+    improved = new_margin > best_margin
+    return torch.where(improved[:, None, None, None], new, best), torch.maximum(best_margin, new_margin)

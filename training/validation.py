@@ -1,0 +1,87 @@
+"""What the trainer measures after each epoch, and how it notices training that has gone wrong."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training import robustness
+from training.block_effect import measure_block_effect
+from training.model import SelfGradientNetwork
+from training.robustness import Attack
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pictures on the training device.
+
+    images, labels: (N, 3, H, W) float32 in [0, 1] and (N)
+    attacked:       how many of them, from the first, are attacked
+    """
+
+    images: Tensor
+    labels: Tensor
+    attacked: int
+    eps: float
+    seed: int
+
+    def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
+        """Accuracies in [0, 1] by log column, `val_lowest` (per picture over all attacks) among them.
+
+        With a block: also the smooth surrogate, which sees it, the attack on the block-off network, and the block's
+        effect. The model is left in eval mode.
+        """
+        model.eval()
+        seed = self.seed
+        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
+        right = robustness.withstood(
+            model, self.images, self.labels, robustness.clean(), eps=self.eps, seed=seed
+        )
+        figures = {"val_clean": right.float().mean().item()}
+        results = {"clean": right[: self.attacked]}
+        for column, attack in self._attacks(model.block is not None):
+            results[column] = robustness.withstood(model, images, labels, attack, eps=self.eps, seed=seed)
+            figures[f"val_{column}"] = results[column].float().mean().item()
+        figures["val_lowest"] = robustness.lowest(results.values()).float().mean().item()
+        if model.block is not None:
+            torch.manual_seed(seed)
+            attacked = robustness.pgd(10).perturb(model, images, labels, self.eps)
+            effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=seed)
+            figures |= {f"block_{name}": value for name, value in effect.as_dict().items()}
+            off = robustness.withstood(
+                model, self.images, self.labels, robustness.clean(block=False), eps=self.eps, seed=seed
+            )
+            figures["val_clean_block_off"] = off.float().mean().item()
+        return figures
+
+    def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
+        attacks = [("fgsm", robustness.fgsm(self.eps)), ("pgd10", robustness.pgd(10)), ("cw10", robustness.cw(10))]
+        if has_block:
+            attacks.append(("smooth_cw10", robustness.smooth_cw(10, beta=20)))
+            attacks.append(("block_off_cw10", robustness.block_off_transfer(10)))
+        return attacks
+
+
+def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
+    """One sentence where the epoch's figures show a known failure of adversarial training, else None.
+
+    figures:  Validation.measure's
+    best_pgd: highest val_pgd10 of the epochs before
+
+    Catastrophic overfitting: the network withstands the one-step attack it trains on and nothing else.
+    Label leaking: attacked pictures are easier than clean ones, because the network reads the label out of the
+    perturbation.
+    """
+    clean, fgsm, pgd10 = figures["val_clean"], figures["val_fgsm"], figures["val_pgd10"]
+    if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + 0.1:
+        return (
+            f"catastrophic overfitting: FGSM accuracy {fgsm:.3f} but PGD-10 accuracy {pgd10:.3f}, down from "
+            f"{best_pgd:.3f}; train with --attack n-fgsm, more --attack-steps or a lower --lr"
+        )
+    # Five points are well beyond the sampling error of a few hundred pictures.
+    if max(fgsm, pgd10) > clean + 0.05:
+        return (
+            f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with a "
+            "lower --block-scale, with --attack-view smooth, or start from an adversarially trained network (--init-from)"
+        )
+    return None
