@@ -1,0 +1,80 @@
+"""A real server process, as `bentoml serve` starts it, for tests to talk to."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+START_LIMIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Server:
+    """url: where it answers; log: what it has printed so far"""
+
+    url: str
+    log: Path
+
+
+@contextmanager
+def running_server(home: Path, **settings: str) -> Iterator[Server]:
+    """Runs `bentoml serve` from the project's root on a free port until the block ends.
+
+    home:     an empty folder of its own: two servers that share one wipe each other's metrics
+    settings: SGN_* environment variables
+    """
+    port = free_port()
+    log = home / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            serve_command(port), cwd=ROOT, env=serve_environment(home, **settings), stdout=output, stderr=output
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, process, log)
+        yield Server(url, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def serve_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def serve_environment(home: Path, **settings: str) -> dict[str, str]:
+    """This process's environment, with `settings` instead of the SGN_* variables that it may have."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
+    return {**inherited, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu", **settings}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}:\n{log.read_text()}")
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"the server was not ready within {START_LIMIT_SECONDS} s:\n{log.read_text()}")

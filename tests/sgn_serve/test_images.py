@@ -1,0 +1,198 @@
+import random
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgn_serve import images
+from sgn_serve.images import decode
+from tests.sgn_serve.pictures import encode, noise, png
+
+SIZE = (8, 8)
+LIMIT = 10_000
+
+
+def as_bytes(pixels):
+    """(3, H, W) in [0, 1] back to the (H, W, 3) of 0 to 255 that it must have come from, exactly."""
+    values = pixels.transpose(1, 2, 0) * np.float32(255)
+    assert np.abs(values - values.round()).max() < 1e-4
+    return values.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
+)
+def test_a_picture_of_the_models_size_keeps_every_value(file_format, options):
+    pixels = noise()
+    decoded = decode(encode(Image.fromarray(pixels), file_format, **options), SIZE, LIMIT)
+    assert decoded.shape == (3, 8, 8)
+    assert decoded.dtype == np.float32
+    assert np.array_equal(decoded, pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+def test_jpeg_and_gif_are_read_as_pillow_reads_them():
+    jpeg = encode(Image.fromarray(noise()), "JPEG")
+    assert decode(jpeg, SIZE, LIMIT).std() > 0.1
+    flat = encode(Image.new("P", (8, 8), 3), "GIF")
+    assert decode(flat, SIZE, LIMIT).shape == (3, 8, 8)
+
+
+def test_another_size_is_stretched_with_antialiasing():
+    checkerboard = np.indices((64, 32)).sum(0) % 2 * 255
+    grey = decode(encode(Image.fromarray(checkerboard.astype(np.uint8))), SIZE, LIMIT)
+    assert np.abs(grey - 0.5).max() < 0.05, "shrinking without antialiasing picks blacks and whites"
+
+    wide = Image.new("RGB", (40, 10), "black")
+    wide.paste("white", (20, 0, 40, 10))
+    halves = decode(encode(wide), SIZE, LIMIT)
+    assert halves[:, :, :3].max() == 0
+    assert halves[:, :, 5:].min() == 1, "the whole width is kept, at another aspect"
+
+
+def test_growing_a_picture_stays_in_range():
+    grown = decode(encode(Image.fromarray(noise(3, 2))), SIZE, LIMIT)
+    assert grown.shape == (3, 8, 8)
+    assert 0 <= grown.min() <= grown.max() <= 1
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_sixteen_bits_keep_their_greys(colour):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    values = np.array([0, 257, 30 * 257, 0x8000, 65535 - 257, 65535], ">u2")
+    row = np.repeat(values[:, None], channels, axis=1)
+    if colour in (4, 6):
+        row[:, -1] = 65535
+    decoded = as_bytes(decode(png(6, 1, 16, colour, b"\0" + row.tobytes()), (1, 6), LIMIT))
+    assert decoded[0, :, 0].tolist() == [0, 1, 30, 128, 254, 255]
+    assert (decoded == decoded[:, :, :1]).all()
+
+
+def test_transparency_lies_on_white():
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, :2] = (10, 20, 30, 255)
+    rgba[:, 2:5] = (10, 20, 30, 0)
+    rgba[:, 5:] = (0, 0, 0, 128)
+    decoded = as_bytes(decode(encode(Image.fromarray(rgba)), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [10, 20, 30]
+    assert decoded[0, 3].tolist() == [255, 255, 255]
+    assert decoded[0, 6].tolist() == [127, 127, 127]
+
+
+def test_transparency_of_grey_and_of_palettes():
+    grey = Image.new("LA", (8, 8), (7, 255))
+    grey.putpixel((0, 0), (7, 0))
+    decoded = as_bytes(decode(encode(grey), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+    assert decoded[4, 4].tolist() == [7, 7, 7]
+
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((0, 0), 0)
+    decoded = as_bytes(decode(encode(palette, transparency=1), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [255, 0, 0]
+    assert decoded[4, 4].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(8, 0), (8, 2), (16, 0), (16, 2)])
+def test_a_transparent_colour_lies_on_white(depth, colour):
+    channels = {0: 1, 2: 3}[colour]
+    kind, unit = {8: (">u1", 1), 16: (">u2", 257)}[depth]
+    values = np.array([0, 100 * unit, 3 * unit], kind)
+    row = np.repeat(values[:, None], channels, axis=1)
+    transparent = np.full(channels, 100 * unit, ">u2").tobytes()
+    decoded = as_bytes(decode(png(3, 1, depth, colour, b"\0" + row.tobytes(), transparent), (1, 3), LIMIT))
+    assert decoded[0, :, 0].tolist() == [0, 255, 3]
+
+
+@pytest.mark.parametrize(("file_format", "options"), [("TIFF", {}), ("JPEG", {"quality": 100})])
+def test_cmyk(file_format, options):
+    for ink, expected in (
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ):
+        decoded = decode(encode(Image.new("CMYK", (8, 8), ink), file_format, **options), SIZE, LIMIT)
+        assert np.abs(decoded[:, 4, 4] * 255 - expected).max() < 3, ink
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation, file_format):
+    upright = Image.fromarray(noise(4, 6))
+    stored_by = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # a reader turns it back clockwise
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if stored_by is None else upright.transpose(stored_by)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encode(stored, file_format, exif=exif), (4, 6), LIMIT)
+    assert np.array_equal(as_bytes(decoded), noise(4, 6))
+
+
+def test_an_animations_first_frame_is_taken():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    file = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert as_bytes(decode(file, SIZE, LIMIT))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_pixels_are_counted_before_they_are_decoded():
+    bomb = png(100_000, 100_000, 8, 2, b"")  # nothing to decode: asked to, it would be damaged
+    with pytest.raises(images.TooManyPixels, match="100000 x 100000 = 10000000000 pixels, more than 10000"):
+        decode(bomb, SIZE, LIMIT)
+    assert decode(encode(Image.fromarray(noise(100, 100))), SIZE, LIMIT).shape == (3, 8, 8), (
+        "the limit itself is allowed"
+    )
+    with pytest.raises(images.TooManyPixels):
+        decode(encode(Image.fromarray(noise(100, 101))), SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.4", b"\0" * 1000])
+def test_other_files_are_not_images(data):
+    with pytest.raises(images.NotAnImage, match="PNG, JPEG"):
+        decode(data, SIZE, LIMIT)
+
+
+def test_a_format_that_is_not_listed_is_not_tried():
+    with pytest.raises(images.NotAnImage):
+        decode(encode(Image.fromarray(noise()), "PPM"), SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_without_a_known_white_are_refused(mode):
+    with pytest.raises(images.UnsupportedPixels, match="8 or 16 bits"):
+        decode(encode(Image.new(mode, (8, 8)), "TIFF"), SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_a_truncated_picture_is_refused(file_format):
+    whole = encode(Image.fromarray(noise(64, 64)), file_format)
+    with pytest.raises((images.DamagedImage, images.NotAnImage)):
+        decode(whole[: len(whole) // 2], SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_damaged_files_raise_nothing_but_image_errors(file_format):
+    rng = random.Random(0)
+    whole = encode(Image.fromarray(noise(24, 24)), file_format)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(min(len(damaged), 200))] = rng.randrange(256)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow says on the side what it finds odd
+                decoded = decode(bytes(damaged), SIZE, LIMIT)
+        except images.ImageError:
+            refused += 1
+        else:
+            assert decoded.shape == (3, 8, 8)
+    assert refused > 20

@@ -1,0 +1,94 @@
+import numpy as np
+import onnxruntime
+import pytest
+
+from sgn_serve.graph import GraphError, read_graph
+from sgn_serve.runtime import Classifier, ProviderError, resolve_providers
+from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((5, 3, 8, 8), np.float32)
+
+
+def classifier(path, **options):
+    return Classifier(read_graph(path), ("cpu",), threads=1, **options)
+
+
+def test_block_on_and_off(tmp_path, images):
+    network = classifier(save_tiny_graph(tmp_path / "m.onnx"))
+    plain = 10 * images.mean(axis=(2, 3))
+    on = network.logits(images, self_gradient=True)
+    off = network.logits(images, self_gradient=False)
+    np.testing.assert_allclose(off.plain, plain, atol=1e-5)
+    assert off.corrected is None
+    assert np.array_equal(on.plain, off.plain), "with the block on, the block-off answer comes for nothing"
+    np.testing.assert_allclose(on.corrected, plain + 10 * SHIFT, atol=1e-5)
+
+
+def test_answers_do_not_depend_on_the_batch(tmp_path, images):
+    network = classifier(save_tiny_graph(tmp_path / "m.onnx"))
+    together = network.logits(images, self_gradient=True).corrected
+    alone = np.concatenate([network.logits(image[None], self_gradient=True).corrected for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_network_without_a_block_cannot_switch_it_on(tmp_path, images):
+    network = classifier(save_tiny_graph(tmp_path / "m.onnx", block=False))
+    assert network.logits(images, self_gradient=False).corrected is None
+    with pytest.raises(ValueError, match="no self-gradient block"):
+        network.logits(images, self_gradient=True)
+
+
+def test_class_names_must_fit_the_logits(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx", class_names=("red", "green"))
+    with pytest.raises(GraphError, match="2 class names"):
+        classifier(path)
+
+
+def test_the_image_size_must_fit_the_graph(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx", checkpoint={"image_size": [16, 16]})
+    with pytest.raises(GraphError, match="cannot run it"):
+        classifier(path)
+
+
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
+def test_providers_go_by_short_or_long_names(name):
+    assert resolve_providers((name,)) == ["CPUExecutionProvider"]
+
+
+def test_a_provider_that_is_not_there_is_an_error():
+    with pytest.raises(ProviderError, match=r"SGN_PROVIDERS asks for abacus.*it has .*cpu"):
+        resolve_providers(("abacus", "cpu"))
+
+
+class CpuOnlySession(onnxruntime.InferenceSession):
+    """As ONNX Runtime behaves where CUDA is built in but cannot start: it says so, and goes on with the CPU."""
+
+    def __init__(self, model, options, providers):
+        super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def cuda_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", CpuOnlySession)
+
+
+@pytest.mark.usefixtures("cuda_that_does_not_start")
+def test_a_provider_that_was_asked_for_never_falls_back(tmp_path):
+    graph = read_graph(save_tiny_graph(tmp_path / "m.onnx"))
+    with pytest.raises(ProviderError, match="SGN_PROVIDERS asks for CUDAExecutionProvider"):
+        Classifier(graph, ("cuda",))
+
+
+@pytest.mark.usefixtures("cuda_that_does_not_start")
+def test_without_being_asked_cuda_falls_back_and_says_so(tmp_path, images, caplog):
+    network = Classifier(read_graph(save_tiny_graph(tmp_path / "m.onnx")))
+    assert network.providers == ["CPUExecutionProvider"]
+    assert "CUDAExecutionProvider could not be started" in caplog.text
+    assert network.logits(images, self_gradient=True).corrected is not None
