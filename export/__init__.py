@@ -1,0 +1,1 @@
+"""From a checkpoint to one self-contained two-pass graph, checked against PyTorch."""

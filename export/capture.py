@@ -1,0 +1,110 @@
+"""The network as one ATen graph: both passes, captured from the one model definition, never retyped."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from export.decompositions import decompositions
+from training.model import SelfGradientNetwork
+
+INPUT_NAME = "image"
+TRACED_BATCH = 2
+"""Any size but 0 and 1, which PyTorch would take for constants."""
+
+
+class CaptureError(ValueError):
+    """A network that cannot be written as one graph; the message names the operator and what can be done."""
+
+
+class Passes(nn.Module):
+    """What is exported of a network, as one function of the image; named outputs, in order, in `output_names`."""
+
+    output_names: tuple[str, ...]
+
+    def __init__(self, network: SelfGradientNetwork):
+        super().__init__()
+        self.network = network
+
+
+class TwoPasses(Passes):
+    """Both passes.
+
+    forward: (N, 3, H, W) -> logits (N, classes), plain logits (N, classes), self-gradient (N, 3, H, W)
+    """
+
+    output_names = ("logits", "plain_logits", "self_gradient")
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        plain_logits, self_gradient = self.network.first_pass(image)
+        return self.network.second_pass(image, self_gradient), plain_logits, self_gradient
+
+
+class OnePass(Passes):
+    """A network without a block: (N, 3, H, W) -> plain logits (N, classes)."""
+
+    output_names = ("plain_logits",)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (self.network.plain_logits(image),)
+
+
+def passes_of(network: SelfGradientNetwork) -> Passes:
+    """Two passes for a network with a block, one for a network without."""
+    return OnePass(network) if network.block is None else TwoPasses(network)
+
+
+def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
+    """One graph of ATen operators, gradients included, for any batch size.
+
+    passes:     in eval mode; any backbone
+    image_size: (height, width) in pixels, constants of the graph
+    returns:    image (N, C, H, W) -> passes' outputs, with the weights as attributes under the names they have in
+                `passes`, each once
+    raises CaptureError for a network that is in training mode or that PyTorch cannot trace
+    """
+    if any(module.training for module in passes.network.modules()):
+        raise CaptureError("the network is in training mode, in which batch norm is no fixed function: call .eval() first")
+    state = {name: tensor.detach() for name, tensor in (*passes.named_parameters(), *passes.named_buffers())}
+    names = list(state)
+    fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fake_state = [fake_mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
+
+    def function(image: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
+
+    try:
+        traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
+            _fake_image(passes.network, image_size, fake_mode), *fake_state
+        )
+    except Exception as error:  # tracing runs the user's network, which may raise anything
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CaptureError(f"the network cannot be captured as one graph: {reason[0]}") from error
+    return _with_weights(traced, passes, names)
+
+
+def _fake_image(network: SelfGradientNetwork, image_size: tuple[int, int], fake_mode: FakeTensorMode) -> Tensor:
+    image = torch.zeros(TRACED_BATCH, network.mean.shape[1], *image_size, dtype=network.mean.dtype)
+    static = DimDynamic.STATIC
+    sizes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, static, static, static])
+    return fake_mode.from_tensor(image, static_shapes=False, symbolic_context=sizes)
+
+
+def _with_weights(traced: fx.GraphModule, passes: Passes, names: Sequence[str]) -> fx.GraphModule:
+    """The traced function with every weight argument replaced by passes' weight of that name; unused ones go."""
+    graph = traced.graph
+    image, *weights = graph.find_nodes(op="placeholder")
+    traced.add_module("network", passes.network)
+    for node, name in zip(weights, names, strict=True):
+        with graph.inserting_before(node):
+            weight = graph.get_attr(name)
+        weight.meta = node.meta
+        node.replace_all_uses_with(weight)
+        graph.erase_node(node)
+    image.target = image.name = INPUT_NAME
+    graph.eliminate_dead_code()
+    return fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use

@@ -1,0 +1,93 @@
+"""A captured graph as one self-contained ONNX file."""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import fx
+
+from export.capture import INPUT_NAME, TRACED_BATCH
+
+OPSET = 18
+"""The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
+
+BATCH_NAME = "batch"
+METADATA_KEY = "self_gradient_network"
+"""metadata_props key of the checkpoint's JSON (CheckpointInfo.to_json)."""
+CHECKSUM_KEY = "checkpoint_sha256"
+"""metadata_props key of the checkpoint file's SHA-256, in hexadecimal."""
+
+
+def to_onnx(
+    graph: fx.GraphModule, image_shape: tuple[int, int, int], output_names: tuple[str, ...], metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """The captured graph as an ONNX model with dynamic batch, input `image` and the given outputs.
+
+    image_shape: (channels, height, width)
+    metadata:    becomes the model's metadata_props
+    """
+    images = torch.zeros(TRACED_BATCH, *image_shape)
+    sizes = {INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}}
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
+            input_names=[INPUT_NAME],
+            output_names=list(output_names),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert exported is not None  # None is what the old exporter returns
+    model = exported.model_proto
+    _strip_traces(model)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the model to one file, weights included.
+
+    raises ValueError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
+    """
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ValueError("the network is over 2 GB, more than one ONNX file can hold")
+    path.write_bytes(model.SerializeToString())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drops the exporter's notes on every node and value: stack traces with this machine's paths, a third of a small file."""
+    graph = model.graph
+    graph.ClearField("metadata_props")
+    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's own progress notes and warnings about PyTorch's insides off the terminal."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch.export and onnxscript warn of their own deprecated calls, which nobody here can change.
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        exporter.setLevel(level)
