@@ -7,16 +7,19 @@ from pathlib import Path
 from export.capture import CaptureError
 from export.exporter import OutputError, VerificationError, export_onnx
 from export.pictures import PicturesError
+from export.verify import PICTURES
 from training.checkpoint import CheckpointError
 
 BESIDE_CHECKPOINT = Path("model.onnx")
 
-EPILOG = """\
-The graph has the input `image` (batch, 3, H, W) in [0, 1] and the outputs `logits` (block on), `plain_logits` (block off)
-and `self_gradient`; for a network without a block, `plain_logits` alone. It is checked against PyTorch at batch 1, 4 and 7
-before it gets its name. A file that is there already is replaced by a good graph only and stays as it is otherwise.
+EPILOG = f"""\
+The graph has the input `image` (batch, 3, H, W) in [0, 1] and the outputs `logits` (block on),
+`plain_logits` (block off) and `self_gradient`; for a network without a block, `plain_logits` alone.
+It is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7 before it gets its name. A file that
+is there already is replaced by a good graph only, and stays as it is otherwise.
 
-exit status: 0 written and checked; 1 the graph differs from PyTorch, nothing written; 2 wrong arguments or files
+exit status: 0 written and checked; 1 the graph differs from PyTorch, nothing written;
+             2 wrong arguments or files, nothing written
 """
 
 
@@ -27,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors written by training")
+    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
     parser.add_argument(
         "--onnx",
         type=Path,
@@ -41,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pictures",
         type=Path,
         metavar="DIR",
-        help="check on the first 12 pictures of this folder (default: on made-up ones)",
+        help=f"check on the first {PICTURES} pictures of this folder (default: on made-up ones)",
     )
     options = parser.parse_args(arguments)
     if options.onnx is BESIDE_CHECKPOINT:

@@ -68,7 +68,7 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     raises CaptureError for a network that is in training mode or that PyTorch cannot trace
     """
     if any(module.training for module in passes.network.modules()):
-        raise CaptureError("the network is in training mode, in which batch norm is no fixed function: call .eval() first")
+        raise CaptureError("the network is in training mode, where batch norm is no fixed function: call .eval() first")
     state = {name: tensor.detach() for name, tensor in (*passes.named_parameters(), *passes.named_buffers())}
     names = list(state)
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
@@ -89,8 +89,8 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
 
 def _fake_image(network: SelfGradientNetwork, image_size: tuple[int, int], fake_mode: FakeTensorMode) -> Tensor:
     image = torch.zeros(TRACED_BATCH, network.mean.shape[1], *image_size, dtype=network.mean.dtype)
-    static = DimDynamic.STATIC
-    sizes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, static, static, static])
+    dynamic = [DimDynamic.DYNAMIC, DimDynamic.STATIC, DimDynamic.STATIC, DimDynamic.STATIC]
+    sizes: StatelessSymbolicContext = StatelessSymbolicContext(dynamic_sizes=dynamic)
     return fake_mode.from_tensor(image, static_shapes=False, symbolic_context=sizes)
 
 

@@ -79,7 +79,7 @@ def max_pool_input_gradient(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Gradient of max-pooling, aten::max_pool2d_with_indices_backward: each gradient goes back to where its maximum was."""
+    """Gradient of max-pooling, aten::max_pool2d_with_indices_backward: each goes back to where its maximum was."""
     flat = torch.zeros_like(features).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(features.shape)
 

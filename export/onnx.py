@@ -69,7 +69,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drops the exporter's notes on every node and value: stack traces with this machine's paths, a third of a small file."""
+    """Drops the exporter's notes on nodes and values: operators' histories, stack traces with this machine's paths."""
     graph = model.graph
     graph.ClearField("metadata_props")
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

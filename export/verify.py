@@ -12,17 +12,29 @@ from export.capture import INPUT_NAME, passes_of
 from training.model import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)
-PICTURES = sum(BATCH_SIZES)
+PICTURES = 28
+"""Every batch size sees every picture, in whole batches."""
 
-TOLERANCE = {
-    # Continuous functions of what they are computed from, so that only rounding separates two engines.
-    "logits": 1e-4,
-    "plain_logits": 1e-4,
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds on an output's relative error (see `Check`): for the median picture and for the worst."""
+
+    median: float
+    worst: float
+
+
+TOLERANCES = {
+    # Continuous functions of what they are computed from, so that only rounding separates two engines: up to 8e-7 was
+    # seen on WRN-10-1 to WRN-28-10.
+    "logits": Tolerance(1e-4, 1e-4),
+    "plain_logits": Tolerance(1e-4, 1e-4),
     # Not continuous: where a ReLU's input lies within rounding of zero, two engines may put it on different sides, and
-    # the gradient loses or gains the paths through that one unit.
-    "self_gradient": 1e-2,
+    # the gradient then lacks the paths through that one unit. On WRN-16-2 2 % of 200 pictures had such a unit, on
+    # WRN-28-10 nearly half of 30, and their gradients were off by 0.2 to 2 %, the others' by about 1e-6. A gradient
+    # that is another picture's is off by 100 to 150 %, and so are those of nearly all pictures.
+    "self_gradient": Tolerance(1e-2, 1e-1),
 }
-"""Largest relative error of an output; see `Check`."""
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 """A graph in some engine: images (N, C, H, W) to its outputs by name."""
@@ -34,26 +46,33 @@ class GraphError(RuntimeError):
 
 @dataclass(frozen=True)
 class Check:
-    """One output at one batch size against PyTorch.
+    """One output at one batch size against PyTorch, over all pictures.
 
-    max_abs_error:  largest difference of any element, in the output's own units
-    relative_error: Euclidean norm of one picture's difference over that of PyTorch's output, the worst picture's. Each
-                    picture is measured by its own size, because gradients are small (1e-3 an element is usual) and
-                    an absolute bound wide enough for logits would let any gradient pass, a constant or a zero too
-    tolerance:      bound on relative_error
-    same_top1:      pictures with the same top class in both, of `batch`; None for outputs that are not logits
+    The relative error of a picture is the Euclidean norm of the difference over that of PyTorch's output. Each picture
+    is measured by its own size, because gradients are small (1e-3 an element is usual) and an absolute bound wide
+    enough for logits would let any gradient pass, a constant or a zero too.
+
+    max_abs_error:           largest difference of any element, in the output's own units
+    median_error,
+    worst_error:             relative error of the median and the worst picture
+    tolerance:               bounds on the two
+    same_top1:               pictures with the same top class in both; None for outputs that are not logits
+    pictures:                how many there were
     """
 
     batch: int
     output: str
     max_abs_error: float
-    relative_error: float
-    tolerance: float
+    median_error: float
+    worst_error: float
+    tolerance: Tolerance
     same_top1: int | None
+    pictures: int
 
     @property
     def passed(self) -> bool:
-        return self.relative_error <= self.tolerance  # False for NaN
+        """False for NaN too."""
+        return self.median_error <= self.tolerance.median and self.worst_error <= self.tolerance.worst
 
 
 @dataclass(frozen=True)
@@ -68,18 +87,24 @@ class Verification:
 
     def table(self) -> str:
         """The checks as lines of text for a terminal."""
-        lines = [f"{'batch':>5}  {'output':<14}{'max abs error':>14}{'relative error':>16}{'tolerance':>11}  same top-1"]
+        lines = [
+            "                     largest error   relative error of a picture (tolerance)   same",
+            "batch  output          of an element     median            worst              top-1",
+        ]
         for check in self.checks:
-            top1 = "-" if check.same_top1 is None else f"{check.same_top1}/{check.batch}"
+            top1 = "-" if check.same_top1 is None else f"{check.same_top1}/{check.pictures}"
+            median = f"{check.median_error:.1e} ({check.tolerance.median:.0e})"
+            worst = f"{check.worst_error:.1e} ({check.tolerance.worst:.0e})"
+            verdict = "" if check.passed else "  MISMATCH"
             lines.append(
-                f"{check.batch:>5}  {check.output:<14}{check.max_abs_error:>14.1e}{check.relative_error:>16.1e}"
-                f"{check.tolerance:>11.0e}  {top1:>10}{'' if check.passed else '  MISMATCH'}"
+                f"{check.batch:>5}  {check.output:<14}{check.max_abs_error:>15.1e}     {median:<18}{worst:<16}{top1:>8}"
+                f"{verdict}"
             )
         return "\n".join(lines)
 
 
 def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verification:
-    """Compares a graph with the network it was made from, at batch 1, 4 and 7, on pictures that are all different.
+    """Compares a graph with the network it was made from, at batch 1, 4 and 7.
 
     PyTorch sees one picture at a time, so a graph in which pictures see their neighbours fails. The graph's `logits`
     are held against PyTorch's second pass for the gradient that the graph itself found; otherwise the gradient's wide
@@ -88,30 +113,32 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
 
     run:      the graph
     network:  in eval mode on the CPU
-    pictures: (12, C, H, W) in [0, 1]
+    pictures: (28, C, H, W) in [0, 1], all different
     raises GraphError where the graph cannot be run at one of the batch sizes
     """
-    checks: list[Check] = []
-    for images, batch in zip(pictures.split(list(BATCH_SIZES)), BATCH_SIZES, strict=True):
-        outputs = run(images)
-        reference = _reference(network, images)
-        top1_reference = reference
-        if "logits" in reference:
-            same_gradient = _one_by_one(network.second_pass, images, outputs["self_gradient"])
-            reference = reference | {"logits": same_gradient}
+    reference = _reference(network, pictures)
+    checks = []
+    for batch in BATCH_SIZES:
+        parts = [run(images) for images in torch.split(pictures, batch)]
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in reference}
         for name, expected in reference.items():
             same_top1 = None
             if name.endswith("logits"):
-                same_top1 = int((outputs[name].argmax(1) == top1_reference[name].argmax(1)).sum())
+                same_top1 = int((outputs[name].argmax(1) == expected.argmax(1)).sum())
+            if name == "logits":
+                expected = _second_passes(network, pictures, outputs["self_gradient"])
             difference = outputs[name] - expected
+            errors = _relative_errors(difference, expected)
             checks.append(
                 Check(
-                    batch,
-                    name,
-                    float(difference.abs().max()),
-                    float(_relative_error(difference, expected).max()),
-                    TOLERANCE[name],
-                    same_top1,
+                    batch=batch,
+                    output=name,
+                    max_abs_error=float(difference.abs().max()),
+                    median_error=float(errors.median()),
+                    worst_error=float(errors.max()),
+                    tolerance=TOLERANCES[name],
+                    same_top1=same_top1,
+                    pictures=len(pictures),
                 )
             )
     return Verification(tuple(checks))
@@ -149,20 +176,22 @@ def onnx_run(model: Path | bytes, output_names: tuple[str, ...]) -> Run:
     return run
 
 
-def _reference(network: SelfGradientNetwork, images: Tensor) -> dict[str, Tensor]:
+def _reference(network: SelfGradientNetwork, pictures: Tensor) -> dict[str, Tensor]:
+    """PyTorch's outputs by name, one picture at a time."""
     passes = passes_of(network)
     with torch.no_grad():
-        rows = [passes(image) for image in images.split(1)]
+        rows = [passes(image) for image in torch.split(pictures, 1)]
     return {name: torch.cat(column) for name, column in zip(passes.output_names, zip(*rows, strict=True), strict=True)}
 
 
-def _one_by_one(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, gradients: Tensor) -> Tensor:
+def _second_passes(network: SelfGradientNetwork, pictures: Tensor, gradients: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([function(image, gradient) for image, gradient in zip(images.split(1), gradients.split(1))])
+        pairs = zip(torch.split(pictures, 1), torch.split(gradients, 1), strict=True)
+        return torch.cat([network.second_pass(image, gradient) for image, gradient in pairs])
 
 
-def _relative_error(difference: Tensor, expected: Tensor) -> Tensor:
-    """Per picture; an expected output of all zeros must be met exactly."""
+def _relative_errors(difference: Tensor, expected: Tensor) -> Tensor:
+    """(N,), one a picture; an expected output of all zeros must be met exactly."""
     errors, sizes = difference.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
     return torch.where(errors == 0, 0.0, errors / sizes)
 
