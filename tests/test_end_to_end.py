@@ -1,0 +1,149 @@
+"""Checkpoint to answer: the example pictures, sent to a real server, come back as PyTorch classifies them."""
+
+import csv
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sgn_serve.settings import BUNDLED_MODEL
+from tests.sgn_serve.server import running_server
+from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+
+TOLERANCE = 1e-4
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """paths; images: (100, 3, 32, 32) in [0, 1]; labels: (100,)"""
+
+    paths: list[Path]
+    images: Tensor
+    labels: Tensor
+
+
+@pytest.fixture(scope="module")
+def examples(project_root: Path) -> Examples:
+    folder = project_root / "examples"
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert CLASSES[int(row["index"])] == row["label"] == row["filename"].rsplit("_", 1)[0]
+    paths = [folder / row["filename"] for row in rows]
+    assert sorted(paths) == sorted(folder.glob("*.png"))
+    assert len(paths) == 100
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return Examples(paths, images, torch.tensor([int(row["index"]) for row in rows]))
+
+
+def served_answers(url: str, examples: Examples, **fields: str) -> list[dict[str, Any]]:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        answers = []
+        for path in examples.paths:
+            response = client.post("/classify", files={"image": path.read_bytes()}, data=fields)
+            assert response.status_code == 200, response.text
+            answers.append(response.json())
+    return answers
+
+
+def check_answers(url: str, checkpoint: Path, examples: Examples) -> None:
+    """Every class probability of every picture, block on and off, against PyTorch's."""
+    network, info = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        on = network(examples.images)
+        off = network.plain_logits(examples.images)
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    for self_gradient, logits in ((True, on), (False, off)):
+        answers = served_answers(url, examples, self_gradient=str(self_gradient).lower())
+        expected = logits.double().softmax(dim=1)
+        served = torch.zeros_like(expected)
+        for row, answer in enumerate(answers):
+            for entry in answer["top_k"]:
+                assert entry["label"] == info.class_names[entry["index"]]
+                served[row, entry["index"]] = entry["probability"]
+        assert [answer["index"] for answer in answers] == expected.argmax(1).tolist()
+        assert [answer["label"] for answer in answers] == [info.class_names[index] for index in expected.argmax(1)]
+        torch.testing.assert_close(served, expected, rtol=0, atol=TOLERANCE)
+        assert {answer["self_gradient"] for answer in answers} == {self_gradient}
+        assert {answer["model"] for answer in answers} == {sha256}
+        if self_gradient:
+            check_plain_beside_corrected(answers, off, expected)
+
+
+def check_plain_beside_corrected(answers: list[dict[str, Any]], plain_logits: Tensor, corrected: Tensor) -> None:
+    plain = plain_logits.double().softmax(dim=1)
+    distance = (plain - corrected).abs().sum(1) / 2
+    for row, answer in enumerate(answers):
+        assert answer["plain"]["index"] == plain[row].argmax()
+        assert answer["plain"]["probability"] == pytest.approx(plain[row].max().item(), abs=TOLERANCE)
+        assert answer["disagreement"]["total_variation"] == pytest.approx(distance[row].item(), abs=TOLERANCE)
+        assert answer["disagreement"]["label_changed"] == (answer["index"] != answer["plain"]["index"])
+
+
+@pytest.fixture(scope="module")
+def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights: enough to go the whole way, whatever is bundled."""
+    torch.manual_seed(0)
+    info = CheckpointInfo(
+        architecture="wrn-10-1",
+        class_names=CLASSES,
+        image_size=(32, 32),
+        mean=(0.49, 0.48, 0.45),
+        std=(0.25, 0.24, 0.26),
+        dataset="none",
+        method="self-gradient",
+        epsilon=8 / 255,
+        block=BlockConfig(scale=8 / 255, gradient_scaling="rms"),
+        seed=0,
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(path, build_model(info).state_dict(), info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def untrained_server(
+    untrained_checkpoint: Path, project_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("home")
+    graph = home / "model.onnx"
+    subprocess.run(
+        [sys.executable, "-m", "export", "--ckpt", str(untrained_checkpoint), "--onnx", str(graph)],
+        cwd=project_root,
+        check=True,
+        timeout=300,
+    )
+    with running_server(home, SGN_MODEL=str(graph), SGN_TOP_K="10") as server:
+        yield server.url
+
+
+def test_export_then_serve_then_classify(untrained_server: str, untrained_checkpoint: Path, examples: Examples) -> None:
+    check_answers(untrained_server, untrained_checkpoint, examples)
+
+
+@pytest.fixture(scope="module")
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("home"), SGN_TOP_K="10") as server:
+        yield server.url
+
+
+def test_the_bundled_model_answers_as_its_checkpoint_does(bundled_server: str, examples: Examples) -> None:
+    check_answers(bundled_server, BUNDLED_MODEL.with_suffix(".safetensors"), examples)
+
+
+def test_the_bundled_model_knows_the_example_pictures(bundled_server: str, examples: Examples) -> None:
+    answers = served_answers(bundled_server, examples)
+    right = torch.tensor([answer["index"] for answer in answers]) == examples.labels
+    assert right.float().mean() >= 0.5, "ten classes: chance is 0.1"
