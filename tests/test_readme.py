@@ -117,8 +117,8 @@ def test_every_command_works(blocks: list[Block], server_url: str, checkout: Pat
 
 def test_the_two_commands_and_a_request_are_there(blocks: list[Block]) -> None:
     run = "\n".join(block.commands for block in blocks if block.reason is None)
-    assert re.search(r"^make serve$", run, re.MULTILINE)
-    assert re.search(r"^make test$", run, re.MULTILINE)
+    assert re.search(r"^make serve\b", run, re.MULTILINE)
+    assert re.search(r"^make test\b", run, re.MULTILINE)
     assert re.search(r"^curl .*/classify", run, re.MULTILINE)
 
 
