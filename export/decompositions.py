@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp import core_aten_decompositions
 
 aten = torch.ops.aten
 
@@ -20,11 +20,12 @@ def decompositions() -> Decompositions:
     """PyTorch's core ATen decompositions and ours, as make_fx takes them."""
     return {
         **core_aten_decompositions(),
-        **get_decompositions([aten._adaptive_avg_pool2d_backward]),
         aten.convolution_backward.default: convolution_input_gradient,
         aten.threshold_backward.default: relu_input_gradient,
         aten.max_pool2d_with_indices_backward.default: max_pool_input_gradient,
         aten.avg_pool2d_backward.default: average_pool_input_gradient,
+        aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_input_gradient,
+        aten.empty_permuted.default: empty_permuted,
     }
 
 
@@ -110,3 +111,24 @@ def average_pool_input_gradient(
     return convolution_input_gradient(
         gradient, features, weight, None, strides, padding, [1, 1], False, [0, 0], channels, [True, False, False]
     )[0]
+
+
+def adaptive_average_pool_input_gradient(gradient: Tensor, features: Tensor) -> Tensor:
+    """Gradient of adaptive average pooling, aten::_adaptive_avg_pool2d_backward.
+
+    raises NotImplementedError where the output size does not divide the input size: the windows then overlap unevenly
+    """
+    sizes = list(features.shape[2:])
+    output_sizes = list(gradient.shape[2:])
+    if any(size % output_size for size, output_size in zip(sizes, output_sizes, strict=True)):
+        raise NotImplementedError(
+            f"AdaptiveAvgPool2d from {sizes} to {output_sizes} cannot be exported; "
+            "use an output size that divides the input size"
+        )
+    kernel_size = [size // output_size for size, output_size in zip(sizes, output_sizes, strict=True)]
+    return average_pool_input_gradient(gradient, features, kernel_size, kernel_size, [0, 0], False, True, None)
+
+
+def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], **options: Any) -> Tensor:
+    """aten::empty_permuted, which some of PyTorch's decompositions use; graphs have no memory layout."""
+    return torch.zeros(size, dtype=options.get("dtype"))

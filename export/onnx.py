@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import onnx
 import torch
 from torch import fx
 
-from export.capture import INPUT_NAME, TRACED_BATCH
+from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
@@ -30,20 +31,24 @@ def to_onnx(
 
     image_shape: (channels, height, width)
     metadata:    becomes the model's metadata_props
+    raises CaptureError for a graph with an operator that ONNX does not have, or one that fixes the batch size
     """
     images = torch.zeros(TRACED_BATCH, *image_shape)
     sizes = {INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}}
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
-            input_names=[INPUT_NAME],
-            output_names=list(output_names),
-            opset_version=OPSET,
-            verbose=False,
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
+                input_names=[INPUT_NAME],
+                output_names=list(output_names),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps what any of its translations may raise
+        raise CaptureError(f"the network cannot be written as ONNX: {_reason(error)}") from error
     assert exported is not None  # None is what the old exporter returns
     model = exported.model_proto
     _strip_traces(model)
@@ -66,6 +71,17 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """The one line of the exporter's many that a user can act on."""
+    text = str(error)
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
+    if missing:
+        return f"ONNX has no operator for {missing[1]}; use a layer that does without it"
+    if "Constraints violated" in text and BATCH_NAME in text:
+        return "one of its layers fixes the batch size"
+    return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -16,13 +16,14 @@ def keep_linear_layers(graph: fx.GraphModule) -> None:
         source = node.args[0]
         if _is_matrix_transpose(node) and _is_matrix_transpose(source):
             node.replace_all_uses_with(source.args[0])
-    for node in graph.graph.find_nodes(op="call_function", target=aten.addmm.default):
-        bias, features, weight = node.args
-        if _is_matrix_transpose(weight) and not node.kwargs:
-            with graph.graph.inserting_before(node):
-                linear = graph.graph.call_function(aten.linear.default, (features, weight.args[0], bias))
-            linear.meta = node.meta
-            node.replace_all_uses_with(linear)
+    for target in (aten.addmm.default, aten.mm.default):
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            *bias, features, weight = node.args
+            if _is_matrix_transpose(weight) and not node.kwargs:
+                with graph.graph.inserting_before(node):
+                    linear = graph.graph.call_function(aten.linear.default, (features, weight.args[0], *bias))
+                linear.meta = node.meta
+                node.replace_all_uses_with(linear)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 

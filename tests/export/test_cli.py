@@ -1,0 +1,145 @@
+"""python -m export, as it is run: what it prints, what it returns, what it leaves behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+import export.exporter
+from export.__main__ import main
+from export.verify import Verification
+from tests.export.conftest import Exported
+from tests.export.networks import checkpoint_info, randomise
+from training.checkpoint import build_model, save_checkpoint
+
+
+def export_command(project_root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export", *map(str, arguments)],
+        cwd=project_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    result = export_command(project_root, "--ckpt", own, "--onnx")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:-1]] == [
+        [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
+    ]
+    assert lines[-1].startswith(f"wrote {tmp_path / 'model.onnx'} (")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
+
+
+def test_a_foreign_checkpoint_is_one_line(project_root: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "model.safetensors"
+    foreign.write_bytes(b"something else altogether")
+    result = export_command(project_root, "--ckpt", foreign, "--onnx")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {foreign}: not a safetensors file")
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(tmp_path / "none" / "model.safetensors"), "--onnx"]) == 2
+    assert "none/model.safetensors: no such file" in one_error_line(capsys)
+
+
+def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "none" / "model.onnx")]) == 2
+    assert "its folder does not exist" in one_error_line(capsys)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path)]) == 2
+    assert "is a folder" in one_error_line(capsys)
+    assert main(["--ckpt", str(checkpoint), "--onnx", "/proc/model.onnx"]) == 2
+    assert "/proc/model.onnx: cannot be written" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def ready_made(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+    """Spares the seconds of a second export of the same checkpoint."""
+    monkeypatch.setattr(export.exporter, "to_onnx", lambda *_: exported.model())
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+    """An exporter that writes a wrong gradient."""
+    model = exported.model()
+    last = next(node for node in model.graph.node if "self_gradient" in node.output)
+    last.op_type = {"Div": "Mul", "Mul": "Div"}[last.op_type]  # by the normalisation's std, the wrong way round
+    monkeypatch.setattr(export.exporter, "to_onnx", lambda *_: model)
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_pictures_of_ones_own(
+    project_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx"), "--pictures"]
+    assert main([*arguments, str(tmp_path / "none")]) == 2
+    assert "no such folder; --pictures takes" in one_error_line(capsys)
+    assert main([*arguments, str(project_root / "examples")]) == 0
+    assert "28/28" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_mismatch_leaves_no_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
+    captured = capsys.readouterr()
+    assert "MISMATCH" in captured.out
+    assert "differ from PyTorch's" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_mismatch_keeps_the_older_file(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"an earlier good graph")
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(target)]) == 1
+    assert target.read_bytes() == b"an earlier good graph"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_an_interrupt_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> Verification:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.exporter, "verify", interrupt)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 130
+    assert "interrupted" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_block_has_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = checkpoint_info(block=False)
+    save_checkpoint(tmp_path / "plain.safetensors", randomise(build_model(info)).state_dict(), info)
+    target = tmp_path / "plain.onnx"
+    assert main(["--ckpt", str(tmp_path / "plain.safetensors"), "--onnx", str(target)]) == 0
+
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 1
+    model = onnx.load(target)
+    assert [output.name for output in model.graph.output] == ["plain_logits"]
+    assert {item.key for item in model.metadata_props} == {"self_gradient_network", "checkpoint_sha256"}
