@@ -3,7 +3,6 @@
 import argparse
 import sys
 from dataclasses import fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from training.architectures import KNOWN, build_backbone
 from training.checkpoint import CheckpointError
 from training.config import METHODS, TrainConfig, recipe_defaults
 from training.data import DATASETS, DatasetError, load_pictures
+from training.numbers import number
 from training.trainer import Trainer, TrainingError, read_state
 
 CHOICES = {
@@ -48,7 +48,7 @@ HELP = {
     "attack_beta": "softplus sharpness of the smooth surrogate",
     "block_layers": "1x1-convolution + tanh pairs in the self-gradient block",
     "block_scale": "largest correction of a pixel, units of pixel intensity, such as 8/255 (1 is the paper's)",
-    "gradient_scaling": "rms divides each image's gradient by its root mean square before the block (none is the paper's)",
+    "gradient_scaling": "rms: each image's gradient is divided by its root mean square first; none: the paper's",
     "plain_loss_share": "weight of the block-off loss, from 0",
     "ema_decay": "decay of the weight average that is validated and saved; 0 for none",
     "precision": "bf16 autocast or float32 (default: bf16 where the hardware computes in it)",
@@ -58,11 +58,6 @@ HELP = {
     "validation_attacked": "how many of them are attacked after each epoch",
     "seed": "seed of everything random",
 }
-
-
-def number(text: str) -> float:
-    """A float, or a fraction such as 8/255."""
-    return float(Fraction(text)) if "/" in text else float(text)
 
 
 def hardware_precision(device: torch.device) -> str:
@@ -82,8 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--run", help="name of the run: results go to runs/<name> (default: <arch>-<method>-<dataset>)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run from its last whole epoch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..."
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits"
+    )
     for item in fields(TrainConfig):
         options: dict[str, Any] = {"help": HELP[item.name], "default": argparse.SUPPRESS}
         if item.name in CHOICES:
@@ -135,7 +134,8 @@ def main(argv: list[str] | None = None) -> int:
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         print(
             f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train)} pictures of "
-            f"{trainer.info.dataset}, {config.precision} on {device}, epochs {trainer.progress.epoch + 1} to {config.epochs}",
+            f"{trainer.info.dataset}, {config.precision} on {device}, "
+            f"epochs {trainer.progress.epoch + 1} to {config.epochs}",
             flush=True,
         )
         trainer.run()
@@ -143,7 +143,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; the same command with --resume goes on after epoch {trainer.progress.epoch}", file=sys.stderr)
+        print(
+            f"interrupted; the same command with --resume goes on after epoch {trainer.progress.epoch}", file=sys.stderr
+        )
         return 130
     print(f"wrote {trainer.checkpoint_path}")
     return 0

@@ -6,7 +6,10 @@ from torch import nn
 
 from training.wide_resnet import WideResNet
 
-KNOWN = "wrn-D-K with depth D = 10, 16, 22, 28, 34, 40, ... and width K >= 1, such as wrn-10-2, wrn-16-2, wrn-16-4, wrn-28-10"
+KNOWN = (
+    "wrn-D-K with depth D = 10, 16, 22, 28, 34, 40, ... and width K >= 1, "
+    "such as wrn-10-2, wrn-16-2, wrn-16-4, wrn-28-10"
+)
 
 
 def build_backbone(arch: str, num_classes: int) -> nn.Module:

@@ -83,9 +83,7 @@ def fgsm(logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps
 
     Source: Goodfellow et al., Explaining and Harnessing Adversarial Examples (2015).
     """
-    return pgd(
-        logits_function, images, labels, eps=eps, steps=1, step_size=eps, start="image", keep_best=False
-    )
+    return pgd(logits_function, images, labels, eps=eps, steps=1, step_size=eps, start="image", keep_best=False)
 
 
 def noise_fgsm(

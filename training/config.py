@@ -10,7 +10,7 @@ METHODS = ("standard", "pgd", "self-gradient")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; what it leaves open is common practice.
+    """The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; the rest is common practice.
 
     dataset_name:         what figures call the data ("" for the data set's own name)
     init_from:            checkpoint whose backbone weights training starts from ("" for random ones)

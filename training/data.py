@@ -112,8 +112,8 @@ def _image_folder(folder: Path, image_size: int | None) -> PictureSet:
 
 def _read_picture(path: Path, image_size: int | None) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
-            picture = picture.convert("RGB")
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
             if image_size is not None and picture.size != (image_size, image_size):
                 picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
             return np.asarray(picture)
@@ -170,7 +170,11 @@ def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
 def batches(pictures: PictureSet, batch_size: int, *, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images and labels, batch by batch; in training (shuffled) an incomplete last batch is left out."""
     count = len(pictures)
-    order = torch.randperm(count, device=pictures.labels.device) if shuffle else torch.arange(count, device=pictures.labels.device)
+    order = (
+        torch.randperm(count, device=pictures.labels.device)
+        if shuffle
+        else torch.arange(count, device=pictures.labels.device)
+    )
     for first in range(0, count - batch_size + 1 if shuffle else count, batch_size):
         chosen = order[first : first + batch_size]
         yield pictures.images[chosen], pictures.labels[chosen]

@@ -49,10 +49,12 @@ class SelfGradientBlock(nn.Module):
             raise ValueError(f"a self-gradient block needs at least one layer, not {layers}")
         self.scale = scale
         self.gradient_scaling = gradient_scaling
-        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(layers))
-        for convolution in self.convolutions:
-            weight = torch.eye(channels) * 1.5 + torch.randn(channels, channels) * 0.1
-            convolution.weight.data.copy_(weight[:, :, None, None])
+        convolutions = [nn.Conv2d(channels, channels, 1, bias=False) for _ in range(layers)]
+        self.convolutions = nn.ModuleList(convolutions)
+        for convolution in convolutions:
+            weight = 1.5 * torch.eye(channels) + 0.1 * torch.randn(channels, channels)
+            with torch.no_grad():
+                convolution.weight.copy_(weight[:, :, None, None])
 
     def forward(self, gradient: Tensor) -> Tensor:
         if self.gradient_scaling == "rms":

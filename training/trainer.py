@@ -95,7 +95,9 @@ class Trainer:
             config.seed,
         )
         if len(self.train) < config.batch_size:
-            raise TrainingError(f"{len(self.train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size")
+            raise TrainingError(
+                f"{len(self.train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
+            )
         torch.manual_seed(config.seed)
         mean, std = self.train.channel_statistics()
         block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
@@ -117,7 +119,7 @@ class Trainer:
         self.model = build_model(self.info)
         if config.init_from and not resume:
             self._start_from(Path(config.init_from))
-        self.model.to(device, memory_format=torch.channels_last)
+        self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
@@ -175,7 +177,9 @@ class Trainer:
             while self.progress.epoch < self.config.epochs:
                 problem = self._epoch(log, bar, shown)
                 if problem:
-                    raise TrainingError(f"epoch {self.progress.epoch}: {problem}. Best checkpoint so far: {self.checkpoint_path}")
+                    raise TrainingError(
+                        f"epoch {self.progress.epoch}: {problem}. Best checkpoint so far: {self.checkpoint_path}"
+                    )
         finally:
             bar.close()
             log.close()
@@ -235,7 +239,7 @@ class Trainer:
             losses += step.loss.detach()
             right += (step.logits.detach().argmax(dim=1) == labels).float().mean()
             bar.update(1)
-            if index % 20 == 19:
+            if index % 20 == 19 or index + 1 == steps:
                 mean_loss = losses.item() / (index + 1)
                 if not torch.isfinite(losses):
                     raise TrainingError(f"epoch {epoch + 1}: the loss is {mean_loss}; resume with a lower --lr")
@@ -250,7 +254,7 @@ class Trainer:
         """The network that is validated and saved: the weight average where there is one."""
         if self.average is None:
             return self.model
-        averaged = build_model(self.info).to(self.device, memory_format=torch.channels_last)
+        averaged = build_model(self.info).to(self.device).to(memory_format=torch.channels_last)
         averaged.load_state_dict(self.average.state)
         return averaged
 
@@ -297,5 +301,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        raise TrainingError(f"{path}: not a saved training state ({str(error).splitlines()[0]}); start again under another --run") from None
+        raise TrainingError(
+            f"{path}: not a saved training state ({str(error).splitlines()[0]}); start again under another --run"
+        ) from None
     return state

@@ -34,9 +34,7 @@ class Validation:
         model.eval()
         seed = self.seed
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
-        right = robustness.withstood(
-            model, self.images, self.labels, robustness.clean(), eps=self.eps, seed=seed
-        )
+        right = robustness.withstood(model, self.images, self.labels, robustness.clean(), eps=self.eps, seed=seed)
         figures = {"val_clean": right.float().mean().item()}
         results = {"clean": right[: self.attacked]}
         for column, attack in self._attacks(model.block is not None):
@@ -82,6 +80,6 @@ def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
     if max(fgsm, pgd10) > clean + 0.05:
         return (
             f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with a "
-            "lower --block-scale, with --attack-view smooth, or start from an adversarially trained network (--init-from)"
+            "lower --block-scale or --attack-view smooth, or start from an adversarially trained network (--init-from)"
         )
     return None

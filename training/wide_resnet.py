@@ -40,7 +40,8 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or width < 1:
             raise ValueError(
-                f"wrn-{depth}-{width} does not exist: the depth must be 10, 16, 22, 28, ... (6n + 4), the width at least 1"
+                f"wrn-{depth}-{width} does not exist: "
+                "the depth must be 10, 16, 22, 28, ... (6n + 4), the width at least 1"
             )
         blocks_per_group = (depth - 4) // 6
         channels = 16

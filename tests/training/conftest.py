@@ -1,0 +1,50 @@
+"""Small networks, and a small data set whose classes are easy to tell apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from training.model import SelfGradientBlock, SelfGradientNetwork
+from training.wide_resnet import WideResNet
+
+NetworkFactory = Callable[..., SelfGradientNetwork]
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 70), "red": (200, 50, 50)}
+
+
+@pytest.fixture
+def network() -> NetworkFactory:
+    """Builds a WRN-10-1 in eval mode with lively weights, running statistics and block."""
+
+    def build(
+        gradient_scaling: str = "rms", scale: float = 1.0, block: bool = True, seed: int = 0
+    ) -> SelfGradientNetwork:
+        torch.manual_seed(seed)
+        backbone = WideResNet(10, 1, num_classes=5)
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        made = SelfGradientBlock(scale=scale, gradient_scaling=gradient_scaling) if block else None  # type: ignore[arg-type]
+        return SelfGradientNetwork(backbone, made).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of 16x16 pictures, three classes told apart by colour under noise; 40 + 8 pictures a class."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 40), ("test", 8)):
+        for name, colour in COLOURS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = torch.randint(-40, 40, (16, 16, 3), generator=generator)
+                pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
+                Image.fromarray(pixels).save(folder / f"{index:03}.png")
+    return root

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.checkpoint import (
+    BlockConfig,
+    CheckpointError,
+    CheckpointInfo,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+
+@pytest.fixture
+def info():
+    return CheckpointInfo(
+        architecture="wrn-10-1",
+        class_names=("cat", "dog", "ship"),
+        image_size=(16, 16),
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+        dataset="a test",
+        method="self-gradient",
+        epsilon=8 / 255,
+        block=BlockConfig(scale=0.5, gradient_scaling="rms"),
+        seed=3,
+        recipe={"lr": 0.1},
+    )
+
+
+@pytest.fixture
+def saved(info, tmp_path):
+    model = build_model(info).to(memory_format=torch.channels_last)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.state_dict(), info)
+    return path, model.eval()
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_round_trip(info, block, tmp_path):
+    if not block:
+        info = CheckpointInfo(**{**info.__dict__, "block": None})
+    model = build_model(info).eval()
+    path = tmp_path / "new" / "model.safetensors"
+    save_checkpoint(path, model.state_dict(), info)
+    loaded, loaded_info = load_checkpoint(path)
+    assert loaded_info == info
+    assert not loaded.training
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(images), model(images))
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_state_dict_with_its_description_beside_it(saved, info):
+    path, model = saved
+    torch.save(model.state_dict(), path.with_name("weights.pt"))
+    path.with_name("weights.json").write_text(info.to_json())
+    loaded, loaded_info = load_checkpoint(path.with_name("weights.pt"))
+    assert loaded_info == info
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("unpickled!",))
+
+
+def refused(path, match):
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    assert "--ckpt" in message
+
+
+def test_foreign_files_are_refused_in_one_line(saved, tmp_path, capsys):
+    _, model = saved
+    refused(tmp_path / "nothing.safetensors", "no such file")
+    (tmp_path / "text.safetensors").write_text("hello")
+    refused(tmp_path / "text.safetensors", "not a safetensors file")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    refused(tmp_path / "foreign.safetensors", "without this project's metadata")
+    torch.save(model.state_dict(), tmp_path / "alone.pt")
+    refused(tmp_path / "alone.pt", "description beside it")
+    torch.save({"model": Harmful()}, tmp_path / "harmful.pt")
+    (tmp_path / "harmful.json").write_text("{}")
+    refused(tmp_path / "harmful.pt", "not a plain state dict")
+    assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_loading_is_strict_about_weights(saved, info, change):
+    path, _ = saved
+    state = load_file(path)
+    if change == "missing":
+        del state["backbone.norm.weight"]
+    elif change == "extra":
+        state["backbone.more"] = torch.zeros(1)
+    else:
+        state["backbone.classifier.bias"] = torch.zeros(4)
+    save_checkpoint(path, state, info)
+    refused(path, "do not fit the wrn-10-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"format": "self-gradient-checkpoint/9"}, "does not say format"),
+        ({"more": 1}, r"other fields.*more"),
+        ({"architecture": "vgg-16"}, "unknown architecture"),
+    ],
+)
+def test_loading_is_strict_about_the_description(saved, info, change, match):
+    path, model = saved
+    torch.save(model.state_dict(), path.with_name("weights.pt"))
+    path.with_name("weights.json").write_text(json.dumps(json.loads(info.to_json()) | change))
+    refused(path.with_name("weights.pt"), match)
