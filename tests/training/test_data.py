@@ -116,7 +116,8 @@ def test_too_small_a_class_is_named():
 
 def test_channel_statistics():
     images = torch.stack([torch.full((3, 4, 4), value, dtype=torch.uint8) for value in (0, 255)])
-    assert PictureSet(images, torch.zeros(2, dtype=torch.int64), ("a",)).channel_statistics() == ((0.5,) * 3, (0.5,) * 3)
+    pictures = PictureSet(images, torch.zeros(2, dtype=torch.int64), ("a",))
+    assert pictures.channel_statistics() == ((0.5,) * 3, (0.5,) * 3)
 
 
 def test_augmentation_is_a_crop_of_the_padded_picture_mirrored_or_not():

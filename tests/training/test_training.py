@@ -23,8 +23,14 @@ def arguments(picture_folder: Path, run: str, *more: str, epochs: int = 3) -> li
         f"--data-root={picture_folder}",
         f"--run={run}",
         f"--epochs={epochs}",
-        *"--arch wrn-10-1 --batch-size 32 --lr-schedule cyclic --crop-padding 1 --device cpu".split(),
-        *"--validation-pictures 12 --validation-attacked 6 --precision float32".split(),
+        "--arch=wrn-10-1",
+        "--batch-size=32",
+        "--lr-schedule=cyclic",
+        "--crop-padding=1",
+        "--device=cpu",
+        "--validation-pictures=12",
+        "--validation-attacked=6",
+        "--precision=float32",
         *more,
     ]
 
@@ -77,9 +83,11 @@ def test_resuming_an_interrupted_run_gives_the_uninterrupted_result(picture_fold
     options = ("--method", "self-gradient", "--ema-decay", "0.9")
     assert main(arguments(picture_folder, "whole", *options)) == 0
     interrupted = arguments(picture_folder, "parts", *options)
+    # The number of threads decides the order of sums, hence the last bits.
+    same_threads = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-m", "training", *interrupted],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env=os.environ | same_threads,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -1,0 +1,74 @@
+"""What the block costs at serving time: ONNX Runtime's latency with the block on against off, taken in one run.
+
+    python -m benchmarks.block_cost
+
+Writes results/block_cost.json: best of many calls, alternating, per batch size, and their ratio.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from sgn_serve.graph import GraphError, read_graph
+from sgn_serve.runtime import Classifier
+from sgn_serve.settings import BUNDLED_MODEL
+
+RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"
+
+
+def latency_ms(classifier: Classifier, batch: int, repeats: int) -> dict[str, float]:
+    """Best of `repeats` calls with the block on and off, alternating so that both meet the same disturbances."""
+    height, width = classifier.description.image_size
+    images = np.random.default_rng(0).random((batch, 3, height, width), dtype=np.float32)
+    best = {True: float("inf"), False: float("inf")}
+    for _ in range(repeats):
+        for block in best:
+            start = time.perf_counter()
+            classifier.logits(images, self_gradient=block)
+            best[block] = min(best[block], 1000 * (time.perf_counter() - start))
+    ratio = best[True] / best[False]
+    return {"block_on_ms": round(best[True], 3), "block_off_ms": round(best[False], 3), "ratio": round(ratio, 2)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.block_cost", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
+    parser.add_argument("--repeats", type=int, default=50, help="calls per batch size and block state")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of one call")
+    arguments = parser.parse_args()
+    try:
+        graph = read_graph(arguments.model)
+    except GraphError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    classifier = Classifier(graph, ("cpu",), arguments.threads)
+    result: dict[str, Any] = {
+        "command": "python -m benchmarks.block_cost",
+        "model": graph.description.sha256,
+        "threads": arguments.threads,
+        "repeats": arguments.repeats,
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "latency": {},
+    }
+    print("| batch | block on, ms | block off, ms | ratio |\n| ---: | ---: | ---: | ---: |")
+    for batch in arguments.batches:
+        figures = latency_ms(classifier, batch, arguments.repeats)
+        result["latency"][str(batch)] = figures
+        print(f"| {batch} | {figures['block_on_ms']} | {figures['block_off_ms']} | {figures['ratio']} |", flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

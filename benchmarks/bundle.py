@@ -1,0 +1,160 @@
+r"""Puts a trained and evaluated network into sgn_serve/bundled, with its figures and its baselines' beside it.
+
+    python -m benchmarks.bundle \
+        --self-gradient runs/self-gradient --start runs/one-step --pgd runs/pgd --standard runs/standard
+
+Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`. This
+writes results/bundled/ (the reports and training logs), the graph, its checkpoint and model.json, and the table in
+README.md between its two marker lines.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "bundled"
+BUNDLED = ROOT / "sgn_serve" / "bundled"
+BEGIN, END = "<!-- bundled figures: begin -->", "<!-- bundled figures: end -->"
+SYSTEMS = {
+    "self-gradient": "self-gradient (bundled)",
+    "start": "one-step adversarial, what it started from",
+    "pgd": "Madry PGD-10",
+    "standard": "standard",
+}
+
+
+class BundleError(ValueError):
+    """A run that cannot be bundled; the message names the file and the fix."""
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def copy_run(name: str, run: Path) -> None:
+    """Checks a run directory and copies its report and log to results/bundled.
+
+    raises BundleError where a file is missing or the report is of another checkpoint
+    """
+    for file, command in (
+        ("model.safetensors", "training"),
+        ("log.csv", "training"),
+        ("evaluation.json", "training.evaluate"),
+    ):
+        if not (run / file).is_file():
+            raise BundleError(f"{run / file}: no such file; run `python -m {command}` first")
+    report = json.loads((run / "evaluation.json").read_text())
+    if report["setting"]["checkpoint_sha256"] != sha256(run / "model.safetensors"):
+        raise BundleError(
+            f"{run / 'evaluation.json'} is of another checkpoint; run `python -m training.evaluate` again"
+        )
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "evaluation.json", RESULTS / f"{name}.json")
+    shutil.copy(run / "log.csv", RESULTS / f"{name}-training.csv")
+
+
+def read_log(name: str) -> list[dict[str, float]]:
+    with (RESULTS / f"{name}-training.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def core_minutes(name: str) -> float:
+    """Processor time of a run, of all its epochs, in minutes; the self-gradient run's includes what it started from."""
+    minutes = read_log(name)[-1]["core_seconds"] / 60
+    return minutes + (core_minutes("start") if name == "self-gradient" else 0.0)
+
+
+def summary() -> dict[str, Any]:
+    """What model.json says: figures of results/bundled, block on and off, baselines, and the block over training.
+
+    raises BundleError where the reports are not of the same pictures and settings
+    """
+    reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SYSTEMS}
+    own = ("checkpoint_sha256", "method")
+    settings = [{k: v for k, v in report["setting"].items() if k not in own} for report in reports.values()]
+    if any(setting != settings[0] for setting in settings):
+        raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
+    main = reports["self-gradient"]
+    block_columns = ("epoch", "block_correction_mean_abs", "block_correction_change", "block_answers_changed")
+    return {
+        "checkpoint_sha256": main["setting"]["checkpoint_sha256"],
+        "headline": main["headline"],
+        "lowest": main["lowest"],
+        "accuracy": main["accuracy"],
+        "block_effect": main["block_effect"],
+        "block_over_training": [{key: row[key] for key in block_columns} for row in read_log("self-gradient")],
+        "setting": main["setting"],
+        "about": main["about"],
+        "training_core_minutes": {name: round(core_minutes(name), 1) for name in SYSTEMS},
+        "baselines": {
+            name: {"headline": report["headline"], "accuracy": report["accuracy"]}
+            for name, report in reports.items()
+            if name != "self-gradient"
+        },
+    }
+
+
+def readme_table(figures: dict[str, Any]) -> str:
+    """The README's table of model.json's figures, in Markdown."""
+    columns: list[tuple[str, dict[str, float], str]] = [
+        ("self-gradient, block on", figures["accuracy"], "block on"),
+        ("the same, block off", figures["accuracy"], "block off"),
+    ]
+    columns += [(SYSTEMS[name], base["accuracy"], "block off") for name, base in figures["baselines"].items()]
+    names = [key.removeprefix("block on: ") for key in figures["accuracy"] if key.startswith("block on: ")]
+    lines = ["| accuracy, % | " + " | ".join(title for title, _, _ in columns) + " |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    for name in names:
+        cells = [accuracy.get(f"{state}: {name}") for _, accuracy, state in columns]
+        lines.append(f"| {name} | " + " | ".join("-" if cell is None else f"{100 * cell:.1f}" for cell in cells) + " |")
+    lows = [figures["lowest"]["block on"], figures["lowest"]["block off"]]
+    lows += [base["headline"]["lowest accuracy per picture"] for base in figures["baselines"].values()]
+    lines.append("| **lowest, per picture** | " + " | ".join(f"**{100 * low:.1f}**" for low in lows) + " |")
+    minutes = figures["training_core_minutes"]
+    times = [minutes["self-gradient"], minutes["self-gradient"], *(minutes[name] for name in figures["baselines"])]
+    lines.append("| training, core-minutes | " + " | ".join(f"{time:.0f}" for time in times) + " |")
+    return "\n".join(lines)
+
+
+def write_readme(table: str) -> None:
+    path = ROOT / "README.md"
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise BundleError(f"{path}: expected the lines {BEGIN} and {END} once each; put them around the figures")
+    before, rest = text.split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.bundle", description=(__doc__ or "").splitlines()[0])
+    for name, title in SYSTEMS.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="RUN", help=f"run directory: {title}")
+    arguments = parser.parse_args()
+    try:
+        for name in SYSTEMS:
+            copy_run(name, getattr(arguments, name.replace("-", "_")))
+        figures = summary()
+        BUNDLED.mkdir(parents=True, exist_ok=True)
+        checkpoint = BUNDLED / "model.safetensors"
+        shutil.copy(arguments.self_gradient / "model.safetensors", checkpoint)
+        export = ["-m", "export", "--ckpt", str(checkpoint), "--onnx", str(BUNDLED / "model.onnx")]
+        subprocess.run([sys.executable, *export, "--pictures", str(ROOT / "examples")], check=True, cwd=ROOT)
+        (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
+        write_readme(readme_table(figures))
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
