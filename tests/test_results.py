@@ -1,0 +1,98 @@
+"""Every figure that the README and the bundled model show follows from the committed results."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
+from training.attacks import pgd
+from training.checkpoint import load_checkpoint
+from training.data import load_pictures, to_float
+from training.views import held_view
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return json.loads((BUNDLED / "model.json").read_text())
+
+
+def test_model_json_follows_from_the_reports(figures):
+    assert figures == json.loads(json.dumps(summary()))
+
+
+def test_the_readme_shows_model_json(figures, project_root):
+    text = (project_root / "README.md").read_text()
+    shown = text.split(BEGIN)[1].split(END)[0].strip()
+    assert shown == readme_table(figures)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_reports_add_up_and_say_what_they_were_measured_on(name):
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    setting = report["setting"]
+    assert setting["pictures"] >= 1000
+    assert setting["split"] == "test"
+    assert setting["eps"] == pytest.approx(8 / 255)
+    assert setting["data"] == "CIFAR-10 (JPEG copy)"
+    assert report["about"]["command"].startswith("python -m training.evaluate")
+    assert report["about"]["git_commit"]
+    for row, bits in report["withstood"].items():
+        assert len(bits) == setting["pictures"]
+        assert report["accuracy"][row] == pytest.approx(bits.count("1") / len(bits), abs=1e-4)
+    for state, lowest in report["lowest"].items():
+        rows = [bits for row, bits in report["withstood"].items() if row.startswith(f"{state}: ")]
+        withstood = sum(all(bit == "1" for bit in picture) for picture in zip(*rows, strict=True))
+        assert lowest == pytest.approx(withstood / setting["pictures"], abs=1e-4)
+
+
+def test_reports_hold_every_attack_of_the_protocol():
+    rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
+    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    adaptive = ["CW-20, transfer from block off", *(f"CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100))]
+    expected = {f"block on: {attack}" for attack in paper + adaptive} | {f"block off: {attack}" for attack in paper}
+    assert set(rows) == expected
+
+
+def test_the_bundled_files_belong_together(figures):
+    checkpoint = hashlib.sha256((BUNDLED / "model.safetensors").read_bytes()).hexdigest()
+    session = onnxruntime.InferenceSession(BUNDLED / "model.onnx", providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert figures["checkpoint_sha256"] == metadata["checkpoint_sha256"] == checkpoint
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 12_000_000
+
+
+def test_the_block_is_alive(figures):
+    effect = figures["block_effect"]
+    assert effect["correction_mean_abs"] > 0.5 / 255
+    assert effect["correction_change"] > 0.05
+    assert effect["answers_changed"] > 0
+    assert all(row["block_correction_mean_abs"] > 0.5 / 255 for row in figures["block_over_training"])
+
+
+def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
+    """Measured anew on the 100 example pictures; the margins are four standard errors of so small a sample."""
+    with (project_root / "examples" / "labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            folder = tmp_path / "test" / row["label"]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / row["filename"]).symlink_to(project_root / "examples" / row["filename"])
+    pictures = load_pictures("image-folder", tmp_path, "test")
+    model, info = load_checkpoint(Path(BUNDLED / "model.safetensors"))
+    assert pictures.class_names == info.class_names
+    images, labels = to_float(pictures.images), pictures.labels
+    torch.manual_seed(0)
+    attacked = pgd(held_view(model), images, labels, eps=8 / 255, steps=20, step_size=2 / 255)
+    with torch.no_grad():
+        measured = {
+            "block on: clean": (model(images).argmax(dim=1) == labels).float().mean().item(),
+            "block on: PGD-20": (model(attacked).argmax(dim=1) == labels).float().mean().item(),
+        }
+    for row, accuracy in measured.items():
+        claimed = figures["accuracy"][row]
+        assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
