@@ -149,3 +149,16 @@ def test_init_from_takes_over_the_backbone_of_the_same_architecture(picture_fold
     torch.testing.assert_close(two.backbone.stem.weight, one.backbone.stem.weight)
     wrong = arguments(picture_folder, "third", "--arch", "wrn-10-2", "--init-from", first)
     assert "same --arch" in failure(capsys, wrong)
+
+
+def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder, runs, capsys, monkeypatch):
+    healthy = {"val_clean": 0.7, "val_fgsm": 0.4, "val_pgd10": 0.35, "val_lowest": 0.3}
+    collapsed = {"val_clean": 0.75, "val_fgsm": 0.7, "val_pgd10": 0.01, "val_lowest": 0.01}
+    measured = iter([healthy, collapsed])
+    monkeypatch.setattr("training.validation.Validation.measure", lambda *_: next(measured))
+    error = failure(capsys, arguments(picture_folder, "a", "--method", "pgd", "--attack-steps", "1"))
+    assert "epoch 2: catastrophic overfitting: FGSM accuracy 0.700 but PGD-10 accuracy 0.010" in error
+    assert str(runs.relative_to(runs.parent) / "a" / "model.safetensors") in error
+    _, info = load_checkpoint(runs / "a" / "model.safetensors")
+    assert info.history["epoch"] == 1
+    assert [row["val_pgd10"] for row in rows(runs / "a")] == ["0.35", "0.01"]
