@@ -183,14 +183,14 @@ def current_versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The checkout's commit, with "+changes" where tracked files differ from it, or "" outside a checkout."""
+    """The checkout's commit, with "+changes" where files of training/ differ from it, or "" outside a checkout."""
     root = Path(__file__).parent
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
         ).stdout.strip()
         changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
+            ["git", "status", "--porcelain", "--untracked-files=no", "."],
             cwd=root,
             capture_output=True,
             text=True,
