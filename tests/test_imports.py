@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 FORBIDDEN = {
-    "training": {"export", "sgn_serve", "tests", "bentoml", "onnxruntime"},
-    "export": {"sgn_serve", "tests", "bentoml"},
-    "sgn_serve": {"training", "export", "tests", "torch", "torchvision", "safetensors", "onnxscript"},
+    "training": {"export", "sgn_serve", "tests", "benchmarks", "bentoml", "onnxruntime"},
+    "export": {"sgn_serve", "tests", "benchmarks", "bentoml"},
+    "sgn_serve": {"training", "export", "tests", "benchmarks", "torch", "torchvision", "safetensors", "onnxscript"},
 }
 
 
