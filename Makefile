@@ -2,6 +2,7 @@
 #   make serve   the server on port 3000, with the bundled model (no PyTorch is installed)
 #   make test    every test
 #   make check   format, lint and types
+#   make bench   what the block costs on this machine: results/block_cost.json
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format clean
+.PHONY: help serve test check bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,6 +33,9 @@ check: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(TESTING)
+	$(BIN)/python -m benchmarks.block_cost
 
 format: $(TESTING)
 	$(BIN)/ruff format .
