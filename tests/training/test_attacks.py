@@ -101,3 +101,20 @@ def test_lowest_is_per_picture():
 def test_the_smooth_attack_without_beta_is_refused(network):
     with pytest.raises(ValueError, match="beta"):
         robustness.Attack("x", view="smooth").logits_function(network())
+
+
+def test_a_fooled_image_is_left_alone_and_the_others_do_not_notice(pictures):
+    model, images, labels = pictures
+    calls: list[int] = []
+
+    def counting(inputs):
+        calls.append(len(inputs))
+        return held_view(model)(inputs)
+
+    options = {"eps": EPS, "steps": 6, "step_size": 2 / 255, "start": "image"}
+    together = pgd(counting, images, labels, **options)
+    assert calls == sorted(calls, reverse=True)
+    assert calls[-1] < calls[0] == len(images)
+    alone = torch.cat([pgd(held_view(model), images[i : i + 1], labels[i : i + 1], **options) for i in range(6)])
+    fooled = model(together[:6]).argmax(dim=1) != labels[:6]
+    assert torch.equal(fooled, model(alone).argmax(dim=1) != labels[:6])
