@@ -17,7 +17,7 @@ class ClassProbability(BaseModel):
 
 
 class Disagreement(BaseModel):
-    """How far the answers with the block on and off lie apart: a free sign of a picture that was tampered with."""
+    """How far the answers with the block on and off lie apart; the README says how little it tells of tampering."""
 
     total_variation: float = Field(
         description="total variation distance between the two probability distributions, from 0 (equal) to 1"
