@@ -111,6 +111,11 @@ class SelfGradientNetwork(nn.Module):
         Source: section 3.4, eq. (4); section 4.
         """
 
+        if torch.is_inference_mode_enabled():
+            # There torch.func.grad is silently wrong in PyTorch 2.11. A copy made outside is an ordinary tensor.
+            with torch.inference_mode(False), torch.no_grad():
+                return self.first_pass(images.clone())
+
         def loss_and_logits(inputs: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.plain_logits(inputs)
             return soft_loss(logits), logits
