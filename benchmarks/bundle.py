@@ -23,7 +23,7 @@ RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
 BEGIN, END = "<!-- bundled figures: begin -->", "<!-- bundled figures: end -->"
 SYSTEMS = {
-    "self-gradient": "self-gradient (bundled)",
+    "self-gradient": "self-gradient",
     "start": "one-step adversarial, what it started from",
     "pgd": "Madry PGD-10",
     "standard": "standard",
