@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from training import robustness
-from training.checkpoint import CheckpointError, current_versions, load_checkpoint
+from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
 from training.model import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,7 @@ def main() -> int:
         "mean_disagreement_attacked": round(tampered.mean().item(), 4),
         "area_under_roc": round(area_under_roc(clean, tampered), 3),
         "versions": current_versions(),
+        "git_commit": git_commit(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

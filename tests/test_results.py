@@ -96,3 +96,12 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     for row, accuracy in measured.items():
         claimed = figures["accuracy"][row]
         assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
+
+
+def test_the_readme_shows_what_the_block_costs(project_root):
+    text = (project_root / "README.md").read_text()
+    for batch, latency in json.loads((project_root / "results" / "block_cost.json").read_text())["latency"].items():
+        figures = (latency["block_on_ms"], latency["block_off_ms"], latency["ratio"])
+        assert f"| {batch} | {' | '.join(f'{figure:.1f}' for figure in figures)} |" in text
+    area = json.loads((project_root / "results" / "disagreement.json").read_text())["area_under_roc"]
+    assert f"{area:.2f}, where 0.5 is chance" in text

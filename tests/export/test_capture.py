@@ -39,7 +39,8 @@ def test_any_backbone() -> None:
 
 
 def test_torchvision_resnet() -> None:
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     network = network_around(models.resnet18(num_classes=10))
     assert verify(captured_run(network), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
 
