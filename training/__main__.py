@@ -9,11 +9,24 @@ from typing import Any
 import torch
 
 from training.architectures import KNOWN, build_backbone
-from training.checkpoint import CheckpointError
+from training.atomic_file import WriteError
 from training.config import METHODS, TrainConfig, recipe_defaults
-from training.data import DATASETS, DatasetError, load_pictures
+from training.data import DATASETS, load_pictures
+from training.distributed import (
+    DistributedError,
+    Shard,
+    StoppedElsewhere,
+    first_here,
+    local_device,
+    process_group,
+)
+from training.interruption import Terminated, terminable
 from training.numbers import number
-from training.trainer import Trainer, TrainingError, read_state
+from training.trainer import Trainer, check_start
+from training.training_state import TrainingError, read_state
+
+# What people can put right. CheckpointError, DatasetError and DistributedError are ValueErrors.
+ERRORS = (ValueError, TrainingError)
 
 CHOICES = {
     "dataset": DATASETS,
@@ -32,7 +45,7 @@ HELP = {
     "image_size": "side in pixels that an image folder's pictures are resized to",
     "init_from": "checkpoint whose backbone weights to start from",
     "epochs": "passes over the training pictures",
-    "batch_size": "pictures a step",
+    "batch_size": "pictures a step, of all processes together",
     "lr": "peak learning rate",
     "lr_schedule": "step: times --lr-decay at each of --lr-milestones; cyclic: linear up, then linear down to zero",
     "lr_milestones": "epochs at which the step schedule decays",
@@ -78,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", help="name of the run: results go to runs/<name> (default: <arch>-<method>-<dataset>)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run from its last whole epoch")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..."
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...; under torchrun cuda is each process's own GPU",
     )
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits"
@@ -117,38 +132,95 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     return config
 
 
+def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
+    """Everything before the first epoch; what can be refused is refused before pictures are read.
+
+    raises TrainingError, DatasetError, CheckpointError, DistributedError
+    """
+    run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
+    if config.batch_size % shard.processes:
+        raise DistributedError(
+            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; it is all processes' "
+            f"together: pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
+        )
+    state, class_names = None, None
+    if arguments.resume:
+        state = read_state(run_dir / "state.pt", config)
+        if "data" in state:
+            class_names = tuple(state["data"]["class_names"])
+    else:
+        for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
+            if file.exists():
+                hint = (
+                    "add --resume to go on with that run, or give" if file.suffix == ".pt" else "move it away or give"
+                )
+                raise TrainingError(f"{file} exists: {hint} another --run")
+        if config.init_from:
+            class_names = check_start(Path(config.init_from), config.arch)
+    pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size, class_names)
+    return Trainer(config, pictures, run_dir, device, state, shard)
+
+
+def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
+    """One process's training; returns the exit status. Of several processes one says what failed."""
+    resumable = ""
+    try:
+        with shard.together():
+            trainer = prepare(arguments, config, device, shard)
+        if shard.first:
+            print(describe(trainer), flush=True)
+        for epoch in trainer.run():
+            resumable = f"the same command with --resume goes on after epoch {epoch}"
+    except StoppedElsewhere:
+        return 2
+    except WriteError as error:
+        print(f"error: {error}" + (f"; then {resumable}" if resumable else ""), file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of memory on {device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
+        return 2
+    except ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Terminated) as stop:
+        if shard.first:
+            hint = resumable or "no epoch is saved yet, so the same command starts again"
+            print(f"interrupted; {hint}", file=sys.stderr, flush=True)
+        return 143 if isinstance(stop, Terminated) else 130
+    if shard.first:
+        print(f"wrote {trainer.checkpoint_path}")
+    return 0
+
+
+def describe(trainer: Trainer) -> str:
+    """What is about to be trained, in one line."""
+    config, shard = trainer.config, trainer.shard
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
+    done = trainer.progress.epoch
+    epochs = f"epochs {done + 1} to {config.epochs}" if done < config.epochs else f"all {done} epochs are done"
+    return (
+        f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train_indices)} pictures of "
+        f"{trainer.info.dataset}, {config.precision} on {device}, {epochs}"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
     try:
+        device = local_device(arguments.device)
         config = configure(arguments, device)
-        run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
-        if arguments.resume:
-            # Before minutes go into reading pictures.
-            read_state(run_dir / "state.pt")
-        pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size)
-        trainer = Trainer(config, pictures, run_dir, device, arguments.resume)
-        parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-        print(
-            f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train)} pictures of "
-            f"{trainer.info.dataset}, {config.precision} on {device}, "
-            f"epochs {trainer.progress.epoch + 1} to {config.epochs}",
-            flush=True,
-        )
-        trainer.run()
-    except (ValueError, TrainingError, DatasetError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ERRORS as error:
+        # All processes notice the same.
+        if first_here():
+            print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"interrupted; the same command with --resume goes on after epoch {trainer.progress.epoch}", file=sys.stderr
-        )
-        return 130
-    print(f"wrote {trainer.checkpoint_path}")
-    return 0
+    with terminable(), process_group(device) as shard:
+        return train(arguments, config, device, shard)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.model import LogitsFunction
+from training.whole_batch import draw_like
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, classes) and labels (N) to the loss per image (N) that the attacker raises."""
@@ -65,7 +66,7 @@ def pgd(
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     current = images.clone()
     if start == "uniform":
-        current = torch.clamp(images + torch.empty_like(images).uniform_(-eps, eps), low, high)
+        current = torch.clamp(images + draw_like(images, lambda noise: noise.uniform_(-eps, eps)), low, high)
     best, best_margin = current.clone(), torch.full(labels.shape, float("-inf"), device=images.device)
     # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
     active = torch.arange(len(labels), device=images.device)
@@ -105,7 +106,7 @@ def noise_fgsm(
     remedy for the catastrophic overfitting of one-step attacks that costs nothing.
     """
     images = images.detach()
-    noisy = images + torch.empty_like(images).uniform_(-noise_scale * eps, noise_scale * eps)
+    noisy = images + draw_like(images, lambda noise: noise.uniform_(-noise_scale * eps, noise_scale * eps))
     _, gradient = _loss_gradient(logits_function, noisy, labels, cross_entropy)
     return (noisy + eps * gradient.sign()).clamp(0, 1)
 

@@ -1,19 +1,19 @@
 """Checkpoints: weights plus the JSON that says what they are, so that a network is rebuilt from its file alone."""
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from training.architectures import build_backbone
+from training.atomic_file import write_atomically
 from training.model import SelfGradientBlock, SelfGradientNetwork
 
 FORMAT = "self-gradient-checkpoint/1"
@@ -105,13 +105,11 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) 
     """Writes weights and info to a .safetensors file, whole or not at all.
 
     state: a SelfGradientNetwork's state_dict
+    raises WriteError, with the old file left as it was
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     # safetensors wants plain contiguous memory; channels-last weights are a layout of the trainer, not of the file.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial, metadata={METADATA_KEY: info.to_json()})
-    os.replace(partial, path)
+    write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: info.to_json()}))
 
 
 def load_checkpoint(path: Path) -> tuple[SelfGradientNetwork, CheckpointInfo]:

@@ -1,130 +1,75 @@
-"""Labelled pictures as uint8 tensors, and the batched augmentation for them."""
+"""The pictures that training and evaluation use: reading, holding out, batching, augmentation."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-Split = Literal["train", "test"]
-DATASETS = ("cifar10", "cifar100", "svhn", "image-folder")
+from training.archives import ARCHIVES, IMAGE_SIZE, read_archive
+from training.picture_folder import read_picture_folder
+from training.picture_set import DatasetError, PictureSet, Split
 
-_ARCHIVES = {
-    "cifar10": "the folder cifar-10-batches-py from cifar-10-python.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html)",
-    "cifar100": "the folder cifar-100-python from cifar-100-python.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html)",
-    "svhn": "train_32x32.mat and test_32x32.mat (http://ufldl.stanford.edu/housenumbers/)",
-}
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"}
+__all__ = [
+    "DATASETS",
+    "DatasetError",
+    "PictureSet",
+    "Split",
+    "augment",
+    "batches",
+    "load_pictures",
+    "split_indices",
+    "split_validation",
+    "to_float",
+]
 
-
-class DatasetError(ValueError):
-    """Pictures that are missing or unreadable; the message names the place, what was expected, and the fix."""
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Pictures of one size with their labels.
-
-    images:      (N, 3, H, W) uint8
-    labels:      (N) int64, indices into class_names
-    """
-
-    images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Tensor) -> "PictureSet":
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
-
-    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, of intensities in [0, 1], rounded to four digits."""
-        histogram = torch.stack([torch.bincount(self.images[:, c].flatten(), minlength=256) for c in range(3)])
-        weights = histogram.double() / histogram.sum(dim=1, keepdim=True)
-        levels = torch.arange(256, dtype=torch.double) / 255
-        mean = (weights * levels).sum(dim=1)
-        std = ((weights * levels**2).sum(dim=1) - mean**2).sqrt()
-        return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) for value in std.tolist())
+DATASETS = (*ARCHIVES, "image-folder")
 
 
-def load_pictures(dataset: str, root: Path, split: Split, image_size: int | None = None) -> PictureSet:
+def load_pictures(
+    dataset: str,
+    root: Path,
+    split: Split,
+    image_size: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> PictureSet:
     """Reads a whole split into memory.
 
-    dataset:    one of DATASETS; cifar10, cifar100 and svhn are torchvision's readers on the user's archives,
-                image-folder is root/train/<class>/<picture> and root/test/<class>/<picture>
-    image_size: side in pixels that an image folder's pictures are resized to; None asks that all have one size
-    raises DatasetError where the files are missing or unreadable
+    dataset:     one of DATASETS; cifar10, cifar100 and svhn are torchvision's readers on the user's archives,
+                 image-folder is root/train/<class>/<picture> and root/test/<class>/<picture>
+    image_size:  side in pixels that an image folder's pictures are resized to; None asks that all have one size
+    class_names: of a checkpoint that the pictures are for; others are refused, if possible before long reading
+    raises DatasetError where the files are missing, unreadable or of other classes
     """
-    if dataset == "image-folder":
-        return _image_folder(root / split, image_size)
-    if dataset not in _ARCHIVES:
-        raise DatasetError(f"unknown data set {dataset!r}; known are: {', '.join(DATASETS)}")
-    if image_size not in (None, 32):
-        raise DatasetError(f"{dataset} has pictures of 32x32; --image-size is for image-folder")
-    from torchvision import datasets
 
-    try:
-        if dataset == "svhn":
-            svhn = datasets.SVHN(str(root), split=split)
-            return PictureSet(
-                torch.from_numpy(svhn.data), torch.from_numpy(svhn.labels).long(), tuple(str(d) for d in range(10))
+    def check_classes(found: tuple[str, ...]) -> None:
+        if class_names is not None and found != class_names:
+            raise DatasetError(
+                f"{root}: {dataset} with {_enumerate(found)}, but the checkpoint is for {_enumerate(class_names)}; "
+                "give the --dataset and --data-root that it was trained on, or another checkpoint"
             )
-        reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
-        cifar = reader(str(root), train=split == "train")
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(
-            f"{root}: no complete {dataset} here ({str(error).splitlines()[0]}); expected {_ARCHIVES[dataset]}: "
-            "download and unpack it there, or point --data-root at it"
-        ) from None
-    images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
-    return PictureSet(images, torch.tensor(cifar.targets), tuple(cifar.classes))
+
+    if dataset == "image-folder":
+        return read_picture_folder(root / split, image_size, check_classes)
+    if dataset not in ARCHIVES:
+        raise DatasetError(f"unknown data set {dataset!r}; known are: {', '.join(DATASETS)}")
+    if image_size not in (None, IMAGE_SIZE):
+        raise DatasetError(f"{dataset} has pictures of {IMAGE_SIZE}x{IMAGE_SIZE}; --image-size is for image-folder")
+    pictures = read_archive(dataset, root, split)
+    check_classes(pictures.class_names)
+    return pictures
 
 
-def _image_folder(folder: Path, image_size: int | None) -> PictureSet:
-    expected = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; {expected}: point --data-root at the folder that holds them")
-    class_names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    paths, labels = [], []
-    for index, name in enumerate(class_names):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in _SUFFIXES:
-                paths.append(path)
-                labels.append(index)
-    if not paths:
-        raise DatasetError(f"{folder}: no pictures ({', '.join(sorted(_SUFFIXES))}) in class folders; {expected}")
-    with ThreadPoolExecutor() as pool:
-        pictures = list(pool.map(lambda path: _read_picture(path, image_size), paths))
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) > 1:
-        raise DatasetError(f"{folder}: pictures of {len(shapes)} sizes; resize them all with --image-size PIXELS")
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return PictureSet(images, torch.tensor(labels), class_names)
+def _enumerate(class_names: tuple[str, ...]) -> str:
+    shown = ", ".join(class_names[:3])
+    return f"{len(class_names)} classes ({shown}{', ...' if len(class_names) > 3 else ''})"
 
 
-def _read_picture(path: Path, image_size: int | None) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-            if image_size is not None and picture.size != (image_size, image_size):
-                picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(picture)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DatasetError(f"{path}: not a readable picture ({error}); remove or replace it") from None
-
-
-def split_validation(pictures: PictureSet, count: int, seed: int) -> tuple[PictureSet, PictureSet]:
+def split_indices(pictures: PictureSet, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Holds out `count` pictures, the same number of each class (the first classes take the remainder).
 
-    returns: the rest, and the held-out part, each in the original order of a seeded shuffle
+    returns: indices of the rest and of the held-out part, each in the order of a seeded shuffle
     raises DatasetError where a class has too few pictures
     """
     generator = torch.Generator().manual_seed(seed)
@@ -140,7 +85,13 @@ def split_validation(pictures: PictureSet, count: int, seed: int) -> tuple[Pictu
                 "validation and train on the rest; lower --validation-pictures"
             )
         held_out[members[:share]] = True
-    return pictures.subset(order[~held_out[order]]), pictures.subset(order[held_out[order]])
+    return order[~held_out[order]], order[held_out[order]]
+
+
+def split_validation(pictures: PictureSet, count: int, seed: int) -> tuple[PictureSet, PictureSet]:
+    """split_indices as copies of the pictures."""
+    rest, held_out = split_indices(pictures, count, seed)
+    return pictures.subset(rest), pictures.subset(held_out)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -167,14 +118,13 @@ def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
     return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def batches(pictures: PictureSet, batch_size: int, *, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 images and labels, batch by batch; in training (shuffled) an incomplete last batch is left out."""
-    count = len(pictures)
-    order = (
-        torch.randperm(count, device=pictures.labels.device)
-        if shuffle
-        else torch.arange(count, device=pictures.labels.device)
-    )
-    for first in range(0, count - batch_size + 1 if shuffle else count, batch_size):
+def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """uint8 images and labels of the pictures at `indices`, shuffled; an incomplete last batch is left out.
+
+    indices: (M), on the pictures' device, where the shuffling and gathering is done too
+    The order comes from torch's global generator.
+    """
+    order = indices[torch.randperm(len(indices), device=indices.device)]
+    for first in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[first : first + batch_size]
         yield pictures.images[chosen], pictures.labels[chosen]

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from training import robustness
+from training.atomic_file import WriteError
 from training.block_effect import measure_block_effect
 from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
@@ -81,12 +82,13 @@ def evaluate(arguments: argparse.Namespace, command: str) -> Report:
     model.requires_grad_(False)
     dataset = arguments.dataset or info.recipe["dataset"]
     image_size = info.recipe.get("image_size")
-    chosen = choose_pictures(
-        load_pictures(dataset, arguments.data_root, arguments.split, image_size), arguments.pictures, arguments.seed
-    )
-    if chosen.class_names != info.class_names:
+    pictures = load_pictures(dataset, arguments.data_root, arguments.split, image_size, info.class_names)
+    chosen = choose_pictures(pictures, arguments.pictures, arguments.seed)
+    found = (chosen.images.shape[2], chosen.images.shape[3])
+    if found != info.image_size:
         raise DatasetError(
-            f"{arguments.data_root}: its classes are not the checkpoint's ({', '.join(info.class_names)})"
+            f"{arguments.data_root}: pictures of {found[1]}x{found[0]}, but the checkpoint is for "
+            f"{info.image_size[1]}x{info.image_size[0]}; give it pictures of that size"
         )
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     labels = chosen.labels.to(device)
@@ -165,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if argv is None else argv)])
     try:
         evaluate(arguments, command)
-    except (CheckpointError, DatasetError, ValueError) as error:
+    except (CheckpointError, DatasetError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,7 +1,6 @@
 """A robustness report: which pictures withstood which attack, the figures that follow, and how they are shown."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.atomic_file import write_atomically
 from training.robustness import Attack, lowest
 
 FORMAT = "self-gradient-evaluation/1"
@@ -81,10 +81,8 @@ class Report:
         }
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
-        os.replace(partial, path)
+        """raises WriteError, with the old file left as it was"""
+        write_atomically(path, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
 
     def take_over(self, path: Path) -> int:
         """Takes the rows of a saved report of the same setting; returns how many, 0 where there is none."""

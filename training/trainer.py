@@ -1,18 +1,17 @@
-"""The training loop: epochs, averaging, validation, checkpoints, resuming."""
+"""The training loop: epochs, validation, checkpoints, resuming."""
 
-import os
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from training.checkpoint import (
     BlockConfig,
+    CheckpointError,
     CheckpointInfo,
     build_model,
     current_versions,
@@ -21,90 +20,61 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.config import TrainConfig
-from training.data import PictureSet, augment, batches, split_validation, to_float
+from training.data import PictureSet, augment, batches, split_indices, to_float
+from training.distributed import ALONE, Shard
+from training.memory import MIB, free_memory, gib, peak_memory
 from training.methods import build_method
 from training.model import SelfGradientNetwork
 from training.run_log import RunLog
 from training.schedule import learning_rate
+from training.training_bar import TrainingBar
+from training.training_state import Progress, TrainingError, save_state
 from training.validation import Validation, collapse
-
-
-class TrainingError(RuntimeError):
-    """Training cannot start or go on; the message says why and what to do. What was saved stays."""
-
-
-class WeightAverage:
-    """Exponential moving average of a network's parameters and buffers.
-
-    decay: share of the average kept at each step; the first steps use less, so that the average forgets the start
-    """
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.steps = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - decay)
-            else:
-                self.state[name].copy_(tensor)
-
-
-@dataclass
-class Progress:
-    """Where a run stands after its last whole epoch.
-
-    epoch:        epochs done
-    best_lowest:  highest val_lowest so far: what model.safetensors was chosen by
-    best_pgd:     highest val_pgd10 so far
-    wall_seconds,
-    core_seconds: spent, over all resumed parts; core seconds do not grow when other work shares the machine
-    """
-
-    epoch: int = 0
-    best_lowest: float = -1.0
-    best_pgd: float = 0.0
-    wall_seconds: float = 0.0
-    core_seconds: float = 0.0
+from training.weight_average import WeightAverage
+from training.whole_batch import as_part_of_the_whole_batch
 
 
 class Trainer:
     """Trains one network into run_dir: model.safetensors (best epoch by val_lowest), state.pt (to resume), log.csv.
 
+    config:   its init_from must have passed check_start
     pictures: the training split; part of it is held out for validation
-    resume:   go on from state.pt
+    state:    read_state's, to go on from; None to start
+    shard:    this process's part of the work; only the first one's writes files and shows progress
     """
 
-    def __init__(self, config: TrainConfig, pictures: PictureSet, run_dir: Path, device: torch.device, resume: bool):
-        self.config, self.run_dir, self.device = config, run_dir, device
-        self.state_path = run_dir / "state.pt"
-        if not resume and self.state_path.exists():
-            raise TrainingError(f"{self.state_path} exists: add --resume to go on with that run, or give another --run")
-        train, validation = split_validation(pictures, config.validation_pictures, config.seed)
-        self.train = PictureSet(train.images.to(device), train.labels.to(device), train.class_names)
+    def __init__(
+        self,
+        config: TrainConfig,
+        pictures: PictureSet,
+        run_dir: Path,
+        device: torch.device,
+        state: dict[str, Any] | None = None,
+        shard: Shard = ALONE,
+    ):
+        self.config, self.run_dir, self.device, self.shard = config, run_dir, device, shard
+        train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
+        if len(train) < config.batch_size:
+            raise TrainingError(
+                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
+            )
+        self.pictures, self.train_indices = _on_device(pictures, device), train.to(device)
+        validation = pictures.subset(held_out)
         self.validation = Validation(
             to_float(validation.images).to(device, memory_format=torch.channels_last),
             validation.labels.to(device),
             min(config.validation_attacked, len(validation)),
             config.epsilon,
             config.seed,
+            shard,
         )
-        if len(self.train) < config.batch_size:
-            raise TrainingError(
-                f"{len(self.train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
-            )
         torch.manual_seed(config.seed)
-        mean, std = self.train.channel_statistics()
+        mean, std = self.pictures.channel_statistics(self.train_indices)
         block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
         self.info = CheckpointInfo(
             architecture=config.arch,
-            class_names=train.class_names,
-            image_size=(train.images.shape[2], train.images.shape[3]),
+            class_names=pictures.class_names,
+            image_size=(pictures.images.shape[2], pictures.images.shape[3]),
             mean=mean,
             std=std,
             dataset=config.dataset_name or config.dataset,
@@ -117,29 +87,28 @@ class Trainer:
             git_commit=git_commit(),
         )
         self.model = build_model(self.info)
-        if config.init_from and not resume:
-            self._start_from(Path(config.init_from))
+        if config.init_from and state is None:
+            other, _ = load_checkpoint(Path(config.init_from))
+            self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
         self.progress = Progress()
-        if resume:
-            self._load_state()
+        if state is not None:
+            self._go_on_from(state)
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.train) // self.config.batch_size
+        return len(self.train_indices) // self.config.batch_size
 
-    def _start_from(self, path: Path) -> None:
-        other, info = load_checkpoint(path)
-        mine = (self.config.arch, self.info.class_names)
-        if (info.architecture, info.class_names) != mine:
-            raise TrainingError(
-                f"{path} is a {info.architecture} for {len(info.class_names)} classes, not a {mine[0]} for the same "
-                f"{len(mine[1])}; pass a checkpoint of the same --arch and classes to --init-from"
-            )
-        self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.run_dir / "model.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        return self.run_dir / "state.pt"
 
     def _build_optimizer(self) -> torch.optim.SGD:
         # Weight decay drives the block's output to nothing within a few epochs (measured: 8e-6), so it gets none.
@@ -155,100 +124,138 @@ class Trainer:
             nesterov=True,
         )
 
-    def run(self) -> None:
-        """Trains the epochs that are left.
+    def run(self) -> Iterator[int]:
+        """Trains the epochs that are left, and yields how many are done and saved: at the start, then after each one.
 
-        raises TrainingError where an epoch's figures show a collapse; the best checkpoint so far is kept
+        raises TrainingError where an epoch's figures show a collapse (the best checkpoint so far is kept), and
+        WriteError
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
-        total = self.config.epochs * self.steps_per_epoch
-        terminal = sys.stderr.isatty()
-        bar = tqdm(
-            total=total,
-            initial=self.progress.epoch * self.steps_per_epoch,
-            unit="batch",
-            dynamic_ncols=terminal,
-            # A log file wants a line a minute, a terminal a live bar.
-            mininterval=0.5 if terminal else 60,
+        log: RunLog | None = None
+        with self.shard.together():
+            if self.shard.first:
+                log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
+                # Before the first epoch, too: a disk that is full or read-only shows now, and --resume always works.
+                save_state(self.state_path, self.config, self.progress, self._state())
+        yield self.progress.epoch
+        images_per_epoch = self.steps_per_epoch * self.config.batch_size
+        bar = TrainingBar(
+            self.config.epochs * images_per_epoch, self.progress.epoch * images_per_epoch, self.shard.first
         )
-        shown: dict[str, str] = {}
         try:
             while self.progress.epoch < self.config.epochs:
-                problem = self._epoch(log, bar, shown)
-                if problem:
-                    raise TrainingError(
-                        f"epoch {self.progress.epoch}: {problem}. Best checkpoint so far: {self.checkpoint_path}"
-                    )
+                problem = self._epoch(log, bar)
+                with self.shard.together():
+                    if problem:
+                        raise TrainingError(
+                            f"epoch {self.progress.epoch}: {problem}. Best checkpoint so far: {self.checkpoint_path}"
+                        )
+                yield self.progress.epoch
         finally:
             bar.close()
-            log.close()
+            if log is not None:
+                log.close()
 
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.run_dir / "model.safetensors"
-
-    def _epoch(self, log: RunLog, bar: "tqdm[Any]", shown: dict[str, str]) -> str | None:
-        epoch, progress = self.progress.epoch, self.progress
+    def _epoch(self, log: RunLog | None, bar: TrainingBar) -> str | None:
+        """log: None in processes that do not write; returns what is wrong with the epoch's figures, if anything"""
+        epoch = self.progress.epoch
         wall, core = time.perf_counter(), time.process_time()
         # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
         torch.manual_seed(self.config.seed * 1_000_003 + epoch + 1)
-        loss, accuracy = self._train_epoch(epoch, bar, shown)
-        trained_wall = time.perf_counter() - wall
+        bar.start_epoch()
+        loss, accuracy = self._train_epoch(epoch, bar)
+        images_per_second = bar.images_per_second
         evaluated = self._evaluated_model()
         figures = {
             "lr": learning_rate(self.config, epoch + 1 - 1 / self.steps_per_epoch),
             "train_loss": loss,
             "train_accuracy": accuracy,
             **self.validation.measure(evaluated),
-            "train_images_per_second": self.steps_per_epoch * self.config.batch_size / trained_wall,
+            "train_images_per_second": images_per_second,
         }
-        problem = collapse(figures, progress.best_pgd) if self.config.method != "standard" else None
-        progress.epoch = epoch + 1
-        progress.wall_seconds += time.perf_counter() - wall
-        progress.core_seconds += time.process_time() - core
-        figures |= {"wall_seconds": progress.wall_seconds, "core_seconds": progress.core_seconds}
-        log.add(progress.epoch, figures)
-        shown |= {"val clean": f"{figures['val_clean']:.3f}", "val PGD-10": f"{figures['val_pgd10']:.3f}"}
-        selection = figures["val_clean"] if self.config.method == "standard" else figures["val_lowest"]
-        if problem is None and selection >= progress.best_lowest:
-            progress.best_lowest = selection
-            self._save_best(evaluated, figures)
-        progress.best_pgd = max(progress.best_pgd, figures["val_pgd10"])
-        self._save_state()
+        problem = collapse(figures, self.progress.best_pgd) if self.config.method != "standard" else None
+        selection = self._selection(figures)
+        best = problem is None and selection >= self.progress.best_lowest
+        progress = Progress(
+            epoch=epoch + 1,
+            best_lowest=selection if best else self.progress.best_lowest,
+            best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
+            wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
+            core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
+        )
+        figures |= {
+            "wall_seconds": progress.wall_seconds,
+            "core_seconds": progress.core_seconds,
+            "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
+        }
+        with self.shard.together():
+            if log is not None:
+                # In this order: whatever a kill leaves undone, the epoch is done anew from the state before it.
+                log.add(progress.epoch, figures)
+                if best:
+                    self._save_best(evaluated, {"epoch": progress.epoch, **figures})
+                save_state(self.state_path, self.config, progress, self._state())
+        self.progress = progress
+        bar.show(
+            {"val clean": f"{figures['val_clean']:.3f}", "val PGD-10": f"{figures['val_pgd10']:.3f}"}, of_epoch=True
+        )
         return problem
 
-    def _train_epoch(self, epoch: int, bar: "tqdm[Any]", shown: dict[str, str]) -> tuple[float, float]:
+    def _selection(self, figures: dict[str, Any]) -> float:
+        """What the best epoch is chosen by."""
+        return float(figures["val_clean" if self.config.method == "standard" else "val_lowest"])
+
+    def _train_epoch(self, epoch: int, bar: TrainingBar) -> tuple[float, float]:
+        """Mean loss and accuracy over the epoch's batches."""
         self.model.train()
-        losses = torch.zeros((), device=self.device)
-        right = torch.zeros((), device=self.device)
-        steps = self.steps_per_epoch
-        for index, (images, labels) in enumerate(batches(self.train, self.config.batch_size, shuffle=True)):
+        sums = torch.zeros(2, device=self.device)
+        steps, batch_size = self.steps_per_epoch, self.config.batch_size
+        for index, (images, labels) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
             rate = learning_rate(self.config, epoch + index / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            # All processes draw the whole batch's augmentation: that costs little, and makes it one process's.
             augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
-            inputs = to_float(augmented).contiguous(memory_format=torch.channels_last)
+            inputs = to_float(self.shard.rows(augmented)).contiguous(memory_format=torch.channels_last)
+            sums += self._step(inputs, self.shard.rows(labels))
+            bar.update(batch_size)
+            if index % 20 == 19 or index + 1 == steps:
+                loss, accuracy = self._means(sums, index + 1, epoch)
+                key = "accuracy" if self.config.method == "standard" else "attacked"
+                bar.show(
+                    {
+                        "epoch": str(epoch + 1),
+                        "loss": f"{loss:.3f}",
+                        key: f"{accuracy:.3f}",
+                        "memory": gib(peak_memory(self.device)),
+                    }
+                )
+        return self._means(sums, steps, epoch)
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One step on this process's part of a batch; its (loss, accuracy)."""
+        with as_part_of_the_whole_batch(self.shard):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                 step = self.method.step(self.model, inputs, labels)
             self.optimizer.zero_grad(set_to_none=True)
             step.loss.backward()
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update(self.model)
-            losses += step.loss.detach()
-            right += (step.logits.detach().argmax(dim=1) == labels).float().mean()
-            bar.update(1)
-            if index % 20 == 19 or index + 1 == steps:
-                mean_loss = losses.item() / (index + 1)
-                if not torch.isfinite(losses):
-                    raise TrainingError(f"epoch {epoch + 1}: the loss is {mean_loss}; resume with a lower --lr")
-                key = "accuracy" if self.config.method == "standard" else "attacked"
-                bar.set_postfix(
-                    {"epoch": epoch + 1, "loss": f"{mean_loss:.3f}", key: f"{right.item() / (index + 1):.3f}", **shown},
-                    refresh=False,
+        self.shard.average_(parameter.grad for parameter in self.model.parameters())
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        accuracy = (step.logits.detach().argmax(dim=1) == labels).float().mean()
+        return torch.stack([step.loss.detach(), accuracy])
+
+    def _means(self, sums: Tensor, steps: int, epoch: int) -> tuple[float, float]:
+        """Loss and accuracy per step, over all processes, of sums over `steps` steps of this one's."""
+        means = sums / steps
+        self.shard.average_([means])
+        loss, accuracy = means.tolist()
+        with self.shard.together():
+            if not torch.isfinite(means).all():
+                raise TrainingError(
+                    f"epoch {epoch + 1}: the loss is {loss}; start again under another --run with a lower --lr"
                 )
-        return losses.item() / steps, right.item() / steps
+        return loss, accuracy
 
     def _evaluated_model(self) -> SelfGradientNetwork:
         """The network that is validated and saved: the weight average where there is one."""
@@ -258,50 +265,74 @@ class Trainer:
         averaged.load_state_dict(self.average.state)
         return averaged
 
-    def _save_best(self, model: SelfGradientNetwork, figures: dict[str, float]) -> None:
-        history = {"epoch": self.progress.epoch, **figures}
-        values = {**self.info.__dict__, "history": history}
-        save_checkpoint(self.checkpoint_path, model.state_dict(), CheckpointInfo(**values))
+    def _save_best(self, model: SelfGradientNetwork, history: dict[str, Any]) -> None:
+        save_checkpoint(self.checkpoint_path, model.state_dict(), replace(self.info, history=history))
 
-    def _save_state(self) -> None:
+    def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            "config": self.config.as_dict(),
-            "progress": dict(self.progress.__dict__),
+            "data": self._data(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         if self.average is not None:
             state |= {"average": self.average.state, "average_steps": self.average.steps}
-        partial = self.state_path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.state_path)
+        return state
 
-    def _load_state(self) -> None:
-        state = read_state(self.state_path)
-        saved = TrainConfig.from_dict(state["config"])
-        if saved != self.config:
-            mine = self.config.as_dict()
-            differing = [f"{k} (was {v}, now {mine[k]})" for k, v in saved.as_dict().items() if mine[k] != v]
-            raise TrainingError(f"{self.state_path} is of a run with other settings: {', '.join(differing)}")
+    def _data(self) -> dict[str, Any]:
+        """What must not change about the pictures from one part of a run to the next."""
+        return {
+            "class_names": list(self.info.class_names),
+            "pictures": len(self.pictures),
+            "mean": list(self.info.mean),
+        }
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        data = self._data()
+        # States that an older version saved do not say what they were trained on.
+        if state.get("data", data) != data:
+            raise TrainingError(
+                f"{self.state_path} is of a run on other pictures ({state['data']['pictures']} of "
+                f"{len(state['data']['class_names'])} classes, now {data['pictures']} of {len(data['class_names'])}); "
+                "give the --data-root that it was started with, or start under another --run"
+            )
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.state = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
             self.average.steps = state["average_steps"]
+        self._take_over_best()
+
+    def _take_over_best(self) -> None:
+        """Killed between saving a best epoch and its state, a run has a better checkpoint than its state says."""
+        try:
+            _, info = load_checkpoint(self.checkpoint_path)
+        except CheckpointError:
+            return
+        if info.history.get("epoch", 0) > self.progress.epoch:
+            best = max(self.progress.best_lowest, self._selection(info.history))
+            self.progress = replace(self.progress, best_lowest=best)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The saved state of a run.
+def check_start(path: Path, arch: str) -> tuple[str, ...]:
+    """The class names of a checkpoint whose backbone training is to start from; cheap, so before reading pictures.
 
-    raises TrainingError where there is none or it is unreadable
+    raises CheckpointError, and TrainingError for another architecture
     """
-    if not path.is_file():
-        raise TrainingError(f"{path}: no such file, so there is nothing to resume; leave --resume away to start")
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
+    _, info = load_checkpoint(path)
+    if info.architecture != arch:
         raise TrainingError(
-            f"{path}: not a saved training state ({str(error).splitlines()[0]}); start again under another --run"
-        ) from None
-    return state
+            f"{path} is a {info.architecture}, not a {arch}; pass a checkpoint of the same --arch to --init-from"
+        )
+    return info.class_names
+
+
+def _on_device(pictures: PictureSet, device: torch.device) -> PictureSet:
+    """raises TrainingError where they do not fit"""
+    needed, free = pictures.images.numel(), free_memory(device)
+    if pictures.images.device != device and free is not None and needed > free:
+        raise TrainingError(
+            f"the pictures take {gib(needed)} of memory on {device}, of which {gib(free)} is free; "
+            "pass a smaller --image-size, or a --data-root with fewer pictures"
+        )
+    return pictures.to(device)

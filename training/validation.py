@@ -1,14 +1,19 @@
 """What the trainer measures after each epoch, and how it notices training that has gone wrong."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
 
 import torch
 from torch import Tensor
 
 from training import robustness
-from training.block_effect import measure_block_effect
+from training.block_effect import BlockEffect, measure_block_effect
+from training.distributed import ALONE, Shard
 from training.model import SelfGradientNetwork
 from training.robustness import Attack
+
+Measurement = tuple[int, Callable[[], Tensor]]
+"""How many values, and what measures them."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,7 @@ class Validation:
 
     images, labels: (N, 3, H, W) float32 in [0, 1] and (N)
     attacked:       how many of them, from the first, are attacked
+    shard:          with several processes, each does some of the measurements, and all know the figures
     """
 
     images: Tensor
@@ -24,6 +30,7 @@ class Validation:
     attacked: int
     eps: float
     seed: int
+    shard: Shard = ALONE
 
     def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
         """Accuracies in [0, 1] by log column, `val_lowest` (per picture over all attacks) among them.
@@ -32,25 +39,53 @@ class Validation:
         effect. The model is left in eval mode.
         """
         model.eval()
-        seed = self.seed
-        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
-        right = robustness.withstood(model, self.images, self.labels, robustness.clean(), eps=self.eps, seed=seed)
-        figures = {"val_clean": right.float().mean().item()}
-        results = {"clean": right[: self.attacked]}
-        for column, attack in self._attacks(model.block is not None):
-            results[column] = robustness.withstood(model, images, labels, attack, eps=self.eps, seed=seed)
-            figures[f"val_{column}"] = results[column].float().mean().item()
-        figures["val_lowest"] = robustness.lowest(results.values()).float().mean().item()
-        if model.block is not None:
-            torch.manual_seed(seed)
-            attacked = robustness.pgd(10).perturb(model, images, labels, self.eps)
-            effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=seed)
-            figures |= {f"block_{name}": value for name, value in effect.as_dict().items()}
-            off = robustness.withstood(
-                model, self.images, self.labels, robustness.clean(block=False), eps=self.eps, seed=seed
-            )
-            figures["val_clean_block_off"] = off.float().mean().item()
+        has_block = model.block is not None
+        everything, attacked = len(self.labels), self.attacked
+        attacks = self._attacks(has_block)
+
+        def withstood(attack: Attack, count: int) -> Measurement:
+            return count, lambda: self._withstood(model, attack, count)
+
+        measurements = {"clean": withstood(robustness.clean(), everything)}
+        measurements |= {column: withstood(attack, attacked) for column, attack in attacks}
+        if has_block:
+            measurements["effect"] = (len(fields(BlockEffect)), lambda: self._block_effect(model))
+            measurements["clean_block_off"] = withstood(robustness.clean(block=False), everything)
+        measured = self._divided(measurements)
+        effect = measured.pop("effect", None)
+        figures = {f"val_{column}": right.float().mean().item() for column, right in measured.items()}
+        lowest = robustness.lowest(measured[column][:attacked] > 0 for column in ("clean", *dict(attacks)))
+        figures["val_lowest"] = lowest.float().mean().item()
+        if effect is not None:
+            figures |= {f"block_{name}": value for name, value in BlockEffect(*effect.tolist()).as_dict().items()}
         return figures
+
+    def _divided(self, measurements: dict[str, Measurement]) -> dict[str, Tensor]:
+        """Each measurement made by one process, then known to all.
+
+        Every one of them seeds its own draws, so it does not matter which process makes it.
+        """
+        made = [
+            measure().double().cpu()
+            if turn % self.shard.processes == self.shard.rank
+            else torch.zeros(length, dtype=torch.double)
+            for turn, (length, measure) in enumerate(measurements.values())
+        ]
+        known = self.shard.sum_(torch.cat(made)).split([length for length, _ in measurements.values()])
+        return dict(zip(measurements, known, strict=True))
+
+    def _withstood(self, model: SelfGradientNetwork, attack: Attack, count: int) -> Tensor:
+        """Of the first `count` pictures."""
+        images, labels = self.images[:count], self.labels[:count]
+        return robustness.withstood(model, images, labels, attack, eps=self.eps, seed=self.seed)
+
+    def _block_effect(self, model: SelfGradientNetwork) -> Tensor:
+        """BlockEffect's fields in their order."""
+        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
+        torch.manual_seed(self.seed)
+        attacked = robustness.pgd(10).perturb(model, images, labels, self.eps)
+        effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=self.seed)
+        return torch.tensor(astuple(effect), dtype=torch.double)
 
     def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
         attacks = [("fgsm", robustness.fgsm(self.eps)), ("pgd10", robustness.pgd(10)), ("cw10", robustness.cw(10))]

@@ -133,11 +133,13 @@ def test_augmentation_is_a_crop_of_the_padded_picture_mirrored_or_not():
     assert torch.equal(unflipped, picture.expand(50, -1, -1, -1))
 
 
-def test_batches_shuffle_in_training_only():
-    pictures = numbered(10, 2)
-    ordered = [labels.tolist() for _, labels in batches(pictures, 4, shuffle=False)]
-    assert ordered == [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1]]
+def test_batches_are_whole_shuffled_and_of_the_given_pictures():
+    pictures = numbered(12, 2)
     torch.manual_seed(0)
-    shuffled = [images[:, 0, 0, 0].tolist() for images, _ in batches(pictures, 4, shuffle=True)]
-    assert [len(batch) for batch in shuffled] == [4, 4]
-    assert shuffled != [[0, 1, 2, 3], [4, 5, 6, 7]]
+    seen = [images[:, 0, 0, 0].tolist() for images, _ in batches(pictures, torch.arange(1, 11), 4)]
+    assert [len(batch) for batch in seen] == [4, 4]
+    drawn = {number for batch in seen for number in batch}
+    assert drawn <= set(range(1, 11))
+    assert len(drawn) == 8
+    assert seen != [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert all((images[:, 0, 0, 0] % 2 == labels).all() for images, labels in batches(pictures, torch.arange(12), 4))

@@ -1,0 +1,53 @@
+"""Labelled pictures as uint8 tensors."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "test"]
+
+
+class DatasetError(ValueError):
+    """Pictures that are missing or unreadable; the message names the place, what was expected, and the fix."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one size with their labels.
+
+    images:      (N, 3, H, W) uint8
+    labels:      (N) int64, indices into class_names
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> "PictureSet":
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device) -> "PictureSet":
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def channel_statistics(self, indices: Tensor | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel, of intensities in [0, 1], rounded to four digits.
+
+        indices: (M), of the pictures that count; all by default
+        """
+        if indices is None:
+            indices = torch.arange(len(self), device=self.images.device)
+        histogram = torch.zeros(3, 256, dtype=torch.int64)
+        # A few pictures at a time, because counting copies them.
+        for some in indices.split(4096):
+            channels = self.images[some].transpose(0, 1).flatten(1)
+            histogram += torch.stack([torch.bincount(channel, minlength=256) for channel in channels]).cpu()
+        weights = histogram.double() / histogram.sum(dim=1, keepdim=True)
+        levels = torch.arange(256, dtype=torch.double) / 255
+        mean = (weights * levels).sum(dim=1)
+        std = ((weights * levels**2).sum(dim=1) - mean**2).sqrt()
+        return tuple(round(value, 4) for value in mean.tolist()), tuple(round(value, 4) for value in std.tolist())

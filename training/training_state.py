@@ -1,0 +1,67 @@
+"""state.pt: all that an interrupted run needs to go on to the same result."""
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.atomic_file import write_atomically
+from training.config import TrainConfig
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do. What was saved stays."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after its last whole epoch.
+
+    epoch:        epochs done
+    best_lowest:  highest val_lowest so far: what model.safetensors was chosen by
+    best_pgd:     highest val_pgd10 so far
+    wall_seconds,
+    core_seconds: spent, over all resumed parts; core seconds do not grow when other work shares the machine
+    """
+
+    epoch: int = 0
+    best_lowest: float = -1.0
+    best_pgd: float = 0.0
+    wall_seconds: float = 0.0
+    core_seconds: float = 0.0
+
+
+def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Any]) -> None:
+    """tensors: state dictionaries and whatever else torch.load(weights_only=True) reads; raises WriteError"""
+    buffer = io.BytesIO()
+    torch.save({"config": config.as_dict(), "progress": asdict(progress), **tensors}, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """The saved state of the run with this configuration, on the CPU.
+
+    raises TrainingError where there is none, it is unreadable, or it is of a run with other settings
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path}: no such file, so there is nothing to resume; leave --resume away to start")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = TrainConfig.from_dict(state["config"])
+        Progress(**state["progress"])
+        missing = {"model", "optimizer"} - state.keys()
+    except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingError(f"{path}: not a saved training state ({reason}); start again under another --run") from None
+    if missing:
+        raise TrainingError(f"{path}: a training state without its {' and '.join(missing)}; start under another --run")
+    if saved != config:
+        mine = config.as_dict()
+        differing = [f"{k} (was {v}, now {mine[k]})" for k, v in saved.as_dict().items() if mine[k] != v]
+        raise TrainingError(
+            f"{path} is of a run with other settings: {', '.join(differing)}; "
+            "give the same ones as then, or start under another --run"
+        )
+    return state
