@@ -62,7 +62,7 @@ def copy_run(name: str, run: Path) -> None:
 
 def read_log(name: str) -> list[dict[str, float]]:
     with (RESULTS / f"{name}-training.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def core_minutes(name: str) -> float:

@@ -88,7 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Trains a self-gradient network or a baseline. The defaults are the paper's recipe for WRN-28-10.",
     )
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--run", help="name of the run: results go to runs/<name> (default: <arch>-<method>-<dataset>)")
+    parser.add_argument(
+        "--run",
+        # torchrun takes a --run anywhere on its command line for its own --run-path.
+        "--run-name",
+        help="name of the run: results go to runs/<name> (default: <arch>-<method>-<dataset>); "
+        "under torchrun write --run-name",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run from its last whole epoch")
     parser.add_argument(
         "--device",

@@ -134,8 +134,9 @@ class Trainer:
         with self.shard.together():
             if self.shard.first:
                 log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
-                # Before the first epoch, too: a disk that is full or read-only shows now, and --resume always works.
-                save_state(self.state_path, self.config, self.progress, self._state())
+                if self.progress.epoch == 0:
+                    # So that --resume always works, and a disk that is full or read-only shows before an hour is lost.
+                    save_state(self.state_path, self.config, self.progress, self._state())
         yield self.progress.epoch
         images_per_epoch = self.steps_per_epoch * self.config.batch_size
         bar = TrainingBar(

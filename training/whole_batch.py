@@ -86,7 +86,7 @@ def _batch_norm(
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     other_dimensions = [0, *range(2, input.dim())]
-    values = input.float()
+    values = input.to(torch.promote_types(input.dtype, torch.float32))
     own_variance, own_mean = torch.var_mean(values, dim=other_dimensions, correction=0)
     means, variances = _Gather.apply(torch.stack([own_mean, own_variance]), shard).unbind(1)
     mean = means.mean(0)
@@ -94,9 +94,10 @@ def _batch_norm(
     variance = variances.mean(0) + (means - mean).square().mean(0)
     if running_mean is not None and running_var is not None:
         count = shard.processes * input.numel() // input.shape[1]
-        with torch.no_grad():
-            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-            running_var.lerp_((variance.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
+        # As PyTorch's own batch norm does, behind autograd's back: the first pass, which normalised by these statistics
+        # and is differentiated later, would otherwise be refused.
+        running_mean.data.lerp_(mean.detach().to(running_mean.dtype), momentum)
+        running_var.data.lerp_((variance.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
     factor = torch.rsqrt(variance + eps)
     if weight is not None:
         factor = factor * weight

@@ -1,62 +1,8 @@
-import pickle
-from pathlib import Path
-
-import numpy as np
 import pytest
-import scipy.io
 import torch
+from tqdm import tqdm
 
 from training.data import DatasetError, PictureSet, augment, batches, load_pictures, split_validation
-
-
-def write_cifar(root: Path, hundred: bool) -> np.ndarray:
-    """A small archive in CIFAR's own format; returns the test pictures (N, 3, 32, 32)."""
-    rng = np.random.default_rng(0)
-    folder = root / ("cifar-100-python" if hundred else "cifar-10-batches-py")
-    folder.mkdir(parents=True)
-    key = "fine_labels" if hundred else "labels"
-    names = ["train", "test"] if hundred else [*(f"data_batch_{index}" for index in range(1, 6)), "test_batch"]
-    for name in names:
-        data = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
-        with (folder / name).open("wb") as file:
-            pickle.dump({"data": data, key: [index % 10 for index in range(20)]}, file)
-    classes = [f"class{index}" for index in range(100 if hundred else 10)]
-    meta, meta_key = ("meta", "fine_label_names") if hundred else ("batches.meta", "label_names")
-    with (folder / meta).open("wb") as file:
-        pickle.dump({meta_key: classes}, file)
-    return data.reshape(-1, 3, 32, 32)
-
-
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-def test_cifar_archives(dataset, tmp_path, monkeypatch):
-    pictures = write_cifar(tmp_path, dataset == "cifar100")
-    from torchvision import datasets
-
-    # The only thing a small archive cannot have is the real one's checksum.
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    test = load_pictures(dataset, tmp_path, "test")
-    assert np.array_equal(test.images.numpy(), pictures)
-    assert test.labels.tolist() == [index % 10 for index in range(20)]
-    assert test.class_names[3] == "class3"
-    assert len(load_pictures(dataset, tmp_path, "train")) == (20 if dataset == "cifar100" else 100)
-
-
-def test_svhn_archive(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (32, 32, 3, 10), dtype=np.uint8)
-    # SVHN's files call zero ten.
-    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": pictures, "y": np.arange(1, 11, dtype=np.uint8)[:, None]})
-    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
-    test = load_pictures("svhn", tmp_path, "test")
-    assert np.array_equal(test.images[4].numpy(), pictures[:, :, :, 4].transpose(2, 0, 1))
-    assert test.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
-
-
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "svhn"])
-def test_a_missing_archive_says_what_to_get(dataset, tmp_path):
-    with pytest.raises(DatasetError, match=r"no complete .*; expected .*https?://.*--data-root"):
-        load_pictures(dataset, tmp_path, "test")
 
 
 def test_image_folder(picture_folder):
@@ -75,9 +21,34 @@ def test_bad_image_folders_are_named(picture_folder, tmp_path):
     broken.parent.mkdir(parents=True)
     with pytest.raises(DatasetError, match="no pictures"):
         load_pictures("image-folder", tmp_path, "train")
-    broken.write_bytes((picture_folder / "train" / "red" / "000.png").read_bytes()[:100])
+    whole = (picture_folder / "train" / "red" / "000.png").read_bytes()
+    broken.write_bytes(whole[:100])
     with pytest.raises(DatasetError, match=r"broken\.png: not a readable picture"):
         load_pictures("image-folder", tmp_path, "train")
+    broken.write_bytes(whole)
+    for index in range(7):
+        broken.with_name(f"{index}.png").write_text("no picture")
+    with pytest.raises(DatasetError, match=r"0\.png: not a readable picture .*; .*1\.png: .*; and 2 more; remove"):
+        load_pictures("image-folder", tmp_path, "train")
+
+
+def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded(picture_folder, monkeypatch):
+    monkeypatch.setattr("training.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("PIL.Image.Image.convert", lambda *_: pytest.fail("decoded a picture"))
+    with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take 0.0 GiB of memory, .*--image-size"):
+        load_pictures("image-folder", picture_folder, "train")
+
+
+def test_reading_shows_progress(picture_folder, capfd, monkeypatch):
+    # Reading is quick here, so the bar must not wait.
+    monkeypatch.setattr(
+        "training.picture_folder.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0})
+    )
+    load_pictures("image-folder", picture_folder, "test")
+    shown = capfd.readouterr().err
+    assert "checking pictures: 100%" in shown
+    assert "reading pictures: 100%" in shown
+    assert "24/24" in shown
 
 
 def test_mixed_sizes_ask_for_a_size(picture_folder, tmp_path):
