@@ -23,10 +23,13 @@ from training.checkpoint import (
 from training.config import TrainConfig
 from training.data import PictureSet, augment, batches, split_validation, to_float
 from training.methods import build_method
+from training.mixing import cutmix, cutout
 from training.model import SelfGradientNetwork
+from training.oracle import GradientOracle
 from training.run_log import RunLog
 from training.schedule import learning_rate
 from training.validation import Validation, collapse
+from training.views import check_view
 
 
 class TrainingError(RuntimeError):
@@ -112,6 +115,7 @@ class Trainer:
             epsilon=config.epsilon if config.method != "standard" else 0.0,
             block=block if config.method == "self-gradient" else None,
             seed=config.seed,
+            activation=config.activation,
             recipe=config.as_dict(),
             versions=current_versions(),
             git_commit=git_commit(),
@@ -119,6 +123,7 @@ class Trainer:
         self.model = build_model(self.info)
         if config.init_from and not resume:
             self._start_from(Path(config.init_from))
+        check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -138,6 +143,11 @@ class Trainer:
             raise TrainingError(
                 f"{path} is a {info.architecture} for {len(info.class_names)} classes, not a {mine[0]} for the same "
                 f"{len(mine[1])}; pass a checkpoint of the same --arch and classes to --init-from"
+            )
+        if info.activation != self.config.activation or isinstance(other, GradientOracle):
+            raise TrainingError(
+                f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
+                "--activation, and no gradient-oracle, to --init-from"
             )
         self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
 
@@ -203,7 +213,9 @@ class Trainer:
             **self.validation.measure(evaluated),
             "train_images_per_second": self.steps_per_epoch * self.config.batch_size / trained_wall,
         }
-        problem = collapse(figures, progress.best_pgd) if self.config.method != "standard" else None
+        # A gradient oracle reads the label out of the gradient: that is what it is there to show.
+        adversarial = self.config.method not in ("standard", "gradient-oracle")
+        problem = collapse(figures, progress.best_pgd) if adversarial else None
         progress.epoch = epoch + 1
         progress.wall_seconds += time.perf_counter() - wall
         progress.core_seconds += time.process_time() - core
@@ -228,11 +240,12 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
-            inputs = to_float(augmented).contiguous(memory_format=torch.channels_last)
+            cut, targets = self._cut(augmented, labels)
+            inputs = to_float(cut).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                step = self.method.step(self.model, inputs, labels)
+                step = self.method.loss(self.model, self.method.attack(self.model, inputs, targets))
             self.optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()
+            step.backward()
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.model)
@@ -249,6 +262,16 @@ class Trainer:
                     refresh=False,
                 )
         return losses.item() / steps, right.item() / steps
+
+    def _cut(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images and their targets after cutout and CutMix, where the configuration asks for them."""
+        targets = labels
+        if self.config.cutout:
+            mean = torch.tensor(self.info.mean, device=images.device).view(1, -1, 1, 1)
+            images = cutout(images, self.config.cutout, (255 * mean).round().to(images.dtype))
+        if self.config.cutmix:
+            images, targets = cutmix(images, labels, len(self.info.class_names), self.config.cutmix)
+        return images, targets
 
     def _evaluated_model(self) -> SelfGradientNetwork:
         """The network that is validated and saved: the weight average where there is one."""
