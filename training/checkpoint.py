@@ -90,7 +90,7 @@ class CheckpointInfo:
 
 
 # What files say by leaving out a field that came later.
-_OLDER_FILES_MEAN = {"activation": "relu"}
+_OLDER_FILES_MEAN: dict[str, Any] = {"activation": "relu"}
 
 
 def build_model(info: CheckpointInfo) -> SelfGradientNetwork:

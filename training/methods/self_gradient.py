@@ -9,6 +9,7 @@ from training import views
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
 from training.model import LogitsFunction, SelfGradientNetwork
+from training.second_derivatives import CheapSecondDerivatives
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class SelfGradientTraining:
         return Batch(images, self.training_attack(self._view_of(model), images, targets), targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
-        plain_logits, gradient = model.first_pass(batch.attacked)
+        with CheapSecondDerivatives():
+            plain_logits, gradient = model.first_pass(batch.attacked)
         logits = model.second_pass(batch.attacked, gradient).float()
         loss = F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
         if self.plain_loss_share > 0:
