@@ -104,7 +104,9 @@ class _BatchNorm(torch.autograd.Function):
         by_features, *of_parameters = context.needs_input_grad[:3]
         input_gradient = None
         if by_features:
-            input_gradient = _BatchNormInputGradient.apply(gradient, features.detach(), weight, running_var, context.eps)
+            input_gradient = _BatchNormInputGradient.apply(
+                gradient, features.detach(), weight, running_var, context.eps
+            )
         weight_gradient = bias_gradient = None
         if any(of_parameters):
             _, weight_gradient, bias_gradient = _batch_norm_backward(
