@@ -11,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from export.decompositions import decompositions
 from training.model import SelfGradientNetwork
+from training.oracle import GradientOracle
 
 INPUT_NAME = "image"
 TRACED_BATCH = 2
@@ -54,7 +55,15 @@ class OnePass(Passes):
 
 
 def passes_of(network: SelfGradientNetwork) -> Passes:
-    """Two passes for a network with a block, one for a network without."""
+    """Two passes for a network with a block, one for a network without.
+
+    raises CaptureError for a gradient oracle
+    """
+    if isinstance(network, GradientOracle):
+        raise CaptureError(
+            "a gradient oracle needs the true label of every picture, which nobody has when it is served: "
+            "export a network trained by another --method"
+        )
     return OnePass(network) if network.block is None else TwoPasses(network)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from training.activations import ACTIVATIONS, with_activation
 from training.architectures import KNOWN, build_backbone
 from training.atomic_file import WriteError
-from training.config import METHODS, TrainConfig, recipe_defaults
+from training.config import METHODS, TrainConfig, check_given, recipe_defaults
 from training.data import DATASETS, load_pictures
 from training.distributed import (
     DistributedError,
@@ -33,14 +34,18 @@ CHOICES = {
     "method": METHODS,
     "lr_schedule": ("step", "cyclic"),
     "attack": ("pgd", "n-fgsm"),
-    "attack_view": ("held", "smooth"),
+    "attack_start": ("uniform", "image"),
+    "attack_view": ("held", "smooth", "full"),
+    "bilateral_target": ("most-confusing", "random"),
+    "activation": tuple(ACTIVATIONS),
     "gradient_scaling": ("none", "rms"),
     "precision": ("float32", "bf16"),
 }
 HELP = {
     "dataset": "which reader reads --data-root",
     "arch": f"backbone: {KNOWN}",
-    "method": "training method",
+    "method": "training method; gradient-oracle is table 1's experiment, told the gradient of its own true loss",
+    "activation": "of the backbone; the smooth ones let attacks see the self-gradient",
     "dataset_name": "what figures call the data, where --dataset does not say it",
     "image_size": "side in pixels that an image folder's pictures are resized to",
     "init_from": "checkpoint whose backbone weights to start from",
@@ -57,12 +62,22 @@ HELP = {
     "attack": "training attack; n-fgsm is one step and resists catastrophic overfitting",
     "attack_steps": "steps of the pgd training attack",
     "attack_step_size": "its step in units of pixel intensity, such as 2/255",
-    "attack_view": "training attack on a self-gradient network: gradient held fixed, or seen by the smooth surrogate",
+    "attack_start": "where the pgd training attack starts: a uniform draw from the ball, or the picture",
+    "attack_view": "training attack on a self-gradient network: gradient held fixed, seen by the smooth surrogate, or "
+    "differentiated in full (smooth activations)",
     "attack_beta": "softplus sharpness of the smooth surrogate",
     "block_layers": "1x1-convolution + tanh pairs in the self-gradient block",
     "block_scale": "largest correction of a pixel, units of pixel intensity, such as 8/255 (1 is the paper's)",
     "gradient_scaling": "rms: each image's gradient is divided by its root mean square first; none: the paper's",
     "plain_loss_share": "weight of the block-off loss, from 0",
+    "trades_beta": "weight of the divergence in trades",
+    "bilateral_target": "class to which bilateral's attack moves a picture",
+    "label_beta": "how many times another class's share bilateral leaves the right class",
+    "label_smoothing": "share of a label that all classes divide evenly, from 0",
+    "weight_perturbation": "adversarial weight perturbation, relative to each weight's norm, such as 0.005; 0 for none",
+    "gradient_alignment": "weight of gradient alignment, such as 0.2, against catastrophic overfitting; 0 for none",
+    "cutout": "side in pixels of a hole in each picture, such as 16; 0 for none",
+    "cutmix": "share of pictures that get a rectangle of another one, such as 0.5; 0 for none",
     "ema_decay": "decay of the weight average that is validated and saved; 0 for none",
     "precision": "bf16 autocast or float32 (default: bf16 where the hardware computes in it)",
     "crop_padding": "zero padding in pixels for random crops",
@@ -134,7 +149,8 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     method = given.get("method", "self-gradient")
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
-    build_backbone(config.arch, 2)
+    check_given(config, given)
+    with_activation(build_backbone(config.arch, 2), config.activation)
     return config
 
 
@@ -162,7 +178,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
                 )
                 raise TrainingError(f"{file} exists: {hint} another --run")
         if config.init_from:
-            class_names = check_start(Path(config.init_from), config.arch)
+            class_names = check_start(Path(config.init_from), config.arch, config.activation)
     pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size, class_names)
     return Trainer(config, pictures, run_dir, device, state, shard)
 

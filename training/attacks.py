@@ -19,7 +19,7 @@ AttackLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy per image, (N, classes) and (N) -> (N)."""
+    """Cross-entropy per image, (N, classes) and (N), or (N, classes) shares of mixed labels -> (N)."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -34,7 +34,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return wrong - right
 
 
-Start = Literal["image", "uniform"]
+Start = Literal["image", "uniform", "near"]
 
 
 def pgd(
@@ -55,7 +55,8 @@ def pgd(
     labels:     (N)
     eps:        radius of the ball, units of pixel intensity
     step_size:  units of pixel intensity
-    start:      the image itself, or a uniform draw from the ball (torch's global generator)
+    start:      the image itself, a uniform draw from the ball, or a normal draw of standard deviation 0.001 around the
+                image, for losses that have no gradient at the image (draws come from torch's global generator)
     keep_best:  return each image's first iterate that is classified wrongly, or else the one of highest margin (the
                 start included), instead of the last one; with it more steps from the same start never raise
                 accuracy, and a fooled image costs no more steps. One more forward pass than without
@@ -67,7 +68,9 @@ def pgd(
     current = images.clone()
     if start == "uniform":
         current = torch.clamp(images + draw_like(images, lambda noise: noise.uniform_(-eps, eps)), low, high)
-    best, best_margin = current.clone(), torch.full(labels.shape, float("-inf"), device=images.device)
+    elif start == "near":
+        current = torch.clamp(images + draw_like(images, lambda noise: noise.normal_(0, 0.001)), low, high)
+    best, best_margin = current.clone(), torch.full(labels.shape[:1], float("-inf"), device=images.device)
     # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
     active = torch.arange(len(labels), device=images.device)
     for _ in range(steps):

@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from training.activations import with_activation
 from training.architectures import build_backbone
 from training.atomic_file import write_atomically
 from training.model import SelfGradientBlock, SelfGradientNetwork
+from training.oracle import GradientOracle, with_gradient_input
 
 FORMAT = "self-gradient-checkpoint/1"
 METADATA_KEY = "self_gradient_network"
@@ -42,12 +44,13 @@ class CheckpointInfo:
     image_size:   (height, width) in pixels that it was trained at
     mean, std:    per-channel normalisation of images in [0, 1]
     dataset:      what it was trained on, as a reader should see it
-    method:       standard, pgd or self-gradient
+    method:       one of training.config.METHODS; a gradient-oracle's network is a GradientOracle
     epsilon:      L-inf budget it was trained for, in units of pixel intensity (0 for none)
     block:        the self-gradient block, None for a plain network
     recipe:       the whole training configuration
     history:      figures of the epoch it was taken from
     versions:     of Python and the packages that made it
+    activation:   of the backbone, by its name in training.activations
     """
 
     architecture: str
@@ -64,6 +67,7 @@ class CheckpointInfo:
     history: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str = ""
+    activation: str = "relu"
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
@@ -74,6 +78,7 @@ class CheckpointInfo:
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(f"its JSON does not say format {FORMAT!r}")
+        values = _OLDER_FILES_MEAN | values
         wanted = {item.name for item in fields(cls)}
         if set(values) != wanted:
             raise ValueError(f"its JSON has other fields than expected: {sorted(set(values) ^ wanted)}")
@@ -84,10 +89,14 @@ class CheckpointInfo:
         return cls(**values)
 
 
+# What files say by leaving out a field that came later.
+_OLDER_FILES_MEAN: dict[str, Any] = {"activation": "relu"}
+
+
 def build_model(info: CheckpointInfo) -> SelfGradientNetwork:
     """The network that `info` describes, freshly initialised.
 
-    raises ValueError for an architecture that is not known
+    raises ValueError for an architecture or activation that is not known
     """
     block = None
     if info.block is not None:
@@ -97,7 +106,9 @@ def build_model(info: CheckpointInfo) -> SelfGradientNetwork:
             scale=info.block.scale,
             gradient_scaling=info.block.gradient_scaling,  # type: ignore[arg-type]
         )
-    backbone = build_backbone(info.architecture, len(info.class_names))
+    backbone = with_activation(build_backbone(info.architecture, len(info.class_names)), info.activation)
+    if info.method == "gradient-oracle":
+        return GradientOracle(with_gradient_input(backbone, len(info.mean)), info.mean, info.std)
     return SelfGradientNetwork(backbone, block, info.mean, info.std)
 
 

@@ -15,6 +15,8 @@ from training.block_effect import measure_block_effect
 from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
 from training.numbers import number
+from training.oracle import GradientOracle
+from training.oracle_protocol import judge_oracle
 from training.report import Report, row_key, standard_error
 from training.robustness import Attack
 
@@ -71,8 +73,8 @@ def choose_pictures(pictures: PictureSet, count: int, seed: int) -> PictureSet:
     return pictures if count >= len(pictures) else split_validation(pictures, count, seed)[1]
 
 
-def evaluate(arguments: argparse.Namespace, command: str) -> Report:
-    """Runs the protocol, saving the report after each attack.
+def evaluate(arguments: argparse.Namespace, command: str) -> None:
+    """Runs the protocol, saving the report after each attack; of a gradient oracle, table 1's two figures.
 
     raises CheckpointError, DatasetError
     """
@@ -92,6 +94,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> Report:
         )
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     labels = chosen.labels.to(device)
+    path = arguments.report or arguments.ckpt.with_name("evaluation.json")
     report = Report(
         setting={
             "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
@@ -114,7 +117,9 @@ def evaluate(arguments: argparse.Namespace, command: str) -> Report:
             "core_seconds_of_training": info.history.get("core_seconds"),
         },
     )
-    path = arguments.report or arguments.ckpt.with_name("evaluation.json")
+    if isinstance(model, GradientOracle):
+        print(judge_oracle(model, images, labels, report.setting, report.about, path))
+        return
     attacks = protocol(arguments.eps, model.block is not None, arguments.beta)
     taken_over = report.take_over(path)
     if taken_over:
@@ -157,7 +162,6 @@ def evaluate(arguments: argparse.Namespace, command: str) -> Report:
             f"{effect_values['answers_changed_attacked']:.1%} of those on PGD-10 pictures"
         )
     print(f"wrote {path}")
-    return report
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,6 +23,13 @@ def soft_loss(logits: Tensor) -> Tensor:
     return logits.sum()
 
 
+def rms_normalised(gradient: Tensor) -> Tensor:
+    """Each image's gradient divided by its own root mean square, (N, C, H, W) -> (N, C, H, W); zero stays zero."""
+    mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
+    # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
+    return gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
+
+
 class SelfGradientBlock(nn.Module):
     """Turns the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
 
@@ -58,9 +65,7 @@ class SelfGradientBlock(nn.Module):
 
     def forward(self, gradient: Tensor) -> Tensor:
         if self.gradient_scaling == "rms":
-            mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
-            # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
-            gradient = gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
+            gradient = rms_normalised(gradient)
         for convolution in self.convolutions:
             gradient = torch.tanh(convolution(gradient))
         return gradient * self.scale
@@ -166,6 +171,19 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
     finally:
         for child in training:
             child.train()
+
+
+@contextmanager
+def still_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Within, batch norm normalises as it would anyway and leaves its running statistics as they are."""
+    momenta = [(child, child.momentum) for child in module.modules() if isinstance(child, _BatchNorm)]
+    for child, _ in momenta:
+        child.momentum = 0.0
+    try:
+        yield
+    finally:
+        for child, momentum in momenta:
+            child.momentum = momentum
 
 
 LogitsFunction = Callable[[Tensor], Tensor]

@@ -24,12 +24,15 @@ from training.data import PictureSet, augment, batches, split_indices, to_float
 from training.distributed import ALONE, Shard
 from training.memory import MIB, free_memory, gib, peak_memory
 from training.methods import build_method
+from training.mixing import cutmix, cutout
 from training.model import SelfGradientNetwork
+from training.oracle import GradientOracle
 from training.run_log import RunLog
 from training.schedule import learning_rate
 from training.training_bar import TrainingBar
 from training.training_state import Progress, TrainingError, save_state
 from training.validation import Validation, collapse
+from training.views import check_view
 from training.weight_average import WeightAverage
 from training.whole_batch import as_part_of_the_whole_batch
 
@@ -82,6 +85,7 @@ class Trainer:
             epsilon=config.epsilon if config.method != "standard" else 0.0,
             block=block if config.method == "self-gradient" else None,
             seed=config.seed,
+            activation=config.activation,
             recipe=config.as_dict(),
             versions=current_versions(),
             git_commit=git_commit(),
@@ -90,6 +94,7 @@ class Trainer:
         if config.init_from and state is None:
             other, _ = load_checkpoint(Path(config.init_from))
             self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -173,7 +178,9 @@ class Trainer:
             **self.validation.measure(evaluated),
             "train_images_per_second": images_per_second,
         }
-        problem = collapse(figures, self.progress.best_pgd) if self.config.method != "standard" else None
+        # A gradient oracle reads the label out of the gradient: that is what it is there to show.
+        adversarial = self.config.method not in ("standard", "gradient-oracle")
+        problem = collapse(figures, self.progress.best_pgd) if adversarial else None
         selection = self._selection(figures)
         best = problem is None and selection >= self.progress.best_lowest
         progress = Progress(
@@ -182,6 +189,7 @@ class Trainer:
             best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
             wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
             core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
+            problem=problem or "",
         )
         figures |= {
             "wall_seconds": progress.wall_seconds,
@@ -216,8 +224,9 @@ class Trainer:
                 group["lr"] = rate
             # All processes draw the whole batch's augmentation: that costs little, and makes it one process's.
             augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
-            inputs = to_float(self.shard.rows(augmented)).contiguous(memory_format=torch.channels_last)
-            sums += self._step(inputs, self.shard.rows(labels))
+            cut, targets = self._cut(augmented, labels)
+            inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
+            sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
             bar.update(batch_size)
             if index % 20 == 19 or index + 1 == steps:
                 loss, accuracy = self._means(sums, index + 1, epoch)
@@ -232,13 +241,13 @@ class Trainer:
                 )
         return self._means(sums, steps, epoch)
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step on this process's part of a batch; its (loss, accuracy)."""
+    def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+        """One step on this process's part of a batch, targets as in training.methods.Batch; its (loss, accuracy)."""
         with as_part_of_the_whole_batch(self.shard):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                step = self.method.step(self.model, inputs, labels)
+                step = self.method.loss(self.model, self.method.attack(self.model, inputs, targets))
             self.optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()
+            step.backward()
         self.shard.average_(parameter.grad for parameter in self.model.parameters())
         self.optimizer.step()
         if self.average is not None:
@@ -257,6 +266,16 @@ class Trainer:
                     f"epoch {epoch + 1}: the loss is {loss}; start again under another --run with a lower --lr"
                 )
         return loss, accuracy
+
+    def _cut(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images and their targets after cutout and CutMix, where the configuration asks for them."""
+        targets = labels
+        if self.config.cutout:
+            mean = torch.tensor(self.info.mean, device=images.device).view(1, -1, 1, 1)
+            images = cutout(images, self.config.cutout, (255 * mean).round().to(images.dtype))
+        if self.config.cutmix:
+            images, targets = cutmix(images, labels, len(self.info.class_names), self.config.cutmix)
+        return images, targets
 
     def _evaluated_model(self) -> SelfGradientNetwork:
         """The network that is validated and saved: the weight average where there is one."""
@@ -297,6 +316,11 @@ class Trainer:
                 "give the --data-root that it was started with, or start under another --run"
             )
         self.progress = Progress(**state["progress"])
+        if self.progress.problem:
+            raise TrainingError(
+                f"{self.state_path}: this run stopped for good after epoch {self.progress.epoch} "
+                f"({self.progress.problem}); start again under another --run"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -315,15 +339,20 @@ class Trainer:
             self.progress = replace(self.progress, best_lowest=best)
 
 
-def check_start(path: Path, arch: str) -> tuple[str, ...]:
+def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
     """The class names of a checkpoint whose backbone training is to start from; cheap, so before reading pictures.
 
-    raises CheckpointError, and TrainingError for another architecture
+    raises CheckpointError, and TrainingError for another architecture or activation
     """
-    _, info = load_checkpoint(path)
+    other, info = load_checkpoint(path)
     if info.architecture != arch:
         raise TrainingError(
             f"{path} is a {info.architecture}, not a {arch}; pass a checkpoint of the same --arch to --init-from"
+        )
+    if info.activation != activation or isinstance(other, GradientOracle):
+        raise TrainingError(
+            f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
+            "--activation, and no gradient-oracle, to --init-from"
         )
     return info.class_names
 

@@ -22,6 +22,7 @@ class Progress:
     epoch:        epochs done
     best_lowest:  highest val_lowest so far: what model.safetensors was chosen by
     best_pgd:     highest val_pgd10 so far
+    problem:      why training stopped for good before its last epoch, or ""
     wall_seconds,
     core_seconds: spent, over all resumed parts; core seconds do not grow when other work shares the machine
     """
@@ -31,6 +32,7 @@ class Progress:
     best_pgd: float = 0.0
     wall_seconds: float = 0.0
     core_seconds: float = 0.0
+    problem: str = ""
 
 
 def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Any]) -> None:

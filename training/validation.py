@@ -10,6 +10,8 @@ from training import robustness
 from training.block_effect import BlockEffect, measure_block_effect
 from training.distributed import ALONE, Shard
 from training.model import SelfGradientNetwork
+from training.oracle import GradientOracle
+from training.oracle_protocol import oracle_withstood
 from training.robustness import Attack
 
 Measurement = tuple[int, Callable[[], Tensor]]
@@ -39,6 +41,8 @@ class Validation:
         effect. The model is left in eval mode.
         """
         model.eval()
+        if isinstance(model, GradientOracle):
+            return self._measure_oracle(model)
         has_block = model.block is not None
         everything, attacked = len(self.labels), self.attacked
         attacks = self._attacks(has_block)
@@ -86,6 +90,15 @@ class Validation:
         attacked = robustness.pgd(10).perturb(model, images, labels, self.eps)
         effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=self.seed)
         return torch.tensor(astuple(effect), dtype=torch.double)
+
+    def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
+        """Table 1's two figures, labels told to the network."""
+        clean = oracle_withstood(model, self.images, self.labels, steps=0, eps=self.eps, seed=self.seed)
+        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
+        pgd10 = oracle_withstood(model, images, labels, steps=10, eps=self.eps, seed=self.seed)
+        lowest = robustness.lowest([clean[: self.attacked], pgd10])
+        shares = {"val_clean": clean, "val_pgd10": pgd10, "val_lowest": lowest}
+        return {name: right.float().mean().item() for name, right in shares.items()}
 
     def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
         attacks = [("fgsm", robustness.fgsm(self.eps)), ("pgd10", robustness.pgd(10)), ("cw10", robustness.cw(10))]

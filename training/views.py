@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from training.activations import has_relu
 from training.model import LogitsFunction, SelfGradientNetwork
 
-_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 class SmoothReLU(TorchFunctionMode):
@@ -29,14 +30,31 @@ class SmoothReLU(TorchFunctionMode):
         self.beta = beta
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _RELU_CALLS:
+        if func in RELU_CALLS:
             return F.softplus(args[0] if args else kwargs["input"], beta=self.beta)
         return func(*args, **(kwargs or {}))
 
 
 def full_view(model: SelfGradientNetwork) -> LogitsFunction:
-    """The network as it is: derivatives through both passes, by double backward."""
+    """The network as it is: derivatives through both passes, by double backward.
+
+    Sees the block of a network with smooth activations (training.activations); of a ReLU network it equals held_view.
+    """
     return model
+
+
+def check_view(view: str, model: SelfGradientNetwork) -> None:
+    """raises ValueError for a training attack's view that shows nothing of this network's block that is not free"""
+    if view == "full" and has_relu(model.backbone):
+        raise ValueError(
+            "--attack-view full equals held for a backbone with ReLUs, at three times the cost; add a smooth "
+            "--activation such as silu, or pass --attack-view smooth"
+        )
+    if view == "smooth" and model.block is not None and not has_relu(model.backbone):
+        raise ValueError(
+            "--attack-view smooth replaces ReLUs, and this backbone has none: pass --attack-view full, which sees the "
+            "block as it is"
+        )
 
 
 def held_view(model: SelfGradientNetwork) -> LogitsFunction:
@@ -61,7 +79,7 @@ def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:
 
 
 def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
-    """Exact logits; derivatives through the first pass as if its ReLUs were softplus.
+    """Exact logits; derivatives through the first pass as if its ReLUs were softplus. Smooth activations stay.
 
     beta: softplus sharpness; 5, 20 and 100 are the usual three
     """

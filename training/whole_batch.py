@@ -1,6 +1,6 @@
 """What makes a training step on part of a batch equal to a step on the whole: its random draws and its batch norm."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -52,6 +52,11 @@ def draw_like(images: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
     return shard.rows(draw(whole))
+
+
+def average_over_the_whole_batch(tensors: Iterable[Tensor]) -> None:
+    """Replaces gradients of the mean loss of this process's part by those of the whole batch's, in place."""
+    _SHARD.get().average_(tensors)
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):

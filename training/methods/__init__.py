@@ -1,0 +1,6 @@
+"""Training methods: each turns a batch into the loss to minimise."""
+
+from training.methods.build import build_method
+from training.methods.step import Batch, Method, Step
+
+__all__ = ["Batch", "Method", "Step", "build_method"]

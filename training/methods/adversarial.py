@@ -1,0 +1,29 @@
+"""Adversarial training of a plain network."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import views
+from training.methods.step import Batch, Step
+from training.methods.training_attack import TrainingAttack
+from training.model import SelfGradientNetwork
+
+
+@dataclass(frozen=True)
+class AdversarialTraining:
+    """Cross-entropy on attacked pictures, plain network.
+
+    Source: Madry et al. (2018); with one step, Wong et al., Fast is better than free (2020).
+    """
+
+    training_attack: TrainingAttack
+    label_smoothing: float = 0.0
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        return Batch(images, self.training_attack(views.block_off_view(model), images, targets), targets)
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        logits = model.plain_logits(batch.attacked).float()
+        return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)

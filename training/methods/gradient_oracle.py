@@ -1,0 +1,35 @@
+"""Adversarial training of the gradient oracle."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.methods.step import Batch, Step
+from training.methods.training_attack import TrainingAttack
+from training.model import SelfGradientNetwork
+from training.oracle import GradientOracle
+
+
+@dataclass(frozen=True)
+class OracleTraining:
+    """Cross-entropy on attacked pictures with the gradient of their true loss as extra input.
+
+    Source: Self-Gradient Networks, table 1, "With Grad"; "Without Grad" is AdversarialTraining.
+    """
+
+    training_attack: TrainingAttack
+    label_smoothing: float = 0.0
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        return Batch(images, self.training_attack(_oracle(model).seen_with(targets), images, targets), targets)
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        logits = _oracle(model).oracle_logits(batch.attacked, batch.targets).float()
+        return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)
+
+
+def _oracle(model: SelfGradientNetwork) -> GradientOracle:
+    if not isinstance(model, GradientOracle):
+        raise TypeError("method gradient-oracle trains a GradientOracle; build it with training.checkpoint.build_model")
+    return model

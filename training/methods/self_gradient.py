@@ -1,0 +1,46 @@
+"""Training of a self-gradient network."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import views
+from training.methods.step import Batch, Step
+from training.methods.training_attack import TrainingAttack
+from training.model import LogitsFunction, SelfGradientNetwork
+from training.second_derivatives import CheapSecondDerivatives
+
+
+@dataclass(frozen=True)
+class SelfGradientTraining:
+    """Cross-entropy on attacked pictures through both passes, parameters differentiated through the self-gradient.
+
+    view, beta:       how the attack sees the self-gradient (TrainConfig)
+    plain_loss_share: weight of the first pass's cross-entropy
+    Source: Self-Gradient Networks, sections 3.5 and 4.
+    """
+
+    training_attack: TrainingAttack
+    view: str
+    beta: float
+    plain_loss_share: float
+    label_smoothing: float = 0.0
+
+    def _view_of(self, model: SelfGradientNetwork) -> LogitsFunction:
+        if self.view == "smooth":
+            return views.smooth_view(model, self.beta)
+        return views.full_view(model) if self.view == "full" else views.held_view(model)
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        return Batch(images, self.training_attack(self._view_of(model), images, targets), targets)
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        with CheapSecondDerivatives():
+            plain_logits, gradient = model.first_pass(batch.attacked)
+        logits = model.second_pass(batch.attacked, gradient).float()
+        loss = F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
+        if self.plain_loss_share > 0:
+            plain_loss = F.cross_entropy(plain_logits.float(), batch.targets, label_smoothing=self.label_smoothing)
+            loss = (1 - self.plain_loss_share) * loss + self.plain_loss_share * plain_loss
+        return Step(loss, logits)

@@ -1,0 +1,23 @@
+"""Standard training."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.methods.step import Batch, Step
+from training.model import SelfGradientNetwork
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Cross-entropy on the pictures as they are."""
+
+    label_smoothing: float = 0.0
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        return Batch(images, images, targets)
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        logits = model.plain_logits(batch.images).float()
+        return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)

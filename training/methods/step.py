@@ -1,0 +1,56 @@
+"""What every training method has in common: attack a batch, then work out the loss on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from training.model import SelfGradientNetwork
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch after its attack.
+
+    images:   (N, 3, H, W) float32 in [0, 1], as they came
+    attacked: (N, 3, H, W), what the attack made of them; the images themselves where a method attacks nothing
+    targets:  (N) class indices, or (N, classes) shares that sum to 1 (of mixed or perturbed labels)
+    """
+
+    images: Tensor
+    attacked: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch's outcome.
+
+    loss:   scalar, to be differentiated
+    logits: (N, classes), of the images that were trained on, for the running accuracy
+    undo:   puts weights back that were moved for this loss; backward() calls it
+    """
+
+    loss: Tensor
+    logits: Tensor
+    undo: Callable[[], None] | None = None
+
+    def backward(self) -> None:
+        """Adds the loss's gradient to the parameters' .grad."""
+        self.loss.backward()
+        if self.undo is not None:
+            self.undo()
+
+    def with_loss(self, loss: Tensor) -> "Step":
+        return replace(self, loss=loss)
+
+
+class Method(Protocol):
+    """A training method. `loss` may be called more than once for one batch."""
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """images (N, 3, H, W) float32 in [0, 1], targets as in Batch -> Batch, detached"""
+        ...
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step: ...

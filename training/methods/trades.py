@@ -1,0 +1,60 @@
+"""TRADES."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import attacks
+from training.methods.step import Batch, Step
+from training.model import SelfGradientNetwork, frozen_batch_norm
+
+
+def divergence(logits: Tensor, natural_logits: Tensor) -> Tensor:
+    """KL(softmax(natural_logits) || softmax(logits)) per image, (N, classes) twice -> (N); in float32."""
+    log_shares = F.log_softmax(logits.float(), dim=1)
+    natural = F.log_softmax(natural_logits.float(), dim=1)
+    return F.kl_div(log_shares, natural, reduction="none", log_target=True).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """Cross-entropy on the pictures as they are, plus beta times how far an attack moves the answer.
+
+    The attack raises the divergence itself, not the cross-entropy. It sees batch norm as it is at test time, and starts
+    a little beside the picture, where the divergence has a gradient at all.
+
+    eps, steps, step_size: of the attack, units of pixel intensity
+    beta:                  weight of the divergence; 6 in the source
+    Source: Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy (2019), algorithm 1.
+    """
+
+    eps: float
+    steps: int
+    step_size: float
+    beta: float
+    label_smoothing: float = 0.0
+
+    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        with frozen_batch_norm(model):
+            with torch.no_grad():
+                natural_logits = model.plain_logits(images)
+            attacked = attacks.pgd(
+                model.plain_logits,
+                images,
+                targets,
+                eps=self.eps,
+                steps=self.steps,
+                step_size=self.step_size,
+                loss=lambda logits, _: divergence(logits, natural_logits),
+                start="near",
+                keep_best=False,
+            )
+        return Batch(images, attacked, targets)
+
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        natural_logits = model.plain_logits(batch.images).float()
+        logits = model.plain_logits(batch.attacked).float()
+        natural_loss = F.cross_entropy(natural_logits, batch.targets, label_smoothing=self.label_smoothing)
+        return Step(natural_loss + self.beta * divergence(logits, natural_logits).mean(), logits)

@@ -1,0 +1,39 @@
+"""The inner maximisation that most methods share."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from training import attacks
+from training.config import TrainConfig
+from training.model import LogitsFunction
+
+
+@dataclass(frozen=True)
+class TrainingAttack:
+    """Raises the cross-entropy; fields as in TrainConfig."""
+
+    kind: str
+    eps: float
+    steps: int
+    step_size: float
+    start: attacks.Start = "uniform"
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "TrainingAttack":
+        return cls(config.attack, config.epsilon, config.attack_steps, config.attack_step_size, config.attack_start)
+
+    def __call__(self, logits_function: LogitsFunction, images: Tensor, targets: Tensor) -> Tensor:
+        """Attacked images; targets as in training.methods.Batch."""
+        if self.kind == "n-fgsm":
+            return attacks.noise_fgsm(logits_function, images, targets, eps=self.eps)
+        return attacks.pgd(
+            logits_function,
+            images,
+            targets,
+            eps=self.eps,
+            steps=self.steps,
+            step_size=self.step_size,
+            start=self.start,
+            keep_best=False,
+        )
