@@ -47,5 +47,5 @@ def accuracy_over_eps(
                 model, images, labels, attack, eps=eps, seed=seed, batch_size=batch_size, on_batch=on_batch
             )
             results.append(right)
-        curve[str(level)] = robustness.lowest(results).float().mean().item()
+        curve[str(level)] = round(robustness.lowest(results).float().mean().item(), 4)
     return curve

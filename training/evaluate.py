@@ -99,8 +99,19 @@ def check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def choose_pictures(pictures: PictureSet, count: int, seed: int) -> PictureSet:
-    """`count` pictures drawn evenly over the classes, or all where there are no more."""
-    return pictures if count >= len(pictures) else split_validation(pictures, count, seed)[1]
+    """`count` pictures drawn evenly over the classes, or all where there are no more.
+
+    raises DatasetError where a class has too few for an even draw
+    """
+    if count >= len(pictures):
+        return pictures
+    try:
+        return split_validation(pictures, count, seed)[1]
+    except DatasetError:
+        raise DatasetError(
+            f"--pictures {count}: a class has too few pictures for the same number of each; lower it, or take all "
+            f"{len(pictures)}"
+        ) from None
 
 
 def same_classes(place: Path, names: Sequence[str], info: CheckpointInfo) -> None:
