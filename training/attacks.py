@@ -90,6 +90,32 @@ def pgd(
     return best
 
 
+def best_of_restarts(
+    attack: Callable[[Tensor, Tensor], Tensor],
+    logits_function: LogitsFunction,
+    images: Tensor,
+    labels: Tensor,
+    restarts: int,
+) -> Tensor:
+    """Runs an attack with a random start again and again; each image keeps its result of highest margin.
+
+    attack:   images, labels -> attacked images; run first on all, then on those that are not fooled yet
+    returns:  (N, 3, H, W), detached
+    """
+    best = attack(images, labels)
+    for _ in range(restarts - 1):
+        with torch.no_grad():
+            margins = margin(logits_function(best), labels)
+        active = (margins <= 0).nonzero().squeeze(1)
+        if len(active) == 0:
+            break
+        again = attack(images[active], labels[active])
+        with torch.no_grad():
+            improved = margin(logits_function(again), labels[active]) > margins[active]
+        best[active[improved]] = again[improved]
+    return best
+
+
 def fgsm(logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
     """One step of size eps along the sign of the loss gradient; shapes as for pgd.
 

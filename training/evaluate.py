@@ -4,63 +4,79 @@ import argparse
 import hashlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from training import robustness
 from training.atomic_file import WriteError
-from training.block_effect import measure_block_effect
-from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
+from training.attack_registry import (
+    DEFAULT,
+    ENTRIES,
+    PRESETS,
+    Context,
+    Source,
+    build_attacks,
+)
+from training.checkpoint import CheckpointError, CheckpointInfo, current_versions, git_commit, load_checkpoint
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
+from training.evaluation import Evaluation
+from training.exported_graph import ExportedGraph, ExportedGraphError
 from training.numbers import number
 from training.oracle import GradientOracle
 from training.oracle_protocol import judge_oracle
-from training.report import Report, row_key, standard_error
-from training.robustness import Attack
+from training.report import Report
 
-
-def protocol(eps: float, has_block: bool, betas: list[float]) -> list[Attack]:
-    """The attacks of a report, cheapest first.
-
-    With a block: the paper's attacks with the block on and off, the smooth surrogate that sees the block, and what
-    the block-off network's adversarial pictures do to the block-on one. Without: the paper's attacks, once, filed
-    under block off.
-    """
-    attacks = []
-    for block in (True, False) if has_block else (False,):
-        attacks += [
-            robustness.clean(block),
-            robustness.fgsm(eps, block),
-            robustness.pgd(10, block),
-            robustness.pgd(20, block),
-            robustness.cw(20, block),
-        ]
-    if has_block:
-        attacks.append(robustness.block_off_transfer(20))
-        attacks += [robustness.smooth_cw(20, beta) for beta in betas]
-    return attacks
+RELATIVE_COST = {"quick": "1", "paper": "4", "autoattack": "20", "full": "60"}
+PRESET_MEANING = {
+    "quick": "block on and off: FGSM, PGD-10, PGD-20, CW-20; the smooth surrogate; transfer from block off",
+    "paper": "block on and off: FGSM, PGD-10/20/40/100, CW-10/20/40/100",
+    "autoattack": "block on and off: APGD-CE, APGD-T, FAB-T, Square",
+    "full": "all of these and every adaptive attack below; every item of the masking checklist",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
+    width = max(map(len, ENTRIES))
+    epilog = [
+        "presets of --attacks, and how long they take, quick being 1 (a robust network with a block):",
+        *(f"  {name:<{width}}  {RELATIVE_COST[name]:>3}  {PRESET_MEANING[name]}" for name in PRESETS),
+        "attacks by name:",
+        f"  {'pgd-K, cw-K':<{width}}  K steps on cross-entropy or on the margin, for any K",
+        *(f"  {name:<{width}}  {entry.description}" for name, entry in ENTRIES.items()),
+    ]
     parser = argparse.ArgumentParser(
         "python -m training.evaluate",
-        description="Clean and attacked accuracy of a checkpoint, block on and off; "
-        "the headline is the lowest accuracy per picture.",
+        description="Clean and attacked accuracy of a checkpoint, block on and off; the headline is the lowest "
+        "accuracy per picture, and a checklist says whether it is likely too high.",
+        epilog="\n".join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ckpt", type=Path, required=True, help="model.safetensors written by python -m training")
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--dataset", choices=DATASETS, help="which reader reads it (default: the one trained with)")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="part of the data set")
     parser.add_argument("--pictures", type=int, default=1000, help="how many, the same number of each class")
+    parser.add_argument(
+        "--attacks", nargs="+", default=list(DEFAULT), help="presets and names, listed below", metavar="A"
+    )
     parser.add_argument("--eps", type=number, default=8 / 255, help="L-inf budget, units of pixel intensity (8/255)")
+    parser.add_argument("--restarts", type=int, default=1, help="of PGD-K and CW-K")
     parser.add_argument(
         "--beta", type=float, nargs="*", default=[5.0, 20.0, 100.0], help="smooth surrogate's sharpness"
     )
+    parser.add_argument(
+        "--transfer-from", type=Path, metavar="CKPT", help="also show it what fools this network: a plain one, say"
+    )
+    parser.add_argument("--onnx", type=Path, help="also attack this exported graph of the checkpoint, as a black box")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures' draw and the attacks' starts")
     parser.add_argument("--batch-size", type=int, default=250, help="pictures attacked at once")
-    parser.add_argument("--report", type=Path, help="JSON file (default: evaluation.json beside the checkpoint)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="folder for everything (JSON, Markdown page, plots), or a .json file for that alone "
+        "(default: evaluation.json beside the checkpoint)",
+    )
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..."
     )
@@ -68,20 +84,92 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """raises ValueError, naming the fix, for numbers that make no sense"""
+    eps = arguments.eps
+    if eps > 1:
+        raise ValueError(f"--eps {eps:g} is above 1: intensities lie in [0, 1]; write --eps {eps:g}/255")
+    if eps <= 0:
+        raise ValueError(f"--eps must be above 0, not {eps:g}; without a budget there is only clean accuracy")
+    for name in ("pictures", "batch_size", "restarts"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {arguments.threads}")
+    for beta in arguments.beta:
+        if beta <= 0:
+            raise ValueError(f"--beta must be above 0, not {beta:g}; 5, 20 and 100 are the usual three")
+
+
 def choose_pictures(pictures: PictureSet, count: int, seed: int) -> PictureSet:
-    """`count` pictures drawn evenly over the classes, or all where there are no more."""
-    return pictures if count >= len(pictures) else split_validation(pictures, count, seed)[1]
+    """`count` pictures drawn evenly over the classes, or all where there are no more.
+
+    raises DatasetError where a class has too few for an even draw
+    """
+    if count >= len(pictures):
+        return pictures
+    try:
+        return split_validation(pictures, count, seed)[1]
+    except DatasetError:
+        raise DatasetError(
+            f"--pictures {count}: a class has too few pictures for the same number of each; lower it, or take all "
+            f"{len(pictures)}"
+        ) from None
+
+
+def same_classes(place: Path, names: Sequence[str], info: CheckpointInfo) -> None:
+    """raises DatasetError, naming the fix, where the classes are not the checkpoint's"""
+    if tuple(names) == info.class_names:
+        return
+    if len(names) != len(info.class_names):
+        difference = f"it has {len(names)} classes and the checkpoint {len(info.class_names)}"
+    else:
+        difference = f"its classes are not the checkpoint's ({', '.join(info.class_names)})"
+    raise DatasetError(f"{place}: {difference}; use what the network was trained on ({info.dataset})")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def source(path: Path, info: CheckpointInfo, device: torch.device) -> Source:
+    """The --transfer-from network.
+
+    raises CheckpointError, or DatasetError where it tells other classes apart
+    """
+    network, description = load_checkpoint(path)
+    same_classes(path, description.class_names, info)
+    network.to(device).to(memory_format=torch.channels_last)
+    network.requires_grad_(False)
+    return Source(network, f"{description.method} {description.architecture}", sha256(path))
 
 
 def evaluate(arguments: argparse.Namespace, command: str) -> None:
-    """Runs the protocol, saving the report after each attack; of a gradient oracle, table 1's two figures.
+    """Runs the attacks and the checklist, saving the report after each; of a gradient oracle, table 1's two figures.
 
-    raises CheckpointError, DatasetError
+    raises CheckpointError, DatasetError, ExportedGraphError, ValueError
     """
+    check_numbers(arguments)
     device = torch.device(arguments.device)
     model, info = load_checkpoint(arguments.ckpt)
     model.to(device).to(memory_format=torch.channels_last)
     model.requires_grad_(False)
+    checkpoint_sha256 = sha256(arguments.ckpt)
+    graph = None
+    if arguments.onnx is not None:
+        graph = ExportedGraph(arguments.onnx, checkpoint_sha256, arguments.threads or 0)
+    context = Context(
+        eps=arguments.eps,
+        has_block=model.block is not None,
+        classes=len(info.class_names),
+        betas=tuple(arguments.beta),
+        restarts=arguments.restarts,
+        checkpoint=Source(model, "the checkpoint", checkpoint_sha256) if graph else None,
+        graph_sha256=sha256(arguments.onnx) if graph else "",
+        transfer=source(arguments.transfer_from, info, device) if arguments.transfer_from else None,
+    )
+    names = list(arguments.attacks) + (["transfer-from"] if context.transfer else [])
+    attacks = build_attacks(names, context)
     dataset = arguments.dataset or info.recipe["dataset"]
     image_size = info.recipe.get("image_size")
     pictures = load_pictures(dataset, arguments.data_root, arguments.split, image_size, info.class_names)
@@ -94,10 +182,10 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
         )
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     labels = chosen.labels.to(device)
-    path = arguments.report or arguments.ckpt.with_name("evaluation.json")
+    path, folder = output_paths(arguments)
     report = Report(
         setting={
-            "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
+            "checkpoint_sha256": checkpoint_sha256,
             "architecture": info.architecture,
             "method": info.method,
             "data": info.dataset,
@@ -105,7 +193,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
             "pictures": len(chosen),
             "norm": "L-inf",
             "eps": arguments.eps,
-            "restarts": 1,
+            "restarts": arguments.restarts,
             "seed": arguments.seed,
             "batch_size": arguments.batch_size,
         },
@@ -120,58 +208,40 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     if isinstance(model, GradientOracle):
         print(judge_oracle(model, images, labels, report.setting, report.about, path))
         return
-    attacks = protocol(arguments.eps, model.block is not None, arguments.beta)
-    taken_over = report.take_over(path)
-    if taken_over:
-        print(f"{path}: going on after {taken_over} of {len(attacks)} attacks", file=sys.stderr)
-    with tqdm(total=len(chosen), unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60) as bar:
-        for attack in attacks:
-            if row_key(attack) in report.withstood:
-                continue
-            bar.reset(len(chosen))
-            bar.set_description(row_key(attack))
-            right = robustness.withstood(
-                model,
-                images,
-                labels,
-                attack,
-                eps=arguments.eps,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                on_batch=bar.update,
-            )
-            report.add(attack, right)
-            report.save(path)
-    if model.block is not None:
-        some = slice(0, min(500, len(chosen)))
-        torch.manual_seed(arguments.seed)
-        attacked = robustness.pgd(10).perturb(model, images[some], labels[some], arguments.eps)
-        effect = measure_block_effect(model, images[some], attacked, eps=arguments.eps, seed=arguments.seed)
-        report.block_effect = {name: round(value, 6) for name, value in effect.as_dict().items()}
-        report.save(path)
-    print(f"{report.setting['data']}, {arguments.split} split, {len(chosen)} pictures, L-inf eps {arguments.eps:.4f}\n")
-    print(report.table())
-    headline = report.headline()
-    error = standard_error(headline, len(chosen))
-    print(f"\nlowest accuracy per picture: {headline:.1%} (standard error {error:.1%})")
-    if report.block_effect is not None:
-        effect_values = report.block_effect
-        print(
-            f"block: moves a pixel by {255 * effect_values['correction_mean_abs']:.2f}/255 on average; off, "
-            f"{effect_values['answers_changed']:.1%} of the answers change, "
-            f"{effect_values['answers_changed_attacked']:.1%} of those on PGD-10 pictures"
-        )
-    print(f"wrote {path}")
+    evaluation = Evaluation(
+        model=model,
+        images=images,
+        labels=labels,
+        class_names=info.class_names,
+        report=report,
+        path=path,
+        betas=context.betas,
+        batch_size=arguments.batch_size,
+        graph=graph,
+    )
+    evaluation.run(attacks, whole_curve=folder is not None or "full" in names)
+    if folder is not None:
+        evaluation.write_page(folder)
+
+
+def output_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The JSON file, and the folder for the page and the plots where one is asked for."""
+    if arguments.report is None:
+        return arguments.ckpt.with_name("evaluation.json"), None
+    if arguments.report.suffix == ".json":
+        return arguments.report, None
+    return arguments.report / "evaluation.json", arguments.report
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if argv is None else argv)])
     try:
+        check_numbers(arguments)
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
         evaluate(arguments, command)
-    except (CheckpointError, DatasetError, ValueError, WriteError) as error:
+    except (CheckpointError, DatasetError, ExportedGraphError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
-"""A robustness report: which pictures withstood which attack, the figures that follow, and how they are shown."""
+"""A robustness report: which pictures withstood which attack, the figures that follow, and how they are saved."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,18 @@ import torch
 from torch import Tensor
 
 from training.atomic_file import write_atomically
-from training.robustness import Attack, lowest
+from training.auto_attack import AUTO_ATTACK
+from training.confidence import wilson_interval
+from training.robustness import AttackOn, lowest
 
 FORMAT = "self-gradient-evaluation/1"
+STATES = ("block on", "block off", "exported graph")
+"""What is under attack; the columns of the table."""
 
 
-def row_key(attack: Attack) -> str:
-    """An attack's name in the report: block state and attack."""
-    return f"block {'on' if attack.block else 'off'}: {attack.name}"
+def row_key(attack: AttackOn[Any]) -> str:
+    """An attack's name in the report: state and attack."""
+    return f"{attack.state}: {attack.name}"
 
 
 @dataclass
@@ -25,8 +31,11 @@ class Report:
 
     setting:   everything that the figures depend on; a saved report of another setting is not gone on with
     about:     what a reader should know besides (command, versions, commit, machine)
-    withstood: per row, a string with a 1 for each picture still classified rightly and a 0 for the others
+    withstood: per row, a character for each picture: 1 still classified rightly, 0 not, - not attacked because an
+               earlier row of the same state had taken it (so a row's ones are what it and those left)
     attacks:   per row, the attack's parameters
+    measured:  what else the masking checklist and the plots rest on, by name
+    checklist: the masking checklist's findings
     """
 
     setting: dict[str, Any]
@@ -34,46 +43,106 @@ class Report:
     withstood: dict[str, str] = field(default_factory=dict)
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     block_effect: dict[str, float] | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    checklist: list[dict[str, Any]] = field(default_factory=list)
+    likely_overestimated: bool | None = None
 
-    def add(self, attack: Attack, right: Tensor) -> None:
-        """right: (N) bool"""
+    def add(self, attack: AttackOn[Any], right: Tensor, attacked: Tensor | None = None) -> None:
+        """right: (N) bool, of all pictures; attacked: (N) bool, which of them were, None for all"""
         key = row_key(attack)
-        self.withstood[key] = "".join("1" if value else "0" for value in right.tolist())
-        self.attacks[key] = asdict(attack)
+        marks = ["1" if value else "0" for value in right.tolist()]
+        if attacked is not None:
+            wrong_at_once = self._wrong_at_once(attack.state, len(marks))
+            marks = [
+                mark if was or wrong else "-"
+                for mark, was, wrong in zip(marks, attacked.tolist(), wrong_at_once, strict=True)
+            ]
+        self.withstood[key] = "".join(marks)
+        self.attacks[key] = json_values(attack.parameters())
+
+    def survivors(self, attack: AttackOn[Any], pictures: int) -> Tensor:
+        """Which pictures the attack is to be run on, (N) bool: all, or what withstood the rows that it names."""
+        rows = [
+            _bits(bits)
+            for key, bits in self.withstood.items()
+            if key.startswith(attack.state + ": ")
+            and any(fnmatchcase(key.removeprefix(attack.state + ": "), pattern) for pattern in attack.survivors_of)
+        ]
+        return lowest(rows) if rows else torch.ones(pictures, dtype=torch.bool)
+
+    def _wrong_at_once(self, state: str, pictures: int) -> list[bool]:
+        bits = self.withstood.get(f"{state}: clean")
+        return [False] * pictures if bits is None else [bit == "0" for bit in bits]
 
     def accuracy(self, key: str) -> float:
         bits = self.withstood[key]
         return bits.count("1") / len(bits)
 
+    def interval(self, key: str) -> tuple[float, float]:
+        """95 % confidence interval of accuracy(key), for pictures drawn from a larger set."""
+        bits = self.withstood[key]
+        return wilson_interval(bits.count("1"), len(bits))
+
+    def states(self) -> list[str]:
+        return [state for state in STATES if any(key.startswith(state + ": ") for key in self.withstood)]
+
+    def state_in_use(self) -> str:
+        """The state in which the network is used: block on, or, without a block, the only state there is."""
+        return "block on" if "block on" in self.states() else "block off"
+
+    def _lowest_per_picture(self, state: str, names: Iterable[str] | None = None) -> Tensor | None:
+        keys = [key for key in self.withstood if key.startswith(state + ": ")]
+        if names is not None:
+            keys = [key for key in keys if key.removeprefix(state + ": ") in {"clean", *names}]
+        return lowest(_bits(self.withstood[key]) for key in keys) if keys else None
+
     def lowest(self, block: bool) -> float | None:
         """Share of pictures that withstood every row of this block state, clean included; None without rows."""
-        prefix = f"block {'on' if block else 'off'}: "
-        rows = [_bits(bits) for key, bits in self.withstood.items() if key.startswith(prefix)]
-        return lowest(rows).float().mean().item() if rows else None
+        return self.lowest_of("block on" if block else "block off")
+
+    def lowest_of(self, state: str) -> float | None:
+        """As lowest, of any state."""
+        right = self._lowest_per_picture(state)
+        return None if right is None else right.float().mean().item()
+
+    def auto_attack(self, state: str) -> float | None:
+        """Share of pictures that withstood all four attacks of AutoAttack; None where not all of them were run."""
+        if not all(f"{state}: {name}" in self.withstood for name in AUTO_ATTACK):
+            return None
+        right = self._lowest_per_picture(state, AUTO_ATTACK)
+        return None if right is None else right.float().mean().item()
 
     def headline(self) -> float:
         """The one figure: lowest accuracy per picture in the state in which the network is used.
 
-        That is with the block on, or, for a network without a block, the only state there is.
+        That is with the block on, or, for a network without a block, the only state there is. Where an exported graph
+        was attacked too, what it did not withstand counts as well: it is what is served.
         """
-        value = self.lowest(block=True)
-        if value is None:
-            value = self.lowest(block=False)
-        if value is None:
+        rows = [self._lowest_per_picture(state) for state in (self.state_in_use(), "exported graph")]
+        present = [right for right in rows if right is not None]
+        if not present:
             raise ValueError("a report without rows has no headline")
-        return value
+        return lowest(present).float().mean().item()
+
+    def headline_interval(self) -> tuple[float, float]:
+        pictures = len(next(iter(self.withstood.values())))
+        return wilson_interval(round(self.headline() * pictures), pictures)
 
     def as_dict(self) -> dict[str, Any]:
+        lows = {state: self.lowest_of(state) for state in STATES}
+        whole = {state: self.auto_attack(state) for state in STATES}
         return {
             "format": FORMAT,
             "headline": {"lowest accuracy per picture": round(self.headline(), 4)},
-            "lowest": {
-                state: round(value, 4)
-                for state, value in (("block on", self.lowest(True)), ("block off", self.lowest(False)))
-                if value is not None
-            },
+            "headline_interval_95": [round(end, 4) for end in self.headline_interval()],
+            "robustness_likely_overestimated": self.likely_overestimated,
+            "lowest": {state: round(value, 4) for state, value in lows.items() if value is not None},
+            "auto_attack": {state: round(value, 4) for state, value in whole.items() if value is not None},
             "accuracy": {key: round(self.accuracy(key), 4) for key in self.withstood},
+            "interval_95": {key: [round(end, 4) for end in self.interval(key)] for key in self.withstood},
             "block_effect": self.block_effect,
+            "checklist": self.checklist,
+            "measured": self.measured,
             "setting": self.setting,
             "about": self.about,
             "attacks": self.attacks,
@@ -84,8 +153,12 @@ class Report:
         """raises WriteError, with the old file left as it was"""
         write_atomically(path, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
 
-    def take_over(self, path: Path) -> int:
-        """Takes the rows of a saved report of the same setting; returns how many, 0 where there is none."""
+    def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]]) -> int:
+        """Takes what a saved report of the same setting has measured; returns how many of `attacks` are done by that.
+
+        Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
+        A row whose attack had other parameters then is measured again.
+        """
         if not path.is_file():
             return 0
         try:
@@ -94,28 +167,45 @@ class Report:
             return 0
         if saved.get("format") != FORMAT or saved.get("setting") != self.setting:
             return 0
-        self.withstood, self.attacks = dict(saved["withstood"]), dict(saved["attacks"])
-        return len(self.withstood)
+        wanted = {row_key(attack): json_values(attack.parameters()) for attack in attacks}
+        keep = [key for key in saved["withstood"] if wanted.get(key, saved["attacks"][key]) == saved["attacks"][key]]
+        self.withstood = {key: saved["withstood"][key] for key in keep}
+        self.attacks = {key: saved["attacks"][key] for key in keep}
+        self.measured = dict(saved.get("measured", {}))
+        return len(set(wanted) & set(keep))
+
+    def sort_rows(self, keys: Iterable[str]) -> None:
+        """Puts the rows into this order, others behind them."""
+        order = [key for key in dict.fromkeys(keys) if key in self.withstood]
+        order += [key for key in self.withstood if key not in set(order)]
+        self.withstood = {key: self.withstood[key] for key in order}
+        self.attacks = {key: self.attacks[key] for key in order}
 
     def table(self) -> str:
-        """The figures as Markdown, one row an attack, block on and off side by side."""
+        """The figures as Markdown, one row an attack, the states side by side.
+
+        A dagger marks a row that was run only on what earlier ones had left: its figure is what was left after it.
+        """
         names = list(dict.fromkeys(key.split(": ", 1)[1] for key in self.withstood))
-        states = [state for state in ("on", "off") if any(key.startswith(f"block {state}: ") for key in self.withstood)]
-        titles = ["accuracy, %", *(f"block {state}" for state in states)]
-        lines = [_row(titles), _row(["---"] + ["---:"] * len(states))]
+        states = self.states()
+        lines = [_row(["accuracy, %", *states]), _row(["---"] + ["---:"] * len(states))]
         for name in names:
-            keys = [f"block {state}: {name}" for state in states]
-            lines.append(
-                _row([name, *(_percent(self.accuracy(key)) if key in self.withstood else "-" for key in keys)])
-            )
-        lows = [self.lowest(state == "on") for state in states]
+            keys = [f"{state}: {name}" for state in states]
+            marked = any("-" in self.withstood.get(key, "") for key in keys)
+            cells = [_percent(self.accuracy(key)) if key in self.withstood else "-" for key in keys]
+            lines.append(_row([name + " †" * marked, *cells]))
+        whole = [self.auto_attack(state) for state in states]
+        if any(value is not None for value in whole):
+            lines.append(_row(["AutoAttack (the four together)", *map(_percent_or_dash, whole)]))
+        lows = [self.lowest_of(state) for state in states]
         lines.append(_row(["**lowest, per picture**", *(f"**{_percent(low)}**" for low in lows if low is not None)]))
         return "\n".join(lines)
 
 
-def standard_error(accuracy: float, count: int) -> float:
-    """Of an accuracy measured on `count` independent pictures."""
-    return (accuracy * (1 - accuracy) / count) ** 0.5
+def json_values(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: lists for tuples."""
+    loaded: dict[str, Any] = json.loads(json.dumps(values))
+    return loaded
 
 
 def _bits(text: str) -> Tensor:
@@ -124,6 +214,10 @@ def _bits(text: str) -> Tensor:
 
 def _percent(accuracy: float) -> str:
     return f"{100 * accuracy:.1f}"
+
+
+def _percent_or_dash(accuracy: float | None) -> str:
+    return "-" if accuracy is None else _percent(accuracy)
 
 
 def _row(cells: list[str]) -> str:

@@ -1,30 +1,100 @@
 """Named attacks, and which pictures withstand them: the measuring that validation and evaluation share."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from training import attacks, views
+from training import adaptive_views, attacks, views
 from training.model import LogitsFunction, SelfGradientNetwork
 
-View = Literal["full", "held", "block off", "smooth"]
+View = Literal["full", "held", "block off", "smooth", "straight-through"]
+
+
+class Classifier(Protocol):
+    """What answers: a SelfGradientNetwork, or an exported graph."""
+
+    def __call__(self, images: Tensor, self_gradient: bool = True) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] to logits (N, classes), block on or off."""
+        ...
+
+
+AnyClassifier = TypeVar("AnyClassifier", bound=Classifier, contravariant=True)
+
+
+class AttackOn(Protocol[AnyClassifier]):
+    """What a row of a robustness table needs of an attack."""
+
+    @property
+    def name(self) -> str:
+        """As printed."""
+        ...
+
+    @property
+    def block(self) -> bool:
+        """Whether the network under attack has its block on."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """The table's column: "block on", "block off" or "exported graph"."""
+        ...
+
+    @property
+    def survivors_of(self) -> tuple[str, ...]:
+        """Rows of the same column, as shell patterns; only pictures that withstood them are attacked. () for all."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that the row's figure depends on besides network, pictures, epsilon and seed, for JSON."""
+        ...
+
+    def perturb(self, model: AnyClassifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Attacked images (N, 3, H, W), detached, within the epsilon ball and [0, 1]."""
+        ...
+
+
+def block_state(block: bool) -> str:
+    return "block on" if block else "block off"
+
+
+def logits_function(model: SelfGradientNetwork, view: View, beta: float | None, block: bool) -> LogitsFunction:
+    """The network as an attack with this view sees it.
+
+    raises ValueError for a view that needs a beta and has none
+    """
+    if not block or view == "block off":
+        return views.block_off_view(model)
+    if view in ("smooth", "straight-through"):
+        if beta is None:
+            raise ValueError(f"the {view} view needs a beta")
+        smooth = views.smooth_view if view == "smooth" else adaptive_views.straight_through_view
+        return smooth(model, beta)
+    return views.full_view(model) if view == "full" else views.held_view(model)
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One row of a robustness table.
+    """One row of a robustness table: PGD in one of its forms.
 
-    name:        as printed
-    loss:        what it raises: cross-entropy or Carlini-Wagner's margin
-    steps:       0 measures clean accuracy
-    step_size:   units of pixel intensity
-    start:       of the iteration: the image or a uniform draw from the ball
-    view:        how its gradients see the network (training.views)
-    beta:        softplus sharpness of the smooth view
-    block:       whether the network under attack has its block on
+    name:          as printed
+    loss:          what it raises: cross-entropy or Carlini-Wagner's margin
+    steps:         0 measures clean accuracy
+    step_size:     units of pixel intensity
+    start:         of the iteration: the image or a uniform draw from the ball
+    view:          how its gradients see the network (training.views, training.adaptive_views)
+    beta:          softplus sharpness of the smooth and the straight-through view
+    block:         whether the network under attack has its block on
+    restarts:      runs from new starts on what is not fooled yet
+    first_restart: number of the first one; the starts of restarts 0 to 9 differ from those of 10 to 19
+    noise_samples: above 1, gradients are means over that many noisy copies of the image
+    noise:         half-width of that noise, units of pixel intensity
+    keep_best:     stop at the first iterate that fools the network, else take the best; False takes the last iterate.
+                   None is True but for FGSM, which keeps its one result even where the start was worse, so that label
+                   leaking (attacked accuracy above clean accuracy) shows
+    survivors_of:  AttackOn.survivors_of
     """
 
     name: str
@@ -35,36 +105,56 @@ class Attack:
     view: View = "held"
     beta: float | None = None
     block: bool = True
+    restarts: int = 1
+    first_restart: int = 0
+    noise_samples: int = 1
+    noise: float = 0.0
+    keep_best: bool | None = None
+    survivors_of: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        return block_state(self.block)
+
+    def parameters(self) -> dict[str, Any]:
+        # The last six are left out at their defaults, so that reports from before they existed are gone on with.
+        optional = {item.name: item.default for item in fields(self)[8:]}
+        return {key: value for key, value in asdict(self).items() if key not in optional or value != optional[key]}
 
     def logits_function(self, model: SelfGradientNetwork) -> LogitsFunction:
-        """The network as this attack sees it."""
-        if not self.block or self.view == "block off":
-            return views.block_off_view(model)
-        if self.view == "smooth":
-            if self.beta is None:
-                raise ValueError(f"attack {self.name!r}: the smooth view needs a beta")
-            return views.smooth_view(model, self.beta)
-        return views.full_view(model) if self.view == "full" else views.held_view(model)
+        """The network as this attack sees it.
+
+        raises ValueError for a view that needs a beta and has none
+        """
+        try:
+            view = logits_function(model, self.view, self.beta, self.block)
+        except ValueError as error:
+            raise ValueError(f"attack {self.name!r}: {error}") from None
+        return adaptive_views.averaged_view(view, self.noise_samples, self.noise) if self.noise_samples > 1 else view
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """Attacked images, shapes as for attacks.pgd.
-
-        FGSM keeps its one result even where the start was worse, so that label leaking (attacked accuracy above
-        clean accuracy) shows; the others keep their best iterate.
-        """
+        """Attacked images, shapes as for attacks.pgd."""
         if self.steps == 0:
             return images
-        return attacks.pgd(
-            self.logits_function(model),
-            images,
-            labels,
-            eps=eps,
-            steps=self.steps,
-            step_size=self.step_size,
-            loss=attacks.margin if self.loss == "margin" else attacks.cross_entropy,
-            start=self.start,
-            keep_best=self.steps > 1,
-        )
+        view = self.logits_function(model)
+
+        def once(some_images: Tensor, some_labels: Tensor) -> Tensor:
+            return attacks.pgd(
+                view,
+                some_images,
+                some_labels,
+                eps=eps,
+                steps=self.steps,
+                step_size=self.step_size,
+                loss=attacks.margin if self.loss == "margin" else attacks.cross_entropy,
+                start=self.start,
+                keep_best=self.steps > 1 if self.keep_best is None else self.keep_best,
+            )
+
+        if self.first_restart:
+            # Far from the seeds that people choose, and the same whatever was drawn before.
+            torch.manual_seed(torch.initial_seed() + 1_000_003 * self.first_restart)
+        return attacks.best_of_restarts(once, view, images, labels, self.restarts)
 
 
 def clean(block: bool = True) -> Attack:
@@ -92,10 +182,10 @@ def block_off_transfer(steps: int) -> Attack:
 
 
 def withstood(
-    model: SelfGradientNetwork,
+    model: AnyClassifier,
     images: Tensor,
     labels: Tensor,
-    attack: Attack,
+    attack: AttackOn[AnyClassifier],
     *,
     eps: float,
     seed: int,
@@ -104,7 +194,7 @@ def withstood(
 ) -> Tensor:
     """Which pictures the network still classifies rightly under one attack, judged on its exact logits.
 
-    images:   (N, 3, H, W) float32 in [0, 1]; labels (N)
+    images:   (N, 3, H, W) float32 in [0, 1]; labels (N); N at least 1
     seed:     of the attack's random start: torch's global generator is set to it
     on_batch: called with the number of pictures done, for a progress bar
     returns:  (N) bool on the CPU

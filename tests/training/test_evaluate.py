@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from training import robustness
+from training import accuracy_curve, robustness
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
 from training.evaluate import main
 from training.report import Report
@@ -66,6 +67,8 @@ def test_an_interrupted_evaluation_goes_on(checkpoint, picture_folder, capsys, m
         measured.append(attack.name)
         return original(model, images, labels, attack, **options)
 
+    # What is measured besides the rows is not what this test counts.
+    monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
     monkeypatch.setattr(robustness, "withstood", interrupting)
     assert main(argv) == 130
     assert "goes on" in capsys.readouterr().err
@@ -103,3 +106,76 @@ def test_table_shows_block_on_and_off_side_by_side():
         "| **lowest, per picture** | **25.0** | **50.0** |",
     ]
     assert report.headline() == 0.25
+
+
+def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(accuracy_curve, "LEVELS", (1, 8, 128))
+    folder = tmp_path / "report"
+    argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
+    assert main([*argv, "--attacks", "fgsm,pgd-2", "pgd-3", f"--report={folder}"]) == 0
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert set(report["measured"]["accuracy_over_eps"]) == {"1", "8", "128"}
+    assert report["robustness_likely_overestimated"] in (True, False)
+    low, high = report["headline_interval_95"]
+    assert low <= report["headline"]["lowest accuracy per picture"] <= high
+    page = (folder / "evaluation.md").read_text()
+    assert "| PGD-3 |" in page
+    for finding in report["checklist"]:
+        assert f"| {finding['verdict']} | {finding['name']} |" in page
+    plots = {"accuracy_over_eps.png", "accuracy_over_steps.png", "gallery.png"}
+    if report["block_effect"] is not None:
+        plots.add("convergence.png")
+        assert "theorem 1" in page
+        assert report["measured"]["convergence"]["block"]["gradient_change"]
+    assert {path.name for path in folder.glob("*.png")} == plots
+    assert all(f"]({name})" in page and (folder / name).stat().st_size > 2000 for name in plots)
+    # Asking for less later loses nothing.
+    assert main([*argv, "--attacks", "fgsm", f"--report={folder}"]) == 0
+    assert json.loads((folder / "evaluation.json").read_text())["withstood"] == report["withstood"]
+    assert "masking checklist" in capsys.readouterr().out
+
+
+def test_a_row_of_other_parameters_is_measured_again(tmp_path):
+    path = tmp_path / "evaluation.json"
+    saved = Report(setting={"seed": 0})
+    for attack in (robustness.clean(), robustness.pgd(10), robustness.cw(10)):
+        saved.add(attack, torch.tensor([True, False]))
+    saved.save(path)
+    report = Report(setting={"seed": 0})
+    changed = replace(robustness.pgd(10), step_size=0.1)
+    assert report.take_over(path, [robustness.clean(), changed]) == 1
+    assert set(report.withstood) == {"block on: clean", "block on: CW-10"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eps=8"], "write --eps 8/255"),
+        (["--eps=0"], "--eps must be above 0"),
+        (["--pictures=0"], "--pictures must be at least 1"),
+        (["--restarts=0"], "--restarts must be at least 1"),
+        (["--batch-size=0"], "--batch-size must be at least 1"),
+        (["--threads=0"], "--threads must be at least 1"),
+        (["--beta", "0"], "--beta must be above 0"),
+        (["--attacks", "pgd"], "unknown attack 'pgd'; known are: quick, paper"),
+        (["--attacks", "apgd-t"], "at least 4 classes"),
+        (["--attacks", "transfer-from"], "--transfer-from"),
+        (["--onnx", "none.onnx"], "python -m export"),
+        (["--transfer-from", "none.safetensors"], "no such file"),
+    ],
+)
+def test_impossible_requests_are_refused_before_any_work(checkpoint, tmp_path, capsys, flags, message):
+    # The pictures are not there: whoever got as far as reading them would say so.
+    assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path / 'none'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_data_set_of_another_class_count_is_refused(checkpoint, picture_folder, tmp_path, capsys):
+    for name in ("blue", "green"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        first = next((picture_folder / "test" / name).iterdir())
+        (tmp_path / "test" / name / first.name).symlink_to(first)
+    assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path}"]) == 2
+    assert "it has 2 classes and the checkpoint 3" in capsys.readouterr().err

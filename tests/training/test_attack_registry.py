@@ -1,0 +1,78 @@
+import pytest
+
+from training.attack_registry import DEFAULT, ENTRIES, PRESETS, Context, Source, build_attacks
+from training.masking import kind_of
+from training.report import row_key
+
+EPS = 8 / 255
+
+
+def rows(names, **options):
+    return [
+        row_key(attack)
+        for attack in build_attacks(names, Context(**{"eps": EPS, "has_block": True, "classes": 10} | options))
+    ]
+
+
+def test_the_default_has_the_rows_that_results_were_published_with():
+    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    smooth = [f"block on: CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100)]
+    expected = [f"block {state}: {name}" for state in ("on", "off") for name in paper]
+    assert set(rows(DEFAULT)) == {*expected, *smooth, "block on: CW-20, transfer from block off"}
+    assert set(rows(DEFAULT, has_block=False)) == {f"block off: {name}" for name in paper}
+
+
+def test_the_papers_protocol():
+    steps = (10, 20, 40, 100)
+    names = ["clean", "FGSM", *(f"PGD-{n}" for n in steps), *(f"CW-{n}" for n in steps)]
+    assert [row for row in rows(["paper"]) if row.startswith("block on")] == [f"block on: {name}" for name in names]
+    assert set(rows(["paper"])) == {f"block {state}: {name}" for state in ("on", "off") for name in names}
+
+
+def test_full_has_every_kind_of_attack_and_all_of_the_other_presets(network):
+    source = Source(network(), "plain", "0" * 64)
+    full = rows(["full"], transfer=source)
+    for preset in PRESETS:
+        assert set(rows([preset])) <= set(full)
+    kinds = {kind_of(row.removeprefix("block on: ")) for row in full if row.startswith("block on: ")}
+    assert kinds == {"clean", "white-box", "adaptive", "transfer", "black-box"}
+    for name in ("APGD-CE", "APGD-T", "FAB-T", "Square"):
+        assert f"block on: {name}" in full
+        assert f"block off: {name}" in full
+    for beta in (5, 20, 100):
+        for attack in ("PGD-20", "CW-20", "APGD-CE", "APGD-T"):
+            assert f"block on: {attack}, smooth surrogate, beta {beta}" in full
+    assert len(full) == len(set(full))
+
+
+def test_names_can_be_given_in_any_mixture_and_clean_is_always_there():
+    assert rows(["pgd-7,square", "cw-3"], has_block=False) == [
+        "block off: clean",
+        "block off: PGD-7",
+        "block off: Square",
+        "block off: CW-3",
+    ]
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd-0", "cw--1", "autoatack", ""])
+def test_an_unknown_name_is_answered_with_the_known_ones(name):
+    with pytest.raises(ValueError, match="known are: quick, paper") as caught:
+        rows([name])
+    assert all(entry in str(caught.value) for entry in ENTRIES)
+
+
+def test_what_cannot_be_had_is_refused_by_name_and_left_out_of_presets():
+    with pytest.raises(ValueError, match="'smooth-cw' needs a network with a block"):
+        rows(["smooth-cw"], has_block=False)
+    with pytest.raises(ValueError, match="at least 4 classes"):
+        rows(["apgd-t"], classes=3)
+    with pytest.raises(ValueError, match="--transfer-from"):
+        rows(["transfer-from"])
+    assert not [row for row in rows(["full"], classes=3) if "APGD-T" in row]
+
+
+def test_an_exported_graph_gets_the_attacks_that_need_answers_only(network):
+    source = Source(network(), "the checkpoint", "0" * 64)
+    graph = [row for row in rows(["fgsm"], checkpoint=source, graph_sha256="1" * 64) if row.startswith("exported")]
+    assert graph[0] == "exported graph: clean"
+    assert {kind_of(row.removeprefix("exported graph: ")) for row in graph} == {"clean", "transfer", "black-box"}
