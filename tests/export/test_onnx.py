@@ -1,5 +1,6 @@
 """The exported file, as someone who has only the file sees it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from export.capture import CaptureError, capture, passes_of
+from export.exporter import export_onnx
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of, to_onnx
 from export.pictures import structured_pictures
 from export.rewrite import keep_linear_layers
 from export.verify import PICTURES, onnx_run, verify
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE, network_around, varied_backbone
-from training.checkpoint import CheckpointInfo
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
+from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
@@ -120,3 +122,16 @@ def test_a_fixed_batch_size_is_refused() -> None:
     passes = passes_of(network)
     with pytest.raises(CaptureError, match="fixes the batch size"):
         to_onnx(capture(passes, IMAGE_SIZE), (3, *IMAGE_SIZE), passes.output_names, {})
+
+
+@pytest.mark.parametrize("activation", ["silu", "softplus"])
+def test_a_smooth_network(activation: str, tmp_path: Path) -> None:
+    info = replace(checkpoint_info(), activation=activation, image_size=(16, 16))
+    checkpoint = tmp_path / "model.safetensors"
+    save_checkpoint(checkpoint, randomise(build_model(info)).state_dict(), info)
+    assert export_onnx(checkpoint, tmp_path / "model.onnx").passed
+    network, _ = load_checkpoint(checkpoint)
+    images = structured_pictures(3, 3, info.image_size, seed=6)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", images, "logits"), expected, rtol=0, atol=1e-2)

@@ -93,6 +93,26 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
+def test_a_file_from_before_activations_is_a_relu_network(saved, info):
+    path, model = saved
+    description = json.loads(info.to_json())
+    del description["activation"]
+    torch.save(model.state_dict(), path.with_name("weights.pt"))
+    path.with_name("weights.json").write_text(json.dumps(description))
+    assert load_checkpoint(path.with_name("weights.pt"))[1] == info
+
+
+def test_the_activation_is_rebuilt(info, tmp_path):
+    info = CheckpointInfo(**{**info.__dict__, "activation": "silu"})
+    model = build_model(info).eval()
+    assert any(isinstance(module, torch.nn.SiLU) for module in model.modules())
+    save_checkpoint(tmp_path / "smooth.safetensors", model.state_dict(), info)
+    loaded, loaded_info = load_checkpoint(tmp_path / "smooth.safetensors")
+    assert loaded_info == info
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(images), model(images))
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_loading_is_strict_about_weights(saved, info, change):
     path, _ = saved
@@ -113,6 +133,7 @@ def test_loading_is_strict_about_weights(saved, info, change):
         ({"format": "self-gradient-checkpoint/9"}, "does not say format"),
         ({"more": 1}, r"other fields.*more"),
         ({"architecture": "vgg-16"}, "unknown architecture"),
+        ({"activation": "tanh"}, "unknown activation"),
     ],
 )
 def test_loading_is_strict_about_the_description(saved, info, change, match):

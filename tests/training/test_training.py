@@ -19,6 +19,7 @@ from training import evaluate, trainer
 from training.__main__ import main
 from training.checkpoint import load_checkpoint
 from training.data import load_pictures, to_float
+from training.oracle import GradientOracle
 
 
 def arguments(picture_folder: Path, run: str, *more: str, epochs: int = 3) -> list[str]:
@@ -58,6 +59,11 @@ def rows(run: Path) -> list[dict[str, str]]:
         ("--method", "self-gradient"),
         ("--method", "self-gradient", "--attack", "n-fgsm", "--attack-view", "smooth", "--plain-loss-share", "0.3"),
         ("--method", "self-gradient", "--ema-decay", "0.9", "--precision", "bf16"),
+        ("--method", "self-gradient", "--activation", "silu", "--attack-view", "full", "--cutout", "4"),
+        ("--method", "self-gradient", "--gradient-alignment", "0.2", "--weight-perturbation", "0.005"),
+        ("--method", "trades", "--attack-steps", "2", "--label-smoothing", "0.1", "--precision", "bf16"),
+        ("--method", "bilateral", "--bilateral-target", "random"),
+        ("--method", "gradient-oracle", "--attack-steps", "2", "--attack-start", "image", "--cutmix", "0.2"),
     ],
     ids=" ".join,
 )
@@ -67,9 +73,10 @@ def test_a_tiny_run_learns(options, picture_folder, runs, capfd):
     assert info.class_names == ("blue", "green", "red")
     assert (info.block is not None) == ("self-gradient" in options)
     test = load_pictures("image-folder", picture_folder, "test")
+    images = to_float(test.images)
     with torch.no_grad():
-        accuracy = (model(to_float(test.images)).argmax(dim=1) == test.labels).float().mean()
-    assert accuracy >= 0.9
+        logits = model.oracle_logits(images, test.labels) if isinstance(model, GradientOracle) else model(images)
+    assert (logits.argmax(dim=1) == test.labels).float().mean() >= 0.9
     log = rows(runs / "tiny")
     assert [row["epoch"] for row in log] == list("123456")
     assert float(log[-1]["train_loss"]) < float(log[0]["train_loss"])
@@ -196,7 +203,10 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     assert "known are: wrn-D-K" in failure(capsys, arguments(picture_folder, "a", "--arch", "vgg"))
     assert "nothing to resume" in failure(capsys, arguments(picture_folder, "a", "--resume"))
     assert "lower --batch-size" in failure(capsys, arguments(picture_folder, "a", "--batch-size", "500"))
-    assert "epsilon must be in [0, 1)" in failure(capsys, arguments(picture_folder, "a", "--epsilon", "8"))
+    assert "write 8 of 255 levels as 8/255" in failure(capsys, arguments(picture_folder, "a", "--epsilon", "8"))
+    assert "--method standard" in failure(capsys, arguments(picture_folder, "a", "--attack-steps", "0"))
+    assert "it is for trades" in failure(capsys, arguments(picture_folder, "a", "--trades-beta", "3"))
+    assert "--activation such as silu" in failure(capsys, arguments(picture_folder, "a", "--attack-view", "full"))
     assert "no such file" in failure(capsys, arguments(picture_folder, "a", "--init-from", "none.safetensors"))
     assert not (runs / "a").exists()
 
@@ -274,6 +284,8 @@ def test_init_from_takes_over_the_backbone_of_the_same_architecture(picture_fold
     torch.testing.assert_close(two.backbone.stem.weight, one.backbone.stem.weight)
     wrong = arguments(picture_folder, "third", "--arch", "wrn-10-2", "--init-from", first)
     assert "same --arch" in failure(capsys, wrong)
+    other = arguments(picture_folder, "third", "--activation", "silu", "--init-from", first)
+    assert "same --activation" in failure(capsys, other)
 
 
 def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder, runs, capsys, monkeypatch):

@@ -1,0 +1,181 @@
+"""What a training step of each method costs: steps of all of them in turn, on one backbone, in one run.
+
+    python -m benchmarks.training_cost --arch wrn-28-10
+
+Writes results/training_cost.json: milliseconds and images/s of each method's step, and the ratio of the one-step
+self-gradient step to PGD-10's. The ratio is taken within each round, where both met the same disturbances.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.__main__ import hardware_precision
+from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions, git_commit
+from training.config import TrainConfig, recipe_defaults
+from training.methods import build_method
+
+RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
+REFERENCE = "PGD-10"
+SELF_GRADIENT = "self-gradient, one step"
+METHODS: dict[str, dict[str, Any]] = {
+    "standard": {"method": "standard"},
+    "adversarial, one step": {"method": "pgd", "attack_steps": 1, "attack_step_size": 10 / 255},
+    SELF_GRADIENT: {"method": "self-gradient"},
+    "TRADES, 10 steps": {"method": "trades"},
+    REFERENCE: {"method": "pgd"},
+}
+"""By name in the result: what differs from the recipe's defaults."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed; fields as in TrainConfig, times on the given device."""
+
+    arch: str
+    image_size: int
+    batch_size: int
+    precision: str
+    device: torch.device
+
+
+def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], None]:
+    """One whole training step (attack, loss, gradients, optimiser) on a fixed random batch."""
+    method = options["method"]
+    config = TrainConfig(
+        **({"dataset": "cifar10", "arch": setting.arch} | recipe_defaults("cifar10", method) | options)
+    )
+    torch.manual_seed(0)
+    block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
+    info = CheckpointInfo(
+        architecture=setting.arch,
+        class_names=tuple("0123456789"),
+        image_size=(setting.image_size, setting.image_size),
+        mean=(0.49, 0.48, 0.45),
+        std=(0.25, 0.24, 0.26),
+        dataset="random pictures",
+        method=method,
+        epsilon=config.epsilon,
+        block=block if method == "self-gradient" else None,
+        seed=0,
+    )
+    model = build_model(info).to(setting.device).to(memory_format=torch.channels_last).train()
+    # A step of no size: the network that is timed stays the same, so that no loss becomes infinite.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=config.momentum, nesterov=True)
+    shape = (setting.batch_size, 3, setting.image_size, setting.image_size)
+    images = torch.rand(shape, device=setting.device).contiguous(memory_format=torch.channels_last)
+    labels: Tensor = torch.randint(10, (setting.batch_size,), device=setting.device)
+    trained = build_method(config)
+
+    def step() -> None:
+        with torch.autocast(setting.device.type, torch.bfloat16, enabled=setting.precision == "bf16"):
+            outcome = trained.loss(model, trained.attack(model, images, labels))
+        optimizer.zero_grad(set_to_none=True)
+        outcome.backward()
+        optimizer.step()
+        if setting.device.type == "cuda":
+            torch.cuda.synchronize(setting.device)
+
+    return step
+
+
+def measure(setting: Setting, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each method's step by round: every round times one step of every method, after one to warm up."""
+    steps = {name: training_step(setting, options) for name, options in METHODS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for index in tqdm(range(rounds + 1), unit="round"):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if index > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
+    """Per method the best and the median step and, against PGD-10, the median ratio with its quartiles."""
+    methods: dict[str, dict[str, Any]] = {}
+    for name, times in seconds.items():
+        ratios = [own / reference for own, reference in zip(times, seconds[REFERENCE], strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        methods[name] = {
+            "best_ms": round(1000 * min(times), 2),
+            "median_ms": round(1000 * statistics.median(times), 2),
+            "images_per_second": round(batch_size / statistics.median(times), 1),
+            "ratio_to_pgd10": round(median, 3),
+            "ratio_quartiles": [round(low, 3), round(high, 3)],
+            "ratio_of_bests": round(min(times) / min(seconds[REFERENCE]), 3),
+        }
+    return {
+        "methods": methods,
+        "self_gradient_to_pgd10": methods[SELF_GRADIENT]["ratio_to_pgd10"],
+        "times_cheaper_than_pgd10": round(1 / methods[SELF_GRADIENT]["ratio_to_pgd10"], 2),
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.training_cost", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arch", default="wrn-10-2", help="backbone")
+    parser.add_argument("--image-size", type=int, default=32, help="side in pixels")
+    parser.add_argument("--batch-size", type=int, default=128, help="pictures a step")
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each method that are timed")
+    parser.add_argument(
+        "--precision", choices=("float32", "bf16"), help="default: bf16 where the hardware computes in it"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    if arguments.rounds < 2:
+        print("error: --rounds must be at least 2, to tell how far they lie apart", file=sys.stderr)
+        return 2
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    precision = arguments.precision or hardware_precision(device)
+    setting = Setting(arguments.arch, arguments.image_size, arguments.batch_size, precision, device)
+    try:
+        seconds = measure(setting, arguments.rounds)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = {
+        "command": "python -m benchmarks.training_cost " + " ".join(sys.argv[1:] if argv is None else argv),
+        "arch": setting.arch,
+        "image_size": setting.image_size,
+        "batch_size": setting.batch_size,
+        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "versions": current_versions(),
+        "git_commit": git_commit(),
+        **summary(seconds, setting.batch_size),
+    }
+    print("| training step | ms, median | images/s | against PGD-10 (quartiles) |\n| --- | ---: | ---: | ---: |")
+    for name, row in result["methods"].items():
+        low, high = row["ratio_quartiles"]
+        print(
+            f"| {name} | {row['median_ms']} | {row['images_per_second']} | {row['ratio_to_pgd10']} ({low} to {high}) |"
+        )
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
