@@ -38,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     typical = Context(eps=8 / 255, has_block=True, classes=10)
     calls = {name: sum(network_calls(attack, 10) for attack in build_attacks([name], typical)) for name in PRESETS}
     epilog = [
-        "presets of --attacks, and how often they call the network on a picture that withstands everything (10 classes,",
-        "a network with a block; pictures that fall cost much less):",
+        "presets of --attacks, and how often they call the network on a picture that withstands everything (10",
+        "classes, a network with a block; pictures that fall cost much less):",
         *(f"  {name:<{width}}  {calls[name]:>6,}  {PRESET_MEANING[name]}" for name in PRESETS),
         "attacks by name:",
         f"  {'pgd-K, cw-K':<{width}}  K steps on cross-entropy or on the margin, for any K",
