@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from training import robustness
-from training.auto_attack import FEWEST_CLASSES_FOR_DLR, GradientStage, Square
+from training.auto_attack import FEWEST_CLASSES_FOR_DLR, MOST_TARGETS, GradientStage, Square
 from training.black_box import RandomNoise, Transfer
 from training.exported_graph import OnExportedGraph
 from training.masking import MORE_RESTARTS, MORE_STEPS
@@ -293,6 +293,23 @@ def _rows(slug: str, context: Context) -> Sequence[AnyAttack]:
     if slug not in ENTRIES:
         raise ValueError(f"unknown attack {slug!r}; known are: {known_names()}")
     return ENTRIES[slug].build(context)
+
+
+def network_calls(attack: AnyAttack, classes: int) -> int:
+    """How often the attack calls the network on a picture that withstands it; one that falls costs less."""
+    if isinstance(attack, OnExportedGraph):
+        return network_calls(attack.attack, classes)
+    if isinstance(attack, Transfer):
+        return network_calls(attack.attack, classes)
+    if isinstance(attack, Square):
+        return attack.queries
+    if isinstance(attack, RandomNoise):
+        return attack.draws
+    if isinstance(attack, GradientStage):
+        return attack.iterations * (1 if attack.algorithm == "apgd-ce" else min(MOST_TARGETS, classes - 1))
+    if isinstance(attack, Attack):
+        return max(1, attack.steps * attack.restarts * attack.noise_samples)
+    raise TypeError(f"cannot tell what {attack!r} costs")
 
 
 def _exported_graph(checkpoint: Source, context: Context) -> list[AnyAttack]:

@@ -17,6 +17,7 @@ from training.attack_registry import (
     Context,
     Source,
     build_attacks,
+    network_calls,
 )
 from training.checkpoint import CheckpointError, CheckpointInfo, current_versions, git_commit, load_checkpoint
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
@@ -27,7 +28,6 @@ from training.oracle import GradientOracle
 from training.oracle_protocol import judge_oracle
 from training.report import Report
 
-RELATIVE_COST = {"quick": "1", "paper": "4", "autoattack": "20", "full": "60"}
 PRESET_MEANING = {
     "quick": "block on and off: FGSM, PGD-10, PGD-20, CW-20; the smooth surrogate; transfer from block off",
     "paper": "block on and off: FGSM, PGD-10/20/40/100, CW-10/20/40/100",
@@ -38,9 +38,12 @@ PRESET_MEANING = {
 
 def build_parser() -> argparse.ArgumentParser:
     width = max(map(len, ENTRIES))
+    typical = Context(eps=8 / 255, has_block=True, classes=10)
+    calls = {name: sum(network_calls(attack, 10) for attack in build_attacks([name], typical)) for name in PRESETS}
     epilog = [
-        "presets of --attacks, and how long they take, quick being 1 (a robust network with a block):",
-        *(f"  {name:<{width}}  {RELATIVE_COST[name]:>3}  {PRESET_MEANING[name]}" for name in PRESETS),
+        "presets of --attacks, and how often they call the network on a picture that withstands everything (10",
+        "classes, a network with a block; pictures that fall cost much less):",
+        *(f"  {name:<{width}}  {calls[name]:>6,}  {PRESET_MEANING[name]}" for name in PRESETS),
         "attacks by name:",
         f"  {'pgd-K, cw-K':<{width}}  K steps on cross-entropy or on the margin, for any K",
         *(f"  {name:<{width}}  {entry.description}" for name, entry in ENTRIES.items()),

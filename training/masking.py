@@ -18,7 +18,7 @@ Kind = Literal["clean", "white-box", "adaptive", "transfer", "black-box"]
 
 SUSPECT_CORRELATION = 0.97
 MASKED_CORRELATION = 0.90
-SAME_LOGITS = 1e-4
+SAME_LOGITS = 1e-5
 PGD_OVER_FGSM = 0.005
 MORE_WORK = 0.01
 SQUARE_FINDS = 0.002
@@ -151,7 +151,7 @@ def _zero_gradients(report: Report) -> Finding:
 
 
 def _same_logits(report: Report, name: str, key: str) -> Finding:
-    threshold = f"raised above {SAME_LOGITS:g}, relative change of the logits"
+    threshold = f"raised above {SAME_LOGITS:g}, relative change of the logits, median over pictures"
     value = report.measured.get(key)
     if value is None:
         return _missing(name, threshold, "no logits were compared")

@@ -1,6 +1,6 @@
 import pytest
 
-from training.attack_registry import DEFAULT, ENTRIES, PRESETS, Context, Source, build_attacks
+from training.attack_registry import DEFAULT, ENTRIES, PRESETS, Context, Source, build_attacks, network_calls
 from training.masking import kind_of
 from training.report import row_key
 
@@ -76,3 +76,15 @@ def test_an_exported_graph_gets_the_attacks_that_need_answers_only(network):
     graph = [row for row in rows(["fgsm"], checkpoint=source, graph_sha256="1" * 64) if row.startswith("exported")]
     assert graph[0] == "exported graph: clean"
     assert {kind_of(row.removeprefix("exported graph: ")) for row in graph} == {"clean", "transfer", "black-box"}
+
+
+def test_calls_of_the_network_are_counted(network):
+    source = Source(network(), "plain", "0" * 64)
+    context = Context(eps=EPS, has_block=True, classes=10, transfer=source, checkpoint=source, graph_sha256="1" * 64)
+    calls = {row_key(attack): network_calls(attack, 10) for attack in build_attacks(["full"], context)}
+    assert calls["block on: PGD-40"] == 40
+    assert calls["block on: CW-20, restarts 1 to 10"] == 200
+    assert calls["block on: APGD-CE"] == 100
+    assert calls["block off: FAB-T"] == 900
+    assert calls["exported graph: Square"] == 5000
+    assert min(calls.values()) == 1
