@@ -113,7 +113,7 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     method = given.get("method", "self-gradient")
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
-    build_backbone(config.arch, 2)
+    build_backbone(config.arch, 2, (config.image_size, config.image_size) if config.image_size else None)
     return config
 
 
