@@ -1,7 +1,7 @@
 """Layers that PyTorch's tracing gets wrong, computed by calls that it gets right."""
 
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch

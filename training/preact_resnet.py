@@ -1,8 +1,8 @@
 """The pre-activation residual network of 18 layers for small images.
 
-Source: He et al., Identity Mappings in Deep Residual Networks (2016), in the form that robustness research uses for CIFAR
-(Rice et al., Overfitting in adversarially robust deep learning (2020), and RobustBench's one-step models): a 3x3 stem
-without pooling, batch norm and ReLU after the last block.
+Source: He et al., Identity Mappings in Deep Residual Networks (2016), in the form that robustness research uses for
+CIFAR (Rice et al., Overfitting in Adversarially Robust Deep Learning (2020), and RobustBench's one-step models): a 3x3
+stem without pooling, batch norm and ReLU after the last block.
 """
 
 from torch import Tensor, nn
@@ -22,7 +22,10 @@ class PreActResNet18(nn.Module):
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         blocks = []
         for out_channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            blocks += [PreActivationBlock(channels, out_channels, stride), PreActivationBlock(out_channels, out_channels, 1)]
+            blocks += [
+                PreActivationBlock(channels, out_channels, stride),
+                PreActivationBlock(out_channels, out_channels, 1),
+            ]
             channels = out_channels
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(channels)
