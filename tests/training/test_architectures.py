@@ -3,11 +3,12 @@ import sys
 import pytest
 import torch
 
+from tests.needs_timm import NEEDS_TIMM, backbones
 from training.architectures import build_backbone
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 32), (40, 24)])
-@pytest.mark.parametrize("arch", ["wrn-10-1", "preact-resnet-18", "timm:test_resnet", "timm:test_vit"])
+@pytest.mark.parametrize("arch", backbones("wrn-10-1", "preact-resnet-18", "timm:test_resnet", "timm:test_vit"))
 def test_any_image_size_gives_logits(arch, size):
     if arch == "timm:test_vit":
         size = (32, 48)  # which its patches must divide
@@ -42,6 +43,7 @@ def test_unknown_names_list_what_is_known():
         assert known in message
 
 
+@NEEDS_TIMM
 def test_a_misspelt_timm_name_gets_the_nearest_ones():
     message = refusal("timm:resnet81", 10)
     assert "did you mean timm:resnet18" in message
@@ -49,11 +51,13 @@ def test_a_misspelt_timm_name_gets_the_nearest_ones():
     assert "timm.list_models()" in refusal("timm:hf-hub:somebody/something", 10)
 
 
+@NEEDS_TIMM
 def test_pretrained_weights_are_not_promised():
     assert "timm:resnet18" in refusal("timm:resnet18.a1_in1k", 10)
     assert "random" in refusal("timm:resnet18.a1_in1k", 10)
 
 
+@NEEDS_TIMM
 def test_a_network_that_cannot_take_the_pictures_says_so():
     message = refusal("timm:inception_v3", 10, (32, 32))
     assert message.startswith("timm:inception_v3 cannot classify pictures of 32x32")

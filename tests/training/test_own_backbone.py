@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.needs_timm import NEEDS_TIMM, backbones
 from training.architectures import build_backbone
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
@@ -53,13 +54,12 @@ def colours(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-@pytest.mark.parametrize(
-    "backbone", [OwnNetwork, lambda: build_backbone("timm:test_vit", 3, (16, 16))], ids=["own module", "timm:test_vit"]
-)
-def test_training_a_backbone_from_elsewhere(backbone):
+@pytest.mark.parametrize("arch", backbones("own module", "timm:test_vit"))
+def test_training_a_backbone_from_elsewhere(arch):
     """The library's pieces in a loop of one's own; attention is differentiated twice."""
     torch.manual_seed(0)
-    network = SelfGradientNetwork(backbone(), SelfGradientBlock(gradient_scaling="rms", scale=8 / 255)).train()
+    backbone = OwnNetwork() if arch == "own module" else build_backbone(arch, 3, (16, 16))
+    network = SelfGradientNetwork(backbone, SelfGradientBlock(gradient_scaling="rms", scale=8 / 255)).train()
     method = build_method(TrainConfig("image-folder", method="self-gradient", epsilon=2 / 255, precision="float32"))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     losses = []
@@ -73,7 +73,7 @@ def test_training_a_backbone_from_elsewhere(backbone):
     assert all(parameter.grad is not None for parameter in network.block.parameters())
 
 
-@pytest.mark.parametrize("arch", ["timm:test_efficientnet", "timm:test_resnet", "preact-resnet-18"])
+@pytest.mark.parametrize("arch", backbones("timm:test_efficientnet", "timm:test_resnet", "preact-resnet-18"))
 def test_the_first_pass_freezes_every_batch_norm(arch):
     """timm's batch norms are subclasses that bring their activation along."""
     torch.manual_seed(0)
@@ -104,6 +104,7 @@ def test_a_checkpoint_of_ones_own_backbone(tmp_path):
         load_checkpoint(path, nn.Linear(1, 1))
 
 
+@NEEDS_TIMM
 def test_a_timm_checkpoint_is_rebuilt_at_its_own_image_size(tmp_path):
     path = tmp_path / "model.safetensors"
     info = own_info(architecture="timm:test_vit", image_size=(32, 48))
