@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from export.decompositions import decompositions
+from export.traceable import traceable_calls
 from training.model import SelfGradientNetwork
 from training.oracle import GradientOracle
 
@@ -84,7 +85,8 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     fake_state = [fake_mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
 
     def function(image: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
+        with traceable_calls():
+            return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
     try:
         traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(

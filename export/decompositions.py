@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 
 aten = torch.ops.aten
 
@@ -20,13 +20,25 @@ def decompositions() -> Decompositions:
     """PyTorch's core ATen decompositions and ours, as make_fx takes them."""
     return {
         **core_aten_decompositions(),
+        **get_decompositions([aten.hardsigmoid_backward]),  # PyTorch has it, but not among the core ones
         aten.convolution_backward.default: convolution_input_gradient,
         aten.threshold_backward.default: relu_input_gradient,
         aten.max_pool2d_with_indices_backward.default: max_pool_input_gradient,
         aten.avg_pool2d_backward.default: average_pool_input_gradient,
+        aten._adaptive_avg_pool2d.default: adaptive_average_pool,
         aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_input_gradient,
+        **{backward: resize_input_gradient(forward) for backward, forward in _RESIZES.items()},
         aten.empty_permuted.default: empty_permuted,
     }
+
+
+_RESIZES = {
+    aten.upsample_nearest2d_backward.default: aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact2d_backward.default: aten._upsample_nearest_exact2d.default,
+    aten.upsample_bilinear2d_backward.default: aten.upsample_bilinear2d.default,
+    aten.upsample_bicubic2d_backward.default: aten.upsample_bicubic2d.default,
+}
+"""aten's operators behind F.interpolate: the way back, and the way there."""
 
 
 def convolution_input_gradient(
@@ -51,14 +63,27 @@ def convolution_input_gradient(
         raise ValueError("only gradients with respect to a convolution's input can be exported, not to its weights")
     if transposed:
         return aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0, 0], groups), None, None
-    spatial = range(len(stride))
-    # Of the input sizes that a strided convolution maps to one output size, output_padding picks the right one.
+    return _transposed_convolution(gradient, weight, features.shape[2:], stride, padding, dilation, groups), None, None
+
+
+def _transposed_convolution(
+    gradient: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The transposed convolution whose result is `sizes` (height, width) large, cut where it would be larger."""
     missing = [
-        features.shape[2 + i]
-        - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1)
-        for i in spatial
+        size - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1)
+        for i, size in enumerate(sizes)
     ]
-    return aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, groups), None, None
+    # Of the input sizes that a strided convolution maps to one output size, output_padding picks the right one.
+    output_padding = [max(0, size) for size in missing]
+    result = aten.convolution(gradient, weight, None, stride, padding, dilation, True, output_padding, groups)
+    return result if min(missing) >= 0 else result[:, :, : sizes[0], : sizes[1]]
 
 
 def relu_input_gradient(gradient: Tensor, features: Tensor, threshold: float) -> Tensor:
@@ -95,38 +120,80 @@ def average_pool_input_gradient(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Gradient of average pooling, aten::avg_pool2d_backward, as a transposed convolution channel by channel.
-
-    raises NotImplementedError for ceil_mode, and for padding that does not count: their divisor varies over the picture
-    """
-    if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
-        raise NotImplementedError(
-            "AvgPool2d with ceil_mode=True, or with padding and count_include_pad=False, cannot be exported; "
-            "use count_include_pad=True and a size that the stride divides"
-        )
+    """Gradient of average pooling, aten::avg_pool2d_backward, as a transposed convolution channel by channel."""
     strides = list(stride) or list(kernel_size)
+    sizes = list(features.shape[2:])
     channels = features.shape[1]
     divisor = divisor_override or kernel_size[0] * kernel_size[1]
+    if divisor_override is None and (ceil_mode or (any(padding) and not count_include_pad)):
+        # Windows that reach over the edge are divided by fewer pixels.
+        rows, columns = (
+            _pixels_of_windows(
+                gradient, axis, sizes[axis], kernel_size[axis], strides[axis], padding[axis], not count_include_pad
+            )
+            for axis in range(2)
+        )
+        gradient, divisor = gradient / (rows[:, None] * columns), 1
     weight = torch.full((channels, 1, *kernel_size), 1 / divisor, dtype=gradient.dtype, device=gradient.device)
-    return convolution_input_gradient(
-        gradient, features, weight, None, strides, padding, [1, 1], False, [0, 0], channels, [True, False, False]
-    )[0]
+    return _transposed_convolution(gradient, weight, sizes, strides, padding, [1, 1], channels)
+
+
+def _pixels_of_windows(
+    gradient: Tensor, axis: int, size: int, kernel_size: int, stride: int, padding: int, inside_only: bool
+) -> Tensor:
+    """How many pixels each pooling window spans along one axis, (windows), the padding's among them or not."""
+    starts = torch.arange(gradient.shape[2 + axis], dtype=gradient.dtype, device=gradient.device) * stride - padding
+    ends = (starts + kernel_size).clamp(max=size if inside_only else size + padding)
+    return ends - (starts.clamp(min=0) if inside_only else starts)
+
+
+def adaptive_average_pool(features: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling, aten::_adaptive_avg_pool2d, as a product with two matrices of averages.
+
+    Its windows may overlap, and no runtime has an operator for that.
+    """
+    rows, columns = _averages(features, 2, output_size[0]), _averages(features, 3, output_size[1])
+    return rows @ features @ columns.T
 
 
 def adaptive_average_pool_input_gradient(gradient: Tensor, features: Tensor) -> Tensor:
-    """Gradient of adaptive average pooling, aten::_adaptive_avg_pool2d_backward.
+    """Gradient of adaptive average pooling, aten::_adaptive_avg_pool2d_backward: the same matrices, transposed."""
+    rows, columns = _averages(features, 2, gradient.shape[2]), _averages(features, 3, gradient.shape[3])
+    return rows.T @ gradient @ columns
 
-    raises NotImplementedError where the output size does not divide the input size: the windows then overlap unevenly
+
+def _averages(features: Tensor, axis: int, outputs: int) -> Tensor:
+    """(outputs, inputs): row i averages the pixels from floor(i inputs / outputs) to ceil((i + 1) inputs / outputs)."""
+    inputs = features.shape[axis]
+    index = torch.arange(outputs, device=features.device)[:, None]
+    pixel = torch.arange(inputs, device=features.device)
+    # Whole numbers throughout: pixel >= floor(a / b) is pixel * b > a - b, and pixel < ceil(a / b) is pixel * b < a.
+    inside = (pixel * outputs > index * inputs - outputs) & (pixel * outputs < (index + 1) * inputs)
+    weights = inside.to(features.dtype)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def resize_input_gradient(resize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Gradient of F.interpolate's operators, aten::upsample_*2d_backward.
+
+    Resizing is linear, rows and columns apart, so the identity matrix resized along one axis is that axis' matrix, and
+    the gradient is the product with the transposed matrices.
     """
-    sizes = list(features.shape[2:])
-    output_sizes = list(gradient.shape[2:])
-    if any(size % output_size for size, output_size in zip(sizes, output_sizes, strict=True)):
-        raise NotImplementedError(
-            f"AdaptiveAvgPool2d from {sizes} to {output_sizes} cannot be exported; "
-            "use an output size that divides the input size"
-        )
-    kernel_size = [size // output_size for size, output_size in zip(sizes, output_sizes, strict=True)]
-    return average_pool_input_gradient(gradient, features, kernel_size, kernel_size, [0, 0], False, True, None)
+
+    def input_gradient(
+        gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
+    ) -> Tensor:
+        *align_corners, row_scale, column_scale = options
+
+        def matrix(outputs: int, inputs: int, scale: float | None) -> Tensor:
+            identity = torch.eye(inputs, dtype=gradient.dtype, device=gradient.device)[None, None]
+            return resize(identity, [outputs, inputs], *align_corners, scale, None)[0, 0]
+
+        rows = matrix(output_size[0], input_size[2], row_scale)
+        columns = matrix(output_size[1], input_size[3], column_scale)
+        return rows.T @ gradient @ columns
+
+    return input_gradient
 
 
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], **options: Any) -> Tensor:

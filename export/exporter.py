@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from export.capture import capture, passes_of
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of, to_onnx
 from export.pictures import pictures_in, structured_pictures
@@ -28,17 +30,20 @@ class VerificationError(RuntimeError):
         self.verification = verification
 
 
-def export_onnx(checkpoint: Path, target: Path, pictures_folder: Path | None = None) -> Verification:
+def export_onnx(
+    checkpoint: Path, target: Path, pictures_folder: Path | None = None, backbone: nn.Module | None = None
+) -> Verification:
     """Writes the checkpoint's network as one ONNX file, once that file has been checked against PyTorch.
 
     checkpoint:      a model.safetensors (see training.checkpoint.load_checkpoint)
     target:          is replaced in one step by a good file, and left as it was by a failure
     pictures_folder: real pictures to check on; made-up ones where None
+    backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
     returns:         the checks, all passed
     raises CheckpointError, PicturesError, OutputError for what was passed in, CaptureError for a network that cannot be
     written as one graph, VerificationError for a graph that is wrong
     """
-    network, info = load_checkpoint(checkpoint)
+    network, info = load_checkpoint(checkpoint, backbone)
     channels = len(info.mean)
     if pictures_folder is None:
         pictures = structured_pictures(PICTURES, channels, info.image_size)

@@ -150,7 +150,8 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    with_activation(build_backbone(config.arch, 2), config.activation)
+    image_size = (config.image_size, config.image_size) if config.image_size else None
+    with_activation(build_backbone(config.arch, 2, image_size), config.activation)
     return config
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from training.model import LogitsFunction, SelfGradientNetwork
-from training.views import SmoothReLU
+from training.smooth_surrogate import SmoothSurrogate
 
 
 def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
@@ -25,7 +25,7 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
             return model.plain_logits(images)
         with torch.no_grad():
             correction = model.block(model.self_gradient(images.detach()))
-        with SmoothReLU(beta):
+        with SmoothSurrogate(beta):
             smooth = model.self_gradient(images)
         if model.block.gradient_scaling == "rms":
             mean_square = smooth.square().mean(dim=(1, 2, 3), keepdim=True)

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.activations import with_activation
 from training.architectures import build_backbone
@@ -39,7 +39,7 @@ class BlockConfig:
 class CheckpointInfo:
     """Everything about a trained network that is not a weight.
 
-    architecture: a name that training.architectures knows
+    architecture: a name that training.architectures knows, or any other for a backbone of one's own (build_model)
     class_names:  one a logit, in order
     image_size:   (height, width) in pixels that it was trained at
     mean, std:    per-channel normalisation of images in [0, 1]
@@ -93,10 +93,11 @@ class CheckpointInfo:
 _OLDER_FILES_MEAN: dict[str, Any] = {"activation": "relu"}
 
 
-def build_model(info: CheckpointInfo) -> SelfGradientNetwork:
+def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> SelfGradientNetwork:
     """The network that `info` describes, freshly initialised.
 
-    raises ValueError for an architecture or activation that is not known
+    backbone: the network itself, where `info.architecture` is none that training.architectures knows
+    raises ValueError for an architecture or activation that is not known, or that cannot take images of info.image_size
     """
     block = None
     if info.block is not None:
@@ -106,7 +107,10 @@ def build_model(info: CheckpointInfo) -> SelfGradientNetwork:
             scale=info.block.scale,
             gradient_scaling=info.block.gradient_scaling,  # type: ignore[arg-type]
         )
-    backbone = with_activation(build_backbone(info.architecture, len(info.class_names)), info.activation)
+    if backbone is None:
+        backbone = with_activation(
+            build_backbone(info.architecture, len(info.class_names), info.image_size), info.activation
+        )
     if info.method == "gradient-oracle":
         return GradientOracle(with_gradient_input(backbone, len(info.mean)), info.mean, info.std)
     return SelfGradientNetwork(backbone, block, info.mean, info.std)
@@ -123,19 +127,24 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) 
     write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: info.to_json()}))
 
 
-def load_checkpoint(path: Path) -> tuple[SelfGradientNetwork, CheckpointInfo]:
+def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[SelfGradientNetwork, CheckpointInfo]:
     """Rebuilds a network, in eval mode on the CPU, from its file.
 
-    path: a .safetensors written by save_checkpoint, or a .pt state dict (read with weights_only=True) with its
-          info JSON beside it under the same name ending in .json
+    path:     a .safetensors written by save_checkpoint, or a .pt state dict (read with weights_only=True) with its
+              info JSON beside it under the same name ending in .json
+    backbone: a module of your own that the file holds the weights of; they are loaded into it. None for an
+              architecture that training.architectures knows
     raises CheckpointError, one line, for anything else
     """
     state, text = _read(path)
     try:
         info = CheckpointInfo.from_json(text)
-        model = build_model(info)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this project ({error}); {_FIX}") from None
+    try:
+        model = build_model(info, backbone)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: its network cannot be built ({error}); {_FIX_ARCHITECTURE}") from None
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -147,6 +156,7 @@ def load_checkpoint(path: Path) -> tuple[SelfGradientNetwork, CheckpointInfo]:
 
 
 _FIX = "expected a model.safetensors written by `python -m training`: pass that file to --ckpt"
+_FIX_ARCHITECTURE = "pass another checkpoint to --ckpt, or, from Python, a backbone of your own to load_checkpoint"
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 GradientScaling = Literal["none", "rms"]
@@ -125,7 +126,8 @@ class SelfGradientNetwork(nn.Module):
             logits = self.plain_logits(inputs)
             return soft_loss(logits), logits
 
-        with frozen_batch_norm(self.backbone):
+        # Fused attention kernels cannot be differentiated twice, which training needs.
+        with frozen_batch_norm(self.backbone), sdpa_kernel(SDPBackend.MATH):
             gradient, logits = torch.func.grad(loss_and_logits, has_aux=True)(images)
         return logits, gradient
 

@@ -6,33 +6,12 @@ ball. Differentiating honestly through both passes therefore equals holding the 
 the attack that does see the block.
 """
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from training.activations import has_relu
 from training.model import LogitsFunction, SelfGradientNetwork
-
-RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-
-
-class SmoothReLU(TorchFunctionMode):
-    """Within, every ReLU computes softplus(beta * x) / beta instead, in modules and functional calls alike.
-
-    beta: sharpness; softplus tends to ReLU as it grows
-    """
-
-    def __init__(self, beta: float):
-        super().__init__()
-        self.beta = beta
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in RELU_CALLS:
-            return F.softplus(args[0] if args else kwargs["input"], beta=self.beta)
-        return func(*args, **(kwargs or {}))
+from training.smooth_surrogate import SmoothSurrogate
 
 
 def full_view(model: SelfGradientNetwork) -> LogitsFunction:
@@ -79,7 +58,9 @@ def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:
 
 
 def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
-    """Exact logits; derivatives through the first pass as if its ReLUs were softplus. Smooth activations stay.
+    """Exact logits; derivatives through the first pass as if its piecewise linear layers were smooth (SmoothSurrogate).
+
+    Smooth activations stay.
 
     beta: softplus sharpness; 5, 20 and 100 are the usual three
     """
@@ -89,7 +70,7 @@ def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
             return model.plain_logits(images)
         with torch.no_grad():
             exact = model.self_gradient(images.detach())
-        with SmoothReLU(beta):
+        with SmoothSurrogate(beta):
             smooth = model.self_gradient(images)
         # The value of `exact` with the derivative of `smooth`.
         return model.second_pass(images, exact + (smooth - smooth.detach()))

@@ -10,11 +10,17 @@ from training.model import SelfGradientBlock, SelfGradientNetwork
 IMAGE_SIZE = (32, 32)
 
 
-def checkpoint_info(gradient_scaling: str = "rms", scale: float = 1.0, block: bool = True) -> CheckpointInfo:
+def checkpoint_info(
+    gradient_scaling: str = "rms",
+    scale: float = 1.0,
+    block: bool = True,
+    architecture: str = "wrn-10-1",
+    image_size: tuple[int, int] = IMAGE_SIZE,
+) -> CheckpointInfo:
     return CheckpointInfo(
-        architecture="wrn-10-1",
+        architecture=architecture,
         class_names=tuple("abcdefghij"),
-        image_size=IMAGE_SIZE,
+        image_size=image_size,
         mean=(0.49, 0.48, 0.45),
         std=(0.25, 0.24, 0.26),
         dataset="made up",
@@ -51,13 +57,20 @@ def varied_backbone() -> nn.Module:
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.BatchNorm2d(8),
         nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
         nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4),
         nn.LeakyReLU(0.1),
-        nn.AvgPool2d(2),
-        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+        nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Hardswish(),
+        nn.AvgPool2d(3, stride=2, ceil_mode=True),
+        nn.Conv2d(8, 16, 3, stride=1, padding=1, bias=False),
         nn.GroupNorm(4, 16),
         nn.SiLU(),
+        nn.AdaptiveAvgPool2d((5, 3)),
+        nn.Hardsigmoid(),
+        nn.Upsample(scale_factor=2),
+        nn.ReLU6(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(16, 10),

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from export.capture import CaptureError, capture, passes_of
+from export.onnx import to_onnx
 from export.pictures import structured_pictures
 from export.verify import PICTURES, Run, verify
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
@@ -72,7 +73,16 @@ def test_training_mode_is_refused() -> None:
         capture(passes_of(network), IMAGE_SIZE)
 
 
-def test_what_cannot_be_captured_is_named() -> None:
-    network = network_around(nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(7), nn.Flatten()))
-    with pytest.raises(CaptureError, match="AdaptiveAvgPool2d"):
-        capture(passes_of(network), IMAGE_SIZE)
+class FractionalPooling(nn.Module):
+    """A layer whose gradient PyTorch has no rule for."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        samples = torch.full((features.shape[0], features.shape[1], 2), 0.5)
+        return nn.functional.fractional_max_pool2d(features, 2, output_size=4, _random_samples=samples)
+
+
+def test_what_cannot_be_written_is_named() -> None:
+    network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), FractionalPooling(), nn.Flatten(), nn.Linear(64, 10)))
+    passes = passes_of(network)
+    with pytest.raises(CaptureError, match="fractional_max_pool2d"):
+        to_onnx(capture(passes, IMAGE_SIZE), (3, *IMAGE_SIZE), passes.output_names, {})

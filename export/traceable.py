@@ -1,0 +1,43 @@
+"""Layers that PyTorch's tracing gets wrong, computed by calls that it gets right."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def traceable_calls() -> Iterator[None]:
+    """Within, networks compute the same by calls that can be traced for any batch size and written as a graph."""
+    with ExitStack() as stack:
+        # A fused attention kernel is one operator that no runtime knows, forward or backward.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_TraceableCalls())
+        yield
+
+
+class _TraceableCalls(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer; torch.func's own fixes the batch size for (N, places, features) with a bias."""
+    if input.dim() <= 2:
+        return F.linear(input, weight, bias)
+    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+
+
+def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """Global average pooling as a mean; PyTorch's sets memory strides, and a graph has none."""
+    if output_size in (1, (1, 1), [1, 1], torch.Size([1, 1])):
+        return input.mean(dim=(-2, -1), keepdim=True)
+    return F.adaptive_avg_pool2d(input, output_size)
+
+
+_REPLACEMENTS = {F.linear: _linear, F.adaptive_avg_pool2d: _adaptive_avg_pool2d}

@@ -1,0 +1,96 @@
+"""Backbones of every family, from checkpoint to checked graph; export_onnx raises where graph and PyTorch differ."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from export.exporter import export_onnx
+from export.pictures import structured_pictures
+from sgn_serve.graph import read_graph
+from sgn_serve.images import decode
+from sgn_serve.runtime import Classifier
+from sgn_serve.settings import Settings
+from tests.export.networks import checkpoint_info, randomise
+from tests.needs_timm import NEEDS_TIMM, backbones
+from training.checkpoint import build_model, save_checkpoint
+from training.model import SelfGradientNetwork
+
+FAMILIES = {
+    "preact-resnet-18": (16, 16),
+    "timm:test_efficientnet": (32, 32),  # depthwise convolutions, squeeze and excitation, batch norm with activation
+    "timm:test_convnext": (32, 32),  # layer norm over channels, GELU
+    "timm:test_vit": (32, 48),  # attention, and weights for every place in the picture
+}
+
+
+def save(folder: Path, architecture: str, image_size: tuple[int, int]) -> tuple[Path, SelfGradientNetwork]:
+    torch.manual_seed(0)
+    info = checkpoint_info(architecture=architecture, image_size=image_size)
+    network = randomise(build_model(info))
+    save_checkpoint(folder / "model.safetensors", network.state_dict(), info)
+    return folder / "model.safetensors", network
+
+
+@pytest.mark.parametrize("architecture", backbones(*FAMILIES))
+def test_every_family_exports(architecture: str, tmp_path: Path) -> None:
+    image_size = FAMILIES[architecture]
+    checkpoint, network = save(tmp_path, architecture, image_size)
+    pictures = structured_pictures(4, 3, image_size)
+    with torch.no_grad():
+        effect = (network(pictures) - network.plain_logits(pictures)).abs().max()
+    assert effect > 1e-3  # a block that did nothing would make the next lines easy
+
+    verification = export_onnx(checkpoint, tmp_path / "model.onnx")
+    assert verification.passed
+    assert {(check.batch, check.output) for check in verification.checks} == {
+        (batch, output) for batch in (1, 4, 7) for output in ("logits", "plain_logits", "self_gradient")
+    }
+
+
+@NEEDS_TIMM
+def test_a_timm_network_is_served_at_its_own_image_size(tmp_path: Path) -> None:
+    checkpoint, network = save(tmp_path, "timm:resnet18", (64, 64))
+    export_onnx(checkpoint, tmp_path / "model.onnx")
+
+    settings = Settings.from_environment({"SGN_MODEL": str(tmp_path / "model.onnx")})
+    graph = read_graph(settings.model_path)
+    assert graph.description.image_size == (64, 64)
+    classifier = Classifier(graph, ("cpu",), threads=1)
+    file = BytesIO()
+    pixels = (structured_pictures(1, 3, (64, 64), seed=5)[0] * 255).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(file, "PNG")
+    image = decode(file.getvalue(), graph.description.image_size, settings.max_pixels)[None]
+    logits = classifier.logits(image, self_gradient=True)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)).numpy()
+        plain = network.plain_logits(torch.from_numpy(image)).numpy()
+    assert logits.corrected is not None
+    np.testing.assert_allclose(logits.corrected, expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(logits.plain, plain, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(classifier.logits(image, self_gradient=False).plain, plain, rtol=0, atol=1e-3)
+
+
+class OwnNetwork(nn.Module):
+    """Attention as PyTorch packs it, and a linear layer over more than one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.attention = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, activation="gelu", batch_first=True)
+        self.classifier = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        return self.classifier(self.attention(tokens).mean(dim=1))
+
+
+def test_a_network_of_ones_own_exports(tmp_path: Path) -> None:
+    info = checkpoint_info(architecture="my transformer", image_size=(16, 16))
+    network = randomise(build_model(info, OwnNetwork()))
+    save_checkpoint(tmp_path / "model.safetensors", network.state_dict(), info)
+    assert export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx", backbone=OwnNetwork()).passed
