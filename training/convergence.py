@@ -38,10 +38,7 @@ class Iteration:
     def within_bound(self) -> bool:
         """Whether every step keeps to the bound, up to rounding."""
         floor = ROUNDING * self.gradient_change[0]
-        return all(
-            change <= max(limit * (1 + 1e-6), floor)
-            for change, limit in zip(self.gradient_change, self.bound(), strict=True)
-        )
+        return all(change <= limit + floor for change, limit in zip(self.gradient_change, self.bound(), strict=True))
 
     def left_over(self) -> float:
         """The last step's share of the first: 0 where the iteration converges."""

@@ -82,7 +82,8 @@ def _batch_norm(
     """torch.nn.functional.batch_norm, parameters under its names."""
     if training or running_mean is None or running_var is None or weight is None or bias is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps)
+    # The second pass updates the statistics before the first is differentiated; the copies are what the first one saw.
+    return _BatchNorm.apply(input, weight, bias, running_mean.clone(), running_var.clone(), eps)
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -178,4 +178,4 @@ def test_a_data_set_of_another_class_count_is_refused(checkpoint, picture_folder
         first = next((picture_folder / "test" / name).iterdir())
         (tmp_path / "test" / name / first.name).symlink_to(first)
     assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path}"]) == 2
-    assert "it has 2 classes and the checkpoint 3" in capsys.readouterr().err
+    assert "with 2 classes" in capsys.readouterr().err

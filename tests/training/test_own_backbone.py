@@ -64,9 +64,9 @@ def test_training_a_backbone_from_elsewhere(arch):
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     losses = []
     for _ in range(15):
-        step = method.step(network, *colours(24))
+        step = method.loss(network, method.attack(network, *colours(24)))
         optimizer.zero_grad()
-        step.loss.backward()
+        step.backward()
         optimizer.step()
         losses.append(step.loss.item())
     assert losses[-1] < 0.5 * losses[0]
