@@ -173,21 +173,23 @@ def _averages(features: Tensor, axis: int, outputs: int) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def resize_input_gradient(resize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def resize_input_gradient(resize: torch._ops.OpOverload) -> Callable[..., Tensor]:
     """Gradient of F.interpolate's operators, aten::upsample_*2d_backward.
 
     Resizing is linear, rows and columns apart, so the identity matrix resized along one axis is that axis' matrix, and
     the gradient is the product with the transposed matrices.
     """
 
+    corners = sum(argument.name == "align_corners" for argument in resize._schema.arguments)
+
     def input_gradient(
         gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
     ) -> Tensor:
-        *align_corners, row_scale, column_scale = options
+        row_scale, column_scale = (*options[corners:], None, None)[:2]  # None may be left out
 
         def matrix(outputs: int, inputs: int, scale: float | None) -> Tensor:
             identity = torch.eye(inputs, dtype=gradient.dtype, device=gradient.device)[None, None]
-            return resize(identity, [outputs, inputs], *align_corners, scale, None)[0, 0]
+            return resize(identity, [outputs, inputs], *options[:corners], scale, None)[0, 0]
 
         rows = matrix(output_size[0], input_size[2], row_scale)
         columns = matrix(output_size[1], input_size[3], column_scale)

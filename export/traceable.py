@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+_LINEAR, _ADAPTIVE_AVG_POOL2D = F.linear, F.adaptive_avg_pool2d
 
 
 @contextmanager
@@ -18,6 +21,9 @@ def traceable_calls() -> Iterator[None]:
         # A fused attention kernel is one operator that no runtime knows, forward or backward.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_TraceableCalls())
+        # Where PyTorch's own functions call others of theirs, as multi-head attention does, no mode sees it.
+        for function, replacement in _REPLACEMENTS.items():
+            stack.enter_context(mock.patch.object(F, function.__name__, replacement))
         yield
 
 
@@ -29,15 +35,15 @@ class _TraceableCalls(TorchFunctionMode):
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer; torch.func's own fixes the batch size for (N, places, features) with a bias."""
     if input.dim() <= 2:
-        return F.linear(input, weight, bias)
-    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+        return _LINEAR(input, weight, bias)
+    return _LINEAR(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
 
 
 def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     """Global average pooling as a mean; PyTorch's sets memory strides, and a graph has none."""
     if output_size in (1, (1, 1), [1, 1], torch.Size([1, 1])):
         return input.mean(dim=(-2, -1), keepdim=True)
-    return F.adaptive_avg_pool2d(input, output_size)
+    return _ADAPTIVE_AVG_POOL2D(input, output_size)
 
 
-_REPLACEMENTS = {F.linear: _linear, F.adaptive_avg_pool2d: _adaptive_avg_pool2d}
+_REPLACEMENTS = {_LINEAR: _linear, _ADAPTIVE_AVG_POOL2D: _adaptive_avg_pool2d}

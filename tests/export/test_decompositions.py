@@ -70,7 +70,10 @@ def test_equals_autograd(name: str, size: tuple[int, int]) -> None:
 
     assert not [node.name for node in graph.graph.nodes if "backward" in str(node.target)]
     other = torch.randn(features.shape, dtype=torch.float64, generator=generator)
-    torch.testing.assert_close(graph(other, weights), input_gradient(layer)(other, weights), rtol=1e-12, atol=1e-12)
+    # PyTorch's own hard sigmoid has its 1/6 in float32, even for float64; all others agree to 1e-12.
+    tolerance = 1e-7 if name == "hard-sigmoid" else 1e-12
+    expected = input_gradient(layer)(other, weights)
+    torch.testing.assert_close(graph(other, weights), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_gradients_for_weights_are_refused() -> None:
