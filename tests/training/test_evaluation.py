@@ -1,0 +1,102 @@
+"""A whole report, every attack of it, on a tiny network with a block."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from training.attack_registry import Context, Source, build_attacks
+from training.auto_attack import GradientStage
+from training.evaluation import Evaluation
+from training.model import SelfGradientBlock, SelfGradientNetwork
+from training.report import Report, row_key
+
+EPS = 8 / 255
+
+
+def tiny(seed: int, block: bool) -> SelfGradientNetwork:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)]
+    made = SelfGradientBlock(scale=EPS, gradient_scaling="rms") if block else None
+    return SelfGradientNetwork(nn.Sequential(*layers), made).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    model = tiny(0, block=True)
+    images = torch.rand(8, 3, 8, 8)
+    labels = model(images).argmax(dim=1)
+    labels[0] = (labels[0] + 1) % 4
+    context = Context(
+        eps=EPS,
+        has_block=True,
+        classes=4,
+        betas=(20.0,),
+        checkpoint=Source(model, "the checkpoint", "0" * 64),
+        graph_sha256="1" * 64,
+        transfer=Source(tiny(1, block=False), "pgd tiny", "2" * 64),
+        queries=20,
+    )
+    # A hundred iterations of each would find no more here and take a minute.
+    attacks = [
+        replace(attack, iterations=8) if isinstance(attack, GradientStage) else attack
+        for attack in build_attacks(["full"], context)
+    ]
+
+    def graph(inputs, self_gradient=True):
+        """Stands for the exported graph: the same answers, no derivatives."""
+        return model(inputs.detach(), self_gradient=self_gradient).detach()
+
+    path = tmp_path_factory.mktemp("report") / "evaluation.json"
+    report = Report(setting={"eps": EPS, "seed": 0})
+    evaluation = Evaluation(
+        model=model,
+        images=images,
+        labels=labels,
+        class_names=("a", "b", "c", "d"),
+        report=report,
+        path=path,
+        betas=(20.0,),
+        graph=graph,
+    )
+    return evaluation, attacks, evaluation.run(attacks)
+
+
+def test_every_row_is_there_and_none_is_above_clean(full):
+    evaluation, attacks, _ = full
+    report = evaluation.report
+    assert list(report.withstood) == [row_key(attack) for attack in attacks]
+    assert {row.split(":")[0] for row in report.withstood} == {"block on", "block off", "exported graph"}
+    for state in report.states():
+        clean = report.accuracy(f"{state}: clean")
+        assert all(report.accuracy(row) <= clean for row in report.withstood if row.startswith(state))
+    assert report.withstood["exported graph: clean"] == report.withstood["block on: clean"]
+
+
+def test_the_headline_is_no_higher_than_anything(full):
+    report = full[0].report
+    figures = [report.accuracy(row) for row in report.withstood if not row.startswith("block off")]
+    assert report.headline() <= min([*figures, report.auto_attack("block on")])
+    assert report.as_dict()["lowest"].keys() == {"block on", "block off", "exported graph"}
+
+
+def test_everything_of_the_checklist_is_measured(full):
+    assert {finding.verdict for finding in full[2]} <= {"ok", "suspect", "raised"}
+
+
+def test_a_finished_report_runs_nothing_again(full, monkeypatch):
+    evaluation, attacks, findings = full
+    monkeypatch.setattr("training.robustness.withstood", lambda *_, **__: pytest.fail("measured again"))
+    again = Evaluation(
+        model=evaluation.model,
+        images=evaluation.images,
+        labels=evaluation.labels,
+        class_names=evaluation.class_names,
+        report=Report(setting=evaluation.report.setting),
+        path=evaluation.path,
+        betas=evaluation.betas,
+        graph=evaluation.graph,
+    )
+    assert again.run(attacks) == findings
+    assert again.report.withstood == evaluation.report.withstood
