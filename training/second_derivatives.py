@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from training.views import RELU_CALLS
-
 aten = torch.ops.aten
+
+_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 class CheapSecondDerivatives(TorchFunctionMode):
@@ -28,7 +28,7 @@ class CheapSecondDerivatives(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in RELU_CALLS:
+        if func in _RELU_CALLS:
             return _ReLU.apply(args[0] if args else kwargs["input"])
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from training.activations import has_relu
 from training.model import LogitsFunction, SelfGradientNetwork
 
-RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 class SmoothReLU(TorchFunctionMode):
@@ -30,7 +30,7 @@ class SmoothReLU(TorchFunctionMode):
         self.beta = beta
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in RELU_CALLS:
+        if func in _RELU_CALLS:
             return F.softplus(args[0] if args else kwargs["input"], beta=self.beta)
         return func(*args, **(kwargs or {}))
 
