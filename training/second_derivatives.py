@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 aten = torch.ops.aten
 RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
+_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+
 
 class CheapSecondDerivatives(TorchFunctionMode):
     """Within, ReLU, batch norm with running statistics and convolutions without bias can be differentiated twice, fast.
@@ -27,7 +29,7 @@ class CheapSecondDerivatives(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in RELU_CALLS:
+        if func in _RELU_CALLS:
             return _ReLU.apply(args[0] if args else kwargs["input"])
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)

@@ -124,9 +124,9 @@ def test_a_fixed_batch_size_is_refused() -> None:
         to_onnx(capture(passes, IMAGE_SIZE), (3, *IMAGE_SIZE), passes.output_names, {})
 
 
-@pytest.mark.parametrize("activation", ["silu", "softplus"])
-def test_a_smooth_network(activation: str, tmp_path: Path) -> None:
-    info = replace(checkpoint_info(), activation=activation, image_size=(16, 16))
+def test_a_smooth_network(tmp_path: Path) -> None:
+    """Softplus of a sharpness that ONNX does not know; varied_backbone has a SiLU."""
+    info = replace(checkpoint_info(), activation="softplus", image_size=(16, 16))
     checkpoint = tmp_path / "model.safetensors"
     save_checkpoint(checkpoint, randomise(build_model(info)).state_dict(), info)
     assert export_onnx(checkpoint, tmp_path / "model.onnx").passed
