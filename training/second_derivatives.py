@@ -16,8 +16,6 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 aten = torch.ops.aten
-RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-
 _RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
