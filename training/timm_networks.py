@@ -1,6 +1,7 @@
 """Networks of the timm library (PyTorch Image Models) as backbones, an optional dependency."""
 
 import difflib
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,8 +27,9 @@ def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] 
     if name not in known:
         raise ValueError(f"unknown architecture 'timm:{name}'; {_nearest(name, known)}")
     # Transformers and the like have weights for every place in the picture, so they are built for one size.
-    fixed_size = timm.get_pretrained_cfg(name).fixed_input_size
-    options = {"img_size": image_size} if fixed_size and image_size is not None else {}
+    described = timm.get_pretrained_cfg(name)
+    fixed_size = described is not None and described.fixed_input_size
+    options: dict[str, Any] = {"img_size": image_size} if fixed_size and image_size is not None else {}
     try:
         network = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
         if image_size is not None:
