@@ -80,10 +80,14 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """torch.nn.functional.batch_norm, parameters under its names."""
-    if training or running_mean is None or running_var is None or weight is None or bias is None:
+    if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     # The second pass updates the statistics before the first is differentiated; the copies are what the first one saw.
-    return _BatchNorm.apply(input, weight, bias, running_mean.clone(), running_var.clone(), eps)
+    # PyTorch does not notice: its kernel changes them without a trace.
+    running_mean, running_var = running_mean.clone(), running_var.clone()
+    if weight is None or bias is None:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    return _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps)
 
 
 class _BatchNorm(torch.autograd.Function):
