@@ -1,0 +1,126 @@
+"""Trains and judges one system of a table, or finds that it has been done."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.reproduce.systems import SYSTEMS, Budget
+
+
+class ReproductionError(RuntimeError):
+    """A table cannot be made; the message says what failed. What was trained and measured so far stays."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set's pictures are and which reader reads them.
+
+    dataset:   of the paper: cifar10, cifar100 or svhn
+    reader:    --dataset of `python -m training`
+    data_root: its --data-root
+    name:      its --dataset-name, for figures; "" for the data set's own name
+    """
+
+    dataset: str
+    reader: str
+    data_root: Path
+    name: str
+
+    def flags(self) -> list[str]:
+        named = ["--dataset-name", self.name] if self.name else []
+        return ["--dataset", self.reader, "--data-root", str(self.data_root), *named]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One system trained on one data set at one budget, in runs/reproduce/<budget>/<data set>/<system>."""
+
+    system: str
+    source: Source
+    budget_name: str
+    budget: Budget
+    threads: int | None
+
+    @property
+    def name(self) -> str:
+        return f"reproduce/{self.budget_name}/{self.source.dataset}/{self.system}"
+
+    @property
+    def directory(self) -> Path:
+        return Path("runs") / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory / "model.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "evaluation.json"
+
+    def training_command(self, resume: bool) -> list[str]:
+        """Arguments of `python`."""
+        arguments = ["-m", "training", *self.source.flags(), "--arch", self.budget.arch, "--run", self.name]
+        arguments += [*self.budget.flags, *SYSTEMS[self.system].flags, *self._machine()]
+        return [*arguments, "--resume"] if resume else arguments
+
+    def evaluation_command(self) -> list[str]:
+        """Arguments of `python`."""
+        arguments = [
+            "-m",
+            "training.evaluate",
+            "--ckpt",
+            str(self.checkpoint),
+            "--data-root",
+            str(self.source.data_root),
+        ]
+        arguments += ["--dataset", self.source.reader, "--attacks", "paper", "--pictures", str(self.budget.pictures)]
+        return [*arguments, *self._machine()]
+
+    def _machine(self) -> list[str]:
+        return [] if self.threads is None else ["--threads", str(self.threads)]
+
+    def trained(self) -> bool:
+        """Whether the last epoch is done, or training stopped for good because its figures showed a collapse."""
+        state = self._state()
+        return bool(state) and (state["progress"]["epoch"] >= state["config"]["epochs"] or bool(self.problem()))
+
+    def problem(self) -> str:
+        """Why training stopped early, in the trainer's words, or ""."""
+        state = self._state()
+        return str(state["progress"].get("problem", "")) if state else ""
+
+    def _state(self) -> dict[str, Any] | None:
+        path = self.directory / "state.pt"
+        if not path.is_file():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return state
+
+    def complete(self) -> dict[str, Any]:
+        """Trains and judges what is not there yet, and returns the report.
+
+        Both go on where they were interrupted. The judging is asked for every time: it skips what it has.
+        raises ReproductionError where either fails
+        """
+        if not self.trained():
+            code = _python(self.training_command(resume=(self.directory / "state.pt").is_file()))
+            # A collapse is a result: the best checkpoint before it is judged, and the table says so.
+            if code != 0 and not (self.trained() and self.checkpoint.is_file()):
+                raise ReproductionError(f"training {self.name} failed; its message is above. The same command goes on")
+        code = _python(self.evaluation_command())
+        if code != 0:
+            raise ReproductionError(f"judging {self.name} failed; its message is above. The same command goes on")
+        report: dict[str, Any] = json.loads(self.report.read_text())
+        return report
+
+
+def _python(arguments: list[str]) -> int:
+    # A process of its own keeps threads, seeds and memory of one run from touching the next.
+    print("$ python " + " ".join(arguments), file=sys.stderr, flush=True)
+    return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode

@@ -1,0 +1,56 @@
+"""The systems that the paper's tables compare, and what training them costs at each budget."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class System:
+    """One trained network.
+
+    title: as printed
+    flags: of `python -m training`, on top of the budget's
+    """
+
+    title: str
+    flags: tuple[str, ...]
+    has_block: bool = False
+
+
+SYSTEMS: dict[str, System] = {
+    "standard": System("standard", ("--method", "standard")),
+    "pgd": System("Madry PGD-10", ("--method", "pgd")),
+    "bilateral": System("bilateral", ("--method", "bilateral")),
+    "trades": System("TRADES", ("--method", "trades")),
+    "self-gradient": System("self-gradient", ("--method", "self-gradient"), has_block=True),
+    "self-gradient-literal": System(
+        "self-gradient, the paper's block",
+        ("--method", "self-gradient", "--block-scale", "1", "--gradient-scaling", "none"),
+        has_block=True,
+    ),
+    "gradient-oracle": System("PGD-10 with the true gradient", ("--method", "gradient-oracle")),
+}
+
+EXTRA = {"table2": ("trades", "self-gradient-literal")}
+"""Systems measured beside those of a table that the paper has no figures of."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training a table gets.
+
+    arch:     backbone
+    flags:    of `python -m training`, for every system
+    pictures: of the test split that are attacked
+    """
+
+    arch: str
+    flags: tuple[str, ...]
+    pictures: int
+
+
+BUDGETS = {
+    # The defaults of `python -m training` are the paper's recipe (section 5.1.2).
+    "paper": Budget("wrn-28-10", (), pictures=10_000),
+    # Two hours of two cores for table 2: enough to see the systems' order, not their figures at convergence.
+    "small": Budget("wrn-10-2", ("--epochs", "4", "--lr-schedule", "cyclic", "--lr", "0.2"), pictures=1000),
+}
