@@ -73,3 +73,6 @@ TABLES: dict[str, tuple[PaperRow, ...]] = {
     ),
 }
 """Tables 1 to 5, line by line as printed."""
+
+FIGURE_2 = PaperRow("self-gradient", "cifar10", {}, block=True)
+"""What figure 2 iterates; the paper gives no number of it, only that the change falls to about zero."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from training.reproduce.systems import SYSTEMS, Budget
+
+SMOOTH_BETA = "20"
 
 
 class ReproductionError(RuntimeError):
@@ -70,30 +73,33 @@ class Run:
         return [*arguments, "--resume"] if resume else arguments
 
     def evaluation_command(self) -> list[str]:
-        """Arguments of `python`."""
-        arguments = [
-            "-m",
-            "training.evaluate",
-            "--ckpt",
-            str(self.checkpoint),
-            "--data-root",
-            str(self.source.data_root),
-        ]
-        arguments += ["--dataset", self.source.reader, "--attacks", "paper", "--pictures", str(self.budget.pictures)]
+        """Arguments of `python`: the paper's attacks, and the smooth surrogate's where there is a block."""
+        source = self.source
+        arguments = ["-m", "training.evaluate", "--ckpt", str(self.checkpoint), "--dataset", source.reader]
+        arguments += ["--data-root", str(source.data_root), "--pictures", str(self.budget.pictures)]
+        arguments += ["--attacks", "paper"]
+        if SYSTEMS[self.system].has_block:
+            arguments += ["smooth-cw", "--beta", SMOOTH_BETA]
         return [*arguments, *self._machine()]
 
     def _machine(self) -> list[str]:
         return [] if self.threads is None else ["--threads", str(self.threads)]
 
+    @staticmethod
+    def shell_command(arguments: list[str]) -> str:
+        return "python " + shlex.join(arguments)
+
     def trained(self) -> bool:
         """Whether the last epoch is done, or training stopped for good because its figures showed a collapse."""
         state = self._state()
-        return bool(state) and (state["progress"]["epoch"] >= state["config"]["epochs"] or bool(self.problem()))
+        if state is None:
+            return False
+        return bool(self.problem()) or state["progress"]["epoch"] >= state["config"]["epochs"]
 
     def problem(self) -> str:
         """Why training stopped early, in the trainer's words, or ""."""
         state = self._state()
-        return str(state["progress"].get("problem", "")) if state else ""
+        return "" if state is None else str(state["progress"]["problem"])
 
     def _state(self) -> dict[str, Any] | None:
         path = self.directory / "state.pt"
@@ -102,25 +108,29 @@ class Run:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return state
 
-    def complete(self) -> dict[str, Any]:
-        """Trains and judges what is not there yet, and returns the report.
+    def train(self) -> None:
+        """Trains what is missing; an interrupted training goes on.
 
-        Both go on where they were interrupted. The judging is asked for every time: it skips what it has.
-        raises ReproductionError where either fails
+        raises ReproductionError
         """
-        if not self.trained():
-            code = _python(self.training_command(resume=(self.directory / "state.pt").is_file()))
-            # A collapse is a result: the best checkpoint before it is judged, and the table says so.
-            if code != 0 and not (self.trained() and self.checkpoint.is_file()):
-                raise ReproductionError(f"training {self.name} failed; its message is above. The same command goes on")
-        code = _python(self.evaluation_command())
-        if code != 0:
+        if self.trained():
+            return
+        code = self._python(self.training_command(resume=(self.directory / "state.pt").is_file()))
+        # A collapse is a result: the best checkpoint before it is judged, and the table says so.
+        if code != 0 and not (self.problem() and self.checkpoint.is_file()):
+            raise ReproductionError(f"training {self.name} failed; its message is above. The same command goes on")
+
+    def judge(self) -> dict[str, Any]:
+        """The report of the trained system; asked for every time, because it measures only what it lacks.
+
+        raises ReproductionError
+        """
+        if self._python(self.evaluation_command()) != 0:
             raise ReproductionError(f"judging {self.name} failed; its message is above. The same command goes on")
         report: dict[str, Any] = json.loads(self.report.read_text())
         return report
 
-
-def _python(arguments: list[str]) -> int:
-    # A process of its own keeps threads, seeds and memory of one run from touching the next.
-    print("$ python " + " ".join(arguments), file=sys.stderr, flush=True)
-    return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode
+    def _python(self, arguments: list[str]) -> int:
+        # A process of its own keeps threads, seeds and memory of one run from touching the next.
+        print(f"$ {self.shell_command(arguments)}", file=sys.stderr, flush=True)
+        return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode

@@ -36,13 +36,15 @@ EXTRA = {"table2": ("trades", "self-gradient-literal")}
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training a table gets.
+    """How much training and judging a table gets.
 
+    purpose:  as --help says it
     arch:     backbone
     flags:    of `python -m training`, for every system
     pictures: of the test split that are attacked
     """
 
+    purpose: str
     arch: str
     flags: tuple[str, ...]
     pictures: int
@@ -50,7 +52,18 @@ class Budget:
 
 BUDGETS = {
     # The defaults of `python -m training` are the paper's recipe (section 5.1.2).
-    "paper": Budget("wrn-28-10", (), pictures=10_000),
-    # Two hours of two cores for table 2: enough to see the systems' order, not their figures at convergence.
-    "small": Budget("wrn-10-2", ("--epochs", "4", "--lr-schedule", "cyclic", "--lr", "0.2"), pictures=1000),
+    "paper": Budget("the paper's recipe: days on a GPU", "wrn-28-10", (), pictures=10_000),
+    # Enough to see how the systems compare, not their figures at convergence.
+    "small": Budget(
+        "a small backbone, two epochs: hours on a CPU",
+        "wrn-10-2",
+        ("--epochs", "2", "--lr-schedule", "cyclic", "--lr", "0.2", "--validation-attacked", "250"),
+        pictures=1000,
+    ),
+    "smoke": Budget(
+        "minutes, to see that everything runs; its figures mean nothing",
+        "wrn-10-1",
+        ("--epochs", "1", "--validation-pictures", "100", "--validation-attacked", "20", "--batch-size", "20"),
+        pictures=100,
+    ),
 }
