@@ -23,6 +23,7 @@ from training.checkpoint import CheckpointError, CheckpointInfo, current_version
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
 from training.evaluation import Evaluation
 from training.exported_graph import ExportedGraph, ExportedGraphError
+from training.interruption import Terminated, terminable
 from training.numbers import number
 from training.oracle import GradientOracle
 from training.oracle_protocol import judge_oracle
@@ -243,13 +244,14 @@ def main(argv: list[str] | None = None) -> int:
         check_numbers(arguments)
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
-        evaluate(arguments, command)
+        with terminable():
+            evaluate(arguments, command)
     except (CheckpointError, DatasetError, ExportedGraphError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print("interrupted; the same command goes on after the last finished attack", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 

@@ -1,7 +1,6 @@
 """How the gradient oracle of table 1 is judged: on clean pictures and under PGD-10, the true labels told to it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training import attacks
+from training.atomic_file import write_atomically
 from training.oracle import GradientOracle
 
 FORMAT = "self-gradient-oracle/1"
@@ -71,6 +71,7 @@ def judge_oracle(
     about:   what a reader should know besides
     path:    JSON file
     returns: the figures as text
+    raises WriteError
     """
     options = {name: setting[name] for name in ("eps", "seed", "batch_size")}
     with torch.no_grad():
@@ -82,10 +83,7 @@ def judge_oracle(
     }
     accuracy = {name: round(right.float().mean().item(), 4) for name, right in results.items()}
     content = {"format": FORMAT, "warning": WARNING, "accuracy": accuracy, "setting": setting, "about": about}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     lines = ["| accuracy, % | with grad |", "| --- | ---: |"]
     lines += [f"| {name} | {100 * value:.1f} |" for name, value in accuracy.items()]
     return "\n".join([*lines, "", WARNING, f"wrote {path}"])

@@ -1,4 +1,5 @@
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -56,21 +57,22 @@ def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
     assert f"lowest accuracy per picture: {headline:.1%}" in printed
 
 
-def test_an_interrupted_evaluation_goes_on(checkpoint, picture_folder, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_folder, capsys, monkeypatch):
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--beta", "20", "--device=cpu"]
     original = robustness.withstood
     measured: list[str] = []
 
     def interrupting(model, images, labels, attack, **options):
         if len(measured) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         measured.append(attack.name)
         return original(model, images, labels, attack, **options)
 
     # What is measured besides the rows is not what this test counts.
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
     monkeypatch.setattr(robustness, "withstood", interrupting)
-    assert main(argv) == 130
+    assert main(argv) == status
     assert "goes on" in capsys.readouterr().err
 
     def recording(model, images, labels, attack, **options):

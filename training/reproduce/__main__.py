@@ -10,6 +10,7 @@ from typing import Any
 from training.atomic_file import WriteError, write_atomically
 from training.checkpoint import current_versions, git_commit
 from training.data import DATASETS, DatasetError, load_pictures
+from training.interruption import Terminated, terminable
 from training.reproduce import figure
 from training.reproduce.paper import FIGURE_2, TABLES, PaperRow
 from training.reproduce.runs import ReproductionError, Run, Source
@@ -128,13 +129,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     command = shlex.join(["python", "-m", "training.reproduce", *(sys.argv[1:] if argv is None else argv)])
     try:
-        print(reproduce(arguments, command))
+        # A process that is being waited for ends with this one.
+        with terminable():
+            print(reproduce(arguments, command))
     except (ReproductionError, DatasetError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 
