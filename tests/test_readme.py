@@ -26,7 +26,7 @@ from sgn_serve.settings import Settings
 from tests.sgn_serve.server import running_server
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCK_LIMIT_SECONDS = 180
+BLOCK_LIMIT_SECONDS = 1200
 LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "__pycache__"}
 
 BLOCK = re.compile(
