@@ -1,6 +1,7 @@
 """Every figure that the README and the bundled model show follows from the committed results."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_tabl
 from training.attacks import pgd
 from training.checkpoint import load_checkpoint
 from training.data import load_pictures, to_float
+from training.reproduce.tables import Line, columns, markdown
 from training.views import held_view
 
 
@@ -98,10 +100,31 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
         assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
 
 
-def test_the_readme_shows_what_the_block_costs(project_root):
+def test_the_readme_shows_what_was_benchmarked(project_root):
     text = (project_root / "README.md").read_text()
     for batch, latency in json.loads((project_root / "results" / "block_cost.json").read_text())["latency"].items():
         figures = (latency["block_on_ms"], latency["block_off_ms"], latency["ratio"])
         assert f"| {batch} | {' | '.join(f'{figure:.1f}' for figure in figures)} |" in text
+    cost = json.loads((project_root / "results" / "training_cost.json").read_text())
+    for name, row in cost["methods"].items():
+        assert f"| {name} | {row['images_per_second']} | {row['ratio_to_pgd10']:.3f} |" in text
+    assert f"about {cost['times_cheaper_than_pgd10']:.1f} times remain" in text
+    assert f"is {1 / cost['methods']['adversarial, one step']['ratio_to_pgd10']:.1f} times cheaper" in text
     area = json.loads((project_root / "results" / "disagreement.json").read_text())["area_under_roc"]
     assert f"{area:.2f}, where 0.5 is chance" in text
+
+
+REPRODUCED = sorted((Path(__file__).parents[1] / "results" / "reproduce").glob("*/table*.json"))
+
+
+@pytest.mark.parametrize("path", REPRODUCED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_reproduced_tables_follow_from_their_rows(path):
+    content = json.loads(path.read_text())
+    fields = [field.name for field in dataclasses.fields(Line)]
+    lines = [Line(**{name: row[name] for name in fields}) for row in content["rows"]]
+    assert path.with_suffix(".md").read_text().startswith(markdown(lines, columns(content["target"])) + "\n")
+    for row in content["rows"]:
+        assert row["training"].startswith("python -m training ")
+        assert row["about"]["git_commit"]
+        assert not row["about"]["git_commit"].endswith("+changes")
+        assert row["setting"]["pictures"] >= 1000
