@@ -1,5 +1,6 @@
 """Named attacks, and which pictures withstand them: the measuring that validation and evaluation share."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, TypeVar
@@ -154,7 +155,14 @@ class Attack:
         if self.first_restart:
             # Far from the seeds that people choose, and the same whatever was drawn before.
             torch.manual_seed(torch.initial_seed() + 1_000_003 * self.first_restart)
-        return attacks.best_of_restarts(once, view, images, labels, self.restarts)
+
+        def in_parts(some_images: Tensor, some_labels: Tensor) -> Tensor:
+            # An average holds all of its samples for the way back; fewer pictures at once make up for that.
+            size = max(1, math.ceil(len(some_images) / self.noise_samples))
+            parts = zip(some_images.split(size), some_labels.split(size), strict=True)
+            return torch.cat([once(*part) for part in parts])
+
+        return attacks.best_of_restarts(in_parts, view, images, labels, self.restarts)
 
 
 def clean(block: bool = True) -> Attack:

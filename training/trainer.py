@@ -29,6 +29,7 @@ from training.model import SelfGradientNetwork
 from training.oracle import GradientOracle
 from training.run_log import RunLog
 from training.schedule import learning_rate
+from training.selection import Selection
 from training.training_bar import TrainingBar
 from training.training_state import Progress, TrainingError, save_state
 from training.validation import Validation, collapse
@@ -38,7 +39,7 @@ from training.whole_batch import as_part_of_the_whole_batch
 
 
 class Trainer:
-    """Trains one network into run_dir: model.safetensors (best epoch by val_lowest), state.pt (to resume), log.csv.
+    """Trains one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
 
     config:   its init_from must have passed check_start
     pictures: the training split; part of it is held out for validation
@@ -181,15 +182,16 @@ class Trainer:
         # A gradient oracle reads the label out of the gradient: that is what it is there to show.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
-        selection = self._selection(figures)
-        best = problem is None and selection >= self.progress.best_lowest
+        selection, best = self._selected(figures) if problem is None else (self._selection, False)
         progress = Progress(
             epoch=epoch + 1,
-            best_lowest=selection if best else self.progress.best_lowest,
+            best_lowest=selection.highest,
             best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
             wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
             core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
             problem=problem or "",
+            kept_lowest=selection.kept_lowest,
+            kept_clean=selection.kept_clean,
         )
         figures |= {
             "wall_seconds": progress.wall_seconds,
@@ -209,9 +211,14 @@ class Trainer:
         )
         return problem
 
-    def _selection(self, figures: dict[str, Any]) -> float:
-        """What the best epoch is chosen by."""
-        return float(figures["val_clean" if self.config.method == "standard" else "val_lowest"])
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.progress.best_lowest, self.progress.kept_lowest, self.progress.kept_clean)
+
+    def _selected(self, figures: dict[str, Any]) -> tuple[Selection, bool]:
+        """With one more epoch, and whether to keep that one. Standard training is not meant to withstand attacks."""
+        lowest = "val_clean" if self.config.method == "standard" else "val_lowest"
+        return self._selection.after(figures[lowest], figures["val_clean"], self.validation.attacked)
 
     def _train_epoch(self, epoch: int, bar: TrainingBar) -> tuple[float, float]:
         """Mean loss and accuracy over the epoch's batches."""
@@ -335,8 +342,13 @@ class Trainer:
         except CheckpointError:
             return
         if info.history.get("epoch", 0) > self.progress.epoch:
-            best = max(self.progress.best_lowest, self._selection(info.history))
-            self.progress = replace(self.progress, best_lowest=best)
+            selection, _ = self._selected(info.history)
+            self.progress = replace(
+                self.progress,
+                best_lowest=selection.highest,
+                kept_lowest=selection.kept_lowest,
+                kept_clean=selection.kept_clean,
+            )
 
 
 def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:

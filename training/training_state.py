@@ -20,7 +20,9 @@ class Progress:
     """Where a run stands after its last whole epoch.
 
     epoch:        epochs done
-    best_lowest:  highest val_lowest so far: what model.safetensors was chosen by
+    best_lowest:  highest val_lowest so far (for standard training val_clean), as training.selection needs it
+    kept_lowest:  val_lowest of the epoch that model.safetensors holds
+    kept_clean:   its val_clean
     best_pgd:     highest val_pgd10 so far
     problem:      why training stopped for good before its last epoch, or ""
     wall_seconds,
@@ -33,6 +35,8 @@ class Progress:
     wall_seconds: float = 0.0
     core_seconds: float = 0.0
     problem: str = ""
+    kept_lowest: float = -1.0
+    kept_clean: float = -1.0
 
 
 def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Any]) -> None:
