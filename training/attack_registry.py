@@ -16,6 +16,7 @@ from training.robustness import Attack, AttackOn
 AnyAttack = AttackOn[Any]
 
 PAPER_STEPS = (10, 20, 40, 100)
+AVERAGED_BETA = 400.0
 AUTO_ATTACK_ROWS = ("clean", "APGD-*", "FAB-T", "Square")
 
 
@@ -118,6 +119,23 @@ def _averaged(context: Context) -> list[Attack]:
     return [attack]
 
 
+def _averaged_smooth(context: Context) -> list[Attack]:
+    """Sharper than any of --beta, and the noise smooths the rest: of all gradients the nearest to the true slopes."""
+    if not context.has_block:
+        return []
+    attack = Attack(
+        f"CW-20, smooth surrogate averaged over noise, beta {AVERAGED_BETA:g}",
+        loss="margin",
+        steps=20,
+        view="smooth",
+        beta=AVERAGED_BETA,
+        noise_samples=8,
+        noise=context.eps / 8,
+        survivors_of=("clean", "CW-20*"),
+    )
+    return [attack]
+
+
 def _restarts(context: Context) -> list[Attack]:
     first = Attack(
         "CW-20, restarts 1 to 10",
@@ -203,6 +221,11 @@ ENTRIES: dict[str, Entry] = {
     ),
     "noise": Entry("100 random points of the ball", lambda context: [RandomNoise(context.in_use)]),
     "averaged": Entry("CW-20, gradients averaged over small input noise", _averaged),
+    "averaged-smooth": Entry(
+        "CW-20 through the smooth surrogate, averaged over small input noise",
+        _averaged_smooth,
+        "a network with a block",
+    ),
     "restarts": Entry("CW-20 with 10, then 10 more restarts", _restarts),
     "more-steps": Entry("CW-100, then CW-200 on what it left", _more_steps),
     "apgd-ce": Entry("AutoAttack's first", _each_state(lambda context, block: GradientStage("apgd-ce", block=block))),
@@ -244,6 +267,7 @@ PRESETS["full"] = tuple(
             "straight-through",
             "through-both",
             "averaged",
+            "averaged-smooth",
             "more-steps",
             "restarts",
             *PRESETS["autoattack"],

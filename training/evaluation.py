@@ -22,7 +22,7 @@ from training.masking import PLAIN_GRADIENT, Finding, checklist, likely_overesti
 from training.model import LogitsFunction, SelfGradientNetwork
 from training.report import Report, row_key
 from training.report_page import headline_sentence, page, warning
-from training.robustness import AttackOn, Classifier
+from training.robustness import Attack, AttackOn, Classifier
 
 # Enough pictures for a stable figure, few enough for seconds.
 GRADIENT_PICTURES = 100
@@ -66,7 +66,7 @@ class Evaluation:
         done = self.report.take_over(self.path, attacks)
         if done:
             print(f"{self.path}: going on after {done} of {len(attacks)} attacks", file=sys.stderr)
-        self._check_gradients()
+        self._check_gradients(attacks)
         self._check_consistency()
         self._attack(attacks)
         self.report.sort_rows([row_key(attack) for attack in attacks])
@@ -79,12 +79,22 @@ class Evaluation:
         self._print(findings)
         return findings
 
-    def gradient_views(self) -> dict[str, LogitsFunction]:
+    def gradient_views(self, attacks: Sequence[AttackOn[Any]]) -> dict[str, LogitsFunction]:
         """What the attacks' gradients are taken of, by name; the one of the paper's attacks and AutoAttack first."""
         if self.model.block is None:
             return {PLAIN_GRADIENT: self.model}
+        averaged = {
+            f"smooth, beta {attack.beta:g}, averaged": attack.logits_function(self.model)
+            for attack in attacks
+            if isinstance(attack, Attack) and attack.view == "smooth" and attack.noise_samples > 1
+        }
         smooth = {f"smooth, beta {beta:g}": views.smooth_view(self.model, beta) for beta in self.betas}
-        return {PLAIN_GRADIENT: views.held_view(self.model), "both passes": views.full_view(self.model), **smooth}
+        return {
+            PLAIN_GRADIENT: views.held_view(self.model),
+            "both passes": views.full_view(self.model),
+            **smooth,
+            **averaged,
+        }
 
     def write_page(self, folder: Path) -> None:
         """The Markdown page and the plots, beside the JSON file."""
@@ -115,12 +125,12 @@ class Evaluation:
         (folder / "evaluation.md").write_text(page(self.report, findings, written))
         print(f"wrote {folder / 'evaluation.md'} and {len(written)} plots")
 
-    def _check_gradients(self) -> None:
-        if "gradient_correlation" in self.report.measured:
+    def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:
+        found = self.gradient_views(attacks)
+        if found.keys() <= self.report.measured.get("gradient_correlation", {}).keys():
             return
         some = slice(0, min(GRADIENT_PICTURES, len(self.labels)))
         images, labels = self.images[some], self.labels[some]
-        found = self.gradient_views()
         correlations = gradient_check.finite_difference_correlations(
             self.model, found, images, labels, eps=self.eps, seed=self.seed
         )

@@ -81,6 +81,11 @@ def test_the_headline_is_no_higher_than_anything(full):
     assert report.as_dict()["lowest"].keys() == {"block on", "block off", "exported graph"}
 
 
+def test_every_gradient_in_use_is_checked(full):
+    correlations = full[0].report.measured["gradient_correlation"]
+    assert correlations.keys() == {"plain", "both passes", "smooth, beta 20", "smooth, beta 400, averaged"}
+
+
 def test_everything_of_the_checklist_is_measured(full):
     assert {finding.verdict for finding in full[2]} <= {"ok", "suspect", "raised"}
 
