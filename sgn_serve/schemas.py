@@ -35,6 +35,26 @@ class Prediction(ClassProbability):
     model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
 
 
+class Error(BaseModel):
+    """Why there is no answer."""
+
+    code: str = Field(description="a constant for programs, such as not_an_image")
+    message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
+    request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
+
+
+class Refusal(BaseModel):
+    """What every error is answered with."""
+
+    error: Error
+
+
+class Predictions(BaseModel):
+    """The answers to several pictures, in the order that they were sent in."""
+
+    predictions: list[Prediction | Refusal]
+
+
 def predict(logits: Logits, description: Description, top_k: int) -> Prediction:
     """The answer to the first picture of a batch.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-START_LIMIT_SECONDS = 60
+START_LIMIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
