@@ -103,7 +103,8 @@ class Predictor:
     async def _classify(self, place: Place, file: IO[bytes], block: bool, top_k: int | None) -> Prediction:
         pixels = await self._decode(file)
         logits = await place.run(pixels[None], block)
-        return predict(logits, self.description, self.settings.top_k if top_k is None else top_k)
+        listed = self.settings.top_k if top_k is None else top_k
+        return predict(logits, self.description, listed, self.settings.max_disagreement)
 
     async def _decode(self, file: IO[bytes]) -> NDArray[np.float32]:
         try:

@@ -50,8 +50,8 @@ def test_an_answer(client):
     assert answer["top_k"][0]["probability"] == answer["probability"]
     assert answer["plain"]["label"] == "red"
     assert answer["plain"]["probability"] > answer["probability"], "the block turns the picture bluer"
-    assert 0 < answer["disagreement"]["total_variation"] < 0.1
-    assert answer["disagreement"]["label_changed"] is False
+    assert 0 < answer["disagreement"] < 0.1
+    assert answer["suspicious"] is None
 
 
 @pytest.mark.parametrize("text", ["false", "False", "0", "off", "no"])
@@ -349,12 +349,20 @@ def test_settings_and_a_network_without_a_block(tmp_path):
         assert response.json()["error"]["code"] == "no_block"
 
 
-def test_the_environment_sets_the_default_of_the_flag(tmp_path):
+def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false"}
-    with running_server(tmp_path, **settings) as server, httpx.Client(base_url=server.url) as client:
+    settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false", "SGN_MAX_DISAGREEMENT": "0.001"}
+    with (
+        running_server(tmp_path, **settings, SGN_BACKGROUND="#0000ff") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         assert classify(client)["self_gradient"] is False
-        assert classify(client, self_gradient="true")["self_gradient"] is True
+        assert classify(client)["suspicious"] is None
+        answer = classify(client, self_gradient="true")
+        assert answer["self_gradient"] is True
+        assert answer["suspicious"] is (answer["disagreement"] > 0.001) is True
+        transparent = encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
+        assert classify(client, transparent)["label"] == "blue"
 
 
 @pytest.mark.parametrize(
