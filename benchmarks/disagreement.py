@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from training import attacks, robustness
-from training.auto_attack import GradientStage, Square
+from training.auto_attack import Algorithm, GradientStage, Square
 from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
 from training.data import load_pictures, split_indices, to_float
 from training.model import SelfGradientNetwork
@@ -120,7 +120,10 @@ class KnowingAttack:
 
 def auto_attack(model: SelfGradientNetwork, images: Tensor, labels: Tensor, iterations: int, queries: int) -> Tensor:
     """AutoAttack's attacks in turn, each on the pictures that withstood those before."""
-    stages = [GradientStage(name, iterations=iterations) for name in ("apgd-ce", "apgd-t", "fab-t")]
+    algorithms: tuple[Algorithm, ...] = ("apgd-ce", "apgd-t", "fab-t")
+    stages: list[robustness.AttackOn[SelfGradientNetwork]] = [
+        GradientStage(algorithm, iterations=iterations) for algorithm in algorithms
+    ]
     attacked = images.clone()
     for stage in (*stages, Square(queries=queries)):
         corrected, _ = answers(model, attacked)
@@ -144,7 +147,7 @@ def detection(clean: Tensor, attacked: Tensor) -> dict[str, Any]:
     rates = np.linspace(0, 1, 101)
     limits = torch.quantile(clean, torch.as_tensor(1 - rates))
     caught = (attacked[None, :] > limits[:, None]).double().mean(dim=1)
-    shown = {rate: int(round(100 * rate)) for rate in FALSE_ALARMS}
+    shown = {rate: round(100 * rate) for rate in FALSE_ALARMS}
     return {
         "pictures": len(attacked),
         "mean_bits": round(attacked.mean().item(), 4),
@@ -223,6 +226,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             parts.append(perturb(name, model, images[some], labels[some], arguments))
             print(f"{ATTACKS[name]}: {min(start + arguments.batch, len(images))} of {len(images)}", file=sys.stderr)
         rows[ATTACKS[name]] = measure(model, images, labels, torch.cat(parts))
+    knowing = KnowingAttack(arguments.iterations)
     result = {
         "command": " ".join(["python -m benchmarks.disagreement", *(sys.argv[1:] if command_line is None else [])]),
         "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
@@ -230,7 +234,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
         "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",
         "setting": "L-inf, block on, seed 0; PGD-20 steps of 2/255, 1 restart; AutoAttack standard, one attack after "
-        f"another, {arguments.iterations} iterations, {arguments.queries} queries; {KnowingAttack(arguments.iterations)}",
+        f"another, {arguments.iterations} iterations, {arguments.queries} queries; {knowing}",
         "eps": EPS,
         "attacks": rows,
         "versions": current_versions(),
@@ -239,9 +243,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in rows.items():
-        print(
-            f"{name}: area under ROC {row['area_under_roc']}, {row['successful_only'].get('area_under_roc')} of successes"
-        )
+        successes = row["successful_only"].get("area_under_roc")
+        print(f"{name}: area under ROC {row['area_under_roc']}, of the successful ones alone {successes}")
     return 0
 
 

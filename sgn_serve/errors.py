@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from sgn_serve.request_id import request_id
 
 
 class RequestError(Exception):
@@ -23,13 +26,12 @@ class RequestError(Exception):
         self.headers = headers
 
 
-def error_body(code: str, message: str, request_id: str) -> dict[str, Any]:
-    """The JSON object that every error is."""
-    return {"error": {"code": code, "message": message, "request_id": request_id}}
-
-
 def error_response(
-    status: int, code: str, message: str, request_id: str, headers: Mapping[str, str] | None = None
+    scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """An error as an answer."""
-    return JSONResponse(error_body(code, message, request_id), status_code=int(status), headers=headers)
+    """An error as the answer to a request."""
+    name = request_id(scope)
+    body: dict[str, Any] = {"error": {"code": code, "message": message, "request_id": name}}
+    if scope["path"].startswith("/v2"):  # see inference_protocol
+        body = {"error": message, "code": code, "request_id": name}
+    return JSONResponse(body, status_code=int(status), headers=headers)

@@ -1,11 +1,11 @@
 """The requests that carry pictures: multipart forms with one or several files and, if wanted, how to answer them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import IO
+from typing import IO, TypeVar
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -23,6 +23,8 @@ MAX_TOP_K = 1000
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST
 _SPOOLED_BYTES = 64 * 1024
 """A file larger than this waits on the disk, not in memory, for its turn to be decoded."""
+
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -129,36 +131,37 @@ def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
 
 
 def _read_flag(form: FormData, request: Request) -> bool | None:
-    values = set()
-    for text in _texts(form, request, SELF_GRADIENT, "bad_flag"):
+    def parse(text: str) -> bool:
         try:
-            values.add(parse_flag(text))
+            return parse_flag(text)
         except ValueError as error:
             raise RequestError(_BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT}={text!r}: {error}") from None
-    if len(values) > 1:
-        raise RequestError(_BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT} is given twice, as true and as false")
-    return values.pop() if values else None
+
+    return _read_option(form, request, SELF_GRADIENT, "bad_flag", parse)
 
 
 def _read_top_k(form: FormData, request: Request) -> int | None:
-    values = set()
-    for text in _texts(form, request, TOP_K, "bad_top_k"):
+    def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_TOP_K)) else 0
         if not 1 <= number <= MAX_TOP_K:
             raise RequestError(
                 _BAD_REQUEST, "bad_top_k", f"{TOP_K}={text!r}: expected a whole number from 1 to {MAX_TOP_K}"
             )
-        values.add(number)
-    if len(values) > 1:
-        raise RequestError(_BAD_REQUEST, "bad_top_k", f"{TOP_K} is given twice, with different values")
-    return values.pop() if values else None
+        return number
+
+    return _read_option(form, request, TOP_K, "bad_top_k", parse)
 
 
-def _texts(form: FormData, request: Request, name: str, code: str) -> list[str]:
-    """What a field and a query parameter of that name say."""
-    texts = []
-    for value in form.getlist(name):
-        if not isinstance(value, str):
-            raise RequestError(_BAD_REQUEST, code, f"the field {name!r} is a file, not text")
-        texts.append(value)
-    return texts + request.query_params.getlist(name)
+def _read_option(
+    form: FormData, request: Request, name: str, code: str, parse: Callable[[str], Option]
+) -> Option | None:
+    """What the field of that name says, or else the query parameter, both looked at; None where neither is there."""
+    chosen = None
+    for values in (request.query_params.getlist(name), form.getlist(name)):
+        if len(values) > 1:
+            raise RequestError(_BAD_REQUEST, code, f"{name!r} is given {len(values)} times")
+        for value in values:
+            if not isinstance(value, str):
+                raise RequestError(_BAD_REQUEST, code, f"the field {name!r} is a file, not text")
+            chosen = parse(value)
+    return chosen

@@ -86,7 +86,7 @@ class FlatErrors:
             nonlocal start, body, begun
             begun = True
             if message["type"] == "http.response.start" and message["status"] >= 400:
-                start = message
+                start = message  # not ours: our own errors are raised
                 return
             if start is None or message["type"] != "http.response.body":
                 await send(message)
@@ -94,11 +94,7 @@ class FlatErrors:
             body += message.get("body", b"")
             if message.get("more_body", False):
                 return
-            if is_flat(body):
-                await send(start)
-                await send({"type": "http.response.body", "body": body})
-            else:
-                await _rewritten(start, body, scope)(scope, receive, send)
+            await _rewritten(start, body, scope)(scope, receive, send)
 
         try:
             await self.app(scope, receive, rewrite)
@@ -111,19 +107,15 @@ class FlatErrors:
 def _answer(error: Exception, scope: Scope) -> Response:
     """The answer to an exception."""
     if isinstance(error, RequestError):
-        return error_response(error.status, error.code, error.message, request_id(scope), error.headers)
+        return error_response(scope, error.status, error.code, error.message, error.headers)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return error_response(status, _code(status), _message(status, b"", scope), request_id(scope), error.headers)
+        return error_response(scope, status, _code(status), _message(status, b"", scope), error.headers)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
     logger.error("request %s failed", request_id(scope), exc_info=error)
-    return error_response(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "the server failed; its log tells why, under this request_id",
-        request_id(scope),
-    )
+    message = "the server failed; its log tells why, under this request_id"
+    return error_response(scope, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
 
 
 def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
@@ -134,13 +126,7 @@ def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
         for name, value in start["headers"]
         if name.lower() not in (b"content-length", b"content-type")
     }
-    return error_response(status, _code(status), _message(status, body, scope), request_id(scope), headers)
-
-
-def is_flat(body: bytes) -> bool:
-    """Whether an error's body is {"error": {...}} already."""
-    content = _json(body)
-    return isinstance(content, dict) and isinstance(content.get("error"), dict)
+    return error_response(scope, status, _code(status), _message(status, body, scope), headers)
 
 
 def _code(status: HTTPStatus) -> str:

@@ -14,7 +14,9 @@ from sgn_serve.batching import Batcher, BatchLimits, Overloaded, Place
 from sgn_serve.decoding import Decoder
 from sgn_serve.errors import RequestError
 from sgn_serve.graph import Graph
-from sgn_serve.runtime import Classifier
+from sgn_serve.heat_map import heat_map_png
+from sgn_serve.model_card import model_card
+from sgn_serve.runtime import Classifier, Logits
 from sgn_serve.schemas import Prediction, predict
 from sgn_serve.settings import Settings
 
@@ -25,6 +27,12 @@ _STATUS = {
     images.TooSlow: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_slow_to_decode"),
     images.DamagedImage: (HTTPStatus.BAD_REQUEST, "damaged_image"),
 }
+
+
+class Serving:
+    """What is being served, from when the service starts: a place to put another predictor, between two requests."""
+
+    predictor: "Predictor"
 
 
 class Predictor:
@@ -39,6 +47,7 @@ class Predictor:
         self.settings = settings
         self.classifier = Classifier(graph, settings.providers, settings.threads)
         self.description = graph.description
+        self.card = model_card(graph, settings)
         self._decoder = Decoder(
             graph.description.image_size,
             settings.max_pixels,
@@ -99,6 +108,23 @@ class Predictor:
 
         with self._reserve(len(files)) as place:
             return list(await asyncio.gather(*map(one, files)))
+
+    async def explain(self, file: IO[bytes]) -> bytes:
+        """The self-gradient over one picture file, as a PNG."""
+        if not self.description.has_gradient:
+            raise RequestError(
+                HTTPStatus.BAD_REQUEST, "no_gradient", "the served graph does not answer with a self-gradient"
+            )
+        with self._reserve(1) as place:
+            pixels = await self._decode(file)
+            logits = await place.run(pixels[None], True, with_gradient=True)
+        assert logits.gradient is not None, "it was asked for"
+        return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
+
+    async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
+        """The logits of some pictures that are tensors already, (n, 3, H, W) in [0, 1]."""
+        with self._reserve(len(images)) as place:
+            return await place.run(images, self_gradient, with_gradient)
 
     async def _classify(self, place: Place, file: IO[bytes], block: bool, top_k: int | None) -> Prediction:
         pixels = await self._decode(file)

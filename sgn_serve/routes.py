@@ -10,15 +10,9 @@ from starlette.routing import BaseRoute, Route
 from sgn_serve.errors import RequestError
 from sgn_serve.form import IMAGES, read_form
 from sgn_serve.openapi import bentoml_schema, describe_api
-from sgn_serve.predictor import Predictor
+from sgn_serve.predictor import Serving
 from sgn_serve.request_id import request_id
 from sgn_serve.schemas import Error, Predictions, Refusal
-
-
-class Serving:
-    """What is being served, from when the service starts: a place to put another predictor, between two requests."""
-
-    predictor: Predictor
 
 
 class Api:
@@ -32,6 +26,8 @@ class Api:
         return [
             Route("/classify", self.classify, methods=["POST"]),
             Route("/classify_batch", self.classify_batch, methods=["POST"]),
+            Route("/explain", self.explain, methods=["POST"]),
+            Route("/model", self.model),
             Route("/docs.json", self.docs),
             Route("/schema.json", self.schema),
         ]
@@ -60,6 +56,17 @@ class Api:
                 ]
             )
         )
+
+    async def explain(self, request: Request) -> Response:
+        """Draws where the network's logits hang on the picture."""
+        predictor = self._serving.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings, options=()) as form:
+            return Response(await predictor.explain(form.files[0]), media_type="image/png")
+
+    async def model(self, request: Request) -> Response:
+        """The model card."""
+        return _json(self._serving.predictor.card)
 
     async def docs(self, request: Request) -> Response:
         """This API, in OpenAPI's words."""

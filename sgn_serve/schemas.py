@@ -23,8 +23,8 @@ class Prediction(ClassProbability):
     self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
     plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
     disagreement: float | None = Field(
-        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, from 0 "
-        "(equal) to 1; the model card says how little or how much it tells of tampering"
+        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
+        "from 0 (equal) to 1; the model card says how little or how much it tells of tampering"
     )
     suspicious: bool | None = Field(
         description="with the block on, and where the service has a limit (SGN_MAX_DISAGREEMENT): whether the "

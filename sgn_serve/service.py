@@ -9,10 +9,11 @@ from pathlib import Path
 import bentoml
 
 from sgn_serve.graph import read_graph
+from sgn_serve.inference_protocol import InferenceProtocol
 from sgn_serve.middleware import FlatErrors, LimitBody, OwnRoutes
-from sgn_serve.predictor import Predictor
+from sgn_serve.predictor import Predictor, Serving
 from sgn_serve.request_id import NameRequests
-from sgn_serve.routes import Api, Serving
+from sgn_serve.routes import Api
 from sgn_serve.settings import current_settings
 
 
@@ -61,4 +62,5 @@ SERVING = Serving()
 RobustClassifier.add_asgi_middleware(NameRequests)  # type: ignore[attr-defined]
 RobustClassifier.add_asgi_middleware(FlatErrors)  # type: ignore[attr-defined]
 RobustClassifier.add_asgi_middleware(LimitBody)  # type: ignore[attr-defined]
-RobustClassifier.add_asgi_middleware(OwnRoutes, routes=Api(SERVING).routes())  # type: ignore[attr-defined]
+ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes()]
+RobustClassifier.add_asgi_middleware(OwnRoutes, routes=ROUTES)  # type: ignore[attr-defined]

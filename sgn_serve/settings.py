@@ -16,11 +16,13 @@ class SettingsError(ValueError):
     """An environment variable that cannot be used; the message, one line, names it and the fix."""
 
 
+FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
 def parse_flag(text: str) -> bool:
     """raises ValueError for anything but true/false, on/off, yes/no, 1/0 in any case"""
-    value = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
     try:
-        return value[text.strip().lower()]
+        return FLAGS[text.strip().lower()]
     except KeyError:
         raise ValueError("expected true or false") from None
 

@@ -10,28 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.pictures import encode, noise, png
-from tests.sgn_serve.server import Server, free_port, running_server, serve_command, serve_environment
+from tests.sgn_serve.server import free_port, running_server, serve_command, serve_environment
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
-MAX_BYTES = 100_000
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
 FORM = "multipart/form-data; boundary=edge"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    model = save_tiny_graph(home / "tiny.onnx")
-    limits = {"SGN_MAX_BYTES": str(MAX_BYTES), "SGN_MAX_PIXELS": "10000", "SGN_MAX_IMAGES": "8"}
-    with running_server(home, SGN_MODEL=str(model), SGN_TOP_K="2", **limits) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: Server):
-    with httpx.Client(base_url=server.url, timeout=30) as opened:
-        yield opened
 
 
 def classify(client, picture=RED, **fields):
@@ -66,8 +51,9 @@ def test_the_block_switched_off_in_the_form(client, text):
 def test_the_block_switched_off_in_the_query(client):
     response = client.post("/classify?self_gradient=false", files={"image": RED})
     assert response.json()["self_gradient"] is False
-    both = client.post("/classify?self_gradient=true", files={"image": RED}, data={"self_gradient": "true"})
-    assert both.json()["self_gradient"] is True
+    both = client.post("/classify?self_gradient=false", files={"image": RED}, data={"self_gradient": "true"})
+    assert both.json()["self_gradient"] is True, "the form counts"
+    check_error(client.post("/classify?top_k=0", files={"image": RED}, data={"top_k": "1"}), 400, "bad_top_k", "'0'")
 
 
 def test_how_many_classes_are_listed(client):
@@ -202,12 +188,12 @@ BAD_REQUESTS = {
     "top_k of none": ({"files": {"image": RED}, "data": {"top_k": "0"}}, 400, "bad_top_k", "from 1 to 1000"),
     "top_k that is no number": ({"files": {"image": RED}, "params": {"top_k": "1e1"}}, 400, "bad_top_k", "'1e1'"),
     "top_k without end": ({"files": {"image": RED}, "data": {"top_k": "9" * 1000}}, 400, "bad_top_k", "1000"),
-    "top_k twice": ({"files": {"image": RED}, "data": {"top_k": "1"}, "params": {"top_k": "2"}}, 400, "bad_top_k", ""),
-    "flag and its opposite": (
-        {"files": {"image": RED}, "data": {"self_gradient": "true"}, "params": {"self_gradient": "false"}},
+    "top_k twice": ({"files": {"image": RED}, "params": {"top_k": ["1", "2"]}}, 400, "bad_top_k", "2 times"),
+    "flag twice": (
+        {"files": {"image": RED}, "data": {"self_gradient": ["true", "false"]}},
         400,
         "bad_flag",
-        "twice",
+        "2 times",
     ),
     "JSON body": ({"json": {"image": "aGVsbG8="}}, 415, "wrong_content_type", "application/json"),
     "urlencoded form": ({"data": {"self_gradient": "false"}}, 415, "wrong_content_type", "x-www-form-urlencoded"),
@@ -331,6 +317,25 @@ def test_requests_at_the_same_time_get_their_own_answers(server):
         assert list(pool.map(answer, files)) == colours
 
 
+def test_a_heat_map_over_the_picture(client):
+    response = client.post("/explain", files={"image": encode(Image.new("RGB", (80, 40), "red"))})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    drawn = Image.open(BytesIO(response.content))
+    assert drawn.size == (256, 256)
+    check_error(client.post("/explain", files={"image": b"x"}), 415, "not_an_image", "PNG")
+    check_error(client.post("/explain", files={"image": RED}, data={"top_k": "1"}), 400, "unknown_field", "'top_k'")
+    check_error(client.post("/explain?top_k=1", files={"image": RED}), 400, "unknown_parameter", "no query parameters")
+
+
+def test_the_model_card(client):
+    card = client.get("/model").json()
+    assert card["model"] == SHA256
+    assert card["classes"] == ["red", "green", "blue"]
+    assert card["preprocessing"]["height"] == 8
+    assert card["measured"] is None, "nothing is invented"
+
+
 def test_the_api_describes_itself(client):
     operation = client.get("/docs.json").json()["paths"]["/classify"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -345,8 +350,8 @@ def test_settings_and_a_network_without_a_block(tmp_path):
         answer = classify(client)
         assert answer["self_gradient"] is False
         response = client.post("/classify", files={"image": RED}, data={"self_gradient": "true"})
-        assert response.status_code == 400
-        assert response.json()["error"]["code"] == "no_block"
+        check_error(response, 400, "no_block", "no self-gradient block")
+        check_error(client.post("/explain", files={"image": RED}), 400, "no_gradient", "self-gradient")
 
 
 def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp_path):
