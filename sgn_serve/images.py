@@ -16,6 +16,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 Image.MAX_IMAGE_PIXELS = None
 
 WHITE = (255, 255, 255)
+_COPIES = {"WEBP": 2}
+"""Formats whose decoder needs so many times the memory of the others' for the same picture."""
 _STRIP_PIXELS = 1_000_000
 _USUAL_SCANS = 12
 _SCANNED_PIXELS = 300_000_000
@@ -91,7 +93,7 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     """Reads a picture file's header; the pixels come when they are asked for.
 
     data:       the file, at its beginning
-    max_pixels: largest width times height
+    max_pixels: largest width times height; of WebP half of it, for its decoder keeps the picture three times
     seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on
 
     raises NotAnImage, TooManyPixels, DamagedImage, TooSlow
@@ -109,8 +111,11 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     except Exception as error:  # Pillow's parsers raise whatever a broken header makes them stumble on
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size
-    if width * height > max_pixels:
-        raise TooManyPixels(f"the picture has {width} x {height} = {width * height} pixels, more than {max_pixels}")
+    allowed = max_pixels // _COPIES.get(str(picture.format), 1)
+    if width * height > allowed:
+        raise TooManyPixels(
+            f"the {picture.format} picture has {width} x {height} = {width * height} pixels, more than {allowed}"
+        )
     if picture.format == "JPEG":
         _check_scans(file, width * height)
     return picture

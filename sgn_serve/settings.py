@@ -99,7 +99,7 @@ class Settings:
     max_images        SGN_MAX_IMAGES       pictures in one request; default 16, and no more than SGN_MAX_QUEUE
     max_bytes         SGN_MAX_BYTES        largest request body, in bytes; default 10 MiB
     max_pixels        SGN_MAX_PIXELS       largest picture, width times height, checked before it is decoded;
-                                           default 25 million
+                                           default 25 million. Of WebP, which takes twice the memory, half
     decode_seconds    SGN_DECODE_SECONDS   how long one picture may take to decode, in seconds; default 5
     receive_seconds   SGN_RECEIVE_SECONDS  how long a request's body may take to arrive, in seconds; default 30
     background        SGN_BACKGROUND       what transparent pictures lie on; default #ffffff, white
