@@ -100,16 +100,18 @@ def test_mutated_pictures(fuzzed):
 
 
 def test_mutated_forms(fuzzed):
-    picture = encode(Image.fromarray(noise()))
-    form = (
-        b'--edge\r\nContent-Disposition: form-data; name="self_gradient"\r\n\r\nfalse\r\n'
-        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n'
-        b"Content-Type: image/png\r\n\r\n" + picture + b"\r\n--edge--\r\n"
-    )
+    part = b'--edge\r\nContent-Disposition: form-data; name="%s"'
+    file = b'; filename="x.png"\r\nContent-Type: image/png\r\n\r\n' + encode(Image.fromarray(noise())) + b"\r\n"
+    flag = part % b"self_gradient" + b"\r\n\r\nfalse\r\n"
+    forms = {
+        "/classify": flag + part % b"image" + file,
+        "/classify_batch": (part % b"images" + file) * 2 + flag,
+        "/explain": part % b"image" + file,
+    }
 
     def ask(seed):
-        body = mutated(form, random.Random(seed))
-        path = ("/classify", "/classify_batch", "/explain")[seed % 3]
+        path = list(forms)[seed % 3]
+        body = mutated(forms[path] + b"--edge--\r\n", random.Random(seed))
         return fuzzed.check(fuzzed.client.post(path, content=body, headers=FORM))
 
     with ThreadPoolExecutor(8) as pool:
