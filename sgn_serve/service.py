@@ -18,7 +18,8 @@ from sgn_serve.settings import current_settings
 
 
 # The timeout is a last resort: receiving, decoding and waiting have limits of their own.
-@bentoml.service(traffic={"timeout": 60})
+# Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request.
+@bentoml.service(traffic={"timeout": 60}, tracing={"excluded_urls": ".*"})
 class RobustClassifier:
     """Classifies pictures with a self-gradient network, with its block on or off."""
 
