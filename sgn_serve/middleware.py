@@ -1,5 +1,6 @@
 """What stands around every request: our routes, a limit on the body, and errors in one form."""
 
+import asyncio
 import json
 import logging
 from http import HTTPStatus
@@ -16,6 +17,9 @@ from sgn_serve.request_id import request_id
 from sgn_serve.settings import current_settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
+
+ANSWER_SECONDS = 55.0
+"""For a whole request; its parts have limits of their own, so that only a very slow network comes near it."""
 
 
 class OwnRoutes:
@@ -69,7 +73,10 @@ class LimitBody:
 
 
 class FlatErrors:
-    """Answers every error in our one form: those that were raised, and those that BentoML and Starlette answered."""
+    """Answers every error in our one form: those that were raised, and those that BentoML and Starlette answered.
+
+    A request that takes too long is one too: BentoML's own time limit would answer it in another form.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -97,7 +104,8 @@ class FlatErrors:
             await _rewritten(start, body, scope)(scope, receive, send)
 
         try:
-            await self.app(scope, receive, rewrite)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.app(scope, receive, rewrite)
         except Exception as error:
             if begun:
                 raise  # the client has part of an answer already
@@ -111,6 +119,9 @@ def _answer(error: Exception, scope: Scope) -> Response:
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         return error_response(scope, status, _code(status), _message(status, b"", scope), error.headers)
+    if isinstance(error, TimeoutError):
+        message = f"there was no answer within {ANSWER_SECONDS:g} s"
+        return error_response(scope, HTTPStatus.GATEWAY_TIMEOUT, "timeout", message)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
     logger.error("request %s failed", request_id(scope), exc_info=error)

@@ -25,6 +25,7 @@ ERRORS = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "not the kind of body that is expected, or no picture of a known format",
     HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed; its log tells why",
     HTTPStatus.SERVICE_UNAVAILABLE: "too many pictures are waiting; Retry-After says when to come back",
+    HTTPStatus.GATEWAY_TIMEOUT: "the network took too long",
 }
 
 

@@ -17,7 +17,7 @@ from sgn_serve.routes import Api
 from sgn_serve.settings import current_settings
 
 
-# The timeout is a last resort: receiving, decoding and waiting have limits of their own.
+# The time limit only stands behind FlatErrors' own.
 # Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request.
 @bentoml.service(traffic={"timeout": 60}, tracing={"excluded_urls": ".*"})
 class RobustClassifier:
