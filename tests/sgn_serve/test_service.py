@@ -305,6 +305,23 @@ def test_a_client_that_hangs_up_leaves_no_trace(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("path", ["/classify", "/v2/models/self-gradient-network/infer"])
+def test_a_body_that_does_not_come_is_given_up(client, server, path):
+    address = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=60) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+            "Content-Type: multipart/form-data; boundary=edge\r\n\r\n--edge\r\n".encode()
+        )
+        answer = b""
+        while chunk := connection.recv(10_000):  # until the server closes the connection
+            answer += chunk
+    head, body = answer.split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"too_slow_request" in body
+    assert classify(client)["label"] == "red"
+
+
 def test_requests_at_the_same_time_get_their_own_answers(server):
     colours = ["red", "green", "blue"] * 10
     green = (0, 255, 0)  # Pillow's "green" is half as bright
