@@ -1,9 +1,9 @@
 """Micro-batching within the process: pictures of requests that come at the same time go through the network together.
 
 While one batch runs, the next one gathers, so that under load nobody waits for the sake of a batch. Only an idle
-network waits, and only for company that is on its way: as many pictures as were lately under way together, for at most
-a few milliseconds. How many pictures a batch may hold follows from how long they lately took, so that a slow network
-does not make everybody wait for a long batch, and a fast one gets large ones.
+network waits, and only for company that is on its way: for half as many pictures as were lately under way together,
+and for a few milliseconds at most. How many pictures a batch may hold follows from how long they lately took, so that
+a slow network does not make everybody wait for a long batch, and a fast one gets large ones.
 """
 
 import asyncio
@@ -186,7 +186,9 @@ class Batcher:
             await self._changed.wait()
         self._company = max(self.pending, (1 - _NEW_SHARE) * self._company + _NEW_SHARE * self.pending)
         deadline = time.perf_counter() + self.limits.max_wait
-        while self._queued() < min(round(self._company), self._batch_room()):
+        # For half of them: while these run the others arrive, so that afterwards two groups take turns and the network
+        # never waits for the answers to be sent and the next requests to be read.
+        while self._queued() < min(self._company, self._batch_room()) / 2:
             left = deadline - time.perf_counter()
             if left <= 0:
                 return

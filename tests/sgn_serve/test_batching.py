@@ -108,16 +108,33 @@ def test_a_request_waits_for_one_that_is_on_its_way_but_not_for_ever():
     network = Network()
 
     async def work(batcher):
-        with batcher.reserve(1):  # being decoded, and found to be no picture
+        with batcher.reserve(2):  # being decoded, and found to be no pictures
             first = asyncio.create_task(ask(batcher, 0))
             await asyncio.sleep(0.05)
             assert network.runs == [], "it waits for company"
         await asyncio.wait_for(first, 2)
-        with batcher.reserve(1):  # being decoded for long
+        with batcher.reserve(2):  # being decoded for long
             await asyncio.wait_for(ask(batcher, 0), 2)
 
     with_batcher(network, work, max_wait=0.4)
     assert network.runs == [(1, True)] * 2
+
+
+def test_clients_that_ask_again_and_again_fall_into_two_groups_that_take_turns():
+    network = Network(seconds=0.05)
+
+    async def work(batcher):
+        async def client(value):
+            for _ in range(6):
+                await ask(batcher, value)
+                # The answers are sent one after the other, and the next requests read and decoded.
+                await asyncio.sleep(0.003 * (value + 1))
+
+        await asyncio.gather(*(client(value) for value in range(8)))
+
+    with_batcher(network, work)
+    assert sum(pictures for pictures, _ in network.runs) == 48
+    assert 8 <= len(network.runs) <= 20, "neither all of them at once, with idle times between, nor each alone"
 
 
 def test_a_batch_holds_no_more_than_configured():
