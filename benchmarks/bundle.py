@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
+DISAGREEMENT = ROOT / "results" / "disagreement.json"
 BEGIN, END = "<!-- bundled figures: begin -->", "<!-- bundled figures: end -->"
 SYSTEMS = {
     "self-gradient": "self-gradient",
@@ -83,7 +84,7 @@ def summary() -> dict[str, Any]:
         raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
     main = reports["self-gradient"]
     block_columns = ("epoch", "block_correction_mean_abs", "block_correction_change", "block_answers_changed")
-    return {
+    figures = {
         "checkpoint_sha256": main["setting"]["checkpoint_sha256"],
         "headline": main["headline"],
         "lowest": main["lowest"],
@@ -98,7 +99,17 @@ def summary() -> dict[str, Any]:
             for name, report in reports.items()
             if name != "self-gradient"
         },
+        "attacks": main["attacks"],
     }
+    if "checklist" in main:
+        figures["checklist"] = main["checklist"]
+    disagreement = json.loads(DISAGREEMENT.read_text())
+    if disagreement["checkpoint_sha256"] == figures["checkpoint_sha256"]:
+        for row in disagreement["attacks"].values():
+            for detection in (row, row["successful_only"]):
+                detection.pop("roc", None)  # the curve stays in results/
+        figures["disagreement"] = disagreement
+    return figures
 
 
 def readme_table(figures: dict[str, Any]) -> str:

@@ -1,30 +1,46 @@
-"""Is the disagreement that the service reports a sign of tampering? Clean example pictures against attacked ones.
+"""Does the disagreement that the service reports tell an attacked picture? Clean pictures against attacked ones.
 
-    python -m benchmarks.disagreement
+    python -m benchmarks.disagreement                                      # the 100 example pictures, PGD-20: minutes
+    python -m benchmarks.disagreement --attacks pgd autoattack knowing \
+        --data-root data --pictures 1000                                   # hours on a CPU
 
-Writes results/disagreement.json: the area under the ROC curve of the total variation distance between the answers with
-the block on and off, telling attacked pictures (PGD-20 on the network with its block on) from the same ones unattacked:
-1 is a perfect sign, 0.5 is none.
+Writes results/disagreement.json: for each attack the area under the ROC curve of the Jensen-Shannon divergence between
+the answers with the block on and off, telling attacked pictures from the same ones unattacked (1 is a perfect sign, 0.5
+none), the curve itself, and what share of attacks is caught by limits that 1 % and 5 % of the clean pictures exceed:
+what SGN_MAX_DISAGREEMENT may be set to. The same once more of the attacks that succeeded, for only they matter.
+
+The attacks: PGD-20; AutoAttack's four in turn, each on what withstood the ones before; and an attacker who knows of the
+check and fools the network with as little disagreement as it can (KnowingAttack).
 """
 
 import argparse
 import csv
+import hashlib
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from training import robustness
+from training import attacks, robustness
+from training.auto_attack import Algorithm, GradientStage, Square
 from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
+from training.data import load_pictures, split_indices, to_float
 from training.model import SelfGradientNetwork
+from training.picture_set import DatasetError
+from training.smooth_surrogate import SmoothSurrogate
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "disagreement.json"
 EPS = 8 / 255
+FALSE_ALARMS = (0.01, 0.05)
+ATTACKS = {"pgd": "PGD-20", "autoattack": "AutoAttack", "knowing": "knowing attacker"}
 
 
 def example_pictures() -> tuple[Tensor, Tensor]:
@@ -36,12 +52,86 @@ def example_pictures() -> tuple[Tensor, Tensor]:
     return images, torch.tensor([int(row["index"]) for row in rows])
 
 
-def disagreement(model: SelfGradientNetwork, images: Tensor) -> Tensor:
-    """Total variation distance between the answers with the block on and off, (N), as the service reports it."""
+def divergence_bits(first: Tensor, second: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the answers to two batches of logits, (N, classes) -> (N), in bits, as served."""
+    log_first, log_second = first.double().log_softmax(dim=1), second.double().log_softmax(dim=1)
+    middle = torch.logaddexp(log_first, log_second) - np.log(2)
+    nats = sum((log.exp() * (log - middle)).sum(dim=1) for log in (log_first, log_second)) / 2
+    return torch.as_tensor(nats / np.log(2)).clamp(0, 1)
+
+
+def answers(model: SelfGradientNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits with the block on and off, (N, classes) each."""
     with torch.no_grad():
         plain, gradient = model.first_pass(images)
-        corrected = model.second_pass(images, gradient)
-    return (plain.softmax(dim=1) - corrected.softmax(dim=1)).abs().sum(dim=1) / 2
+        return model.second_pass(images, gradient), plain
+
+
+@dataclass(frozen=True)
+class KnowingAttack:
+    """Fools the network with its block on, and then lowers the disagreement for as long as it stays fooled.
+
+    Each step goes up the margin loss where the picture is still classified rightly (or hardly wrongly), and down the
+    disagreement where it is fooled; the result is the fooled iterate of least disagreement. Gradients see the block
+    through the smooth surrogate of the first pass.
+
+    steps, step_size: step_size in units of pixel intensity
+    beta:             softplus sharpness of the surrogate
+    confidence:       margin, in logits, that it keeps while it lowers the disagreement
+    Source: the selective form of Bryniarski et al., Evading Adversarial Example Detection Defenses with Orthogonal
+    Projected Gradient Descent (2022).
+    """
+
+    steps: int = 100
+    step_size: float = 1 / 255
+    beta: float = 20.0
+    confidence: float = 0.05
+
+    def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Attacked images (N, 3, H, W), detached, within the epsilon ball and [0, 1]; starts at the images."""
+        low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+        current, best = images.clone(), images.clone()
+        least = torch.full(labels.shape, torch.inf, dtype=torch.float64)
+        fooled = torch.zeros_like(labels, dtype=torch.bool)
+        for step in range(self.steps + 1):
+            inputs = current.detach().requires_grad_()
+            with torch.enable_grad():
+                corrected, plain = self._seen(model, inputs)
+                margins = attacks.margin(corrected, labels)
+                bits = divergence_bits(corrected, plain)
+                goal = torch.where(margins > self.confidence, -bits, margins.double())
+                (gradient,) = torch.autograd.grad(goal.sum(), inputs)
+            better = (margins > 0) & (bits < least)
+            best[better], least[better] = current[better], bits.detach()[better]
+            fooled |= margins > 0
+            if step < self.steps:
+                current = torch.clamp(current + self.step_size * gradient.sign(), low, high)
+        best[~fooled] = current[~fooled]
+        return best
+
+    def _seen(self, model: SelfGradientNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact logits, block on and off; the first pass's derivative is the smooth one."""
+        with torch.no_grad():
+            exact = model.self_gradient(images.detach())
+        with SmoothSurrogate(self.beta):
+            smooth = model.self_gradient(images)
+        return model.second_pass(images, exact + (smooth - smooth.detach())), model.plain_logits(images)
+
+
+def auto_attack(model: SelfGradientNetwork, images: Tensor, labels: Tensor, iterations: int, queries: int) -> Tensor:
+    """AutoAttack's attacks in turn, each on the pictures that withstood those before."""
+    algorithms: tuple[Algorithm, ...] = ("apgd-ce", "apgd-t", "fab-t")
+    stages: list[robustness.AttackOn[SelfGradientNetwork]] = [
+        GradientStage(algorithm, iterations=iterations) for algorithm in algorithms
+    ]
+    attacked = images.clone()
+    for stage in (*stages, Square(queries=queries)):
+        corrected, _ = answers(model, attacked)
+        left = corrected.argmax(dim=1) == labels
+        if left.any():
+            torch.manual_seed(0)
+            attacked[left] = stage.perturb(model, images[left], labels[left], EPS)
+    return attacked
 
 
 def area_under_roc(negatives: Tensor, positives: Tensor) -> float:
@@ -50,35 +140,111 @@ def area_under_roc(negatives: Tensor, positives: Tensor) -> float:
     return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()
 
 
-def main() -> int:
+def detection(clean: Tensor, attacked: Tensor) -> dict[str, Any]:
+    """How well a limit on the disagreement tells `attacked` from `clean`, (N) bits each."""
+    if len(attacked) == 0:
+        return {"pictures": 0}
+    rates = np.linspace(0, 1, 101)
+    limits = torch.quantile(clean, torch.as_tensor(1 - rates))
+    caught = (attacked[None, :] > limits[:, None]).double().mean(dim=1)
+    shown = {rate: round(100 * rate) for rate in FALSE_ALARMS}
+    return {
+        "pictures": len(attacked),
+        "mean_bits": round(attacked.mean().item(), 4),
+        "area_under_roc": round(area_under_roc(clean, attacked), 3),
+        "limits": [
+            {"false_alarms": rate, "limit_bits": round(limits[at].item(), 4), "caught": round(caught[at].item(), 3)}
+            for rate, at in shown.items()
+        ],
+        "roc": {"false_alarms": [round(rate, 2) for rate in rates], "caught": [round(c, 3) for c in caught.tolist()]},
+    }
+
+
+def measure(model: SelfGradientNetwork, images: Tensor, labels: Tensor, attacked: Tensor) -> dict[str, Any]:
+    """One attack's row of the result."""
+    corrected, plain = answers(model, images)
+    clean, right = divergence_bits(corrected, plain), corrected.argmax(dim=1) == labels
+    corrected, plain = answers(model, attacked)
+    bits, fooled = divergence_bits(corrected, plain), (corrected.argmax(dim=1) != labels) & right
+    return {
+        "accuracy_clean": round(right.double().mean().item(), 4),
+        "accuracy_attacked": round((corrected.argmax(dim=1) == labels).double().mean().item(), 4),
+        "mean_bits_clean": round(clean.mean().item(), 4),
+        **detection(clean, bits),
+        "successful_only": detection(clean, bits[fooled]),
+    }
+
+
+def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tensor, arguments: Any) -> Tensor:
+    torch.manual_seed(0)
+    if name == "pgd":
+        return robustness.pgd(20).perturb(model, images, labels, EPS)
+    if name == "autoattack":
+        return auto_attack(model, images, labels, arguments.iterations, arguments.queries)
+    return KnowingAttack(arguments.iterations).perturb(model, images, labels, EPS)
+
+
+def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.disagreement", description=(__doc__ or "").splitlines()[0])
     bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
-    arguments = parser.parse_args()
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
+    parser.add_argument("--data-root", type=Path, help="image folder with test/<class>/ (default: the examples)")
+    parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)", help="what the pictures are, for the result")
+    parser.add_argument("--pictures", type=int, default=100, help="how many, drawn with seed 1 (default: 100)")
+    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
+    parser.add_argument(
+        "--iterations", type=int, default=100, help="of AutoAttack's runs, and of the knowing attacker's"
+    )
+    parser.add_argument("--queries", type=int, default=5000, help="of AutoAttack's Square")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
+    return parser.parse_args(command_line)
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    arguments = parse(command_line)
     try:
-        model, _ = load_checkpoint(arguments.ckpt)
-    except CheckpointError as error:
+        model, info = load_checkpoint(arguments.ckpt)
+        if model.block is None:
+            raise CheckpointError(f"{arguments.ckpt}: a network without a block, whose answers cannot disagree")
+        if arguments.data_root is None:
+            images, labels = (values[: arguments.pictures] for values in example_pictures())
+        else:
+            pictures = load_pictures(
+                "image-folder", arguments.data_root, "test", info.image_size[0], tuple(info.class_names)
+            )
+            _, chosen = split_indices(pictures, arguments.pictures, 1)
+            images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]
+    except (CheckpointError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    images, labels = example_pictures()
-    torch.manual_seed(0)
-    attacked = robustness.pgd(20).perturb(model, images, labels, EPS)
-    clean, tampered = disagreement(model, images), disagreement(model, attacked)
+    rows = {}
+    for name in arguments.attacks:
+        parts = []
+        for start in range(0, len(images), arguments.batch):
+            some = slice(start, start + arguments.batch)
+            parts.append(perturb(name, model, images[some], labels[some], arguments))
+            print(f"{ATTACKS[name]}: {min(start + arguments.batch, len(images))} of {len(images)}", file=sys.stderr)
+        rows[ATTACKS[name]] = measure(model, images, labels, torch.cat(parts))
+    knowing = KnowingAttack(arguments.iterations)
     result = {
-        "command": "python -m benchmarks.disagreement",
+        "command": " ".join(["python -m benchmarks.disagreement", *(sys.argv[1:] if command_line is None else [])]),
+        "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
         "pictures": len(images),
-        "data": "CIFAR-10 (JPEG copy), examples/",
-        "attack": "PGD-20, L-inf, step 2/255, 1 restart, seed 0, block on",
+        "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
+        "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",
+        "setting": "L-inf, block on, seed 0; PGD-20 steps of 2/255, 1 restart; AutoAttack standard, one attack after "
+        f"another, {arguments.iterations} iterations, {arguments.queries} queries; {knowing}",
         "eps": EPS,
-        "mean_disagreement_clean": round(clean.mean().item(), 4),
-        "mean_disagreement_attacked": round(tampered.mean().item(), 4),
-        "area_under_roc": round(area_under_roc(clean, tampered), 3),
+        "attacks": rows,
         "versions": current_versions(),
         "git_commit": git_commit(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in rows.items():
+        successes = row["successful_only"].get("area_under_roc")
+        print(f"{name}: area under ROC {row['area_under_roc']}, of the successful ones alone {successes}")
     return 0
 
 

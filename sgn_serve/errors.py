@@ -1,47 +1,37 @@
-"""What the service answers when it cannot answer: one flat JSON object, with what is wrong and what is accepted."""
+"""What the service answers when it cannot answer: {"error": {"code", "message", "request_id"}}."""
 
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
-from sgn_serve.images import FORMATS
-from sgn_serve.settings import Settings
+from sgn_serve.request_id import request_id
 
 
 class RequestError(Exception):
-    """A request that cannot be answered, by the client's doing.
+    """A request that cannot be answered: by the client's doing, or because too many came at once.
 
-    status:  the 4xx to answer with
+    status:  the status to answer with, 4xx or 503
     code:    a short constant for programs, such as not_an_image
     message: a sentence for people: what is wrong, and the fix where there is one
+    headers: what the answer's headers must say too
     """
 
-    def __init__(self, status: HTTPStatus, code: str, message: str):
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None):
         super().__init__(message)
-        self.status = status
+        self.status = int(status)
         self.code = code
         self.message = message
+        self.headers = headers
 
 
 def error_response(
-    status: int, code: str, message: str, settings: Settings, headers: dict[str, str] | None = None
+    scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The JSON answer {"error": {"status", "code", "message", "accepted"}}."""
-    error = {"status": int(status), "code": code, "message": message, "accepted": accepted(settings)}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
-
-
-def accepted(settings: Settings) -> dict[str, Any]:
-    """What a good request looks like, for every error to say."""
-    return {
-        "request": "POST /classify",
-        "content_type": "multipart/form-data",
-        "fields": {
-            "image": f"one picture file: {', '.join(FORMATS)}",
-            "self_gradient": "true or false (optional; also as a query parameter)",
-        },
-        "max_bytes": settings.max_bytes,
-        "max_pixels": settings.max_pixels,
-        "example": "curl -F image=@x.png http://localhost:3000/classify",
-    }
+    """An error as the answer to a request."""
+    name = request_id(scope)
+    body: dict[str, Any] = {"error": {"code": code, "message": message, "request_id": name}}
+    if scope["path"].startswith("/v2"):  # see inference_protocol
+        body = {"error": message, "code": code, "request_id": name}
+    return JSONResponse(body, status_code=int(status), headers=headers)

@@ -1,46 +1,92 @@
-"""The classify request: a multipart form with one picture file and, if wanted, the flag."""
+"""The requests that carry pictures: multipart forms with one or several files and, if wanted, how to answer them."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import IO, TypeVar
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from sgn_serve.errors import RequestError
-from sgn_serve.settings import parse_flag
+from sgn_serve.settings import Settings, parse_flag
 
 IMAGE = "image"
+IMAGES = "images"
 SELF_GRADIENT = "self_gradient"
+TOP_K = "top_k"
+MAX_TOP_K = 1000
 
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST
+_SPOOLED_BYTES = 64 * 1024
+"""A file larger than this waits on the disk, not in memory, for its turn to be decoded."""
+
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
-class ClassifyForm:
-    """data: the picture file, as sent; self_gradient: the flag, None where the request does not say"""
-
-    data: bytes
-    self_gradient: bool | None
-
-
-async def read_form(request: Request) -> ClassifyForm:
-    """Reads and checks everything of a request but the picture's content.
-
-    raises RequestError for a request that is not as it should be
+class PictureForm:
+    """files:      the picture files, open, in the order that they were sent in
+    self_gradient: the flag, None where the request does not say
+    top_k:         classes to list, None where the request does not say
     """
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
-        await _reject_media_type(request, media_type)
+
+    files: tuple[IO[bytes], ...]
+    self_gradient: bool | None = None
+    top_k: int | None = None
+
+
+@asynccontextmanager
+async def read_form(
+    request: Request, settings: Settings, field: str = IMAGE, options: tuple[str, ...] = (SELF_GRADIENT, TOP_K)
+) -> AsyncIterator[PictureForm]:
+    """Reads and checks everything of a request but the pictures' content; the files are closed when the block ends.
+
+    field:   the files' field: IMAGE for one, IMAGES for several
+    options: the other fields that are known, which may be query parameters too
+
+    raises RequestError for a request that is not as it should be, or comes too slowly
+    """
+    most = 1 if field == IMAGE else settings.max_images
+    await _check_media_type(request)
     try:
-        async with request.form(max_files=1, max_fields=8, max_part_size=1024) as form:
-            _check_names(form, request)
-            return ClassifyForm(await _read_image(form), _read_flag(form, request))
-    except HTTPException as error:
-        raise RequestError(_BAD_REQUEST, "bad_form", f"the multipart form cannot be read: {error.detail}") from None
+        async with asyncio.timeout(settings.receive_seconds):
+            form = await _parse(request, most)
+    except TimeoutError:
+        raise RequestError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "too_slow_request",
+            f"the request's body took more than {settings.receive_seconds:g} s to arrive",
+            {"connection": "close"},
+        ) from None
+    try:
+        _check_names(form, request, field, options)
+        yield PictureForm(_files(form, field, most), _read_flag(form, request), _read_top_k(form, request))
+    finally:
+        for _, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                value.file.close()
 
 
-async def _reject_media_type(request: Request, media_type: str) -> None:
+async def _parse(request: Request, most_files: int) -> FormData:
+    # Several more than allowed, so that the answer can name the field that is too much.
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=most_files + 4, max_fields=8, max_part_size=1024
+    )
+    parser.spool_max_size = _SPOOLED_BYTES
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise RequestError(_BAD_REQUEST, "bad_form", f"the multipart form cannot be read: {error.message}") from None
+
+
+async def _check_media_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return
     async for chunk in request.stream():
         if chunk:
             raise RequestError(
@@ -51,46 +97,71 @@ async def _reject_media_type(request: Request, media_type: str) -> None:
     raise RequestError(_BAD_REQUEST, "empty_body", "the request has no body: send the picture as a form's file")
 
 
-def _check_names(form: FormData, request: Request) -> None:
-    known = (IMAGE, SELF_GRADIENT)
+def _check_names(form: FormData, request: Request, field: str, options: tuple[str, ...]) -> None:
+    known = (field, *options)
     unknown = [name for name in form if name not in known]
     if unknown:
         raise RequestError(
             _BAD_REQUEST, "unknown_field", f"the form has the field {unknown[0]!r}; its fields are: {', '.join(known)}"
         )
-    unknown = [name for name in request.query_params if name != SELF_GRADIENT]
+    unknown = [name for name in request.query_params if name not in options]
     if unknown:
-        raise RequestError(
-            _BAD_REQUEST, "unknown_parameter", f"the only query parameter is {SELF_GRADIENT}, not {unknown[0]!r}"
-        )
+        allowed = f"the query parameters are: {', '.join(options)}" if options else "there are no query parameters here"
+        raise RequestError(_BAD_REQUEST, "unknown_parameter", f"{allowed}; not {unknown[0]!r}")
 
 
-async def _read_image(form: FormData) -> bytes:
-    images = form.getlist(IMAGE)
-    if not images:
-        raise RequestError(_BAD_REQUEST, "no_image", f"the form has no field {IMAGE!r}")
-    if len(images) > 1:
-        raise RequestError(_BAD_REQUEST, "several_images", f"the form has {len(images)} fields {IMAGE!r}: send one")
-    (image,) = images
-    if not isinstance(image, UploadFile):
+def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
+    values = form.getlist(field)
+    if not values:
+        raise RequestError(_BAD_REQUEST, "no_image", f"the form has no field {field!r}")
+    if len(values) > most:
         raise RequestError(
-            _BAD_REQUEST, "not_a_file", f"the field {IMAGE!r} is text, not a file; with curl: -F {IMAGE}=@x.png"
+            _BAD_REQUEST, "too_many_images", f"the form has {len(values)} or more fields {field!r}: send {most} at most"
         )
-    data = await image.read()
-    if not data:
-        raise RequestError(_BAD_REQUEST, "empty_file", f"the file in the field {IMAGE!r} is empty")
-    return data
+    files = []
+    for value in values:
+        if not isinstance(value, UploadFile):
+            raise RequestError(
+                _BAD_REQUEST, "not_a_file", f"the field {field!r} is text, not a file; with curl: -F {field}=@x.png"
+            )
+        if not value.size and field == IMAGE:  # one of several is answered as no picture, on its own
+            raise RequestError(_BAD_REQUEST, "empty_file", f"the file in the field {field!r} is empty")
+        files.append(value.file)
+    return tuple(files)
 
 
 def _read_flag(form: FormData, request: Request) -> bool | None:
-    values = set()
-    for text in form.getlist(SELF_GRADIENT) + request.query_params.getlist(SELF_GRADIENT):
+    def parse(text: str) -> bool:
         try:
-            values.add(parse_flag(str(text) if isinstance(text, str) else "a file"))
+            return parse_flag(text)
         except ValueError as error:
+            raise RequestError(_BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT}={text!r}: {error}") from None
+
+    return _read_option(form, request, SELF_GRADIENT, "bad_flag", parse)
+
+
+def _read_top_k(form: FormData, request: Request) -> int | None:
+    def parse(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_TOP_K)) else 0
+        if not 1 <= number <= MAX_TOP_K:
             raise RequestError(
-                _BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT}={text if isinstance(text, str) else 'a file'!r}: {error}"
-            ) from None
-    if len(values) > 1:
-        raise RequestError(_BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT} is given twice, as true and as false")
-    return values.pop() if values else None
+                _BAD_REQUEST, "bad_top_k", f"{TOP_K}={text!r}: expected a whole number from 1 to {MAX_TOP_K}"
+            )
+        return number
+
+    return _read_option(form, request, TOP_K, "bad_top_k", parse)
+
+
+def _read_option(
+    form: FormData, request: Request, name: str, code: str, parse: Callable[[str], Option]
+) -> Option | None:
+    """What the field of that name says, or else the query parameter, both looked at; None where neither is there."""
+    chosen = None
+    for values in (request.query_params.getlist(name), form.getlist(name)):
+        if len(values) > 1:
+            raise RequestError(_BAD_REQUEST, code, f"{name!r} is given {len(values)} times")
+        for value in values:
+            if not isinstance(value, str):
+                raise RequestError(_BAD_REQUEST, code, f"the field {name!r} is a file, not text")
+            chosen = parse(value)
+    return chosen

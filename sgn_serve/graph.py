@@ -1,7 +1,8 @@
 """Exported graph files: what they say of themselves, and the parts that can be cut out of them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ CHECKPOINT_FORMAT = "self-gradient-checkpoint/1"
 INPUT = "image"
 LOGITS = "logits"
 PLAIN_LOGITS = "plain_logits"
+SELF_GRADIENT = "self_gradient"
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
@@ -31,12 +33,16 @@ class Description:
     image_size:  (height, width) in pixels that the network was trained at
     sha256:      of the checkpoint that the graph was exported from: the model's identity
     has_block:   whether there is a self-gradient block to switch on
+    has_gradient: whether the graph answers with the self-gradient too
+    checkpoint:  the checkpoint's whole description, as training wrote it
     """
 
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     sha256: str
     has_block: bool
+    has_gradient: bool = False
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,6 @@ def read_graph(path: Path) -> Graph:
     if missing:
         raise GraphError(f"{path}: an ONNX graph without the metadata {', '.join(sorted(missing))}; {_FIX}")
     outputs = {output.name for output in model.graph.output}
-    has_block = LOGITS in outputs
     inputs = {item.name for item in model.graph.input} - {item.name for item in model.graph.initializer}
     if inputs != {INPUT} or PLAIN_LOGITS not in outputs:
         raise GraphError(
@@ -81,17 +86,20 @@ def read_graph(path: Path) -> Graph:
             f"but it has {', '.join(sorted(inputs)) or 'none'} and {', '.join(sorted(outputs)) or 'none'}; {_FIX}"
         )
     try:
-        description = _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], has_block)
+        description = _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], outputs)
     except (ValueError, TypeError, KeyError) as error:
         raise GraphError(f"{path}: its metadata {METADATA_KEY} cannot be used ({error!r}); {_FIX}") from None
     return Graph(path, model, description)
 
 
-def _describe(checkpoint: Any, sha256: str, has_block: bool) -> Description:
+def _describe(checkpoint: Any, sha256: str, outputs: set[str]) -> Description:
     if checkpoint["format"] != CHECKPOINT_FORMAT:
         raise ValueError(f"format {checkpoint['format']!r} instead of {CHECKPOINT_FORMAT!r}")
     height, width = checkpoint["image_size"]
     class_names = tuple(str(name) for name in checkpoint["class_names"])
     if not class_names:
         raise ValueError("no class names")
-    return Description(class_names, (int(height), int(width)), sha256, has_block)
+    has_block = LOGITS in outputs
+    return Description(
+        class_names, (int(height), int(width)), sha256, has_block, has_block and SELF_GRADIENT in outputs, checkpoint
+    )

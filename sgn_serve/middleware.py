@@ -1,15 +1,40 @@
-"""What stands around every request: a limit on the body, and errors in one form."""
+"""What stands around every request: our routes, a limit on the body, and errors in one form."""
 
+import asyncio
 import json
 import logging
 from http import HTTPStatus
 from typing import Any
 
-from bentoml.exceptions import BentoMLException
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.errors import RequestError, error_response
+from sgn_serve.request_id import request_id
 from sgn_serve.settings import current_settings
+
+logger = logging.getLogger("bentoml.sgn_serve")
+
+ANSWER_SECONDS = 55.0
+"""For a whole request; its parts have limits of their own, so that only a very slow network comes near it."""
+
+
+class OwnRoutes:
+    """Answers our routes, and hands everything else on to BentoML's application.
+
+    They stand before it and not within: BentoML's way to an API costs a good part of a request's time, reads bodies
+    that it should not, and turns most errors into others.
+    """
+
+    def __init__(self, app: ASGIApp, routes: list[BaseRoute]):
+        self.app = app
+        self._router = Router(routes, default=app, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._router if scope["type"] == "http" else self.app)(scope, receive, send)
 
 
 class LimitBody:
@@ -17,26 +42,22 @@ class LimitBody:
 
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.settings = current_settings()
+        self.max_bytes = current_settings().max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.settings.max_bytes:
-            error = self._too_large()
-            # Close, for nobody reads what the client goes on sending.
-            response = error_response(error.status, error.code, error.message, self.settings, {"connection": "close"})
-            await response(scope, receive, send)
-            return
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            raise self._too_large()
         received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.settings.max_bytes:
+            if received > self.max_bytes:
                 raise self._too_large()
             return message
 
@@ -46,28 +67,33 @@ class LimitBody:
         return RequestError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "body_too_large",
-            f"the request body is larger than {self.settings.max_bytes} bytes",
+            f"the request body is larger than {self.max_bytes} bytes",
+            {"connection": "close"},  # for nobody reads what the client goes on sending
         )
 
 
 class FlatErrors:
-    """Rewrites every error answer that is not ours already (BentoML's, Starlette's) into our one form."""
+    """Answers every error in our one form: those that were raised, and those that BentoML and Starlette answered.
+
+    A request that takes too long is one too: BentoML's own time limit would answer it in another form.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.settings = current_settings()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start: Message | None = None
+        begun = False
         body = b""
 
         async def rewrite(message: Message) -> None:
-            nonlocal start, body
+            nonlocal start, body, begun
+            begun = True
             if message["type"] == "http.response.start" and message["status"] >= 400:
-                start = message
+                start = message  # not ours: our own errors are raised
                 return
             if start is None or message["type"] != "http.response.body":
                 await send(message)
@@ -75,30 +101,47 @@ class FlatErrors:
             body += message.get("body", b"")
             if message.get("more_body", False):
                 return
-            if is_flat(body):
-                await send(start)
-                await send({"type": "http.response.body", "body": body})
-            else:
-                await self._answer(start, body, scope, receive, send)
+            await _rewritten(start, body, scope)(scope, receive, send)
 
-        await self.app(scope, receive, rewrite)
-
-    async def _answer(self, start: Message, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        status = HTTPStatus(start["status"])
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in start["headers"]
-            if name.lower() not in (b"content-length", b"content-type")
-        }
-        message = _message(status, body, scope)
-        response = error_response(status, status.phrase.lower().replace(" ", "_"), message, self.settings, headers)
-        await response(scope, receive, send)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.app(scope, receive, rewrite)
+        except Exception as error:
+            if begun:
+                raise  # the client has part of an answer already
+            await _answer(error, scope)(scope, receive, send)
 
 
-def is_flat(body: bytes) -> bool:
-    """Whether an error's body is {"error": {...}} already."""
-    content = _json(body)
-    return isinstance(content, dict) and isinstance(content.get("error"), dict)
+def _answer(error: Exception, scope: Scope) -> Response:
+    """The answer to an exception."""
+    if isinstance(error, RequestError):
+        return error_response(scope, error.status, error.code, error.message, error.headers)
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        return error_response(scope, status, _code(status), _message(status, b"", scope), error.headers)
+    if isinstance(error, TimeoutError):
+        message = f"there was no answer within {ANSWER_SECONDS:g} s"
+        return error_response(scope, HTTPStatus.GATEWAY_TIMEOUT, "timeout", message)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
+    logger.error("request %s failed", request_id(scope), exc_info=error)
+    message = "the server failed; its log tells why, under this request_id"
+    return error_response(scope, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+
+
+def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
+    """Somebody else's error answer in our form."""
+    status = HTTPStatus(start["status"])
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in start["headers"]
+        if name.lower() not in (b"content-length", b"content-type")
+    }
+    return error_response(scope, status, _code(status), _message(status, body, scope), headers)
+
+
+def _code(status: HTTPStatus) -> str:
+    return status.phrase.lower().replace(" ", "_")
 
 
 def _message(status: HTTPStatus, body: bytes, scope: Scope) -> str:
@@ -119,9 +162,3 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except ValueError:
         return None
-
-
-def without_client_faults(record: logging.LogRecord) -> bool:
-    """Logging filter: drops BentoML's stack traces for requests that were answered with a 4xx."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, BentoMLException) and error.error_code < HTTPStatus.INTERNAL_SERVER_ERROR)

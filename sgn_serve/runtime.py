@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, Graph, GraphError
+from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description, Graph, GraphError
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -23,10 +23,21 @@ class ProviderError(RuntimeError):
 
 @dataclass(frozen=True)
 class Logits:
-    """plain: (N, classes), block off; corrected: (N, classes), block on, or None where it was not asked for"""
+    """plain: (N, classes), block off
+    corrected:  (N, classes), block on, or None where it was not asked for
+    gradient:   (N, 3, H, W), the self-gradient, or None where it was not asked for
+    """
 
     plain: NDArray[np.float32]
     corrected: NDArray[np.float32] | None
+    gradient: NDArray[np.float32] | None = None
+
+    def __getitem__(self, some: slice) -> "Logits":
+        """Of some of the pictures."""
+        return Logits(*(None if values is None else values[some] for values in self._all()))  # type: ignore[arg-type]
+
+    def _all(self) -> tuple[NDArray[np.float32] | None, ...]:
+        return (self.plain, self.corrected, self.gradient)
 
 
 class Classifier:
@@ -46,13 +57,15 @@ class Classifier:
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads or _usable_cores()
         self._options.inter_op_num_threads = 1
+        # Threads that spin while they have nothing to do would take the cores from decoding and from the event loop.
+        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options.log_severity_level = 3  # errors only: its warnings are about the machine, not about the graph
         try:
             # Two sessions, because one runs all of its graph whatever is asked of it.
             self._plain = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
             self._both = None
             if graph.description.has_block:
-                self._both = self._session(graph.cut([LOGITS, PLAIN_LOGITS]), explicit=bool(providers))
+                self._both = self._session(graph.cut(two_pass_outputs(graph.description)), explicit=bool(providers))
             self._check_classes()
         except ProviderError:
             raise
@@ -60,20 +73,24 @@ class Classifier:
             detail = " ".join(str(error).split())[:300]
             raise GraphError(f"{graph.path}: ONNX Runtime cannot run it ({detail}); export it again") from None
 
-    def logits(self, images: NDArray[np.float32], self_gradient: bool) -> Logits:
+    def logits(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
         """Classifies.
 
         images:        (N, 3, H, W) RGB in [0, 1]
         self_gradient: two passes, block on, or one, block off
-        raises ValueError if the block is wanted of a network without one
+        with_gradient: the self-gradient too, which the two passes work out anyway
+        raises ValueError if the block is wanted of a network without one, or the gradient where the graph has no such
+        output or the block is off
         """
+        if with_gradient and not (self_gradient and self.description.has_gradient):
+            raise ValueError("the self-gradient is there with the block on only, of a graph that has it as an output")
         if not self_gradient:
             (plain,) = self._plain.run([PLAIN_LOGITS], {INPUT: images})
             return Logits(plain, None)
         if self._both is None:
             raise ValueError("this network has no self-gradient block")
-        corrected, plain = self._both.run([LOGITS, PLAIN_LOGITS], {INPUT: images})
-        return Logits(plain, corrected)
+        outputs = [PLAIN_LOGITS, LOGITS] + ([SELF_GRADIENT] if with_gradient else [])
+        return Logits(*self._both.run(outputs, {INPUT: images}))
 
     def _session(self, model: onnx.ModelProto, explicit: bool) -> onnxruntime.InferenceSession:
         session = onnxruntime.InferenceSession(model.SerializeToString(), self._options, providers=self.providers)
@@ -98,6 +115,11 @@ class Classifier:
         for values in (logits.plain, logits.corrected):
             if values is not None and values.shape != expected:
                 raise ValueError(f"logits of shape {values.shape} for {expected[1]} class names")
+
+
+def two_pass_outputs(description: Description) -> list[str]:
+    """What the two-pass part of a graph answers: the logits, and the self-gradient where the graph has it."""
+    return [LOGITS, PLAIN_LOGITS] + ([SELF_GRADIENT] if description.has_gradient else [])
 
 
 def resolve_providers(requested: tuple[str, ...]) -> list[str]:

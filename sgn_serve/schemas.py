@@ -16,42 +16,63 @@ class ClassProbability(BaseModel):
     probability: float = Field(description="softmax probability, 0 to 1")
 
 
-class Disagreement(BaseModel):
-    """How far the answers with the block on and off lie apart; the README says how little it tells of tampering."""
-
-    total_variation: float = Field(
-        description="total variation distance between the two probability distributions, from 0 (equal) to 1"
-    )
-    label_changed: bool = Field(description="whether the two name different classes")
-
-
 class Prediction(ClassProbability):
     """The answer to one picture."""
 
     top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
     self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
     plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
-    disagreement: Disagreement | None = Field(description="with the block on: its answer against the plain one")
+    disagreement: float | None = Field(
+        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
+        "from 0 (equal) to 1; the model card says how little or how much it tells of tampering"
+    )
+    suspicious: bool | None = Field(
+        description="with the block on, and where the service has a limit (SGN_MAX_DISAGREEMENT): whether the "
+        "disagreement is above it"
+    )
     model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
 
 
-def predict(logits: Logits, description: Description, top_k: int) -> Prediction:
+class Error(BaseModel):
+    """Why there is no answer."""
+
+    code: str = Field(description="a constant for programs, such as not_an_image")
+    message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
+    request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
+
+
+class Refusal(BaseModel):
+    """What every error is answered with."""
+
+    error: Error
+
+
+class Predictions(BaseModel):
+    """The answers to several pictures, in the order that they were sent in."""
+
+    predictions: list[Prediction | Refusal]
+
+
+def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:
     """The answer to the first picture of a batch.
 
     logits: of the batch, (N, classes)
     top_k:  classes to list, at most; all of them where there are fewer
+    max_disagreement: in bits; more is suspicious. None for no such verdict
     """
     plain = softmax(logits.plain[0])
     answer = plain if logits.corrected is None else softmax(logits.corrected[0])
     # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
     ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k]]
     both = logits.corrected is not None
+    bits = disagreement_bits(answer, plain) if both else None
     return Prediction(
         **ranked[0].model_dump(),
         top_k=ranked,
         self_gradient=both,
         plain=_class(plain, plain.argmax(), description) if both else None,
-        disagreement=_disagreement(answer, plain) if both else None,
+        disagreement=bits,
+        suspicious=None if bits is None or max_disagreement is None else bits > max_disagreement,
         model=description.sha256,
     )
 
@@ -68,8 +89,15 @@ def _class(probabilities: NDArray[np.float64], index: np.intp, description: Desc
     )
 
 
-def _disagreement(answer: NDArray[np.float64], plain: NDArray[np.float64]) -> Disagreement:
-    return Disagreement(
-        total_variation=float(np.abs(answer - plain).sum() / 2),
-        label_changed=bool(answer.argmax() != plain.argmax()),
-    )
+def disagreement_bits(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Jensen-Shannon divergence of two distributions, (classes,) each: 0 bits where they are equal, 1 where no class is
+    possible in both.
+
+    Source: Lin, Divergence Measures Based on the Shannon Entropy (1991), with the logarithm to base 2.
+    """
+    middle = (first + second) / 2
+    bits = 0.0
+    for p in (first, second):
+        possible = p > 0
+        bits += float((p[possible] * np.log2(p[possible] / middle[possible])).sum()) / 2
+    return min(max(bits, 0.0), 1.0)  # rounding may leave the interval by a hair

@@ -1,6 +1,8 @@
 """Every setting of the service, its environment variable, its default, and what it accepts."""
 
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -14,11 +16,13 @@ class SettingsError(ValueError):
     """An environment variable that cannot be used; the message, one line, names it and the fix."""
 
 
+FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
 def parse_flag(text: str) -> bool:
     """raises ValueError for anything but true/false, on/off, yes/no, 1/0 in any case"""
-    value = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
     try:
-        return value[text.strip().lower()]
+        return FLAGS[text.strip().lower()]
     except KeyError:
         raise ValueError("expected true or false") from None
 
@@ -36,6 +40,32 @@ def _at_least(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def _within(minimum: float, maximum: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not minimum <= number <= maximum:  # as is not-a-number
+            raise ValueError(f"expected a number from {minimum:g} to {maximum:g}")
+        return number
+
+    return parse
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError("expected a colour such as #ffffff: two hexadecimal digits each of red, green and blue")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError("expected up to 64 letters, digits, dots, dashes and underscores, for it is part of a URL")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
@@ -51,30 +81,55 @@ def _from(variable: str, parse: Callable[[str], Any]) -> dict[str, Any]:
 class Settings:
     """What the service reads from its environment, once, when it starts.
 
-    model_path     SGN_MODEL          the exported graph (.onnx) to serve; default: the bundled one
-    self_gradient  SGN_SELF_GRADIENT  whether the block is on for a request that does not say; default true
-    providers      SGN_PROVIDERS      ONNX Runtime execution providers by preference, such as cuda,cpu; one that
-                                      cannot be used is an error. Default: cuda where it works, else cpu
-    threads        SGN_THREADS        CPU threads of one inference; 0, the default: all cores this process may use
-    max_bytes      SGN_MAX_BYTES      largest request body, in bytes; default 10 MiB
-    max_pixels     SGN_MAX_PIXELS     largest picture, width times height, checked before it is decoded;
-                                      default 25 million. Decoding takes up to 16 bytes of memory a pixel
-    top_k          SGN_TOP_K          how many classes an answer lists; default 5
+    model_path        SGN_MODEL            the exported graph (.onnx) to serve; default: the bundled one
+    model_name        SGN_MODEL_NAME       its name in the Open Inference Protocol; default self-gradient-network
+    self_gradient     SGN_SELF_GRADIENT    whether the block is on for a request that does not say; default true
+    top_k             SGN_TOP_K            how many classes an answer lists where the request does not say; default 5
+    max_disagreement  SGN_MAX_DISAGREEMENT with it, answers tell whether a picture is suspicious: whether the block on
+                                           and off disagree by more than so many bits, 0 to 1; default: they do not
+    providers         SGN_PROVIDERS        ONNX Runtime execution providers by preference, such as cuda,cpu; one that
+                                           cannot be used is an error. Default: cuda where it works, else cpu
+    threads           SGN_THREADS          CPU threads of the network; 0, the default: all cores this process may use
+    decode_threads    SGN_DECODE_THREADS   threads that decode pictures; default 2. Pictures over a megapixel take turns
+                                           in one more
+    max_batch         SGN_MAX_BATCH        pictures that go through the network together, at most; default 32
+    batch_ms          SGN_BATCH_MS         how long one batch may take, in ms; its size adapts; default 100
+    max_wait_ms       SGN_MAX_WAIT_MS      how long an idle network waits for company, at most, in ms; default 4
+    max_queue         SGN_MAX_QUEUE        pictures accepted and not yet answered; more are refused at once; default 64
+    max_images        SGN_MAX_IMAGES       pictures in one request; default 16, and no more than SGN_MAX_QUEUE
+    max_bytes         SGN_MAX_BYTES        largest request body, in bytes; default 10 MiB
+    max_pixels        SGN_MAX_PIXELS       largest picture, width times height, checked before it is decoded;
+                                           default 25 million. Of WebP, which takes twice the memory, half
+    decode_seconds    SGN_DECODE_SECONDS   how long one picture may take to decode, in seconds; default 5
+    receive_seconds   SGN_RECEIVE_SECONDS  how long a request's body may take to arrive, in seconds; default 30
+    background        SGN_BACKGROUND       what transparent pictures lie on; default #ffffff, white
     """
 
     model_path: Path = field(default=BUNDLED_MODEL, metadata=_from("SGN_MODEL", Path))
+    model_name: str = field(default="self-gradient-network", metadata=_from("SGN_MODEL_NAME", _name))
     self_gradient: bool = field(default=True, metadata=_from("SGN_SELF_GRADIENT", parse_flag))
+    top_k: int = field(default=5, metadata=_from("SGN_TOP_K", _at_least(1)))
+    max_disagreement: float | None = field(default=None, metadata=_from("SGN_MAX_DISAGREEMENT", _within(0, 1)))
     providers: tuple[str, ...] = field(default=(), metadata=_from("SGN_PROVIDERS", _names))
     threads: int = field(default=0, metadata=_from("SGN_THREADS", _at_least(0)))
+    decode_threads: int = field(default=2, metadata=_from("SGN_DECODE_THREADS", _at_least(1)))
+    max_batch: int = field(default=32, metadata=_from("SGN_MAX_BATCH", _at_least(1)))
+    batch_ms: float = field(default=100.0, metadata=_from("SGN_BATCH_MS", _within(1, 60_000)))
+    max_wait_ms: float = field(default=4.0, metadata=_from("SGN_MAX_WAIT_MS", _within(0, 1000)))
+    max_queue: int = field(default=64, metadata=_from("SGN_MAX_QUEUE", _at_least(1)))
+    max_images: int = field(default=16, metadata=_from("SGN_MAX_IMAGES", _at_least(1)))
     max_bytes: int = field(default=10 * 1024 * 1024, metadata=_from("SGN_MAX_BYTES", _at_least(1)))
     max_pixels: int = field(default=25_000_000, metadata=_from("SGN_MAX_PIXELS", _at_least(1)))
-    top_k: int = field(default=5, metadata=_from("SGN_TOP_K", _at_least(1)))
+    decode_seconds: float = field(default=5.0, metadata=_from("SGN_DECODE_SECONDS", _within(0.01, 600)))
+    receive_seconds: float = field(default=30.0, metadata=_from("SGN_RECEIVE_SECONDS", _within(0.1, 50)))
+    background: tuple[int, int, int] = field(default=(255, 255, 255), metadata=_from("SGN_BACKGROUND", _colour))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         """Settings from the SGN_* variables; an empty one counts as not set.
 
-        raises SettingsError for a value that is not accepted, and for an SGN_ variable that does not exist
+        raises SettingsError for a value that is not accepted, for values that exclude each other, and for an SGN_
+        variable that does not exist
         """
         by_variable = {item.metadata["variable"]: item for item in fields(cls)}
         values: dict[str, Any] = {}
@@ -88,7 +143,13 @@ class Settings:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
                 raise SettingsError(f"{variable}={text!r} cannot be used: {error}") from None
-        return cls(**values)
+        settings = cls(**values)
+        if settings.max_images > settings.max_queue:
+            raise SettingsError(
+                f"SGN_MAX_IMAGES={settings.max_images} is more than SGN_MAX_QUEUE={settings.max_queue}: a full request "
+                "would never be accepted; raise SGN_MAX_QUEUE"
+            )
+        return settings
 
 
 @cache

@@ -13,15 +13,16 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-START_LIMIT_SECONDS = 60
+START_LIMIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Server:
-    """url: where it answers; log: what it has printed so far"""
+    """url: where it answers; log: what it has printed so far; pid: of its supervisor"""
 
     url: str
     log: Path
+    pid: int
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
-        yield Server(url, log)
+        yield Server(url, log, process.pid)
     finally:
         process.terminate()
         try:

@@ -1,5 +1,7 @@
 import random
+import time
 import warnings
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -145,13 +147,76 @@ def test_an_animations_first_frame_is_taken():
 
 def test_pixels_are_counted_before_they_are_decoded():
     bomb = png(100_000, 100_000, 8, 2, b"")  # nothing to decode: asked to, it would be damaged
-    with pytest.raises(images.TooManyPixels, match="100000 x 100000 = 10000000000 pixels, more than 10000"):
+    with pytest.raises(
+        images.TooManyPixels, match="PNG picture has 100000 x 100000 = 10000000000 pixels, more than 10000"
+    ):
         decode(bomb, SIZE, LIMIT)
     assert decode(encode(Image.fromarray(noise(100, 100))), SIZE, LIMIT).shape == (3, 8, 8), (
         "the limit itself is allowed"
     )
     with pytest.raises(images.TooManyPixels):
         decode(encode(Image.fromarray(noise(100, 101))), SIZE, LIMIT)
+
+
+def test_webp_pixels_count_twice():
+    allowed = encode(Image.fromarray(noise(50, 100)), "WEBP")
+    assert decode(allowed, SIZE, LIMIT).shape == (3, 8, 8)
+    with pytest.raises(images.TooManyPixels, match="more than 5000"):
+        decode(encode(Image.fromarray(noise(51, 100)), "WEBP"), SIZE, LIMIT)
+
+
+class SlowFile(BytesIO):
+    """A file that takes a while to read from, as a picture that takes a while to decode."""
+
+    def read(self, size=-1):
+        time.sleep(0.05)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_decoding_ends_at_the_time_limit(file_format):
+    with pytest.raises(images.TooSlow, match=r"more than 0\.01 s"):
+        decode(SlowFile(encode(Image.fromarray(noise(64, 64)), file_format)), SIZE, LIMIT, seconds=0.01)
+
+
+def test_a_large_jpeg_of_many_scans_is_refused():
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    ordinary = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
+    assert 5 < ordinary.count(scan[:2]) <= 12
+    assert decode(ordinary, SIZE, LIMIT).shape == (3, 8, 8)
+    large = encode(Image.new("L", (3000, 3000)), "JPEG")
+    with pytest.raises(images.TooSlow, match="41 scans, more than 33"):
+        decode(large[:-2] + 40 * scan + large[-2:], SIZE, 10_000_000)
+
+
+def test_twelve_bits_keep_their_greys():
+    values = np.array([[0, 2048, 4095]], np.uint16)
+    picture = Image.fromarray(values)
+    file = encode(picture, "TIFF", tiffinfo={258: 16})
+    assert as_bytes(decode(file, (1, 3), LIMIT))[0, :, 0].tolist() == [0, 8, 16], "of 16 bits: dark"
+    opened = images.open_picture(file, LIMIT)
+    opened.tag_v2[258] = (12,)
+    assert as_bytes(images.to_array(opened, (1, 3)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_pictures_in_strips_are_converted_as_in_one_piece(monkeypatch):
+    rgba = np.random.default_rng(0).integers(0, 256, (31, 17, 4), dtype=np.uint8)
+    for mode in ("RGBA", "LA", "CMYK", "P", "I;16"):
+        picture = (
+            Image.fromarray(rgba).convert(mode)
+            if mode != "I;16"
+            else Image.fromarray(rgba[..., 0].astype(np.uint16) * 257)
+        )
+        file = encode(picture, "TIFF" if mode == "CMYK" else "PNG")
+        whole = decode(file, (31, 17), LIMIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_STRIP_PIXELS", 50)
+            assert np.array_equal(decode(file, (31, 17), LIMIT), whole), mode
+
+
+def test_transparency_lies_on_the_background_that_is_configured():
+    file = encode(Image.new("RGBA", (8, 8), (255, 255, 255, 0)))
+    assert as_bytes(decode(file, SIZE, LIMIT, background=(0, 128, 255)))[0, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.4", b"\0" * 1000])

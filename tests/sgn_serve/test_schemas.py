@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 
 from sgn_serve.graph import Description
 from sgn_serve.runtime import Logits
@@ -24,8 +25,9 @@ def test_block_on():
     assert answer.self_gradient
     assert answer.plain.label == "a"
     assert answer.plain.probability == pytest.approx(0.5)
-    assert answer.disagreement.total_variation == pytest.approx(0.4)
-    assert answer.disagreement.label_changed
+    expected = jensenshannon([0.5, 0.3, 0.2], [0.1, 0.3, 0.6], base=2) ** 2
+    assert answer.disagreement == pytest.approx(expected, abs=1e-6)
+    assert answer.suspicious is None, "nobody has said what is"
     assert answer.model == "f" * 64
 
 
@@ -36,10 +38,25 @@ def test_block_off():
     assert not answer.self_gradient
     assert answer.plain is None
     assert answer.disagreement is None
+    assert answer.suspicious is None
 
 
 def test_equal_answers_do_not_disagree():
     same = logits(0.5, 0.3, 0.2)
-    answer = predict(Logits(same, same), DESCRIPTION, top_k=1)
-    assert answer.disagreement.total_variation == 0
-    assert not answer.disagreement.label_changed
+    assert predict(Logits(same, same), DESCRIPTION, top_k=1).disagreement == 0
+
+
+def test_answers_with_nothing_in_common_disagree_by_one_bit():
+    first, second = np.float32([[200, 0, 0]]), np.float32([[0, 200, 0]])
+    assert predict(Logits(first, second), DESCRIPTION, top_k=1).disagreement == pytest.approx(1)
+    first, second = np.float32([[2000, 0, 0]]), np.float32([[0, 2000, 0]])  # probabilities of exactly zero
+    assert predict(Logits(first, second), DESCRIPTION, top_k=1).disagreement == 1
+
+
+def test_more_disagreement_than_the_limit_is_suspicious():
+    both = Logits(logits(0.5, 0.3, 0.2), logits(0.1, 0.3, 0.6))
+    bits = predict(both, DESCRIPTION, 1).disagreement
+    assert predict(both, DESCRIPTION, 1, max_disagreement=bits - 1e-9).suspicious is True
+    assert predict(both, DESCRIPTION, 1, max_disagreement=bits).suspicious is False
+    off = Logits(both.plain, None)
+    assert predict(off, DESCRIPTION, 1, max_disagreement=0.0).suspicious is None

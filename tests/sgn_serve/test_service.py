@@ -10,29 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.pictures import encode, noise, png
-from tests.sgn_serve.server import Server, free_port, running_server, serve_command, serve_environment
+from tests.sgn_serve.server import free_port, running_server, serve_command, serve_environment
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
-MAX_BYTES = 100_000
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
 FORM = "multipart/form-data; boundary=edge"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    model = save_tiny_graph(home / "tiny.onnx")
-    with running_server(
-        home, SGN_MODEL=str(model), SGN_MAX_BYTES=str(MAX_BYTES), SGN_MAX_PIXELS="10000", SGN_TOP_K="2"
-    ) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: Server):
-    with httpx.Client(base_url=server.url, timeout=30) as opened:
-        yield opened
 
 
 def classify(client, picture=RED, **fields):
@@ -51,8 +35,8 @@ def test_an_answer(client):
     assert answer["top_k"][0]["probability"] == answer["probability"]
     assert answer["plain"]["label"] == "red"
     assert answer["plain"]["probability"] > answer["probability"], "the block turns the picture bluer"
-    assert 0 < answer["disagreement"]["total_variation"] < 0.1
-    assert answer["disagreement"]["label_changed"] is False
+    assert 0 < answer["disagreement"] < 0.1
+    assert answer["suspicious"] is None
 
 
 @pytest.mark.parametrize("text", ["false", "False", "0", "off", "no"])
@@ -67,8 +51,62 @@ def test_the_block_switched_off_in_the_form(client, text):
 def test_the_block_switched_off_in_the_query(client):
     response = client.post("/classify?self_gradient=false", files={"image": RED})
     assert response.json()["self_gradient"] is False
-    both = client.post("/classify?self_gradient=true", files={"image": RED}, data={"self_gradient": "true"})
-    assert both.json()["self_gradient"] is True
+    both = client.post("/classify?self_gradient=false", files={"image": RED}, data={"self_gradient": "true"})
+    assert both.json()["self_gradient"] is True, "the form counts"
+    check_error(client.post("/classify?top_k=0", files={"image": RED}, data={"top_k": "1"}), 400, "bad_top_k", "'0'")
+
+
+def test_how_many_classes_are_listed(client):
+    assert len(classify(client, top_k="1")["top_k"]) == 1
+    assert len(classify(client, top_k="3")["top_k"]) == 3
+    assert len(classify(client, top_k="1000")["top_k"]) == 3, "all there are"
+    assert len(client.post("/classify?top_k=3", files={"image": RED}).json()["top_k"]) == 3
+
+
+def test_several_pictures_are_answered_or_refused_each_on_its_own_in_order(client):
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    files = [encode(Image.new("RGB", (8, 8), colour)) for colour in colours]
+    sent = [
+        files[0],
+        b"no picture",
+        files[1],
+        b"",
+        files[2],
+        encode(Image.fromarray(noise()))[:100],
+        png(50_000, 50_000, 8, 2, b""),
+    ]
+    response = client.post(
+        "/classify_batch", files=[("images", file) for file in sent], data={"top_k": "1", "self_gradient": "false"}
+    )
+    assert response.status_code == 200, response.text
+    answers = response.json()["predictions"]
+    told = [answer["error"]["code"] if "error" in answer else answer["label"] for answer in answers]
+    assert told == ["red", "not_an_image", "green", "not_an_image", "blue", "damaged_image", "too_many_pixels"]
+    alone = classify(client, files[1], top_k="1", self_gradient="false")
+    assert answers[2] == alone
+    assert {answer["error"]["request_id"] for answer in answers if "error" in answer} == {
+        response.headers["x-request-id"]
+    }
+
+
+def test_no_more_pictures_in_one_request_than_configured(client):
+    assert len(client.post("/classify_batch", files=[("images", RED)] * 8).json()["predictions"]) == 8
+    check_error(client.post("/classify_batch", files=[("images", RED)] * 9), 400, "too_many_images", "send 8 at most")
+    check_error(client.post("/classify_batch", files={"image": RED}), 400, "unknown_field", "images, self_gradient")
+    check_error(client.post("/classify_batch", files={"images": (None, "text")}), 400, "not_a_file", "-F images=@x.png")
+
+
+def test_a_request_keeps_its_id(client):
+    def named(**headers):
+        return client.post("/classify", files={"image": RED}, headers=headers).headers["x-request-id"]
+
+    assert named(**{"x-request-id": "abc-123"}) == "abc-123"
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert named(traceparent=f"00-{trace}-00f067aa0ba902b7-01") == trace
+    assert named() != named()
+    assert len(named(**{"x-request-id": 'a b"c'})) == 32, "nothing that could break a log line"
+    assert client.get("/nowhere", headers={"x-request-id": "x1"}).json()["error"]["request_id"] == "x1"
+    assert client.get("/livez", headers={"x-request-id": "x2"}).headers["x-request-id"] == "x2"
 
 
 def test_any_format_and_size(client):
@@ -130,8 +168,9 @@ BAD_REQUESTS = {
         "-F image=@x.png",
     ),
     "long string instead of file": ({"files": {"image": (None, "x" * 5000)}}, 400, "bad_form", "1KB"),
-    "two files": ({"files": [("image", RED), ("image", RED)]}, 400, "bad_form", "Too many files"),
-    "file and string": ({"files": [("image", RED), ("image", (None, "x"))]}, 400, "several_images", "2 fields"),
+    "two files": ({"files": [("image", RED), ("image", RED)]}, 400, "too_many_images", "send 1 at most"),
+    "ten files": ({"files": [("image", RED)] * 10}, 400, "bad_form", "Too many files"),
+    "file and string": ({"files": [("image", RED), ("image", (None, "x"))]}, 400, "too_many_images", "2"),
     "too many fields": ({"files": [("image", (None, "x"))] * 20}, 400, "bad_form", "Too many fields"),
     "unknown flag": (
         {"files": {"image": RED}, "data": {"self_gradient": "maybe"}},
@@ -141,19 +180,20 @@ BAD_REQUESTS = {
     ),
     "empty flag": ({"files": {"image": RED}, "data": {"self_gradient": ""}}, 400, "bad_flag", "expected true or false"),
     "flag as a file": (
-        {
-            "content": multipart((IMAGE_HEADER.replace("image", "self_gradient"), b"true")),
-            "headers": {"content-type": FORM},
-        },
-        400,
-        "no_image",
-        "no field 'image'",
-    ),
-    "flag and its opposite": (
-        {"files": {"image": RED}, "data": {"self_gradient": "true"}, "params": {"self_gradient": "false"}},
+        {"files": {"image": RED, "self_gradient": b"true"}},
         400,
         "bad_flag",
-        "twice",
+        "a file, not text",
+    ),
+    "top_k of none": ({"files": {"image": RED}, "data": {"top_k": "0"}}, 400, "bad_top_k", "from 1 to 1000"),
+    "top_k that is no number": ({"files": {"image": RED}, "params": {"top_k": "1e1"}}, 400, "bad_top_k", "'1e1'"),
+    "top_k without end": ({"files": {"image": RED}, "data": {"top_k": "9" * 1000}}, 400, "bad_top_k", "1000"),
+    "top_k twice": ({"files": {"image": RED}, "params": {"top_k": ["1", "2"]}}, 400, "bad_top_k", "2 times"),
+    "flag twice": (
+        {"files": {"image": RED}, "data": {"self_gradient": ["true", "false"]}},
+        400,
+        "bad_flag",
+        "2 times",
     ),
     "JSON body": ({"json": {"image": "aGVsbG8="}}, 415, "wrong_content_type", "application/json"),
     "urlencoded form": ({"data": {"self_gradient": "false"}}, 415, "wrong_content_type", "x-www-form-urlencoded"),
@@ -167,8 +207,8 @@ BAD_REQUESTS = {
     "BentoML's pickle": (
         {"content": b"x", "headers": {"content-type": "application/vnd.bentoml+pickle"}},
         415,
-        "unsupported_media_type",
-        "not allowed",
+        "wrong_content_type",
+        "vnd.bentoml+pickle",
     ),
     "missing boundary": (
         {"content": multipart((IMAGE_HEADER, RED)), "headers": {"content-type": "multipart/form-data"}},
@@ -224,12 +264,11 @@ def check_error(response, status, code, message):
     assert response.headers["content-type"] == "application/json"
     assert list(response.json()) == ["error"]
     error = response.json()["error"]
-    assert error["status"] == status
-    assert code in error["code"]
+    assert list(error) == ["code", "message", "request_id"]
+    assert error["code"] == code
     assert message in error["message"]
+    assert error["request_id"] == response.headers["x-request-id"]
     assert "Traceback" not in response.text
-    assert "PNG, JPEG" in error["accepted"]["fields"]["image"]
-    assert error["accepted"]["max_bytes"] == MAX_BYTES
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -266,6 +305,23 @@ def test_a_client_that_hangs_up_leaves_no_trace(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("path", ["/classify", "/v2/models/self-gradient-network/infer"])
+def test_a_body_that_does_not_come_is_given_up(client, server, path):
+    address = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=60) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+            "Content-Type: multipart/form-data; boundary=edge\r\n\r\n--edge\r\n".encode()
+        )
+        answer = b""
+        while chunk := connection.recv(10_000):  # until the server closes the connection
+            answer += chunk
+    head, body = answer.split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"too_slow_request" in body
+    assert classify(client)["label"] == "red"
+
+
 def test_requests_at_the_same_time_get_their_own_answers(server):
     colours = ["red", "green", "blue"] * 10
     green = (0, 255, 0)  # Pillow's "green" is half as bright
@@ -278,13 +334,31 @@ def test_requests_at_the_same_time_get_their_own_answers(server):
         assert list(pool.map(answer, files)) == colours
 
 
+def test_a_heat_map_over_the_picture(client):
+    response = client.post("/explain", files={"image": encode(Image.new("RGB", (80, 40), "red"))})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    drawn = Image.open(BytesIO(response.content))
+    assert drawn.size == (256, 256)
+    check_error(client.post("/explain", files={"image": b"x"}), 415, "not_an_image", "PNG")
+    check_error(client.post("/explain", files={"image": RED}, data={"top_k": "1"}), 400, "unknown_field", "'top_k'")
+    check_error(client.post("/explain?top_k=1", files={"image": RED}), 400, "unknown_parameter", "no query parameters")
+
+
+def test_the_model_card(client):
+    card = client.get("/model").json()
+    assert card["model"] == SHA256
+    assert card["classes"] == ["red", "green", "blue"]
+    assert card["preprocessing"]["height"] == 8
+    assert card["measured"] is None, "nothing is invented"
+
+
 def test_the_api_describes_itself(client):
     operation = client.get("/docs.json").json()["paths"]["/classify"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["image"]
-    assert set(form["properties"]) == {"image", "self_gradient"}
-    answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
-    assert {"label", "index", "probability", "plain", "disagreement", "model"} <= set(answer["properties"])
+    assert set(form["properties"]) == {"image", "self_gradient", "top_k"}
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Prediction")
 
 
 def test_settings_and_a_network_without_a_block(tmp_path):
@@ -293,16 +367,24 @@ def test_settings_and_a_network_without_a_block(tmp_path):
         answer = classify(client)
         assert answer["self_gradient"] is False
         response = client.post("/classify", files={"image": RED}, data={"self_gradient": "true"})
-        assert response.status_code == 400
-        assert response.json()["error"]["code"] == "no_block"
+        check_error(response, 400, "no_block", "no self-gradient block")
+        check_error(client.post("/explain", files={"image": RED}), 400, "no_gradient", "self-gradient")
 
 
-def test_the_environment_sets_the_default_of_the_flag(tmp_path):
+def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false"}
-    with running_server(tmp_path, **settings) as server, httpx.Client(base_url=server.url) as client:
+    settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false", "SGN_MAX_DISAGREEMENT": "0.001"}
+    with (
+        running_server(tmp_path, **settings, SGN_BACKGROUND="#0000ff") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         assert classify(client)["self_gradient"] is False
-        assert classify(client, self_gradient="true")["self_gradient"] is True
+        assert classify(client)["suspicious"] is None
+        answer = classify(client, self_gradient="true")
+        assert answer["self_gradient"] is True
+        assert answer["suspicious"] is (answer["disagreement"] > 0.001) is True
+        transparent = encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
+        assert classify(client, transparent)["label"] == "blue"
 
 
 @pytest.mark.parametrize(

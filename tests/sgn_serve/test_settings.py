@@ -15,18 +15,37 @@ def test_defaults():
 
 
 def test_every_setting_can_be_set():
-    settings = Settings.from_environment(
-        {
-            "SGN_MODEL": "m.onnx",
-            "SGN_SELF_GRADIENT": "off",
-            "SGN_PROVIDERS": "cuda, cpu",
-            "SGN_THREADS": "3",
-            "SGN_MAX_BYTES": "1000",
-            "SGN_MAX_PIXELS": "500",
-            "SGN_TOP_K": "1",
-        }
-    )
-    assert settings == Settings(Path("m.onnx"), False, ("cuda", "cpu"), 3, 1000, 500, 1)
+    values = {
+        "SGN_MODEL": ("m.onnx", Path("m.onnx")),
+        "SGN_MODEL_NAME": ("sgn-2", "sgn-2"),
+        "SGN_SELF_GRADIENT": ("off", False),
+        "SGN_TOP_K": ("1", 1),
+        "SGN_MAX_DISAGREEMENT": ("0.25", 0.25),
+        "SGN_PROVIDERS": ("cuda, cpu", ("cuda", "cpu")),
+        "SGN_THREADS": ("3", 3),
+        "SGN_DECODE_THREADS": ("4", 4),
+        "SGN_MAX_BATCH": ("5", 5),
+        "SGN_BATCH_MS": ("6.5", 6.5),
+        "SGN_MAX_WAIT_MS": ("0", 0.0),
+        "SGN_MAX_QUEUE": ("7", 7),
+        "SGN_MAX_IMAGES": ("2", 2),
+        "SGN_MAX_BYTES": ("1000", 1000),
+        "SGN_MAX_PIXELS": ("500", 500),
+        "SGN_DECODE_SECONDS": ("0.5", 0.5),
+        "SGN_RECEIVE_SECONDS": ("9", 9.0),
+        "SGN_BACKGROUND": ("#00ff80", (0, 255, 128)),
+    }
+    by_variable = {item.metadata["variable"]: item.name for item in dataclasses.fields(Settings)}
+    assert values.keys() == by_variable.keys()
+    settings = Settings.from_environment({variable: text for variable, (text, _) in values.items()})
+    for variable, (_, value) in values.items():
+        assert getattr(settings, by_variable[variable]) == value
+        assert getattr(settings, by_variable[variable]) != getattr(Settings(), by_variable[variable])
+
+
+def test_values_that_exclude_each_other():
+    with pytest.raises(SettingsError, match="SGN_MAX_IMAGES=9 is more than SGN_MAX_QUEUE=8"):
+        Settings.from_environment({"SGN_MAX_IMAGES": "9", "SGN_MAX_QUEUE": "8"})
 
 
 @pytest.mark.parametrize(
@@ -38,6 +57,11 @@ def test_every_setting_can_be_set():
         ("SGN_MAX_BYTES", "0", "1 or more"),
         ("SGN_MAX_PIXELS", "1e6", "1 or more"),
         ("SGN_TOP_K", "0", "1 or more"),
+        ("SGN_MAX_DISAGREEMENT", "nan", "from 0 to 1"),
+        ("SGN_MAX_DISAGREEMENT", "2", "from 0 to 1"),
+        ("SGN_BATCH_MS", "0", "from 1 to 60000"),
+        ("SGN_BACKGROUND", "white", "#ffffff"),
+        ("SGN_MODEL_NAME", "a/b", "part of a URL"),
         ("SGN_PROVIDERS", " , ", "cuda,cpu"),
         ("SGN_PROVIDER", "cpu", "SGN_PROVIDERS"),
     ],

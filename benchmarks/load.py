@@ -1,0 +1,141 @@
+"""A load generator: so many connections, each with one request after the other, as fast as they are answered.
+
+It writes prepared bytes to sockets and reads just enough of the answers, so that on a machine that it shares with the
+server it takes little of the time that it measures. Run as a process of its own: `python -m benchmarks.load`.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HOST = "127.0.0.1"
+MOST_PAUSE_SECONDS = 1.0
+
+
+@dataclass
+class Record:
+    """seconds: per answer, by status"""
+
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+
+    def add(self, status: int, seconds: float) -> None:
+        self.seconds.setdefault(status, []).append(seconds)
+
+    def summary(self, duration: float) -> dict[str, Any]:
+        """requests_per_second and latencies count answers of 200 alone; refusals are those that were answered so."""
+        answered = np.array(self.seconds.get(200, []))
+        refused = np.concatenate([np.zeros(0)] + [np.array(s) for status, s in self.seconds.items() if status != 200])
+        return {
+            "requests_per_second": round(len(answered) / duration, 1),
+            "p50_ms": _percentile_ms(answered, 50),
+            "p99_ms": _percentile_ms(answered, 99),
+            "statuses": dict(Counter({str(status): len(s) for status, s in sorted(self.seconds.items())})),
+            "refused_p99_ms": _percentile_ms(refused, 99),
+        }
+
+
+def multipart_request(picture: bytes, fields: dict[str, str]) -> bytes:
+    """POST /classify with the picture as a form's file, in the bytes of HTTP."""
+    parts = [f'--edge\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
+    head = (
+        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
+    )
+    body = b"".join(parts) + head + picture + b"\r\n--edge--\r\n"
+    return _post("multipart/form-data; boundary=edge", body)
+
+
+def json_request(picture: bytes) -> bytes:
+    """POST /classify with the picture as base64 in JSON."""
+    return _post("application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode())
+
+
+async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: float, warm_up: float = 1.0) -> Record:
+    """Sends the requests in turn over `concurrency` connections; what is answered during the warm-up does not count.
+
+    A refusal's Retry-After is honoured, up to a second, as a good client does.
+    """
+    record = Record()
+    begin = time.perf_counter() + warm_up
+    end = begin + seconds
+
+    async def connection(number: int) -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        try:
+            turn = number
+            while time.perf_counter() < end:
+                started = time.perf_counter()
+                writer.write(requests[turn % len(requests)])
+                status, pause = await _read_answer(reader)
+                finished = time.perf_counter()
+                if started >= begin and finished <= end:
+                    record.add(status, finished - started)
+                turn += concurrency
+                if pause:
+                    await asyncio.sleep(min(pause, MOST_PAUSE_SECONDS))
+        finally:
+            writer.close()
+
+    await asyncio.gather(*(connection(number) for number in range(concurrency)))
+    return record
+
+
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, float]:
+    """Status and Retry-After of one answer, whose body is read and dropped."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    status = int(head.split(b" ", 2)[1])
+    if b"content-length:" in head:
+        await reader.readexactly(int(_header(head, b"content-length:")))
+    elif b"chunked" in head:
+        while size := int((await reader.readuntil(b"\r\n")), 16):
+            await reader.readexactly(size + 2)
+        await reader.readuntil(b"\r\n")
+    return status, float(_header(head, b"retry-after:") or 0)
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    return head.split(name, 1)[1].split(b"\r\n", 1)[0].strip() if name in head else b""
+
+
+def _post(content_type: str, body: bytes) -> bytes:
+    lines = [
+        "POST /classify HTTP/1.1",
+        f"Host: {HOST}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _percentile_ms(seconds: Any, percentile: float) -> float | None:
+    return round(1000 * float(np.percentile(seconds, percentile)), 2) if len(seconds) else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.load", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pictures", type=Path, nargs="+", help="picture files, sent in turn")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--concurrency", type=int, required=True, help="connections")
+    parser.add_argument("--seconds", type=float, required=True, help="how long to measure, after the warm-up")
+    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before that")
+    parser.add_argument("--base64", action="store_true", help="pictures in JSON instead of a form")
+    parser.add_argument("--fields", nargs="*", default=[], metavar="NAME=VALUE", help="the form's other fields")
+    arguments = parser.parse_args()
+    pictures = [path.read_bytes() for path in arguments.pictures]
+    fields = dict(item.split("=", 1) for item in arguments.fields)
+    requests = [json_request(data) if arguments.base64 else multipart_request(data, fields) for data in pictures]
+    record = asyncio.run(load(arguments.port, requests, arguments.concurrency, arguments.seconds, arguments.warm_up))
+    print(json.dumps(record.summary(arguments.seconds)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

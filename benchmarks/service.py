@@ -1,0 +1,205 @@
+"""Throughput and latency of the service beside two others on the same graph, and beside the engine alone, in one run.
+
+    pip install --editable '.[bench]'
+    python -m benchmarks.service
+
+Writes results/service.json. Each system runs alone, with the same graph and threads, and is asked for the example
+pictures (PNG files) over 1, 8, 32 and 128 connections (benchmarks/load.py, a process of its own on the same machine).
+The rounds alternate among the systems, and the middle one counts, so that a busy machine falls on all alike. The engine
+alone is ONNX Runtime on batches of pictures that are decoded already: the most that a service here could reach.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "service.json"
+BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
+SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
+START_LIMIT_SECONDS = 120
+
+ENGINE = """
+import sys, time
+import numpy as np, onnxruntime
+graph, threads, batch, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = threads
+session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+height, width = session.get_inputs()[0].shape[2:]
+images = np.random.default_rng(0).random((batch, 3, height, width), np.float32)
+session.run(["logits"], {"image": images})
+runs, started = 0, time.perf_counter()
+while time.perf_counter() - started < seconds:
+    session.run(["logits"], {"image": images})
+    runs += 1
+print(runs * batch / (time.perf_counter() - started))
+"""
+
+
+class BenchmarkError(RuntimeError):
+    """A system that cannot be measured; the message names it and the fix."""
+
+
+def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
+    if system == "ours":
+        return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", f"benchmarks.servers.{system}_server", str(graph), str(port), str(threads)]
+
+
+@contextmanager
+def running(system: str, graph: Path, threads: int) -> Iterator[int]:
+    """A server process until the block ends; its port. raises BenchmarkError where it does not start"""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {
+            **os.environ,
+            "BENTOML_HOME": home,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "SGN_MODEL": str(graph),
+            "SGN_THREADS": str(threads),
+            "SGN_PROVIDERS": "cpu",
+        }
+        log = Path(home) / "log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                server_command(system, graph, port, threads), cwd=ROOT, env=environment, stdout=output, stderr=output
+            )
+        try:
+            _wait_until_ready(system, process, port, log)
+            yield port
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[str, Any]:
+    """One load on a running server."""
+    pictures = [str(path) for path in sorted((ROOT / "examples").glob("*.png"))]
+    command = [sys.executable, "-m", "benchmarks.load", *pictures, "--port", str(port)]
+    command += ["--concurrency", str(concurrency), "--seconds", str(seconds)]
+    if system == "litserve":
+        command.append("--base64")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"{SYSTEMS[system]} at concurrency {concurrency}: {done.stderr.strip()[-500:]}")
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def engine_alone(graph: Path, threads: int, batch: int, seconds: float) -> float:
+    """Pictures a second of ONNX Runtime, block on."""
+    command = [sys.executable, "-c", ENGINE, str(graph), str(threads), str(batch), str(seconds)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The round of median throughput."""
+    return sorted(rounds, key=lambda one: one["requests_per_second"])[(len(rounds) - 1) // 2]
+
+
+def _wait_until_ready(system: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise BenchmarkError(f"{SYSTEMS[system]} did not start: {log.read_text()[-500:]}")
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.service", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--graph", type=Path, default=BUNDLED, help="exported graph (default: the bundled one)")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32, 128], help="connections")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of the engine alone")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="of every load; the middle one counts")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ONNX Runtime")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args(command_line)
+    rounds: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    engine: dict[int, list[float]] = {}
+    try:
+        for number in range(arguments.rounds):
+            for batch in arguments.batches:
+                alone = engine_alone(arguments.graph, arguments.threads, batch, arguments.seconds)
+                engine.setdefault(batch, []).append(alone)
+            for system in arguments.systems:
+                with running(system, arguments.graph.resolve(), arguments.threads) as port:
+                    for concurrency in arguments.concurrency:
+                        one = measure(system, port, concurrency, arguments.seconds)
+                        rounds.setdefault((system, concurrency), []).append(one)
+                        print(
+                            f"round {number + 1}, {SYSTEMS[system]}, concurrency {concurrency}: {one}", file=sys.stderr
+                        )
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = {
+        "command": " ".join(["python -m benchmarks.service", *(sys.argv[1:] if command_line is None else [])]),
+        "graph": str(
+            arguments.graph.resolve().relative_to(ROOT) if arguments.graph == BUNDLED else arguments.graph.name
+        ),
+        "threads": arguments.threads,
+        "cores": len(os.sched_getaffinity(0)),
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "engine_alone": {str(batch): round(statistics.median(values), 1) for batch, values in engine.items()},
+        "services": {
+            SYSTEMS[system]: {str(c): middle(rounds[system, c]) for c in arguments.concurrency}
+            for system in arguments.systems
+        },
+        "versions": versions(),
+        "git_commit": commit(),
+    }
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

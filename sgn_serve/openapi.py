@@ -1,0 +1,170 @@
+"""What the API takes and answers, errors included: as an OpenAPI document, and as BentoML's own clients want it."""
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from sgn_serve import protocol_openapi
+from sgn_serve.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
+from sgn_serve.graph import Description
+from sgn_serve.images import FORMATS
+from sgn_serve.model_card import ModelCard
+from sgn_serve.schemas import Prediction, Predictions, Refusal
+from sgn_serve.settings import FLAGS, Settings
+from sgn_serve.versions import package_version
+
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard)
+_REFERENCE = "#/components/schemas/{model}"
+
+ERRORS = {
+    HTTPStatus.BAD_REQUEST: "the request, a field or a parameter is not as it should be, or a picture is damaged",
+    HTTPStatus.REQUEST_TIMEOUT: "the body took too long to arrive",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or pixels, or too much work to decode",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "not the kind of body that is expected, or no picture of a known format",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed; its log tells why",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many pictures are waiting; Retry-After says when to come back",
+    HTTPStatus.GATEWAY_TIMEOUT: "the network took too long",
+}
+
+
+def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a service with these settings and this network."""
+    _, schemas = models_json_schema([(model, "serialization") for model in _MODELS], ref_template=_REFERENCE)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Self-gradient network",
+            "description": "Classifies pictures with a self-gradient network, with its block on or off. "
+            f"Classes: {', '.join(description.class_names)}.",
+            "version": package_version(),
+        },
+        "servers": [{"url": "/"}],
+        "paths": {
+            "/classify": {"post": _classify(settings)},
+            "/classify_batch": {"post": _classify_batch(settings)},
+            "/explain": {"post": _explain(settings)},
+            "/model": {
+                "get": {
+                    "operationId": "model",
+                    "summary": "The model card: what is served, how it was trained and measured.",
+                    "responses": {"200": _answer("the card", ModelCard)},
+                }
+            },
+            "/healthz": _text("healthz", "Whether the process answers."),
+            "/livez": _text("livez", "Whether the process answers."),
+            "/readyz": _text("readyz", "Whether the network answers.", may_fail=True),
+            "/metrics": _text("metrics", "Figures for Prometheus."),
+            **protocol_openapi.paths(settings, description, ERRORS),
+        },
+        "components": {"schemas": {**schemas["$defs"], **protocol_openapi.SCHEMAS}},
+    }
+
+
+def bentoml_schema() -> dict[str, Any]:
+    """What `bentoml.SyncHTTPClient` reads from /schema.json to know which methods it has."""
+    options = {SELF_GRADIENT: {"type": "boolean"}, TOP_K: {"type": "integer"}}
+    file = {"type": "file", "format": "image"}
+    several = {"type": "array", "items": file}
+    answer = {"type": "object"}
+
+    def route(name: str, field: str, properties: dict[str, Any], output: dict[str, Any], doc: str) -> dict[str, Any]:
+        schema = {"type": "object", "properties": properties, "required": [field]}
+        return {"name": name, "route": f"/{name}", "doc": doc, "input": schema, "output": output}
+
+    return {
+        "name": "RobustClassifier",
+        "type": "service",
+        "routes": [
+            route("classify", IMAGE, {IMAGE: file, **options}, answer, "Classifies one picture."),
+            route("classify_batch", IMAGES, {IMAGES: several, **options}, answer, "Classifies several pictures."),
+            route("explain", IMAGE, {IMAGE: file}, {"type": "file", "format": "image"}, "Draws the self-gradient."),
+        ],
+    }
+
+
+def _classify(settings: Settings) -> dict[str, Any]:
+    return {
+        "operationId": "classify",
+        "summary": "Classifies one picture.",
+        "description": f"The picture: {', '.join(FORMATS)}, at most {settings.max_pixels} pixels. Where the form and "
+        "the query both say how to answer, the form counts.",
+        "parameters": _parameters(settings),
+        "requestBody": _form(IMAGE, _PICTURE, _options(settings)),
+        "responses": {"200": _answer("the answer", Prediction), **_errors()},
+    }
+
+
+def _classify_batch(settings: Settings) -> dict[str, Any]:
+    several = {"type": "array", "items": _PICTURE, "minItems": 1, "maxItems": settings.max_images}
+    return {
+        "operationId": "classify_batch",
+        "summary": "Classifies several pictures, each answered or refused on its own, in order.",
+        "parameters": _parameters(settings),
+        "requestBody": _form(IMAGES, several, _options(settings)),
+        "responses": {"200": _answer("the answers", Predictions), **_errors()},
+    }
+
+
+def _explain(settings: Settings) -> dict[str, Any]:
+    drawing = {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}}
+    return {
+        "operationId": "explain",
+        "summary": "Draws where, and how strongly, the network's logits hang on the picture.",
+        "description": "The magnitude of the self-gradient as a heat map over the picture as the network sees it.",
+        "requestBody": _form(IMAGE, _PICTURE, {}),
+        "responses": {"200": {"description": "the drawing", "content": drawing}, **_errors()},
+    }
+
+
+_PICTURE = {"type": "string", "format": "binary"}
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """How to answer: fields of the form, or query parameters."""
+    return {
+        SELF_GRADIENT: {
+            "enum": [True, False, *FLAGS],
+            "description": f"block on, two passes, or off, one; {str(settings.self_gradient).lower()} if not said",
+        },
+        TOP_K: {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_TOP_K,
+            "description": f"how many classes to list; {settings.top_k} if not said",
+        },
+    }
+
+
+def _parameters(settings: Settings) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in _options(settings).items()]
+
+
+def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    form = {
+        "schema": {
+            "type": "object",
+            "properties": {field: files, **options},
+            "required": [field],
+            "additionalProperties": False,
+        },
+        "encoding": {field: {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}},
+    }
+    return {"required": True, "content": {"multipart/form-data": form}}
+
+
+def _errors() -> dict[str, Any]:
+    return {str(status.value): _answer(meaning, Refusal) for status, meaning in ERRORS.items()}
+
+
+def _answer(meaning: str, model: type[BaseModel]) -> dict[str, Any]:
+    reference = {"$ref": _REFERENCE.format(model=model.__name__)}
+    return {"description": meaning, "content": {"application/json": {"schema": reference}}}
+
+
+def _text(name: str, summary: str, may_fail: bool = False) -> dict[str, Any]:
+    answers: dict[str, Any] = {"200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    if may_fail:
+        answers["503"] = _answer("no", Refusal)
+    return {"get": {"operationId": name, "summary": summary, "responses": answers}}

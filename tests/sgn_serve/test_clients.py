@@ -1,0 +1,180 @@
+"""Clients that were not written for this service: tritonclient, BentoML's own, curl."""
+
+import json
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from sgn_serve.inference_protocol import HEADER_LENGTH
+from tests.sgn_serve.pictures import encode, noise
+from tests.sgn_serve.tiny_graph import SHIFT
+
+NAME = "self-gradient-network"
+INFER = f"/v2/models/{NAME}/infer"
+
+
+@pytest.fixture(scope="module")
+def triton_client(server):
+    client = triton.InferenceServerClient(urlsplit(server.url).netloc, connection_timeout=60, network_timeout=60)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((3, 3, 8, 8), np.float32)
+
+
+def tensor(images, binary=True):
+    given = triton.InferInput("image", list(images.shape), "FP32")
+    given.set_data_from_numpy(images, binary_data=binary)
+    return [given]
+
+
+def test_triton_is_told_what_there_is(triton_client):
+    assert triton_client.is_server_live()
+    assert triton_client.is_server_ready()
+    assert triton_client.is_model_ready(NAME)
+    assert triton_client.is_model_ready(NAME, "1")
+    assert not triton_client.is_model_ready("another")
+    assert "binary_tensor_data" in triton_client.get_server_metadata()["extensions"]
+    metadata = triton_client.get_model_metadata(NAME)
+    assert metadata["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]
+    assert [output["name"] for output in metadata["outputs"]] == ["logits", "plain_logits", "self_gradient"]
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_triton_infers_in_binary_and_in_json(triton_client, images, binary_in, binary_out):
+    names = ["logits", "plain_logits", "self_gradient"]
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary_out) for name in names]
+    answer = triton_client.infer(NAME, tensor(images, binary_in), outputs=outputs, request_id="seven")
+    plain = 10 * images.mean(axis=(2, 3))
+    np.testing.assert_allclose(answer.as_numpy("plain_logits"), plain, atol=1e-5)
+    np.testing.assert_allclose(answer.as_numpy("logits"), plain + 10 * SHIFT, atol=1e-5)
+    assert answer.as_numpy("self_gradient").shape == (3, 3, 8, 8)
+    assert answer.get_response()["id"] == "seven"
+
+
+def test_triton_without_outputs_gets_the_logits(triton_client, images):
+    answer = triton_client.infer(NAME, tensor(images[:1]), model_version="1")
+    assert answer.as_numpy("logits").shape == answer.as_numpy("plain_logits").shape == (1, 3)
+    assert answer.as_numpy("self_gradient") is None
+
+
+def test_triton_reads_why_not(triton_client, images):
+    def refusal(given, **options):
+        with pytest.raises(InferenceServerException) as refused:
+            triton_client.infer(options.pop("name", NAME), given, **options)
+        return str(refused.value)
+
+    assert "[404] there is no model 'another'" in refusal(tensor(images), name="another")
+    assert "[400] the input's 'shape'" in refusal(tensor(images[:, :, :4].copy()))
+    assert "[400] the input's numbers must lie from 0 to 1" in refusal(tensor(images * 2))
+    assert "[415] compressed requests" in refusal(tensor(images), request_compression_algorithm="gzip")
+    many = np.zeros((9, 3, 8, 8), np.float32)
+    assert "N from 1 to 8" in refusal(tensor(many))
+
+
+GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not JSON"),
+        (b"[" * 5000, "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "'inputs'"),
+        ({"inputs": [GOOD, GOOD]}, "one tensor"),
+        ({"inputs": [{**GOOD, "name": "x"}]}, "named 'image'"),
+        ({"inputs": [{**GOOD, "datatype": "INT8"}]}, "'FP32'"),
+        ({"inputs": [{**GOOD, "shape": [True, 3, 8, 8]}]}, "'shape'"),
+        ({"inputs": [{**GOOD, "shape": [0, 3, 8, 8]}]}, "'shape'"),
+        ({"inputs": [{**GOOD, "data": [0.5] * 191}]}, "191 numbers instead of 192"),
+        ({"inputs": [{**GOOD, "data": ["0.5"] * 192}]}, "list of numbers"),
+        ({"inputs": [{**GOOD, "data": [True] * 192}]}, "list of numbers"),
+        ({"inputs": [{**GOOD, "data": [[0.5], [0.5, 0.5]]}]}, "numbers"),
+        ({"inputs": [{**GOOD, "data": [10**200] * 192}]}, "numbers"),
+        ({"inputs": [{**GOOD, "data": [float("nan")] * 192}]}, "from 0 to 1"),
+        ({"inputs": [{**GOOD, "data": 0.5}]}, "list of numbers"),
+        ({"inputs": [{**GOOD, "data": None}]}, "list of numbers"),
+        ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 768}}]}, "'binary_data_size'"),
+        ({"inputs": [GOOD], "outputs": []}, "'outputs'"),
+        ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, "'outputs'"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}, "classification"),
+        ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "true or false"),
+        ({"inputs": [GOOD], "id": 7}, "'id'"),
+    ],
+)
+def test_bad_inference_requests(client, body, message):
+    response = client.post(INFER, content=body if isinstance(body, bytes) else json.dumps(body))
+    assert response.status_code == 400, response.text
+    assert list(response.json()) == ["error", "code", "request_id"]
+    assert message in response.json()["error"]
+    assert response.json()["code"] == "bad_tensor_request"
+
+
+def test_binary_bodies_that_do_not_add_up(client):
+    body = json.dumps({"inputs": [{**{k: GOOD[k] for k in ("name", "datatype", "shape")}}]}).encode()
+    for length in ("-1", "x", "99999", "3"):
+        response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: length})
+        assert response.status_code == 400, length
+    response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: str(len(body))})
+    assert "no 'binary_data_size'" in response.json()["error"]
+    assert client.post(INFER, content=b" " * 90_000).status_code == 413, "more than eight pictures may need"
+    assert client.get(INFER).status_code == 405
+    assert isinstance(client.get("/v2/nowhere").json()["error"], str)
+
+
+BENTOML_CLIENT = """
+import bentoml, json, shutil, sys
+url, path = sys.argv[1:]
+with bentoml.SyncHTTPClient(url, timeout=60) as client:
+    drawing = shutil.copy(client.explain(image=path), path + ".drawn")
+    answers = [client.classify(image=path), client.classify(image=path, self_gradient=False, top_k=1)]
+    answers += client.classify_batch(images=[path, path], top_k=1)["predictions"]
+    try:
+        refusal = client.classify(image=path, top_k=0)
+    except bentoml.exceptions.BentoMLException as error:
+        refusal = str(error)
+    print(json.dumps([answers, drawing, refusal]))
+"""
+
+
+def test_bentomls_own_client(server, tmp_path):
+    path = tmp_path / "green.png"
+    path.write_bytes(encode(Image.new("RGB", (20, 10), (0, 255, 0))))
+    # A process of its own, for BentoML warns of what it imports, and warnings are errors here.
+    command = [sys.executable, "-c", BENTOML_CLIENT, server.url, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    answers, drawing, refusal = json.loads(done.stdout)
+    assert [answer["label"] for answer in answers] == ["green"] * 4
+    assert [answer["self_gradient"] for answer in answers] == [True, False, True, True]
+    assert [len(answer["top_k"]) for answer in answers] == [2, 1, 1, 1]
+    with Image.open(drawing) as drawn:
+        assert drawn.size == (256, 256)
+    assert "bad_top_k" in refusal
+
+
+def test_curl(server, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(encode(Image.fromarray(noise())))
+
+    def curl(*arguments):
+        done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, check=True, timeout=60)
+        return json.loads(done.stdout)
+
+    fields = ["-F", f"image=@{path}", "-F", "self_gradient=false", "-F", "top_k=3"]
+    answer = curl(*fields, f"{server.url}/classify")
+    assert len(answer["top_k"]) == 3
+    images = ["-F", f"images=@{path}", "-F", f"images=@{path}"]
+    assert curl(*images, f"{server.url}/classify_batch?top_k=3&self_gradient=false")["predictions"] == [answer] * 2
+    assert curl("-F", "image=http://127.0.0.1/x.png", f"{server.url}/classify")["error"]["code"] == "not_a_file"

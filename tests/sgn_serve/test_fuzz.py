@@ -1,0 +1,168 @@
+"""Thousands of mutated pictures and forms, and bombs, against a real server: no 5xx, no trace, no memory gone."""
+
+import random
+import struct
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from sgn_serve.images import FORMATS
+from tests.sgn_serve.pictures import encode, noise, png
+from tests.sgn_serve.server import running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+PICTURES = 1560
+FORMS = 500
+MEMORY = 300e6
+FORM = {"content-type": "multipart/form-data; boundary=edge"}
+
+
+class Fuzzed:
+    """A server with the default limits, and what it used before anything was sent."""
+
+    def __init__(self, server, client):
+        self.server = server
+        self.client = client
+        supervisor = psutil.Process(server.pid)
+        self.workers = [child.pid for child in supervisor.children(recursive=True)]
+        self.ask(encode(Image.fromarray(noise())))
+        self.idle = {pid: psutil.Process(pid).memory_info().rss for pid in self.workers}
+
+    def ask(self, picture, path="/classify"):
+        return self.client.post(path, files={"image": ("x", picture)})
+
+    def check(self, response):
+        """Answered, or refused in the one form of errors; the status."""
+        assert response.status_code in (200, 400, 413, 415), response.text
+        if response.status_code != 200:
+            assert list(response.json()) == ["error"]
+            assert list(response.json()["error"]) == ["code", "message", "request_id"]
+        return response.status_code
+
+    def check_alive(self):
+        """The same workers as ever, with no trace in the log and no more memory at any time than is allowed."""
+        assert self.ask(encode(Image.fromarray(noise()))).status_code == 200
+        assert "Traceback" not in self.server.log.read_text()
+        for pid, idle in self.idle.items():
+            assert psutil.pid_exists(pid), "a worker died"
+            status = Path(f"/proc/{pid}/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+            assert peak - idle < MEMORY, f"{(peak - idle) / 1e6:.0f} MB more than idle"
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    model = save_tiny_graph(home / "tiny.onnx")
+    with running_server(home, SGN_MODEL=str(model)) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+        yield Fuzzed(server, client)
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, doubled, or the end cut off; headers, at the front, more often than the rest."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        reach = len(changed) if rng.random() < 0.5 else min(len(changed), 120)
+        at = rng.randrange(reach) if reach else 0
+        kind = rng.random()
+        if kind < 0.6:
+            changed[at : at + 1] = bytes([rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))])
+        elif kind < 0.75:
+            changed[at : at + rng.randint(1, 16)] = b""
+        elif kind < 0.9:
+            changed[at:at] = changed[at : at + rng.randint(1, 64)]
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def test_mutated_pictures(fuzzed):
+    rng = random.Random(0)
+    pictures = [encode(Image.fromarray(noise(40, 30)), file_format) for file_format in FORMATS]
+    pictures += [
+        encode(Image.fromarray(noise(40, 30)), "JPEG", progressive=True),
+        encode(Image.fromarray(noise(40, 30)).convert("CMYK"), "TIFF", compression="tiff_lzw"),
+        encode(Image.fromarray(noise(40, 30)), "TIFF", compression="tiff_adobe_deflate"),
+        encode(Image.fromarray(noise(40, 30)).convert("RGBA"), "WEBP", lossless=True),
+        encode(Image.fromarray(noise(40, 30)).convert("P"), "PNG", transparency=3),
+        png(3, 1, 16, 6, b"\0" + bytes(24)),
+    ]
+    sent = [mutated(pictures[number % len(pictures)], rng) for number in range(PICTURES)]
+    with ThreadPoolExecutor(8) as pool:
+        statuses = Counter(pool.map(lambda data: fuzzed.check(fuzzed.ask(data)), sent))
+    assert min(statuses[200], statuses[400], statuses[415]) > 50, f"mutations of every severity: {statuses}"
+    fuzzed.check_alive()
+
+
+def test_mutated_forms(fuzzed):
+    part = b'--edge\r\nContent-Disposition: form-data; name="%s"'
+    file = b'; filename="x.png"\r\nContent-Type: image/png\r\n\r\n' + encode(Image.fromarray(noise())) + b"\r\n"
+    flag = part % b"self_gradient" + b"\r\n\r\nfalse\r\n"
+    forms = {
+        "/classify": flag + part % b"image" + file,
+        "/classify_batch": (part % b"images" + file) * 2 + flag,
+        "/explain": part % b"image" + file,
+    }
+
+    def ask(seed):
+        path = list(forms)[seed % 3]
+        body = mutated(forms[path] + b"--edge--\r\n", random.Random(seed))
+        return fuzzed.check(fuzzed.client.post(path, content=body, headers=FORM))
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = Counter(pool.map(ask, range(FORMS)))
+    assert min(statuses[200], statuses[400]) > 20, statuses
+    fuzzed.check_alive()
+
+
+def large_headers() -> dict[str, bytes]:
+    """Small files of every format that say they are pictures of at least 268 megapixels."""
+    small = {name: bytearray(encode(Image.new("RGB", (8, 8)), name)) for name in FORMATS if name not in ("PNG", "WEBP")}
+    struct.pack_into("<ii", small["BMP"], 18, 60_000, 60_000)
+    struct.pack_into("<HH", small["GIF"], 6, 65_535, 65_535)
+    frame = small["JPEG"].index(b"\xff\xc0")
+    struct.pack_into(">HH", small["JPEG"], frame + 5, 65_500, 65_500)
+    for tag in (256, 257):
+        entry = small["TIFF"].index(struct.pack("<H", tag) + b"\x04\x00\x01\x00\x00\x00")
+        struct.pack_into("<I", small["TIFF"], entry + 8, 60_000)
+    webp = bytearray(encode(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
+    struct.pack_into("<I", webp, webp.index(b"VP8L") + 9, (1 << 28) - 1)
+    return {"PNG": png(60_000, 60_000, 8, 2, b""), "WEBP": bytes(webp), **{k: bytes(v) for k, v in small.items()}}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_pixels_are_counted_before_any_is_decoded(fuzzed, file_format):
+    response = fuzzed.ask(large_headers()[file_format])
+    assert fuzzed.check(response) == 413
+    assert response.json()["error"]["code"] == "too_many_pixels"
+    fuzzed.check_alive()
+
+
+def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
+    side = 5000  # 25 megapixels, just allowed
+    colour = Image.new("RGB", (side, side), (200, 30, 40))
+    halved = Image.new("RGBA", (side, side // 2), (200, 30, 40, 100))
+    files = [
+        encode(colour.convert("LA"), "PNG", compress_level=1),
+        encode(colour, "JPEG", progressive=True),
+        encode(colour.convert("CMYK"), "TIFF", compression="tiff_lzw"),
+        encode(colour.convert("L"), "GIF"),
+        encode(halved, "WEBP", quality=10, method=0),
+        b"\x89PNG" + random.Random(0).randbytes(9_000_000),
+    ]
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(lambda data: fuzzed.check(fuzzed.ask(data)), files * 2))
+    assert set(statuses[:5]) == {200}
+    assert statuses[5] == 415
+    assert fuzzed.check(fuzzed.ask(encode(halved.resize((side, side // 2 + 1)), "WEBP", quality=10, method=0))) == 413
+    fuzzed.check_alive()
+
+
+def test_more_than_ten_megabytes_is_too_much(fuzzed):
+    assert fuzzed.check(fuzzed.ask(bytes(10 * 1024 * 1024 + 1))) == 413
+    fuzzed.check_alive()

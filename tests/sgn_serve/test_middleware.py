@@ -1,0 +1,75 @@
+"""What stands around a request, around applications that misbehave."""
+
+import asyncio
+import json
+import re
+
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from sgn_serve import middleware
+from sgn_serve.middleware import FlatErrors
+from sgn_serve.request_id import NameRequests
+
+
+def answer(app, path="/x"):
+    """Status, headers and JSON that `app` within FlatErrors answers a GET with."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-request-id", b"me")]}
+    asyncio.run(NameRequests(FlatErrors(app))(scope, receive, send))
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
+
+
+def test_a_failure_is_logged_and_not_told(caplog):
+    async def app(scope, receive, send):
+        raise RuntimeError("secret")
+
+    status, headers, told = answer(app)
+    assert status == 500
+    assert headers[b"x-request-id"] == b"me"
+    assert told["error"]["code"] == "internal_error"
+    assert told["error"]["request_id"] == "me"
+    assert "secret" not in str(told)
+    assert "secret" in caplog.text
+    assert "request me failed" in caplog.text
+
+
+def test_an_answer_that_does_not_come_is_a_504(monkeypatch):
+    monkeypatch.setattr(middleware, "ANSWER_SECONDS", 0.05)
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(10)
+
+    assert answer(app)[0] == 504
+    assert answer(app)[2]["error"]["code"] == "timeout"
+
+
+def test_somebody_elses_errors_are_rewritten():
+    status, _, told = answer(PlainTextResponse("Too bad", status_code=404))
+    assert (status, told["error"]["code"], told["error"]["message"]) == (404, "not_found", "there is nothing at /x")
+    _, headers, told = answer(JSONResponse([{"error": "no"}], status_code=429, headers={"retry-after": "3"}))
+    assert (told["error"]["code"], told["error"]["message"]) == ("too_many_requests", "no")
+    assert headers[b"retry-after"] == b"3"
+    assert answer(PlainTextResponse("no", status_code=404), "/v2/x")[2] == {
+        "error": "there is nothing at /v2/x",
+        "code": "not_found",
+        "request_id": "me",
+    }
+
+
+def test_the_readme_lists_every_code(project_root):
+    table = re.search(
+        r"^\| status \| `code`.*?\n\n", (project_root / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    listed = set(re.findall(r"`([a-z_]+)`", table[0])) - {"code"}
+    sources = "\n".join(path.read_text() for path in (project_root / "sgn_serve").glob("*.py"))
+    raised = set(re.findall(r"(?:HTTPStatus\.[A-Z_]+|_BAD_REQUEST),\s*\"([a-z_]+)\"", sources))
+    raised |= set(re.findall(r"\"(bad_[a-z_]+)\"", sources))
+    assert listed == raised | {"not_found", "method_not_allowed"}

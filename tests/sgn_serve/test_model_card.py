@@ -1,0 +1,66 @@
+import hashlib
+import json
+
+from sgn_serve.graph import read_graph
+from sgn_serve.model_card import model_card
+from sgn_serve.settings import BUNDLED_MODEL, Settings
+from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
+
+FIGURES = {
+    "checkpoint_sha256": SHA256,
+    "accuracy": {"block on: clean": 0.7, "block off: PGD-20": 0.4},
+    "lowest": {"block on": 0.3, "block off": 0.2},
+    "setting": {
+        "data": "pictures", "split": "test", "pictures": 10, "norm": "L-inf", "eps": 0.03, "restarts": 1, "seed": 1,
+    },
+    "about": {"command": "python -m training.evaluate"},
+}  # fmt: skip
+
+
+def card(path, **settings):
+    return model_card(read_graph(path), Settings(model_path=path, **settings))
+
+
+def test_the_bundled_models_card_says_what_its_files_say():
+    shown = card(BUNDLED_MODEL)
+    figures = json.loads(BUNDLED_MODEL.with_suffix(".json").read_text())
+    assert shown.model == figures["checkpoint_sha256"]
+    assert shown.graph_sha256 == hashlib.sha256(BUNDLED_MODEL.read_bytes()).hexdigest()
+    assert shown.architecture == figures["setting"]["architecture"]
+    assert shown.data == "CIFAR-10 (JPEG copy)"
+    assert len(shown.classes) == 10
+    assert (shown.preprocessing.height, shown.preprocessing.width) == (32, 32)
+    assert len(shown.preprocessing.mean) == 3
+    assert shown.training["recipe"]["epochs"] > 0
+    assert {f"{row.block}: {row.attack}": row.accuracy for row in shown.measured.rows} == figures["accuracy"]
+    assert all(row.parameters is not None for row in shown.measured.rows)
+    assert shown.measured.pictures == figures["setting"]["pictures"]
+    assert shown.measured.lowest == figures["lowest"]
+    assert (shown.flags is None) == ("checklist" not in figures)
+    assert shown.disagreement["attacks"]["PGD-20"]["area_under_roc"] > 0
+
+
+def test_without_a_measurement_of_its_own_there_are_no_figures(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    for content in (None, "not json", "[]", json.dumps({**FIGURES, "checkpoint_sha256": "f" * 64})):
+        if content is not None:
+            path.with_suffix(".json").write_text(content)
+        shown = card(path)
+        assert shown.model == SHA256
+        assert shown.classes == list(CLASS_NAMES)
+        assert (shown.measured, shown.flags, shown.disagreement, shown.architecture) == (None, None, None, None)
+
+
+def test_only_raised_flags_are_shown(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    finding = {"name": "gradients", "value": 0.5, "threshold": "above 0.97", "consequence": True, "detail": ""}
+    checklist = [{**finding, "verdict": verdict} for verdict in ("ok", "raised", "not measured", "suspect")]
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, "checklist": checklist}))
+    shown = card(path, max_disagreement=0.1, background=(0, 10, 255))
+    assert [flag.verdict for flag in shown.flags] == ["raised", "suspect"]
+    assert [(row.block, row.attack, row.accuracy) for row in shown.measured.rows] == [
+        ("block on", "clean", 0.7),
+        ("block off", "PGD-20", 0.4),
+    ]
+    assert shown.max_disagreement == 0.1
+    assert shown.preprocessing.background == "#000aff"

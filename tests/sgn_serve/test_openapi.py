@@ -1,0 +1,32 @@
+"""The OpenAPI document against the running server, by schemathesis: generated requests, good and bad."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sgn_serve.inference_protocol import InferenceProtocol
+from sgn_serve.predictor import Serving
+from sgn_serve.routes import Api
+
+EXAMPLES = 10
+
+
+def test_every_answer_is_as_described(server, tmp_path):
+    command = [Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/docs.json", "--no-color"]
+    options = ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60", "--checks", "all"]
+    # The document cannot say that bytes are a picture, nor that a tensor has as many numbers as its shape says: what it
+    # allows may be refused.
+    options += ["--exclude-checks", "positive_data_acceptance"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_every_path_is_described(client):
+    described = client.get("/docs.json").json()["paths"]
+    hidden = {"/docs.json", "/schema.json"}
+    routes = [*Api(Serving()).routes(), *InferenceProtocol(Serving()).routes()]
+    ours = {(route.path, "post" if "POST" in route.methods else "get") for route in routes if route.path not in hidden}
+    told = {(path, method) for path in described for method in described[path] if method != "parameters"}
+    assert told - ours == {(path, "get") for path in ("/healthz", "/livez", "/readyz", "/metrics")}
+    assert ours <= told
