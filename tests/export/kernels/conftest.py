@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.kernels import operators
+from export.kernels import onnx_functions, operators
 
 BUILD_LIMIT_SECONDS = 600
 
@@ -25,18 +25,32 @@ def make(project_root: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.fixture(scope="session")
-def kernels(project_root: Path) -> None:
-    """torch.ops.sgn.*, ready to run."""
+def build(project_root: Path, *arguments: str) -> None:
     for tool in ("make", os.environ.get("CXX", "g++")):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool} to build the kernels")
-    checked = make(project_root, "check")
+    checked = make(project_root, "check", *arguments)
     if checked.returncode != 0:  # a compiler of another CUDA than PyTorch's, say
         pytest.skip(checked.stderr.splitlines()[0])
-    built = make(project_root)
+    built = make(project_root, *arguments)
     assert built.returncode == 0, built.stderr
+
+
+@pytest.fixture(scope="session")
+def kernels(project_root: Path) -> None:
+    """torch.ops.sgn.*, ready to run."""
+    build(project_root)
     operators.load()
+
+
+@pytest.fixture(scope="session")
+def onnx_library(project_root: Path) -> Path:
+    """The kernels' library for ONNX Runtime."""
+    headers = os.environ.get("ORT_INCLUDE_DIR")
+    if not headers:
+        pytest.skip("needs ONNX Runtime's C headers, which no package brings: make test ORT_INCLUDE_DIR=...")
+    build(project_root, f"ORT_INCLUDE_DIR={headers}")
+    return onnx_functions.library_path()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

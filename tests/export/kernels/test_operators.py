@@ -168,7 +168,7 @@ def test_a_torchscript_file_needs_the_library_alone(tmp_path: Path) -> None:
         return torch.ops.sgn.self_gradient_block(image, gradient, weights, 0.5, True)
 
     inputs = block_inputs((2, 3, 5, 7), torch.float32)
-    torch.jit.trace(corrected, inputs).save(tmp_path / "traced.pt")
+    torch.jit.trace(corrected, inputs).save(str(tmp_path / "traced.pt"))
     torch.save((*inputs, corrected(*inputs)), tmp_path / "inputs.pt")
     program = (
         "import sys, torch\n"
