@@ -46,7 +46,7 @@ format: $(TESTING)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build/kernels
 
 $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what serving needs ($(RUNTIME)) into $(VENV) ..."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 from onnx import FunctionProto, ModelProto
+from onnx.defs import OpSchema
 
 from export.kernels.operators import BUILD_FOLDER
 
@@ -68,6 +69,23 @@ def self_gradient_block(layers: int, rms: bool) -> FunctionProto:
         corrected = CastLike (sum, image)
         }}
         """
+    )
+
+
+def self_gradient_block_schema() -> OpSchema:
+    """The node as the exporter has to know it."""
+    parameter, floats = OpSchema.FormalParameter, ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+    return OpSchema(
+        "SelfGradientBlock",
+        DOMAIN,
+        DOMAIN_VERSION,
+        inputs=[parameter("image", "T"), parameter("gradient", "T"), parameter("weights", "tensor(float)")],
+        outputs=[parameter("corrected", "T")],
+        type_constraints=[("T", floats, "what pictures are stored as")],
+        attributes=[
+            OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=True),
+            OpSchema.Attribute("rms", OpSchema.AttrType.INT, required=True),
+        ],
     )
 
 
