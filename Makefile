@@ -36,7 +36,8 @@ check: $(TESTING)
 	$(BIN)/mypy
 
 kernels: $(TESTING)
-	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python)
+	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python) \
+	  ORT_INCLUDE_DIR=$(abspath $(ORT_INCLUDE_DIR))
 
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost
