@@ -1,7 +1,7 @@
 """The fused kernels as ONNX nodes of the domain `ai.sgn`: functions of the model itself, with standard bodies.
 
 A file with such nodes runs in every runtime, which computes the bodies, of standard operators. Where the library is
-registered with the session (library_path), ONNX Runtime takes its kernels instead.
+registered with the session (library_path), ONNX Runtime takes its kernels instead: 1.20, 1.23 and 1.32 were seen to.
 
 A body is written for one use: for its number of layers, with or without the division by the root mean square, with or
 without a residual. A model holds one body per name.
