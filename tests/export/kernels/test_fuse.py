@@ -11,19 +11,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from export.capture import CaptureError, capture, passes_of
 from export.kernels.fuse import fuse_block
 from sgn_serve.graph import read_graph
 from sgn_serve.runtime import Classifier
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE, network_around, varied_backbone
+from tests.export.networks import IMAGE_SIZE, network_around
 from training.model import GradientScaling, SelfGradientBlock, SelfGradientNetwork
 
 
 def small_network(gradient_scaling: GradientScaling = "rms", scale: float = 1.0) -> SelfGradientNetwork:
-    network = network_around(varied_backbone())
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    network = network_around(backbone)
     network.block = SelfGradientBlock(scale=scale, gradient_scaling=gradient_scaling)
     return network.eval()
 
@@ -47,6 +48,22 @@ def test_a_captured_graph_computes_the_same_with_the_operator(gradient_scaling: 
     assert len(fused_nodes(graph)) == 1
     assert not [node for node in graph.graph.nodes if "convolutions" in str(node.target)]
     assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.tanh.default)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_fused_graph_can_be_written_as_torchscript(tmp_path: Path) -> None:
+    network = small_network()
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    fuse_block(graph, network.block)
+    image = torch.rand(2, 3, *IMAGE_SIZE)
+    path = str(tmp_path / "fused.pt")
+    with torch.no_grad():
+        torch.jit.save(torch.jit.freeze(torch.jit.trace(graph.eval(), image, check_trace=False)), path)
+        loaded = torch.jit.load(path)
+        torch.testing.assert_close(loaded(image), graph(image))
+    assert str(loaded.graph).count("sgn::self_gradient_block") == 1
 
 
 @pytest.mark.usefixtures("kernels")
