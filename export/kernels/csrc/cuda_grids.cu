@@ -5,6 +5,13 @@
 #include "epilogues.cuh"
 #include "self_gradient_block.cuh"
 
+// What CUDA adds to C++ beyond attributes and functions, in a form that a test without a GPU can define otherwise.
+#if !defined(SGN_LAUNCH)
+#define SGN_LAUNCH(kernel, blocks, shared_bytes, stream, ...) \
+  kernel<<<blocks, THREADS, shared_bytes, stream>>>(__VA_ARGS__)
+#define SGN_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
 namespace sgn {
 namespace {
 
@@ -46,7 +53,7 @@ __device__ void block_at(const T* image, T* result, const Layout& layout, int64_
 template <int CHANNELS, typename T>
 __global__ void block_of_picture(const T* image, const T* gradient, T* result, Layout layout, const float* weights,
                                  int layers, float scale) {
-  extern __shared__ float staged[];  // the picture's gradient, in memory order
+  SGN_DYNAMIC_SHARED(float, staged);  // the picture's gradient, in memory order
   __shared__ float kernels[MAX_LAYERS * CHANNELS * CHANNELS];
   load_weights<CHANNELS>(weights, layers, kernels);
   const int64_t picture = blockIdx.x, size = layout.picture_size();
@@ -116,14 +123,14 @@ cudaError_t launch_block(const T* image, const T* gradient, T* result, const Lay
                          int layers, float scale, bool normalise, float* workspace, cudaStream_t stream) {
   if (normalise && fits_shared_memory(layout)) {
     const size_t bytes = size_t(layout.picture_size()) * sizeof(float);
-    block_of_picture<CHANNELS><<<unsigned(layout.batch), THREADS, bytes, stream>>>(image, gradient, result, layout,
-                                                                                  weights, layers, scale);
+    SGN_LAUNCH(block_of_picture<CHANNELS>, unsigned(layout.batch), bytes, stream, image, gradient, result, layout,
+               weights, layers, scale);
     return cudaGetLastError();
   }
   const unsigned blocks = unsigned(layout.batch * parts_of(layout));
-  if (normalise) squares_of_part<<<blocks, THREADS, 0, stream>>>(gradient, workspace, layout);
-  block_of_part<CHANNELS><<<blocks, THREADS, 0, stream>>>(image, gradient, result, layout, weights, layers, scale,
-                                                         normalise ? workspace : nullptr);
+  if (normalise) SGN_LAUNCH(squares_of_part, blocks, 0, stream, gradient, workspace, layout);
+  SGN_LAUNCH(block_of_part<CHANNELS>, blocks, 0, stream, image, gradient, result, layout, weights, layers, scale,
+             normalise ? workspace : nullptr);
   return cudaGetLastError();
 }
 
@@ -208,8 +215,8 @@ cudaError_t scale_shift_relu_on_cuda(const T* features, const float* scale, cons
                                      uint8_t* mask, const Layout& layout, cudaStream_t stream) {
   const int64_t items = items_of(layout);
   if (items == 0) return cudaSuccess;
-  scale_shift_relu_of_byte<<<blocks_for(items), THREADS, 0, stream>>>(features, scale, shift, result, mask, layout,
-                                                                      items);
+  SGN_LAUNCH(scale_shift_relu_of_byte, blocks_for(items), 0, stream, features, scale, shift, result, mask, layout,
+             items);
   return cudaGetLastError();
 }
 
@@ -218,8 +225,8 @@ cudaError_t mask_scale_add_on_cuda(const T* gradient, const uint8_t* mask, const
                                    T* result, const Layout& layout, cudaStream_t stream) {
   const int64_t items = items_of(layout);
   if (items == 0) return cudaSuccess;
-  mask_scale_add_of_byte<<<blocks_for(items), THREADS, 0, stream>>>(gradient, mask, scale, residual, result, layout,
-                                                                    items);
+  SGN_LAUNCH(mask_scale_add_of_byte, blocks_for(items), 0, stream, gradient, mask, scale, residual, result, layout,
+             items);
   return cudaGetLastError();
 }
 
