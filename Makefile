@@ -2,6 +2,7 @@
 #   make serve   the server on port 3000, with the bundled model (no PyTorch is installed)
 #   make test    every test
 #   make check   format, lint and types
+#   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
 #   make bench   what the block costs on this machine: results/block_cost.json
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench format clean
+.PHONY: help serve test check kernels bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +35,10 @@ check: $(TESTING)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+kernels: $(TESTING)
+	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python) \
+	  ORT_INCLUDE_DIR=$(abspath $(ORT_INCLUDE_DIR))
+
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost
 
@@ -42,7 +47,7 @@ format: $(TESTING)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build/kernels
 
 $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what serving needs ($(RUNTIME)) into $(VENV) ..."

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from export.capture import CaptureError
 from export.exporter import OutputError, VerificationError, export_onnx
+from export.kernels.onnx_functions import library_path
+from export.kernels.operators import KernelsError
 from export.pictures import PicturesError
 from export.verify import PICTURES
 from training.checkpoint import CheckpointError
@@ -46,6 +48,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help=f"check on the first {PICTURES} pictures of this folder (default: on made-up ones)",
     )
+    parser.add_argument(
+        "--fused",
+        action="store_true",
+        help="write the block as one node, which the kernels of `make kernels ORT_INCLUDE_DIR=...` compute where their "
+        "library is registered with ONNX Runtime, and standard operators elsewhere",
+    )
     options = parser.parse_args(arguments)
     if options.onnx is BESIDE_CHECKPOINT:
         options.onnx = options.ckpt.with_name(BESIDE_CHECKPOINT.name)
@@ -55,8 +63,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
-        verification = export_onnx(options.ckpt, options.onnx, options.pictures)
-    except (CheckpointError, PicturesError, OutputError, CaptureError) as error:
+        verification = export_onnx(options.ckpt, options.onnx, options.pictures, fused=options.fused)
+    except (CheckpointError, PicturesError, OutputError, CaptureError, KernelsError) as error:
         return _fail(str(error), 2)
     except VerificationError as error:
         if error.verification is not None:
@@ -65,6 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(f"interrupted; {options.onnx} was not written", 130)
     print(verification.table())
+    if options.fused and library_path().is_file():
+        print(f"the same without and with the kernels of {library_path()}")
+    elif options.fused:
+        print("checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=...")
     print(f"wrote {options.onnx} ({options.onnx.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from export.capture import capture, passes_of
+from export.kernels.fuse import add_bodies, fuse_block, onnx_translations
+from export.kernels.onnx_functions import library_path
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of, to_onnx
 from export.pictures import pictures_in, structured_pictures
 from export.rewrite import keep_linear_layers
@@ -31,7 +33,11 @@ class VerificationError(RuntimeError):
 
 
 def export_onnx(
-    checkpoint: Path, target: Path, pictures_folder: Path | None = None, backbone: nn.Module | None = None
+    checkpoint: Path,
+    target: Path,
+    pictures_folder: Path | None = None,
+    backbone: nn.Module | None = None,
+    fused: bool = False,
 ) -> Verification:
     """Writes the checkpoint's network as one ONNX file, once that file has been checked against PyTorch.
 
@@ -39,9 +45,11 @@ def export_onnx(
     target:          is replaced in one step by a good file, and left as it was by a failure
     pictures_folder: real pictures to check on; made-up ones where None
     backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
+    fused:           the block as one node ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime is
+                     built, the graph is checked without it and then with it
     returns:         the checks, all passed
     raises CheckpointError, PicturesError, OutputError for what was passed in, CaptureError for a network that cannot be
-    written as one graph, VerificationError for a graph that is wrong
+    written as one graph, KernelsError for kernels that cannot be loaded, VerificationError for a graph that is wrong
     """
     network, info = load_checkpoint(checkpoint, backbone)
     channels = len(info.mean)
@@ -53,14 +61,20 @@ def export_onnx(
     passes = passes_of(network)
     with _replacing(target) as partial:
         graph = capture(passes, info.image_size)
+        if fused:
+            fuse_block(graph, network.block)
         keep_linear_layers(graph)
-        save_onnx(to_onnx(graph, (channels, *info.image_size), passes.output_names, metadata), partial)
-        try:
-            verification = verify(onnx_run(partial, passes.output_names), network, pictures)
-        except GraphError as error:
-            raise VerificationError(str(error)) from error
-        if not verification.passed:
-            raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+        translations = onnx_translations() if fused else None
+        model = to_onnx(graph, (channels, *info.image_size), passes.output_names, metadata, translations)
+        add_bodies(model)
+        save_onnx(model, partial)
+        for library in (None, library_path()) if fused and library_path().is_file() else (None,):
+            try:
+                verification = verify(onnx_run(partial, passes.output_names, library), network, pictures)
+            except GraphError as error:
+                raise VerificationError(str(error)) from error
+            if not verification.passed:
+                raise VerificationError("the graph's outputs differ from PyTorch's", verification)
     return verification
 
 

@@ -4,9 +4,10 @@ import hashlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -25,12 +26,17 @@ CHECKSUM_KEY = "checkpoint_sha256"
 
 
 def to_onnx(
-    graph: fx.GraphModule, image_shape: tuple[int, int, int], output_names: tuple[str, ...], metadata: Mapping[str, str]
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> onnx.ModelProto:
     """The captured graph as an ONNX model with dynamic batch, input `image` and the given outputs.
 
     image_shape: (channels, height, width)
     metadata:    becomes the model's metadata_props
+    translations: how operators that PyTorch does not know are written (torch.onnx.export's custom_translation_table)
     raises CaptureError for a graph with an operator that ONNX does not have, or one that fixes the batch size
     """
     images = torch.zeros(TRACED_BATCH, *image_shape)
@@ -45,6 +51,7 @@ def to_onnx(
                 input_names=[INPUT_NAME],
                 output_names=list(output_names),
                 opset_version=OPSET,
+                custom_translation_table=dict(translations or {}),
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps what any of its translations may raise

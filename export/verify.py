@@ -144,17 +144,20 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
     return Verification(tuple(checks))
 
 
-def onnx_run(model: Path | bytes, output_names: tuple[str, ...]) -> Run:
+def onnx_run(model: Path | bytes, output_names: tuple[str, ...], custom_operators: Path | None = None) -> Run:
     """An ONNX graph in ONNX Runtime on the CPU.
 
     model:        a file, or its content
     output_names: the outputs that it must have, in order
+    custom_operators: a library of operators to register with ONNX Runtime
     raises GraphError where it cannot be loaded or its outputs are others
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only, and they are raised
     try:
+        if custom_operators is not None:
+            options.register_custom_ops_library(str(custom_operators))
         session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )

@@ -1,0 +1,225 @@
+"""What both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
+
+    make kernels
+    python -m benchmarks.gpu --arch wrn-28-10
+
+Writes results/gpu.json. Timed with CUDA events, all contenders in turn, round by round; ratios are to one eager pass,
+block off, in the same round.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from tqdm import tqdm
+
+from export.capture import capture, passes_of
+from export.kernels import operators
+from export.kernels.fuse import fuse_block
+from export.rewrite import keep_linear_layers
+from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions, git_commit
+from training.model import SelfGradientNetwork
+
+RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
+REFERENCE = "eager, one pass"
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+WARM_UP_CALLS = 3
+
+Function = Callable[[Tensor], Any]
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark that cannot be run; the message, one line, says why and what to do."""
+
+
+def network_of(architecture: str, image_size: int, dtype: torch.dtype) -> SelfGradientNetwork:
+    """An untrained self-gradient network, in eval mode on the CPU: speed does not depend on the weights."""
+    torch.manual_seed(0)
+    info = CheckpointInfo(
+        architecture=architecture,
+        class_names=tuple("0123456789"),
+        image_size=(image_size, image_size),
+        mean=(0.49, 0.48, 0.45),
+        std=(0.25, 0.24, 0.26),
+        dataset="random pictures",
+        method="self-gradient",
+        epsilon=8 / 255,
+        block=BlockConfig(5, 8 / 255, "rms"),
+        seed=0,
+    )
+    return build_model(info).eval().requires_grad_(False).to(dtype)
+
+
+def graph_of(network: SelfGradientNetwork, image_size: int, device: torch.device, fused: bool) -> fx.GraphModule:
+    """Both passes as the one graph that is exported, on the device.
+
+    fused: with the block's fused kernel
+    """
+    network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
+    graph = capture(passes_of(network), (image_size, image_size))
+    if fused:
+        fuse_block(graph, network.block)
+    keep_linear_layers(graph)
+    for node in graph.graph.nodes:
+        if "device" in node.kwargs:  # constants are made where they were when the graph was captured
+            node.update_kwarg("device", device)
+    graph.recompile()
+    return graph.to(device)
+
+
+def contenders(
+    network: SelfGradientNetwork, image_size: int, device: torch.device, images: Tensor
+) -> dict[str, Function]:
+    """What is compared, by name; compiled and captured for these images."""
+    plain = graph_of(network, image_size, device, fused=False)
+    fused = graph_of(network, image_size, device, fused=True)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return {
+        REFERENCE: network.plain_logits,
+        "eager, both passes": network,
+        "compiled (max-autotune), both passes": torch.compile(plain, mode="max-autotune", dynamic=False),
+        "compiled (max-autotune), fused block": torch.compile(fused, mode="max-autotune", dynamic=False),
+        "graph, CUDA graph": in_cuda_graph(plain, images),
+        "graph, fused block, CUDA graph": in_cuda_graph(fused, images),
+    }
+
+
+def in_cuda_graph(function: Function, images: Tensor) -> Function:
+    """The function's kernels as one CUDA graph, for images of this shape: no launch is paid for one by one."""
+    given = images.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_CALLS):
+            function(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        outputs = function(given)
+
+    def replay(images: Tensor) -> Any:
+        given.copy_(images)
+        recorded.replay()
+        return outputs
+
+    return replay
+
+
+def milliseconds(function: Function, images: Tensor, calls: int) -> float:
+    """GPU time of one call, the mean of `calls` in a row."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        function(images)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / calls
+
+
+def measure(functions: Mapping[str, Function], images: Tensor, rounds: int, calls: int) -> dict[str, Any]:
+    """Times of all functions in turn, and the memory that each takes beside what is there already."""
+    memory = {}
+    for name, function in tqdm(functions.items(), desc="warming up", leave=False):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for _ in range(WARM_UP_CALLS):
+            function(images)
+        torch.cuda.synchronize()
+        memory[name] = torch.cuda.max_memory_allocated() - before
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in tqdm(range(rounds), desc="rounds", leave=False):
+        for name, function in functions.items():
+            times[name].append(milliseconds(function, images, calls))
+    return summary(times, memory)
+
+
+def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict[str, Any]:
+    """By contender: best and median time, the median over rounds of its ratio to the reference, peak memory."""
+    return {
+        name: {
+            "best_ms": round(min(own), 4),
+            "median_ms": round(statistics.median(own), 4),
+            "ratio": round(statistics.median(a / b for a, b in zip(own, times[REFERENCE], strict=True)), 3),
+            "peak_memory_mb": round(memory[name] / 1e6, 1),
+        }
+        for name, own in times.items()
+    }
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| contender | best, ms | median, ms | ratio | peak memory, MB |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, row in results.items():
+        lines.append(f"| {name} | {row['best_ms']} | {row['median_ms']} | {row['ratio']} | {row['peak_memory_mb']} |")
+    return "\n".join(lines)
+
+
+def ready_device() -> torch.device:
+    """The GPU, with the fused kernels loaded.
+
+    raises BenchmarkError where there is no GPU or the kernels are not built for it
+    """
+    if not torch.cuda.is_available():
+        raise BenchmarkError("no NVIDIA GPU that PyTorch can use: this benchmark needs one; for the CPU: make bench")
+    try:
+        operators.load()
+    except operators.KernelsError as error:
+        raise BenchmarkError(str(error)) from None
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA"):
+        raise BenchmarkError("the fused kernels are built without CUDA: install nvcc and run `make kernels CUDA=1`")
+    return torch.device("cuda")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arch", default="wrn-28-10", help="architecture (default: wrn-28-10)")
+    parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16"], help="number formats")
+    parser.add_argument("--rounds", type=int, default=30, help="times that every contender is timed")
+    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        device = ready_device()
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result: dict[str, Any] = {
+        "command": f"python -m benchmarks.gpu --arch {options.arch} --image-size {options.image_size}",
+        "gpu": torch.cuda.get_device_name(device),
+        "versions": current_versions(),
+        "git_commit": git_commit(),
+        "rounds": options.rounds,
+        "results": {},
+    }
+    for precision in options.precisions:
+        torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
+        dtype = PRECISIONS[precision]
+        for batch in options.batches:
+            images = torch.rand(batch, 3, options.image_size, options.image_size, device=device).to(dtype)
+            network = network_of(options.arch, options.image_size, dtype)
+            with torch.no_grad():
+                compared = contenders(network, options.image_size, device, images)
+                figures = measure(compared, images, options.rounds, options.calls)
+            result["results"][f"{precision}, batch {batch}"] = figures
+            print(f"\n{precision}, batch {batch}\n{table(figures)}", flush=True)
+            options.output.parent.mkdir(exist_ok=True)
+            options.output.write_text(json.dumps(result, indent=1) + "\n")  # what is there is kept if it is interrupted
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

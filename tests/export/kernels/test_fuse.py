@@ -1,0 +1,154 @@
+"""The block's kernel in exported graphs: the same answers by the kernel, by the node's body, and without the node."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import fx, nn
+
+from export.capture import CaptureError, capture, passes_of
+from export.kernels.fuse import fuse_block
+from sgn_serve.graph import read_graph
+from sgn_serve.runtime import Classifier
+from tests.export.conftest import Exported
+from tests.export.networks import IMAGE_SIZE, network_around
+from training.model import GradientScaling, SelfGradientBlock, SelfGradientNetwork
+
+
+def small_network(gradient_scaling: GradientScaling = "rms", scale: float = 1.0) -> SelfGradientNetwork:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    network = network_around(backbone)
+    network.block = SelfGradientBlock(scale=scale, gradient_scaling=gradient_scaling)
+    return network.eval()
+
+
+def fused_nodes(graph: fx.GraphModule) -> list[fx.Node]:
+    return graph.graph.find_nodes(op="call_function", target=torch.ops.sgn.self_gradient_block.default)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("gradient_scaling", "scale"), [("rms", 8 / 255), ("none", 1.0)])
+def test_a_captured_graph_computes_the_same_with_the_operator(gradient_scaling: GradientScaling, scale: float) -> None:
+    network = small_network(gradient_scaling, scale)
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    image = torch.rand(3, 3, *IMAGE_SIZE)
+    with torch.no_grad():
+        before = graph(image)
+        fuse_block(graph, network.block)
+        after = graph(image)
+
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    assert len(fused_nodes(graph)) == 1
+    assert not [node for node in graph.graph.nodes if "convolutions" in str(node.target)]
+    assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.tanh.default)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_fused_graph_can_be_written_as_torchscript(tmp_path: Path) -> None:
+    network = small_network()
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    fuse_block(graph, network.block)
+    image = torch.rand(2, 3, *IMAGE_SIZE)
+    path = str(tmp_path / "fused.pt")
+    with torch.no_grad():
+        torch.jit.save(torch.jit.freeze(torch.jit.trace(graph.eval(), image, check_trace=False)), path)
+        loaded = torch.jit.load(path)
+        torch.testing.assert_close(loaded(image), graph(image))
+    assert str(loaded.graph).count("sgn::self_gradient_block") == 1
+
+
+@pytest.mark.usefixtures("kernels")
+def test_what_cannot_be_fused_is_refused() -> None:
+    network = small_network()
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    with pytest.raises(CaptureError, match="has no self-gradient block to fuse"):
+        fuse_block(graph, None)
+    with pytest.raises(CaptureError, match="up to 4 channels and 64 layers, not 5 and 5"):
+        fuse_block(graph, SelfGradientBlock(channels=5))
+    with pytest.raises(CaptureError, match="not in the graph in the form"):
+        fuse_block(graph, SelfGradientBlock(scale=0.25, gradient_scaling="rms"))  # another scale than the graph's
+    with pytest.raises(CaptureError, match="not in the graph in the form"):
+        fuse_block(graph, SelfGradientBlock(layers=6, gradient_scaling="rms"))
+    assert fused_nodes(graph) == []
+
+
+@pytest.fixture(scope="module")
+def fused_file(project_root: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported by the command line on a machine without the kernels."""
+    path = tmp_path_factory.mktemp("fused") / "model.onnx"
+    program = (
+        "import pathlib, sys\n"
+        "from export.kernels import onnx_functions, operators\n"
+        f"operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = pathlib.Path({str(path.parent / 'none')!r})\n"
+        "from export.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "--ckpt", str(checkpoint), "--onnx", str(path), "--fused"],
+        cwd=project_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..." in ran.stdout
+    return path
+
+
+def answers(path: Path, images: np.ndarray, library: Path | None, folder: Path) -> tuple[list[np.ndarray], list[str]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs = session.run(["logits", "plain_logits", "self_gradient"], {"image": images})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return outputs, [event["args"]["op_name"] for event in events if "op_name" in event.get("args", {})]
+
+
+def test_the_file_holds_one_node_with_its_body(fused_file: Path) -> None:
+    model = onnx.load(fused_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node if node.domain == "ai.sgn"] == ["SelfGradientBlock"]
+    assert "Tanh" not in {node.op_type for node in model.graph.node}
+    assert [function.name for function in model.functions] == ["SelfGradientBlock"]
+    assert [item.name for item in model.graph.initializer if ".block." in item.name] == []
+
+
+@pytest.mark.parametrize("with_library", [False, True])
+def test_the_answers_are_those_of_the_graph_without_it(
+    request: pytest.FixtureRequest, with_library: bool, fused_file: Path, exported: Exported, tmp_path: Path
+) -> None:
+    library = request.getfixturevalue("onnx_library") if with_library else None
+    images = np.random.default_rng(0).random((5, 3, *IMAGE_SIZE), dtype=np.float32)
+    expected, _ = answers(exported.graph, images, None, tmp_path)
+    found, ran = answers(fused_file, images, library, tmp_path)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert ran.count("SelfGradientBlock") == int(with_library)
+
+
+def test_the_service_reads_it(fused_file: Path, exported: Exported) -> None:
+    images = np.random.default_rng(1).random((2, 3, *IMAGE_SIZE), dtype=np.float32)
+    fused, plain = (
+        Classifier(read_graph(path), ("cpu",), 1).logits(images, self_gradient=True)
+        for path in (fused_file, exported.graph)
+    )
+    assert fused.corrected is not None
+    assert plain.corrected is not None
+    np.testing.assert_allclose(fused.corrected, plain.corrected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fused.plain, plain.plain, rtol=1e-4, atol=1e-5)
