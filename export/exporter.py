@@ -7,10 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
+from export.blocked_layout import keep_masks_in_blocked_layout
 from export.capture import capture, passes_of
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of, to_onnx
 from export.pictures import pictures_in, structured_pictures
-from export.rewrite import keep_linear_layers
+from export.rewrite import rewrite
 from export.verify import PICTURES, GraphError, Verification, onnx_run, verify
 from training.checkpoint import load_checkpoint
 
@@ -53,8 +54,10 @@ def export_onnx(
     passes = passes_of(network)
     with _replacing(target) as partial:
         graph = capture(passes, info.image_size)
-        keep_linear_layers(graph)
-        save_onnx(to_onnx(graph, (channels, *info.image_size), passes.output_names, metadata), partial)
+        rewrite(graph)
+        model = to_onnx(graph, (channels, *info.image_size), passes.output_names, metadata)
+        keep_masks_in_blocked_layout(model)
+        save_onnx(model, partial)
         try:
             verification = verify(onnx_run(partial, passes.output_names), network, pictures)
         except GraphError as error:

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import fx
 
 from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
+
+LARGEST_FOLDED = 256
+"""Elements of a constant up to which expressions of it are worked out at export, and stored beside it."""
 
 BATCH_NAME = "batch"
 METADATA_KEY = "self_gradient_network"
@@ -46,10 +50,13 @@ def to_onnx(
                 output_names=list(output_names),
                 opset_version=OPSET,
                 verbose=False,
+                optimize=False,
             )
+            assert exported is not None  # None is what the old exporter returns
+            # Constants are folded up to this size alone: flipped weights are left to whoever loads the file.
+            optimize_ir(exported.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_FOLDED)
     except Exception as error:  # the exporter wraps what any of its translations may raise
         raise CaptureError(f"the network cannot be written as ONNX: {_reason(error)}") from error
-    assert exported is not None  # None is what the old exporter returns
     model = exported.model_proto
     _strip_traces(model)
     for key, value in metadata.items():
