@@ -65,8 +65,9 @@ def _can_take(node: Any, user: fx.Node, editor: Editor) -> bool:
         return False
     if is_call(node, aten.convolution.default):
         _, weight, bias, _, _, _, transposed, _, groups = node.args
-        same_channels: bool = node.meta["val"].shape[1] == user.meta["val"].shape[1]
-        return same_channels and editor.is_weight(weight) and bias is None and (transposed is False or groups == 1)
+        if node.meta["val"].shape[1] != user.meta["val"].shape[1] or bias is not None:
+            return False
+        return editor.is_weight(weight) and bool(transposed is False or groups == 1)
     if is_call(node, aten.mul.Tensor):
         return any(_can_take(factor, node, editor) for factor in node.args)
     if is_call(node, aten.add.Tensor) and not node.kwargs and len(node.args) == 2:
