@@ -2,7 +2,8 @@
 #   make serve   the server on port 3000, with the bundled model (no PyTorch is installed)
 #   make test    every test
 #   make check   format, lint and types
-#   make bench   what the block costs on this machine: results/block_cost.json
+#   make bench   what the block costs on this machine: results/block_cost.json, engines.json
+#                (OPENVINO_PYTHON=PATH: with OpenVINO, from an environment that has onnxruntime-openvino)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +37,7 @@ check: $(TESTING)
 
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost
+	$(BIN)/python -m benchmarks.engines $(if $(OPENVINO_PYTHON),--openvino-python $(OPENVINO_PYTHON))
 
 format: $(TESTING)
 	$(BIN)/ruff format .
