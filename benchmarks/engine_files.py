@@ -1,10 +1,12 @@
 """The files that the engines of benchmarks.engines run: one untrained network, written in every way."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import onnx
 import torch
+from torch import fx
 
 from export.aot import save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
@@ -40,27 +42,28 @@ def write_checkpoint(architecture: str, path: Path) -> None:
     save_checkpoint(path, build_model(info).state_dict(), info)
 
 
+@lru_cache(maxsize=2)
+def _onnx(checkpoint: Path, rewriting: Callable[[fx.GraphModule], None]) -> bytes:
+    passes = passes_of(load_checkpoint(checkpoint)[0])
+    graph = capture(passes, IMAGE_SIZE)
+    rewriting(graph)
+    return to_onnx(graph, SHAPE, passes.output_names, {}).SerializeToString()
+
+
 def write_plain(checkpoint: Path, path: Path) -> None:
     """What capturing alone gives: no rewrites but for linear layers."""
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
-    keep_linear_layers(graph)
-    save_onnx(to_onnx(graph, SHAPE, passes.output_names, {}), path)
+    path.write_bytes(_onnx(checkpoint, keep_linear_layers))
 
 
-def write_ours(checkpoint: Path, path: Path, blocked: bool = True) -> None:
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
-    rewrite(graph)
-    model = to_onnx(graph, SHAPE, passes.output_names, {})
-    if blocked:
-        keep_masks_in_blocked_layout(model)
+def write_ours(checkpoint: Path, path: Path) -> None:
+    model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
+    keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
     """With masks as comparisons: in OpenVINO they cost less than the form that ONNX Runtime's blocked layout wants."""
-    write_ours(checkpoint, path, blocked=False)
+    path.write_bytes(_onnx(checkpoint, rewrite))
 
 
 def write_int8_first_pass(checkpoint: Path, path: Path) -> None:

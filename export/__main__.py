@@ -1,6 +1,7 @@
 """python -m export: a checkpoint to a graph."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -153,4 +154,5 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill leaves nothing half-written either
     sys.exit(main())

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnx
@@ -138,6 +139,21 @@ def test_an_interrupt_leaves_no_file(
     monkeypatch.setattr(export.exporter, "verify", interrupt)
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 130
     assert "interrupted" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_no_file(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
+    process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.iterdir()):  # until it has begun to write
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors == f"error: interrupted; {target} was not written\n"
     assert not list(tmp_path.iterdir())
 
 
