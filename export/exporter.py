@@ -146,10 +146,9 @@ def export_reduced(
     passes = passes_of(network)
     calibration = CALIBRATION_PICTURES if reduced.precision == INT8 else 0
     pictures = pictures_under(pictures_folder, reduced.pictures + calibration, info.image_size)
+    for_ranges = torch.zeros(len(pictures), dtype=torch.bool)
     # Every so many, so that both parts have pictures of every class.
-    chosen = torch.arange(len(pictures)) * calibration // len(pictures)
-    for_ranges = torch.cat([torch.tensor([False]), chosen[1:] != chosen[:-1]])
-    for_ranges[-1] = for_ranges.sum() < calibration
+    for_ranges[torch.arange(calibration) * len(pictures) // max(calibration, 1)] = True
     metadata = {
         METADATA_KEY: info.to_json(),
         CHECKSUM_KEY: sha256_of(checkpoint),

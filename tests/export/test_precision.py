@@ -131,6 +131,30 @@ def test_fp16_is_written_with_its_agreement(
     )
 
 
+@pytest.mark.usefixtures("measured")
+def test_ranges_come_from_other_pictures_than_are_compared(
+    checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.exporter, "CALIBRATION_PICTURES", 20)
+    seen: dict[str, Tensor] = {}
+
+    def quantize(model: onnx.ModelProto, pictures: Tensor) -> onnx.ModelProto:
+        seen["ranges"] = pictures
+        return model
+
+    def measure(run: object, network: object, pictures: Tensor, eps: float) -> tuple[Agreement, ...]:
+        seen["compared"] = pictures
+        return (Agreement("logits", len(pictures), 1.0, 1.0, "an attack"),)
+
+    monkeypatch.setattr(export.exporter, "quantize_first_pass", quantize)
+    monkeypatch.setattr(export.exporter, "measure_agreement", measure)
+    options = ("--precision", "int8-first-pass", "--agreement-pictures", "80", "--onnx")
+    arguments = command(checkpoint, project_root, tmp_path / "model.onnx", *options)
+    assert main(arguments) == 0
+    assert (len(seen["ranges"]), len(seen["compared"])) == (20, 80)
+    assert len(torch.cat([seen["ranges"], seen["compared"]]).unique(dim=0)) == 100
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
 @pytest.mark.usefixtures("measured")
 def test_bf16_torchscript(checkpoint: Path, project_root: Path, tmp_path: Path) -> None:
