@@ -46,7 +46,12 @@ def onnx_runtime(path: str, threads: int, provider: str, options: dict[str, str]
 
 
 def openvino(path: str, threads: int, precision: str) -> Run:
-    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads)}
+    # Not pinned, as no other engine is: on a shared machine a pinned thread waits for whoever holds its core.
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",
+    }
     options = {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
     return onnx_runtime(path, threads, "OpenVINOExecutionProvider", options)
 
