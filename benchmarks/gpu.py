@@ -23,7 +23,7 @@ from tqdm import tqdm
 from export.capture import capture, passes_of
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
-from export.rewrite import keep_linear_layers
+from export.rewrite import rewrite
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions, git_commit
 from training.model import SelfGradientNetwork
 
@@ -66,7 +66,7 @@ def graph_of(network: SelfGradientNetwork, image_size: int, device: torch.device
     graph = capture(passes_of(network), (image_size, image_size))
     if fused:
         fuse_block(graph, network.block)
-    keep_linear_layers(graph)
+    rewrite(graph)
     for node in graph.graph.nodes:
         if "device" in node.kwargs:  # constants are made where they were when the graph was captured
             node.update_kwarg("device", device)

@@ -1,26 +1,50 @@
 """python -m export: a checkpoint to a graph."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
+from export.aot import CompilerError
 from export.capture import CaptureError
-from export.exporter import OutputError, VerificationError, export_onnx
+from export.exporter import (
+    REDUCED_PRECISIONS,
+    AgreementError,
+    OutputError,
+    PrecisionError,
+    Reduced,
+    VerificationError,
+    export_graph,
+    export_reduced,
+)
+from export.formats import FORMATS, Format
 from export.kernels.onnx_functions import library_path
 from export.kernels.operators import KernelsError
 from export.pictures import PicturesError
 from export.verify import PICTURES
 from training.checkpoint import CheckpointError
 
-BESIDE_CHECKPOINT = Path("model.onnx")
+BESIDE_CHECKPOINT = Path()
+"""Stands for the format's own file name in the checkpoint's folder."""
 
+REFUSALS = (
+    CheckpointError,
+    PicturesError,
+    OutputError,
+    CaptureError,
+    CompilerError,
+    PrecisionError,
+    KernelsError,
+)
 EPILOG = f"""\
 The graph has the input `image` (batch, 3, H, W) in [0, 1] and the outputs `logits` (block on),
 `plain_logits` (block off) and `self_gradient`; for a network without a block, `plain_logits` alone.
+TorchScript and AOTInductor return them as a tuple in this order.
 It is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7 before it gets its name. A file that
 is there already is replaced by a good graph only, and stays as it is otherwise.
 
-exit status: 0 written and checked; 1 the graph differs from PyTorch, nothing written;
+exit status: 0 written and checked; 1 the graph differs from PyTorch (or, in reduced precision, too many
+             of its answers from float32's), nothing written;
              2 wrong arguments or files, nothing written
 """
 
@@ -33,20 +57,39 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
-    parser.add_argument(
-        "--onnx",
-        type=Path,
-        nargs="?",
-        const=BESIDE_CHECKPOINT,
-        required=True,
-        metavar="PATH",
-        help=f"write an ONNX graph (default PATH: {BESIDE_CHECKPOINT} beside the checkpoint)",
-    )
+    for item in FORMATS:
+        parser.add_argument(
+            f"--{item.name}",
+            type=Path,
+            nargs="?",
+            const=BESIDE_CHECKPOINT,
+            metavar="PATH",
+            help=f"write {item.content} (default PATH: {item.file_name} beside the checkpoint)",
+        )
     parser.add_argument(
         "--pictures",
         type=Path,
         metavar="DIR",
         help=f"check on the first {PICTURES} pictures of this folder (default: on made-up ones)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", *REDUCED_PRECISIONS),
+        default="fp32",
+        help="of the convolutions; int8-first-pass leaves the second pass in float32 (default: fp32)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="of pictures that must keep float32's top class in reduced precision, as they are and attacked by PGD-20; "
+        f"with fewer nothing is written (default: {Reduced.min_agreement})",
+    )
+    parser.add_argument(
+        "--agreement-pictures",
+        type=_count,
+        metavar="N",
+        help=f"pictures that this is measured on (default: {Reduced.pictures}; a figure from fewer is rough)",
     )
     parser.add_argument(
         "--fused",
@@ -55,29 +98,76 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "library is registered with ONNX Runtime, and standard operators elsewhere",
     )
     options = parser.parse_args(arguments)
-    if options.onnx is BESIDE_CHECKPOINT:
-        options.onnx = options.ckpt.with_name(BESIDE_CHECKPOINT.name)
+    if options.fused and (options.precision != "fp32" or options.torchscript is not None or options.aot is not None):
+        parser.error("--fused is for --onnx in fp32; leave it out, or export the others by themselves")
+    if options.precision == "fp32":
+        for flag in ("min_agreement", "agreement_pictures"):
+            if getattr(options, flag) is not None:
+                parser.error(f"--{flag.replace('_', '-')} has no effect with --precision fp32; leave it out")
+    elif options.pictures is None:
+        parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
+    options.targets = [
+        (item, options.ckpt.with_name(item.file_name) if path is BESIDE_CHECKPOINT else path)
+        for item in FORMATS
+        if (path := getattr(options, item.name)) is not None
+    ]
+    if not options.targets:
+        parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    for file_format, target in options.targets:
+        status = _export(file_format, target, options)
+        if status:
+            return status
+    return 0
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1, such as 0.995")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of pictures")
+    return value
+
+
+def _export(file_format: Format, target: Path, options: argparse.Namespace) -> int:
     try:
-        verification = export_onnx(options.ckpt, options.onnx, options.pictures, fused=options.fused)
-    except (CheckpointError, PicturesError, OutputError, CaptureError, KernelsError) as error:
+        if options.precision == "fp32":
+            report = export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
+        else:
+            reduced = Reduced(
+                options.precision,
+                Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
+                options.agreement_pictures or Reduced.pictures,
+            )
+            agreements = export_reduced(file_format, options.ckpt, target, options.pictures, reduced)
+            report = "\n".join(agreement.line() for agreement in agreements)
+    except REFUSALS as error:
         return _fail(str(error), 2)
+    except AgreementError as error:
+        print("\n".join(agreement.line() for agreement in error.agreements))
+        return _fail(f"{error}; {target} was not written", 1)
     except VerificationError as error:
         if error.verification is not None:
             print(error.verification.table())
-        return _fail(f"{error}; {options.onnx} was not written", 1)
+        return _fail(f"{error}; {target} was not written", 1)
     except KeyboardInterrupt:
-        return _fail(f"interrupted; {options.onnx} was not written", 130)
-    print(verification.table())
+        return _fail(f"interrupted; {target} was not written", 130)
+    print(report)
     if options.fused and library_path().is_file():
         print(f"the same without and with the kernels of {library_path()}")
     elif options.fused:
         print("checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=...")
-    print(f"wrote {options.onnx} ({options.onnx.stat().st_size / 1e6:.1f} MB)")
+    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -87,4 +177,5 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill leaves nothing half-written either
     sys.exit(main())

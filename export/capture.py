@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from export.decompositions import decompositions
+from export.layers import LayerTracker
 from export.traceable import traceable_calls
 from training.model import SelfGradientNetwork
 from training.oracle import GradientOracle
@@ -20,7 +21,14 @@ TRACED_BATCH = 2
 
 
 class CaptureError(ValueError):
-    """A network that cannot be written as one graph; the message names the operator and what can be done."""
+    """A network that cannot be written as one graph; the message names the layer, the operator and what can be done.
+
+    operator: the one that a format lacks, such as aten::adaptive_max_pool2d, where there is one
+    """
+
+    def __init__(self, message: str, operator: str | None = None):
+        super().__init__(message)
+        self.operator = operator
 
 
 class Passes(nn.Module):
@@ -88,13 +96,16 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
         with traceable_calls():
             return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
+    tracker = LayerTracker(passes.network)
     try:
-        traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
-            _fake_image(passes.network, image_size, fake_mode), *fake_state
-        )
+        with tracker.tracking():
+            traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
+                _fake_image(passes.network, image_size, fake_mode), *fake_state
+            )
     except Exception as error:  # tracing runs the user's network, which may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureError(f"the network cannot be captured as one graph: {reason[0]}") from error
+        layer = f" at its layer {tracker.innermost}" if tracker.innermost else ""
+        raise CaptureError(f"the network cannot be captured as one graph{layer}: {reason[0]}") from error
     return _with_weights(traced, passes, names)
 
 

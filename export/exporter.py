@@ -3,18 +3,39 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+import torch
 from torch import nn
 
-from export.capture import capture, passes_of
-from export.kernels.fuse import add_bodies, fuse_block, onnx_translations
+from export.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
+from export.capture import CaptureError, capture, passes_of
+from export.formats import FORMATS, FUSED_ONNX, ONNX, Format
+from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
-from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of, to_onnx
-from export.pictures import pictures_in, structured_pictures
-from export.rewrite import keep_linear_layers
-from export.verify import PICTURES, GraphError, Verification, onnx_run, verify
+from export.layers import layer_of_operator
+from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of
+from export.pictures import pictures_in, pictures_under, structured_pictures
+from export.quantization import quantize_first_pass
+from export.rewrite import rewrite
+from export.rewrite.precision import lower_precision
+from export.verify import PICTURES, GraphError, Run, Verification, onnx_run, verify
 from training.checkpoint import load_checkpoint
+from training.model import SelfGradientNetwork
+
+PRECISION_KEY = "precision"
+"""Metadata key of a graph in reduced precision: which."""
+AGREEMENT_KEY = "agreement_with_float32"
+"""Metadata key of a graph in reduced precision: JSON of its Agreements."""
+
+INT8 = "int8-first-pass"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+REDUCED_PRECISIONS = (*DTYPES, INT8)
+CALIBRATION_PICTURES = 128
+EPS = 8 / 255
+"""The attack's radius where the checkpoint names none."""
 
 
 class OutputError(ValueError):
@@ -39,18 +60,36 @@ def export_onnx(
     backbone: nn.Module | None = None,
     fused: bool = False,
 ) -> Verification:
-    """Writes the checkpoint's network as one ONNX file, once that file has been checked against PyTorch.
+    """export_graph to an ONNX file."""
+    return export_graph(ONNX, checkpoint, target, pictures_folder, backbone, fused)
+
+
+def export_graph(
+    file_format: Format,
+    checkpoint: Path,
+    target: Path,
+    pictures_folder: Path | None = None,
+    backbone: nn.Module | None = None,
+    fused: bool = False,
+) -> Verification:
+    """Writes the checkpoint's network as one file, once that file has been checked against PyTorch.
 
     checkpoint:      a model.safetensors (see training.checkpoint.load_checkpoint)
     target:          is replaced in one step by a good file, and left as it was by a failure
     pictures_folder: real pictures to check on; made-up ones where None
     backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
-    fused:           the block as one node ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime is
-                     built, the graph is checked without it and then with it
+    fused:           (ONNX) the block as one node ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime
+                     is built, the graph is checked without it and then with it
     returns:         the checks, all passed
     raises CheckpointError, PicturesError, OutputError for what was passed in, CaptureError for a network that cannot be
-    written as one graph, KernelsError for kernels that cannot be loaded, VerificationError for a graph that is wrong
+    written as one graph, CompilerError where there is nothing to compile with, KernelsError for kernels that cannot be
+    loaded, VerificationError for a graph that is wrong
     """
+    if fused:
+        if file_format is not ONNX:
+            raise OutputError(f"--fused is for --onnx, not --{file_format.name}; leave one of them out")
+        file_format = FUSED_ONNX
+    file_format.check()
     network, info = load_checkpoint(checkpoint, backbone)
     channels = len(info.mean)
     if pictures_folder is None:
@@ -63,19 +102,129 @@ def export_onnx(
         graph = capture(passes, info.image_size)
         if fused:
             fuse_block(graph, network.block)
-        keep_linear_layers(graph)
-        translations = onnx_translations() if fused else None
-        model = to_onnx(graph, (channels, *info.image_size), passes.output_names, metadata, translations)
-        add_bodies(model)
-        save_onnx(model, partial)
-        for library in (None, library_path()) if fused and library_path().is_file() else (None,):
+        rewrite(graph)
+        with _naming_layers(network, (channels, *info.image_size)):
+            file_format.save(graph, (channels, *info.image_size), passes.output_names, metadata, partial)
+        for run in _runs(file_format, partial, passes.output_names):
             try:
-                verification = verify(onnx_run(partial, passes.output_names, library), network, pictures)
+                verification = verify(run, network, pictures)
             except GraphError as error:
                 raise VerificationError(str(error)) from error
             if not verification.passed:
                 raise VerificationError("the graph's outputs differ from PyTorch's", verification)
     return verification
+
+
+def _runs(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[Run]:
+    """The written file as it will be run: a fused one without the kernels' library and, where it is built, with it."""
+    yield file_format.run(path, output_names)
+    if file_format is FUSED_ONNX and library_path().is_file():
+        yield onnx_run(path, output_names, library_path())
+
+
+class PrecisionError(ValueError):
+    """A precision that a format or its engine does not have; the message names the fix."""
+
+
+class AgreementError(RuntimeError):
+    """A graph in reduced precision that too often answers otherwise than float32; nothing was written.
+
+    agreements: what was measured
+    """
+
+    def __init__(self, message: str, agreements: tuple[Agreement, ...]):
+        super().__init__(message)
+        self.agreements = agreements
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A reduced precision and what it has to be worth.
+
+    precision:     fp16 or bf16 (convolutions and what lies between them), or int8-first-pass
+    min_agreement: share of pictures, in [0, 1], that must keep their top class: as they are, and attacked
+    pictures:      on how many that is measured
+    """
+
+    precision: str
+    min_agreement: float = 0.995
+    pictures: int = ENOUGH_PICTURES
+
+
+def export_reduced(
+    file_format: Format, checkpoint: Path, target: Path, pictures_folder: Path, reduced: Reduced
+) -> tuple[Agreement, ...]:
+    """Writes the checkpoint's network in reduced precision, once its answers have been compared with float32's.
+
+    pictures_folder: real pictures, in it or in folders in it; for int8 there must be CALIBRATION_PICTURES more than are
+                     compared, which the ranges are taken from
+    returns:         what was measured; it is in the file's metadata too
+    raises what export_graph does, PrecisionError where the format has no such precision, AgreementError where the
+    answers differ too often
+    """
+    if reduced.precision not in file_format.reduced:
+        raise PrecisionError(_not_supported(file_format, reduced.precision))
+    file_format.check()
+    network, info = load_checkpoint(checkpoint)
+    passes = passes_of(network)
+    calibration = CALIBRATION_PICTURES if reduced.precision == INT8 else 0
+    pictures = pictures_under(pictures_folder, reduced.pictures + calibration, info.image_size)
+    for_ranges = torch.zeros(len(pictures), dtype=torch.bool)
+    # Every so many, so that both parts have pictures of every class.
+    for_ranges[torch.arange(calibration) * len(pictures) // max(calibration, 1)] = True
+    metadata = {
+        METADATA_KEY: info.to_json(),
+        CHECKSUM_KEY: sha256_of(checkpoint),
+        PRECISION_KEY: reduced.precision,
+    }
+    with _replacing(target) as partial:
+        graph = capture(passes, info.image_size)
+        rewrite(graph)
+        if reduced.precision in DTYPES:
+            lower_precision(graph, DTYPES[reduced.precision])
+        image_shape = (len(info.mean), *info.image_size)
+        with _naming_layers(network, image_shape):
+            file_format.save(graph, image_shape, passes.output_names, metadata, partial)
+        if reduced.precision == INT8:
+            save_onnx(quantize_first_pass(onnx.load(partial), pictures[for_ranges]), partial)
+        try:
+            run = file_format.run(partial, passes.output_names)
+            agreements = measure_agreement(run, network, pictures[~for_ranges], info.epsilon or EPS)
+        except GraphError as error:
+            raise VerificationError(str(error)) from error
+        if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:
+            raise AgreementError(
+                f"{reduced.precision} keeps the answer of fewer than {reduced.min_agreement:.1%} of the pictures; "
+                "export in another --precision, or accept it with a lower --min-agreement",
+                agreements,
+            )
+        assert file_format.annotate is not None
+        file_format.annotate(partial, {**metadata, AGREEMENT_KEY: agreements_json(agreements)})
+    return agreements
+
+
+def _not_supported(file_format: Format, precision: str) -> str:
+    reasons = {
+        ("onnx", "bf16"): "ONNX Runtime's CPU provider has no bfloat16 convolution",
+        ("torchscript", INT8): "TorchScript has no 8-bit convolution that is written as a graph",
+        ("aot", precision): "AOTInductor packages are written in float32 only",
+    }
+    formats = [f"--{item.name}" for item in FORMATS if precision in item.reduced]
+    return f"{reasons[file_format.name, precision]}: {precision} needs {' or '.join(formats)}"
+
+
+@contextmanager
+def _naming_layers(network: SelfGradientNetwork, image_shape: tuple[int, int, int]) -> Iterator[None]:
+    """Within, an error about an operator says which layer calls it."""
+    try:
+        yield
+    except CaptureError as error:
+        layer = None
+        if error.operator is not None:
+            layer = layer_of_operator(network, error.operator, torch.zeros(1, *image_shape))
+        if layer is None:
+            raise
+        raise CaptureError(f"layer {layer}: {error}", error.operator) from error
 
 
 @contextmanager
@@ -89,7 +238,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     try:
         partial.touch()  # before the work, which would be in vain
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH to --onnx") from None
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
     try:
         yield partial
         os.replace(partial, target)

@@ -11,12 +11,16 @@ from typing import Any
 
 import onnx
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import fx
 
 from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
+
+LARGEST_FOLDED = 256
+"""Elements of a constant up to which expressions of it are worked out at export, and stored beside it."""
 
 BATCH_NAME = "batch"
 METADATA_KEY = "self_gradient_network"
@@ -53,10 +57,14 @@ def to_onnx(
                 opset_version=OPSET,
                 custom_translation_table=dict(translations or {}),
                 verbose=False,
+                optimize=False,
             )
+            assert exported is not None  # None is what the old exporter returns
+            # Constants are folded up to this size alone: flipped weights are left to whoever loads the file.
+            optimize_ir(exported.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_FOLDED)
     except Exception as error:  # the exporter wraps what any of its translations may raise
-        raise CaptureError(f"the network cannot be written as ONNX: {_reason(error)}") from error
-    assert exported is not None  # None is what the old exporter returns
+        reason, operator = _reason(error)
+        raise CaptureError(f"the network cannot be written as ONNX: {reason}", operator) from error
     model = exported.model_proto
     _strip_traces(model)
     for key, value in metadata.items():
@@ -74,21 +82,31 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def annotate_onnx(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replaces the metadata_props of a written file."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    save_onnx(model, path)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    """The one line of the exporter's many that a user can act on."""
+def _reason(error: Exception) -> tuple[str, str | None]:
+    """The one line of the exporter's many that a user can act on, and the operator that ONNX lacks, if it is that."""
     text = str(error)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
     if missing:
-        return f"ONNX has no operator for {missing[1]}; use a layer that does without it"
+        operator = missing[1].replace(".", "::", 1) if "::" not in missing[1] else missing[1]
+        return f"ONNX has no operator for {missing[1]}; use a layer that does without it, or --torchscript", operator
     if "Constraints violated" in text and BATCH_NAME in text:
-        return "one of its layers fixes the batch size"
-    return (text.strip().splitlines() or [type(error).__name__])[0]
+        return "one of its layers fixes the batch size", None
+    return (text.strip().splitlines() or [type(error).__name__])[0], None
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

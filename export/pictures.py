@@ -60,6 +60,24 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor
     return torch.stack([_read(path, image_size) for path in paths])
 
 
+def pictures_under(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor:
+    """Pictures of a folder and the folders in it, evenly spaced among all of them by name, so of every class.
+
+    image_size: (height, width) in pixels
+    returns:    (count, 3, height, width) float32 in [0, 1]
+    raises PicturesError where there is no such folder, too few pictures, or one that cannot be read
+    """
+    if not folder.is_dir():
+        raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(paths) < count:
+        raise PicturesError(
+            f"{folder}: {len(paths)} pictures, but {count} are needed to calibrate and to compare with float32; "
+            "name a folder of more, or compare on fewer with --agreement-pictures"
+        )
+    return torch.stack([_read(paths[index * len(paths) // count], image_size) for index in range(count)])
+
+
 def _read(path: Path, image_size: tuple[int, int]) -> Tensor:
     height, width = image_size
     try:

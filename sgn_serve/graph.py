@@ -89,6 +89,13 @@ def read_graph(path: Path) -> Graph:
         description = _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], outputs)
     except (ValueError, TypeError, KeyError) as error:
         raise GraphError(f"{path}: its metadata {METADATA_KEY} cannot be used ({error!r}); {_FIX}") from None
+    image = next(item for item in model.graph.input if item.name == INPUT)
+    found = [dim.dim_value or dim.dim_param for dim in image.type.tensor_type.shape.dim]
+    if found[1:] != [3, *description.image_size]:
+        expected = "x".join(map(str, ("batch", 3, *description.image_size)))
+        raise GraphError(
+            f"{path}: its input {INPUT} is {'x'.join(map(str, found))}, but its metadata say {expected}; {_FIX}"
+        )
     return Graph(path, model, description)
 
 

@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnx
 import pytest
 
 import export.exporter
+import export.formats
 from export.__main__ import main
 from export.verify import Verification
 from tests.export.conftest import Exported
@@ -79,16 +81,17 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, caps
 @pytest.fixture
 def ready_made(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """Spares the seconds of a second export of the same checkpoint."""
-    monkeypatch.setattr(export.exporter, "to_onnx", lambda *_: exported.model())
+    monkeypatch.setattr(export.formats, "to_onnx", lambda *_: exported.model())
 
 
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """An exporter that writes a wrong gradient."""
     model = exported.model()
-    last = next(node for node in model.graph.node if "self_gradient" in node.output)
-    last.op_type = {"Div": "Mul", "Mul": "Div"}[last.op_type]  # by the normalisation's std, the wrong way round
-    monkeypatch.setattr(export.exporter, "to_onnx", lambda *_: model)
+    index, last = next(item for item in enumerate(model.graph.node) if "self_gradient" in item[1].output)
+    last.output[0] = "the_right_one"
+    model.graph.node.insert(index + 1, onnx.helper.make_node("Neg", ["the_right_one"], ["self_gradient"]))
+    monkeypatch.setattr(export.formats, "to_onnx", lambda *_: model)
 
 
 @pytest.mark.usefixtures("ready_made")
@@ -100,6 +103,12 @@ def test_pictures_of_ones_own(
     assert "no such folder; --pictures takes" in one_error_line(capsys)
     assert main([*arguments, str(project_root / "examples")]) == 0
     assert "28/28" in capsys.readouterr().out
+
+
+def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint)])
+    assert "say what to write: --onnx, --torchscript, --aot" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("spoilt")
@@ -130,6 +139,21 @@ def test_an_interrupt_leaves_no_file(
     monkeypatch.setattr(export.exporter, "verify", interrupt)
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 130
     assert "interrupted" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_no_file(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
+    process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.iterdir()):  # until it has begun to write
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors == f"error: interrupted; {target} was not written\n"
     assert not list(tmp_path.iterdir())
 
 

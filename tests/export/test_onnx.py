@@ -14,7 +14,7 @@ from export.capture import CaptureError, capture, passes_of
 from export.exporter import export_onnx
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of, to_onnx
 from export.pictures import structured_pictures
-from export.rewrite import keep_linear_layers
+from export.rewrite import rewrite
 from export.verify import PICTURES, onnx_run, verify
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
@@ -106,7 +106,7 @@ def test_any_backbone() -> None:
     network = network_around(varied_backbone())
     passes = passes_of(network)
     graph = capture(passes, IMAGE_SIZE)
-    keep_linear_layers(graph)
+    rewrite(graph)
     model = to_onnx(graph, (3, *IMAGE_SIZE), passes.output_names, {})
     run = onnx_run(model.SerializeToString(), passes.output_names)
     assert verify(run, network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed

@@ -91,3 +91,12 @@ def test_metadata_that_is_no_checkpoint_json_is_refused(tmp_path, text):
     path = save_tiny_graph(tmp_path / "m.onnx", metadata={"self_gradient_network": text, "checkpoint_sha256": SHA256})
     with pytest.raises(GraphError, match="metadata self_gradient_network cannot be used"):
         read_graph(path)
+
+
+def test_an_input_of_another_size_than_the_metadata_say_is_refused_in_one_line(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx", (6, 9))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 8
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match=r"its input image is .*x3x8x9, but its metadata say batchx3x6x9"):
+        read_graph(path)

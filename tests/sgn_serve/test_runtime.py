@@ -49,7 +49,7 @@ def test_class_names_must_fit_the_logits(tmp_path):
 
 def test_the_image_size_must_fit_the_graph(tmp_path):
     path = save_tiny_graph(tmp_path / "m.onnx", checkpoint={"image_size": [16, 16]})
-    with pytest.raises(GraphError, match="cannot run it"):
+    with pytest.raises(GraphError, match="its input image is batchx3x8x8, but its metadata say batchx3x16x16"):
         classifier(path)
 
 

@@ -1,4 +1,4 @@
-"""Rewrites of the captured graph: each a small pass that keeps what the graph computes."""
+"""Linear layers put back together."""
 
 import torch
 from torch import fx

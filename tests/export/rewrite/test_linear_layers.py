@@ -3,7 +3,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.decompositions import decompositions
-from export.rewrite import keep_linear_layers
+from export.rewrite.linear_layers import keep_linear_layers
 
 aten = torch.ops.aten
 

@@ -1,0 +1,107 @@
+"""The files that the engines of benchmarks.engines run: one untrained network, written in every way."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import onnx
+import torch
+from torch import fx
+
+from export.aot import save_aot
+from export.blocked_layout import keep_masks_in_blocked_layout
+from export.capture import capture, passes_of
+from export.onnx import save_onnx, to_onnx
+from export.pictures import structured_pictures
+from export.quantization import quantize_first_pass
+from export.rewrite import rewrite
+from export.rewrite.linear_layers import keep_linear_layers
+from export.rewrite.precision import lower_precision
+from export.torchscript import save_torchscript
+from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+
+IMAGE_SIZE = (32, 32)
+SHAPE = (3, *IMAGE_SIZE)
+
+
+def write_checkpoint(architecture: str, path: Path) -> None:
+    """An untrained network's: what it has learnt does not change how long it takes."""
+    torch.manual_seed(0)
+    info = CheckpointInfo(
+        architecture=architecture,
+        class_names=tuple("abcdefghij"),
+        image_size=IMAGE_SIZE,
+        mean=(0.49, 0.48, 0.45),
+        std=(0.25, 0.24, 0.26),
+        dataset="none",
+        method="self-gradient",
+        epsilon=8 / 255,
+        block=BlockConfig(5, 8 / 255, "rms"),
+        seed=0,
+    )
+    save_checkpoint(path, build_model(info).state_dict(), info)
+
+
+@lru_cache(maxsize=2)
+def _onnx(checkpoint: Path, rewriting: Callable[[fx.GraphModule], None]) -> bytes:
+    passes = passes_of(load_checkpoint(checkpoint)[0])
+    graph = capture(passes, IMAGE_SIZE)
+    rewriting(graph)
+    return to_onnx(graph, SHAPE, passes.output_names, {}).SerializeToString()
+
+
+def write_plain(checkpoint: Path, path: Path) -> None:
+    """What capturing alone gives: no rewrites but for linear layers."""
+    path.write_bytes(_onnx(checkpoint, keep_linear_layers))
+
+
+def write_ours(checkpoint: Path, path: Path) -> None:
+    model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
+    keep_masks_in_blocked_layout(model)
+    save_onnx(model, path)
+
+
+def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
+    """With masks as comparisons: in OpenVINO they cost less than the form that ONNX Runtime's blocked layout wants."""
+    path.write_bytes(_onnx(checkpoint, rewrite))
+
+
+def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
+    """Ranges from made-up pictures: good for how long it takes, not for what it answers."""
+    write_ours(checkpoint, path)
+    save_onnx(quantize_first_pass(onnx.load(path), structured_pictures(32, 3, IMAGE_SIZE)), path)
+
+
+def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """The part of a two-pass graph that leads to the plain logits."""
+
+    def write(checkpoint: Path, path: Path) -> None:
+        source(checkpoint, path)
+        part = onnx.utils.Extractor(onnx.load(path)).extract_model(["image"], ["plain_logits"])
+        save_onnx(part, path)
+
+    return write
+
+
+def write_torchscript(dtype: torch.dtype) -> Callable[[Path, Path], None]:
+    def write(checkpoint: Path, path: Path) -> None:
+        passes = passes_of(load_checkpoint(checkpoint)[0])
+        graph = capture(passes, IMAGE_SIZE)
+        rewrite(graph)
+        if dtype != torch.float32:
+            lower_precision(graph, dtype)
+        save_torchscript(graph, SHAPE, passes.output_names, {}, path)
+
+    return write
+
+
+def write_aot(checkpoint: Path, path: Path) -> None:
+    passes = passes_of(load_checkpoint(checkpoint)[0])
+    graph = capture(passes, IMAGE_SIZE)
+    rewrite(graph)
+    save_aot(graph, SHAPE, passes.output_names, {}, path)
+
+
+def write_nothing(checkpoint: Path, path: Path) -> None:
+    """For engines that read the checkpoint itself."""
+    path.symlink_to(checkpoint)

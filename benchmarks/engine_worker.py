@@ -1,0 +1,131 @@
+"""One engine with one graph, in a process of its own that runs a batch whenever it is told to.
+
+    PYTHON benchmarks/engine_worker.py KIND FILE THREADS
+
+KIND is ort, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. Reads one number of pictures a line and
+answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports nothing of this project but
+for eager PyTorch, so that the Python of another environment can run it: ONNX Runtime's OpenVINO build takes the place
+of the ordinary one and cannot be installed beside it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[int], object]
+"""Runs one batch of so many pictures."""
+
+SEED = 0
+
+
+def pictures(batch: int, size: tuple[int, ...]) -> Any:
+    return np.random.default_rng(SEED).random((batch, *size), dtype=np.float32)
+
+
+def onnx_runtime(path: str, threads: int, provider: str, options: dict[str, str]) -> Run:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise RuntimeError(f"this ONNX Runtime has no {provider}, only {', '.join(available)}")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
+    session.disable_fallback()
+    if session.get_providers()[0] != provider:
+        raise RuntimeError(f"{provider} was asked for, but {session.get_providers()[0]} runs the graph")
+    size = tuple(session.get_inputs()[0].shape[1:])
+    return lambda batch: session.run(None, {"image": _cached(batch, size)})
+
+
+def openvino(path: str, threads: int, precision: str) -> Run:
+    # Not pinned, as no other engine is: on a shared machine a pinned thread waits for whoever holds its core.
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    options = {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
+    return onnx_runtime(path, threads, "OpenVINOExecutionProvider", options)
+
+
+def pytorch(kind: str, path: str, threads: int) -> Run:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    module: Any
+    if kind == "torchscript":
+        module = torch.jit.load(path)
+    elif kind == "aot":
+        module = torch._inductor.aoti_load_package(path)
+    else:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from export.capture import passes_of
+        from training.checkpoint import load_checkpoint
+
+        module = passes_of(load_checkpoint(Path(path))[0])
+        if kind == "compile":
+            module = torch.compile(module, dynamic=False)
+    return lambda batch: module(torch.from_numpy(_cached(batch, (3, 32, 32))))
+
+
+ENGINES: dict[str, Callable[[str, int], Run]] = {
+    "ort": lambda path, threads: onnx_runtime(path, threads, "CPUExecutionProvider", {}),
+    "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
+    "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
+    **{
+        kind: lambda path, threads, kind=kind: pytorch(kind, path, threads)  # type: ignore[misc]
+        for kind in ("eager", "compile", "torchscript", "aot")
+    },
+}
+
+_pictures: dict[int, Any] = {}
+
+
+def _cached(batch: int, size: tuple[int, ...]) -> Any:
+    if batch not in _pictures:
+        _pictures[batch] = pictures(batch, size)
+    return _pictures[batch]
+
+
+def _answer(line: str, run: Run) -> dict[str, Any]:
+    start = time.perf_counter()
+    run(int(line))
+    milliseconds = 1000 * (time.perf_counter() - start)
+    return {"ms": milliseconds, "peak_mb": peak_mb()}
+
+
+def peak_mb() -> float:
+    """Peak memory of this process, the engine's libraries included.
+
+    Not getrusage's: that remembers what the process was before it became this program.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def main() -> int:
+    kind, path, threads = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what engines print is no answer
+    run: Run | None = None
+    for line in sys.stdin:
+        try:
+            run = run or ENGINES[kind](path, int(threads))
+            answer = _answer(line, run)
+        except Exception as error:  # of any engine; the benchmark goes on without it
+            answer = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+        print(json.dumps(answer), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

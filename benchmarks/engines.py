@@ -1,0 +1,250 @@
+"""How long both passes take in every engine, as ratios to ONNX Runtime's single pass, taken in one run.
+
+    python -m benchmarks.engines [--openvino-python VENV/bin/python]
+
+Writes results/engines.json. Every engine has a process of its own and they take turns, so that all meet the same
+disturbances; beside the times stand counted arithmetic and what this machine's matrix products reach, which together
+give the floor, and each process's peak memory.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import engine_files as files
+from training.checkpoint import git_commit, load_checkpoint
+
+RESULT = Path(__file__).parents[1] / "results" / "engines.json"
+WORKER = Path(__file__).with_name("engine_worker.py")
+REFERENCE = "block off: plain export, ONNX Runtime"
+PAUSE_S = 0.02
+"""Between two engines' turns: threads of the one before stop spinning."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A row of the table.
+
+    kind:     of engine_worker
+    write:    makes the file that it runs from a checkpoint
+    openvino: whether it needs the other interpreter
+    """
+
+    name: str
+    kind: str
+    write: Callable[[Path, Path], None]
+    openvino: bool = False
+
+
+ENGINES = (
+    Engine(REFERENCE, "ort", files.write_block_off(files.write_plain)),
+    Engine("block off: ours, ONNX Runtime", "ort", files.write_block_off(files.write_ours)),
+    Engine("PyTorch eager", "eager", files.write_nothing),
+    Engine("torch.compile", "compile", files.write_nothing),
+    Engine("plain export, ONNX Runtime", "ort", files.write_plain),
+    Engine("plain export, OpenVINO f32", "openvino-f32", files.write_plain, openvino=True),
+    Engine("plain export, OpenVINO bf16", "openvino-bf16", files.write_plain, openvino=True),
+    Engine("ours, ONNX Runtime", "ort", files.write_ours),
+    Engine("ours int8-first-pass, ONNX Runtime", "ort", files.write_int8_first_pass),
+    Engine("ours, OpenVINO f32", "openvino-f32", files.write_ours_for_openvino, openvino=True),
+    Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino, openvino=True),
+    Engine("ours, TorchScript", "torchscript", files.write_torchscript(torch.float32)),
+    Engine("ours bf16, TorchScript", "torchscript", files.write_torchscript(torch.bfloat16)),
+    Engine("ours, AOTInductor", "aot", files.write_aot),
+)
+
+
+class Worker:
+    """An engine's process."""
+
+    def __init__(self, engine: Engine, path: Path, threads: int, python: Path):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [str(python), str(WORKER), engine.kind, str(path), str(threads)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            cwd=WORKER.parents[1],
+        )
+
+    def run(self, batch: int) -> dict[str, Any]:
+        """One batch: {"ms", "peak_mb"}, or {"error"} where the engine cannot or its process is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(batch, file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            return {"error": f"its process ended with {self._process.wait()}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def measure(workers: dict[str, Worker], batch: int, repeats: int) -> dict[str, dict[str, Any]]:
+    """Best and median of `repeats` turns by engine, after two that are not counted; an error where there is one."""
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    figures: dict[str, dict[str, Any]] = {}
+    for turn in range(2 + repeats):
+        for name, worker in workers.items():
+            if "error" in figures.get(name, {}):
+                continue
+            answer = worker.run(batch)
+            if "error" in answer:
+                figures[name] = answer
+            elif turn >= 2:
+                times[name].append(answer["ms"])
+                figures[name] = {"peak_mb": round(answer["peak_mb"])}
+            time.sleep(PAUSE_S)
+    for name, values in times.items():
+        if "error" not in figures[name]:
+            best, median = min(values), statistics.median(values)
+            figures[name] |= {"best_ms": round(best, 3), "median_ms": round(median, 3)}
+    reference = figures.get(REFERENCE, {})
+    for row in figures.values():
+        if "best_ms" in row and "best_ms" in reference:
+            row["ratio_of_best"] = round(row["best_ms"] / reference["best_ms"], 3)
+            row["ratio_of_medians"] = round(row["median_ms"] / reference["median_ms"], 3)
+    return figures
+
+
+def arithmetic(checkpoint: Path) -> dict[str, float]:
+    """Counted floating-point operations a picture, in billions: one pass, and both with the input gradient."""
+    network, _ = load_checkpoint(checkpoint)
+    images = torch.rand(1, *files.SHAPE)
+    counted = {}
+    for name, function in (("one pass", network.plain_logits), ("both passes", network)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            function(images)
+        counted[name] = counter.get_total_flops() / 1e9
+    return counted
+
+
+def matrix_product_peak(threads: int) -> dict[str, float]:
+    """What this machine's matrix products reach, in billions of floating-point operations a second."""
+    torch.set_num_threads(threads)
+    size, peaks = 1536, {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        left, right = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
+        best = float("inf")
+        for _ in range(10):
+            start = time.perf_counter()
+            left @ right
+            best = min(best, time.perf_counter() - start)
+        peaks[name] = round(2 * size**3 / best / 1e9, 1)
+    return peaks
+
+
+def table(architecture: str, batch: int, figures: dict[str, dict[str, Any]]) -> str:
+    head = "| | best, ms | median, ms | ratio | peak, MB |\n| --- | ---: | ---: | ---: | ---: |"
+    lines = [f"\n{architecture}, batch {batch}", head]
+    for name, row in figures.items():
+        if "error" in row:
+            lines.append(f"| {name} | not measured: {row['error']} | | | |")
+        else:
+            ratio = row.get("ratio_of_best", "")
+            lines.append(f"| {name} | {row['best_ms']:.2f} | {row['median_ms']:.2f} | {ratio} | {row['peak_mb']} |")
+    return "\n".join(lines)
+
+
+def run_architecture(
+    architecture: str, engines: Sequence[Engine], arguments: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
+    checkpoint = folder / f"{architecture}.safetensors"
+    files.write_checkpoint(architecture, checkpoint)
+    refused: dict[str, dict[str, Any]] = {}
+    workers: dict[str, Worker] = {}
+    for index, engine in enumerate(engines):
+        path = folder / f"{architecture}-{index}{'.pt2' if engine.kind == 'aot' else '.graph'}"
+        if engine.openvino and arguments.openvino_python is None:
+            refused[engine.name] = {"error": "no --openvino-python"}
+            continue
+        print(f"writing {architecture}: {engine.name}", file=sys.stderr, flush=True)
+        try:
+            engine.write(checkpoint, path)
+        except Exception as error:  # one engine less
+            refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+            continue
+        python = arguments.openvino_python if engine.openvino else Path(sys.executable)
+        workers[engine.name] = Worker(engine, path, arguments.threads, python)
+    result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
+    try:
+        for batch in arguments.batches:
+            figures = measure(workers, batch, arguments.repeats) | refused
+            result["batches"][str(batch)] = {engine.name: figures[engine.name] for engine in engines}
+            print(table(architecture, batch, result["batches"][str(batch)]), flush=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return result
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.engines", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--architectures", nargs="+", default=["wrn-16-2", "wrn-28-10"], metavar="ARCH")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
+    parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
+    parser.add_argument(
+        "--openvino-python",
+        type=Path,
+        metavar="PATH",
+        help="interpreter of an environment with onnxruntime-openvino and NumPy; without it OpenVINO is left out",
+    )
+    parser.add_argument("--engines", metavar="TEXT", help="only the rows whose name holds this, and the reference")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
+    options = parser.parse_args(arguments)
+    if options.openvino_python is not None and not options.openvino_python.is_file():
+        parser.error(f"--openvino-python {options.openvino_python}: no such file")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    engines = [
+        engine
+        for engine in ENGINES
+        if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
+    ]
+    result: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.engines", *(sys.argv[1:] if arguments is None else arguments)]),
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "git_commit": git_commit(),
+        "matrix_product_gflop_per_s": matrix_product_peak(options.threads),
+        "reference": REFERENCE,
+        "architectures": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for architecture in options.architectures:
+            result["architectures"][architecture] = run_architecture(architecture, engines, options, Path(folder))
+            options.output.parent.mkdir(exist_ok=True)
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

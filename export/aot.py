@@ -1,0 +1,89 @@
+"""A captured graph as an AOTInductor package: compiled code, C++ on a CPU and Triton on a GPU, for Python and C++."""
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
+from export.rewrite import store_weights
+from export.verify import GraphError, Run
+
+OUTPUT_NAMES_KEY = "output_names"
+"""Metadata key of the outputs' names, in order, separated by commas."""
+
+
+class CompilerError(ValueError):
+    """No C++ compiler, without which nothing can be compiled; the message names the fix."""
+
+
+def save_aot(
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Compiles the captured graph for this machine's processor: image (N, C, H, W) to the outputs, in order.
+
+    image_shape: (channels, height, width)
+    metadata:    is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
+    raises CompilerError without a C++ compiler, CaptureError for a graph that cannot be compiled
+    """
+    require_compiler()
+    store_weights(graph)
+    images = torch.zeros(TRACED_BATCH, *image_shape)
+    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names)}}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        package = Path(folder) / "model.pt2"  # the compiler insists on the suffix
+        try:
+            with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of PyTorch's insides
+                program = torch.export.export(
+                    graph, (images,), dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}}, strict=False
+                )
+                torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
+        except Exception as error:  # the compiler raises of its own
+            raise CaptureError(f"the network cannot be compiled: {_first_line(error)}") from error
+        os.replace(package, path)
+
+
+def require_compiler() -> None:
+    """raises CompilerError where there is no C++ compiler for AOTInductor to use"""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise CompilerError(f"--aot compiles C++, but there is no {compiler}; install one, or name yours with CXX=...")
+
+
+def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
+    """A compiled package on the CPU.
+
+    raises GraphError where it cannot be loaded or was compiled for other outputs
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "model.pt2"  # the loader insists on the suffix, too
+        shutil.copyfile(path, package)
+        try:
+            module = torch._inductor.aoti_load_package(str(package))
+            found = module.get_metadata().get(OUTPUT_NAMES_KEY)
+        except Exception as error:
+            raise GraphError(f"the compiled package cannot be loaded: {_first_line(error)}") from error
+    if found != ",".join(output_names):
+        raise GraphError(f"the package's outputs are {found}, expected {', '.join(output_names)}")
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        try:
+            with torch.no_grad():
+                return dict(zip(output_names, module(images.contiguous()), strict=True))
+        except Exception as error:
+            raise GraphError(f"the package cannot be run at batch {len(images)}: {_first_line(error)}") from error
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

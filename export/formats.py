@@ -1,0 +1,95 @@
+"""The kinds of file that a captured graph can be written as, each with how it is written and how it is run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnx import ModelProto
+from torch import fx
+
+from export.aot import aot_run, require_compiler, save_aot
+from export.blocked_layout import keep_masks_in_blocked_layout
+from export.kernels.fuse import add_bodies, onnx_translations
+from export.onnx import annotate_onnx, save_onnx, to_onnx
+from export.torchscript import annotate_torchscript, save_torchscript, torchscript_run
+from export.verify import Run, onnx_run
+
+Save = Callable[[fx.GraphModule, tuple[int, int, int], tuple[str, ...], Mapping[str, str], Path], None]
+"""Graph, (channels, height, width), output names, metadata and the file to write."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    name:      as in the option --name
+    file_name: what it is called by default, beside the checkpoint
+    content:   for messages
+    save:      writes a rewritten graph; it may change the graph
+    run:       the file in its engine on the CPU
+    check:     raises where this machine cannot write it, before any work
+    reduced:   reduced precisions that it can hold and that its engine runs on the CPU
+    annotate:  replaces a written file's metadata
+    """
+
+    name: str
+    file_name: str
+    content: str
+    save: Save
+    run: Callable[[Path, tuple[str, ...]], Run]
+    check: Callable[[], None] = lambda: None
+    reduced: tuple[str, ...] = ()
+    annotate: Callable[[Path, Mapping[str, str]], None] | None = None
+
+
+def _save_onnx(
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    _finish_onnx(to_onnx(graph, image_shape, output_names, metadata), path)
+
+
+def _save_fused_onnx(
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    model = to_onnx(graph, image_shape, output_names, metadata, onnx_translations())
+    add_bodies(model)
+    _finish_onnx(model, path)
+
+
+def _finish_onnx(model: ModelProto, path: Path) -> None:
+    keep_masks_in_blocked_layout(model)
+    save_onnx(model, path)
+
+
+ONNX = Format(
+    "onnx",
+    "model.onnx",
+    "an ONNX graph",
+    _save_onnx,
+    onnx_run,
+    reduced=("fp16", "int8-first-pass"),
+    annotate=annotate_onnx,
+)
+FUSED_ONNX = replace(ONNX, save=_save_fused_onnx, reduced=())
+"""With the block as one node (export.kernels); the graph must have been through fuse_block."""
+TORCHSCRIPT = Format(
+    "torchscript",
+    "model.torchscript.pt",
+    "a TorchScript module",
+    save_torchscript,
+    torchscript_run,
+    reduced=("fp16", "bf16"),
+    annotate=annotate_torchscript,
+)
+AOT = Format(
+    "aot", "model.pt2", "an AOTInductor package for this machine's processor", save_aot, aot_run, require_compiler
+)
+FORMATS = (ONNX, TORCHSCRIPT, AOT)

@@ -1,0 +1,63 @@
+"""Which layer of a network something happened in: for errors that a user can act on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LayerTracker:
+    """Knows which layer is running, while `tracking`."""
+
+    def __init__(self, network: nn.Module):
+        self._network = network
+        self._running: list[str] = []
+
+    @property
+    def innermost(self) -> str | None:
+        """Name and kind of the innermost layer that has begun and not ended, such as `backbone.3 (AdaptiveMaxPool2d)`.
+
+        After an exception it is the layer that raised it. None outside every layer.
+        """
+        return self._running[-1] if self._running else None
+
+    @contextmanager
+    def tracking(self) -> Iterator["LayerTracker"]:
+        hooks = []
+        for name, module in self._network.named_modules():
+            if name:
+                label = f"{name} ({type(module).__name__})"
+                hooks.append(module.register_forward_pre_hook(lambda *_, label=label: self._running.append(label)))
+                hooks.append(module.register_forward_hook(lambda *_: self._ended()))
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _ended(self) -> None:
+        self._running.pop()
+
+
+def layer_of_operator(network: nn.Module, operator: str, images: Tensor) -> str | None:
+    """The first layer that calls an operator, found by running the network once.
+
+    operator: as in `aten::adaptive_max_pool2d`; that of the way back is looked for by its way there
+    returns:  name and kind, or None where no layer calls it
+    """
+    name = operator.removeprefix("aten::").split(".")[0].removesuffix("_backward")
+    found: list[str] = []
+    tracker = LayerTracker(network)
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func._schema.name.removeprefix("aten::") == name and tracker.innermost is not None:
+                found.append(tracker.innermost)
+            return func(*args, **(kwargs or {}))
+
+    with tracker.tracking(), Watching(), torch.no_grad():  # type: ignore[no-untyped-call]
+        network(images)
+    return found[0] if found else None

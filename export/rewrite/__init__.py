@@ -1,0 +1,31 @@
+"""Rewrites of the captured graph: each a small named pass that keeps what the graph computes.
+
+A pass changes the graph in place and leaves alone what it does not apply to.
+"""
+
+from torch import fx
+
+from export.rewrite.batch_norm import fold_batch_norms
+from export.rewrite.constants import fold_constants, store_weights
+from export.rewrite.head import make_constant_gradients_constants
+from export.rewrite.input_gradients import write_input_gradients_as_convolutions
+from export.rewrite.linear_layers import keep_linear_layers
+from export.rewrite.scales import fold_channel_scales
+
+__all__ = ["PASSES", "rewrite", "store_weights"]
+
+PASSES = (
+    keep_linear_layers,
+    make_constant_gradients_constants,
+    fold_constants,
+    fold_batch_norms,
+    fold_channel_scales,
+    write_input_gradients_as_convolutions,
+)
+"""In the order in which each finds what the ones before it made."""
+
+
+def rewrite(graph: fx.GraphModule) -> None:
+    """All passes, in place."""
+    for rewriting in PASSES:
+        rewriting(graph)

@@ -1,0 +1,60 @@
+"""The gradient at the classifier, which is the same for every image."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from export.rewrite.editing import Editor, aten, is_call, is_constant
+
+
+def make_constant_gradients_constants(graph: fx.GraphModule) -> None:
+    """Replaces, in place, the gradients that do not depend on the image by constants, as far as they reach.
+
+    The soft loss is the sum of the logits, so its gradient there is all ones, and at the last feature map it is the
+    column sums of the classifier's weight over its pixels: one vector, not one a picture. Nothing of the classifier's
+    way back then depends on the batch, and who asks for the logits alone needs no classifier in the first pass.
+    """
+    editor = Editor(graph)
+    constants: dict[fx.Node, Tensor] = {}  # to tensors that broadcast to the nodes' shapes
+    for node in list(graph.graph.nodes):
+        value = _constant_value(node, constants, editor)
+        if value is not None:
+            constants[node] = value
+            continue
+        for source in set(node.all_input_nodes) & constants.keys():
+            if _broadcasts(node, source):
+                node.replace_input_with(source, editor.constant(constants[source], "head.gradient"))
+    editor.finish()
+
+
+def _constant_value(node: Any, constants: dict[fx.Node, Tensor], editor: Editor) -> Tensor | None:
+    """A tensor that broadcasts to what the node computes, if it is the same for every image; else None."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+        return None
+    if node.target in (aten.full_like.default, aten.full.default) and isinstance(node.args[1], int | float):
+        return torch.full((1,) * node.meta["val"].dim(), node.args[1], dtype=node.meta["val"].dtype)
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source not in constants:
+        return None
+    value, shape = constants[source], source.meta["val"].shape
+    if is_call(node, aten.expand.default):
+        return value.reshape((1,) * (node.meta["val"].dim() - value.dim()) + tuple(value.shape))
+    if is_call(node, aten.unsqueeze.default):
+        return value.unsqueeze(node.args[1])
+    if is_call(node, aten.mul.Scalar, aten.div.Scalar) or (
+        is_call(node, aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[1], int | float)
+    ):
+        return node.target(value, node.args[1])
+    if is_call(node, aten.mm.default, aten.linear.default) and is_constant(node.args[1]) and value.shape[0] == 1:
+        row = value.expand(1, shape[1])
+        return node.target(row, *(editor.value(argument) for argument in node.args[1:]))
+    return None
+
+
+def _broadcasts(node: fx.Node, source: fx.Node) -> bool:
+    """Whether a node can take a constant of fewer elements in the place of `source` with the same result."""
+    if not is_call(node, aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor) or node.args[0] is node.args[1]:
+        return False
+    other = node.args[1] if node.args[0] is source else node.args[0]
+    return isinstance(other, fx.Node) and tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape)

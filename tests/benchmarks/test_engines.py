@@ -1,0 +1,74 @@
+"""The benchmark of engines: taking turns, ratios, and engines that cannot run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import engines
+from benchmarks.engine_files import write_checkpoint
+from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, main, measure, table
+
+
+class Scripted:
+    """A worker that takes the times it is given, and notes its turns."""
+
+    def __init__(self, name: str, answers: list[dict[str, Any]], turns: list[str]):
+        self.name, self.answers, self.turns = name, answers, turns
+
+    def run(self, batch: int) -> dict[str, Any]:
+        self.turns.append(self.name)
+        return self.answers.pop(0)
+
+
+def times(*milliseconds: float) -> list[dict[str, Any]]:
+    return [{"ms": value, "peak_mb": 100.4} for value in milliseconds]
+
+
+def test_engines_take_turns_and_are_compared_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PAUSE_S", 0)
+    turns: list[str] = []
+    workers: Any = {
+        REFERENCE: Scripted(REFERENCE, times(9, 9, 2, 4, 3), turns),
+        "ours": Scripted("ours", times(1, 1, 6, 7, 12), turns),
+        "broken": Scripted("broken", [{"error": "no such operator"}], turns),
+    }
+    figures = measure(workers, batch=8, repeats=3)
+
+    assert turns == [REFERENCE, "ours", "broken", *[REFERENCE, "ours"] * 4]
+    ours = {"peak_mb": 100, "best_ms": 6, "median_ms": 7, "ratio_of_best": 3, "ratio_of_medians": 2.333}
+    assert figures["ours"] == ours  # the first two turns are not counted
+    assert figures["broken"] == {"error": "no such operator"}
+    assert "| broken | not measured: no such operator |" in table("wrn-16-2", 8, figures)
+    assert "| ours | 6.00 | 7.00 | 3.0 | 100 |" in table("wrn-16-2", 8, figures)
+
+
+def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "engines.json"
+    options = ["--architectures", "wrn-10-1", "--batches", "1", "--repeats", "2", "--threads", "1"]
+    assert main([*options, "--engines", "OpenVINO f32", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    figures = result["architectures"]["wrn-10-1"]["batches"]["1"]
+    assert figures[REFERENCE]["ratio_of_best"] == 1
+    assert figures[REFERENCE]["peak_mb"] > 10
+    assert figures["ours, OpenVINO f32"] == {"error": "no --openvino-python"}
+    assert result["matrix_product_gflop_per_s"]["float32"] > 0
+    assert "| plain export, OpenVINO f32 | not measured" in capsys.readouterr().out
+
+
+def test_counted_arithmetic(tmp_path: Path) -> None:
+    write_checkpoint("wrn-10-1", tmp_path / "model.safetensors")
+    counted = arithmetic(tmp_path / "model.safetensors")
+    # A pass, its input gradient, another pass; the block and the image's own gradient are the difference.
+    assert 2.9 < counted["both passes"] / counted["one pass"] < 3.1
+
+
+def test_an_engine_that_is_not_there_is_an_error_and_not_another_engine(tmp_path: Path) -> None:
+    def nothing(checkpoint: Path, path: Path) -> None: ...
+
+    (tmp_path / "model.onnx").touch()
+    worker = Worker(Engine("x", "openvino-f32", nothing), tmp_path / "model.onnx", 1, Path(sys.executable))
+    assert "no OpenVINOExecutionProvider" in worker.run(1)["error"]
+    worker.close()

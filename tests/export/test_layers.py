@@ -1,0 +1,47 @@
+"""Errors about a user's own network name the layer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.capture import CaptureError, capture, passes_of
+from export.exporter import export_onnx
+from export.layers import layer_of_operator
+from tests.export.networks import checkpoint_info, network_around, randomise
+from training.checkpoint import build_model, save_checkpoint
+
+
+def pooling_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(7), nn.Flatten(), nn.Linear(196, 10))
+
+
+def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
+    info = checkpoint_info(architecture="mine", image_size=(16, 16))
+    network = randomise(build_model(info, pooling_network()))
+    save_checkpoint(tmp_path / "model.safetensors", network.state_dict(), info)
+    expected = r"layer backbone\.1 \(AdaptiveMaxPool2d\): .* no operator for aten.adaptive_max_pool2d.*; use a layer"
+    with pytest.raises(CaptureError, match=expected):
+        export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx", backbone=pooling_network())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+class Branching(nn.Module):
+    """Asks what a feature is, which no graph can."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features if features.sum() > 0 else -features
+
+
+def test_a_layer_that_cannot_be_captured() -> None:
+    network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), Branching(), nn.Flatten(), nn.Linear(144, 10)))
+    with pytest.raises(CaptureError, match=r"at its layer backbone\.1 \(Branching\)"):
+        capture(passes_of(network), (8, 8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_an_operator_of_the_way_back_is_found_by_its_way_there() -> None:
+    network, images = network_around(pooling_network()), torch.zeros(1, 3, 16, 16)
+    assert layer_of_operator(network, "aten::adaptive_max_pool2d_backward", images) == "backbone.1 (AdaptiveMaxPool2d)"
+    assert layer_of_operator(network, "aten::fft_fft", images) is None
