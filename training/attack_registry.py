@@ -120,7 +120,7 @@ def _averaged(context: Context) -> list[Attack]:
 
 
 def _averaged_smooth(context: Context) -> list[Attack]:
-    """Sharper than any of --beta, and the noise smooths the rest: of all gradients the nearest to the true slopes."""
+    """Sharper than any of the usual betas, so nearer to the network; the noise smooths what that leaves rugged."""
     if not context.has_block:
         return []
     attack = Attack(
