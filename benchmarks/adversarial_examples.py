@@ -72,15 +72,8 @@ class Target:
     info: CheckpointInfo
     sha256: str
 
-    def probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
-        """Answers with the block on, or of a network without one: (N, classes)."""
-        return self._answers(pixels)[0]
-
-    def plain_probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
-        """Answers with the block off, (N, classes)."""
-        return self._answers(pixels)[1]
-
-    def _answers(self, pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def probabilities(self, pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Answers with the block on and off, (N, classes) each; the same twice of a network without one."""
         images = to_images(pixels)
         if self.model.block is None:
             with torch.no_grad():
@@ -120,7 +113,7 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
     for attack in ATTACKS[name]:
         torch.manual_seed(SEED)
         attacked = to_pixels(attack.perturb(target.model, images, labels, EPS))
-        logits = torch.from_numpy(np.log(target.probabilities(attacked) + 1e-300))
+        logits = torch.from_numpy(np.log(target.probabilities(attacked)[0] + 1e-300))
         margins = attacks.margin(logits, labels)
         better = margins > best_margin
         best[better.numpy()], best_margin[better] = attacked[better.numpy()], margins[better].float()
@@ -131,7 +124,7 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
 
 def right(target: Target, pixels: Pixels, labels: Tensor) -> NDArray[np.bool_]:
     """Which pictures are classified rightly, (N)."""
-    correct: NDArray[np.bool_] = target.probabilities(pixels).argmax(axis=1) == labels.numpy()
+    correct: NDArray[np.bool_] = target.probabilities(pixels)[0].argmax(axis=1) == labels.numpy()
     return correct
 
 
@@ -156,9 +149,9 @@ def choose(labels: Tensor, both_right: NDArray[np.bool_], withstood: NDArray[np.
     return [first[label] for label in sorted(first)]
 
 
-def rounded(probabilities: NDArray[np.float64]) -> list[Any]:
-    listed: list[Any] = probabilities.round(4).tolist()
-    return listed
+def likeliest(probabilities: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """The top answer of each row of (N, classes)."""
+    return [{"label": int(row.argmax()), "probability": round(float(row.max()), 4)} for row in probabilities]
 
 
 def describe(name: str, target: Target) -> dict[str, Any]:
@@ -195,18 +188,20 @@ def make(targets: dict[str, Target], folder: Path, command: str) -> dict[str, An
             file = f"{names[index]}-against-{attacked}.png"
             Image.fromarray(perturbed[attacked][index]).save(folder / file, optimize=True)
             strengths = np.stack([scaled(clean[index], perturbed[attacked][index], k) for k in range(STEPS + 1)])
+            corrected, plain = bundled.probabilities(strengths)
             tampered[attacked] = {
                 "file": file,
                 "attack": attack_names[attacked][index],
-                "standard": rounded(targets["standard"].probabilities(strengths)),
-                "bundled": rounded(bundled.probabilities(strengths)),
-                "bundled, block off": rounded(bundled.plain_probabilities(strengths)),
+                "standard": targets["standard"].probabilities(strengths)[0].round(4).tolist(),
+                "bundled": likeliest(corrected),
+                "bundled, block off": likeliest(plain),
             }
         examples.append(
             {"name": names[index], "label": int(labels[index]), "file": f"{names[index]}.png", "tampered": tampered}
         )
     described = {
-        "about": "Example pictures and perturbations of them; per strength, what each model answers (probabilities).",
+        "about": "Example pictures and perturbations of them; per strength, from 0 to steps, what each model answers: "
+        "of the standard one every class's probability, of the bundled one, which is asked live, the likeliest class",
         "command": command,
         "source": "examples/ (test pictures of CIFAR-10, JPEG copy)",
         "norm": "L-inf",
@@ -247,7 +242,9 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
         "--ckpt", type=Path, default=BUNDLED_CHECKPOINT, help="the model that is served (default: the bundled one)"
     )
     parser.add_argument("--plain", type=Path, required=True, help="checkpoint of a standard-trained network")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder, emptied first (default: sgn_serve/ui/examples)")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="folder, emptied first (default: sgn_serve/ui/examples)"
+    )
     return parser.parse_args(command_line)
 
 

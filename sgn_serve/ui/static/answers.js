@@ -2,7 +2,7 @@
 
 import { element, percent } from "./elements.js";
 
-const ROWS = 5;
+const ROWS = 6;
 
 // One model's answer, to be shown in a column.
 // name, kind: "on", "off" or "standard"; shares: label -> probability; live: whether the server has just said so
@@ -50,7 +50,7 @@ export function showAnswers(answers, truth) {
 
 function verdict(answer, truth) {
   const judged = answer.judged(truth);
-  const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ fooled" });
+  const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ wrong" });
   const name = element("p", { className: "who" }, answer.name, " ", badge(answer));
   const said = element("p", { className: "label" }, answer.label);
   const how = element("p", { className: "how" }, percent(answer.share), " ");
@@ -92,11 +92,31 @@ function cell(answer, label) {
   return element("td", { className: answer.kind }, number, track);
 }
 
-// One sentence for who cannot see the bars.
+// What has come of it, in a sentence. tampered: whether the picture is
+export function outcome(answers, truth, tampered) {
+  const [first] = answers;
+  const standard = answers.find((answer) => answer.kind === "standard");
+  if (truth === null || !standard) {
+    return `This model says ${first.label}.`;
+  }
+  const wrong = tampered ? "is fooled" : "is wrong";
+  const models = [standard, first].filter((answer) => answer.judged(truth) === "wrong");
+  if (models.length === 2) {
+    return tampered ? "Both models are fooled." : "Both models are wrong.";
+  }
+  if (models.length === 0) {
+    return tampered ? "Neither model is fooled." : "Both models are right.";
+  }
+  return models[0] === standard
+    ? `The standard model ${wrong}, this model is not.`
+    : `This model ${wrong}, the standard model is not.`;
+}
+
+// The same for who cannot see the bars.
 export function summary(answers, truth) {
   return answers
     .map((answer) => {
-      const judged = { right: ", right", wrong: ", fooled", "": "" }[answer.judged(truth)];
+      const judged = { right: ", right", wrong: ", wrong", "": "" }[answer.judged(truth)];
       return `${answer.name}${answer.live ? "" : " (recorded)"}: ${answer.label}, ${percent(answer.share, 0)}${judged}.`;
     })
     .join(" ");

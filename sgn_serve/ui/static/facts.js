@@ -28,39 +28,53 @@ export function showOtherModel(card, described) {
 }
 
 export function showFacts(card, described) {
-  const attacks = (name) => described.models[name].attacks.map((attack) => attack.name).join("; ");
-  const facts = [
+  document.getElementById("facts").replaceChildren(recordedAndLive(described), robustness(card, described));
+}
+
+function recordedAndLive({ models }) {
+  const attacks = (name) => models[name].attacks.map((attack) => attack.name).join("; ");
+  return element(
+    "div",
+    {},
     element("h3", {}, "Live and recorded"),
     element(
       "p",
       {},
-      "This model's answers come from the server each time you move the slider. The standard model's were recorded when " +
-        `the perturbations were made: a ${described.models.standard.architecture} trained on the same pictures, without ` +
-        "any defence. Perturbations change each colour value by at most 8 of 255, and were worked out by somebody who " +
-        `knows everything of the model attacked (this model: ${attacks("bundled")}; standard: ${attacks("standard")}).`,
+      "This model's answers come from the server, each time you move the slider. The standard model's were recorded when " +
+        `the perturbations were made: a ${models.standard.architecture} trained on the same data, without any defence.`,
     ),
+    element(
+      "p",
+      {},
+      "Perturbations change each colour value by at most 8 of 255, and were worked out by somebody who knows everything " +
+        `of the model attacked (this model: ${attacks("bundled")}; standard: ${attacks("standard")}).`,
+    ),
+  );
+}
+
+function robustness(card, described) {
+  const measured = card?.measured;
+  return element(
+    "div",
+    {},
     element("h3", {}, "More robust is not invulnerable"),
     element(
       "p",
       {},
-      `Of the ${described.right_of_all.pictures} example pictures of this repository, so many were classified rightly ` +
-        "when the perturbations were made (recorded, at full strength):",
+      `So many of the ${described.right_of_all.pictures} example pictures of this repository are classified rightly ` +
+        "(recorded, at full strength):",
     ),
     counts(described),
-  ];
-  if (card?.measured) {
-    const { pictures, data, lowest } = card.measured;
-    const shares = Object.entries(lowest).map(([state, share]) => `${percent(share)} with the ${state}`);
-    facts.push(
-      element(
-        "p",
-        {},
-        `Measured on ${pictures.toLocaleString("en")} test pictures of ${data}, so many withstood every attack of the ` +
-          `model card: ${shares.join(", ")}. Stronger attacks may leave fewer.`,
-      ),
-    );
-  }
-  document.getElementById("facts").replaceChildren(...facts);
+    measured ? element("p", {}, lowest(measured)) : null,
+  );
+}
+
+function lowest({ pictures, data, lowest: shares }) {
+  const words = Object.entries(shares).map(([state, share]) => `${percent(share)} with the ${state}`);
+  return (
+    `Of ${pictures.toLocaleString("en")} test pictures of ${data}, so many withstood every attack of the model card: ` +
+    `${words.join(", ")}. Stronger attacks may leave fewer.`
+  );
 }
 
 function counts({ right_of_all: rightOfAll }) {

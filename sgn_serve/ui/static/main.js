@@ -1,6 +1,6 @@
 // The page: what is chosen, what is asked, what is shown.
 
-import { fromRecord, fromServer, showAnswers, summary } from "./answers.js";
+import { fromRecord, fromServer, outcome, showAnswers, summary } from "./answers.js";
 import { onOwnPicture, showGallery } from "./chooser.js";
 import { loadExamples, tampered } from "./examples.js";
 import { disagreementNote, showFacts, showOtherModel, showServed } from "./facts.js";
@@ -42,12 +42,13 @@ async function update({ pause = 0 } = {}) {
     signal.throwIfAborted();
     byId("answers").ariaBusy = "true";
     const answers = await classify(file, signal);
-    const recorded = standardAnswer(at);
-    showAnswers(recorded ? [...answers, recorded] : answers, trueLabel());
-    byId("summary").textContent = summary(recorded ? [...answers, recorded] : answers, trueLabel());
     if (example) {
+      answers.push(standardAnswer(at));
       markLive(at, answers[0].judged(trueLabel()));
     }
+    showAnswers(answers, trueLabel());
+    byId("outcome").textContent = outcome(answers, trueLabel(), example && at > 0);
+    byId("summary").textContent = summary(answers, trueLabel());
     await explain(file, signal);
     hideProblem();
   } catch (error) {
@@ -62,7 +63,7 @@ async function update({ pause = 0 } = {}) {
 async function showPicture(at, signal) {
   const picture = byId("picture");
   byId("perturbation-figure").hidden = !example;
-  byId("tampering").disabled = !example;
+  byId("tampering").hidden = !example;
   if (!example) {
     showImage(picture, own, "Your picture");
     byId("picture-caption").textContent = "Your picture; the network sees it as the heat map does";
@@ -112,8 +113,8 @@ function showDisagreement({ disagreement, suspicious }) {
 }
 
 function standardAnswer(at) {
-  const shares = example?.tampered[attacked()].standard[at];
-  return shares ? fromRecord("Standard model", "standard", described.class_names, shares) : null;
+  const shares = example.tampered[attacked()].standard[at];
+  return fromRecord("Standard", "standard", described.class_names, shares);
 }
 
 async function explain(file, signal) {
@@ -139,7 +140,7 @@ function showImage(image, file, alt) {
 
 function showProblem(error) {
   showAnswers([], null);
-  byId("summary").textContent = "";
+  byId("outcome").textContent = byId("summary").textContent = "";
   byId("heat-map").hidden = true;
   const note = error.requestId ? ` (${error.code}, request ${error.requestId})` : "";
   byId("problem").textContent = error.message + note;

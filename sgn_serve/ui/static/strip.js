@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 
-const SIGNS = { right: ["✓", "right"], wrong: ["✗", "fooled"], "": ["·", "not asked yet"] };
+const SIGNS = { right: ["✓", "right"], wrong: ["✗", "wrong"], "": ["·", "not asked yet"] };
 const head = document.getElementById("strip-head");
 const live = document.getElementById("strip-live");
 const standard = document.getElementById("strip-standard");
