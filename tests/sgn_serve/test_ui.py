@@ -209,7 +209,6 @@ def test_the_standard_model_is_fooled_and_this_one_is_not(watched, described):
     expect(page.locator("#strip-standard td").last).to_have_text("✗wrong")
     expect(page.locator("#strip-live td").last).to_have_text("✓right")
     expect(page.locator("#strip-live td").nth(3)).to_have_text("·not asked yet")
-    keep_picture(page, "desktop")
 
 
 def test_this_model_can_be_fooled_too(page, described):
@@ -230,6 +229,7 @@ def test_play_walks_through_every_strength(page, described):
     expect(page.get_by_role("slider")).to_have_value(str(described["steps"]))
     expect(page.get_by_role("button", name="Play")).to_be_visible()
     assert "not asked yet" not in page.locator("#strip-live").inner_text()
+    keep_picture(page, "desktop")
 
 
 def test_a_file_that_is_no_picture_is_refused_in_the_servers_words(watched):
@@ -433,5 +433,7 @@ def keep_picture(page: Page, name: str, full_page: bool = False) -> None:
     folder = ROOT / "build" / "ui"
     folder.mkdir(parents=True, exist_ok=True)
     page.wait_for_timeout(300)  # until the bars stand
+    # The tests' machine may be busy with anything: its latency is nobody's to read.
+    page.locator("#latency").evaluate("element => element.textContent = element.textContent.replace(/\\d+/g, '…')")
     page.screenshot(path=folder / f"{name}.png", full_page=full_page)
     print(f"a picture of the page: {folder / name}.png")

@@ -2,7 +2,7 @@
 
 import { element, percent } from "./elements.js";
 
-const ROWS = 6;
+const ROWS = 8;
 
 // One model's answer, to be shown in a column.
 // name, kind: "on", "off" or "standard"; shares: label -> probability; live: whether the server has just said so
@@ -53,7 +53,7 @@ function verdict(answer, truth) {
   const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ wrong" });
   const name = element("p", { className: "who" }, answer.name, " ", badge(answer));
   const said = element("p", { className: "label" }, answer.label);
-  const how = element("p", { className: "how" }, percent(answer.share), " ");
+  const how = element("p", { className: "how" }, percent(answer.share, 0), " ");
   if (chip) {
     how.append(chip);
   }
