@@ -381,8 +381,8 @@ def test_a_token_is_asked_for_only_when_the_server_wants_one(browser, url):
             route.continue_()
         else:
             message = "send a token" if authorization is None else "this token is not known"
-            body = {"error": {"code": "unauthorized", "message": message, "request_id": "1"}}
-            route.fulfill(status=401 if authorization is None else 403, json=body)
+            body = {"error": {"code": "no_token", "message": message, "request_id": "1"}}
+            route.fulfill(status=401, json=body)
 
     with watched_page(browser, url) as watched:
         page = watched.page

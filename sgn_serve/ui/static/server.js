@@ -13,7 +13,7 @@ let token = "";
 let askForToken = null;
 let asking = null;
 
-// ask: what to do where the server wants a token; takes its message, promises the token
+// ask: what to do where the server wants a token, or another one; takes its message, promises the token
 export function onTokenWanted(ask) {
   askForToken = ask;
 }
@@ -30,7 +30,7 @@ export async function ask(path, { fields = null, read = "json", signal } = {}) {
       return { answer: await response[read](), milliseconds: performance.now() - start };
     }
     const refused = await refusal(response);
-    if (refused.status !== 401 && refused.status !== 403) {
+    if (refused.status !== 401) {
       throw refused;
     }
     if (sent === token) {
