@@ -45,6 +45,8 @@ def test_they_are_of_the_bundled_model_and_of_its_baseline(described, project_ro
     assert described["models"]["bundled"]["checkpoint_sha256"] == bundled, RENEW
     baseline = json.loads((project_root / "results" / "bundled" / "standard.json").read_text())["setting"]
     assert described["models"]["standard"]["checkpoint_sha256"] == baseline["checkpoint_sha256"], RENEW
+    assert described["command"].startswith("python -m benchmarks.adversarial_examples --plain runs/")
+    assert not described["git_commit"].endswith("+changes")
 
 
 def test_the_pictures_are_the_repositorys_and_stay_within_the_budget(described, project_root):
