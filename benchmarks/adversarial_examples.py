@@ -54,7 +54,7 @@ ATTACKS = {
     ),
     "standard": (replace(robustness.pgd(20), keep_best=False), replace(robustness.cw(20), keep_best=False)),
 }
-"""Of each target, attacked with its block on where it has one; a picture keeps the result of highest margin."""
+"""Of each target, in turn, attacked with its block on where it has one."""
 
 Pixels = NDArray[np.uint8]
 """(N, H, W, 3)"""
@@ -107,18 +107,25 @@ def scaled(clean: Pixels, perturbed: Pixels, strength: int) -> Pixels:
 
 
 def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[Pixels, list[str]]:
-    """Attacked pictures, and the attack that each is from: the one that left the highest margin after rounding."""
+    """Attacked pictures, and the attack that each is from.
+
+    The attacks go in turn, each on the pictures that are still classified rightly after those before, judged after
+    rounding; where none fools the network, the one of highest margin stays.
+    """
     images = to_images(clean)
     best, best_margin, chosen = clean.copy(), torch.full(labels.shape, -torch.inf), [""] * len(labels)
     for attack in ATTACKS[name]:
+        left = (best_margin <= 0).nonzero().squeeze(1)
+        if len(left) == 0:
+            break
         torch.manual_seed(SEED)
-        attacked = to_pixels(attack.perturb(target.model, images, labels, EPS))
+        attacked = to_pixels(attack.perturb(target.model, images[left], labels[left], EPS))
         logits = torch.from_numpy(np.log(target.probabilities(attacked)[0] + 1e-300))
-        margins = attacks.margin(logits, labels)
-        better = margins > best_margin
-        best[better.numpy()], best_margin[better] = attacked[better.numpy()], margins[better].float()
-        chosen = [attack.name if won else before for won, before in zip(better.tolist(), chosen, strict=True)]
-        print(f"{name}: {attack.name} done", file=sys.stderr)
+        margins = attacks.margin(logits, labels[left])
+        for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
+            if margin > best_margin[index]:
+                best[index], best_margin[index], chosen[index] = pixels, margin, attack.name
+        print(f"{name}: {attack.name} on {len(left)} pictures done", file=sys.stderr)
     return best, chosen
 
 
