@@ -1,10 +1,11 @@
 r"""Puts a trained and evaluated network into sgn_serve/bundled, with its figures and its baselines' beside it.
 
-    python -m benchmarks.bundle \
-        --self-gradient runs/self-gradient --start runs/one-step --pgd runs/pgd --standard runs/standard
+    python -m benchmarks.bundle --self-gradient runs/smooth-16-2 --start runs/one-step-16-2 --longer runs/longer-16-2 \
+        --pgd runs/pgd-16-2 --standard runs/standard-16-2 --first runs/start-16-2
 
-Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`. This
-writes results/bundled/ (the reports and training logs), the graph, its checkpoint and model.json, the table in
+Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`; of
+--first, whose weights --start went on from, only the training time is shown, so its log.csv is enough. This
+writes results/bundled/ (the reports and training logs), the graph, its checkpoint and model.json, and the table in
 README.md between its two marker lines, and the adversarial examples of the page at /ui.
 """
 
@@ -26,9 +27,13 @@ BEGIN, END = "<!-- bundled figures: begin -->", "<!-- bundled figures: end -->"
 SYSTEMS = {
     "self-gradient": "self-gradient",
     "start": "one-step adversarial, what it started from",
+    "longer": "one-step adversarial, as long as it",
     "pgd": "Madry PGD-10",
     "standard": "standard",
 }
+FIRST = "first"
+EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start": (FIRST,)}
+"""The runs whose weights a system went on from, and whose time is its time too."""
 
 
 class BundleError(ValueError):
@@ -39,26 +44,33 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def need(path: Path, command: str) -> None:
+    """raises BundleError where there is no such file"""
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; run `python -m {command}` first")
+
+
+def copy_log(name: str, run: Path) -> None:
+    """raises BundleError where there is no log"""
+    need(run / "log.csv", "training")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "log.csv", RESULTS / f"{name}-training.csv")
+
+
 def copy_run(name: str, run: Path) -> None:
     """Checks a run directory and copies its report and log to results/bundled.
 
     raises BundleError where a file is missing or the report is of another checkpoint
     """
-    for file, command in (
-        ("model.safetensors", "training"),
-        ("log.csv", "training"),
-        ("evaluation.json", "training.evaluate"),
-    ):
-        if not (run / file).is_file():
-            raise BundleError(f"{run / file}: no such file; run `python -m {command}` first")
+    need(run / "model.safetensors", "training")
+    need(run / "evaluation.json", "training.evaluate")
     report = json.loads((run / "evaluation.json").read_text())
     if report["setting"]["checkpoint_sha256"] != sha256(run / "model.safetensors"):
         raise BundleError(
             f"{run / 'evaluation.json'} is of another checkpoint; run `python -m training.evaluate` again"
         )
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    copy_log(name, run)
     shutil.copy(run / "evaluation.json", RESULTS / f"{name}.json")
-    shutil.copy(run / "log.csv", RESULTS / f"{name}-training.csv")
 
 
 def read_log(name: str) -> list[dict[str, float]]:
@@ -67,9 +79,8 @@ def read_log(name: str) -> list[dict[str, float]]:
 
 
 def core_minutes(name: str) -> float:
-    """Processor time of a run, of all its epochs, in minutes; the self-gradient run's includes what it started from."""
-    minutes = read_log(name)[-1]["core_seconds"] / 60
-    return minutes + (core_minutes("start") if name == "self-gradient" else 0.0)
+    """Processor time of all epochs of a run and of those before it, in minutes."""
+    return sum(read_log(run)[-1]["core_seconds"] for run in (*EARLIER.get(name, ()), name)) / 60
 
 
 def summary() -> dict[str, Any]:
@@ -147,8 +158,12 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.bundle", description=(__doc__ or "").splitlines()[0])
     for name, title in SYSTEMS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="RUN", help=f"run directory: {title}")
+    parser.add_argument(
+        f"--{FIRST}", type=Path, required=True, metavar="RUN", help="run directory: what --start went on from"
+    )
     arguments = parser.parse_args()
     try:
+        copy_log(FIRST, getattr(arguments, FIRST))
         for name in SYSTEMS:
             copy_run(name, getattr(arguments, name.replace("-", "_")))
         figures = summary()

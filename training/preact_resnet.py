@@ -7,7 +7,7 @@ stem without pooling, batch norm and ReLU after the last block.
 
 from torch import Tensor, nn
 
-from training.wide_resnet import PreActivationBlock
+from training.wide_resnet import PreActivationBlock, initialise_convolutions
 
 
 class PreActResNet18(nn.Module):
@@ -31,9 +31,7 @@ class PreActResNet18(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.relu(self.norm(self.blocks(self.stem(images))))

@@ -27,6 +27,13 @@ class PreActivationBlock(nn.Module):
         return shortcut + self.conv2(self.relu2(self.norm2(self.conv1(activated))))
 
 
+def initialise_convolutions(network: nn.Module) -> None:
+    """Draws the weights of every convolution anew, in place (He et al. 2015, by fan-out)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class WideResNet(nn.Module):
     """WRN-depth-width: a 3x3 convolution, three groups of blocks (strides 1, 2, 2), mean pooling, one linear layer.
 
@@ -57,9 +64,7 @@ class WideResNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
