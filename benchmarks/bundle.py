@@ -6,7 +6,7 @@ r"""Puts a trained and evaluated network into sgn_serve/bundled, with its figure
 Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`; of
 --first, whose weights --start went on from, only the training time is shown, so its log.csv is enough. This
 writes results/bundled/ (the reports and training logs), the graph, its checkpoint and model.json, and the table in
-README.md between its two marker lines.
+README.md between its two marker lines, and the adversarial examples of the page at /ui.
 """
 
 import argparse
@@ -174,6 +174,8 @@ def main() -> int:
         subprocess.run([sys.executable, *export, "--pictures", str(ROOT / "examples")], check=True, cwd=ROOT)
         (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
         write_readme(readme_table(figures))
+        examples = ["-m", "benchmarks.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
+        subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

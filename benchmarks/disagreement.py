@@ -43,10 +43,19 @@ FALSE_ALARMS = (0.01, 0.05)
 ATTACKS = {"pgd": "PGD-20", "autoattack": "AutoAttack", "knowing": "knowing attacker"}
 
 
+def _example_rows() -> list[dict[str, str]]:
+    with (ROOT / "examples" / "labels.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def example_names() -> list[str]:
+    """File names of the example pictures, in the order of example_pictures."""
+    return [row["filename"] for row in _example_rows()]
+
+
 def example_pictures() -> tuple[Tensor, Tensor]:
     """The example pictures (100, 3, 32, 32) in [0, 1] and their labels (100)."""
-    with (ROOT / "examples" / "labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _example_rows()
     pixels = np.stack([np.asarray(Image.open(ROOT / "examples" / row["filename"])) for row in rows])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     return images, torch.tensor([int(row["index"]) for row in rows])

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sgn_serve import protocol_openapi
+from sgn_serve import page_openapi, protocol_openapi
 from sgn_serve.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
 from sgn_serve.graph import Description
 from sgn_serve.images import FORMATS
@@ -57,6 +57,7 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             "/readyz": _text("readyz", "Whether the network answers.", may_fail=True),
             "/metrics": _text("metrics", "Figures for Prometheus."),
             **protocol_openapi.paths(settings, description, ERRORS),
+            **page_openapi.paths(),
         },
         "components": {"schemas": {**schemas["$defs"], **protocol_openapi.SCHEMAS}},
     }

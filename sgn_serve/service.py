@@ -11,6 +11,7 @@ import bentoml
 from sgn_serve.graph import read_graph
 from sgn_serve.inference_protocol import InferenceProtocol
 from sgn_serve.middleware import FlatErrors, LimitBody, OwnRoutes
+from sgn_serve.page import Page
 from sgn_serve.predictor import Predictor, Serving
 from sgn_serve.request_id import NameRequests
 from sgn_serve.routes import Api
@@ -63,5 +64,5 @@ SERVING = Serving()
 RobustClassifier.add_asgi_middleware(NameRequests)  # type: ignore[attr-defined]
 RobustClassifier.add_asgi_middleware(FlatErrors)  # type: ignore[attr-defined]
 RobustClassifier.add_asgi_middleware(LimitBody)  # type: ignore[attr-defined]
-ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes()]
+ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Page().routes()]
 RobustClassifier.add_asgi_middleware(OwnRoutes, routes=ROUTES)  # type: ignore[attr-defined]

@@ -1,0 +1,123 @@
+// What the models say: a verdict each, and bars.
+
+import { element, percent } from "./elements.js";
+
+const ROWS = 8;
+
+// One model's answer, to be shown in a column.
+// name, kind: "on", "off" or "standard"; shares: label -> probability; live: whether the server has just said so
+export class Answer {
+  constructor(name, kind, shares, live) {
+    this.name = name;
+    this.kind = kind;
+    this.shares = shares;
+    this.live = live;
+    this.label = [...shares.keys()].reduce((best, label) => (shares.get(label) > shares.get(best) ? label : best));
+  }
+
+  get share() {
+    return this.shares.get(this.label);
+  }
+
+  // "right" or "wrong"; "" where the truth is not known, or none of the classes
+  judged(truth) {
+    return truth === null ? "" : this.label === truth ? "right" : "wrong";
+  }
+}
+
+export function fromServer(name, kind, prediction) {
+  return new Answer(name, kind, new Map(prediction.top_k.map((row) => [row.label, row.probability])), true);
+}
+
+export function fromRecord(name, kind, classNames, probabilities) {
+  return new Answer(name, kind, new Map(classNames.map((label, index) => [label, probabilities[index]])), false);
+}
+
+function badge(answer) {
+  return element("span", { className: answer.live ? "badge live" : "badge", textContent: answer.live ? "live" : "recorded" });
+}
+
+export function showAnswers(answers, truth) {
+  document.getElementById("said").hidden = answers.length === 0;
+  document.getElementById("verdicts").replaceChildren(...answers.map((answer) => verdict(answer, truth)));
+  const heads = answers.map((answer) =>
+    element("th", { scope: "col", className: answer.kind }, element("span", { textContent: answer.name })),
+  );
+  document.getElementById("bars-head").replaceChildren(element("th", { scope: "col", textContent: "Class" }), ...heads);
+  const rows = labels(answers, truth).map((label) => row(label, answers, label === truth));
+  document.getElementById("bars").replaceChildren(...rows);
+}
+
+function verdict(answer, truth) {
+  const judged = answer.judged(truth);
+  const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ wrong" });
+  const name = element("p", { className: "who" }, answer.name, " ", badge(answer));
+  const said = element("p", { className: "label" }, answer.label);
+  const how = element("p", { className: "how" }, percent(answer.share, 0), " ");
+  if (chip) {
+    how.append(chip);
+  }
+  return element("div", { className: `verdict ${answer.kind} ${judged}` }, name, said, how);
+}
+
+// The likeliest classes of the first answer; every answer's likeliest one and the true one are among them.
+function labels(answers, truth) {
+  if (answers.length === 0) {
+    return [];
+  }
+  const first = answers[0].shares;
+  const most = new Set([...answers.map((answer) => answer.label), ...(truth === null ? [] : [truth])]);
+  for (const [label] of [...first].sort((a, b) => b[1] - a[1])) {
+    if (most.size < ROWS) {
+      most.add(label);
+    }
+  }
+  return [...most].sort((a, b) => (first.get(b) ?? 0) - (first.get(a) ?? 0));
+}
+
+function row(label, answers, isTrue) {
+  const head = element("th", { scope: "row" }, label);
+  if (isTrue) {
+    head.append(" ", element("span", { className: "truth", textContent: "truth" }));
+  }
+  return element("tr", {}, head, ...answers.map((answer) => cell(answer, label)));
+}
+
+function cell(answer, label) {
+  const share = answer.shares.get(label);
+  const fill = element("span", { className: "fill" });
+  fill.style.width = percent(share ?? 0, 2).replace(" ", "");
+  const track = element("span", { className: "track", ariaHidden: "true" }, fill);
+  const number = element("span", { className: "value", textContent: share === undefined ? "–" : percent(share) });
+  return element("td", { className: answer.kind }, number, track);
+}
+
+// What has come of it, in a sentence. tampered: whether the picture is
+export function outcome(answers, truth, tampered) {
+  const [first] = answers;
+  const standard = answers.find((answer) => answer.kind === "standard");
+  if (truth === null || !standard) {
+    return `This model says ${first.label}.`;
+  }
+  const wrong = tampered ? "is fooled" : "is wrong";
+  const models = [standard, first].filter((answer) => answer.judged(truth) === "wrong");
+  if (models.length === 2) {
+    return tampered ? "Both models are fooled." : "Both models are wrong.";
+  }
+  if (models.length === 0) {
+    return tampered ? "Neither model is fooled." : "Both models are right.";
+  }
+  return models[0] === standard
+    ? `The standard model ${wrong}, this model is not.`
+    : `This model ${wrong}, the standard model is not.`;
+}
+
+// The same for who cannot see the bars.
+export function summary(answers, truth) {
+  return answers
+    .map((answer) => {
+      const judged = { right: ", right", wrong: ", wrong", "": "" }[answer.judged(truth)];
+      return `${answer.name}${answer.live ? "" : " (recorded)"}: ${answer.label}, ${percent(answer.share, 0)}${judged}.`;
+    })
+    .join(" ");
+}
