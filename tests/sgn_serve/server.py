@@ -40,7 +40,7 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process, log)
+        wait_until_ready(url, process, log)
         yield Server(url, log, process.pid)
     finally:
         process.terminate()
@@ -67,7 +67,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
