@@ -19,13 +19,9 @@ REQUESTS = Counter("sgn_requests_total", "Requests answered.", ["route", "method
 REQUEST_SECONDS = Histogram(
     "sgn_request_seconds", "From a request's head to the last byte of its answer.", ["route"], buckets=_SECONDS
 )
-IN_FLIGHT = Gauge(
-    "sgn_requests_in_flight", "Requests begun and not yet answered.", multiprocess_mode="livesum"
-)
+IN_FLIGHT = Gauge("sgn_requests_in_flight", "Requests begun and not yet answered.", multiprocess_mode="livesum")
 ERRORS = Counter("sgn_errors_total", "Errors answered, by their code.", ["code"])
-QUEUE = Gauge(
-    "sgn_queue_pictures", "Pictures accepted and waiting for a batch.", multiprocess_mode="livesum"
-)
+QUEUE = Gauge("sgn_queue_pictures", "Pictures accepted and waiting for a batch.", multiprocess_mode="livesum")
 QUEUE_LIMIT = Gauge(
     "sgn_queue_limit_pictures", "Pictures that may be accepted and not yet answered.", multiprocess_mode="livesum"
 )
@@ -67,5 +63,5 @@ def exposition() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return _exposition(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return _exposition(registry)
