@@ -26,7 +26,7 @@ class Ending:
     uvicorn by itself closes connections that are idle at that moment, while their clients may just be sending their
     next request. Here, for `seconds`, requests on connections that are there are answered, and the clients told not to
     send another on them; those on new connections get a 503. Then uvicorn closes the port and waits for what it still
-    answers.
+    answers. With 0 seconds nobody gets a 503: a proxy that finds the port closed goes on to the next server by itself.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Ending:
         if not isinstance(server, Server):
             return
         server.config.http_protocol_class = partial(  # type: ignore[assignment]
-            Connection, limits=limits, ending=lambda: self.begun
+            Connection, limits=limits, ending=lambda: self.begun and seconds > 0
         )
         server.config.timeout_graceful_shutdown = _LONGEST_ANSWER_SECONDS
         loop = asyncio.get_running_loop()
