@@ -54,6 +54,8 @@ SWAPPED, UNCHANGED, REFUSED = "swapped", "unchanged", "refused"
 for _block in BLOCK.values():
     PICTURES.labels(_block)
     INFERENCE_SECONDS.labels(_block)
+for _code in ("internal_error", "timeout", "overloaded"):  # those that alerts wait for
+    ERRORS.labels(_code)
 for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)
 
