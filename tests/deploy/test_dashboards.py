@@ -74,8 +74,6 @@ def asked(expression: str) -> Asked:
     grouped: set[str] = set()
 
     def note(part: Any) -> None:
-        if isinstance(part, promql_parser.MatrixSelector):
-            note(part.vector_selector)
         if isinstance(part, promql_parser.VectorSelector):
             selectors.append((part.name, frozenset(matcher.name for matcher in part.matchers.matchers)))
         if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
