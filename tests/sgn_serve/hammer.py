@@ -26,9 +26,7 @@ class Answer:
 
 
 class Hammer:
-    """So many clients at once, each keeping its connection, until the `with` block ends.
-
-    """
+    """So many clients at once, each keeping its connection, until the `with` block ends."""
 
     def __init__(self, url: str, clients: int = 6, **headers: str):
         self._url = url

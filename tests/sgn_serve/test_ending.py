@@ -18,7 +18,9 @@ DRAIN_SECONDS = 1.5
 
 def begin_upload(url: str) -> tuple[socket.socket, bytes]:
     """A request whose body is half there, and the other half."""
-    body = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + RED + b"\r\n--edge--\r\n"
+    body = (
+        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + RED + b"\r\n--edge--\r\n"
+    )
     head = (
         f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
