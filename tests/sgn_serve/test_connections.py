@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
@@ -90,11 +90,11 @@ def test_heads_without_end_are_cut_off_before_they_take_memory(server, begin, en
     sent = 0
     with connect(server) as connection:
         connection.sendall(begin)
-        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe|abort"):
+        with suppress(OSError):
             while sent < 50_000_000:
                 connection.sendall(endless)
                 sent += len(endless)
-    assert sent < 10_000_000, "what the sockets hold, not all of it"
+    assert sent < 10_000_000, "no more than the sockets hold"
 
 
 def test_an_answer_that_nobody_reads_is_given_up(server):
@@ -103,14 +103,22 @@ def test_an_answer_that_nobody_reads_is_given_up(server):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer = connection.getsockname()
         ask = b"GET /docs.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(ask)
+        assert connection.recv(1) == b"H", "it is being answered"
+        assert held(worker, peer)
         sender = threading.Thread(target=send_quietly, args=(connection, ask * 2000), daemon=True)
         sender.start()
         deadline = time.monotonic() + 6 * RECEIVE_SECONDS
-        while any(found.raddr and found.raddr[:2] == peer for found in worker.net_connections()):
+        while held(worker, peer):
             assert time.monotonic() < deadline, "the server still holds the connection and the answer"
             time.sleep(0.2)
         sender.join(30)
         assert not sender.is_alive()
+
+
+def held(worker, peer):
+    """Whether a process has a connection with that address."""
+    return any(found.raddr and found.raddr[:2] == peer for found in worker.net_connections())
 
 
 def send_quietly(connection, data):
