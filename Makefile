@@ -11,6 +11,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 3000
+# 0.0.0.0 for every network; then set SGN_API_TOKEN too.
+HOST ?= 127.0.0.1
 # cpu or gpu: which ONNX Runtime is installed.
 RUNTIME ?= $(shell nvidia-smi > /dev/null 2>&1 && echo gpu || echo cpu)
 
@@ -32,7 +34,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 serve: $(SERVING)
-	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve --port $(PORT)
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 bento: $(SERVING)
 	@$(BIN)/python -m deploy.bento_requirements $(RUNTIME) build/bento-requirements.txt

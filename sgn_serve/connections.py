@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 LATE = "self_gradient.late"
 """In a request's scope: its connection came after the process was told to end."""
@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._ending = ending
         self._late = False
         self._unparsed = 0
+        self._open: list[RequestResponseCycle] = []
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -66,6 +67,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer = None
         self.scope[LATE] = self._late  # type: ignore[literal-required]
         super().on_headers_complete()
+        self._open = [cycle for cycle in self._open if not cycle.response_complete] + [self.cycle]
 
     def on_body(self, body: bytes) -> None:
         """Some of a body is there."""
@@ -91,6 +93,9 @@ class Connection(HttpToolsProtocol):
         """The end."""
         self._stop(self._head_timer)
         self._stop(self._write_timer)
+        for cycle in self._open:  # uvicorn itself tells the last of them only, where a client sends several at once
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

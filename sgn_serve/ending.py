@@ -13,7 +13,7 @@ from uvicorn.server import Server
 
 from sgn_serve.connections import LATE, Connection, ConnectionLimits
 from sgn_serve.errors import RequestError
-from sgn_serve.supervisor import supervisor_pid
+from sgn_serve.supervision import supervisor_pid
 
 _LONGEST_ANSWER_SECONDS = 60
 """What a request may take at most, and a little more: whoever takes longer is cut off at the end."""

@@ -48,7 +48,12 @@ class ObserveRequests:
 
     def __init__(self, app: ASGIApp, routes: list[BaseRoute], log: bool):
         self.app = app
-        self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
+        # An endpoint may answer under several paths, with parameters of their own.
+        self._paths = {
+            (route.endpoint, frozenset(route.param_convertors)): route.path
+            for route in routes
+            if isinstance(route, Route)
+        }
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,9 +104,9 @@ class ObserveRequests:
 
     def _route(self, scope: Scope) -> str:
         path: str = scope["path"]
-        endpoint = scope.get("endpoint")
-        if endpoint in self._paths:
-            return self._paths[endpoint]
+        known = self._paths.get((scope.get("endpoint"), frozenset(scope.get("path_params", ()))))  # type: ignore[arg-type]
+        if known is not None:
+            return known
         if path == _PAGE or path.startswith(f"{_PAGE}/"):
             return _PAGE
         return path if path in _BENTOML else metrics.OTHER

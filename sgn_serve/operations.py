@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve import metrics
 from sgn_serve.reloading import Reloader
-from sgn_serve.supervisor import supervisor_pid
+from sgn_serve.supervision import supervisor_pid
 
 
 class Operations:

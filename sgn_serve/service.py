@@ -29,7 +29,7 @@ from sgn_serve.request_id import NameRequests
 from sgn_serve.routes import Api
 from sgn_serve.runtime import ProviderError
 from sgn_serve.settings import SettingsError, current_settings
-from sgn_serve.supervisor import CANNOT_SERVE, use_supervisor
+from sgn_serve.supervision import CANNOT_SERVE
 from sgn_serve.tokens import RequireToken
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -65,6 +65,8 @@ class RobustClassifier:
     @bentoml.on_deployment
     def check_first() -> None:
         """Ends `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
+        from sgn_serve.supervisor import use_supervisor  # here, for it imports what no worker needs
+
         # A process of its own, so that the supervisor holds no session, and no memory of a GPU.
         package_root = str(Path(__file__).parents[1])
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))

@@ -14,10 +14,7 @@ from typing import Any
 import bentoml._internal.utils.circus as bentoml_circus
 from prometheus_client.multiprocess import mark_process_dead
 
-PID_VARIABLE = "SELF_GRADIENT_SUPERVISOR"
-"""Tells the workers which process supervises them."""
-CANNOT_SERVE = os.EX_CONFIG
-"""A worker's exit status where its settings or its model cannot be served, so that another try would end alike."""
+from sgn_serve.supervision import CANNOT_SERVE, PID_VARIABLE
 
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0
@@ -28,12 +25,6 @@ def use_supervisor() -> None:
     """From now on, in this process, BentoML supervises its workers with Supervisor."""
     os.environ[PID_VARIABLE] = str(os.getpid())
     bentoml_circus.Arbiter = Supervisor  # type: ignore[misc]
-
-
-def supervisor_pid() -> int | None:
-    """This worker's supervisor; None where it has none, or it has died."""
-    parent = os.getppid()
-    return parent if os.environ.get(PID_VARIABLE) == str(parent) else None
 
 
 class Supervisor(bentoml_circus.Arbiter):
@@ -80,11 +71,11 @@ class Supervisor(bentoml_circus.Arbiter):
         folder = watcher.env.get("PROMETHEUS_MULTIPROC_DIR")
         if folder:
             mark_process_dead(process_pid, folder)  # type: ignore[no-untyped-call]
-        if exit_code == CANNOT_SERVE:
-            watcher.respawn = False
-            self._nothing_to_serve = not watcher.processes
-            if watcher.processes:
-                self.loop.call_later(_RETRY_SECONDS, setattr, watcher, "respawn", True)
+        # Any other end is made good at once, and so is one that leaves nobody to serve while a retry is still due.
+        watcher.respawn = exit_code != CANNOT_SERVE
+        self._nothing_to_serve = not watcher.respawn and not watcher.processes
+        if not watcher.respawn:
+            self.loop.call_later(_RETRY_SECONDS, setattr, watcher, "respawn", True)
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:

@@ -52,13 +52,14 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
 
 
 def serve_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
 
 
 def serve_environment(home: Path, **settings: str) -> dict[str, str]:
     """This process's environment, with `settings` instead of the SGN_* variables that it may have."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
-    return {**inherited, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu", **settings}
+    ours = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu"}
+    return {**inherited, **ours, "SGN_DRAIN_SECONDS": "0.1", **settings}
 
 
 def free_port() -> int:
