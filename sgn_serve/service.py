@@ -111,7 +111,7 @@ class RobustClassifier:
 SERVING = Serving()
 RELOADER = Reloader(SERVING)
 ENDING = Ending()
-ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Operations(RELOADER).routes()]
+ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Operations(SERVING, RELOADER).routes()]
 
 
 # What is built from settings, which are read when a worker starts, not when this file is imported.
