@@ -111,6 +111,7 @@ async def _leave(old: Predictor) -> None:
     while old.batcher.pending:
         await asyncio.sleep(_LEAVING_SECONDS)
     await old.stop()
+    del old  # this was the last reference to it
     quiet_garbage()
 
 

@@ -87,10 +87,12 @@ class RobustClassifier:
     @bentoml.on_startup
     async def start(self) -> None:
         """Warms the network up, and takes over how the process is reloaded and ended."""
-        settings = self.predictor.settings
+        predictor = self.predictor
+        del self.predictor  # it would be kept beside the one that replaces it
+        settings = predictor.settings
         ENDING.attach(ConnectionLimits(settings.receive_seconds, settings.max_connections), settings.drain_seconds)
-        await self.predictor.start()
-        SERVING.put(self.predictor)
+        await predictor.start()
+        SERVING.put(predictor)
         RELOADER.remember(self.served_files)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, RELOADER.reload_soon)
         quiet_garbage()
@@ -109,7 +111,7 @@ class RobustClassifier:
 SERVING = Serving()
 RELOADER = Reloader(SERVING)
 ENDING = Ending()
-ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Operations(RELOADER).routes()]
+ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Operations(SERVING, RELOADER).routes()]
 
 
 # What is built from settings, which are read when a worker starts, not when this file is imported.

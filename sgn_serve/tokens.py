@@ -11,14 +11,13 @@ from sgn_serve.errors import RequestError
 OPEN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """What orchestrators ask, without a token: these say that the server is there, and nothing else."""
 _PAGE = "/ui"
-_ADMIN = "/admin/"
 _REALM = 'Bearer realm="self-gradient-network"'
 
 
 class RequireToken:
     """Wants `Authorization: Bearer TOKEN` with one of the tokens, of everything but OPEN_PATHS and the page.
 
-    tokens: empty for a service that is open to everybody; /admin/ is closed then
+    tokens: empty for a service that is open to everybody; /admin/reload is closed then
     """
 
     def __init__(self, app: ASGIApp, tokens: tuple[str, ...]):
@@ -32,15 +31,7 @@ class RequireToken:
 
     def _check(self, scope: Scope) -> None:
         path: str = scope["path"]
-        if not self._digests:
-            if path.startswith(_ADMIN):
-                raise RequestError(
-                    HTTPStatus.FORBIDDEN,
-                    "admin_closed",
-                    "/admin/ is closed while there is no token: set SGN_API_TOKEN, or send SIGHUP to reload the model",
-                )
-            return
-        if path in OPEN_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/"):
+        if not self._digests or path in OPEN_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/"):
             return
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")

@@ -28,7 +28,11 @@ def test_every_path_is_described(client):
     described = client.get("/docs.json").json()["paths"]
     hidden = {"/docs.json", "/schema.json"}
     serving = Serving()
-    routes = [*Api(serving).routes(), *InferenceProtocol(serving).routes(), *Operations(Reloader(serving)).routes()]
+    routes = [
+        *Api(serving).routes(),
+        *InferenceProtocol(serving).routes(),
+        *Operations(serving, Reloader(serving)).routes(),
+    ]
     ours = {(route.path, "post" if "POST" in route.methods else "get") for route in routes if route.path not in hidden}
     told = {(path, method) for path in described for method in described[path] if method != "parameters"}
     assert told - ours == {(path, "get") for path in ("/healthz", "/livez", "/readyz")}

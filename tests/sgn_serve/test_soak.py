@@ -27,14 +27,18 @@ GROWTH_BYTES = 12e6
 EXPECTED = {200, 400, 404, 413, 415, 503}
 
 
-def requests(rng):
-    """Requests of every kind, good and bad, without end: (path, keyword arguments)."""
-    sizes = [(32, 32), (8, 8), (300, 200), (1100, 1000)]
-    pictures = [
-        encode(Image.fromarray(noise(*size, seed=number)), file_format)
-        for number, size in enumerate(sizes)
+def make_pictures():
+    """Of every format, small and, as JPEG, over a megapixel."""
+    small = [
+        encode(Image.fromarray(noise(*size)), file_format)
+        for size in ((32, 32), (8, 8), (150, 100))
         for file_format in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
     ]
+    return [*small, encode(Image.new("RGB", (1100, 1000), "red"), "JPEG")]
+
+
+def requests(rng, pictures):
+    """Requests of every kind, good and bad, without end: (path, keyword arguments)."""
     while True:
         picture = rng.choice(pictures)
         kind = rng.random()
@@ -55,11 +59,11 @@ def requests(rng):
             yield "/classify", {"content": b"x" * rng.randrange(1000)}
 
 
-def soak(url, seed, until):
+def soak(url, pictures, seed, until):
     """Asks until then, with a new connection now and then, hanging up on some; counts the statuses."""
     rng = random.Random(seed)
     statuses = Counter()
-    asked = requests(rng)
+    asked = requests(rng, pictures)
     while time.monotonic() < until:
         with httpx.Client(base_url=url, timeout=60) as client:
             for path, options in itertools.islice(asked, rng.randint(1, 50)):
@@ -79,8 +83,9 @@ def test_memory_does_not_grow(tmp_path, request):
     model = save_tiny_graph(tmp_path / "tiny.onnx", image_size=(32, 32))
     with running_server(tmp_path, SGN_MODEL=str(model)) as server, ThreadPoolExecutor(CLIENTS) as pool:
         (worker,) = psutil.Process(server.pid).children()
+        pictures = make_pictures()
         started = time.monotonic()
-        clients = [pool.submit(soak, server.url, seed, started + seconds) for seed in range(CLIENTS)]
+        clients = [pool.submit(soak, server.url, pictures, seed, started + seconds) for seed in range(CLIENTS)]
         memory = []
         while time.monotonic() < started + seconds:
             time.sleep(seconds / 120)
