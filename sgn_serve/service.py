@@ -81,8 +81,8 @@ class RobustClassifier:
         log_json_lines()
         logger.info("%s", check.stdout.strip())
         use_supervisor()
-        # glibc would give nearly every thread a heap of its own and keep in each what a large picture once needed: 40 MB
-        # more after two minutes of mixed requests and reloads. The workers' C library reads this when they start.
+        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed:
+        # some 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this as they start.
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(current_settings().trusted_proxies)

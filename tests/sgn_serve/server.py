@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 120
@@ -23,6 +24,12 @@ class Server:
     url: str
     log: Path
     pid: int
+
+    def addresses(self) -> set[str]:
+        """Where it listens."""
+        port = int(self.url.rsplit(":", 1)[1])
+        found = psutil.Process(self.pid).net_connections("tcp")
+        return {entry.laddr.ip for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr.port == port}
 
 
 @contextmanager

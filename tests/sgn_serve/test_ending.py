@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 
 import httpx
@@ -14,6 +15,16 @@ from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 DRAIN_SECONDS = 1.5
+
+
+def test_make_serve_serves_this_machine_only(project_root):
+    def command(*options):
+        return subprocess.run(
+            ["make", "-n", "serve", *options], cwd=project_root, capture_output=True, text=True
+        ).stdout
+
+    assert "bentoml serve --host 127.0.0.1 " in command()
+    assert "bentoml serve --host 0.0.0.0 " in command("HOST=0.0.0.0")
 
 
 def begin_upload(url: str) -> tuple[socket.socket, bytes]:
@@ -43,6 +54,7 @@ def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path):
     with running_server(tmp_path, SGN_MODEL=str(model), SGN_DRAIN_SECONDS=str(DRAIN_SECONDS)) as server:
         supervisor = psutil.Process(server.pid)
         processes = [supervisor, *supervisor.children(recursive=True)]
+        assert server.addresses() == {"127.0.0.1"}, "what `bentoml serve` does unless it is told otherwise"
         upload, rest = begin_upload(server.url)
         with upload, Hammer(server.url) as hammer, httpx.Client(base_url=server.url) as late:
             hammer.wait_for(20)

@@ -31,6 +31,7 @@ def test_a_killed_worker_is_replaced_in_a_container_too_until_its_model_is_gone(
     with running_server(tmp_path, SGN_MODEL=str(model), BENTOML_CONTAINERIZED="true") as server:
         supervisor = psutil.Process(server.pid)
         (worker,) = supervisor.children()
+        assert server.addresses() == {"0.0.0.0"}, "a container's network is its own"
         with Hammer(server.url) as hammer:
             hammer.wait_for(20)
             worker.send_signal(signal.SIGKILL)
