@@ -1,5 +1,7 @@
 # Each target sets itself up: it makes the virtual environment and installs what it needs, once.
 #   make serve   the server on port 3000, with the bundled model (no PyTorch is installed)
+#   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
+#   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make test    every test
 #   make check   format, lint and types
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
@@ -9,8 +11,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 3000
+# 0.0.0.0 for every network; then set SGN_API_TOKEN too.
+HOST ?= 127.0.0.1
 # cpu or gpu: which ONNX Runtime is installed.
 RUNTIME ?= $(shell nvidia-smi > /dev/null 2>&1 && echo gpu || echo cpu)
+
+# What image is built, and with what.
+IMAGE ?= self-gradient-network:$(RUNTIME)
+CONTAINER ?= docker
 
 BIN := $(VENV)/bin
 # Only the versions in constraints.txt are installed: they are the ones that were tested.
@@ -20,13 +28,25 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check kernels bench format clean
+.PHONY: help serve bento image test check kernels bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 serve: $(SERVING)
-	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve --port $(PORT)
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+bento: $(SERVING)
+	@$(BIN)/python -m deploy.bento_requirements $(RUNTIME) build/bento-requirements.txt
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build --output tag
+
+image:
+	@$(CONTAINER) info > /dev/null 2>&1 || { \
+	  echo "error: $(CONTAINER) is missing, or its daemon cannot be reached; start it, or name another one: make image CONTAINER=podman" >&2; exit 1; }
+	@$(MAKE) --no-print-directory bento
+	$(CONTAINER) build --file deploy/Dockerfile --tag $(IMAGE) \
+	  --build-arg PYTHON=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
+	  "$$($(BIN)/bentoml get robust_classifier:latest --output path)"
 
 test: $(TESTING)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -70,6 +70,7 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
             "SGN_MODEL": str(graph),
             "SGN_THREADS": str(threads),
             "SGN_PROVIDERS": "cpu",
+            "SGN_ACCESS_LOG": "false",  # the others log no requests either
         }
         log = Path(home) / "log"
         with log.open("w") as output:

@@ -11,9 +11,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +32,19 @@ class Overloaded(Exception):
     def __init__(self, retry_after: int):
         super().__init__(f"try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class Observer:
+    """What a batcher tells while it works, always on the event loop; this one does not listen."""
+
+    def queued(self, change: int) -> None:
+        """So many more pictures, or fewer, have been accepted and wait for a batch."""
+
+    def took(self, pictures: int, waited: list[float]) -> None:
+        """A batch begins: so many pictures, and for each of its items the seconds since it was decoded."""
+
+    def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
+        """The network has run once."""
 
 
 class Run(Protocol):
@@ -60,7 +72,8 @@ class _Item:
     images: NDArray[np.float32]
     self_gradient: bool
     with_gradient: bool
-    answer: "asyncio.Future[Logits]"
+    answer: "asyncio.Future[tuple[Logits, int]]"
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Place:
@@ -72,6 +85,8 @@ class Place:
     def __init__(self, batcher: "Batcher", pictures: int):
         self._batcher = batcher
         self._left = pictures
+        self.batch_size = 0
+        """Pictures in the largest batch that any of these were in."""
 
     def __enter__(self) -> "Place":
         return self
@@ -91,7 +106,9 @@ class Place:
         returns: the logits of these n alone
         """
         self._left -= len(images)
-        return await self._batcher._enqueue(images, self_gradient, with_gradient)
+        logits, batch_size = await self._batcher._enqueue(images, self_gradient, with_gradient)
+        self.batch_size = max(self.batch_size, batch_size)
+        return logits
 
 
 class Batcher:
@@ -99,13 +116,13 @@ class Batcher:
 
     run:     called with a batch (n, 3, H, W), from that thread; once with the block off and once with it on where the
              batch holds requests of both kinds
-    observe: called on the event loop after each batch, with its pictures and its seconds
+    observer: told of what it does
     """
 
-    def __init__(self, run: Run, limits: BatchLimits, observe: Callable[[int, float], None] | None = None):
+    def __init__(self, run: Run, limits: BatchLimits, observer: Observer | None = None):
         self._run = run
         self.limits = limits
-        self._observe = observe
+        self._observer = observer or Observer()
         self._queue: deque[_Item] = deque()
         self._changed = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -127,7 +144,7 @@ class Batcher:
             self._task = None
         for item in self._queue:
             item.answer.cancel()
-            self.pending -= len(item.images)
+            self._leave(len(item.images))
         self._queue.clear()
         await asyncio.to_thread(self._executor.shutdown)
 
@@ -146,13 +163,18 @@ class Batcher:
         """Room for so many pictures. raises Overloaded"""
         self.check_room(pictures)
         self.pending += pictures
+        self._observer.queued(pictures)
         return Place(self, pictures)
 
-    def _leave(self, pictures: int) -> None:
+    def _leave(self, pictures: int, waiting: bool = True) -> None:
         self.pending -= pictures
+        if waiting:
+            self._observer.queued(-pictures)
         self._changed.set()
 
-    async def _enqueue(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
+    async def _enqueue(
+        self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool
+    ) -> tuple[Logits, int]:
         answer = asyncio.get_running_loop().create_future()
         self._queue.append(_Item(images, self_gradient, with_gradient, answer))
         self._changed.set()
@@ -166,18 +188,20 @@ class Batcher:
             if not items:
                 continue
             started = time.perf_counter()
-            answers = await loop.run_in_executor(self._executor, self._work, items)
-            seconds = time.perf_counter() - started
+            pictures = sum(len(item.images) for item in items)
+            self._observer.queued(-pictures)
+            self._observer.took(pictures, [started - item.since for item in items])
+            answers, runs = await loop.run_in_executor(self._executor, self._work, items)
             for item, answer in zip(items, answers, strict=True):
-                self._leave(len(item.images))
+                self._leave(len(item.images), waiting=False)
                 if item.answer.cancelled():
                     continue
                 if isinstance(answer, Exception):
                     item.answer.set_exception(answer)
                 else:
-                    item.answer.set_result(answer)
-            if self._observe is not None:
-                self._observe(sum(len(item.images) for item in items), seconds)
+                    item.answer.set_result((answer, pictures))
+            for run in runs:
+                self._observer.ran(*run)
 
     async def _gather(self) -> None:
         """Returns when there is something to run and no sense, or no time, to wait for more."""
@@ -225,9 +249,12 @@ class Batcher:
                 items.append(item)
         return items
 
-    def _work(self, items: list[_Item]) -> list[Logits | Exception]:
-        """Answers a batch, in its order; in the inference thread."""
+    def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[tuple[bool, int, float]]]:
+        """Answers a batch, in its order, and says with the block off and on how many pictures took how many seconds; in
+        the inference thread.
+        """
         answers: dict[_Item, Logits | Exception] = {}
+        runs = []
         for self_gradient in (False, True):
             group = [item for item in items if item.self_gradient == self_gradient]
             if not group:
@@ -240,12 +267,14 @@ class Batcher:
                 logger.exception("a batch of %d pictures failed", len(images))
                 answers.update(dict.fromkeys(group, error))
                 continue
-            self._measure(self_gradient, (time.perf_counter() - started) / len(images))
+            seconds = time.perf_counter() - started
+            runs.append((self_gradient, len(images), seconds))
+            self._measure(self_gradient, seconds / len(images))
             start = 0
             for item in group:
                 answers[item] = logits[start : start + len(item.images)]
                 start += len(item.images)
-        return [answers[item] for item in items]
+        return [answers[item] for item in items], runs
 
     def _measure(self, self_gradient: bool, seconds_each: float) -> None:
         known = self._seconds_each[self_gradient]

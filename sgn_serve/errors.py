@@ -26,11 +26,26 @@ class RequestError(Exception):
         self.headers = headers
 
 
+_CODE = "self_gradient.error_code"
+
+
+def note_error(scope: Scope, code: str) -> None:
+    """Remembers what a request was answered with, for its log line and for the metrics."""
+    scope[_CODE] = code
+
+
+def error_code(scope: Scope) -> str | None:
+    """The code that a request was answered with; None where it was no error."""
+    code: str | None = scope.get(_CODE)
+    return code
+
+
 def error_response(
     scope: Scope, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error as the answer to a request."""
     name = request_id(scope)
+    note_error(scope, code)
     body: dict[str, Any] = {"error": {"code": code, "message": message, "request_id": name}}
     if scope["path"].startswith("/v2"):  # see inference_protocol
         body = {"error": message, "code": code, "request_id": name}

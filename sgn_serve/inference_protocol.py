@@ -109,6 +109,7 @@ class InferenceProtocol:
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "compressed requests are not accepted"
             )
         body = await _read(request, predictor)
+        predictor = self._find(request)  # again, for reading may have taken longer than a reload
         asked = parse_request(body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
         block = not asked.outputs.keys() <= {PLAIN_LOGITS}
         logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)

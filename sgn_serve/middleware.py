@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sgn_serve.errors import RequestError, error_response
+from sgn_serve.errors import RequestError, error_response, note_error
 from sgn_serve.request_id import request_id
 from sgn_serve.settings import current_settings
 
@@ -123,6 +123,7 @@ def _answer(error: Exception, scope: Scope) -> Response:
         message = f"there was no answer within {ANSWER_SECONDS:g} s"
         return error_response(scope, HTTPStatus.GATEWAY_TIMEOUT, "timeout", message)
     if isinstance(error, ClientDisconnect):
+        note_error(scope, "client_gone")
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
     logger.error("request %s failed", request_id(scope), exc_info=error)
     message = "the server failed; its log tells why, under this request_id"

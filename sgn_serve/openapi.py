@@ -11,11 +11,14 @@ from sgn_serve.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
 from sgn_serve.graph import Description
 from sgn_serve.images import FORMATS
 from sgn_serve.model_card import ModelCard
+from sgn_serve.reloading import Reloaded
 from sgn_serve.schemas import Prediction, Predictions, Refusal
 from sgn_serve.settings import FLAGS, Settings
+from sgn_serve.tokens import OPEN_PATHS
 from sgn_serve.versions import package_version
 
-_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard)
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard, Reloaded)
+METHODS = {"get", "post"}
 _REFERENCE = "#/components/schemas/{model}"
 
 ERRORS = {
@@ -31,6 +34,33 @@ ERRORS = {
 
 def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service with these settings and this network."""
+    document = _describe(settings, description)
+    for path, operations in document["paths"].items():
+        for method in METHODS & operations.keys():
+            answers = operations[method]["responses"]
+            if path in OPEN_PATHS:
+                operations[method]["security"] = []
+                continue
+            for status, meaning in _for_all(settings).items():
+                error = protocol_openapi.error(meaning) if path.startswith("/v2") else _answer(meaning, Refusal)
+                answers.setdefault(str(status.value), error)
+    if settings.api_tokens:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"token": []}]
+    return document
+
+
+def _for_all(settings: Settings) -> dict[HTTPStatus, str]:
+    """What every request but probes may be answered, by these settings."""
+    statuses = {HTTPStatus.SERVICE_UNAVAILABLE: "the server is about to end"}
+    if settings.api_tokens:
+        statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong one"
+    if settings.rate_limit:
+        statuses[HTTPStatus.TOO_MANY_REQUESTS] = "too many requests of this client; Retry-After says when to come back"
+    return statuses
+
+
+def _describe(settings: Settings, description: Description) -> dict[str, Any]:
     _, schemas = models_json_schema([(model, "serialization") for model in _MODELS], ref_template=_REFERENCE)
     return {
         "openapi": "3.1.0",
@@ -56,6 +86,17 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             "/livez": _text("livez", "Whether the process answers."),
             "/readyz": _text("readyz", "Whether the network answers.", may_fail=True),
             "/metrics": _text("metrics", "Figures for Prometheus."),
+            "/admin/reload": {
+                "post": {
+                    "operationId": "reload",
+                    "summary": "Serves what the model's file holds now; closed while the service has no token.",
+                    "responses": {
+                        "200": _answer("what came of it", Reloaded),
+                        "403": _answer("closed", Refusal),
+                        "409": _answer("the new model cannot be served; the old one still is", Refusal),
+                    },
+                }
+            },
             **protocol_openapi.paths(settings, description, ERRORS),
             **page_openapi.paths(),
         },

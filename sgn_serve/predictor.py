@@ -9,16 +9,18 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve import images
-from sgn_serve.batching import Batcher, BatchLimits, Overloaded, Place
+from sgn_serve import images, metrics
+from sgn_serve.batching import Batcher, BatchLimits, Observer, Overloaded, Place
 from sgn_serve.decoding import Decoder
 from sgn_serve.errors import RequestError
 from sgn_serve.graph import Graph
 from sgn_serve.heat_map import heat_map_png
 from sgn_serve.model_card import model_card
+from sgn_serve.observation import facts
 from sgn_serve.runtime import Classifier, Logits
 from sgn_serve.schemas import Prediction, predict
 from sgn_serve.settings import Settings
+from sgn_serve.versions import package_version
 
 _STATUS = {
     images.NotAnImage: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_an_image"),
@@ -30,9 +32,21 @@ _STATUS = {
 
 
 class Serving:
-    """What is being served, from when the service starts: a place to put another predictor, between two requests."""
+    """What is being served, from when the service starts: a place to put another predictor, between two requests.
+
+    Whoever asks `predictor` for an answer does so after the last await before it: a predictor that was replaced is
+    asked no more.
+    """
 
     predictor: "Predictor"
+
+    def put(self, predictor: "Predictor") -> None:
+        """Serves this one from now on."""
+        old = self.__dict__.get("predictor")
+        self.predictor = predictor
+        if old is not None:
+            _count_model(old, -1)
+        _count_model(predictor, 1)
 
 
 class Predictor:
@@ -58,7 +72,7 @@ class Predictor:
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue
         )
-        self.batcher = Batcher(self.classifier.logits, limits)
+        self.batcher = Batcher(self.classifier.logits, limits, CountBatches())
 
     async def start(self) -> None:
         """Starts to take batches, and sends a picture through, both ways: what is ready has answered."""
@@ -117,27 +131,40 @@ class Predictor:
             )
         with self._reserve(1) as place:
             pixels = await self._decode(file)
-            logits = await place.run(pixels[None], True, with_gradient=True)
+            logits = await self._run(place, pixels[None], True, with_gradient=True)
         assert logits.gradient is not None, "it was asked for"
         return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
 
     async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
         """The logits of some pictures that are tensors already, (n, 3, H, W) in [0, 1]."""
         with self._reserve(len(images)) as place:
-            return await place.run(images, self_gradient, with_gradient)
+            return await self._run(place, images, self_gradient, with_gradient)
 
     async def _classify(self, place: Place, file: IO[bytes], block: bool, top_k: int | None) -> Prediction:
         pixels = await self._decode(file)
-        logits = await place.run(pixels[None], block)
+        logits = await self._run(place, pixels[None], block)
         listed = self.settings.top_k if top_k is None else top_k
-        return predict(logits, self.description, listed, self.settings.max_disagreement)
+        prediction = predict(logits, self.description, listed, self.settings.max_disagreement)
+        if prediction.disagreement is not None:
+            metrics.DISAGREEMENT.observe(prediction.disagreement)
+        if prediction.suspicious:
+            metrics.SUSPICIOUS.inc()
+        return prediction
 
     async def _decode(self, file: IO[bytes]) -> NDArray[np.float32]:
-        try:
-            return await self._decoder.decode(file)
-        except images.ImageError as error:
-            status, code = _STATUS[type(error)]
-            raise RequestError(status, code, str(error)) from None
+        with metrics.DECODE_SECONDS.time():
+            try:
+                return await self._decoder.decode(file)
+            except images.ImageError as error:
+                status, code = _STATUS[type(error)]
+                raise RequestError(status, code, str(error)) from None
+
+    async def _run(
+        self, place: Place, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False
+    ) -> Logits:
+        logits = await place.run(images, self_gradient, with_gradient)
+        facts().note_batch(place.batch_size)
+        return logits
 
     def _block(self, self_gradient: bool | None) -> bool:
         """Whether the block is on."""
@@ -150,6 +177,29 @@ class Predictor:
     def _reserve(self, pictures: int) -> Place:
         with _refused():
             return self.batcher.reserve(pictures)
+
+
+class CountBatches(Observer):
+    """What a batcher tells, as metrics."""
+
+    def queued(self, change: int) -> None:
+        metrics.QUEUE.inc(change)
+
+    def took(self, pictures: int, waited: list[float]) -> None:
+        metrics.BATCH_PICTURES.observe(pictures)
+        for seconds in waited:
+            metrics.QUEUE_SECONDS.observe(seconds)
+
+    def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
+        block = metrics.BLOCK[self_gradient]
+        metrics.INFERENCE_SECONDS.labels(block).observe(seconds)
+        metrics.PICTURES.labels(block).inc(pictures)
+
+
+def _count_model(predictor: Predictor, change: int) -> None:
+    card = predictor.card
+    metrics.MODEL.labels(card.name, card.model, card.graph_sha256, package_version()).inc(change)
+    metrics.QUEUE_LIMIT.inc(change * predictor.settings.max_queue)
 
 
 @contextmanager

@@ -107,6 +107,11 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
     return described
 
 
+def error(meaning: str) -> dict[str, Any]:
+    """An error in the protocol's form, described."""
+    return _answer(meaning, "ProtocolError")
+
+
 def _infer_request(settings: Settings, description: Description) -> dict[str, Any]:
     shape = [{"type": "integer", "minimum": 1, "maximum": settings.max_images}]
     shape += [{"const": side} for side in (3, *description.image_size)]

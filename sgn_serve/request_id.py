@@ -45,6 +45,12 @@ def request_id(scope: Scope) -> str:
     return str(scope[_KEY])
 
 
+def trace_id(scope: Scope) -> str | None:
+    """The trace id of a request's traceparent header, where it has one."""
+    trace = _TRACE.fullmatch(dict(scope["headers"]).get(b"traceparent", b""))
+    return trace[1].decode("ascii") if trace else None
+
+
 def _choose(headers: dict[bytes, bytes]) -> str:
     own = headers.get(HEADER.encode(), b"")
     if _PLAIN.fullmatch(own):

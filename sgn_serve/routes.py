@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from sgn_serve import metrics
 from sgn_serve.errors import RequestError
 from sgn_serve.form import IMAGES, read_form
 from sgn_serve.openapi import bentoml_schema, describe_api
@@ -37,6 +38,7 @@ class Api:
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings) as form:
+            predictor = self._serving.predictor  # again, for reading may have taken longer than a reload
             return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
 
     async def classify_batch(self, request: Request) -> Response:
@@ -44,8 +46,11 @@ class Api:
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, IMAGES) as form:
-            answers = await predictor.classify_all(form.files, form.self_gradient, form.top_k)
+            answers = await self._serving.predictor.classify_all(form.files, form.self_gradient, form.top_k)
         name = request_id(request.scope)
+        for answer in answers:
+            if isinstance(answer, RequestError):
+                metrics.ERRORS.labels(answer.code).inc()
         return _json(
             Predictions(
                 predictions=[
@@ -62,7 +67,7 @@ class Api:
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, options=()) as form:
-            return Response(await predictor.explain(form.files[0]), media_type="image/png")
+            return Response(await self._serving.predictor.explain(form.files[0]), media_type="image/png")
 
     async def model(self, request: Request) -> Response:
         """The model card."""

@@ -1,7 +1,6 @@
 """A graph on ONNX Runtime: execution providers, threads, and the two ways through it, block on and block off."""
 
 import logging
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from sgn_serve.cores import usable_cores
 from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description, Graph, GraphError
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -55,7 +55,7 @@ class Classifier:
         self.description = graph.description
         self.providers = resolve_providers(providers)
         self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads or _usable_cores()
+        self._options.intra_op_num_threads = threads or usable_cores()
         self._options.inter_op_num_threads = 1
         # Threads that spin while they have nothing to do would take the cores from decoding and from the event loop.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -145,9 +145,3 @@ def resolve_providers(requested: tuple[str, ...]) -> list[str]:
     if CUDA in names:
         onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
     return names
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,51 +1,106 @@
 """The BentoML service: starts and stops what is served, and puts our routes before BentoML's own."""
 
-import gc
+import asyncio
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import bentoml
+from starlette.types import ASGIApp
 
-from sgn_serve.graph import read_graph
+from sgn_serve import metrics
+from sgn_serve.connections import ConnectionLimits
+from sgn_serve.cross_origin import CrossOrigin
+from sgn_serve.ending import Ending, RefuseLate, SayGoodbye
+from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.inference_protocol import InferenceProtocol
+from sgn_serve.logs import log_json_lines
 from sgn_serve.middleware import FlatErrors, LimitBody, OwnRoutes
+from sgn_serve.observation import ObserveRequests
+from sgn_serve.operations import Operations
 from sgn_serve.page import Page
 from sgn_serve.predictor import Predictor, Serving
+from sgn_serve.quiet import quiet_garbage
+from sgn_serve.rate_limit import RateLimit
+from sgn_serve.reloading import Reloader, fingerprint
 from sgn_serve.request_id import NameRequests
 from sgn_serve.routes import Api
-from sgn_serve.settings import current_settings
+from sgn_serve.runtime import ProviderError
+from sgn_serve.settings import SettingsError, current_settings
+from sgn_serve.supervision import CANNOT_SERVE
+from sgn_serve.tokens import RequireToken
+
+logger = logging.getLogger("bentoml.sgn_serve")
+
+# BentoML's own default is every network there is. In a container that is right: its network is nobody else's.
+HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
 
 
 # The time limit only stands behind FlatErrors' own.
-# Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request.
-@bentoml.service(traffic={"timeout": 60}, tracing={"excluded_urls": ".*"})
+# Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request. Its metrics make a
+# label of every path that anybody asks for, and its log of requests is no JSON: see observation.py.
+@bentoml.service(
+    traffic={"timeout": 60},
+    tracing={"excluded_urls": ".*"},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    http={"host": HOST},
+)
 class RobustClassifier:
     """Classifies pictures with a self-gradient network, with its block on or off."""
 
     def __init__(self) -> None:
-        settings = current_settings()
-        self.predictor = Predictor(read_graph(settings.model_path), settings)
+        log_json_lines()
+        try:
+            settings = current_settings()
+            self.served_files = fingerprint(settings.model_path)
+            self.predictor = Predictor(read_graph(settings.model_path), settings)
+        except (SettingsError, GraphError, ProviderError) as error:
+            # No exception, for uvicorn would make a page of it; and no SystemExit, which it takes for one.
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(CANNOT_SERVE)
 
     @bentoml.on_deployment
     def check_first() -> None:
-        """Ends `bentoml serve` with one line where nothing can be served; a worker that fails is restarted for ever."""
+        """Ends `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
+        from sgn_serve.supervisor import use_supervisor  # here, for it imports what no worker needs
+
         # A process of its own, so that the supervisor holds no session, and no memory of a GPU.
         package_root = str(Path(__file__).parents[1])
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        check = subprocess.run([sys.executable, "-m", "sgn_serve.check"], env={**os.environ, "PYTHONPATH": path})
+        check = subprocess.run(
+            [sys.executable, "-m", "sgn_serve.check"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         if check.returncode:
             raise SystemExit(check.returncode)
+        log_json_lines()
+        logger.info("%s", check.stdout.strip())
+        use_supervisor()
+        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed:
+        # some 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this as they start.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
+        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(current_settings().trusted_proxies)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Warms the network up, and keeps full garbage collections, 100 ms each, out of the requests."""
-        SERVING.predictor = self.predictor
-        await self.predictor.start()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 1000)
+        """Warms the network up, and takes over how the process is reloaded and ended."""
+        predictor = self.predictor
+        del self.predictor  # it would be kept beside the one that replaces it
+        settings = predictor.settings
+        ENDING.attach(ConnectionLimits(settings.receive_seconds, settings.max_connections), settings.drain_seconds)
+        await predictor.start()
+        SERVING.put(predictor)
+        RELOADER.remember(self.served_files)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, RELOADER.reload_soon)
+        quiet_garbage()
+        metrics.WORKER_STARTS.inc()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -54,15 +109,47 @@ class RobustClassifier:
 
     def __is_ready__(self) -> bool:
         """For /readyz: it has answered at the start, and still takes batches."""
-        return SERVING.predictor.alive
+        return SERVING.predictor.alive and not ENDING.begun
 
 
 SERVING = Serving()
+RELOADER = Reloader(SERVING)
+ENDING = Ending()
+ROUTES = [
+    *Api(SERVING).routes(),
+    *InferenceProtocol(SERVING).routes(),
+    *Operations(SERVING, RELOADER).routes(),
+    *Page().routes(),
+]
 
-# The last one added stands innermost: errors are flattened around the limit, and the limit stands around the routes.
+
+# What is built from settings, which are read when a worker starts, not when this file is imported.
+def _observe(app: ASGIApp) -> ASGIApp:
+    return ObserveRequests(app, ROUTES, current_settings().access_log)
+
+
+def _cross_origin(app: ASGIApp) -> ASGIApp:
+    return CrossOrigin(app, current_settings().cors_origins)
+
+
+def _rate_limit(app: ASGIApp) -> ASGIApp:
+    return RateLimit(app, current_settings().rate_limit, current_settings().rate_burst)
+
+
+def _require_token(app: ASGIApp) -> ASGIApp:
+    return RequireToken(app, current_settings().api_tokens)
+
+
+# The last one added stands innermost: errors are flattened around the limits, and the limits stand around the routes.
 # (mypy does not see what a class decorator returns, here a bentoml.Service.)
-RobustClassifier.add_asgi_middleware(NameRequests)  # type: ignore[attr-defined]
-RobustClassifier.add_asgi_middleware(FlatErrors)  # type: ignore[attr-defined]
-RobustClassifier.add_asgi_middleware(LimitBody)  # type: ignore[attr-defined]
-ROUTES = [*Api(SERVING).routes(), *InferenceProtocol(SERVING).routes(), *Page().routes()]
-RobustClassifier.add_asgi_middleware(OwnRoutes, routes=ROUTES)  # type: ignore[attr-defined]
+_add = RobustClassifier.add_asgi_middleware  # type: ignore[attr-defined]
+_add(SayGoodbye, ending=ENDING)
+_add(NameRequests)
+_add(_observe)
+_add(_cross_origin)
+_add(FlatErrors)
+_add(RefuseLate)
+_add(_rate_limit)
+_add(_require_token)
+_add(LimitBody)
+_add(OwnRoutes, routes=ROUTES)

@@ -1,5 +1,6 @@
 """Every setting of the service, its environment variable, its default, and what it accepts."""
 
+import ipaddress
 import math
 import os
 import re
@@ -73,8 +74,35 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _from(variable: str, parse: Callable[[str], Any]) -> dict[str, Any]:
-    return {"variable": variable, "parse": parse}
+def _tokens(text: str) -> tuple[str, ...]:
+    tokens = tuple(text.replace(",", " ").split())
+    if any(not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,256}", token) for token in tokens):
+        raise ValueError(
+            "expected one or several tokens of 16 to 256 letters, digits and -._~+/= separated by commas; make one "
+            "with: openssl rand -hex 32"
+        )
+    return tokens
+
+
+def _proxies(text: str) -> tuple[str, ...]:
+    proxies = tuple(text.replace(",", " ").split())
+    try:
+        for proxy in proxies:
+            ipaddress.ip_network(proxy)
+    except ValueError:
+        raise ValueError("expected addresses or networks separated by commas, such as 127.0.0.1,10.0.0.0/8") from None
+    return proxies
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(text.replace(",", " ").split())
+    if any(not re.fullmatch(r"\*|https?://[A-Za-z0-9.:\[\]-]+", origin) for origin in origins):
+        raise ValueError("expected origins separated by commas, such as https://example.org, or * for all")
+    return origins
+
+
+def _from(variable: str, parse: Callable[[str], Any], secret: bool = False) -> dict[str, Any]:
+    return {"variable": variable, "parse": parse, "secret": secret}
 
 
 @dataclass(frozen=True)
@@ -101,8 +129,18 @@ class Settings:
     max_pixels        SGN_MAX_PIXELS       largest picture, width times height, checked before it is decoded;
                                            default 25 million. Of WebP, which takes twice the memory, half
     decode_seconds    SGN_DECODE_SECONDS   how long one picture may take to decode, in seconds; default 5
-    receive_seconds   SGN_RECEIVE_SECONDS  how long a request's body may take to arrive, in seconds; default 30
+    receive_seconds   SGN_RECEIVE_SECONDS  how long a request's head, and then its body, may take to arrive, and its
+                                           answer to be read on, in seconds; default 30
     background        SGN_BACKGROUND       what transparent pictures lie on; default #ffffff, white
+    api_tokens        SGN_API_TOKEN        bearer tokens, any of which is wanted of every request but probes and the
+                                           page; default: none, everybody may ask
+    rate_limit        SGN_RATE_LIMIT       requests a second that one client may make; default 0, any number
+    rate_burst        SGN_RATE_BURST       requests that it may make at once before that counts; default 20
+    trusted_proxies   SGN_TRUSTED_PROXIES  proxies whose X-Forwarded-For is believed; default: nobody's
+    cors_origins      SGN_CORS_ORIGINS     other sites whose pages may ask; default: none
+    max_connections   SGN_MAX_CONNECTIONS  connections open at the same time; default 800
+    drain_seconds     SGN_DRAIN_SECONDS    how long connections are kept after SIGTERM, in seconds; default 1
+    access_log        SGN_ACCESS_LOG       whether every request is logged; default true
     """
 
     model_path: Path = field(default=BUNDLED_MODEL, metadata=_from("SGN_MODEL", Path))
@@ -123,6 +161,14 @@ class Settings:
     decode_seconds: float = field(default=5.0, metadata=_from("SGN_DECODE_SECONDS", _within(0.01, 600)))
     receive_seconds: float = field(default=30.0, metadata=_from("SGN_RECEIVE_SECONDS", _within(0.1, 50)))
     background: tuple[int, int, int] = field(default=(255, 255, 255), metadata=_from("SGN_BACKGROUND", _colour))
+    api_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_from("SGN_API_TOKEN", _tokens, secret=True))
+    rate_limit: float = field(default=0.0, metadata=_from("SGN_RATE_LIMIT", _within(0, 1_000_000)))
+    rate_burst: int = field(default=20, metadata=_from("SGN_RATE_BURST", _at_least(1)))
+    trusted_proxies: tuple[str, ...] = field(default=(), metadata=_from("SGN_TRUSTED_PROXIES", _proxies))
+    cors_origins: tuple[str, ...] = field(default=(), metadata=_from("SGN_CORS_ORIGINS", _origins))
+    max_connections: int = field(default=800, metadata=_from("SGN_MAX_CONNECTIONS", _at_least(1)))
+    drain_seconds: float = field(default=1.0, metadata=_from("SGN_DRAIN_SECONDS", _within(0, 600)))
+    access_log: bool = field(default=True, metadata=_from("SGN_ACCESS_LOG", parse_flag))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -142,7 +188,8 @@ class Settings:
             try:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError as error:
-                raise SettingsError(f"{variable}={text!r} cannot be used: {error}") from None
+                shown = variable if item.metadata["secret"] else f"{variable}={text!r}"
+                raise SettingsError(f"{shown} cannot be used: {error}") from None
         settings = cls(**values)
         if settings.max_images > settings.max_queue:
             raise SettingsError(

@@ -10,6 +10,12 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak-seconds", type=float, default=600.0, help="how long tests marked slow put a server to work"
+    )
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return Path(__file__).parents[1]

@@ -9,6 +9,7 @@ from tests.sgn_serve.server import Server, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 MAX_BYTES = 100_000
+RECEIVE_SECONDS = 5
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("home")
     model = save_tiny_graph(home / "tiny.onnx")
     limits = {"SGN_MAX_BYTES": str(MAX_BYTES), "SGN_MAX_PIXELS": "10000", "SGN_MAX_IMAGES": "8"}
-    with running_server(home, SGN_MODEL=str(model), SGN_TOP_K="2", SGN_RECEIVE_SECONDS="5", **limits) as started:
+    with running_server(
+        home, SGN_MODEL=str(model), SGN_TOP_K="2", SGN_RECEIVE_SECONDS=str(RECEIVE_SECONDS), **limits
+    ) as started:
         yield started
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 120
@@ -23,6 +24,12 @@ class Server:
     url: str
     log: Path
     pid: int
+
+    def addresses(self) -> set[str]:
+        """Where it listens."""
+        port = int(self.url.rsplit(":", 1)[1])
+        found = psutil.Process(self.pid).net_connections("tcp")
+        return {entry.laddr.ip for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr.port == port}
 
 
 @contextmanager
@@ -40,7 +47,7 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process, log)
+        wait_until_ready(url, process, log)
         yield Server(url, log, process.pid)
     finally:
         process.terminate()
@@ -52,13 +59,14 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
 
 
 def serve_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
 
 
 def serve_environment(home: Path, **settings: str) -> dict[str, str]:
     """This process's environment, with `settings` instead of the SGN_* variables that it may have."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
-    return {**inherited, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu", **settings}
+    ours = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu"}
+    return {**inherited, **ours, "SGN_DRAIN_SECONDS": "0.1", **settings}
 
 
 def free_port() -> int:
@@ -67,7 +75,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,3 +167,40 @@ def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
 def test_more_than_ten_megabytes_is_too_much(fuzzed):
     assert fuzzed.check(fuzzed.ask(bytes(10 * 1024 * 1024 + 1))) == 413
     fuzzed.check_alive()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """One of a PNG's chunks."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def hidden_bombs() -> dict[str, bytes]:
+    """Small pictures whose metadata or pixels unpack to far more than the header says, by format."""
+    bomb = zlib.compress(bytes(330_000_000), 1)
+    small = encode(Image.new("RGB", (8, 8), "red"))
+    end_of_header = small.index(b"IDAT") - 4
+    header, rest = small[:end_of_header], small[end_of_header:]
+    tiff = bytearray(encode(Image.new("L", (8, 8)), "TIFF", compression="tiff_adobe_deflate"))
+    strip = struct.pack("<HHI", 273, 4, 1)
+    at = tiff.index(strip) + len(strip)
+    tiff[at : at + 4] = struct.pack("<I", len(tiff))
+    count = tiff.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    tiff[count : count + 4] = struct.pack("<I", len(bomb))
+    frames = [Image.new("L", (2000, 2000), level) for level in range(20)]
+    return {
+        "PNG text": header + chunk(b"zTXt", b"Comment\0\0" + bomb) + rest,
+        "PNG international text": header + chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb) + rest,
+        "PNG profile": header + chunk(b"iCCP", b"x\0\0" + bomb) + rest,
+        "PNG pixels": header + chunk(b"IDAT", bomb) + chunk(b"IEND", b""),
+        "TIFF strip": bytes(tiff) + bomb,
+        "GIF frames": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "WEBP frames": encode(frames[0], "WEBP", save_all=True, append_images=frames[1:8], lossless=True, method=0),
+        "TIFF pages": encode(frames[0], "TIFF", save_all=True, append_images=frames[1:8], compression="tiff_lzw"),
+    }
+
+
+def test_bombs_that_the_header_does_not_tell_of(fuzzed):
+    for name, bomb in hidden_bombs().items():
+        assert len(bomb) < 10 * 1024 * 1024, name
+        assert fuzzed.check(fuzzed.ask(bomb)) in (200, 400, 413), name
+        fuzzed.check_alive()

@@ -278,6 +278,10 @@ def test_wrong_method(client, method):
     assert response.headers["allow"] == "POST"
 
 
+def test_without_a_token_nobody_can_reload(client):
+    check_error(client.post("/admin/reload"), 403, "admin_closed", "set SGN_API_TOKEN")
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/classify/x"])
 def test_wrong_path(client, path):
     check_error(client.post(path, files={"image": RED}), 404, "not_found", "nothing at /")

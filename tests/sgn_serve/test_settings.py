@@ -34,6 +34,17 @@ def test_every_setting_can_be_set():
         "SGN_DECODE_SECONDS": ("0.5", 0.5),
         "SGN_RECEIVE_SECONDS": ("9", 9.0),
         "SGN_BACKGROUND": ("#00ff80", (0, 255, 128)),
+        "SGN_API_TOKEN": ("0123456789abcdef, fedcba9876543210", ("0123456789abcdef", "fedcba9876543210")),
+        "SGN_RATE_LIMIT": ("2.5", 2.5),
+        "SGN_RATE_BURST": ("8", 8),
+        "SGN_TRUSTED_PROXIES": ("127.0.0.1, 10.0.0.0/8,::1", ("127.0.0.1", "10.0.0.0/8", "::1")),
+        "SGN_CORS_ORIGINS": (
+            "https://example.org, http://localhost:8080",
+            ("https://example.org", "http://localhost:8080"),
+        ),
+        "SGN_MAX_CONNECTIONS": ("9", 9),
+        "SGN_DRAIN_SECONDS": ("5", 5.0),
+        "SGN_ACCESS_LOG": ("false", False),
     }
     by_variable = {item.metadata["variable"]: item.name for item in dataclasses.fields(Settings)}
     assert values.keys() == by_variable.keys()
@@ -63,6 +74,9 @@ def test_values_that_exclude_each_other():
         ("SGN_BACKGROUND", "white", "#ffffff"),
         ("SGN_MODEL_NAME", "a/b", "part of a URL"),
         ("SGN_PROVIDERS", " , ", "cuda,cpu"),
+        ("SGN_RATE_LIMIT", "-1", "from 0"),
+        ("SGN_TRUSTED_PROXIES", "my-proxy", "127.0.0.1,10.0.0.0/8"),
+        ("SGN_CORS_ORIGINS", "example.org", "https://example.org"),
         ("SGN_PROVIDER", "cpu", "SGN_PROVIDERS"),
     ],
 )
@@ -73,6 +87,20 @@ def test_a_bad_value_is_one_line_that_names_variable_and_fix(variable, value, fi
     assert variable in message
     assert fix in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "tokens", ["short", "0123456789abcdef,tiny", "0123456789abcde\N{LATIN SMALL LETTER E WITH ACUTE}f"]
+)
+def test_a_bad_token_is_refused_and_not_told(tokens):
+    with pytest.raises(SettingsError, match=r"SGN_API_TOKEN cannot be used: .*openssl rand") as raised:
+        Settings.from_environment({"SGN_API_TOKEN": tokens})
+    assert tokens not in str(raised.value)
+
+
+def test_tokens_are_not_shown():
+    settings = Settings.from_environment({"SGN_API_TOKEN": "0123456789abcdef"})
+    assert "0123456789abcdef" not in repr(settings)
 
 
 def test_the_docstring_documents_every_variable():

@@ -1,0 +1,77 @@
+"""How large the Bento is when it is installed: its requirements in a new virtual environment, and its own files.
+
+    make bento && python -m benchmarks.bento_size
+
+Writes results/bento_size.json. The Bento's service is then loaded there, so that nothing it needs was left out.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "bento_size.json"
+LARGEST = 10
+
+
+def latest_bento() -> Path:
+    """The newest one in BentoML's store. raises ValueError where there is none"""
+    command = [sys.executable, "-m", "bentoml", "get", "robust_classifier:latest", "--output", "path"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError("there is no Bento; build one: make bento")
+    return Path(done.stdout.strip())
+
+
+def megabytes(folder: Path) -> float:
+    """Of the files' contents."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink()) / 1e6
+
+
+def measure(bento: Path, folder: Path) -> dict[str, Any]:
+    """Installs into `folder`. raises subprocess.CalledProcessError where that, or loading the service, fails"""
+    requirements = bento / "env" / "python" / "requirements.txt"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    empty = megabytes(folder)
+    subprocess.run([*pip, "install", "--requirement", str(requirements)], check=True)
+    loaded = subprocess.run(
+        [str(python), "-m", "sgn_serve.check"], cwd=bento / "src", capture_output=True, text=True, check=True
+    )
+    print(loaded.stdout.strip(), file=sys.stderr)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    sizes = {path.name: megabytes(path) for path in packages.iterdir() if path.is_dir()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
+    return {
+        "installed_megabytes": round(megabytes(folder) - empty + megabytes(bento), 1),
+        "packages_megabytes": round(megabytes(folder) - empty, 1),
+        "bento_megabytes": round(megabytes(bento), 1),
+        "largest_megabytes": {name: round(sizes[name], 1) for name in largest},
+        "requirements": requirements.read_text().split(),
+        "python": "{}.{}".format(*sys.version_info[:2]),
+    }
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.bento_size", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args(command_line)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
+    except (ValueError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name != "requirements"}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

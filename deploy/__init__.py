@@ -1,0 +1,1 @@
+"""How the service is shipped: the Bento, its image, Kubernetes, nginx, dashboards."""

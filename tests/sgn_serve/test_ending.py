@@ -1,0 +1,93 @@
+"""SIGTERM: what was accepted is answered, what comes later is refused, and nothing is left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.sgn_serve.hammer import RED, Hammer
+from tests.sgn_serve.server import running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+DRAIN_SECONDS = 1.5
+
+
+def test_make_serve_serves_this_machine_only(project_root):
+    def command(*options):
+        return subprocess.run(
+            ["make", "-n", "serve", *options], cwd=project_root, capture_output=True, text=True
+        ).stdout
+
+    assert "bentoml serve --host 127.0.0.1 " in command()
+    assert "bentoml serve --host 0.0.0.0 " in command("HOST=0.0.0.0")
+
+
+def begin_upload(url: str) -> tuple[socket.socket, bytes]:
+    """A request whose body is half there, and the other half."""
+    body = (
+        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + RED + b"\r\n--edge--\r\n"
+    )
+    head = (
+        f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+    )
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.sendall(head.encode() + body[:100])
+    return connection, body[100:]
+
+
+def read_all(connection: socket.socket) -> bytes:
+    answer = b""
+    while chunk := connection.recv(10_000):
+        answer += chunk
+    return answer
+
+
+def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    with running_server(tmp_path, SGN_MODEL=str(model), SGN_DRAIN_SECONDS=str(DRAIN_SECONDS)) as server:
+        supervisor = psutil.Process(server.pid)
+        processes = [supervisor, *supervisor.children(recursive=True)]
+        assert server.addresses() == {"127.0.0.1"}, "what `bentoml serve` does unless it is told otherwise"
+        upload, rest = begin_upload(server.url)
+        with upload, Hammer(server.url) as hammer, httpx.Client(base_url=server.url) as late:
+            hammer.wait_for(20)
+            os.kill(server.pid, signal.SIGTERM)
+            ended = time.monotonic()
+            time.sleep(DRAIN_SECONDS / 2)
+            ready = late.get("/readyz")
+            assert ready.status_code == 503
+            assert ready.headers["connection"] == "close"
+            refused = late.post("/classify", files={"image": RED})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+            assert refused.headers["retry-after"] == "1"
+            time.sleep(DRAIN_SECONDS)
+            with pytest.raises(httpx.ConnectError):  # refused, not left waiting until the upload is done
+                late.get("/livez")
+            upload.sendall(rest)
+            answer = read_all(upload)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b'"label":"red"' in answer
+        before = [answer.status for answer in hammer.answers if answer.asked < ended]
+        assert set(before) == {200}, hammer.statuses()
+        assert set(hammer.statuses()) <= {200, 503, "ConnectError", "ReadError", "RemoteProtocolError"}
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        assert alive == []
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_worker_does_not_outlive_its_supervisor(tmp_path):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    with running_server(tmp_path, SGN_MODEL=str(model)) as server:
+        supervisor = psutil.Process(server.pid)
+        workers = supervisor.children(recursive=True)
+        assert workers
+        supervisor.kill()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == [], "it would hold the port for ever"

@@ -1,0 +1,206 @@
+"""A server with tokens, a rate limit, other origins and a trusted proxy: what it lets in, and what its logs tell."""
+
+import itertools
+import json
+import socket
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.sgn_serve.hammer import RED
+from tests.sgn_serve.pictures import encode
+from tests.sgn_serve.server import running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+TOKENS = ("0123456789abcdef0123456789abcdef", "anothersecretanothersecret")
+ORIGIN = "https://example.org"
+BURST = 6
+CONNECTIONS = 40
+ADDRESSES = (f"198.51.100.{number}" for number in itertools.count(1))
+FILES = {"image": RED}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    settings = {
+        "SGN_MODEL": str(save_tiny_graph(home / "tiny.onnx")),
+        "SGN_API_TOKEN": ", ".join(TOKENS),
+        "SGN_CORS_ORIGINS": ORIGIN,
+        "SGN_RATE_LIMIT": "0.01",
+        "SGN_RATE_BURST": str(BURST),
+        "SGN_TRUSTED_PROXIES": "127.0.0.1",
+        "SGN_MAX_CONNECTIONS": str(CONNECTIONS),
+    }
+    with running_server(home, **settings) as server:
+        yield server
+
+
+def client_of(server, address=None, token=TOKENS[0]):
+    """A client behind a proxy that says where it is: by default where nobody has been."""
+    headers = {"x-forwarded-for": address or next(ADDRESSES)}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    return httpx.Client(base_url=server.url, headers=headers, timeout=60)
+
+
+def lines(server):
+    """The log's lines since the service started to log; each is JSON."""
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+def logged(server, request_id):
+    (line,) = [line for line in lines(server) if line.get("request_id") == request_id]
+    return line
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_either_token_opens(guarded, token):
+    with client_of(guarded, token=token) as client:
+        assert client.post("/classify", files=FILES).json()["label"] == "red"
+        assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(("token", "code"), [(None, "no_token"), ("0123456789abcdef0123456789abcdeF", "wrong_token")])
+def test_everything_else_is_closed(guarded, token, code):
+    for path in ("/classify", "/metrics", "/docs.json", "/", "/admin/reload", "/nowhere"):
+        with client_of(guarded, token=token) as client:
+            response = client.post(path, files=FILES)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        assert response.json()["error"]["code"] == code
+        assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+    with client_of(guarded, token=token) as client:
+        response = client.get("/v2")
+        assert (response.status_code, response.json()["code"]) == (401, code)
+
+
+def test_probes_are_open_and_not_limited(guarded):
+    with client_of(guarded, token=None) as client:
+        for path in ("/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            for _ in range(BURST):
+                assert client.get(path).status_code == 200
+
+
+def test_the_document_tells_of_tokens_and_limits(guarded):
+    with client_of(guarded) as client:
+        document = client.get("/docs.json").json()
+    assert document["security"] == [{"token": []}]
+    assert {"401", "429"} <= document["paths"]["/classify"]["post"]["responses"].keys()
+    assert document["paths"]["/readyz"]["get"]["security"] == []
+
+
+def test_a_client_that_asks_too_much_is_told_when_to_come_back(guarded):
+    with client_of(guarded) as client:
+        answers = [client.post("/classify", files=FILES) for _ in range(BURST + 1)]
+    assert [answer.status_code for answer in answers] == [200] * BURST + [429]
+    assert answers[-1].json()["error"]["code"] == "rate_limited"
+    assert 90 <= int(answers[-1].headers["retry-after"]) <= 100
+    with client_of(guarded) as another:
+        assert another.post("/classify", files=FILES).status_code == 200
+
+
+def test_whoever_guesses_tokens_is_limited_too(guarded):
+    with client_of(guarded, token="0000000000000000") as client:
+        assert [client.get("/model").status_code for _ in range(BURST + 1)] == [401] * BURST + [429]
+
+
+def test_of_forwarded_addresses_only_what_the_proxy_saw_counts(guarded):
+    victim, attacker = next(ADDRESSES), next(ADDRESSES)
+    for number in range(BURST + 1):
+        with client_of(guarded, f"{victim}, 203.0.113.{number}, {attacker}") as client:
+            status = client.get("/model").status_code
+    assert status == 429, "the last one is what the trusted proxy wrote; the others are what the client made up"
+    with client_of(guarded, victim) as client:
+        assert client.get("/model").status_code == 200
+
+
+def test_pages_of_the_named_origin_may_ask(guarded):
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with client_of(guarded, token=None) as client:
+        allowed = client.options("/classify", headers={"origin": ORIGIN, **preflight})
+        refused = client.options("/classify", headers={"origin": "https://example.net", **preflight})
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "cross_origin_refused"
+    assert "access-control-allow-origin" not in refused.headers
+    with client_of(guarded) as client:
+        answer = client.post("/classify", files=FILES, headers={"origin": ORIGIN})
+        error = client.post("/classify", headers={"origin": ORIGIN})
+        other = client.post("/classify", files=FILES, headers={"origin": "https://example.net"})
+    assert answer.headers["access-control-allow-origin"] == error.headers["access-control-allow-origin"] == ORIGIN
+    assert error.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_more_connections_than_allowed_are_refused(guarded):
+    host, port = guarded.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(CONNECTIONS + 5)
+        ]
+        refused = opened[CONNECTIONS:]
+        for connection in refused:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
+        opened[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert opened[0].recv(1000).startswith(b"HTTP/1.1 200 ")
+    with client_of(guarded) as client:
+        assert client.get("/livez").status_code == 200, "when the others have gone"
+
+
+def test_a_request_is_one_line_of_the_log(guarded):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    address = next(ADDRESSES)
+    with client_of(guarded, address) as client:
+        client.post(
+            "/classify",
+            files=FILES,
+            headers={"x-request-id": "line-1", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+        )
+        client.post("/classify?self_gradient=secret-in-the-query", files=FILES, headers={"x-request-id": "line-2"})
+    line = logged(guarded, "line-1")
+    assert {name: line[name] for name in ("level", "message", "method", "path", "status", "batch_size", "client")} == {
+        "level": "INFO",
+        "message": "request",
+        "method": "POST",
+        "path": "/classify",
+        "status": 200,
+        "batch_size": 1,
+        "client": address,
+    }
+    assert line["trace_id"] == trace
+    assert line["duration_ms"] > 0
+    assert line["time"].startswith("20")
+    assert (logged(guarded, "line-2")["status"], logged(guarded, "line-2")["error"]) == (400, "bad_flag")
+
+
+def test_logs_hold_no_secrets_and_no_pictures(guarded):
+    with client_of(guarded, token="guessed-and-wrong-token") as client:
+        client.post("/classify?token=in-the-query", files=FILES, headers={"x-request-id": "secret-1"})
+        client.get("/nowhere/%0a%7b%22forged%22%3a1%7d", headers={"x-request-id": "secret-2"})
+        client.get("/" + "x" * 5000, headers={"x-request-id": "secret-3"})
+    with client_of(guarded) as client:
+        client.post("/classify", files={"image": ("private-name.png", encode_text("marked-pixels"))})
+    assert logged(guarded, "secret-2")["path"] == '/nowhere/\n{"forged":1}', "one line, escaped"
+    assert len(logged(guarded, "secret-3")["path"]) == 200
+    text = guarded.log.read_text()
+    for secret in (*TOKENS, "guessed-and-wrong", "in-the-query", "private-name", "marked-pixels", "IHDR", "Bearer"):
+        assert secret not in text, secret
+
+
+def encode_text(text):
+    """A picture with a text chunk."""
+    chunk = PngInfo()
+    chunk.add_text("Comment", text)
+    return encode(Image.new("RGB", (8, 8)), pnginfo=chunk)
+
+
+def test_probes_are_not_logged(guarded):
+    with client_of(guarded, token=None) as client:
+        client.get("/readyz", headers={"x-request-id": "probe-1"})
+    assert all(line.get("request_id") != "probe-1" for line in lines(guarded))

@@ -1,0 +1,131 @@
+"""Another model, while requests go on: every worker swaps, no request fails, and a bad model changes nothing."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.sgn_serve.hammer import Hammer
+from tests.sgn_serve.server import running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+WORKERS = 2
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+
+
+class Reloadable:
+    """A server with two workers, and the file of its model."""
+
+    def __init__(self, server, client, model):
+        self.server = server
+        self.client = client
+        self.model = model
+
+    def write(self, *names):
+        """Another model, its file replaced at once, as `mv` does."""
+        os.replace(save_tiny_graph(self.model.with_suffix(".new"), class_names=names), self.model)
+
+    def reload(self):
+        return self.client.post("/admin/reload")
+
+    def workers_by_model(self):
+        """Of each graph that a worker serves: how many do."""
+        found = re.findall(r'^sgn_model_info\{graph_sha256="(\w+)".*\} (\d+)', self.client.get("/metrics").text, re.M)
+        return {name: int(workers) for name, workers in found if workers != "0"}
+
+    def wait_for(self, graph):
+        deadline = time.monotonic() + 60
+        while self.workers_by_model() != {graph: WORKERS}:
+            assert time.monotonic() < deadline, self.workers_by_model()
+            time.sleep(0.1)
+
+    def outcomes(self):
+        found = re.findall(r'^sgn_reloads_total\{outcome="(\w+)"\} (\d+)', self.client.get("/metrics").text, re.M)
+        return {outcome: int(times) for outcome, times in found}
+
+
+@pytest.fixture(scope="module")
+def reloadable(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    model = save_tiny_graph(home / "tiny.onnx")
+    settings = {"BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={WORKERS}", "SGN_API_TOKEN": TOKEN}
+    with (
+        running_server(home, SGN_MODEL=str(model), **settings) as server,
+        httpx.Client(base_url=server.url, timeout=60, headers=AUTHORIZED) as client,
+    ):
+        made = Reloadable(server, client, model)
+        made.wait_for(client.get("/model").json()["graph_sha256"])
+        yield made
+
+
+def test_every_worker_swaps_and_no_request_fails(reloadable):
+    first = reloadable.client.get("/model").json()["graph_sha256"]
+    with Hammer(reloadable.server.url, **AUTHORIZED) as hammer:
+        hammer.wait_for(20)
+        reloadable.write("rot", "gruen", "blau")
+        response = reloadable.reload()
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert (told["outcome"], told["previous_graph_sha256"]) == ("swapped", first)
+        reloadable.wait_for(told["graph_sha256"])
+        swapped = time.monotonic()
+        hammer.wait_for(40)
+        reloadable.write("rouge", "vert", "bleu")
+        os.kill(reloadable.server.pid, signal.SIGHUP)
+        time.sleep(0.5)
+        hammer.wait_for(20)
+    assert set(hammer.statuses()) == {200}
+    labels = [answer.label for answer in sorted(hammer.answers, key=lambda answer: answer.asked)]
+    assert list(dict.fromkeys(labels)) == ["red", "rot", "rouge"], "never an answer out of two models"
+    between = {answer.label for answer in hammer.answers if answer.asked > swapped}
+    assert between == {"rot", "rouge"}
+
+
+@pytest.mark.parametrize("bad", ["damaged", "missing", "other classes than logits"])
+def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
+    good = reloadable.model.read_bytes()
+    before, outcomes = reloadable.workers_by_model(), reloadable.outcomes()
+    if bad == "damaged":
+        reloadable.model.write_bytes(good[: len(good) // 2])
+    elif bad == "missing":
+        reloadable.model.unlink()
+    else:
+        reloadable.write("one", "two")
+    try:
+        response = reloadable.reload()
+        assert response.status_code == 409, response.text
+        error = response.json()["error"]
+        assert error["code"] == "model_refused"
+        assert str(reloadable.model) in error["message"]
+        os.kill(reloadable.server.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 60
+        while reloadable.outcomes()["refused"] < outcomes["refused"] + 1 + WORKERS:
+            assert time.monotonic() < deadline, reloadable.outcomes()
+            time.sleep(0.1)
+        assert reloadable.workers_by_model() == before
+    finally:
+        reloadable.model.write_bytes(good)
+    assert reloadable.reload().json()["outcome"] == "unchanged"
+    assert len(psutil.Process(reloadable.server.pid).children()) == WORKERS
+    assert "Traceback" not in reloadable.server.log.read_text()
+
+
+def test_new_figures_beside_the_model_are_read_too(reloadable):
+    figures = {"checkpoint_sha256": "0123456789abcdef" * 4, "disagreement": {"auroc": 0.5}}
+    figures["setting"] = dict.fromkeys(("data", "split", "norm"), "x") | dict.fromkeys(
+        ("pictures", "eps", "restarts", "seed"), 1
+    )
+    figures |= {"accuracy": {}, "lowest": {}, "about": {"command": "x"}}
+    reloadable.model.with_suffix(".json").write_text(json.dumps(figures))
+    assert reloadable.reload().json()["outcome"] == "swapped"
+    reloadable.wait_for(reloadable.reload().json()["graph_sha256"])
+    deadline = time.monotonic() + 60
+    while any(reloadable.client.get("/model").json()["disagreement"] is None for _ in range(4)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

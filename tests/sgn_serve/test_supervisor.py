@@ -1,0 +1,57 @@
+"""Workers that die: replaced within seconds, in a container too; but not where nothing can be served any more."""
+
+import signal
+import time
+
+import httpx
+import psutil
+
+from tests.sgn_serve.hammer import Hammer
+from tests.sgn_serve.server import running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+BACK_SECONDS = 10
+
+
+def start_seconds(log):
+    """How long the first worker took to start, by the log: a busy machine is no fault of the supervisor's."""
+    lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    first, second = (next(line for line in lines if text in line) for text in ("Starting production", "hook: start"))
+
+    def seconds(line):
+        clock = line.split('"time": "')[1][11:26]
+        hours, minutes, rest = clock.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(rest)
+
+    return (seconds(second) - seconds(first)) % 86400
+
+
+def test_a_killed_worker_is_replaced_in_a_container_too_until_its_model_is_gone(tmp_path):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    with running_server(tmp_path, SGN_MODEL=str(model), BENTOML_CONTAINERIZED="true") as server:
+        supervisor = psutil.Process(server.pid)
+        (worker,) = supervisor.children()
+        assert server.addresses() == {"0.0.0.0"}, "a container's network is its own"
+        with Hammer(server.url) as hammer:
+            hammer.wait_for(20)
+            worker.send_signal(signal.SIGKILL)
+            killed = time.monotonic()
+            hammer.wait_for(20)
+        back = min(answer.answered for answer in hammer.answers if answer.asked > killed and answer.status == 200)
+        # What a worker needs to start on this machine at this moment comes on top where it is more than usual.
+        assert back - killed < max(BACK_SECONDS, 3 + 2 * start_seconds(server.log)), f"{back - killed:.1f} s"
+        assert set(hammer.statuses()) <= {200, "ReadError", "RemoteProtocolError", "ConnectError", "WriteError"}
+        (successor,) = supervisor.children()
+        assert successor.pid != worker.pid
+        figures = httpx.get(f"{server.url}/metrics").text
+        assert "sgn_worker_starts_total 2.0" in figures
+        assert "sgn_requests_in_flight 1.0" in figures, "the killed worker's are gone; this one is the question itself"
+
+        model.write_bytes(b"no graph")
+        written = len(server.log.read_text())
+        successor.kill()
+        assert supervisor.wait(60) == 1
+        lines = server.log.read_text()[written:].splitlines()
+        told = [line for line in lines if not line.startswith("{")]
+        assert len(told) == 1, "one line, one try"
+        assert told[0].startswith(f"error: {model}: not an ONNX file")
