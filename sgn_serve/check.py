@@ -3,6 +3,7 @@
 import sys
 
 from sgn_serve.graph import GraphError, read_graph
+from sgn_serve.model_card import model_card
 from sgn_serve.runtime import Classifier, ProviderError
 from sgn_serve.settings import SettingsError, current_settings
 
@@ -11,7 +12,9 @@ def main() -> int:
     """Loads everything as the service does; 0, or 1 after one line on stderr that says what to fix."""
     try:
         settings = current_settings()
-        classifier = Classifier(read_graph(settings.model_path), settings.providers, settings.threads)
+        graph = read_graph(settings.model_path)
+        classifier = Classifier(graph, settings.providers, settings.threads)
+        model_card(graph, settings)
     except (SettingsError, GraphError, ProviderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

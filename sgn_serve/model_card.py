@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph import Graph
+from sgn_serve.graph import Graph, GraphError
 from sgn_serve.images import FORMATS
 from sgn_serve.settings import Settings
 
@@ -95,11 +95,22 @@ class ModelCard(BaseModel):
 
 
 def model_card(graph: Graph, settings: Settings) -> ModelCard:
-    """The card of a graph as these settings serve it."""
+    """The card of a graph as these settings serve it.
+
+    raises GraphError where the file beside it says that it holds this graph's figures, and holds something else
+    """
     description = graph.description
     checkpoint = description.checkpoint
     figures = _figures(graph.path.with_suffix(".json"), description.sha256)
     height, width = description.image_size
+    try:
+        measured, flags = (_measured(figures) if figures else None), _flags(figures)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(
+            f"{graph.path.with_suffix('.json')}: these are no figures of a model ({type(error).__name__}: {reason}); "
+            "write them as benchmarks/bundle.py does, or take the file away"
+        ) from None
     return ModelCard(
         name=settings.model_name,
         model=description.sha256,
@@ -120,8 +131,8 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             std=checkpoint.get("std"),
         ),
         training={key: checkpoint.get(key) for key in ("recipe", "seed", "git_commit", "versions")},
-        measured=_measured(figures) if figures else None,
-        flags=_flags(figures),
+        measured=measured,
+        flags=flags,
         disagreement=figures.get("disagreement"),
         max_disagreement=settings.max_disagreement,
     )

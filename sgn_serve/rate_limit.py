@@ -10,7 +10,7 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.errors import RequestError
-from sgn_serve.tokens import OPEN_PATHS
+from sgn_serve.tokens import is_open
 
 MAX_CLIENTS = 10_000
 """Clients that are remembered; of more, those seen longest ago are forgotten, and start anew."""
@@ -19,7 +19,8 @@ MAX_CLIENTS = 10_000
 class RateLimit:
     """A token bucket for each client: `burst` requests at once, then `rate` a second.
 
-    A client is an IP address, of IPv6 the first 64 bits, which is what one customer gets. Probes are not counted.
+    A client is an IP address, of IPv6 the first 64 bits, which is what one customer gets. Probes and the page's
+    own files are not counted.
 
     rate:  requests a second; 0 for no limit
     burst: requests
@@ -35,7 +36,7 @@ class RateLimit:
         """Per client: how many requests it may make at once, as of when."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._rate and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if self._rate and scope["type"] == "http" and not is_open(scope["path"]):
             self._take(_client(scope))
         await self.app(scope, receive, send)
 

@@ -91,6 +91,8 @@ class Reloader:
             new = await asyncio.to_thread(lambda: Predictor(read_graph(settings.model_path), settings))
         except (GraphError, ProviderError) as error:
             raise _refused(str(error)) from None
+        except OSError as error:  # the file has gone while it was read
+            raise _refused(f"{settings.model_path}: {error.strerror}") from None
         try:
             await new.start()
         except Exception as error:  # whatever ONNX Runtime makes of it

@@ -62,6 +62,9 @@ class RobustClassifier:
             # No exception, for uvicorn would make a page of it; and no SystemExit, which it takes for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(CANNOT_SERVE)
+        except Exception:  # whatever it is, it would be the same again, and again
+            logger.exception("this worker cannot start")
+            os._exit(CANNOT_SERVE)
 
     @bentoml.on_deployment
     def check_first() -> None:

@@ -14,6 +14,11 @@ _PAGE = "/ui"
 _REALM = 'Bearer realm="self-gradient-network"'
 
 
+def is_open(path: str) -> bool:
+    """Whether a path is a probe's, or the page's."""
+    return path in OPEN_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/")
+
+
 class RequireToken:
     """Wants `Authorization: Bearer TOKEN` with one of the tokens, of everything but OPEN_PATHS and the page.
 
@@ -30,8 +35,7 @@ class RequireToken:
         await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        path: str = scope["path"]
-        if not self._digests or path in OPEN_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/"):
+        if not self._digests or is_open(scope["path"]):
             return
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")

@@ -1,7 +1,9 @@
 import hashlib
 import json
 
-from sgn_serve.graph import read_graph
+import pytest
+
+from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.model_card import model_card
 from sgn_serve.settings import BUNDLED_MODEL, Settings
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
@@ -64,3 +66,14 @@ def test_only_raised_flags_are_shown(tmp_path):
     ]
     assert shown.max_disagreement == 0.1
     assert shown.preprocessing.background == "#000aff"
+
+
+@pytest.mark.parametrize("missing", ["setting", "lowest", "about"])
+def test_figures_that_lack_something_are_refused_in_one_line(tmp_path, missing):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    figures = {name: value for name, value in FIGURES.items() if name != missing}
+    model.with_suffix(".json").write_text(json.dumps(figures))
+    with pytest.raises(
+        GraphError, match=rf"tiny\.json: these are no figures of a model .*{missing}.*take the file away"
+    ):
+        card(model)

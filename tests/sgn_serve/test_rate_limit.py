@@ -56,9 +56,10 @@ def test_clients_do_not_share():
     assert limited.let_in(9, client="::ffff:192.0.2.1") == 0, "an IPv4 address, written otherwise"
 
 
-def test_probes_are_not_counted():
+def test_probes_and_the_page_are_not_counted():
     limited = Limited()
     assert limited.let_in(20, path="/readyz") == 20
+    assert limited.let_in(20, path="/ui/static/page.css") == 20
     assert limited.let_in(20) == 5
 
 

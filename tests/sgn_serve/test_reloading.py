@@ -12,7 +12,7 @@ import pytest
 
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import running_server
-from tests.sgn_serve.tiny_graph import save_tiny_graph
+from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 WORKERS = 2
@@ -87,14 +87,17 @@ def test_every_worker_swaps_and_no_request_fails(reloadable):
     assert between == {"rot", "rouge"}
 
 
-@pytest.mark.parametrize("bad", ["damaged", "missing", "other classes than logits"])
+@pytest.mark.parametrize("bad", ["damaged", "missing", "other classes than logits", "figures that are none"])
 def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
     good = reloadable.model.read_bytes()
+    figures = reloadable.model.with_suffix(".json")
     before, outcomes = reloadable.workers_by_model(), reloadable.outcomes()
     if bad == "damaged":
         reloadable.model.write_bytes(good[: len(good) // 2])
     elif bad == "missing":
         reloadable.model.unlink()
+    elif bad == "figures that are none":
+        figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "accuracy": {}}))
     else:
         reloadable.write("one", "two")
     try:
@@ -102,7 +105,7 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
         assert response.status_code == 409, response.text
         error = response.json()["error"]
         assert error["code"] == "model_refused"
-        assert str(reloadable.model) in error["message"]
+        assert str(reloadable.model.with_suffix("")) in error["message"]
         os.kill(reloadable.server.pid, signal.SIGHUP)
         deadline = time.monotonic() + 60
         while reloadable.outcomes()["refused"] < outcomes["refused"] + 1 + WORKERS:
@@ -111,13 +114,14 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
         assert reloadable.workers_by_model() == before
     finally:
         reloadable.model.write_bytes(good)
+        figures.unlink(missing_ok=True)
     assert reloadable.reload().json()["outcome"] == "unchanged"
     assert len(psutil.Process(reloadable.server.pid).children()) == WORKERS
     assert "Traceback" not in reloadable.server.log.read_text()
 
 
 def test_new_figures_beside_the_model_are_read_too(reloadable):
-    figures = {"checkpoint_sha256": "0123456789abcdef" * 4, "disagreement": {"auroc": 0.5}}
+    figures = {"checkpoint_sha256": SHA256, "disagreement": {"auroc": 0.5}}
     figures["setting"] = dict.fromkeys(("data", "split", "norm"), "x") | dict.fromkeys(
         ("pictures", "eps", "restarts", "seed"), 1
     )
