@@ -2,8 +2,9 @@
 
 import sys
 
+from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
-from sgn_serve.runtime import Classifier, ProviderError
+from sgn_serve.runtime import Classifier
 from sgn_serve.settings import SettingsError, current_settings
 
 
@@ -11,15 +12,15 @@ def main() -> int:
     """Loads everything as the service does; 0, or 1 after one line on stderr that says what to fix."""
     try:
         settings = current_settings()
-        classifier = Classifier(read_graph(settings.model_path), settings.providers, settings.threads)
-    except (SettingsError, GraphError, ProviderError) as error:
+        classifier = Classifier(read_graph(settings.model_path), settings.providers, settings.threads, settings.engine)
+    except (SettingsError, GraphError, EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     description = classifier.description
     height, width = description.image_size
     print(
         f"{settings.model_path}: {len(description.class_names)} classes, {height} x {width} pixels, "
-        f"{'with' if description.has_block else 'without'} self-gradient block, on {', '.join(classifier.providers)}"
+        f"{'with' if description.has_block else 'without'} self-gradient block, on {classifier.runs_on}"
     )
     return 0
 
