@@ -4,7 +4,6 @@
 #   make check   format, lint and types
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
-#                (OPENVINO_PYTHON=PATH: with OpenVINO, from an environment that has onnxruntime-openvino)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,7 +41,7 @@ kernels: $(TESTING)
 
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost
-	$(BIN)/python -m benchmarks.engines $(if $(OPENVINO_PYTHON),--openvino-python $(OPENVINO_PYTHON))
+	$(BIN)/python -m benchmarks.engines
 
 format: $(TESTING)
 	$(BIN)/ruff format .

@@ -1,6 +1,7 @@
 """A graph on OpenVINO, in float32 or, where its metadata say so, in bfloat16."""
 
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def openvino_run(path: Path, output_names: tuple[str, ...]) -> Run:
             precision = item.value
     hint = HINTS[precision]
     try:
-        compiled: Any = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        core = openvino.Core()
+        model = core.read_model(io.BytesIO(path.read_bytes()))  # of a path it would judge by the name
+        compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # OpenVINO's exceptions share no base class of their own
         raise GraphError(f"OpenVINO cannot load the graph: {_first_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

@@ -1,4 +1,4 @@
-"""The libraries that a graph can run on, each as a session with ONNX Runtime's `run`; what was asked for, or an error."""
+"""The libraries that a graph can run on, each as a session like ONNX Runtime's: what was asked for, or an error."""
 
 import importlib.util
 import io
@@ -44,8 +44,8 @@ class OpenVinoSession:
     def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
         if importlib.util.find_spec("openvino") is None:
             raise EngineError(
-                "SGN_ENGINE=openvino, but OpenVINO is not installed; run pip install 'self-gradient-networks[openvino]' "
-                "(in a checkout '.[openvino]'), or set SGN_ENGINE=onnxruntime"
+                "SGN_ENGINE=openvino, but OpenVINO is not installed; install this package with its extra openvino "
+                "(in a checkout: pip install -e '.[openvino]'), or set SGN_ENGINE=onnxruntime"
             )
         if precision not in OPENVINO_PRECISIONS:
             raise EngineError(
@@ -64,8 +64,8 @@ class OpenVinoSession:
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used not in OPENVINO_PRECISIONS[precision]:
             raise EngineError(
-                f"the graph was exported for {precision or 'float32'}, but OpenVINO computes in {used} on this processor; "
-                "export it without --precision"
+                f"the graph was exported for {precision or 'float32'}, but OpenVINO computes in {used} on this "
+                "processor; export it without --precision"
             )
         self._request = compiled.create_infer_request()
         self._running = threading.Lock()

@@ -47,8 +47,8 @@ class Classifier:
     threads:   CPU threads of one inference; 0 for all cores that this process may use
     engine:    onnxruntime or openvino, which has no providers to choose from
 
-    raises EngineError for an engine or a provider that is not active afterwards, GraphError for a graph that does not run or
-    whose logits do not match its class names
+    raises EngineError for an engine or a provider that is not active afterwards, GraphError for a graph that does not
+    run or whose logits do not match its class names
     """
 
     def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0, engine: str = ONNX_RUNTIME):
