@@ -1,6 +1,7 @@
 """Wide 3x3 convolutions with fewer multiplications, for ONNX Runtime, whose CPU provider computes them one by one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,7 +139,7 @@ class _Written:
         size, span, result = tiling.size, tiling.span, node.output[0]
         rows, columns, frequencies = height // size, width // size, span * span
 
-        def add(operator: str, values: list[str], **attributes: object) -> str:
+        def add(operator: str, values: list[str], **attributes: Any) -> str:
             return self._add(operator, values, f"{result}_winograd_{operator}", **attributes)
 
         # (batch, C, H, W) -> (batch, frequency, C, tile), each channel for itself.
@@ -202,7 +203,7 @@ class _Written:
             self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def _add(self, operator: str, values: list[str], result: str, **attributes: object) -> str:
+    def _add(self, operator: str, values: list[str], result: str, **attributes: Any) -> str:
         taken = {output for node in self._graph.node for output in node.output}
         unique, number = result, 1
         while unique in taken:
