@@ -1,4 +1,5 @@
 import importlib.util
+import time
 
 import numpy as np
 import onnx
@@ -8,6 +9,7 @@ import pytest
 from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.runtime import Classifier, resolve_providers
+from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
 
 
@@ -43,6 +45,13 @@ def test_a_network_without_a_block_cannot_switch_it_on(tmp_path, images):
     assert network.logits(images, self_gradient=False).corrected is None
     with pytest.raises(ValueError, match="no self-gradient block"):
         network.logits(images, self_gradient=True)
+
+
+def test_the_bundled_graph_is_ready_in_half_a_second():
+    # Processor time: the machine may be busy with other things.
+    start = time.process_time()
+    classifier(BUNDLED_MODEL)
+    assert time.process_time() - start < 0.5
 
 
 def test_class_names_must_fit_the_logits(tmp_path):
