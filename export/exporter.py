@@ -209,7 +209,7 @@ def _not_supported(file_format: Format, precision: str) -> str:
     reasons = {
         ("onnx", "bf16"): "ONNX Runtime's CPU provider has no bfloat16 convolution",
         ("openvino", "fp16"): "OpenVINO computes in float16 on processors that are not at hand to check it on",
-        ("openvino", INT8): "OpenVINO's 8-bit gradients were found to be wrong",
+        ("openvino", INT8): "OpenVINO 2026.4 computes 8-bit gradients that are off by half",
         ("torchscript", INT8): "TorchScript has no 8-bit convolution that is written as a graph",
         ("aot", precision): "AOTInductor packages are written in float32 only",
     }
