@@ -6,7 +6,6 @@
 #   make check   format, lint and types
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
-#                (OPENVINO_PYTHON=PATH: with OpenVINO, from an environment that has onnxruntime-openvino)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -62,7 +61,7 @@ kernels: $(TESTING)
 
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost
-	$(BIN)/python -m benchmarks.engines $(if $(OPENVINO_PYTHON),--openvino-python $(OPENVINO_PYTHON))
+	$(BIN)/python -m benchmarks.engines
 
 format: $(TESTING)
 	$(BIN)/ruff format .
@@ -80,7 +79,7 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training, export and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
-	@$(INSTALL) --editable ".[$(RUNTIME),train,export,timm,dev]"
+	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,dev]"
 	@touch $@ $(SERVING)
 
 # onnxruntime and onnxruntime-gpu are one module under two names: the one that goes would take the other's files along.

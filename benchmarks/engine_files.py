@@ -11,6 +11,7 @@ from torch import fx
 from export.aot import save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.capture import capture, passes_of
+from export.formats import to_openvino
 from export.onnx import save_onnx, to_onnx
 from export.pictures import structured_pictures
 from export.quantization import quantize_first_pass
@@ -18,6 +19,7 @@ from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
 from export.torchscript import save_torchscript
+from export.winograd import write_wide_convolutions_by_winograd
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 
 IMAGE_SIZE = (32, 32)
@@ -56,20 +58,32 @@ def write_plain(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours(checkpoint: Path, path: Path) -> None:
+    write_ours_direct(checkpoint, path)
+    model = onnx.load(path)
+    write_wide_convolutions_by_winograd(model)
+    save_onnx(model, path)
+
+
+def write_ours_direct(checkpoint: Path, path: Path) -> None:
+    """With every convolution as one: what Winograd's filtering is worth, and what is quantized."""
     model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
-    """With masks as comparisons: in OpenVINO they cost less than the form that ONNX Runtime's blocked layout wants."""
-    path.write_bytes(_onnx(checkpoint, rewrite))
+    passes = passes_of(load_checkpoint(checkpoint)[0])
+    graph = capture(passes, IMAGE_SIZE)
+    rewrite(graph)
+    save_onnx(to_openvino(graph, SHAPE, passes.output_names, {}), path)
 
 
 def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
     """Ranges from made-up pictures: good for how long it takes, not for what it answers."""
-    write_ours(checkpoint, path)
-    save_onnx(quantize_first_pass(onnx.load(path), structured_pictures(32, 3, IMAGE_SIZE)), path)
+    write_ours_direct(checkpoint, path)
+    model = quantize_first_pass(onnx.load(path), structured_pictures(32, 3, IMAGE_SIZE))
+    write_wide_convolutions_by_winograd(model)
+    save_onnx(model, path)
 
 
 def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:

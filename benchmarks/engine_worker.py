@@ -3,9 +3,8 @@
     PYTHON benchmarks/engine_worker.py KIND FILE THREADS
 
 KIND is ort, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. Reads one number of pictures a line and
-answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports nothing of this project but
-for eager PyTorch, so that the Python of another environment can run it: ONNX Runtime's OpenVINO build takes the place
-of the ordinary one and cannot be installed beside it.
+answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no engine but its own, so
+that its peak memory is that engine's.
 """
 
 import json
@@ -28,32 +27,35 @@ def pictures(batch: int, size: tuple[int, ...]) -> Any:
     return np.random.default_rng(SEED).random((batch, *size), dtype=np.float32)
 
 
-def onnx_runtime(path: str, threads: int, provider: str, options: dict[str, str]) -> Run:
+def onnx_runtime(path: str, threads: int) -> Run:
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise RuntimeError(f"this ONNX Runtime has no {provider}, only {', '.join(available)}")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
-    session.disable_fallback()
-    if session.get_providers()[0] != provider:
-        raise RuntimeError(f"{provider} was asked for, but {session.get_providers()[0]} runs the graph")
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     size = tuple(session.get_inputs()[0].shape[1:])
     return lambda batch: session.run(None, {"image": _cached(batch, size)})
 
 
 def openvino(path: str, threads: int, precision: str) -> Run:
+    import openvino as library
+
     # Not pinned, as no other engine is: on a shared machine a pinned thread waits for whoever holds its core.
     hints = {
         "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": str(threads),
-        "ENABLE_CPU_PINNING": "NO",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
     }
-    options = {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
-    return onnx_runtime(path, threads, "OpenVINOExecutionProvider", options)
+    compiled: Any = library.Core().compile_model(path, "CPU", hints)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used not in (precision, {"f32": "float32", "bf16": "bfloat16"}[precision]):
+        raise RuntimeError(f"{precision} was asked for, but OpenVINO computes in {used} on this processor")
+    request = compiled.create_infer_request()
+    _, *size = compiled.input(0).partial_shape
+    shape = tuple(item.get_length() for item in size)
+    return lambda batch: request.infer([_cached(batch, shape)], share_inputs=True, share_outputs=True)
 
 
 def pytorch(kind: str, path: str, threads: int) -> Run:
@@ -78,7 +80,7 @@ def pytorch(kind: str, path: str, threads: int) -> Run:
 
 
 ENGINES: dict[str, Callable[[str, int], Run]] = {
-    "ort": lambda path, threads: onnx_runtime(path, threads, "CPUExecutionProvider", {}),
+    "ort": onnx_runtime,
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
     **{

@@ -1,6 +1,6 @@
 """How long both passes take in every engine, as ratios to ONNX Runtime's single pass, taken in one run.
 
-    python -m benchmarks.engines [--openvino-python VENV/bin/python]
+    python -m benchmarks.engines
 
 Writes results/engines.json. Every engine has a process of its own and they take turns, so that all meet the same
 disturbances; beside the times stand counted arithmetic and what this machine's matrix products reach, which together
@@ -32,21 +32,21 @@ WORKER = Path(__file__).with_name("engine_worker.py")
 REFERENCE = "block off: plain export, ONNX Runtime"
 PAUSE_S = 0.02
 """Between two engines' turns: threads of the one before stop spinning."""
+SUFFIXES = {"aot": ".pt2", "openvino-f32": ".onnx", "openvino-bf16": ".onnx"}
+"""Of files that engines recognise by their names."""
 
 
 @dataclass(frozen=True)
 class Engine:
     """A row of the table.
 
-    kind:     of engine_worker
-    write:    makes the file that it runs from a checkpoint
-    openvino: whether it needs the other interpreter
+    kind:  of engine_worker
+    write: makes the file that it runs from a checkpoint
     """
 
     name: str
     kind: str
     write: Callable[[Path, Path], None]
-    openvino: bool = False
 
 
 ENGINES = (
@@ -55,12 +55,13 @@ ENGINES = (
     Engine("PyTorch eager", "eager", files.write_nothing),
     Engine("torch.compile", "compile", files.write_nothing),
     Engine("plain export, ONNX Runtime", "ort", files.write_plain),
-    Engine("plain export, OpenVINO f32", "openvino-f32", files.write_plain, openvino=True),
-    Engine("plain export, OpenVINO bf16", "openvino-bf16", files.write_plain, openvino=True),
+    Engine("plain export, OpenVINO f32", "openvino-f32", files.write_plain),
+    Engine("plain export, OpenVINO bf16", "openvino-bf16", files.write_plain),
     Engine("ours, ONNX Runtime", "ort", files.write_ours),
+    Engine("ours without Winograd, ONNX Runtime", "ort", files.write_ours_direct),
     Engine("ours int8-first-pass, ONNX Runtime", "ort", files.write_int8_first_pass),
-    Engine("ours, OpenVINO f32", "openvino-f32", files.write_ours_for_openvino, openvino=True),
-    Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino, openvino=True),
+    Engine("ours, OpenVINO f32", "openvino-f32", files.write_ours_for_openvino),
+    Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino),
     Engine("ours, TorchScript", "torchscript", files.write_torchscript(torch.float32)),
     Engine("ours bf16, TorchScript", "torchscript", files.write_torchscript(torch.bfloat16)),
     Engine("ours, AOTInductor", "aot", files.write_aot),
@@ -70,9 +71,9 @@ ENGINES = (
 class Worker:
     """An engine's process."""
 
-    def __init__(self, engine: Engine, path: Path, threads: int, python: Path):
+    def __init__(self, engine: Engine, path: Path, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [str(python), str(WORKER), engine.kind, str(path), str(threads)]
+        command = [sys.executable, str(WORKER), engine.kind, str(path), str(threads)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -175,18 +176,14 @@ def run_architecture(
     refused: dict[str, dict[str, Any]] = {}
     workers: dict[str, Worker] = {}
     for index, engine in enumerate(engines):
-        path = folder / f"{architecture}-{index}{'.pt2' if engine.kind == 'aot' else '.graph'}"
-        if engine.openvino and arguments.openvino_python is None:
-            refused[engine.name] = {"error": "no --openvino-python"}
-            continue
+        path = folder / f"{architecture}-{index}{SUFFIXES.get(engine.kind, '.graph')}"
         print(f"writing {architecture}: {engine.name}", file=sys.stderr, flush=True)
         try:
             engine.write(checkpoint, path)
         except Exception as error:  # one engine less
             refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
             continue
-        python = arguments.openvino_python if engine.openvino else Path(sys.executable)
-        workers[engine.name] = Worker(engine, path, arguments.threads, python)
+        workers[engine.name] = Worker(engine, path, arguments.threads)
     result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
     try:
         for batch in arguments.batches:
@@ -205,18 +202,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
-    parser.add_argument(
-        "--openvino-python",
-        type=Path,
-        metavar="PATH",
-        help="interpreter of an environment with onnxruntime-openvino and NumPy; without it OpenVINO is left out",
-    )
     parser.add_argument("--engines", metavar="TEXT", help="only the rows whose name holds this, and the reference")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
-    options = parser.parse_args(arguments)
-    if options.openvino_python is not None and not options.openvino_python.is_file():
-        parser.error(f"--openvino-python {options.openvino_python}: no such file")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from export.exporter import (
 from export.formats import FORMATS, Format
 from export.kernels.onnx_functions import library_path
 from export.kernels.operators import KernelsError
+from export.openvino import OpenVinoError
 from export.pictures import PicturesError
 from export.verify import PICTURES
 from training.checkpoint import CheckpointError
@@ -35,6 +36,7 @@ REFUSALS = (
     CompilerError,
     PrecisionError,
     KernelsError,
+    OpenVinoError,
 )
 EPILOG = f"""\
 The graph has the input `image` (batch, 3, H, W) in [0, 1] and the outputs `logits` (block on),
@@ -98,7 +100,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "library is registered with ONNX Runtime, and standard operators elsewhere",
     )
     options = parser.parse_args(arguments)
-    if options.fused and (options.precision != "fp32" or options.torchscript is not None or options.aot is not None):
+    others = [item.name for item in FORMATS if item.name != "onnx" and getattr(options, item.name) is not None]
+    if options.fused and (options.precision != "fp32" or others):
         parser.error("--fused is for --onnx in fp32; leave it out, or export the others by themselves")
     if options.precision == "fp32":
         for flag in ("min_agreement", "agreement_pictures"):

@@ -12,21 +12,20 @@ from torch import nn
 
 from export.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
 from export.capture import CaptureError, capture, passes_of
-from export.formats import FORMATS, FUSED_ONNX, ONNX, Format
+from export.formats import FORMATS, FUSED_ONNX, ONNX, ONNX_TO_QUANTIZE, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.layers import layer_of_operator
-from export.onnx import CHECKSUM_KEY, METADATA_KEY, save_onnx, sha256_of
+from export.onnx import CHECKSUM_KEY, METADATA_KEY, PRECISION_KEY, save_onnx, sha256_of
 from export.pictures import pictures_in, pictures_under, structured_pictures
 from export.quantization import quantize_first_pass
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from export.verify import PICTURES, GraphError, Run, Verification, onnx_run, verify
+from export.winograd import write_wide_convolutions_by_winograd
 from training.checkpoint import load_checkpoint
 from training.model import SelfGradientNetwork
 
-PRECISION_KEY = "precision"
-"""Metadata key of a graph in reduced precision: which."""
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
 
@@ -180,13 +179,16 @@ def export_reduced(
     with _replacing(target) as partial:
         graph = capture(passes, info.image_size)
         rewrite(graph)
-        if reduced.precision in DTYPES:
+        if reduced.precision in DTYPES and not file_format.engine_lowers:
             lower_precision(graph, DTYPES[reduced.precision])
         image_shape = (len(info.mean), *info.image_size)
         with _naming_layers(network, image_shape):
-            file_format.save(graph, image_shape, passes.output_names, metadata, partial)
+            writer = ONNX_TO_QUANTIZE if reduced.precision == INT8 else file_format
+            writer.save(graph, image_shape, passes.output_names, metadata, partial)
         if reduced.precision == INT8:
-            save_onnx(quantize_first_pass(onnx.load(partial), pictures[for_ranges]), partial)
+            model = quantize_first_pass(onnx.load(partial), pictures[for_ranges])
+            write_wide_convolutions_by_winograd(model)
+            save_onnx(model, partial)
         try:
             run = file_format.run(partial, passes.output_names)
             agreements = measure_agreement(run, network, pictures[~for_ranges], info.epsilon or EPS)
@@ -206,6 +208,8 @@ def export_reduced(
 def _not_supported(file_format: Format, precision: str) -> str:
     reasons = {
         ("onnx", "bf16"): "ONNX Runtime's CPU provider has no bfloat16 convolution",
+        ("openvino", "fp16"): "OpenVINO computes in float16 on processors that are not at hand to check it on",
+        ("openvino", INT8): "OpenVINO 2026.4 computes 8-bit gradients that are off by half",
         ("torchscript", INT8): "TorchScript has no 8-bit convolution that is written as a graph",
         ("aot", precision): "AOTInductor packages are written in float32 only",
     }

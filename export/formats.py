@@ -11,8 +11,12 @@ from export.aot import aot_run, require_compiler, save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.onnx import annotate_onnx, save_onnx, to_onnx
+from export.openvino import openvino_run, require_openvino
+from export.rewrite.input_gradients import write_input_gradients_as_convolutions
+from export.selected_masks import apply_masks_by_selection
 from export.torchscript import annotate_torchscript, save_torchscript, torchscript_run
 from export.verify import Run, onnx_run
+from export.winograd import write_wide_convolutions_by_winograd
 
 Save = Callable[[fx.GraphModule, tuple[int, int, int], tuple[str, ...], Mapping[str, str], Path], None]
 """Graph, (channels, height, width), output names, metadata and the file to write."""
@@ -30,6 +34,7 @@ class Format:
     check:     raises where this machine cannot write it, before any work
     reduced:   reduced precisions that it can hold and that its engine runs on the CPU
     annotate:  replaces a written file's metadata
+    engine_lowers: whether the engine lowers the precision itself, as the metadata tell it, of a graph in float32
     """
 
     name: str
@@ -40,6 +45,7 @@ class Format:
     check: Callable[[], None] = lambda: None
     reduced: tuple[str, ...] = ()
     annotate: Callable[[Path, Mapping[str, str]], None] | None = None
+    engine_lowers: bool = False
 
 
 def _save_onnx(
@@ -50,6 +56,41 @@ def _save_onnx(
     path: Path,
 ) -> None:
     _finish_onnx(to_onnx(graph, image_shape, output_names, metadata), path)
+
+
+def _save_onnx_to_quantize(
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    model = to_onnx(graph, image_shape, output_names, metadata)
+    keep_masks_in_blocked_layout(model)
+    save_onnx(model, path)
+
+
+def _save_openvino(
+    graph: fx.GraphModule,
+    image_shape: tuple[int, int, int],
+    output_names: tuple[str, ...],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    save_onnx(to_openvino(graph, image_shape, output_names, metadata), path)
+
+
+def to_openvino(
+    graph: fx.GraphModule, image_shape: tuple[int, int, int], output_names: tuple[str, ...], metadata: Mapping[str, str]
+) -> ModelProto:
+    """A rewritten graph as an ONNX model in the form that OpenVINO is fastest at.
+
+    Masks select, the image's gradient is an ordinary convolution too, and wide convolutions stay what they are.
+    """
+    write_input_gradients_as_convolutions(graph, fewest_channels=1)
+    model = to_onnx(graph, image_shape, output_names, metadata)
+    apply_masks_by_selection(model)
+    return model
 
 
 def _save_fused_onnx(
@@ -66,6 +107,7 @@ def _save_fused_onnx(
 
 def _finish_onnx(model: ModelProto, path: Path) -> None:
     keep_masks_in_blocked_layout(model)
+    write_wide_convolutions_by_winograd(model)
     save_onnx(model, path)
 
 
@@ -80,6 +122,19 @@ ONNX = Format(
 )
 FUSED_ONNX = replace(ONNX, save=_save_fused_onnx, reduced=())
 """With the block as one node (export.kernels); the graph must have been through fuse_block."""
+ONNX_TO_QUANTIZE = replace(ONNX, save=_save_onnx_to_quantize, reduced=())
+"""With every convolution as one, for quantize_first_pass to find."""
+OPENVINO = Format(
+    "openvino",
+    "model.openvino.onnx",
+    "an ONNX graph in the form that OpenVINO is fastest at",
+    _save_openvino,
+    openvino_run,
+    require_openvino,
+    reduced=("bf16",),
+    annotate=annotate_onnx,
+    engine_lowers=True,
+)
 TORCHSCRIPT = Format(
     "torchscript",
     "model.torchscript.pt",
@@ -92,4 +147,4 @@ TORCHSCRIPT = Format(
 AOT = Format(
     "aot", "model.pt2", "an AOTInductor package for this machine's processor", save_aot, aot_run, require_compiler
 )
-FORMATS = (ONNX, TORCHSCRIPT, AOT)
+FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)

@@ -27,6 +27,8 @@ METADATA_KEY = "self_gradient_network"
 """metadata_props key of the checkpoint's JSON (CheckpointInfo.to_json)."""
 CHECKSUM_KEY = "checkpoint_sha256"
 """metadata_props key of the checkpoint file's SHA-256, in hexadecimal."""
+PRECISION_KEY = "precision"
+"""metadata_props key of a graph in reduced precision: which."""
 
 
 def to_onnx(

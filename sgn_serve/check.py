@@ -2,9 +2,10 @@
 
 import sys
 
+from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.model_card import model_card
-from sgn_serve.runtime import Classifier, ProviderError
+from sgn_serve.runtime import Classifier
 from sgn_serve.settings import SettingsError, current_settings
 
 
@@ -13,16 +14,16 @@ def main() -> int:
     try:
         settings = current_settings()
         graph = read_graph(settings.model_path)
-        classifier = Classifier(graph, settings.providers, settings.threads)
+        classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         model_card(graph, settings)
-    except (SettingsError, GraphError, ProviderError) as error:
+    except (SettingsError, GraphError, EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     description = classifier.description
     height, width = description.image_size
     print(
         f"{settings.model_path}: {len(description.class_names)} classes, {height} x {width} pixels, "
-        f"{'with' if description.has_block else 'without'} self-gradient block, on {', '.join(classifier.providers)}"
+        f"{'with' if description.has_block else 'without'} self-gradient block, on {classifier.runs_on}"
     )
     return 0
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx.utils import Extractor
+
+from sgn_serve.engines import PRECISION_KEY
 
 METADATA_KEY = "self_gradient_network"
 SHA256_KEY = "checkpoint_sha256"
@@ -35,6 +37,7 @@ class Description:
     has_block:   whether there is a self-gradient block to switch on
     has_gradient: whether the graph answers with the self-gradient too
     checkpoint:  the checkpoint's whole description, as training wrote it
+    precision:   what the graph was exported for: None for float32, or bf16, fp16 or int8-first-pass
     """
 
     class_names: tuple[str, ...]
@@ -43,6 +46,7 @@ class Description:
     has_block: bool
     has_gradient: bool = False
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ def read_graph(path: Path) -> Graph:
             f"but it has {', '.join(sorted(inputs)) or 'none'} and {', '.join(sorted(outputs)) or 'none'}; {_FIX}"
         )
     try:
-        description = _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], outputs)
+        description = replace(
+            _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], outputs),
+            precision=metadata.get(PRECISION_KEY),
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise GraphError(f"{path}: its metadata {METADATA_KEY} cannot be used ({error!r}); {_FIX}") from None
     image = next(item for item in model.graph.input if item.name == INPUT)

@@ -54,12 +54,12 @@ class Predictor:
 
     Every method that answers raises RequestError for what a client has to change, and for too many requests at once.
 
-    raises ProviderError and GraphError as Classifier does
+    raises EngineError and GraphError as Classifier does
     """
 
     def __init__(self, graph: Graph, settings: Settings):
         self.settings = settings
-        self.classifier = Classifier(graph, settings.providers, settings.threads)
+        self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         self.description = graph.description
         self.card = model_card(graph, settings)
         self._decoder = Decoder(

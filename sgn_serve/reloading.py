@@ -10,11 +10,11 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from sgn_serve import metrics
+from sgn_serve.engines import EngineError
 from sgn_serve.errors import RequestError
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.predictor import Predictor, Serving
 from sgn_serve.quiet import quiet_garbage
-from sgn_serve.runtime import ProviderError
 from sgn_serve.settings import Settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -89,7 +89,7 @@ class Reloader:
         """The new one, ready."""
         try:
             new = await asyncio.to_thread(lambda: Predictor(read_graph(settings.model_path), settings))
-        except (GraphError, ProviderError) as error:
+        except (GraphError, EngineError) as error:
             raise _refused(str(error)) from None
         except OSError as error:  # the file has gone while it was read
             raise _refused(f"{settings.model_path}: {error.strerror}") from None

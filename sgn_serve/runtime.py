@@ -1,4 +1,4 @@
-"""A graph on ONNX Runtime: execution providers, threads, and the two ways through it, block on and block off."""
+"""A graph on its engine: execution providers, threads, and the two ways through it, block on and block off."""
 
 import logging
 from dataclasses import dataclass
@@ -9,16 +9,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.cores import usable_cores
+from sgn_serve.engines import ONNX_RUNTIME, OPENVINO, EngineError, OpenVinoSession, Session
 from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description, Graph, GraphError
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
-
-
-class ProviderError(RuntimeError):
-    """An execution provider that was asked for and cannot be used; the message, one line, names the fix."""
+ENGINE_NAMES = {ONNX_RUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -44,34 +42,50 @@ class Classifier:
     """Runs a graph, in one pass (block off) or two (block on).
 
     graph:     as read_graph returns it
-    providers: execution providers by preference, such as ("cuda", "cpu"); empty: CUDA where it works, else the CPU
+    providers: ONNX Runtime's execution providers by preference, such as ("cuda", "cpu"); empty: CUDA where it works,
+               else the CPU
     threads:   CPU threads of one inference; 0 for all cores that this process may use
+    engine:    onnxruntime or openvino, which has no providers to choose from
 
-    raises ProviderError for a provider that is not active afterwards, GraphError for a graph that does not run or
-    whose logits do not match its class names
+    raises EngineError for an engine or a provider that is not active afterwards, GraphError for a graph that does not
+    run or whose logits do not match its class names
     """
 
-    def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0):
+    def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0, engine: str = ONNX_RUNTIME):
+        if engine != ONNX_RUNTIME and providers:
+            raise EngineError(
+                f"SGN_PROVIDERS={','.join(providers)} is for ONNX Runtime and has no effect with SGN_ENGINE={engine}; "
+                "leave one of them out"
+            )
         self.description = graph.description
-        self.providers = resolve_providers(providers)
+        self.engine = engine
+        self.providers = resolve_providers(providers) if engine == ONNX_RUNTIME else []
+        self._threads = threads or usable_cores()
         self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads or usable_cores()
+        self._options.intra_op_num_threads = self._threads
         self._options.inter_op_num_threads = 1
         # Threads that spin while they have nothing to do would take the cores from decoding and from the event loop.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options.log_severity_level = 3  # errors only: its warnings are about the machine, not about the graph
         try:
             # Two sessions, because one runs all of its graph whatever is asked of it.
-            self._plain = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
-            self._both = None
+            self._plain: Session = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
+            self._both: Session | None = None
             if graph.description.has_block:
                 self._both = self._session(graph.cut(two_pass_outputs(graph.description)), explicit=bool(providers))
             self._check_classes()
-        except ProviderError:
+        except EngineError:
             raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
+        except Exception as error:  # the engines' exceptions share no base class
             detail = " ".join(str(error).split())[:300]
-            raise GraphError(f"{graph.path}: ONNX Runtime cannot run it ({detail}); export it again") from None
+            raise GraphError(
+                f"{graph.path}: {ENGINE_NAMES[engine]} cannot run it ({detail}); export it again"
+            ) from None
+
+    @property
+    def runs_on(self) -> str:
+        """The engine and its providers, for messages."""
+        return " ".join([ENGINE_NAMES[self.engine], ", ".join(self.providers)]).strip()
 
     def logits(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
         """Classifies.
@@ -92,14 +106,16 @@ class Classifier:
         outputs = [PLAIN_LOGITS, LOGITS] + ([SELF_GRADIENT] if with_gradient else [])
         return Logits(*self._both.run(outputs, {INPUT: images}))
 
-    def _session(self, model: onnx.ModelProto, explicit: bool) -> onnxruntime.InferenceSession:
+    def _session(self, model: onnx.ModelProto, explicit: bool) -> Session:
+        if self.engine == OPENVINO:
+            return OpenVinoSession(model, self._threads, self.description.precision)
         session = onnxruntime.InferenceSession(model.SerializeToString(), self._options, providers=self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:
             session.disable_fallback()
             return session
         if explicit:
-            raise ProviderError(
+            raise EngineError(
                 f"SGN_PROVIDERS asks for {', '.join(inactive)}, which ONNX Runtime could not start (its own message "
                 "is above); install what it misses, or set SGN_PROVIDERS=cpu"
             )
@@ -126,7 +142,7 @@ def resolve_providers(requested: tuple[str, ...]) -> list[str]:
     """ONNX Runtime's names of the providers asked for ("cuda" or "CUDAExecutionProvider", in any case).
 
     requested: empty for CUDA where this ONNX Runtime was built with it, then the CPU
-    raises ProviderError for one that this ONNX Runtime was built without
+    raises EngineError for one that this ONNX Runtime was built without
     """
     available = onnxruntime.get_available_providers()
     if not requested:
@@ -137,7 +153,7 @@ def resolve_providers(requested: tuple[str, ...]) -> list[str]:
         for name in requested:
             short = name.lower().removesuffix("executionprovider")
             if short not in by_short_name:
-                raise ProviderError(
+                raise EngineError(
                     f"SGN_PROVIDERS asks for {name}, which this ONNX Runtime does not have; it has "
                     f"{', '.join(by_short_name)} (cuda needs the gpu extra instead of the cpu one)"
                 )

@@ -15,6 +15,7 @@ from sgn_serve import metrics
 from sgn_serve.connections import ConnectionLimits
 from sgn_serve.cross_origin import CrossOrigin
 from sgn_serve.ending import Ending, RefuseLate, SayGoodbye
+from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.inference_protocol import InferenceProtocol
 from sgn_serve.logs import log_json_lines
@@ -28,7 +29,6 @@ from sgn_serve.rate_limit import RateLimit
 from sgn_serve.reloading import Reloader, fingerprint
 from sgn_serve.request_id import NameRequests
 from sgn_serve.routes import Api
-from sgn_serve.runtime import ProviderError
 from sgn_serve.settings import SettingsError, current_settings
 from sgn_serve.supervision import CANNOT_SERVE
 from sgn_serve.tokens import RequireToken
@@ -58,7 +58,7 @@ class RobustClassifier:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)
             self.predictor = Predictor(read_graph(settings.model_path), settings)
-        except (SettingsError, GraphError, ProviderError) as error:
+        except (SettingsError, GraphError, EngineError) as error:
             # No exception, for uvicorn would make a page of it; and no SystemExit, which it takes for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(CANNOT_SERVE)

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sgn_serve.engines import ENGINES, ONNX_RUNTIME
+
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
 
 
@@ -101,6 +103,12 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _engine(text: str) -> str:
+    if text not in ENGINES:
+        raise ValueError(f"expected {' or '.join(ENGINES)}")
+    return text
+
+
 def _from(variable: str, parse: Callable[[str], Any], secret: bool = False) -> dict[str, Any]:
     return {"variable": variable, "parse": parse, "secret": secret}
 
@@ -115,6 +123,8 @@ class Settings:
     top_k             SGN_TOP_K            how many classes an answer lists where the request does not say; default 5
     max_disagreement  SGN_MAX_DISAGREEMENT with it, answers tell whether a picture is suspicious: whether the block on
                                            and off disagree by more than so many bits, 0 to 1; default: they do not
+    engine            SGN_ENGINE           what the network runs on: onnxruntime, the default, or openvino, which is an
+                                           extra; one that cannot be used is an error
     providers         SGN_PROVIDERS        ONNX Runtime execution providers by preference, such as cuda,cpu; one that
                                            cannot be used is an error. Default: cuda where it works, else cpu
     threads           SGN_THREADS          CPU threads of the network; 0, the default: all cores this process may use
@@ -148,6 +158,7 @@ class Settings:
     self_gradient: bool = field(default=True, metadata=_from("SGN_SELF_GRADIENT", parse_flag))
     top_k: int = field(default=5, metadata=_from("SGN_TOP_K", _at_least(1)))
     max_disagreement: float | None = field(default=None, metadata=_from("SGN_MAX_DISAGREEMENT", _within(0, 1)))
+    engine: str = field(default=ONNX_RUNTIME, metadata=_from("SGN_ENGINE", _engine))
     providers: tuple[str, ...] = field(default=(), metadata=_from("SGN_PROVIDERS", _names))
     threads: int = field(default=0, metadata=_from("SGN_THREADS", _at_least(0)))
     decode_threads: int = field(default=2, metadata=_from("SGN_DECODE_THREADS", _at_least(1)))

@@ -5,13 +5,15 @@ from torch import fx
 from export.rewrite.editing import Editor, aten
 
 FEW_CHANNELS = 8
+"""With fewer, ONNX Runtime is slower at the ordinary convolution."""
 
 
-def write_input_gradients_as_convolutions(graph: fx.GraphModule) -> None:
+def write_input_gradients_as_convolutions(graph: fx.GraphModule, fewest_channels: int = FEW_CHANNELS) -> None:
     """Replaces, in place, transposed convolutions of stride 1 by convolutions with the flipped, transposed kernel.
 
     Runtimes have far faster code for the ordinary kind, and fuse it with what follows. Grouped and dilated ones too;
-    where the padding would be negative, or few channels come out, as at the image, the transposed one stays.
+    where the padding would be negative, or fewer than fewest_channels come out, as at the image, the transposed one
+    stays.
     """
     editor = Editor(graph)
     for node in graph.graph.find_nodes(op="call_function", target=aten.convolution.default):
@@ -19,7 +21,7 @@ def write_input_gradients_as_convolutions(graph: fx.GraphModule) -> None:
         _, outputs, *kernel = weight.meta["val"].shape
         if not transposed or len(kernel) != 2 or any(size != 1 for size in stride) or any(output_padding):
             continue
-        if not editor.is_weight(weight) or (groups == 1 and outputs < FEW_CHANNELS):
+        if not editor.is_weight(weight) or (groups == 1 and outputs < fewest_channels):
             continue
         new_padding = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         if min(new_padding) < 0:

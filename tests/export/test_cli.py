@@ -108,7 +108,7 @@ def test_pictures_of_ones_own(
 def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--ckpt", str(checkpoint)])
-    assert "say what to write: --onnx, --torchscript, --aot" in capsys.readouterr().err
+    assert "say what to write: --onnx, --openvino, --torchscript, --aot" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("spoilt")

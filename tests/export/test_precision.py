@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor
 
 import export.exporter
@@ -37,10 +38,14 @@ def test_int8_is_the_first_pass_alone(exported: Exported) -> None:
         if node.op_type == "Conv" and makers.get(node.input[0], node).op_type == "DequantizeLinear"
     ]
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    # wrn-10-1 has 9 convolutions. In the first pass all of them, and on the way back all but the image's and the four
-    # strided ones, which stay transposed; of the second pass and the block's five none.
+    # wrn-10-1 has 9 convolutions. In the first pass all of them but the image's, and on the way back all but the
+    # image's and the four strided ones, which stay transposed; of the second pass and the block's five none.
     assert len(convolutions) == 9 + 4 + 5 + 9
-    assert len(eight_bit) == 9 + 4
+    assert len(eight_bit) == 8 + 4
+    zeros = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    found = [zeros[makers[node.input[0]].input[2]] for node in eight_bit]
+    assert {zero.dtype.name for zero in found} == {"uint8"}
+    assert sorted(int(zero) for zero in found) == [0] * 8 + [128] * 4  # what ReLUs make, and gradients
 
     before, after = onnx_run(exported.graph, OUTPUTS)(pictures), onnx_run(model.SerializeToString(), OUTPUTS)(pictures)
     # An untrained network's block turns small differences into large ones; a wrong gradient is off by 1 and more.
@@ -169,8 +174,12 @@ def test_bf16_torchscript(checkpoint: Path, project_root: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "bf16", "--onnx"), "CPU provider has no bfloat16 convolution: bf16 needs --torchscript"),
+        (
+            ("--precision", "bf16", "--onnx"),
+            "CPU provider has no bfloat16 convolution: bf16 needs --openvino or --torchscript",
+        ),
         (("--precision", "int8-first-pass", "--torchscript"), "int8-first-pass needs --onnx"),
+        (("--precision", "int8-first-pass", "--openvino"), "int8-first-pass needs --onnx"),
         (("--precision", "fp16", "--aot"), "float32 only: fp16 needs --onnx or --torchscript"),
         (("--precision", "int8-first-pass", "--onnx"), "100 pictures, but 228 are needed"),
     ],

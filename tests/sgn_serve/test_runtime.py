@@ -1,9 +1,15 @@
+import importlib.util
+import time
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
+from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
-from sgn_serve.runtime import Classifier, ProviderError, resolve_providers
+from sgn_serve.runtime import Classifier, resolve_providers
+from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
 
 
@@ -41,6 +47,13 @@ def test_a_network_without_a_block_cannot_switch_it_on(tmp_path, images):
         network.logits(images, self_gradient=True)
 
 
+def test_the_bundled_graph_is_ready_in_half_a_second():
+    # Processor time: the machine may be busy with other things.
+    start = time.process_time()
+    classifier(BUNDLED_MODEL)
+    assert time.process_time() - start < 0.5
+
+
 def test_class_names_must_fit_the_logits(tmp_path):
     path = save_tiny_graph(tmp_path / "m.onnx", class_names=("red", "green"))
     with pytest.raises(GraphError, match="2 class names"):
@@ -59,7 +72,7 @@ def test_providers_go_by_short_or_long_names(name):
 
 
 def test_a_provider_that_is_not_there_is_an_error():
-    with pytest.raises(ProviderError, match=r"SGN_PROVIDERS asks for abacus.*it has .*cpu"):
+    with pytest.raises(EngineError, match=r"SGN_PROVIDERS asks for abacus.*it has .*cpu"):
         resolve_providers(("abacus", "cpu"))
 
 
@@ -82,7 +95,7 @@ def cuda_that_does_not_start(monkeypatch):
 @pytest.mark.usefixtures("cuda_that_does_not_start")
 def test_a_provider_that_was_asked_for_never_falls_back(tmp_path):
     graph = read_graph(save_tiny_graph(tmp_path / "m.onnx"))
-    with pytest.raises(ProviderError, match="SGN_PROVIDERS asks for CUDAExecutionProvider"):
+    with pytest.raises(EngineError, match="SGN_PROVIDERS asks for CUDAExecutionProvider"):
         Classifier(graph, ("cuda",))
 
 
@@ -92,3 +105,56 @@ def test_without_being_asked_cuda_falls_back_and_says_so(tmp_path, images, caplo
     assert network.providers == ["CPUExecutionProvider"]
     assert "CUDAExecutionProvider could not be started" in caplog.text
     assert network.logits(images, self_gradient=True).corrected is not None
+
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed: pip install -e '.[openvino]'"
+)
+
+
+@needs_openvino
+def test_openvino_answers_what_onnx_runtime_does(tmp_path, images):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    here = Classifier(read_graph(path), threads=1, engine="openvino")
+    assert here.runs_on == "OpenVINO"
+    for block in (True, False):
+        expected, found = classifier(path).logits(images, block), here.logits(images, block)
+        np.testing.assert_allclose(found.plain, expected.plain, atol=1e-5)
+        if block:
+            np.testing.assert_allclose(found.corrected, expected.corrected, atol=1e-5)
+    again = here.logits(images[:2], self_gradient=False)
+    np.testing.assert_array_equal(here.logits(images[3:], self_gradient=False).plain.shape, (2, 3))
+    np.testing.assert_allclose(again.plain, found.plain[:2], atol=1e-5)  # not overwritten by the next
+
+
+def test_providers_are_not_for_openvino(tmp_path):
+    with pytest.raises(EngineError, match="SGN_PROVIDERS=cpu is for ONNX Runtime"):
+        Classifier(read_graph(save_tiny_graph(tmp_path / "m.onnx")), ("cpu",), engine="openvino")
+
+
+def with_precision(path, precision):
+    model = onnx.load(path)
+    model.metadata_props.add(key="precision", value=precision)
+    onnx.save(model, path)
+    return read_graph(path)
+
+
+@needs_openvino
+def test_openvino_computes_in_the_precision_of_the_graph_or_says_why_not(tmp_path):
+    import openvino
+
+    graph = with_precision(save_tiny_graph(tmp_path / "m.onnx"), "bf16")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert Classifier(graph, engine="openvino").description.precision == "bf16"
+    else:
+        with pytest.raises(EngineError, match=r"but OpenVINO computes in .* export it without --precision"):
+            Classifier(graph, engine="openvino")
+    other = with_precision(save_tiny_graph(tmp_path / "m.onnx"), "fp16")
+    with pytest.raises(EngineError, match="float32 and bf16, and this one is fp16"):
+        Classifier(other, engine="openvino")
+
+
+def test_openvino_where_it_is_missing_is_an_error_that_names_the_fix(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"not installed; .* pip install -e '\.\[openvino\]'"):
+        Classifier(read_graph(save_tiny_graph(tmp_path / "m.onnx")), engine="openvino")

@@ -21,6 +21,7 @@ def test_every_setting_can_be_set():
         "SGN_SELF_GRADIENT": ("off", False),
         "SGN_TOP_K": ("1", 1),
         "SGN_MAX_DISAGREEMENT": ("0.25", 0.25),
+        "SGN_ENGINE": ("openvino", "openvino"),
         "SGN_PROVIDERS": ("cuda, cpu", ("cuda", "cpu")),
         "SGN_THREADS": ("3", 3),
         "SGN_DECODE_THREADS": ("4", 4),
@@ -63,6 +64,7 @@ def test_values_that_exclude_each_other():
     ("variable", "value", "fix"),
     [
         ("SGN_SELF_GRADIENT", "maybe", "true or false"),
+        ("SGN_ENGINE", "abacus", "expected onnxruntime or openvino"),
         ("SGN_THREADS", "many", "0 or more"),
         ("SGN_THREADS", "-1", "0 or more"),
         ("SGN_MAX_BYTES", "0", "1 or more"),
