@@ -1,4 +1,4 @@
-"""What the README tells people to type works.
+"""What the README and the guides in docs/ tell people to type works.
 
 Every ```sh block is run by bash, in order, in a folder that looks like the checkout, with these differences:
 - after a line `<!-- not run: REASON -->` directly before it, a block is left alone;
@@ -25,7 +25,9 @@ import pytest
 from sgn_serve.settings import Settings
 from tests.sgn_serve.server import running_server
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK_LIMIT_SECONDS = 1200
 LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "__pycache__"}
 
@@ -75,7 +77,7 @@ def same(documented: Any, printed: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def blocks() -> list[Block]:
-    return read_blocks(README.read_text())
+    return [block for guide in GUIDES for block in read_blocks(guide.read_text())]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +117,8 @@ def test_every_command_works(blocks: list[Block], server_url: str, checkout: Pat
             assert same(json.loads(block.output), json.loads(ran.stdout)), f"{script}\n{ran.stdout}"
 
 
-def test_the_two_commands_and_a_request_are_there(blocks: list[Block]) -> None:
-    run = "\n".join(block.commands for block in blocks if block.reason is None)
+def test_the_two_commands_and_a_request_are_there() -> None:
+    run = "\n".join(block.commands for block in read_blocks(README.read_text()) if block.reason is None)
     assert re.search(r"^make serve\b", run, re.MULTILINE)
     assert re.search(r"^make test\b", run, re.MULTILINE)
     assert re.search(r"^curl .*/classify", run, re.MULTILINE)
@@ -127,18 +129,27 @@ def test_what_is_not_run_says_why(blocks: list[Block]) -> None:
 
 
 def test_every_shell_block_is_seen(blocks: list[Block]) -> None:
-    text = README.read_text()
-    assert len(blocks) == len(re.findall(r"^\s*```(?:sh|bash|shell|console)\b", text, re.MULTILINE))
+    fences = re.compile(r"^\s*```(?:sh|bash|shell|console)\b", re.MULTILINE)
+    assert len(blocks) == sum(len(fences.findall(guide.read_text())) for guide in GUIDES)
 
 
-def test_settings_that_are_named_exist() -> None:
-    named = set(re.findall(r"\bSGN_[A-Z_]+", README.read_text()))
-    assert named <= set(re.findall(r"\bSGN_[A-Z_]+", Settings.__doc__ or ""))
+def test_every_setting_is_listed_and_none_that_there_is_not() -> None:
+    named = {name for guide in GUIDES for name in re.findall(r"\bSGN_[A-Z_]+", guide.read_text())}
+    assert named == set(re.findall(r"\bSGN_[A-Z_]+", Settings.__doc__ or ""))
 
 
-def test_links_within_the_project_lead_somewhere(project_root: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", README.read_text())
-    assert [link for link in links if not (project_root / link).exists()] == []
+def anchors(guide: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", guide.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
+def test_links_within_the_project_lead_somewhere(guide: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", guide.read_text()):
+        target = guide.parent / path if path else guide
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_convention_itself() -> None:

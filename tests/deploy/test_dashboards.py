@@ -140,8 +140,8 @@ def test_the_checks_above_would_see_a_mistake() -> None:
 
 def test_alerts_wait_for_codes_and_routes_that_there_are() -> None:
     """A label's value that nobody uses would be an alert that never fires."""
-    readme = (ROOT / "README.md").read_text()
-    known = {"code": set(re.findall(r"`(\w+)`", readme)), "route": {"/classify"}, "outcome": {"refused"}}
+    guide = (ROOT / "docs" / "service.md").read_text()
+    known = {"code": set(re.findall(r"`(\w+)`", guide)), "route": {"/classify"}, "outcome": {"refused"}}
     for question in alert_questions():
         for label, operator, values in re.findall(r'(\w+)(=~?)"([^"]*)"', question.expression):
             for value in values.split("|") if operator == "=~" else [values]:
