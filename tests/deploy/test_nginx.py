@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
@@ -65,8 +65,13 @@ class Upstream:
     def kill(self) -> None:
         """Supervisor and workers at once, as when a machine is switched off."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        supervisor = psutil.Process(self._process.pid)
+        # Workers are in a process group of their own; one that was left would answer for the next server's port.
+        processes = [*supervisor.children(recursive=True), supervisor]
+        for process in processes:
+            process.kill()
         self._process.wait()
+        psutil.wait_procs(processes, timeout=LIMIT_SECONDS)
 
     def end(self) -> None:
         """As an operator ends it."""
