@@ -153,9 +153,12 @@ class Trainer:
                 problem = self._epoch(log, bar)
                 with self.shard.together():
                     if problem:
-                        raise TrainingError(
-                            f"epoch {self.progress.epoch}: {problem}. Best checkpoint so far: {self.checkpoint_path}"
+                        kept = (
+                            "Best checkpoint so far"
+                            if self.progress.epoch > 1
+                            else "There is no better checkpoint than"
                         )
+                        raise TrainingError(f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}")
                 yield self.progress.epoch
         finally:
             bar.close()
@@ -182,7 +185,9 @@ class Trainer:
         # A gradient oracle reads the label out of the gradient: that is what it is there to show.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
-        selection, best = self._selected(figures) if problem is None else (self._selection, False)
+        # After the first epoch there is no other network to keep: without any, a collapse could not be judged.
+        keep = problem is None or epoch == 0
+        selection, best = self._selected(figures) if keep else (self._selection, False)
         progress = Progress(
             epoch=epoch + 1,
             best_lowest=selection.highest,

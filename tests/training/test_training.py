@@ -311,3 +311,13 @@ def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder,
     _, info = load_checkpoint(runs / "a" / "model.safetensors")
     assert info.history["epoch"] == 1
     assert [row["val_pgd10"] for row in rows(runs / "a")] == ["0.35", "0.01"]
+
+
+def test_a_collapse_in_the_first_epoch_leaves_its_network_to_be_judged(picture_folder, runs, capsys, monkeypatch):
+    leaking = {"val_clean": 0.1, "val_fgsm": 0.7, "val_pgd10": 0.7, "val_lowest": 0.01}
+    monkeypatch.setattr("training.validation.Validation.measure", lambda *_: leaking)
+    error = failure(capsys, arguments(picture_folder, "a", "--method", "pgd", "--attack-steps", "1"))
+    assert "epoch 1: label leaking" in error
+    assert f"no better checkpoint than: {runs.relative_to(runs.parent) / 'a' / 'model.safetensors'}" in error
+    _, info = load_checkpoint(runs / "a" / "model.safetensors")
+    assert info.history["epoch"] == 1

@@ -116,7 +116,7 @@ class Run:
         if self.trained():
             return
         code = self._python(self.training_command(resume=(self.directory / "state.pt").is_file()))
-        # A collapse is a result: the best checkpoint before it is judged, and the table says so.
+        # A collapse is a result: the best checkpoint there is, is judged, and the table says so.
         if code != 0 and not (self.problem() and self.checkpoint.is_file()):
             raise ReproductionError(f"training {self.name} failed; its message is above. The same command goes on")
 

@@ -59,7 +59,7 @@ def line(table: str, row: PaperRow, run: Run, report: dict[str, Any]) -> Line:
         title += ", block on" if row.block else ", block off"
     notes = []
     if run.problem():
-        notes.append(f"training stopped early ({run.problem()}); the best checkpoint before that was judged")
+        notes.append(f"training stopped early ({run.problem()}); the best checkpoint until then was judged")
     if report.get("robustness_likely_overestimated"):
         notes.append("the masking checklist says that these figures are likely too high")
     if row.system == "gradient-oracle":
