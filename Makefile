@@ -47,8 +47,12 @@ image:
 	  --build-arg PYTHON=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
 	  "$$($(BIN)/bentoml get robust_classifier:latest --output path)"
 
+# A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
+# our kernels, a browser's driver) would share it with the trainings, and once they brought it down.
 test: $(TESTING)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/training
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/export
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore tests/training --ignore tests/export
 
 check: $(TESTING)
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import itertools
 import json
 import socket
+import time
 from contextlib import ExitStack
 
 import httpx
@@ -49,11 +50,17 @@ def client_of(server, address=None, token=TOKENS[0]):
 
 def lines(server):
     """The log's lines since the service started to log; each is JSON."""
-    return [json.loads(line) for line in server.log.read_text().splitlines()]
+    whole, _, _ = server.log.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def logged(server, request_id):
-    (line,) = [line for line in lines(server) if line.get("request_id") == request_id]
+    """A request's line, which is written after its answer is sent."""
+    deadline = time.monotonic() + 10
+    while not (found := [line for line in lines(server) if line.get("request_id") == request_id]):
+        assert time.monotonic() < deadline, f"the log has no request {request_id}"
+        time.sleep(0.05)
+    (line,) = found
     return line
 
 
