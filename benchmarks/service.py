@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
@@ -81,12 +83,21 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
             _wait_until_ready(system, process, port, log)
             yield port
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that it started: LitServe's workers outlive it."""
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(started, timeout=2)
+    for worker in left:
+        worker.kill()
 
 
 def free_port() -> int:
