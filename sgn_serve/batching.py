@@ -64,7 +64,7 @@ class BatchLimits:
     max_batch: int = 32
     batch_seconds: float = 0.1
     max_wait: float = 0.004
-    max_queue: int = 64
+    max_queue: int = 32
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sgn_serve.cores import usable_cores
 from sgn_serve.engines import ENGINES, ONNX_RUNTIME
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
@@ -109,6 +110,11 @@ def _engine(text: str) -> str:
     return text
 
 
+def _default_queue() -> int:
+    """As many pictures as a core gets through in about the same time whatever the number of cores: all of them wait."""
+    return max(32, 16 * usable_cores())
+
+
 def _from(variable: str, parse: Callable[[str], Any], secret: bool = False) -> dict[str, Any]:
     return {"variable": variable, "parse": parse, "secret": secret}
 
@@ -133,7 +139,8 @@ class Settings:
     max_batch         SGN_MAX_BATCH        pictures that go through the network together, at most; default 32
     batch_ms          SGN_BATCH_MS         how long one batch may take, in ms; its size adapts; default 100
     max_wait_ms       SGN_MAX_WAIT_MS      how long an idle network waits for company, at most, in ms; default 4
-    max_queue         SGN_MAX_QUEUE        pictures accepted and not yet answered; more are refused at once; default 64
+    max_queue         SGN_MAX_QUEUE        pictures accepted and not yet answered; more are refused at once; default 16
+                                           a core, and 32 at least
     max_images        SGN_MAX_IMAGES       pictures in one request; default 16, and no more than SGN_MAX_QUEUE
     max_bytes         SGN_MAX_BYTES        largest request body, in bytes; default 10 MiB
     max_pixels        SGN_MAX_PIXELS       largest picture, width times height, checked before it is decoded;
@@ -165,7 +172,7 @@ class Settings:
     max_batch: int = field(default=32, metadata=_from("SGN_MAX_BATCH", _at_least(1)))
     batch_ms: float = field(default=100.0, metadata=_from("SGN_BATCH_MS", _within(1, 60_000)))
     max_wait_ms: float = field(default=4.0, metadata=_from("SGN_MAX_WAIT_MS", _within(0, 1000)))
-    max_queue: int = field(default=64, metadata=_from("SGN_MAX_QUEUE", _at_least(1)))
+    max_queue: int = field(default_factory=_default_queue, metadata=_from("SGN_MAX_QUEUE", _at_least(1)))
     max_images: int = field(default=16, metadata=_from("SGN_MAX_IMAGES", _at_least(1)))
     max_bytes: int = field(default=10 * 1024 * 1024, metadata=_from("SGN_MAX_BYTES", _at_least(1)))
     max_pixels: int = field(default=25_000_000, metadata=_from("SGN_MAX_PIXELS", _at_least(1)))
