@@ -72,10 +72,8 @@ def write_ours_direct(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
-    rewrite(graph)
-    save_onnx(to_openvino(graph, SHAPE, passes.output_names, {}), path)
+    graph, names = _ours(checkpoint, torch.float32)
+    save_onnx(to_openvino(graph, SHAPE, names, {}), path)
 
 
 def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
@@ -97,23 +95,29 @@ def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Pat
     return write
 
 
+def _ours(checkpoint: Path, dtype: torch.dtype) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    passes = passes_of(load_checkpoint(checkpoint)[0])
+    graph = capture(passes, IMAGE_SIZE)
+    rewrite(graph)
+    if dtype != torch.float32:
+        lower_precision(graph, dtype)
+    return graph, passes.output_names
+
+
 def write_torchscript(dtype: torch.dtype) -> Callable[[Path, Path], None]:
     def write(checkpoint: Path, path: Path) -> None:
-        passes = passes_of(load_checkpoint(checkpoint)[0])
-        graph = capture(passes, IMAGE_SIZE)
-        rewrite(graph)
-        if dtype != torch.float32:
-            lower_precision(graph, dtype)
-        save_torchscript(graph, SHAPE, passes.output_names, {}, path)
+        graph, names = _ours(checkpoint, dtype)
+        save_torchscript(graph, SHAPE, names, {}, path)
 
     return write
 
 
-def write_aot(checkpoint: Path, path: Path) -> None:
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
-    rewrite(graph)
-    save_aot(graph, SHAPE, passes.output_names, {}, path)
+def write_aot(dtype: torch.dtype) -> Callable[[Path, Path], None]:
+    def write(checkpoint: Path, path: Path) -> None:
+        graph, names = _ours(checkpoint, dtype)
+        save_aot(graph, SHAPE, names, {}, path)
+
+    return write
 
 
 def write_nothing(checkpoint: Path, path: Path) -> None:

@@ -64,7 +64,8 @@ ENGINES = (
     Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino),
     Engine("ours, TorchScript", "torchscript", files.write_torchscript(torch.float32)),
     Engine("ours bf16, TorchScript", "torchscript", files.write_torchscript(torch.bfloat16)),
-    Engine("ours, AOTInductor", "aot", files.write_aot),
+    Engine("ours, AOTInductor", "aot", files.write_aot(torch.float32)),
+    Engine("ours bf16, AOTInductor", "aot", files.write_aot(torch.bfloat16)),
 )
 
 
