@@ -30,7 +30,7 @@ from training.checkpoint import git_commit, load_checkpoint
 RESULT = Path(__file__).parents[1] / "results" / "engines.json"
 WORKER = Path(__file__).with_name("engine_worker.py")
 REFERENCE = "block off: plain export, ONNX Runtime"
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 """Between two engines' turns: threads of the one before stop spinning."""
 SUFFIXES = {"aot": ".pt2", "openvino-f32": ".onnx", "openvino-bf16": ".onnx"}
 """Of files that engines recognise by their names."""
