@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from benchmarks.provenance import commit
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.runtime import Classifier
 from sgn_serve.settings import BUNDLED_MODEL
-from training.checkpoint import git_commit
 
 RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"
 
@@ -59,7 +59,7 @@ def main() -> int:
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "git_commit": git_commit(),
+        "git_commit": commit(),
         "latency": {},
     }
     print("| batch | block on, ms | block off, ms | ratio |\n| ---: | ---: | ---: | ---: |")

@@ -9,14 +9,15 @@ give the floor, and each process's peak memory.
 
 import argparse
 import json
+import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import engine_files as files
-from training.checkpoint import git_commit, load_checkpoint
+from benchmarks.provenance import commit, processor, versions
+from training.checkpoint import load_checkpoint
 
 RESULT = Path(__file__).parents[1] / "results" / "engines.json"
 WORKER = Path(__file__).with_name("engine_worker.py")
 REFERENCE = "block off: plain export, ONNX Runtime"
+PACKAGES = ("torch", "onnxruntime", "openvino")
 PAUSE_S = 0.05
 """Between two engines' turns: threads of the one before stop spinning."""
 SUFFIXES = {"aot": ".pt2", "openvino-f32": ".onnx", "openvino-bf16": ".onnx"}
@@ -157,7 +160,28 @@ def matrix_product_peak(threads: int) -> dict[str, float]:
     return peaks
 
 
-def table(architecture: str, batch: int, figures: dict[str, dict[str, Any]]) -> str:
+def floor(
+    gflop: Mapping[str, float], peaks: Mapping[str, float], batch: int, reference_ms: float | None
+) -> dict[str, dict[str, float]]:
+    """How long the counted operations take at the speed of this machine's matrix products, as rows of the table.
+
+    gflop:        of arithmetic()
+    peaks:        of matrix_product_peak()
+    reference_ms: best time of the reference, where there is one
+    """
+    rows = {}
+    for passes, dtype in (("one pass", "float32"), ("both passes", "float32"), ("both passes", "bfloat16")):
+        milliseconds = 1000 * batch * gflop[passes] / peaks[dtype]
+        row = {"ms": round(milliseconds, 3)}
+        if reference_ms is not None:
+            row["ratio_of_best"] = round(milliseconds / reference_ms, 3)
+        rows[f"floor: {passes}, {dtype}"] = row
+    return rows
+
+
+def table(
+    architecture: str, batch: int, figures: dict[str, dict[str, Any]], floors: dict[str, dict[str, float]]
+) -> str:
     head = "| | best, ms | median, ms | ratio | peak, MB |\n| --- | ---: | ---: | ---: | ---: |"
     lines = [f"\n{architecture}, batch {batch}", head]
     for name, row in figures.items():
@@ -166,35 +190,60 @@ def table(architecture: str, batch: int, figures: dict[str, dict[str, Any]]) -> 
         else:
             ratio = row.get("ratio_of_best", "")
             lines.append(f"| {name} | {row['best_ms']:.2f} | {row['median_ms']:.2f} | {ratio} | {row['peak_mb']} |")
+    lines += [f"| {name} | {row['ms']:.2f} | | {row.get('ratio_of_best', '')} | |" for name, row in floors.items()]
     return "\n".join(lines)
 
 
-def run_architecture(
-    architecture: str, engines: Sequence[Engine], arguments: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
-    checkpoint = folder / f"{architecture}.safetensors"
-    files.write_checkpoint(architecture, checkpoint)
-    refused: dict[str, dict[str, Any]] = {}
+def write_file(index: int, checkpoint: Path, path: Path) -> None:
+    """Called in a process of its own: what writing takes is not taken from the engines' memory."""
+    ENGINES[index].write(checkpoint, path)
+
+
+def start_workers(
+    engines: Sequence[Engine], checkpoint: Path, threads: int
+) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
+    """The engines' processes by name, and why there is none for the others."""
     workers: dict[str, Worker] = {}
-    for index, engine in enumerate(engines):
-        path = folder / f"{architecture}-{index}{SUFFIXES.get(engine.kind, '.graph')}"
-        print(f"writing {architecture}: {engine.name}", file=sys.stderr, flush=True)
-        try:
-            engine.write(checkpoint, path)
-        except Exception as error:  # one engine less
-            refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
-            continue
-        workers[engine.name] = Worker(engine, path, arguments.threads)
-    result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
+    refused: dict[str, dict[str, Any]] = {}
+    paths: dict[str, Path] = {}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as writer:
+        for engine in engines:
+            index = ENGINES.index(engine)
+            path = checkpoint.with_name(f"{checkpoint.stem}-{index}{SUFFIXES.get(engine.kind, '.graph')}")
+            print(f"writing {checkpoint.stem}: {engine.name}", file=sys.stderr, flush=True)
+            try:
+                writer.submit(write_file, index, checkpoint, path).result()
+                paths[engine.name] = path
+            except Exception as error:  # one engine less
+                refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+    for engine in engines:
+        if engine.name in paths:
+            workers[engine.name] = Worker(engine, paths[engine.name], threads)
+    return workers, refused
+
+
+def run_architecture(
+    checkpoint: Path,
+    engines: Sequence[Engine],
+    arguments: argparse.Namespace,
+    peaks: Mapping[str, float],
+    save: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measures at every batch size; what is there is saved after each, so that the next one cannot cost it."""
+    gflop = arithmetic(checkpoint)
+    result: dict[str, Any] = {"gflop_per_picture": gflop, "batches": {}, "floor": {}}
+    workers, refused = start_workers(engines, checkpoint, arguments.threads)
     try:
         for batch in arguments.batches:
             figures = measure(workers, batch, arguments.repeats) | refused
             result["batches"][str(batch)] = {engine.name: figures[engine.name] for engine in engines}
-            print(table(architecture, batch, result["batches"][str(batch)]), flush=True)
+            floors = floor(gflop, peaks, batch, figures.get(REFERENCE, {}).get("best_ms"))
+            result["floor"][str(batch)] = floors
+            save(result)
+            print(table(checkpoint.stem, batch, result["batches"][str(batch)], floors), flush=True)
     finally:
         for worker in workers.values():
             worker.close()
-    return result
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -219,19 +268,24 @@ def main(arguments: list[str] | None = None) -> int:
         "command": " ".join(["python -m benchmarks.engines", *(sys.argv[1:] if arguments is None else arguments)]),
         "threads": options.threads,
         "repeats": options.repeats,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "git_commit": git_commit(),
+        "versions": versions(PACKAGES),
+        "processor": processor(),
+        "git_commit": commit(),
         "matrix_product_gflop_per_s": matrix_product_peak(options.threads),
         "reference": REFERENCE,
         "architectures": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         for architecture in options.architectures:
-            result["architectures"][architecture] = run_architecture(architecture, engines, options, Path(folder))
-            options.output.parent.mkdir(exist_ok=True)
-            options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+            def save(measured: dict[str, Any], architecture: str = architecture) -> None:
+                result["architectures"][architecture] = measured
+                options.output.parent.mkdir(exist_ok=True)
+                options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+            checkpoint = Path(folder) / f"{architecture}.safetensors"
+            files.write_checkpoint(architecture, checkpoint)
+            run_architecture(checkpoint, engines, options, result["matrix_product_gflop_per_s"], save)
     return 0
 
 

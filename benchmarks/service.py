@@ -26,11 +26,14 @@ from typing import Any
 
 import psutil
 
+from benchmarks.provenance import commit, processor, versions
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
 START_LIMIT_SECONDS = 120
+PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools")
 
 ENGINE = """
 import sys, time
@@ -176,6 +179,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "graph": str(
             arguments.graph.resolve().relative_to(ROOT) if arguments.graph == BUNDLED else arguments.graph.name
         ),
+        "processor": processor(),
         "threads": arguments.threads,
         "cores": len(os.sched_getaffinity(0)),
         "rounds": arguments.rounds,
@@ -185,32 +189,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
             SYSTEMS[system]: {str(c): middle(rounds[system, c]) for c in arguments.concurrency}
             for system in arguments.systems
         },
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "git_commit": commit(),
     }
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ class Classifier:
                 f"SGN_PROVIDERS={','.join(providers)} is for ONNX Runtime and has no effect with SGN_ENGINE={engine}; "
                 "leave one of them out"
             )
+        if engine == ONNX_RUNTIME and graph.description.precision == "bf16":
+            raise EngineError(
+                f"{graph.path} was exported for bf16, which ONNX Runtime would compute in float32; set "
+                "SGN_ENGINE=openvino, or export it without --precision"
+            )
         self.description = graph.description
         self.engine = engine
         self.providers = resolve_providers(providers) if engine == ONNX_RUNTIME else []

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from benchmarks import paired
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
 from training.attacks import pgd
 from training.checkpoint import load_checkpoint
@@ -114,6 +115,24 @@ def test_the_readme_shows_what_was_benchmarked(project_root):
         "area_under_roc"
     ]
     assert f"{area:.2f}, where 0.5 is chance" in text
+
+
+def test_the_readme_compares_as_the_reports_do(project_root):
+    compared = paired.comparisons()
+    assert json.loads((project_root / "results" / "paired.json").read_text())["comparisons"] == compared
+    text = " ".join((project_root / "README.md").read_text().split())
+    for row in compared.values():
+        assert paired.in_words(row) in text
+
+
+@pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (9, 1, 22 / 1024)])
+def test_the_sign_test_is_exact(won, lost, p):
+    assert paired.sign_test(won, lost) == pytest.approx(p)
+
+
+def test_a_comparison_counts_what_one_withstood_and_the_other_did_not():
+    row = paired.compare([True, True, False, True], [True, False, False, False])
+    assert (row["won"], row["lost"], row["accuracy"]) == (2, 0, [0.75, 0.25])
 
 
 REPRODUCED = sorted((Path(__file__).parents[1] / "results" / "reproduce").glob("*/table*.json"))

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import engines
 from benchmarks.engine_files import write_checkpoint
-from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, main, measure, table
+from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, floor, main, measure, table
 
 
 class Scripted:
@@ -41,8 +41,8 @@ def test_engines_take_turns_and_are_compared_with_the_reference(monkeypatch: pyt
     ours = {"peak_mb": 100, "best_ms": 6, "median_ms": 7, "ratio_of_best": 3, "ratio_of_medians": 2.333}
     assert figures["ours"] == ours  # the first two turns are not counted
     assert figures["broken"] == {"error": "no such operator"}
-    assert "| broken | not measured: no such operator |" in table("wrn-16-2", 8, figures)
-    assert "| ours | 6.00 | 7.00 | 3.0 | 100 |" in table("wrn-16-2", 8, figures)
+    assert "| broken | not measured: no such operator |" in table("wrn-16-2", 8, figures, {})
+    assert "| ours | 6.00 | 7.00 | 3.0 | 100 |" in table("wrn-16-2", 8, figures, {})
 
 
 def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,11 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     else:
         assert figures["ours, OpenVINO f32"]["ratio_of_best"] > 1
     assert result["matrix_product_gflop_per_s"]["float32"] > 0
-    assert "| ours, OpenVINO f32 |" in capsys.readouterr().out
+    assert result["versions"]["onnxruntime"]
+    assert result["architectures"]["wrn-10-1"]["floor"]["1"]["floor: one pass, float32"]["ratio_of_best"] > 0
+    printed = capsys.readouterr().out
+    assert "| ours, OpenVINO f32 |" in printed
+    assert "| floor: both passes, bfloat16 |" in printed
 
 
 def test_counted_arithmetic(tmp_path: Path) -> None:
@@ -66,6 +70,13 @@ def test_counted_arithmetic(tmp_path: Path) -> None:
     counted = arithmetic(tmp_path / "model.safetensors")
     # A pass, its input gradient, another pass; the block and the image's own gradient are the difference.
     assert 2.9 < counted["both passes"] / counted["one pass"] < 3.1
+
+
+def test_the_floor_is_counted_operations_at_the_measured_peak() -> None:
+    rows = floor({"one pass": 0.2, "both passes": 0.6}, {"float32": 100, "bfloat16": 300}, batch=8, reference_ms=32)
+    assert rows["floor: one pass, float32"] == {"ms": 16, "ratio_of_best": 0.5}
+    assert rows["floor: both passes, float32"] == {"ms": 48, "ratio_of_best": 1.5}
+    assert rows["floor: both passes, bfloat16"] == {"ms": 16, "ratio_of_best": 0.5}
 
 
 def test_an_engine_that_cannot_run_is_an_error_and_not_another_engine(tmp_path: Path) -> None:

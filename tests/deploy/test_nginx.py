@@ -1,4 +1,4 @@
-"""deploy/nginx in front of two real servers: one dies under load, one is told to end, and nobody notices."""
+"""deploy/nginx in front of three real servers: one dies under load, one is told to end, and nobody notices."""
 
 import json
 import os
@@ -182,7 +182,7 @@ class Load:
 def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Upstream]]:
     folder = tmp_path_factory.mktemp("upstreams")
     model = save_tiny_graph(folder / "tiny.onnx")
-    servers = [Upstream(folder / str(number), model) for number in range(2)]
+    servers = [Upstream(folder / str(number), model) for number in range(3)]
     with ExitStack() as stack:
         for server in servers:
             stack.callback(server.stop)
@@ -244,7 +244,7 @@ def test_nothing_is_lost_when_a_server_dies_or_ends_under_load(proxy: Proxy, ups
     assert load.wrong == []
     assert load.answered > 100
     passed_on = [line for line in proxy.lines() if line["upstream"].startswith(f"{address}, ")]
-    assert passed_on, "some were sent to the server that was gone, and then to the other"
+    assert passed_on, "some were sent to the server that was gone, and then to another"
     assert all(line["status"] == 200 for line in passed_on)
 
 

@@ -140,6 +140,12 @@ def with_precision(path, precision):
 
 
 @needs_openvino
+def test_onnx_runtime_does_not_serve_bf16_in_float32(tmp_path):
+    graph = with_precision(save_tiny_graph(tmp_path / "m.onnx"), "bf16")
+    with pytest.raises(EngineError, match=r"m\.onnx was exported for bf16.*set SGN_ENGINE=openvino"):
+        Classifier(graph, ("cpu",))
+
+
 def test_openvino_computes_in_the_precision_of_the_graph_or_says_why_not(tmp_path):
     import openvino
 
