@@ -194,6 +194,29 @@ def table(
     return "\n".join(lines)
 
 
+def ratio_table(architectures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every row's ratio of best times to the reference, a column for each architecture and batch size, in Markdown.
+
+    architectures: of the result
+    """
+    columns = [(name, batch) for name, measured in architectures.items() for batch in measured["batches"]]
+    lines = [
+        "| | " + " | ".join(f"{name}, {batch}" for name, batch in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
+    names: dict[str, None] = {}
+    for name, batch in columns:
+        names |= dict.fromkeys((*architectures[name]["batches"][batch], *architectures[name]["floor"][batch]))
+    for row in names:
+        cells = []
+        for name, batch in columns:
+            figures = architectures[name]["batches"][batch] | architectures[name]["floor"][batch]
+            ratio = figures.get(row, {}).get("ratio_of_best")
+            cells.append("-" if ratio is None else f"{ratio:.2f}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write_file(index: int, checkpoint: Path, path: Path) -> None:
     """Called in a process of its own: what writing takes is not taken from the engines' memory."""
     ENGINES[index].write(checkpoint, path)
@@ -286,6 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
             checkpoint = Path(folder) / f"{architecture}.safetensors"
             files.write_checkpoint(architecture, checkpoint)
             run_architecture(checkpoint, engines, options, result["matrix_product_gflop_per_s"], save)
+    print(f"\nratios of best times\n{ratio_table(result['architectures'])}")
     return 0
 
 

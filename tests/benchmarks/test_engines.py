@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import engines
 from benchmarks.engine_files import write_checkpoint
-from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, floor, main, measure, table
+from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, floor, main, measure, ratio_table, table
 
 
 class Scripted:
@@ -77,6 +77,20 @@ def test_the_floor_is_counted_operations_at_the_measured_peak() -> None:
     assert rows["floor: one pass, float32"] == {"ms": 16, "ratio_of_best": 0.5}
     assert rows["floor: both passes, float32"] == {"ms": 48, "ratio_of_best": 1.5}
     assert rows["floor: both passes, bfloat16"] == {"ms": 16, "ratio_of_best": 0.5}
+
+
+def test_ratios_of_everything_in_one_table() -> None:
+    measured = {
+        "batches": {"1": {REFERENCE: {"ratio_of_best": 1.0}, "broken": {"error": "no"}}},
+        "floor": {"1": {"floor: both passes, float32": {"ms": 3, "ratio_of_best": 2.5}}},
+    }
+    assert ratio_table({"wrn-16-2": measured}).splitlines() == [
+        "| | wrn-16-2, 1 |",
+        "| --- | ---: |",
+        f"| {REFERENCE} | 1.00 |",
+        "| broken | - |",
+        "| floor: both passes, float32 | 2.50 |",
+    ]
 
 
 def test_an_engine_that_cannot_run_is_an_error_and_not_another_engine(tmp_path: Path) -> None:
