@@ -82,12 +82,11 @@ def read_layout(data: bytes) -> Layout:
         raise ValueError("BigTIFF is read in little-endian order only")  # Pillow would take it for an ordinary one
     try:
         (offset,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
-        entries = {}
+        entries: dict[int, _Entry] = {}
         for tag, entry in _entries(data, offset, order, big):
             _check(tag, entry)
-            if tag in entries:
+            if entries.setdefault(tag, entry) is not entry and tag in _SINGLE + _SEVERAL:
                 raise ValueError(f"tag {tag} occurs twice")
-            entries[tag] = entry
     except struct.error:
         raise ValueError("its directory is cut off") from None
     _check_below(data, entries.items(), order, big)
@@ -100,6 +99,8 @@ def _entries(data: bytes, offset: int, order: str, big: bool) -> Iterator[tuple[
     raises struct.error at the file's end, and ValueError for more than anybody could want to read
     """
     head, entry, inline, pointer = ("Q", "HHQ8s", 8, "Q") if big else ("H", "HHL4s", 4, "L")
+    if offset > len(data):
+        raise struct.error("it starts beyond the file")  # unpack_from raises others for the largest numbers
     (entries,) = struct.unpack_from(order + head, data, offset)
     if entries > _MOST_ENTRIES:
         raise ValueError(f"its directory has {entries} entries")

@@ -59,11 +59,16 @@ def test_what_decoders_would_read_differently_is_refused(tags, reason):
         opened(tiff(PIXELS, tags))
 
 
-def test_a_tag_that_occurs_twice_is_refused():
+def test_a_size_that_occurs_twice_is_refused():
     file = tiff(PIXELS, TILES | {321: 1 << 20})
-    assert opened(file).size == (16, 16)
+
+    def renamed(old, new):
+        return file.replace(struct.pack("<HH", old, 4), struct.pack("<HH", new, 4))
+
     with pytest.raises(images.DamagedImage, match="tag 322 occurs twice"):
-        opened(file.replace(struct.pack("<HHL", 321, 4, 1), struct.pack("<HHL", 322, 4, 1)))
+        opened(renamed(321, 322))
+    file = tiff(PIXELS, TILES | {304: 1 << 20, 305: 1 << 20})
+    assert opened(renamed(304, 305)).size == (16, 16), "a description may occur twice"
 
 
 def test_a_big_endian_bigtiff_is_refused():
@@ -78,6 +83,13 @@ def test_tags_of_very_many_values_are_refused(kind):
     for tag in (282, 40_000):
         with pytest.raises(images.DamagedImage, match=f"too many values, tag {tag} {count}"):
             opened(tiff(data, TAGS | {tag: (kind, count, TIFF_DATA)}))
+
+
+def test_a_directory_beyond_the_file_is_refused():
+    bigtiff = b"II\x2b\0\x08\0\0\0" + b"\xff" * 8
+    for file in (bigtiff, b"II\x2a\0" + b"\xff" * 4, tiff(PIXELS, TAGS)[:-12], b"II\x2a\0", bigtiff[:9]):
+        with pytest.raises(images.DamagedImage, match="cut off"):
+            opened(file)
 
 
 def test_tags_that_share_what_they_say_are_refused():
