@@ -207,6 +207,10 @@ def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None
             layout = tiff.read_layout(file.read())
         except ValueError as error:
             raise DamagedImage(f"the TIFF picture's header cannot be read ({error})") from None
+        if layout.blocks > _BLOCKS:
+            raise TooSlow(
+                f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
+            )
     elif start.startswith(b"\xff\xd8"):
         header = jpeg.read_header(file.read())
         if header.exif_bytes > _EXIF_BYTES:
@@ -223,10 +227,6 @@ def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None
         raise TooManyPixels(
             f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {max_pixels * _DECODER_BYTES};"
             " save it in smaller strips or tiles"
-        )
-    if layout.blocks > _BLOCKS:
-        raise TooSlow(
-            f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
         )
     size = _size(file)
     if layout.encoded_bytes > size:

@@ -33,9 +33,9 @@ _TEXT = (1, 2, 7)
 _RATIONALS = (5, 10)
 _NUMBERS_A_RATIONAL = 10
 """How many numbers take the memory of one rational."""
-_MOST_NUMBERS = 500_000
+_MOST_NUMBERS = 300_000
 
-_RAW, _JPEG, _LZMA, _ZSTD, _WEBP = 1, 7, 34925, 50000, 50001
+_RAW, _OLD_JPEG, _JPEG, _LZMA, _ZSTD, _WEBP = 1, 6, 7, 34925, 50000, 50001
 _COPIES = {_RAW: 0, _JPEG: 3, _LZMA: 2, _ZSTD: 2, _WEBP: 3}
 """How often decoding a strip or tile keeps it, by compression; once, if not listed. Pillow reads raw ones in place."""
 _YCBCR = 6
@@ -46,7 +46,7 @@ class Layout:
     """How the first picture of a TIFF is stored.
 
     pixels:         of all its strips or tiles, what lies beyond the picture's edges included
-    blocks:         strips or tiles, of all colour planes
+    blocks:         strips or tiles, of all colour planes, or places given for them if there are more
     encoded_bytes:  of all of them, as the file says; what several share counts several times. 0 without compression
     memory:         bytes that decoding takes beside the picture's own
     """
@@ -168,15 +168,18 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
     across, down = ceil(width / block_width), ceil(height / block_height)
 
     (compression,), (photometric,) = numbers(_COMPRESSION, _RAW), numbers(_PHOTOMETRIC, 0)
-    bits, (samples,), (planes,) = numbers(_BITS, 1), numbers(_SAMPLES, 1), numbers(_PLANES, 1)
+    bits, (planes,) = numbers(_BITS, 1), numbers(_PLANES, 1)
+    (samples,) = numbers(_SAMPLES, 3 if compression in (_OLD_JPEG, _JPEG) else 1)
     samples = max(samples, len(bits))
     block_bits = max(bits) * samples * _COPIES.get(compression, 1)
-    if photometric == _YCBCR and compression != _RAW:
+    if (photometric == _YCBCR and compression != _RAW) or compression == _OLD_JPEG:
         block_bits += 32  # libtiff makes RGBA of them
     turned = _is_turned(entries, order)
     return Layout(
         pixels=across * block_width * down * block_height if tiled else width * height,
-        blocks=across * down * (samples if planes == 2 else 1),
+        blocks=max(
+            across * down * (samples if planes == 2 else 1), len(numbers(_STRIP_OFFSETS)), len(numbers(_TILE_OFFSETS))
+        ),
         encoded_bytes=0 if compression == _RAW else sum(numbers(_STRIP_BYTES)) + sum(numbers(_TILE_BYTES)),
         memory=block_width * block_height * block_bits // 8 + (width * height * 4 if turned else 0),
     )
