@@ -22,6 +22,10 @@ class Decoder:
     seconds:    for one picture, see images.open_picture
     threads:    for pictures of up to a megapixel. Larger ones take turns in one more thread, for one may need a dozen
                 bytes of memory a pixel while it is decoded
+
+    A decoder that reads its file only once holds its thread to the end, whoever waits for it; open_picture refuses, by
+    size, what would take it more than a second or two. Pictures whose turn has not come when their request is given up
+    are not decoded.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Decoder:
     def _open(self, file: IO[bytes]) -> NDArray[np.float32] | Image.Image:
         """The pixels; of a large picture only its header, read."""
         picture = images.open_picture(file, self.max_pixels, self.seconds)
-        if picture.width * picture.height > LARGE_PIXELS:
+        if images.decoded_pixels(picture) > LARGE_PIXELS:
             return picture
         return self._to_array(picture)
 

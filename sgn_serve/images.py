@@ -1,24 +1,33 @@
 """Picture files to arrays: bytes in, float32 (3, H, W) in [0, 1] out, within limits of pixels, memory and time."""
 
+import math
 import time
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
+from PIL.JpegImagePlugin import JpegImageFile
+
+from sgn_serve import jpeg, tiff
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the formats that are accepted; no other decoder is ever tried."""
 
 # Pillow's own limit is a second one, at another place and in other words; open_picture() checks the caller's instead.
 Image.MAX_IMAGE_PIXELS = None
+# Of 16-bit greys in the other byte order, Pillow knows those whose zero is black only.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 WHITE = (255, 255, 255)
-_COPIES = {"WEBP": 2}
-"""Formats whose decoder needs so many times the memory of the others' for the same picture."""
 _STRIP_PIXELS = 1_000_000
+_HEADER_READS = 100_000
+_EXIF_BYTES = 1 << 18
+_BLOCKS = 100_000
+_DECODER_BYTES = 5
+"""What a TIFF's decoder may take beside the picture, for every pixel allowed."""
 _USUAL_SCANS = 12
 _SCANNED_PIXELS = 300_000_000
 _JPEG_SCAN = b"\xff\xda"
@@ -51,19 +60,22 @@ class TooSlow(ImageError):
 class _TimedFile:
     """A file that can be read until a deadline: what makes Pillow stop in the middle of a picture.
 
+    A header can be read only so often, too: Pillow makes objects of each of its parts, however small.
     It has no fileno on purpose, for decoders would read past the deadline through it.
     """
 
     def __init__(self, file: IO[bytes], seconds: float):
         self._file = file
         self._seconds = seconds
-        self.restart()
+        self._deadline = time.monotonic() + seconds
+        self._reads: float = _HEADER_READS
         self.seek = file.seek
         self.tell = file.tell
         self.close = file.close
 
-    def restart(self) -> None:
+    def start_pixels(self) -> None:
         self._deadline = time.monotonic() + self._seconds
+        self._reads = math.inf
 
     def read(self, size: int = -1) -> bytes:
         self._check()
@@ -76,6 +88,9 @@ class _TimedFile:
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
             raise TooSlow(f"the picture takes more than {self._seconds:g} s to decode")
+        self._reads -= 1
+        if self._reads < 0:
+            raise TooSlow(f"the picture's header has too many parts: it takes more than {_HEADER_READS} reads")
 
 
 def decode(
@@ -93,12 +108,16 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     """Reads a picture file's header; the pixels come when they are asked for.
 
     data:       the file, at its beginning
-    max_pixels: largest width times height; of WebP half of it, for its decoder keeps the picture three times
-    seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on
+    max_pixels: largest width times height, and largest sum of a TIFF's tiles; of WebP half of it, for its decoder keeps
+                the picture three times, and two thirds of a progressive JPEG in CMYK or with its colours in full size
+    seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on. Nothing can stop a
+                decoder between two reads, and those of WebP and compressed TIFF read once: what bounds their time is
+                what is refused here, by size
 
     raises NotAnImage, TooManyPixels, DamagedImage, TooSlow
     """
     file = BytesIO(data) if isinstance(data, bytes) else data
+    layout, header = _look_ahead(file)
     timed: Any = _TimedFile(file, seconds)
     try:
         picture = Image.open(timed, formats=FORMATS)
@@ -111,14 +130,31 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     except Exception as error:  # Pillow's parsers raise whatever a broken header makes them stumble on
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size
-    allowed = max_pixels // _COPIES.get(str(picture.format), 1)
+    allowed = max_pixels
+    if picture.format == "WEBP":
+        allowed = max_pixels // 2
+    elif isinstance(picture, JpegImageFile) and _kept_coefficients(picture, header) > 2:
+        allowed = max_pixels * 2 // 3
     if width * height > allowed:
         raise TooManyPixels(
             f"the {picture.format} picture has {width} x {height} = {width * height} pixels, more than {allowed}"
         )
-    if picture.format == "JPEG":
-        _check_scans(file, width * height)
+    if isinstance(picture, JpegImageFile):
+        _check_scans(file, header, width * height)
+    if layout is not None:
+        _check_layout(file, layout, max_pixels)
     return picture
+
+
+def decoded_pixels(picture: Image.Image) -> int:
+    """Pixels that decoding an opened picture makes: of a tiled TIFF all of its tiles', however few it shows."""
+    tags = getattr(picture, "tag_v2", {})
+    if TiffImagePlugin.TILEWIDTH not in tags:
+        return picture.width * picture.height
+    across, down = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
+    columns = math.ceil(tags[TiffImagePlugin.IMAGEWIDTH] / across)
+    rows = math.ceil(tags[TiffImagePlugin.IMAGELENGTH] / down)
+    return int(columns * across * rows * down)
 
 
 def to_array(
@@ -139,7 +175,7 @@ def to_array(
     """
     file: Any = picture.fp  # type: ignore[attr-defined]
     if isinstance(file, _TimedFile):
-        file.restart()  # it may have waited for its turn since it was opened
+        file.start_pixels()  # it may have waited for its turn since it was opened
     with picture:
         try:
             picture.load()
@@ -160,14 +196,70 @@ def to_array(
     return np.ascontiguousarray(pixels / np.float32(255))
 
 
-def _check_scans(file: IO[bytes], pixels: int) -> None:
+def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
+    """What a TIFF or JPEG file says of its decoding, read before Pillow makes objects of its tags."""
+    position = file.tell()
+    start = file.read(4)
+    file.seek(position)
+    layout, header = None, None
+    if tiff.is_tiff(start):
+        try:
+            layout = tiff.read_layout(file.read())
+        except ValueError as error:
+            raise DamagedImage(f"the TIFF picture's header cannot be read ({error})") from None
+        if layout.blocks > _BLOCKS:
+            raise TooSlow(
+                f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
+            )
+    elif start.startswith(b"\xff\xd8"):
+        header = jpeg.read_header(file.read())
+        if header.exif_bytes > _EXIF_BYTES:
+            raise DamagedImage(f"the JPEG picture has {header.exif_bytes} bytes of EXIF, more than {_EXIF_BYTES}")
+    file.seek(position)
+    return layout, header
+
+
+def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None:
+    """Refuses a TIFF that would take libtiff, which nothing can stop, more memory or time than its size explains."""
+    if layout.pixels > max_pixels:
+        raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
+    if layout.memory > max_pixels * _DECODER_BYTES:
+        raise TooManyPixels(
+            f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {max_pixels * _DECODER_BYTES};"
+            " save it in smaller strips or tiles"
+        )
+    size = _size(file)
+    if layout.encoded_bytes > size:
+        raise DamagedImage(
+            f"the TIFF picture's strips or tiles have {layout.encoded_bytes} bytes, the file only {size}"
+        )
+
+
+def _size(file: IO[bytes]) -> int:
+    position = file.tell()
+    size = file.seek(0, SEEK_END)
+    file.seek(position)
+    return size
+
+
+def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> float:
+    """How many coefficients of two bytes the decoder keeps of every pixel, until the last scan."""
+    if "progressive" not in picture.info and header is not None and header.components == picture.layers:
+        return 0  # all colours in one scan
+    sizes = [(down, across) for _, down, across, _ in picture.layer]
+    largest = max((down for down, _ in sizes), default=1) * max((across for _, across in sizes), default=1)
+    return sum(down * across for down, across in sizes) / max(largest, 1)
+
+
+def _check_scans(file: IO[bytes], header: jpeg.Header | None, pixels: int) -> None:
     """Refuses a large JPEG of many scans: for a few bytes each, the decoder walks over all pixels.
 
-    The marker cannot be part of the pixel data; what cameras and editors write has ten scans, and a thumbnail's.
+    The marker cannot be part of the pixel data; what cameras and editors write has ten scans. Those of the further
+    pictures in a file (MPO) count as well.
     """
     position = file.tell()
     file.seek(0)
-    scans = file.read().count(_JPEG_SCAN)
+    scans = file.read().count(_JPEG_SCAN, header.first_scan if header is not None else 0)
     file.seek(position)
     allowed = max(_USUAL_SCANS, _SCANNED_PIXELS // pixels)
     if scans > allowed:
@@ -192,6 +284,8 @@ _SIDEWAYS = (
 
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
+    if len(picture.info.get("exif", b"")) > _EXIF_BYTES:
+        return None  # Pillow makes an object of every value in it
     try:
         return _TURNS.get(picture.getexif().get(ExifTag.Orientation, 1))
     except Exception:  # EXIF is a hint: a damaged one does not make the picture unreadable
@@ -209,21 +303,23 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     width, height = picture.size
     rows = max(1, _STRIP_PIXELS // width)
     rgb = Image.new("RGB", picture.size)
-    white = _white_level(picture)
+    levels = _levels(picture)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
         try:
-            rgb.paste(_strip_to_rgb(strip, white, background), (0, top))
+            rgb.paste(_strip_to_rgb(strip, levels, background), (0, top))
         except ValueError as error:
             raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
     return rgb
 
 
-def _strip_to_rgb(strip: Image.Image, white: int, background: tuple[int, int, int]) -> Image.Image:
+def _strip_to_rgb(strip: Image.Image, levels: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
     if strip.mode.startswith("I;16"):
         # convert("RGB") would clip 16 bits at 255, which turns nearly every grey white.
-        values = np.asarray(strip).astype(np.uint32)
-        grey = Image.fromarray(((values * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)).convert("RGB")
+        black, white = levels
+        values = np.asarray(strip).astype(np.int32)
+        scaled = ((values - black) * 255 + (white - black) // 2) // (white - black)
+        grey = Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
         transparent = strip.info.get("transparency")
         if isinstance(transparent, int):
             grey.paste(background, mask=Image.fromarray(values == transparent))
@@ -236,10 +332,18 @@ def _strip_to_rgb(strip: Image.Image, white: int, background: tuple[int, int, in
     return below
 
 
-def _white_level(picture: Image.Image) -> int:
-    """The value of white in a mode of 16 bits: TIFF pixels of 12 bits are stored in one as they are."""
-    bits = getattr(picture, "tag_v2", {}).get(258, (16,))  # BitsPerSample
-    return 4095 if tuple(bits) == (12,) else 65535
+def _levels(picture: Image.Image) -> tuple[int, int]:
+    """The values of black and white in a mode of 16 bits.
+
+    TIFF pixels of 12 bits are stored in one as they are, and so are those that are white at zero: of the latter, Pillow
+    turns only those of up to 8 bits. A TIFF that does not say where its white is has it there, as in Pillow.
+    """
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None:
+        return 0, 65535
+    highest = 4095 if tuple(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))) == (12,) else 65535
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    return (highest, 0) if white_is_zero else (0, highest)
 
 
 def _reason(error: Exception) -> str:

@@ -88,6 +88,10 @@ class RobustClassifier:
         # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed:
         # some 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this as they start.
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # It would also keep what a large picture took, 130 MB of it, once it has seen pieces of that size freed: those
+        # go back to the system instead, while what is smaller, such as the network's tensors, is still kept.
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 20))
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 20))
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(current_settings().trusted_proxies)
 

@@ -143,9 +143,13 @@ class Settings:
                                            a core, and 32 at least
     max_images        SGN_MAX_IMAGES       pictures in one request; default 16, and no more than SGN_MAX_QUEUE
     max_bytes         SGN_MAX_BYTES        largest request body, in bytes; default 10 MiB
-    max_pixels        SGN_MAX_PIXELS       largest picture, width times height, checked before it is decoded;
-                                           default 25 million. Of WebP, which takes twice the memory, half
-    decode_seconds    SGN_DECODE_SECONDS   how long one picture may take to decode, in seconds; default 5
+    max_pixels        SGN_MAX_PIXELS       largest picture, width times height, and sum of a TIFF's tiles, checked
+                                           before it is decoded; default 25 million. Of those whose decoders take more
+                                           memory less: of WebP half, of a progressive JPEG in CMYK or with its colours
+                                           in full size (4:4:4) two thirds
+    decode_seconds    SGN_DECODE_SECONDS   how long reading a picture's header, and then its pixels, may take, in
+                                           seconds; default 5. A WebP or compressed TIFF, once begun, is decoded to its
+                                           end: those are bounded by their size
     receive_seconds   SGN_RECEIVE_SECONDS  how long a request's head, and then its body, may take to arrive, and its
                                            answer to be read on, in seconds; default 30
     background        SGN_BACKGROUND       what transparent pictures lie on; default #ffffff, white

@@ -13,7 +13,18 @@ import pytest
 from PIL import Image
 
 from sgn_serve.images import FORMATS
-from tests.sgn_serve.pictures import encode, noise, png
+from tests.sgn_serve.pictures import (
+    TIFF_DATA,
+    encode,
+    exif_of_rationals,
+    first_scans,
+    jpeg_segments,
+    noise,
+    png,
+    png_chunk,
+    tiff,
+    tiled,
+)
 from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -92,6 +103,8 @@ def test_mutated_pictures(fuzzed):
         encode(Image.fromarray(noise(40, 30)).convert("RGBA"), "WEBP", lossless=True),
         encode(Image.fromarray(noise(40, 30)).convert("P"), "PNG", transparency=3),
         png(3, 1, 16, 6, b"\0" + bytes(24)),
+        tiled(16, 48, (16, 16), zlib.compress(bytes(256), 0)),
+        encode(Image.fromarray(noise(40, 30)), "MPO", save_all=True, append_images=[Image.new("RGB", (30, 40))]),
     ]
     sent = [mutated(pictures[number % len(pictures)], rng) for number in range(PICTURES)]
     with ThreadPoolExecutor(8) as pool:
@@ -147,19 +160,26 @@ def test_pixels_are_counted_before_any_is_decoded(fuzzed, file_format):
 def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
     side = 5000  # 25 megapixels, just allowed
     colour = Image.new("RGB", (side, side), (200, 30, 40))
+    inks = colour.convert("CMYK")
+    two_thirds = (0, 0, side, side * 2 // 3)
+    whole = zlib.compress(bytes(4 * side * side), 1)  # in one strip
+    tags = {258: [8] * 4, 259: 8, 262: 5, 273: TIFF_DATA, 277: 4}
     halved = Image.new("RGBA", (side, side // 2), (200, 30, 40, 100))
     files = [
         encode(colour.convert("LA"), "PNG", compress_level=1),
-        encode(colour, "JPEG", progressive=True),
-        encode(colour.convert("CMYK"), "TIFF", compression="tiff_lzw"),
+        encode(colour, "JPEG", progressive=True, subsampling="4:2:2"),
+        first_scans(encode(inks.crop(two_thirds), "JPEG", progressive=True), 10),
+        encode(colour.crop(two_thirds), "JPEG", progressive=True, subsampling="4:4:4"),
+        tiff(whole, tags | {256: side, 257: side, 278: side, 279: len(whole)}),
+        encode(inks, "TIFF", compression="tiff_lzw"),
         encode(colour.convert("L"), "GIF"),
         encode(halved, "WEBP", quality=10, method=0),
         b"\x89PNG" + random.Random(0).randbytes(9_000_000),
     ]
-    with ThreadPoolExecutor(12) as pool:
+    with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(lambda data: fuzzed.check(fuzzed.ask(data)), files * 2))
-    assert set(statuses[:5]) == {200}
-    assert statuses[5] == 415
+    assert set(statuses[:8]) == {200}
+    assert statuses[8] == 415
     assert fuzzed.check(fuzzed.ask(encode(halved.resize((side, side // 2 + 1)), "WEBP", quality=10, method=0))) == 413
     fuzzed.check_alive()
 
@@ -169,30 +189,39 @@ def test_more_than_ten_megabytes_is_too_much(fuzzed):
     fuzzed.check_alive()
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    """One of a PNG's chunks."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def hidden_bombs() -> dict[str, bytes]:
     """Small pictures whose metadata or pixels unpack to far more than the header says, by format."""
     bomb = zlib.compress(bytes(330_000_000), 1)
     small = encode(Image.new("RGB", (8, 8), "red"))
     end_of_header = small.index(b"IDAT") - 4
     header, rest = small[:end_of_header], small[end_of_header:]
-    tiff = bytearray(encode(Image.new("L", (8, 8)), "TIFF", compression="tiff_adobe_deflate"))
-    strip = struct.pack("<HHI", 273, 4, 1)
-    at = tiff.index(strip) + len(strip)
-    tiff[at : at + 4] = struct.pack("<I", len(tiff))
-    count = tiff.index(struct.pack("<HHI", 279, 4, 1)) + 8
-    tiff[count : count + 4] = struct.pack("<I", len(bomb))
+    plain = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: TIFF_DATA, 277: 1, 278: 8, 279: 64}
+    jpeg = encode(Image.new("RGB", (8, 8)), "JPEG")
+    rationals = exif_of_rationals(282, 1_200_000)
+    exif = [b"Exif\0\0" + rationals[at : at + 65_000] for at in range(0, len(rationals), 65_000)]
+    progressive = encode(Image.new("L", (5000, 5000)), "JPEG", progressive=True)
+    many_scans = progressive[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00" * 5000 + progressive[-2:]
+    mpo = tiff(b"", {0xB000: (7, 4, 0x30303130), 0xB001: 2, 0xB002: (7, 32, 50)}) + bytes(32)
+    tile = zlib.compress(bytes(256))
+    empty = tile[:2] + b"\0\0\0\xff\xff" * 1_000_000 + tile[2:]
     frames = [Image.new("L", (2000, 2000), level) for level in range(20)]
     return {
-        "PNG text": header + chunk(b"zTXt", b"Comment\0\0" + bomb) + rest,
-        "PNG international text": header + chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb) + rest,
-        "PNG profile": header + chunk(b"iCCP", b"x\0\0" + bomb) + rest,
-        "PNG pixels": header + chunk(b"IDAT", bomb) + chunk(b"IEND", b""),
-        "TIFF strip": bytes(tiff) + bomb,
+        "PNG text": header + png_chunk(b"zTXt", b"Comment\0\0" + bomb) + rest,
+        "PNG international text": header + png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb) + rest,
+        "PNG profile": header + png_chunk(b"iCCP", b"x\0\0" + bomb) + rest,
+        "PNG EXIF": header + png_chunk(b"eXIf", exif_of_rationals(274, 1_200_000)) + rest,
+        "PNG chunks": header + png_chunk(b"tEXt", b"x\0") * 700_000 + rest,
+        "PNG pixels": header + png_chunk(b"IDAT", bomb) + png_chunk(b"IEND", b""),
+        "JPEG EXIF": jpeg[:2] + jpeg_segments(0xE1, exif) + jpeg[2:],
+        "JPEG segments": jpeg[:2] + b"\xff\xe2\0\2" * 2_500_000 + jpeg[2:],
+        "MPO scans": many_scans[:2] + jpeg_segments(0xE2, [b"MPF\0" + mpo]) + many_scans[2:],
+        "TIFF strip": tiff(bomb, plain | {259: 8, 279: len(bomb)}),
+        "TIFF tile": tiled(16, 16, (18_000, 18_000), bomb),
+        "TIFF tiles that share one stream": tiled(60_000, 16, (16, 1_000_000), zlib.compress(bytes(16_000_000))),
+        "TIFF tiles of empty blocks": tiled(16_000, 16, (16, 16), empty),
+        "TIFF strips without end": tiff(bytes(10_000_000), plain | {273: (4, 2_500_000, TIFF_DATA), 278: 1}),
+        "TIFF resolution": tiff(bytes(10_000_000), plain | {282: (5, 1_250_000, TIFF_DATA)}),
+        "TIFF tags": tiff(bytes(8_000_000), plain | {40_000 + tag: (4, 2_000_000, TIFF_DATA) for tag in range(100)}),
         "GIF frames": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "WEBP frames": encode(frames[0], "WEBP", save_all=True, append_images=frames[1:8], lossless=True, method=0),
         "TIFF pages": encode(frames[0], "TIFF", save_all=True, append_images=frames[1:8], compression="tiff_lzw"),
