@@ -13,6 +13,7 @@ from training.architectures import KNOWN, build_backbone
 from training.atomic_file import WriteError
 from training.config import METHODS, TrainConfig, check_given, recipe_defaults
 from training.data import DATASETS, load_pictures
+from training.devices import check_threads
 from training.distributed import (
     DistributedError,
     Shard,
@@ -232,9 +233,10 @@ def describe(trainer: Trainer) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     try:
+        check_threads(arguments.threads)
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
         device = local_device(arguments.device)
         config = configure(arguments, device)
     except ERRORS as error:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.model import LogitsFunction, SelfGradientNetwork
+from training.model import LogitsFunction, SelfGradientNetwork, rms_normalised
 from training.smooth_surrogate import SmoothSurrogate
 
 
@@ -28,8 +28,7 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
         with SmoothSurrogate(beta):
             smooth = model.self_gradient(images)
         if model.block.gradient_scaling == "rms":
-            mean_square = smooth.square().mean(dim=(1, 2, 3), keepdim=True)
-            smooth = smooth * torch.rsqrt(mean_square + torch.finfo(smooth.dtype).tiny)
+            smooth = rms_normalised(smooth)
         identity = model.block.scale * smooth
         return model.plain_logits(images + correction + (identity - identity.detach()))
 

@@ -74,7 +74,7 @@ def pgd(
     # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
     active = torch.arange(len(labels), device=images.device)
     for _ in range(steps):
-        logits, gradient = _loss_gradient(logits_function, current[active], labels[active], loss)
+        logits, gradient = loss_gradient(logits_function, current[active], labels[active], loss)
         if keep_best:
             margins = margin(logits, labels[active])
             _keep_better(best, best_margin, current, margins, active)
@@ -136,13 +136,14 @@ def noise_fgsm(
     """
     images = images.detach()
     noisy = images + draw_like(images, lambda noise: noise.uniform_(-noise_scale * eps, noise_scale * eps))
-    _, gradient = _loss_gradient(logits_function, noisy, labels, cross_entropy)
+    _, gradient = loss_gradient(logits_function, noisy, labels, cross_entropy)
     return (noisy + eps * gradient.sign()).clamp(0, 1)
 
 
-def _loss_gradient(
+def loss_gradient(
     logits_function: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss
 ) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes), and the gradient of each image's loss with respect to the image, (N, 3, H, W); detached."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = logits_function(images)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from training.in_batches import first_pass_in_batches, in_batches
 from training.model import SelfGradientNetwork
 
 
@@ -30,10 +31,12 @@ class BlockEffect:
 
 
 def measure_block_effect(
-    model: SelfGradientNetwork, images: Tensor, attacked: Tensor, *, eps: float, seed: int
+    model: SelfGradientNetwork, images: Tensor, attacked: Tensor, *, eps: float, seed: int, batch_size: int = 250
 ) -> BlockEffect:
-    """images, attacked: (N, 3, H, W) float32 in [0, 1], attacked versions of the same pictures; N a few hundred
+    """The means over these pictures.
 
+    images, attacked: (N, 3, H, W) float32 in [0, 1], attacked versions of the same pictures; N a few hundred
+    batch_size:       pictures that the network sees at once
     raises ValueError for a network without a block
     """
     if model.block is None:
@@ -42,12 +45,13 @@ def measure_block_effect(
     signs = torch.randint(0, 2, images.shape, generator=generator).to(images) * 2 - 1
     nearby = (images + eps * signs).clamp(0, 1)
     with torch.no_grad():
-        plain, gradient = model.first_pass(images)
+        plain, gradient = first_pass_in_batches(model.first_pass, images, batch_size)
         correction = model.block(gradient)
-        logits = model.plain_logits(images + correction)
-        nearby_correction = model.block(model.self_gradient(nearby))
-        plain_attacked, gradient_attacked = model.first_pass(attacked)
-        logits_attacked = model.second_pass(attacked, gradient_attacked)
+        logits = in_batches(model.plain_logits, images + correction, batch_size=batch_size)
+        _, nearby_gradient = first_pass_in_batches(model.first_pass, nearby, batch_size)
+        nearby_correction = model.block(nearby_gradient)
+        plain_attacked, gradient_attacked = first_pass_in_batches(model.first_pass, attacked, batch_size)
+        logits_attacked = in_batches(model.second_pass, attacked, gradient_attacked, batch_size=batch_size)
     moved = correction.abs().mean()
     change = (nearby_correction - correction).abs().mean() / moved if moved > 0 else torch.zeros(())
     return BlockEffect(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.in_batches import first_pass_in_batches
 from training.model import SelfGradientNetwork, soft_loss
 
 ITERATIONS = 10
@@ -55,18 +56,20 @@ def iterate(
     correction: Callable[[Tensor], Tensor],
     epsilon: float,
     iterations: int = ITERATIONS,
+    batch_size: int = 250,
 ) -> Iteration:
     """g_0 = 0, g_(n+1) = gradient of the soft loss at x + correction(g_n).
 
     images:     (N, 3, H, W) in [0, 1]
     correction: (N, 3, H, W) gradient -> (N, 3, H, W); 0 -> 0
+    batch_size: pictures that the network sees at once
     """
     gradient = torch.zeros_like(images)
     previous_value: Tensor | None = None
     gradient_change, value_change = [], []
     with torch.no_grad():
         for _ in range(iterations):
-            logits, following = model.first_pass(images + correction(gradient))
+            logits, following = first_pass_in_batches(model.first_pass, images + correction(gradient), batch_size)
             value = torch.stack([soft_loss(row) for row in logits])
             gradient_change.append((following - gradient).flatten(1).norm(dim=1).mean().item())
             if previous_value is not None:
@@ -76,7 +79,7 @@ def iterate(
 
 
 def measure_convergence(
-    model: SelfGradientNetwork, images: Tensor, eps: float, iterations: int = ITERATIONS
+    model: SelfGradientNetwork, images: Tensor, eps: float, iterations: int = ITERATIONS, batch_size: int = 250
 ) -> dict[str, Iteration]:
     """Of the network with its block, whose scale is the theorem's epsilon, and of the theorem's own form, eps * g.
 
@@ -85,6 +88,6 @@ def measure_convergence(
     if model.block is None:
         raise ValueError("this network has no self-gradient block, so there is nothing to iterate")
     return {
-        "block": iterate(model, images, model.block, model.block.scale, iterations),
-        "eps * gradient": iterate(model, images, lambda gradient: eps * gradient, eps, iterations),
+        "block": iterate(model, images, model.block, model.block.scale, iterations, batch_size),
+        "eps * gradient": iterate(model, images, lambda gradient: eps * gradient, eps, iterations, batch_size),
     }

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.devices import checked_device
+
 # Reading a large image folder takes some processes longer than others. torchrun notices dead ones by itself.
 _PATIENCE = timedelta(hours=2)
 
@@ -114,9 +116,10 @@ def first_here() -> bool:
 def local_device(name: str) -> torch.device:
     """The device that --device names; with several processes "cuda" is each one's own GPU.
 
-    raises DistributedError where there are too few GPUs, or one that all processes would share
+    raises ValueError where there is no such device, DistributedError where there are too few GPUs, or one that all
+    processes would share
     """
-    device = torch.device(name)
+    device = checked_device(name)
     if launched_processes() == 1 or device.type != "cuda":
         return device
     if ":" in name:

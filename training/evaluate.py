@@ -21,6 +21,7 @@ from training.attack_registry import (
 )
 from training.checkpoint import CheckpointError, CheckpointInfo, current_versions, git_commit, load_checkpoint
 from training.data import DATASETS, DatasetError, PictureSet, load_pictures, split_validation, to_float
+from training.devices import check_threads, checked_device
 from training.evaluation import Evaluation
 from training.exported_graph import ExportedGraph, ExportedGraphError
 from training.interruption import Terminated, terminable
@@ -98,8 +99,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     for name in ("pictures", "batch_size", "restarts"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise ValueError(f"--threads must be at least 1, not {arguments.threads}")
+    check_threads(arguments.threads)
     for beta in arguments.beta:
         if beta <= 0:
             raise ValueError(f"--beta must be above 0, not {beta:g}; 5, 20 and 100 are the usual three")
@@ -154,7 +154,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     raises CheckpointError, DatasetError, ExportedGraphError, ValueError
     """
     check_numbers(arguments)
-    device = torch.device(arguments.device)
+    device = checked_device(arguments.device)
     model, info = load_checkpoint(arguments.ckpt)
     model.to(device).to(memory_format=torch.channels_last)
     model.requires_grad_(False)
@@ -246,6 +246,10 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(arguments.threads)
         with terminable():
             evaluate(arguments, command)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of memory on {arguments.device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
+        return 2
     except (CheckpointError, DatasetError, ExportedGraphError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from training.consistency import batch_dependence, randomness
 from training.convergence import Iteration, measure_convergence
 from training.exported_graph import STATE as GRAPH_STATE
 from training.exported_graph import ExportedGraph
+from training.in_batches import in_batches
 from training.masking import PLAIN_GRADIENT, Finding, checklist, likely_overestimated
 from training.model import LogitsFunction, SelfGradientNetwork
 from training.report import Report, row_key
@@ -41,6 +42,7 @@ class Evaluation:
     report:      its setting says epsilon and seed
     path:        where the report is saved after each attack
     betas:       sharpness of the smooth surrogates
+    batch_size:  pictures that the network sees at once
     graph:       the exported graph, where it is attacked too
     """
 
@@ -132,16 +134,19 @@ class Evaluation:
         some = slice(0, min(GRADIENT_PICTURES, len(self.labels)))
         images, labels = self.images[some], self.labels[some]
         correlations = gradient_check.finite_difference_correlations(
-            self.model, found, images, labels, eps=self.eps, seed=self.seed
+            self.model, found, images, labels, eps=self.eps, seed=self.seed, batch_size=self.batch_size
         )
         self.report.measured["gradient_correlation"] = {name: round(value, 4) for name, value in correlations.items()}
         self.report.measured["zero_gradients"] = {
-            name: round(gradient_check.zero_gradient_share(found[PLAIN_GRADIENT], images, labels, loss), 4)
+            name: round(
+                gradient_check.zero_gradient_share(found[PLAIN_GRADIENT], images, labels, loss, self.batch_size), 4
+            )
             for name, loss in (("cross-entropy", cross_entropy), ("margin", margin))
         }
 
     def _check_consistency(self) -> None:
-        some = self.images[:CONSISTENCY_PICTURES]
+        # Whether an answer depends on the others in its batch, no fewer than two can show.
+        some = self.images[: min(CONSISTENCY_PICTURES, max(2, self.batch_size))]
         if len(some) > 1 and "batch_dependence" not in self.report.measured:
             self.report.measured["batch_dependence"] = batch_dependence(self.model, some)
         if "randomness" not in self.report.measured:
@@ -206,11 +211,20 @@ class Evaluation:
         if self.model.block is None:
             return
         some = slice(0, min(BLOCK_PICTURES, len(self.labels)))
-        effect = measure_block_effect(self.model, self.images[some], self._pgd_10(some), eps=self.eps, seed=self.seed)
+        effect = measure_block_effect(
+            self.model,
+            self.images[some],
+            self._pgd_10(some),
+            eps=self.eps,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
         self.report.block_effect = {name: round(value, 6) for name, value in effect.as_dict().items()}
 
     def _measure_convergence(self) -> dict[str, Iteration]:
-        iterations = measure_convergence(self.model, self.images[:CONVERGENCE_PICTURES], self.eps)
+        iterations = measure_convergence(
+            self.model, self.images[:CONVERGENCE_PICTURES], self.eps, batch_size=self.batch_size
+        )
         self.report.measured["convergence"] = {name: one.as_dict() for name, one in iterations.items()}
         self.report.save(self.path)
         return iterations
@@ -218,7 +232,12 @@ class Evaluation:
     def _pgd_10(self, some: slice) -> Tensor:
         torch.manual_seed(self.seed)
         attack = robustness.pgd(10, block=self.model.block is not None)
-        return attack.perturb(self.model, self.images[some], self.labels[some], self.eps)
+        return in_batches(
+            lambda images, labels: attack.perturb(self.model, images, labels, self.eps),
+            self.images[some],
+            self.labels[some],
+            batch_size=self.batch_size,
+        )
 
     def _bar(self) -> tqdm:
         return tqdm(unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60)

@@ -31,8 +31,8 @@ from training.run_log import RunLog
 from training.schedule import learning_rate
 from training.selection import Selection
 from training.training_bar import TrainingBar
-from training.training_state import Progress, TrainingError, save_state
-from training.validation import Validation, collapse
+from training.training_state import Progress, TrainingError, description, differing_pictures, save_state
+from training.validation import Validation, collapse, validation_batch_size
 from training.views import check_view
 from training.weight_average import WeightAverage
 from training.whole_batch import as_part_of_the_whole_batch
@@ -71,6 +71,7 @@ class Trainer:
             config.epsilon,
             config.seed,
             shard,
+            validation_batch_size(config, shard),
         )
         torch.manual_seed(config.seed)
         mean, std = self.pictures.channel_statistics(self.train_indices)
@@ -302,7 +303,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            "data": self._data(),
+            "data": description(self.pictures, self.info.mean),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -310,21 +311,11 @@ class Trainer:
             state |= {"average": self.average.state, "average_steps": self.average.steps}
         return state
 
-    def _data(self) -> dict[str, Any]:
-        """What must not change about the pictures from one part of a run to the next."""
-        return {
-            "class_names": list(self.info.class_names),
-            "pictures": len(self.pictures),
-            "mean": list(self.info.mean),
-        }
-
     def _go_on_from(self, state: dict[str, Any]) -> None:
-        data = self._data()
-        # States that an older version saved do not say what they were trained on.
-        if state.get("data", data) != data:
+        differing = differing_pictures(state, description(self.pictures, self.info.mean))
+        if differing:
             raise TrainingError(
-                f"{self.state_path} is of a run on other pictures ({state['data']['pictures']} of "
-                f"{len(state['data']['class_names'])} classes, now {data['pictures']} of {len(data['class_names'])}); "
+                f"{self.state_path} is of a run on other pictures ({differing}); "
                 "give the --data-root that it was started with, or start under another --run"
             )
         self.progress = Progress(**state["progress"])

@@ -1,6 +1,7 @@
 """state.pt: all that an interrupted run needs to go on to the same result."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from training.atomic_file import write_atomically
 from training.config import TrainConfig
+from training.picture_set import PictureSet
 
 
 class TrainingError(RuntimeError):
@@ -46,6 +48,26 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dic
     write_atomically(path, buffer.getbuffer())
 
 
+def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, Any], TrainConfig]:
+    """A saved state, on the CPU, and the configuration of the run that it is of.
+
+    fix:  what to do about a file that is no state, for the message
+    mmap: leave tensors in the file until they are used
+    raises TrainingError where it is unreadable
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        saved = TrainConfig.from_dict(state["config"])
+        Progress(**state["progress"])
+        missing = {"model", "optimizer"} - state.keys()
+    except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TrainingError(f"{path}: not a saved training state ({reason}); {fix}") from None
+    if missing:
+        raise TrainingError(f"{path}: a training state without its {' and '.join(missing)}; {fix}")
+    return state, saved
+
+
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     """The saved state of the run with this configuration, on the CPU.
 
@@ -53,21 +75,36 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     """
     if not path.is_file():
         raise TrainingError(f"{path}: no such file, so there is nothing to resume; leave --resume away to start")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        saved = TrainConfig.from_dict(state["config"])
-        Progress(**state["progress"])
-        missing = {"model", "optimizer"} - state.keys()
-    except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrainingError(f"{path}: not a saved training state ({reason}); start again under another --run") from None
-    if missing:
-        raise TrainingError(f"{path}: a training state without its {' and '.join(missing)}; start under another --run")
+    state, saved = load_state(path, "start again under another --run")
     if saved != config:
-        mine = config.as_dict()
-        differing = [f"{k} (was {v}, now {mine[k]})" for k, v in saved.as_dict().items() if mine[k] != v]
         raise TrainingError(
-            f"{path} is of a run with other settings: {', '.join(differing)}; "
+            f"{path} is of a run with other settings: {differing_settings(saved, config)}; "
             "give the same ones as then, or start under another --run"
         )
     return state
+
+
+def differing_settings(saved: TrainConfig, now: TrainConfig) -> str:
+    """The fields of a run's configuration that are others now, as text; "" where none is."""
+    given = now.as_dict()
+    return ", ".join(f"{k} (was {v}, now {given[k]})" for k, v in saved.as_dict().items() if given[k] != v)
+
+
+def description(pictures: PictureSet, mean: Sequence[float]) -> dict[str, Any]:
+    """What must not change about the pictures from one part of a run to the next, as its state holds it.
+
+    mean: of the pictures trained on, by PictureSet.channel_statistics
+    """
+    return {"class_names": list(pictures.class_names), "pictures": len(pictures), "mean": list(mean)}
+
+
+def differing_pictures(state: dict[str, Any], now: dict[str, Any]) -> str:
+    """How the pictures that a run was trained on differ from those that `now` describes, as text; "" if they do not."""
+    # States that an older version saved do not say what they were trained on.
+    saved = state.get("data", now)
+    if saved == now:
+        return ""
+    counts = [f"{data['pictures']} of {len(data['class_names'])}" for data in (saved, now)]
+    if counts[0] == counts[1]:
+        return f"{counts[0]} classes then and now, but not the same ones"
+    return f"{counts[0]} classes, now {counts[1]}"

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training import robustness
 from training.block_effect import BlockEffect, measure_block_effect
+from training.config import TrainConfig
 from training.distributed import ALONE, Shard
+from training.in_batches import in_batches
 from training.model import SelfGradientNetwork
 from training.oracle import GradientOracle
 from training.oracle_protocol import oracle_withstood
@@ -25,6 +28,7 @@ class Validation:
     images, labels: (N, 3, H, W) float32 in [0, 1] and (N)
     attacked:       how many of them, from the first, are attacked
     shard:          with several processes, each does some of the measurements, and all know the figures
+    batch_size:     pictures that the network sees at once
     """
 
     images: Tensor
@@ -33,6 +37,7 @@ class Validation:
     eps: float
     seed: int
     shard: Shard = ALONE
+    batch_size: int = 250
 
     def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
         """Accuracies in [0, 1] by log column, `val_lowest` (per picture over all attacks) among them.
@@ -81,21 +86,30 @@ class Validation:
     def _withstood(self, model: SelfGradientNetwork, attack: Attack, count: int) -> Tensor:
         """Of the first `count` pictures."""
         images, labels = self.images[:count], self.labels[:count]
-        return robustness.withstood(model, images, labels, attack, eps=self.eps, seed=self.seed)
+        return robustness.withstood(
+            model, images, labels, attack, eps=self.eps, seed=self.seed, batch_size=self.batch_size
+        )
 
     def _block_effect(self, model: SelfGradientNetwork) -> Tensor:
         """BlockEffect's fields in their order."""
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
         torch.manual_seed(self.seed)
-        attacked = robustness.pgd(10).perturb(model, images, labels, self.eps)
-        effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=self.seed)
+        attack = robustness.pgd(10)
+        attacked = in_batches(
+            lambda some, right: attack.perturb(model, some, right, self.eps),
+            images,
+            labels,
+            batch_size=self.batch_size,
+        )
+        effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=self.seed, batch_size=self.batch_size)
         return torch.tensor(astuple(effect), dtype=torch.double)
 
     def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
         """Table 1's two figures, labels told to the network."""
-        clean = oracle_withstood(model, self.images, self.labels, steps=0, eps=self.eps, seed=self.seed)
+        options: dict[str, Any] = {"eps": self.eps, "seed": self.seed, "batch_size": self.batch_size}
+        clean = oracle_withstood(model, self.images, self.labels, steps=0, **options)
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
-        pgd10 = oracle_withstood(model, images, labels, steps=10, eps=self.eps, seed=self.seed)
+        pgd10 = oracle_withstood(model, images, labels, steps=10, **options)
         lowest = robustness.lowest([clean[: self.attacked], pgd10])
         shares = {"val_clean": clean, "val_pgd10": pgd10, "val_lowest": lowest}
         return {name: right.float().mean().item() for name, right in shares.items()}
@@ -106,6 +120,18 @@ class Validation:
             attacks.append(("smooth_cw10", robustness.smooth_cw(10, beta=20)))
             attacks.append(("block_off_cw10", robustness.block_off_transfer(10)))
         return attacks
+
+
+def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
+    """Pictures at once that fit into the memory which this process trains in, at most 250."""
+    batch_size = config.batch_size // shard.processes
+    if config.precision == "bf16":
+        # Validation computes in float32, whose activations are twice as large.
+        batch_size //= 2
+    if config.method == "self-gradient":
+        # The smooth surrogate's second derivatives need more (measured: 1.2 times) than training.second_derivatives.
+        batch_size //= 2
+    return max(1, min(250, batch_size))
 
 
 def collapse(figures: dict[str, float], best_pgd: float) -> str | None:

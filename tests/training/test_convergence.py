@@ -32,10 +32,14 @@ def test_an_iteration_that_does_not_settle_breaks_the_bound():
 
 
 def test_both_forms_of_a_network(network):
-    images = torch.rand(3, 3, 12, 12)
-    model = network(scale=8 / 255)
+    images = torch.rand(3, 3, 12, 12, dtype=torch.double)
+    model = network(scale=8 / 255).double()
     measured = measure_convergence(model, images, eps=8 / 255, iterations=4)
     assert set(measured) == {"block", "eps * gradient"}
+    parts = measure_convergence(model, images, eps=8 / 255, iterations=4, batch_size=2)
+    for name, iteration in measured.items():
+        assert parts[name].gradient_change == pytest.approx(iteration.gradient_change, rel=1e-4)
+        assert parts[name].value_change == pytest.approx(iteration.value_change, rel=1e-4)
     first = model.self_gradient(images).flatten(1).norm(dim=1).mean().item()
     for iteration in measured.values():
         assert iteration.gradient_change[0] == pytest.approx(first, rel=1e-5)

@@ -106,10 +106,11 @@ def test_parts_of_a_batch():
 
 
 def test_processes_take_their_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert local_device("cuda:1") == torch.device("cuda:1")
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert local_device("cuda") == torch.device("cuda:1")
     assert local_device("cpu") == torch.device("cpu")
     with pytest.raises(DistributedError, match="pass --device cuda"):

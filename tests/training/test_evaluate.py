@@ -104,6 +104,16 @@ def test_mistakes_get_one_line(checkpoint, picture_folder, tmp_path, capsys):
     assert "--data-root" in capsys.readouterr().err
 
 
+def test_too_little_memory_gets_one_line(checkpoint, picture_folder, capsys, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nAnd much more.")
+
+    monkeypatch.setattr(robustness, "withstood", full)
+    assert main([f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=3", "--device=cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: out of memory on cpu (CUDA out of memory.); pass a smaller --batch-size"
+
+
 def test_table_shows_block_on_and_off_side_by_side():
     report = Report(setting={})
     for block, bits in ((True, [True, True, False, True]), (False, [True, False, False, True])):
@@ -167,6 +177,9 @@ def test_a_row_of_other_parameters_is_measured_again(tmp_path):
         (["--restarts=0"], "--restarts must be at least 1"),
         (["--batch-size=0"], "--batch-size must be at least 1"),
         (["--threads=0"], "--threads must be at least 1"),
+        (["--threads=-1"], "--threads must be at least 1"),
+        (["--device=gpu"], "--device gpu: no such device here"),
+        (["--device=cuda:99"], "pass --device cpu"),
         (["--beta", "0"], "--beta must be above 0"),
         (["--attacks", "pgd"], "unknown attack 'pgd'; known are: quick, paper"),
         (["--attacks", "apgd-t"], "at least 4 classes"),

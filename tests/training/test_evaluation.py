@@ -105,3 +105,34 @@ def test_a_finished_report_runs_nothing_again(full, monkeypatch):
     )
     assert again.run(attacks) == findings
     assert again.report.withstood == evaluation.report.withstood
+
+
+def test_no_more_pictures_at_once_than_the_batch_size(tmp_path):
+    """And no figure changes; in float64, where the order of sums cannot turn the sign of a gradient."""
+    model = tiny(0, block=True).double()
+    images = torch.rand(8, 3, 8, 8, dtype=torch.double)
+    labels = torch.tensor([0, 1, 2, 3]).repeat(2)
+    attacks = build_attacks(["fgsm", "smooth-cw"], Context(eps=EPS, has_block=True, classes=4, betas=(20.0,)))
+    largest = [0]
+    model.backbone.register_forward_pre_hook(lambda _, inputs: largest.append(max(largest.pop(), len(inputs[0]))))
+    reports = {}
+    for batch_size in (8, 3):
+        largest[0] = 0
+        report = Report(setting={"eps": EPS, "seed": 0})
+        evaluation = Evaluation(
+            model=model,
+            images=images,
+            labels=labels,
+            class_names=("a", "b", "c", "d"),
+            report=report,
+            path=tmp_path / f"{batch_size}.json",
+            betas=(20.0,),
+            batch_size=batch_size,
+        )
+        evaluation.run(attacks)
+        assert largest == [batch_size]
+        reports[batch_size] = report
+    assert reports[3].withstood == reports[8].withstood
+    assert reports[3].block_effect == pytest.approx(reports[8].block_effect)
+    for name in ("gradient_correlation", "zero_gradients", "accuracy_over_eps"):
+        assert reports[3].measured[name] == pytest.approx(reports[8].measured[name])

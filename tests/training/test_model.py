@@ -115,6 +115,40 @@ def test_frozen_batch_norm_thaws_after_an_error(network):
     assert model.backbone.norm.training
 
 
+def test_without_derivatives_the_answers_are_the_same_to_the_last_bit(network):
+    model = network()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.rand(3, 3, 16, 16).contiguous(memory_format=layout)
+        logits, gradient = model.first_pass(images)
+        answers = model(images)
+        assert answers.requires_grad
+        with torch.no_grad():
+            cheap_logits, cheap_gradient = model.first_pass(images)
+            cheap_answers = model(images)
+        assert torch.equal(cheap_logits, logits)
+        assert torch.equal(cheap_gradient, gradient)
+        assert torch.equal(cheap_answers, answers)
+        assert not any(made.requires_grad for made in (cheap_logits, cheap_gradient, cheap_answers, images))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_without_derivatives_nothing_is_kept_for_a_second_one(network, monkeypatch):
+    """Which attacks that look at answers alone would pay for with every question."""
+    model = network()
+    images = torch.rand(2, 3, 16, 16)
+    created = []
+    original = torch.autograd.grad
+
+    def recording(*arguments, create_graph=False, **options):
+        created.append(create_graph)
+        return original(*arguments, create_graph=create_graph, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", recording)
+    with torch.no_grad():
+        model(images)
+    assert created == [False]
+
+
 def test_works_under_inference_mode(network):
     model = network()
     images = torch.rand(2, 3, 16, 16)

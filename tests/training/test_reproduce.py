@@ -2,18 +2,22 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.training.archives import write_cifar, write_svhn
 from training import __main__ as train
 from training import evaluate
 from training.reproduce import __main__ as reproduce
 from training.reproduce.paper import ATTACKS, TABLES
-from training.reproduce.runs import Run
+from training.reproduce.runs import ReproductionError, Run, Source
 from training.reproduce.systems import BUDGETS, SYSTEMS
-from training.reproduce.tables import LOWEST, columns, lines_of
+from training.reproduce.tables import LOWEST, columns, line, lines_of
 
 
 @pytest.fixture
@@ -124,6 +128,77 @@ def test_a_failed_training_stops_with_its_name(tmp_path, monkeypatch, picture_fo
     monkeypatch.setattr(Run, "_python", lambda self, arguments: 2)
     assert smoke("table2", "--dataset", "image-folder", "--data-root", str(picture_folder)) == 2
     assert "training reproduce/smoke/cifar10/standard failed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(picture_folder, tmp_path, monkeypatch, in_this_process) -> Run:
+    """A run that is trained, and that says so."""
+    monkeypatch.chdir(tmp_path)
+    source = Source("cifar10", "image-folder", picture_folder, "")
+    run = Run("standard", source, "smoke", BUDGETS["smoke"], threads=None)
+    run.train()
+    assert run.trained()
+    assert in_this_process == [run.training_command(resume=False)]
+    return run
+
+
+def change_state(run: Run, change: Callable[[dict], None]) -> None:
+    state = torch.load(run.directory / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, run.directory / "state.pt")
+
+
+def test_a_run_of_other_settings_is_not_taken_for_the_tables(finished, picture_folder, capsys, in_this_process):
+    data = ("--dataset", "image-folder", "--data-root", str(picture_folder))
+    assert smoke("table2", *data, "--dataset-name", "others") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"error: {finished.directory} was trained with other settings: dataset_name (was , now others); " in error
+    assert f"move {finished.directory} away to train it anew" in error
+    change_state(finished, lambda state: state["config"].update(method="pgd", seed=3))
+    assert smoke("table2", *data) == 2
+    assert "method (was pgd, now standard), seed (was 3, now 0); " in capsys.readouterr().err
+    (finished.directory / "state.pt").write_bytes(b"")
+    assert smoke("table2", *data) == 2
+    assert re.search(r"error: .*state.pt: not a saved training state .* away to train it anew", capsys.readouterr().err)
+    assert len(in_this_process) == 1, "something was trained or judged all the same"
+
+
+def test_a_run_on_other_pictures_is_not_taken_for_the_tables(finished, picture_folder, tmp_path):
+    moved = replace(finished, source=replace(finished.source, data_root=tmp_path / "moved"))
+    assert moved.trained(), "without its pictures"
+    shutil.copytree(picture_folder, tmp_path / "copied")
+    copied = replace(finished, source=replace(finished.source, data_root=tmp_path / "copied"))
+    assert copied.trained()
+    shutil.copytree(picture_folder, tmp_path / "fewer")
+    (tmp_path / "fewer" / "train" / "red" / "000.png").unlink()
+    fewer = replace(finished, source=replace(finished.source, data_root=tmp_path / "fewer"))
+    message = r"was trained on other pictures \(120 of 3 classes, now 119 of 3\); give what it was"
+    with pytest.raises(ReproductionError, match=message):
+        fewer.trained()
+
+
+def test_a_run_from_another_machine_or_before_the_newest_setting_is_taken(finished):
+    def change(state: dict) -> None:
+        state["config"]["precision"] = "float32" if state["config"]["precision"] == "bf16" else "bf16"
+        del state["config"]["cutmix"], state["data"]
+
+    change_state(finished, change)
+    assert finished.trained()
+
+
+def test_the_checklists_verdict_stands_beside_the_state_that_it_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    states = ("block on", "block off")
+    report = {"accuracy": {f"{state}: clean": 0.5 for state in states}, "robustness_likely_overestimated": True}
+    notes = {}
+    for table in ("table2", "table5"):
+        for row in lines_of(table, ["cifar10"]):
+            run = Run(row.system, Source("cifar10", "cifar10", tmp_path, ""), "smoke", BUDGETS["smoke"], None)
+            made = line(table, row, run, report)
+            notes[made.title] = made.note
+    assert "likely too high" not in notes.pop("self-gradient, block off")
+    assert all("likely too high" in note for note in notes.values())
 
 
 def test_every_row_is_a_method_that_trains():

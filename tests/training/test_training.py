@@ -220,6 +220,12 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     assert "it is for trades" in failure(capsys, arguments(picture_folder, "a", "--trades-beta", "3"))
     assert "--activation such as silu" in failure(capsys, arguments(picture_folder, "a", "--attack-view", "full"))
     assert "no such file" in failure(capsys, arguments(picture_folder, "a", "--init-from", "none.safetensors"))
+    # The folder is not there: whoever got as far as reading pictures would say so.
+    nowhere = runs / "nowhere"
+    for name in ("gpu", "cuda:99"):
+        assert "pass --device cpu" in failure(capsys, arguments(nowhere, "a", "--device", name))
+    for count in ("0", "-1"):
+        assert "--threads must be at least 1" in failure(capsys, arguments(nowhere, "a", "--threads", count))
     assert not (runs / "a").exists()
 
 

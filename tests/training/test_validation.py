@@ -1,7 +1,14 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from training.block_effect import measure_block_effect
-from training.validation import Validation, collapse
+from training.config import TrainConfig
+from training.distributed import ALONE, Shard
+from training.oracle import GradientOracle, with_gradient_input
+from training.validation import Validation, collapse, validation_batch_size
+from training.wide_resnet import WideResNet
 
 
 def figures(clean: float, fgsm: float, pgd10: float) -> dict[str, float]:
@@ -47,3 +54,57 @@ def test_block_effect_of_a_dead_block_is_zero(network):
     assert effect.correction_change == 0
     assert effect.answers_changed == effect.answers_changed_attacked == 0
     assert effect.gradient_mean_abs > 0
+
+
+@pytest.fixture
+def largest():
+    """Watches a network: the largest number of pictures that its backbone saw at once, in a list of one."""
+
+    def watch(model):
+        seen = [0]
+        model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(max(seen.pop(), len(inputs[0]))))
+        return seen
+
+    return watch
+
+
+def test_fewer_pictures_at_once_change_no_figure(network, largest):
+    """In float64, where the order of sums cannot turn the sign of a gradient."""
+    model = network(scale=8 / 255).double()
+    images = torch.rand(9, 3, 12, 12, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+    labels = model(images).argmax(dim=1)
+    validation = Validation(images, labels, attacked=8, eps=2 / 255, seed=0)
+    seen = largest(model)
+    whole = validation.measure(model)
+    assert seen.pop() == 9
+    seen.append(0)
+    parts = replace(validation, batch_size=3).measure(model)
+    assert seen == [3]
+    assert parts == pytest.approx(whole)
+    assert 0 < whole["val_lowest"] < 1
+
+
+def test_fewer_pictures_at_once_change_no_figure_of_an_oracle(largest):
+    torch.manual_seed(0)
+    model = GradientOracle(with_gradient_input(WideResNet(10, 1, num_classes=5), 3), (0.5,) * 3, (0.25,) * 3).double()
+    images, labels = torch.rand(9, 3, 16, 16, dtype=torch.double), torch.arange(9) % 5
+    validation = Validation(images, labels, attacked=9, eps=8 / 255, seed=0)
+    seen = largest(model)
+    whole = validation.measure(model)
+    assert seen.pop() == 9
+    seen.append(0)
+    assert replace(validation, batch_size=4).measure(model) == whole
+    assert seen == [4]
+
+
+def test_validation_takes_no_more_memory_than_training():
+    def at_once(batch_size, precision, shard=ALONE, method="pgd"):
+        config = TrainConfig(dataset="cifar10", method=method, batch_size=batch_size, precision=precision)
+        return validation_batch_size(config, shard)
+
+    assert at_once(128, "float32") == 128
+    assert at_once(128, "bf16") == 64
+    assert at_once(128, "bf16", method="self-gradient") == 32
+    assert at_once(128, "float32", Shard(1, 4)) == 32
+    assert at_once(1000, "bf16") == at_once(250, "float32") == 250
+    assert at_once(1, "bf16", method="self-gradient") == 1

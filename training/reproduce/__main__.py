@@ -10,6 +10,7 @@ from typing import Any
 from training.atomic_file import WriteError, write_atomically
 from training.checkpoint import current_versions, git_commit
 from training.data import DATASETS, DatasetError, load_pictures
+from training.devices import check_threads
 from training.interruption import Terminated, terminable
 from training.reproduce import figure
 from training.reproduce.paper import FIGURE_2, TABLES, PaperRow
@@ -108,11 +109,14 @@ def reproduce_figure(run: Run, folder: Path) -> tuple[str, dict[str, Any]]:
 def reproduce(arguments: argparse.Namespace, command: str) -> str:
     """Makes what is asked for, and writes <target>.json and <target>.md; returns what to print.
 
-    raises ReproductionError, DatasetError, WriteError
+    raises ReproductionError, ValueError (DatasetError is one), WriteError
     """
     rows = rows_of(arguments)
+    check_threads(arguments.threads)
     runs = [run_of(row, arguments) for row in rows]
     check_data(runs)
+    for run in runs:
+        run.check()
     folder: Path = arguments.out or Path("results/reproduce") / arguments.budget
     if arguments.target == FIGURE:
         text, content = reproduce_figure(runs[0], folder)
@@ -132,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         # A process that is being waited for ends with this one.
         with terminable():
             print(reproduce(arguments, command))
-    except (ReproductionError, DatasetError, WriteError) as error:
+    except (ReproductionError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Terminated) as stop:

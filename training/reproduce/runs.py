@@ -5,13 +5,24 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.__main__ import build_parser, configure
+from training.config import TrainConfig
+from training.data import DatasetError, load_pictures, split_indices
 from training.reproduce.systems import SYSTEMS, Budget
+from training.training_state import (
+    TrainingError,
+    description,
+    differing_pictures,
+    differing_settings,
+    load_state,
+)
 
 SMOOTH_BETA = "20"
 
@@ -38,6 +49,21 @@ class Source:
     def flags(self) -> list[str]:
         named = ["--dataset-name", self.name] if self.name else []
         return ["--dataset", self.reader, "--data-root", str(self.data_root), *named]
+
+
+@cache
+def training_pictures(source: Source, held_out: int, seed: int) -> dict[str, Any] | None:
+    """What a run's state says about the pictures that it is trained on, None where they are not here.
+
+    held_out: for validation
+    """
+    try:
+        pictures = load_pictures(source.reader, source.data_root, "train")
+    except DatasetError:
+        # A network that was trained elsewhere can still be judged.
+        return None
+    mean, _ = pictures.channel_statistics(split_indices(pictures, held_out, seed)[0])
+    return description(pictures, mean)
 
 
 @dataclass(frozen=True)
@@ -89,8 +115,34 @@ class Run:
     def shell_command(arguments: list[str]) -> str:
         return "python " + shlex.join(arguments)
 
+    def check(self) -> None:
+        """Whatever there is of this run, was it trained as training_command says?
+
+        Its pictures may have moved, and it may have been trained on hardware of another precision.
+        raises ReproductionError, naming what differs and the fix
+        """
+        state = self._state()
+        if state is None:
+            return
+        saved = TrainConfig.from_dict(state["config"])
+        fix = f"give what it was trained with, or move {self.directory} away to train it anew"
+        arguments = build_parser().parse_args(self.training_command(resume=False)[2:])
+        config = configure(arguments, torch.device("cpu"))
+        # The command leaves the precision to the hardware.
+        differing = differing_settings(saved, replace(config, precision=saved.precision))
+        if differing:
+            raise ReproductionError(f"{self.directory} was trained with other settings: {differing}; {fix}")
+        # States that an older version saved do not say what they were trained on, and reading pictures takes a while.
+        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed) if "data" in state else None
+        if pictures is not None and (differing := differing_pictures(state, pictures)):
+            raise ReproductionError(f"{self.directory} was trained on other pictures ({differing}); {fix}")
+
     def trained(self) -> bool:
-        """Whether the last epoch is done, or training stopped for good because its figures showed a collapse."""
+        """Whether the last epoch is done, or training stopped for good because its figures showed a collapse.
+
+        raises ReproductionError where it was not trained as training_command says
+        """
+        self.check()
         state = self._state()
         if state is None:
             return False
@@ -105,7 +157,10 @@ class Run:
         path = self.directory / "state.pt"
         if not path.is_file():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            state, _ = load_state(path, f"move {self.directory} away to train it anew", mmap=True)
+        except TrainingError as error:
+            raise ReproductionError(str(error)) from None
         return state
 
     def train(self) -> None:

@@ -60,7 +60,8 @@ def line(table: str, row: PaperRow, run: Run, report: dict[str, Any]) -> Line:
     notes = []
     if run.problem():
         notes.append(f"training stopped early ({run.problem()}); the best checkpoint until then was judged")
-    if report.get("robustness_likely_overestimated"):
+    # The checklist judges the state in which the network is used, and says nothing of the other.
+    if row.block == SYSTEMS[row.system].has_block and report.get("robustness_likely_overestimated"):
         notes.append("the masking checklist says that these figures are likely too high")
     if row.system == "gradient-oracle":
         notes.append("is told the true label of every picture, so this is no measure of robustness")
