@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from training.saved_report import different_settings
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
@@ -90,9 +92,9 @@ def summary() -> dict[str, Any]:
     raises BundleError where the reports are not of the same pictures and settings
     """
     reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SYSTEMS}
-    own = ("checkpoint_sha256", "method")
+    own = ("checkpoint_sha256", "method", "plain_gradient")
     settings = [{k: v for k, v in report["setting"].items() if k not in own} for report in reports.values()]
-    if any(setting != settings[0] for setting in settings):
+    if any(different_settings(one, other) for one in settings for other in settings):
         raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
     main = reports["self-gradient"]
     block_columns = ("epoch", "block_correction_mean_abs", "block_correction_change", "block_answers_changed")
@@ -113,6 +115,8 @@ def summary() -> dict[str, Any]:
         },
         "attacks": main["attacks"],
     }
+    if main.get("earlier"):
+        figures["earlier"] = main["earlier"]
     if "checklist" in main:
         figures["checklist"] = main["checklist"]
     disagreement = json.loads(DISAGREEMENT.read_text())

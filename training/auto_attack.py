@@ -67,7 +67,7 @@ class GradientStage:
         raises ValueError where the network has too few classes for the targeted loss
         """
         predict = _without_needless_gradients(
-            model, logits_function(model, self.view, self.beta, self.block), self.block
+            model, logits_function(model, self.view, self.beta, self.block, images), self.block
         )
         # The package flattens with view(), which channels-last images do not allow.
         inputs = images.detach().contiguous()

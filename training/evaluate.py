@@ -28,6 +28,7 @@ from training.interruption import Terminated, terminable
 from training.numbers import number
 from training.oracle import GradientOracle
 from training.oracle_protocol import judge_oracle
+from training.piecewise_linear import is_piecewise_linear
 from training.report import Report
 
 PRESET_MEANING = {
@@ -106,12 +107,13 @@ def check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def choose_pictures(pictures: PictureSet, count: int, seed: int) -> PictureSet:
-    """`count` pictures drawn evenly over the classes, or all where there are no more.
+    """`count` pictures drawn evenly over the classes, or all where there are no more, in a seeded order.
 
+    Checks and plots take the first of them, which in the order of an image folder would be of one class alone.
     raises DatasetError where a class has too few for an even draw
     """
     if count >= len(pictures):
-        return pictures
+        return pictures.subset(torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed)))
     try:
         return split_validation(pictures, count, seed)[1]
     except DatasetError:
@@ -151,7 +153,7 @@ def source(path: Path, info: CheckpointInfo, device: torch.device) -> Source:
 def evaluate(arguments: argparse.Namespace, command: str) -> None:
     """Runs the attacks and the checklist, saving the report after each; of a gradient oracle, table 1's two figures.
 
-    raises CheckpointError, DatasetError, ExportedGraphError, ValueError
+    raises CheckpointError, DatasetError, ExportedGraphError, ValueError (a saved report of another setting), WriteError
     """
     check_numbers(arguments)
     device = checked_device(arguments.device)
@@ -187,6 +189,14 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     labels = chosen.labels.to(device)
     path, folder = output_paths(arguments)
+    # What older reports do not say.
+    since = {"pictures_sha256": chosen.sha256(), "reader": dataset}
+    if len(chosen) == len(pictures):
+        # Older reports on all pictures have them in the order of the data set.
+        since["order"] = "shuffled"
+    if model.block is not None and not is_piecewise_linear(model, images):
+        # The rows whose view is "held" go through both passes then (views.plain_view).
+        since["plain_gradient"] = "both passes"
     report = Report(
         setting={
             "checkpoint_sha256": checkpoint_sha256,
@@ -200,6 +210,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
             "restarts": arguments.restarts,
             "seed": arguments.seed,
             "batch_size": arguments.batch_size,
+            **since,
         },
         about={
             "command": command,

@@ -19,7 +19,14 @@ from training.convergence import Iteration, measure_convergence
 from training.exported_graph import STATE as GRAPH_STATE
 from training.exported_graph import ExportedGraph
 from training.in_batches import in_batches
-from training.masking import PLAIN_GRADIENT, Finding, checklist, likely_overestimated
+from training.masking import (
+    BOTH_PASSES,
+    PLAIN_GRADIENT,
+    Finding,
+    checklist,
+    likely_overestimated,
+    smooth_gradient,
+)
 from training.model import LogitsFunction, SelfGradientNetwork
 from training.report import Report, row_key
 from training.report_page import headline_sentence, page, warning
@@ -64,6 +71,7 @@ class Evaluation:
         """Runs what a saved report does not have yet, saves, prints.
 
         whole_curve: accuracy at every budget of the plot, not at the one of the checklist alone
+        raises ValueError, before any attack, where the path holds a report of another setting or anything else
         """
         done = self.report.take_over(self.path, attacks)
         if done:
@@ -86,14 +94,14 @@ class Evaluation:
         if self.model.block is None:
             return {PLAIN_GRADIENT: self.model}
         averaged = {
-            f"smooth, beta {attack.beta:g}, averaged": attack.logits_function(self.model)
+            smooth_gradient(attack.beta, averaged=True): attack.logits_function(self.model, self.images)
             for attack in attacks
-            if isinstance(attack, Attack) and attack.view == "smooth" and attack.noise_samples > 1
+            if isinstance(attack, Attack) and attack.view == "smooth" and attack.beta and attack.noise_samples > 1
         }
-        smooth = {f"smooth, beta {beta:g}": views.smooth_view(self.model, beta) for beta in self.betas}
+        smooth = {smooth_gradient(beta): views.smooth_view(self.model, beta) for beta in self.betas}
         return {
-            PLAIN_GRADIENT: views.held_view(self.model),
-            "both passes": views.full_view(self.model),
+            PLAIN_GRADIENT: views.plain_view(self.model, self.images),
+            BOTH_PASSES: views.full_view(self.model),
             **smooth,
             **averaged,
         }
@@ -136,7 +144,10 @@ class Evaluation:
         correlations = gradient_check.finite_difference_correlations(
             self.model, found, images, labels, eps=self.eps, seed=self.seed, batch_size=self.batch_size
         )
-        self.report.measured["gradient_correlation"] = {name: round(value, 4) for name, value in correlations.items()}
+        # Those of rows that an earlier command measured stay.
+        known = self.report.measured.get("gradient_correlation", {})
+        rounded = {name: round(value, 4) for name, value in correlations.items()}
+        self.report.measured["gradient_correlation"] = known | rounded
         self.report.measured["zero_gradients"] = {
             name: round(
                 gradient_check.zero_gradient_share(found[PLAIN_GRADIENT], images, labels, loss, self.batch_size), 4

@@ -10,6 +10,7 @@ from torch import Tensor
 from training import attacks
 from training.atomic_file import write_atomically
 from training.oracle import GradientOracle
+from training.saved_report import read_saved
 
 FORMAT = "self-gradient-oracle/1"
 STEP_SIZE = 2 / 255
@@ -71,8 +72,9 @@ def judge_oracle(
     about:   what a reader should know besides
     path:    JSON file
     returns: the figures as text
-    raises WriteError
+    raises WriteError, and ValueError where the file is there and is no report of this setting
     """
+    read_saved(path, FORMAT, setting)
     options = {name: setting[name] for name in ("eps", "seed", "batch_size")}
     with torch.no_grad():
         answers = torch.cat([model(some).argmax(dim=1) for some in images.split(setting["batch_size"])])

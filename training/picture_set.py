@@ -1,5 +1,6 @@
 """Labelled pictures as uint8 tensors."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +28,13 @@ class PictureSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def sha256(self) -> str:
+        """Of pixels and labels in their order."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().cpu().numpy().data)
+        return digest.hexdigest()
 
     def subset(self, indices: Tensor) -> "PictureSet":
         return replace(self, images=self.images[indices], labels=self.labels[indices])

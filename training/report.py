@@ -14,6 +14,7 @@ from training.atomic_file import write_atomically
 from training.auto_attack import AUTO_ATTACK
 from training.confidence import wilson_interval
 from training.robustness import AttackOn, lowest
+from training.saved_report import read_saved
 
 FORMAT = "self-gradient-evaluation/1"
 STATES = ("block on", "block off", "exported graph")
@@ -30,7 +31,8 @@ class Report:
     """Grows attack by attack, and is saved after each, so that an interrupted evaluation goes on where it was.
 
     setting:   everything that the figures depend on; a saved report of another setting is not gone on with
-    about:     what a reader should know besides (command, versions, commit, machine)
+    about:     what a reader should know besides (command, versions, commit, machine), of the last command
+    earlier:   what `about` was for the rows that earlier commands measured: [{"about": ..., "rows": [...]}, ...]
     withstood: per row, a character for each picture: 1 still classified rightly, 0 not, - not attacked because an
                earlier row of the same state had taken it (so a row's ones are what it and those left)
     attacks:   per row, the attack's parameters
@@ -40,6 +42,7 @@ class Report:
 
     setting: dict[str, Any]
     about: dict[str, Any] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     withstood: dict[str, str] = field(default_factory=dict)
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     block_effect: dict[str, float] | None = None
@@ -145,6 +148,7 @@ class Report:
             "measured": self.measured,
             "setting": self.setting,
             "about": self.about,
+            "earlier": self.earlier,
             "attacks": self.attacks,
             "withstood": self.withstood,
         }
@@ -157,20 +161,19 @@ class Report:
         """Takes what a saved report of the same setting has measured; returns how many of `attacks` are done by that.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
-        A row whose attack had other parameters then is measured again.
+        A row whose attack had other parameters then is measured again. What stays keeps its `about`.
+        raises ValueError, one line with the fix, for a file that is no report or one of another setting
         """
-        if not path.is_file():
+        saved = read_saved(path, FORMAT, self.setting)
+        if saved is None:
             return 0
-        try:
-            saved = json.loads(path.read_text())
-        except ValueError:
-            return 0
-        if saved.get("format") != FORMAT or saved.get("setting") != self.setting:
-            return 0
+        if not _has_rows(saved):
+            raise ValueError(f"{path}: a report without its rows; pass another --report, or delete that file")
         wanted = {row_key(attack): json_values(attack.parameters()) for attack in attacks}
         keep = [key for key in saved["withstood"] if wanted.get(key, saved["attacks"][key]) == saved["attacks"][key]]
         self.withstood = {key: saved["withstood"][key] for key in keep}
         self.attacks = {key: saved["attacks"][key] for key in keep}
+        self.earlier = _measured_earlier(saved, keep, self.about)
         self.measured = dict(saved.get("measured", {}))
         return len(set(wanted) & set(keep))
 
@@ -200,6 +203,20 @@ class Report:
         lows = [self.lowest_of(state) for state in states]
         lines.append(_row(["**lowest, per picture**", *(f"**{_percent(low)}**" for low in lows if low is not None)]))
         return "\n".join(lines)
+
+
+def _has_rows(saved: dict[str, Any]) -> bool:
+    rows, attacks = saved.get("withstood"), saved.get("attacks")
+    return isinstance(rows, dict) and isinstance(attacks, dict) and rows.keys() == attacks.keys()
+
+
+def _measured_earlier(saved: dict[str, Any], rows: Sequence[str], about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Report.earlier of a command that says `about` and keeps these rows of a saved report."""
+    entries = list(saved.get("earlier", []))
+    named = {row for entry in entries for row in entry["rows"]}
+    entries.append({"about": saved.get("about", {}), "rows": [row for row in saved["withstood"] if row not in named]})
+    kept = [{"about": entry["about"], "rows": [row for row in entry["rows"] if row in rows]} for entry in entries]
+    return [entry for entry in kept if entry["rows"] and entry["about"] != about]
 
 
 def json_values(values: dict[str, Any]) -> dict[str, Any]:

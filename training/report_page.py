@@ -1,8 +1,9 @@
 """A robustness report for people: the figures, the checklist and the plots as one Markdown page."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from training.masking import Finding, likely_overestimated
+from training.masking import Finding, of_consequence
 from training.report import Report
 
 OVERESTIMATED = "robustness likely overestimated"
@@ -19,9 +20,9 @@ def headline_sentence(report: Report) -> str:
 
 def warning(findings: Sequence[Finding]) -> str | None:
     """One line that names the flags of consequence, None where none is raised."""
-    if not likely_overestimated(findings):
+    names = [finding.name for finding in of_consequence(findings)]
+    if not names:
         return None
-    names = [finding.name for finding in findings if finding.consequence and finding.verdict in ("raised", "suspect")]
     return f"{OVERESTIMATED}: {', '.join(names)} (docs/robustness.md says what each means)"
 
 
@@ -57,7 +58,16 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         f"Command: `{report.about.get('command', '')}`, commit {report.about.get('git_commit') or 'unknown'}.",
     ]
+    for entry in report.earlier:
+        lines += ["", _earlier_sentence(len(entry["rows"]), entry["about"])]
     return "\n".join(lines) + "\n"
+
+
+def _earlier_sentence(rows: int, about: dict[str, Any]) -> str:
+    return (
+        f"Measured earlier, {rows} of the rows (`earlier` in the JSON names them): `{about.get('command', '')}`, "
+        f"commit {about.get('git_commit') or 'unknown'}."
+    )
 
 
 def _convergence_sentence(name: str, iteration: dict[str, float]) -> str:

@@ -61,9 +61,12 @@ def block_state(block: bool) -> str:
     return "block on" if block else "block off"
 
 
-def logits_function(model: SelfGradientNetwork, view: View, beta: float | None, block: bool) -> LogitsFunction:
+def logits_function(
+    model: SelfGradientNetwork, view: View, beta: float | None, block: bool, images: Tensor
+) -> LogitsFunction:
     """The network as an attack with this view sees it.
 
+    images: those under attack, (N, 3, H, W); "held" is views.plain_view, which tries the network at their size
     raises ValueError for a view that needs a beta and has none
     """
     if not block or view == "block off":
@@ -73,7 +76,7 @@ def logits_function(model: SelfGradientNetwork, view: View, beta: float | None, 
             raise ValueError(f"the {view} view needs a beta")
         smooth = views.smooth_view if view == "smooth" else adaptive_views.straight_through_view
         return smooth(model, beta)
-    return views.full_view(model) if view == "full" else views.held_view(model)
+    return views.full_view(model) if view == "full" else views.plain_view(model, images)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Attack:
     steps:         0 measures clean accuracy
     step_size:     units of pixel intensity
     start:         of the iteration: the image or a uniform draw from the ball
-    view:          how its gradients see the network (training.views, training.adaptive_views)
+    view:          how its gradients see the network (training.views, training.adaptive_views); held is plain_view, so
+                   through both passes where holding the first one fixed would not be the honest derivative
     beta:          softplus sharpness of the smooth and the straight-through view
     block:         whether the network under attack has its block on
     restarts:      runs from new starts on what is not fooled yet
@@ -122,13 +126,13 @@ class Attack:
         optional = {item.name: item.default for item in fields(self)[8:]}
         return {key: value for key, value in asdict(self).items() if key not in optional or value != optional[key]}
 
-    def logits_function(self, model: SelfGradientNetwork) -> LogitsFunction:
-        """The network as this attack sees it.
+    def logits_function(self, model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
+        """The network as this attack sees it, arguments as for robustness.logits_function.
 
         raises ValueError for a view that needs a beta and has none
         """
         try:
-            view = logits_function(model, self.view, self.beta, self.block)
+            view = logits_function(model, self.view, self.beta, self.block, images)
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
         return adaptive_views.averaged_view(view, self.noise_samples, self.noise) if self.noise_samples > 1 else view
@@ -137,7 +141,7 @@ class Attack:
         """Attacked images, shapes as for attacks.pgd."""
         if self.steps == 0:
             return images
-        view = self.logits_function(model)
+        view = self.logits_function(model, images)
 
         def once(some_images: Tensor, some_labels: Tensor) -> Tensor:
             return attacks.pgd(

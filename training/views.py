@@ -3,7 +3,7 @@
 The block is nearly invisible to gradient attacks. With its batch norm frozen, a ReLU network is piecewise linear, so
 the derivative of its input gradient is zero almost everywhere, although that gradient moves a lot within an epsilon
 ball. Differentiating honestly through both passes therefore equals holding the first pass fixed; the smooth view is
-the attack that does see the block.
+the attack that does see the block. Of any other network (smooth activations, layer norm) both passes show it.
 """
 
 import torch
@@ -11,19 +11,23 @@ from torch import Tensor
 
 from training.activations import has_relu
 from training.model import LogitsFunction, SelfGradientNetwork
+from training.piecewise_linear import is_piecewise_linear
 from training.smooth_surrogate import SmoothSurrogate
 
 
 def full_view(model: SelfGradientNetwork) -> LogitsFunction:
     """The network as it is: derivatives through both passes, by double backward.
 
-    Sees the block of a network with smooth activations (training.activations); of a ReLU network it equals held_view.
+    Sees the block of a network that is not piecewise linear; of any other it equals held_view.
     """
     return model
 
 
 def check_view(view: str, model: SelfGradientNetwork) -> None:
-    """raises ValueError for a training attack's view that shows nothing of this network's block that is not free"""
+    """raises ValueError for a training attack's view that shows nothing of this network's block that is not free
+
+    By its modules, not by is_piecewise_linear: the self-gradient of an untrained network may be zero everywhere.
+    """
     if view == "full" and has_relu(model.backbone):
         raise ValueError(
             "--attack-view full equals held for a backbone with ReLUs, at three times the cost; add a smooth "
@@ -39,7 +43,7 @@ def check_view(view: str, model: SelfGradientNetwork) -> None:
 def held_view(model: SelfGradientNetwork) -> LogitsFunction:
     """The self-gradient held fixed at each image: derivatives through the second pass alone.
 
-    For a network whose only nonlinearities are piecewise linear this equals full_view at a third of the cost.
+    For a piecewise linear network this equals full_view at a third of the cost.
     """
 
     def logits(images: Tensor) -> Tensor:
@@ -50,6 +54,17 @@ def held_view(model: SelfGradientNetwork) -> LogitsFunction:
         return model.second_pass(images, gradient)
 
     return logits
+
+
+def plain_view(model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
+    """The honest derivative, which the paper's attacks and AutoAttack follow, at the lowest price.
+
+    held_view of a piecewise linear network, full_view of any other.
+
+    images: as for is_piecewise_linear
+    """
+    held = model.block is None or is_piecewise_linear(model, images)
+    return held_view(model) if held else full_view(model)
 
 
 def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:

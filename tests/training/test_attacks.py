@@ -100,7 +100,7 @@ def test_lowest_is_per_picture():
 
 def test_the_smooth_attack_without_beta_is_refused(network):
     with pytest.raises(ValueError, match="beta"):
-        robustness.Attack("x", view="smooth").logits_function(network())
+        robustness.Attack("x", view="smooth").logits_function(network(), torch.empty(1, 3, 16, 16))
 
 
 def test_a_fooled_image_is_left_alone_and_the_others_do_not_notice(pictures):

@@ -3,10 +3,13 @@ import sys
 import pytest
 import torch
 from pyautoattack import AutoAttack
+from pyautoattack.autopgd_base import APGDAttack
 
 from training import robustness
+from training.activations import with_activation
 from training.auto_attack import GradientStage, Square, frozen_parameters, valid_only
 from training.report import Report, row_key
+from training.views import held_view
 
 EPS = 8 / 255
 ITERATIONS = 10
@@ -64,6 +67,30 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     last = report.withstood[row_key(attacks[-1])]
     assert "".join("1" if right else "0" for right in theirs) == last.replace("-", "0")
     assert set(report.withstood[row_key(attacks[1])]) == {"0", "1"}
+
+
+def test_a_smooth_network_is_attacked_through_both_passes_and_a_relu_network_with_the_first_held(network):
+    """As the package does that knows nothing of views: on the network itself, by double backward."""
+    torch.manual_seed(0)
+    images, attack, eps = torch.rand(8, 3, 12, 12), GradientStage("apgd-ce", iterations=5), 2 / 255
+    for activation in ("silu", "relu"):
+        model = network()
+        with_activation(model.backbone, activation)
+        model.requires_grad_(False)
+        labels = model(images).argmax(dim=1)
+
+        def package(logits_function, labels=labels):
+            options = {"n_iter": 5, "n_restarts": 1, "eps": eps, "norm": "Linf", "loss": "ce", "seed": 3}
+            return APGDAttack(logits_function, **options, device="cpu").perturb(images.clone(), labels)
+
+        itself, held = package(model), package(held_view(model))
+        theirs = itself if activation == "silu" else held
+        torch.manual_seed(3)
+        assert torch.equal(attack.perturb(model, images, labels, eps), theirs)
+        right = robustness.withstood(model, images, labels, attack, eps=eps, seed=3)
+        assert torch.equal(right, model(theirs).argmax(dim=1) == labels)
+        assert 0 < right.sum() < len(images)
+        assert activation == "relu" or not torch.equal(itself, held)
 
 
 @pytest.mark.parametrize(

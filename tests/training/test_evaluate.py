@@ -1,18 +1,20 @@
 import json
+import shutil
 import signal
-from dataclasses import replace
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
 from training import accuracy_curve, robustness
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
-from training.evaluate import main
+from training.data import PictureSet
+from training.evaluate import choose_pictures, main
 from training.report import Report
 
 
-@pytest.fixture(params=[True, False], ids=["with block", "plain"])
-def checkpoint(request, tmp_path):
+def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
     torch.manual_seed(0)
     info = CheckpointInfo(
         architecture="wrn-10-1",
@@ -23,13 +25,19 @@ def checkpoint(request, tmp_path):
         dataset="colours",
         method="self-gradient",
         epsilon=8 / 255,
-        block=BlockConfig(scale=8 / 255, gradient_scaling="rms") if request.param else None,
+        block=BlockConfig(scale=8 / 255, gradient_scaling="rms") if block else None,
         seed=0,
         recipe={"dataset": "image-folder", "image_size": None},
+        activation=activation,
     )
-    path = tmp_path / "model.safetensors"
+    path = folder / "model.safetensors"
     save_checkpoint(path, build_model(info).state_dict(), info)
     return path
+
+
+@pytest.fixture(params=[True, False], ids=["with block", "plain"])
+def checkpoint(request, tmp_path):
+    return save_untrained(tmp_path, block=request.param)
 
 
 def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
@@ -92,8 +100,16 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
     assert main(argv) == 0
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
     assert len(measured) == len(report["withstood"])
-    # Another setting starts anew.
-    assert main([*argv, "--seed=1"]) == 0
+    # Another setting overwrites nothing.
+    saved = checkpoint.with_name("evaluation.json").read_bytes()
+    capsys.readouterr()
+    assert main([*argv, "--seed=1"]) == 2
+    error = capsys.readouterr().err
+    assert "evaluation.json is a report of another setting: seed (was 0, now 1)" in error
+    assert error.count("\n") == 1
+    assert len(measured) == len(report["withstood"])
+    assert checkpoint.with_name("evaluation.json").read_bytes() == saved
+    assert main([*argv, "--seed=1", f"--report={checkpoint.with_name('other.json')}"]) == 0
     assert len(measured) == 2 * len(report["withstood"])
 
 
@@ -156,18 +172,6 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
     assert "masking checklist" in capsys.readouterr().out
 
 
-def test_a_row_of_other_parameters_is_measured_again(tmp_path):
-    path = tmp_path / "evaluation.json"
-    saved = Report(setting={"seed": 0})
-    for attack in (robustness.clean(), robustness.pgd(10), robustness.cw(10)):
-        saved.add(attack, torch.tensor([True, False]))
-    saved.save(path)
-    report = Report(setting={"seed": 0})
-    changed = replace(robustness.pgd(10), step_size=0.1)
-    assert report.take_over(path, [robustness.clean(), changed]) == 1
-    assert set(report.withstood) == {"block on: clean", "block on: CW-10"}
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -203,3 +207,65 @@ def test_a_data_set_of_another_class_count_is_refused(checkpoint, picture_folder
         (tmp_path / "test" / name / first.name).symlink_to(first)
     assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path}"]) == 2
     assert "with 2 classes" in capsys.readouterr().err
+
+
+@pytest.fixture
+def rows_alone(monkeypatch):
+    """What is measured besides the rows takes longer than one row does."""
+    monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
+
+
+@pytest.mark.usefixtures("rows_alone")
+def test_only_a_smooth_networks_report_says_that_plain_attacks_go_through_both_passes(picture_folder, tmp_path, capsys):
+    flags = [f"--data-root={picture_folder}", "--pictures=6", "--attacks=fgsm", "--device=cpu"]
+    settings = {}
+    for activation in ("relu", "silu"):
+        (tmp_path / activation).mkdir()
+        path = save_untrained(tmp_path / activation, block=True, activation=activation)
+        assert main([f"--ckpt={path}", *flags]) == 0
+        settings[activation] = json.loads(path.with_name("evaluation.json").read_text())["setting"]
+    assert "plain_gradient" not in settings["relu"]
+    assert settings["silu"]["plain_gradient"] == "both passes"
+    # A report from before that has other figures under the same names.
+    report = path.with_name("evaluation.json")
+    saved = json.loads(report.read_text())
+    del saved["setting"]["plain_gradient"]
+    report.write_text(json.dumps(saved))
+    assert main([f"--ckpt={path}", *flags]) == 2
+    assert 'plain_gradient (was not named, now "both passes")' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("rows_alone")
+def test_other_pictures_and_another_order_of_them_are_another_setting(picture_folder, tmp_path, capsys):
+    path = save_untrained(tmp_path, block=True)
+    mine = tmp_path / "mine"
+    shutil.copytree(picture_folder / "test", mine / "test")
+    flags = [f"--ckpt={path}", f"--data-root={mine}", "--attacks=fgsm", "--device=cpu"]
+    assert main([*flags, "--pictures=24"]) == 0
+    report = path.with_name("evaluation.json")
+    saved = json.loads(report.read_text())
+    assert saved["setting"]["reader"] == "image-folder"
+    assert main([*flags, "--pictures=1000"]) == 0
+    # Older reports on all pictures have them class by class.
+    later = ("pictures_sha256", "reader", "order")
+    older = saved | {"setting": {name: value for name, value in saved["setting"].items() if name not in later}}
+    report.write_text(json.dumps(older))
+    assert main([*flags, "--pictures=24"]) == 2
+    assert 'order (was not named, now "shuffled")' in capsys.readouterr().err
+    report.write_text(json.dumps(saved))
+    shutil.copy(mine / "test" / "red" / "000.png", mine / "test" / "red" / "001.png")
+    assert main([*flags, "--pictures=24"]) == 2
+    assert "pictures_sha256 (was " in capsys.readouterr().err
+
+
+def test_the_first_pictures_are_of_every_class_even_where_all_are_taken():
+    labels = torch.arange(3).repeat_interleave(40)
+    pictures = PictureSet(labels[:, None, None, None].expand(-1, 3, 2, 2).to(torch.uint8), labels, ("a", "b", "c"))
+    for count in (120, 1000):
+        chosen = choose_pictures(pictures, count, seed=0)
+        assert torch.equal(chosen.images[:, 0, 0, 0], chosen.labels)
+        assert Counter(chosen.labels.tolist()) == {0: 40, 1: 40, 2: 40}
+        assert min(Counter(chosen.labels[:60].tolist()).values()) >= 10
+        assert torch.equal(chosen.labels, choose_pictures(pictures, count, seed=0).labels)
+        assert not torch.equal(chosen.labels, choose_pictures(pictures, count, seed=1).labels)
+    assert Counter(choose_pictures(pictures, 30, seed=0).labels.tolist()) == {0: 10, 1: 10, 2: 10}

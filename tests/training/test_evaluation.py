@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from training import robustness
+from training.activations import with_activation
 from training.attack_registry import Context, Source, build_attacks
+from training.attacks import loss_gradient, margin
 from training.auto_attack import GradientStage
 from training.evaluation import Evaluation
 from training.model import SelfGradientBlock, SelfGradientNetwork
 from training.report import Report, row_key
+from training.views import full_view, held_view
 
 EPS = 8 / 255
 
@@ -136,3 +140,31 @@ def test_no_more_pictures_at_once_than_the_batch_size(tmp_path):
     assert reports[3].block_effect == pytest.approx(reports[8].block_effect)
     for name in ("gradient_correlation", "zero_gradients", "accuracy_over_eps"):
         assert reports[3].measured[name] == pytest.approx(reports[8].measured[name])
+
+
+@pytest.mark.parametrize(("activation", "view"), [("relu", held_view), ("silu", full_view)])
+def test_the_plain_gradient_that_is_checked_is_the_one_that_plain_attacks_follow(activation, view, tmp_path):
+    model = tiny(0, block=True)
+    with_activation(model.backbone, activation)
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    report = Report(setting={"eps": EPS, "seed": 0})
+    evaluation = Evaluation(model, images, labels, ("a", "b", "c", "d"), report, tmp_path / "evaluation.json", (20.0,))
+    name, first = next(iter(evaluation.gradient_views([]).items()))
+    _, checked = loss_gradient(first, images, labels, margin)
+    assert name == "plain"
+    assert torch.equal(checked, loss_gradient(view(model), images, labels, margin)[1])
+    followed = robustness.cw(20).logits_function(model, images)
+    assert torch.equal(checked, loss_gradient(followed, images, labels, margin)[1])
+
+
+def test_gradients_of_rows_that_an_earlier_command_measured_stay_known(tmp_path):
+    model = tiny(0, block=True)
+    images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
+    for beta in (5.0, 20.0):
+        report = Report(setting={"eps": EPS, "seed": 0})
+        names = ("a", "b", "c", "d")
+        evaluation = Evaluation(model, images, labels, names, report, tmp_path / "evaluation.json", (beta,))
+        evaluation.run(build_attacks(["smooth-cw"], Context(eps=EPS, has_block=True, classes=4, betas=(beta,))))
+    known = {"plain", "both passes", "smooth, beta 5", "smooth, beta 20"}
+    assert report.measured["gradient_correlation"].keys() == known
+    assert report.checklist[0]["detail"].count("no attack here follows it") == 1  # both passes

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from training import robustness
 from training.attack_registry import Context, build_attacks
+from training.auto_attack import GradientStage
 from training.evaluation import Evaluation
 from training.masking import MORE_RESTARTS, MORE_STEPS, checklist, kind_of, likely_overestimated
 from training.model import SelfGradientNetwork
 from training.report import Report
+from training.report_page import warning
+from training.robustness import Attack
 
 EPS = 8 / 255
 CLASSES = 4
@@ -177,13 +180,29 @@ def test_thresholds_of_the_items_that_compare_rows(item, rows, verdict):
         ({"plain": 0.95}, "suspect", False),
         ({"plain": 0.6, "smooth, beta 20": 0.7}, "raised", True),
         ({"plain": 0.6, "smooth, beta 20": 0.98}, "raised", False),
+        ({"plain": 0.6, "smooth, beta 400, averaged": 0.98}, "raised", False),
+        # No attack of the report follows these.
+        ({"plain": 0.6, "smooth, beta 5": 0.98}, "raised", True),
+        ({"plain": 0.6, "both passes": 0.98, "smooth, beta 20, averaged": 0.98}, "raised", True),
     ],
 )
-def test_masked_gradients_matter_unless_an_adaptive_attack_has_sound_ones(correlations, verdict, overestimated):
+def test_masked_gradients_matter_unless_an_attack_of_the_report_has_sound_ones(correlations, verdict, overestimated):
     report = report_of({"clean": CLEAN}, measured={"gradient_correlation": correlations})
+    averaged = Attack("averaged", view="smooth", beta=400.0, noise_samples=8)
+    for attack in (robustness.clean(), robustness.smooth_cw(20, 20), averaged, Attack("off", view="full", block=False)):
+        report.add(attack, torch.ones(200, dtype=torch.bool))
     findings = checklist(report)
     assert {finding.name: finding for finding in findings}["gradient correlation"].verdict == verdict
     assert likely_overestimated(findings) is overestimated
+    assert (warning(findings) is not None) is overestimated
+
+
+def test_gradients_that_no_attack_follows_are_shown_all_the_same():
+    correlations = {"plain": 0.6, "smooth, beta 5": 0.98, "smooth, beta 20": 0.7}
+    report = report_of({"clean": CLEAN}, measured={"gradient_correlation": correlations})
+    report.add(GradientStage("apgd-ce", view="smooth", beta=20.0), torch.ones(200, dtype=torch.bool))
+    detail = checklist(report)[0].detail
+    assert detail == "smooth, beta 5 0.980 (no attack here follows it), smooth, beta 20 0.700"
 
 
 def test_a_block_that_changes_nothing_is_raised_but_flatters_nothing():

@@ -102,6 +102,15 @@ def test_evaluation_says_that_it_is_told_the_labels(saved, picture_folder, capsy
     assert "headline" not in report
 
 
+def test_its_figures_overwrite_no_foreign_file(saved, picture_folder, capsys):
+    path = saved.with_name("package.json")
+    path.write_text("{}")
+    flags = [f"--ckpt={saved}", f"--data-root={picture_folder}", "--pictures=9", "--device=cpu", f"--report={path}"]
+    assert evaluate_main(flags) == 2
+    assert "not a report of this kind" in capsys.readouterr().err
+    assert path.read_text() == "{}"
+
+
 def test_the_attack_knows_what_the_network_knows(oracle):
     images, labels = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     told = oracle.oracle_logits(images, labels).argmax(dim=1)
