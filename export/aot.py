@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
+from export.capture import INPUT_NAME, CaptureError, example_image, output_names_of
 from export.rewrite import store_weights
 from export.verify import GraphError, Run
 
@@ -22,29 +22,24 @@ class CompilerError(ValueError):
     """No C++ compiler, without which nothing can be compiled; the message names the fix."""
 
 
-def save_aot(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
+def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
     """Compiles the captured graph for this machine's processor: image (N, C, H, W) to the outputs, in order.
 
-    image_shape: (channels, height, width)
-    metadata:    is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
+    metadata: is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
     raises CompilerError without a C++ compiler, CaptureError for a graph that cannot be compiled
     """
     require_compiler()
     store_weights(graph)
-    images = torch.zeros(TRACED_BATCH, *image_shape)
-    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names)}}
+    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         package = Path(folder) / "model.pt2"  # the compiler insists on the suffix
         try:
             with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of PyTorch's insides
                 program = torch.export.export(
-                    graph, (images,), dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}}, strict=False
+                    graph,
+                    (example_image(graph),),
+                    dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+                    strict=False,
                 )
                 torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
         except Exception as error:  # the compiler raises of its own

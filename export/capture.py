@@ -18,6 +18,7 @@ from training.oracle import GradientOracle
 INPUT_NAME = "image"
 TRACED_BATCH = 2
 """Any size but 0 and 1, which PyTorch would take for constants."""
+_OUTPUT_NAMES = "output_names"
 
 
 class CaptureError(ValueError):
@@ -82,7 +83,7 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     passes:     in eval mode; any backbone
     image_size: (height, width) in pixels, constants of the graph
     returns:    image (N, C, H, W) -> passes' outputs, with the weights as attributes under the names they have in
-                `passes`, each once
+                `passes`, each once; example_image and output_names_of tell its shape and its outputs
     raises CaptureError for a network that is in training mode or that PyTorch cannot trace
     """
     if any(module.training for module in passes.network.modules()):
@@ -109,6 +110,18 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     return _with_weights(traced, passes, names)
 
 
+def example_image(graph: fx.GraphModule) -> Tensor:
+    """A black image of the captured graph's size, (TRACED_BATCH, C, H, W): what it is traced with again."""
+    (placeholder,) = graph.graph.find_nodes(op="placeholder")
+    return torch.zeros(TRACED_BATCH, *placeholder.meta["val"].shape[1:])
+
+
+def output_names_of(graph: fx.GraphModule) -> tuple[str, ...]:
+    """The captured graph's outputs, in order."""
+    names: tuple[str, ...] = graph.meta[_OUTPUT_NAMES]
+    return names
+
+
 def _fake_image(network: SelfGradientNetwork, image_size: tuple[int, int], fake_mode: FakeTensorMode) -> Tensor:
     image = torch.zeros(TRACED_BATCH, network.mean.shape[1], *image_size, dtype=network.mean.dtype)
     dynamic = [DimDynamic.DYNAMIC, DimDynamic.STATIC, DimDynamic.STATIC, DimDynamic.STATIC]
@@ -129,4 +142,6 @@ def _with_weights(traced: fx.GraphModule, passes: Passes, names: Sequence[str]) 
         graph.erase_node(node)
     image.target = image.name = INPUT_NAME
     graph.eliminate_dead_code()
-    return fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use
+    captured = fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use
+    captured.meta[_OUTPUT_NAMES] = passes.output_names
+    return captured

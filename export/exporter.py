@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import fx, nn
 
 from export.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
-from export.capture import CaptureError, capture, passes_of
+from export.capture import CaptureError, capture, example_image, passes_of
 from export.formats import FORMATS, FUSED_ONNX, ONNX, ONNX_TO_QUANTIZE, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
@@ -102,8 +102,8 @@ def export_graph(
         if fused:
             fuse_block(graph, network.block)
         rewrite(graph)
-        with _naming_layers(network, (channels, *info.image_size)):
-            file_format.save(graph, (channels, *info.image_size), passes.output_names, metadata, partial)
+        with _naming_layers(network, graph):
+            file_format.save(graph, metadata, partial)
         for run in _runs(file_format, partial, passes.output_names):
             try:
                 verification = verify(run, network, pictures)
@@ -181,10 +181,9 @@ def export_reduced(
         rewrite(graph)
         if reduced.precision in DTYPES and not file_format.engine_lowers:
             lower_precision(graph, DTYPES[reduced.precision])
-        image_shape = (len(info.mean), *info.image_size)
-        with _naming_layers(network, image_shape):
+        with _naming_layers(network, graph):
             writer = ONNX_TO_QUANTIZE if reduced.precision == INT8 else file_format
-            writer.save(graph, image_shape, passes.output_names, metadata, partial)
+            writer.save(graph, metadata, partial)
         if reduced.precision == INT8:
             model = quantize_first_pass(onnx.load(partial), pictures[for_ranges])
             write_wide_convolutions_by_winograd(model)
@@ -218,14 +217,14 @@ def _not_supported(file_format: Format, precision: str) -> str:
 
 
 @contextmanager
-def _naming_layers(network: SelfGradientNetwork, image_shape: tuple[int, int, int]) -> Iterator[None]:
+def _naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Iterator[None]:
     """Within, an error about an operator says which layer calls it."""
     try:
         yield
     except CaptureError as error:
         layer = None
         if error.operator is not None:
-            layer = layer_of_operator(network, error.operator, torch.zeros(1, *image_shape))
+            layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
         if layer is None:
             raise
         raise CaptureError(f"layer {layer}: {error}", error.operator) from error

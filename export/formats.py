@@ -18,8 +18,8 @@ from export.torchscript import annotate_torchscript, save_torchscript, torchscri
 from export.verify import Run, onnx_run
 from export.winograd import write_wide_convolutions_by_winograd
 
-Save = Callable[[fx.GraphModule, tuple[int, int, int], tuple[str, ...], Mapping[str, str], Path], None]
-"""Graph, (channels, height, width), output names, metadata and the file to write."""
+Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
+"""Captured graph, metadata and the file to write."""
 
 
 @dataclass(frozen=True)
@@ -48,59 +48,33 @@ class Format:
     engine_lowers: bool = False
 
 
-def _save_onnx(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    _finish_onnx(to_onnx(graph, image_shape, output_names, metadata), path)
+def _save_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    _finish_onnx(to_onnx(graph, metadata), path)
 
 
-def _save_onnx_to_quantize(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    model = to_onnx(graph, image_shape, output_names, metadata)
+def _save_onnx_to_quantize(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    model = to_onnx(graph, metadata)
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
 
 
-def _save_openvino(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    save_onnx(to_openvino(graph, image_shape, output_names, metadata), path)
+def _save_openvino(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    save_onnx(to_openvino(graph, metadata), path)
 
 
-def to_openvino(
-    graph: fx.GraphModule, image_shape: tuple[int, int, int], output_names: tuple[str, ...], metadata: Mapping[str, str]
-) -> ModelProto:
+def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProto:
     """A rewritten graph as an ONNX model in the form that OpenVINO is fastest at.
 
     Masks select, the image's gradient is an ordinary convolution too, and wide convolutions stay what they are.
     """
     write_input_gradients_as_convolutions(graph, fewest_channels=1)
-    model = to_onnx(graph, image_shape, output_names, metadata)
+    model = to_onnx(graph, metadata)
     apply_masks_by_selection(model)
     return model
 
 
-def _save_fused_onnx(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    model = to_onnx(graph, image_shape, output_names, metadata, onnx_translations())
+def _save_fused_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    model = to_onnx(graph, metadata, onnx_translations())
     add_bodies(model)
     _finish_onnx(model, path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from export.capture import TRACED_BATCH, CaptureError
+from export.capture import CaptureError, example_image, output_names_of
 from export.rewrite import store_weights
 from export.verify import GraphError, Run
 
@@ -15,28 +15,20 @@ OUTPUT_NAMES_KEY = "output_names"
 """Extra file of the archive with the outputs' names, in order, separated by commas; beside it lie the metadata's."""
 
 
-def save_torchscript(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
+def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
     """Writes the captured graph as TorchScript: image (N, C, H, W) to a tuple of the outputs, in order.
 
-    image_shape: (channels, height, width)
-    metadata:    becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
+    metadata: becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
     raises CaptureError for a graph that TorchScript cannot hold
 
     Frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
     """
     store_weights(graph)
-    images = torch.zeros(TRACED_BATCH, *image_shape)
     try:
         # Tracing warns of itself being superseded, and of sizes that become constants: verification finds these out.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            module = torch.jit.freeze(torch.jit.trace(graph.eval(), images, check_trace=False))
-            extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names)}
+            module = torch.jit.freeze(torch.jit.trace(graph.eval(), example_image(graph), check_trace=False))
+            extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
             torch.jit.save(module, str(path), _extra_files={key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
         reason = str(error).strip().splitlines() or [type(error).__name__]

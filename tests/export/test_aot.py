@@ -23,7 +23,7 @@ def test_a_package_computes_what_the_network_computes(tmp_path: Path) -> None:
     passes, size = passes_of(network), (16, 16)
     graph = capture(passes, size)
     rewrite(graph)
-    save_aot(graph, (3, *size), passes.output_names, {"checkpoint": "abc"}, tmp_path / "model.pt2")
+    save_aot(graph, {"checkpoint": "abc"}, tmp_path / "model.pt2")
 
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
     assert verify(

@@ -74,7 +74,7 @@ class BatchInSizes(nn.Module):
 def test_a_batch_size_that_tracing_fixes_is_found(tmp_path: Path) -> None:
     network = network_around(BatchInSizes())
     passes = passes_of(network)
-    save_torchscript(capture(passes, (8, 8)), (3, 8, 8), passes.output_names, {}, tmp_path / "model.pt")
+    save_torchscript(capture(passes, (8, 8)), {}, tmp_path / "model.pt")
     with pytest.raises(GraphError, match="fixes the batch size"):
         verify(
             torchscript_run(tmp_path / "model.pt", passes.output_names),
