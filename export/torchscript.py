@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from export.capture import CaptureError, example_image, output_names_of
 from export.rewrite import store_weights
+from export.rewrite.sizes import ask_sizes_as_methods
 from export.verify import GraphError, Run
 
 OUTPUT_NAMES_KEY = "output_names"
@@ -24,6 +25,7 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
     Frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
     """
     store_weights(graph)
+    ask_sizes_as_methods(graph)
     try:
         # Tracing warns of itself being superseded, and of sizes that become constants: verification finds these out.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
