@@ -17,8 +17,8 @@ from export.exporter import (
     export_graph,
     export_reduced,
 )
-from export.formats import FORMATS, Format
-from export.kernels.onnx_functions import library_path
+from export.formats import FORMATS, FUSED, TORCHSCRIPT, Format
+from export.kernels import onnx_functions, operators
 from export.kernels.operators import KernelsError
 from export.openvino import OpenVinoError
 from export.pictures import PicturesError
@@ -96,13 +96,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fused",
         action="store_true",
-        help="write the block as one node, which the kernels of `make kernels ORT_INCLUDE_DIR=...` compute where their "
-        "library is registered with ONNX Runtime, and standard operators elsewhere",
+        help="write the block as one node. ONNX: the kernels of `make kernels ORT_INCLUDE_DIR=...` compute it where their "
+        "library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
+        "`make kernels`, without which the file cannot be loaded",
     )
     options = parser.parse_args(arguments)
-    others = [item.name for item in FORMATS if item.name != "onnx" and getattr(options, item.name) is not None]
+    others = [item.name for item in FORMATS if item.name not in FUSED and getattr(options, item.name) is not None]
     if options.fused and (options.precision != "fp32" or others):
-        parser.error("--fused is for --onnx in fp32; leave it out, or export the others by themselves")
+        parser.error("--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves")
     if options.precision == "fp32":
         for flag in ("min_agreement", "agreement_pictures"):
             if getattr(options, flag) is not None:
@@ -166,12 +167,18 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)
-    if options.fused and library_path().is_file():
-        print(f"the same without and with the kernels of {library_path()}")
-    elif options.fused:
-        print("checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=...")
+    if options.fused:
+        print(_about_kernels(file_format))
     print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _about_kernels(file_format: Format) -> str:
+    if file_format.name == TORCHSCRIPT.name:
+        return f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
+    if onnx_functions.library_path().is_file():
+        return f"the same without and with the kernels of {onnx_functions.library_path()}"
+    return "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..."
 
 
 def _fail(message: str, status: int) -> int:

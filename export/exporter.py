@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from export.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
 from export.capture import CaptureError, capture, example_image, passes_of
-from export.formats import FORMATS, FUSED_ONNX, ONNX, ONNX_TO_QUANTIZE, Format
+from export.formats import FORMATS, FUSED, ONNX, ONNX_TO_QUANTIZE, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.layers import layer_of_operator
@@ -77,17 +77,18 @@ def export_graph(
     target:          is replaced in one step by a good file, and left as it was by a failure
     pictures_folder: real pictures to check on; made-up ones where None
     backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
-    fused:           (ONNX) the block as one node ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime
-                     is built, the graph is checked without it and then with it
+    fused:           the block as one node. ONNX: ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime
+                     is built, the graph is checked without it and then with it. TorchScript: sgn::self_gradient_block,
+                     for which PyTorch's library must be built
     returns:         the checks, all passed
     raises CheckpointError, PicturesError, OutputError for what was passed in, CaptureError for a network that cannot be
     written as one graph, CompilerError where there is nothing to compile with, KernelsError for kernels that cannot be
     loaded, VerificationError for a graph that is wrong
     """
     if fused:
-        if file_format is not ONNX:
-            raise OutputError(f"--fused is for --onnx, not --{file_format.name}; leave one of them out")
-        file_format = FUSED_ONNX
+        if file_format.name not in FUSED:
+            raise OutputError(f"--fused is for --onnx and --torchscript, not --{file_format.name}; leave it out")
+        file_format = FUSED[file_format.name]
     file_format.check()
     network, info = load_checkpoint(checkpoint, backbone)
     channels = len(info.mean)
@@ -117,7 +118,7 @@ def export_graph(
 def _runs(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[Run]:
     """The written file as it will be run: a fused one without the kernels' library and, where it is built, with it."""
     yield file_format.run(path, output_names)
-    if file_format is FUSED_ONNX and library_path().is_file():
+    if file_format is FUSED[ONNX.name] and library_path().is_file():
         yield onnx_run(path, output_names, library_path())
 
 

@@ -10,6 +10,7 @@ from torch import fx
 from export.aot import aot_run, require_compiler, save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.kernels.fuse import add_bodies, onnx_translations
+from export.kernels.operators import load
 from export.onnx import annotate_onnx, save_onnx, to_onnx
 from export.openvino import openvino_run, require_openvino
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
@@ -94,8 +95,6 @@ ONNX = Format(
     reduced=("fp16", "int8-first-pass"),
     annotate=annotate_onnx,
 )
-FUSED_ONNX = replace(ONNX, save=_save_fused_onnx, reduced=())
-"""With the block as one node (export.kernels); the graph must have been through fuse_block."""
 ONNX_TO_QUANTIZE = replace(ONNX, save=_save_onnx_to_quantize, reduced=())
 """With every convolution as one, for quantize_first_pass to find."""
 OPENVINO = Format(
@@ -122,3 +121,10 @@ AOT = Format(
     "aot", "model.pt2", "an AOTInductor package for this machine's processor", save_aot, aot_run, require_compiler
 )
 FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
+FUSED = {
+    ONNX.name: replace(ONNX, save=_save_fused_onnx, reduced=()),
+    TORCHSCRIPT.name: replace(TORCHSCRIPT, check=load, reduced=()),
+}
+"""By name, the formats with the block as one node (export.kernels); the graph must have been through fuse_block.
+
+An ONNX node holds a body of standard operators; TorchScript's operator runs only where the kernels are built."""
