@@ -115,6 +115,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         for item in FORMATS
         if (path := getattr(options, item.name)) is not None
     ]
+    paths = [path.resolve() for _, path in options.targets]
+    for (item, path), resolved in zip(options.targets, paths, strict=True):
+        if paths.count(resolved) > 1:
+            parser.error(f"--{item.name} and another format would both be written to {path}; give each its own PATH")
     if not options.targets:
         parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
     return options

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from export.capture import INPUT_NAME, CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 from export.rewrite import store_weights
 from export.verify import GraphError, Run
 
@@ -43,7 +44,7 @@ def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> 
                 )
                 torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
         except Exception as error:  # the compiler raises of its own
-            raise CaptureError(f"the network cannot be compiled: {_first_line(error)}") from error
+            raise CaptureError(f"the network cannot be compiled: {first_line(error)}", operator_in(error)) from error
         os.replace(package, path)
 
 
@@ -66,7 +67,7 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
             module = torch._inductor.aoti_load_package(str(package))
             found = module.get_metadata().get(OUTPUT_NAMES_KEY)
         except Exception as error:
-            raise GraphError(f"the compiled package cannot be loaded: {_first_line(error)}") from error
+            raise GraphError(f"the compiled package cannot be loaded: {first_line(error)}") from error
     if found != ",".join(output_names):
         raise GraphError(f"the package's outputs are {found}, expected {', '.join(output_names)}")
 
@@ -75,10 +76,6 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
             with torch.no_grad():
                 return dict(zip(output_names, module(images.contiguous()), strict=True))
         except Exception as error:
-            raise GraphError(f"the package cannot be run at batch {len(images)}: {_first_line(error)}") from error
+            raise GraphError(f"the package cannot be run at batch {len(images)}: {first_line(error)}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from export.decompositions import decompositions
+from export.errors import first_line, operator_in
 from export.layers import LayerTracker
 from export.traceable import traceable_calls
 from training.model import SelfGradientNetwork
@@ -93,20 +94,25 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fake_state = [fake_mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
 
+    tracker = LayerTracker(passes.network)
+
     def function(image: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with traceable_calls():
+        with traceable_calls(), tracker.watching_calls():
             return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
-    tracker = LayerTracker(passes.network)
     try:
         with tracker.tracking():
             traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
                 _fake_image(passes.network, image_size, fake_mode), *fake_state
             )
     except Exception as error:  # tracing runs the user's network, which may raise anything
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         layer = f" at its layer {tracker.innermost}" if tracker.innermost else ""
-        raise CaptureError(f"the network cannot be captured as one graph{layer}: {reason[0]}") from error
+        operator = tracker.operator or operator_in(error)
+        call = f", calling {operator}" if operator else ""
+        raise CaptureError(
+            f"the network cannot be captured as one graph{layer}{call}: {first_line(error)}; "
+            "mend that layer, or use one that does without the call"
+        ) from error
     return _with_weights(traced, passes, names)
 
 

@@ -98,7 +98,7 @@ def export_graph(
         pictures = pictures_in(pictures_folder, PICTURES, info.image_size)
     metadata = {METADATA_KEY: info.to_json(), CHECKSUM_KEY: sha256_of(checkpoint)}
     passes = passes_of(network)
-    with _replacing(target) as partial:
+    with _replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)
         if fused:
             fuse_block(graph, network.block)
@@ -177,7 +177,7 @@ def export_reduced(
         CHECKSUM_KEY: sha256_of(checkpoint),
         PRECISION_KEY: reduced.precision,
     }
-    with _replacing(target) as partial:
+    with _replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)
         rewrite(graph)
         if reduced.precision in DTYPES and not file_format.engine_lowers:
@@ -232,8 +232,10 @@ def _naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Itera
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def _replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
     """A file to write to beside `target`, which takes its place on success and is removed on any failure."""
+    if target.exists() and target.samefile(checkpoint):
+        raise OutputError(f"{target}: is the checkpoint itself, which the graph would replace; pass another PATH")
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; pass the file to write, such as {target / 'model.onnx'}")
     if not target.parent.is_dir():

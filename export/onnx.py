@@ -15,6 +15,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import fx
 
 from export.capture import INPUT_NAME, CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
@@ -73,10 +74,10 @@ def to_onnx(
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Writes the model to one file, weights included.
 
-    raises ValueError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
+    raises CaptureError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
     """
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ValueError("the network is over 2 GB, more than one ONNX file can hold")
+        raise CaptureError("the network is over 2 GB, more than one ONNX file can hold: export it with --torchscript")
     path.write_bytes(model.SerializeToString())
 
 
@@ -104,7 +105,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
         return f"ONNX has no operator for {missing[1]}; use a layer that does without it, or --torchscript", operator
     if "Constraints violated" in text and BATCH_NAME in text:
         return "one of its layers fixes the batch size", None
-    return (text.strip().splitlines() or [type(error).__name__])[0], None
+    return first_line(error), operator_in(error)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from export.capture import CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 from export.rewrite import store_weights
 from export.rewrite.sizes import ask_sizes_as_methods
 from export.verify import GraphError, Run
@@ -33,8 +34,8 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
             extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
             torch.jit.save(module, str(path), _extra_files={key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureError(f"the network cannot be written as TorchScript: {reason[0]}") from error
+        reason = f"the network cannot be written as TorchScript: {first_line(error)}"
+        raise CaptureError(reason, operator_in(error)) from error
 
 
 def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
@@ -56,7 +57,7 @@ def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
         with warnings.catch_warnings(action="ignore"):  # of TorchScript being superseded
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
-        raise GraphError(f"PyTorch cannot load the graph: {_first_line(error)}") from error
+        raise GraphError(f"PyTorch cannot load the graph: {first_line(error)}") from error
     found = extra[OUTPUT_NAMES_KEY]
     found = found.decode() if isinstance(found, bytes) else found
     if found != ",".join(output_names):
@@ -71,7 +72,3 @@ def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
             raise GraphError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

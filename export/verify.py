@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from export.capture import INPUT_NAME, passes_of
+from export.errors import first_line
 from training.model import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)
@@ -162,7 +163,7 @@ def onnx_run(model: Path | bytes, output_names: tuple[str, ...], custom_operator
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise GraphError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
+        raise GraphError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
     found = tuple(output.name for output in session.get_outputs())
     if found != output_names:
         raise GraphError(f"the graph's outputs are {', '.join(found)}, expected {', '.join(output_names)}")
@@ -172,7 +173,7 @@ def onnx_run(model: Path | bytes, output_names: tuple[str, ...], custom_operator
             arrays = session.run(list(output_names), {INPUT_NAME: images.numpy()})
         except Exception as error:
             raise GraphError(
-                f"ONNX Runtime cannot run the graph at batch {len(images)}: {_first_line(error)}"
+                f"ONNX Runtime cannot run the graph at batch {len(images)}: {first_line(error)}"
             ) from error
         return {name: torch.from_numpy(array) for name, array in zip(output_names, arrays, strict=True)}
 
@@ -197,7 +198,3 @@ def _relative_errors(difference: Tensor, expected: Tensor) -> Tensor:
     """(N,), one a picture; an expected output of all zeros must be met exactly."""
     errors, sizes = difference.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
     return torch.where(errors == 0, 0.0, errors / sizes)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
