@@ -34,7 +34,7 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
             extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
             torch.jit.save(module, str(path), _extra_files={key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
-        reason = f"the network cannot be written as TorchScript: {first_line(error)}"
+        reason = f"the network cannot be written as TorchScript: {first_line(error)}; export it with --onnx"
         raise CaptureError(reason, operator_in(error)) from error
 
 

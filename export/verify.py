@@ -115,7 +115,7 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
     run:      the graph
     network:  in eval mode on the CPU
     pictures: (28, C, H, W) in [0, 1], all different
-    raises GraphError where the graph cannot be run at one of the batch sizes
+    raises GraphError where the graph cannot be run at one of the batch sizes, or gives outputs of another shape
     """
     reference = _reference(network, pictures)
     checks = []
@@ -123,6 +123,11 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
         parts = [run(images) for images in torch.split(pictures, batch)]
         outputs = {name: torch.cat([part[name] for part in parts]) for name in reference}
         for name, expected in reference.items():
+            if outputs[name].shape != expected.shape:
+                raise GraphError(
+                    f"the graph's {name} for {len(pictures)} pictures at batch {batch} is {tuple(outputs[name].shape)}, "
+                    f"not {tuple(expected.shape)}, as where one of the layers fixes the batch size"
+                )
             same_top1 = None
             if name.endswith("logits"):
                 same_top1 = int((outputs[name].argmax(1) == expected.argmax(1)).sum())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths
 
-from export.capture import capture, passes_of
+from export.capture import CaptureError, capture, passes_of
 from export.exporter import export_graph
 from export.formats import TORCHSCRIPT
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of
@@ -114,7 +114,7 @@ def test_sizes_that_hold_the_batch_are_no_constants(backbone: Callable[[], nn.Mo
 
 
 class Numbered(nn.Module):
-    """Makes something of the batch that tracing takes for a constant."""
+    """Calculates with the number of pictures, which tracing can only take for a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,9 +125,22 @@ class Numbered(nn.Module):
         return self.classifier((images.mean((2, 3)) + 0 * numbers).tanh())
 
 
-def test_a_batch_size_that_tracing_fixes_is_found(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="fixes the batch size"):
+class Counted(Numbered):
+    """len() of a tensor is a number as soon as it is captured."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images.reshape(len(images), 3, -1).mean(2).tanh())
+
+
+def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="aten::arange.*; export it with --onnx") as raised:
         verification(Numbered(), tmp_path)
+    assert raised.value.operator == "aten::arange"
+
+
+def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="fixes the batch size"):
+        verification(Counted(), tmp_path)
 
 
 LOADER = """
