@@ -45,8 +45,8 @@ TorchScript and AOTInductor return them as a tuple in this order.
 It is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7 before it gets its name. A file that
 is there already is replaced by a good graph only, and stays as it is otherwise.
 
-exit status: 0 written and checked; 1 the graph differs from PyTorch (or, in reduced precision, too many
-             of its answers from float32's), nothing written;
+exit status: 0 written and checked; 1 the graph differs from PyTorch (in reduced precision: by more than
+             that explains, or in too many answers), nothing written;
              2 wrong arguments or files, nothing written
 """
 
@@ -142,8 +142,8 @@ def _share(text: str) -> float:
 
 def _count(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of pictures")
+    if value < PICTURES:
+        raise argparse.ArgumentTypeError(f"{text} is too few pictures; at least {PICTURES} are compared one by one")
     return value
 
 
@@ -157,8 +157,7 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
                 Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
                 options.agreement_pictures or Reduced.pictures,
             )
-            agreements = export_reduced(file_format, options.ckpt, target, options.pictures, reduced)
-            report = "\n".join(agreement.line() for agreement in agreements)
+            report = export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
     except REFUSALS as error:
         return _fail(str(error), 2)
     except AgreementError as error:

@@ -1,5 +1,6 @@
 """From a checkpoint file to a checked graph file."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,15 @@ from export.pictures import pictures_in, pictures_under, structured_pictures
 from export.quantization import quantize_first_pass
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
-from export.verify import PICTURES, GraphError, Run, Verification, onnx_run, verify
+from export.verify import PICTURES, REDUCED_TOLERANCES, GraphError, Run, Verification, onnx_run, verify
 from export.winograd import write_wide_convolutions_by_winograd
 from training.checkpoint import load_checkpoint
 from training.model import SelfGradientNetwork
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
+ERRORS_KEY = "errors_against_float32"
+"""Metadata key of such a graph: JSON of each output's relative error, of the median and the worst picture."""
 
 INT8 = "int8-first-pass"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -126,6 +129,30 @@ class PrecisionError(ValueError):
     """A precision that a format or its engine does not have; the message names the fix."""
 
 
+@dataclass(frozen=True)
+class ReducedReport:
+    """What was measured of a graph in reduced precision, against the float32 network.
+
+    verification: its outputs' errors at batch 1, 4 and 7
+    agreements:   how often it gives the same answer
+    """
+
+    verification: Verification
+    agreements: tuple[Agreement, ...]
+
+    def table(self) -> str:
+        """Lines of text for a terminal."""
+        return "\n".join([self.verification.table(), *(agreement.line() for agreement in self.agreements)])
+
+    def metadata(self) -> dict[str, str]:
+        """For the graph's metadata."""
+        errors = {
+            check.output: {"median": check.median_error, "worst": check.worst_error}
+            for check in self.verification.checks  # nearly the same at every batch size; the last one's stay
+        }
+        return {AGREEMENT_KEY: agreements_json(self.agreements), ERRORS_KEY: json.dumps(errors)}
+
+
 class AgreementError(RuntimeError):
     """A graph in reduced precision that too often answers otherwise than float32; nothing was written.
 
@@ -143,7 +170,7 @@ class Reduced:
 
     precision:     fp16 or bf16 (convolutions and what lies between them), or int8-first-pass
     min_agreement: share of pictures, in [0, 1], that must keep their top class: as they are, and attacked
-    pictures:      on how many that is measured
+    pictures:      on how many that is measured, at least PICTURES
     """
 
     precision: str
@@ -153,14 +180,14 @@ class Reduced:
 
 def export_reduced(
     file_format: Format, checkpoint: Path, target: Path, pictures_folder: Path, reduced: Reduced
-) -> tuple[Agreement, ...]:
-    """Writes the checkpoint's network in reduced precision, once its answers have been compared with float32's.
+) -> ReducedReport:
+    """Writes the checkpoint's network in reduced precision, once it has been compared with float32.
 
     pictures_folder: real pictures, in it or in folders in it; for int8 there must be CALIBRATION_PICTURES more than are
                      compared, which the ranges are taken from
     returns:         what was measured; it is in the file's metadata too
-    raises what export_graph does, PrecisionError where the format has no such precision, AgreementError where the
-    answers differ too often
+    raises what export_graph does, with wider tolerances, PrecisionError where the format has no such precision,
+    AgreementError where the answers differ too often
     """
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))
@@ -189,9 +216,15 @@ def export_reduced(
             model = quantize_first_pass(onnx.load(partial), pictures[for_ranges])
             write_wide_convolutions_by_winograd(model)
             save_onnx(model, partial)
+        compared = pictures[~for_ranges]
         try:
             run = file_format.run(partial, passes.output_names)
-            agreements = measure_agreement(run, network, pictures[~for_ranges], info.epsilon or EPS)
+            verification = verify(run, network, compared[:: max(1, len(compared) // PICTURES)][:PICTURES], REDUCED_TOLERANCES)
+            if not verification.passed:
+                raise VerificationError(
+                    f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
+                )
+            agreements = measure_agreement(run, network, compared, info.epsilon or EPS)
         except GraphError as error:
             raise VerificationError(str(error)) from error
         if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:
@@ -200,9 +233,10 @@ def export_reduced(
                 "export in another --precision, or accept it with a lower --min-agreement",
                 agreements,
             )
+        report = ReducedReport(verification, agreements)
         assert file_format.annotate is not None
-        file_format.annotate(partial, {**metadata, AGREEMENT_KEY: agreements_json(agreements)})
-    return agreements
+        file_format.annotate(partial, {**metadata, **report.metadata()})
+    return report
 
 
 def _not_supported(file_format: Format, precision: str) -> str:

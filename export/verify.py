@@ -37,6 +37,13 @@ TOLERANCES = {
     "self_gradient": Tolerance(1e-2, 1e-1),
 }
 
+REDUCED_TOLERANCES = {
+    # TO MEASURE
+    "logits": Tolerance(0.3, 3.0),
+    "plain_logits": Tolerance(0.3, 3.0),
+    "self_gradient": Tolerance(0.5, 1e3),
+}
+
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 """A graph in some engine: images (N, C, H, W) to its outputs by name."""
 
@@ -104,7 +111,9 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verification:
+def verify(
+    run: Run, network: SelfGradientNetwork, pictures: Tensor, tolerances: Mapping[str, Tolerance] = TOLERANCES
+) -> Verification:
     """Compares a graph with the network it was made from, at batch 1, 4 and 7.
 
     PyTorch sees one picture at a time, so a graph in which pictures see their neighbours fails. The graph's `logits`
@@ -112,9 +121,10 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
     tolerance would have to be theirs too. Top-1 agreement, in contrast, is that of the two from end to end; it is
     shown, not judged, since a tie may fall either way.
 
-    run:      the graph
-    network:  in eval mode on the CPU
-    pictures: (28, C, H, W) in [0, 1], all different
+    run:        the graph
+    network:    in eval mode on the CPU
+    pictures:   (28, C, H, W) in [0, 1], all different
+    tolerances: by output; REDUCED_TOLERANCES for a graph in reduced precision
     raises GraphError where the graph cannot be run at one of the batch sizes, or gives outputs of another shape
     """
     reference = _reference(network, pictures)
@@ -142,7 +152,7 @@ def verify(run: Run, network: SelfGradientNetwork, pictures: Tensor) -> Verifica
                     max_abs_error=float(difference.abs().max()),
                     median_error=float(errors.median()),
                     worst_error=float(errors.max()),
-                    tolerance=TOLERANCES[name],
+                    tolerance=tolerances[name],
                     same_top1=same_top1,
                     pictures=len(pictures),
                 )
