@@ -96,14 +96,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fused",
         action="store_true",
-        help="write the block as one node. ONNX: the kernels of `make kernels ORT_INCLUDE_DIR=...` compute it where their "
-        "library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
+        help="write the block as one node. ONNX: the kernels of `make kernels ORT_INCLUDE_DIR=...` compute it where "
+        "their library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
         "`make kernels`, without which the file cannot be loaded",
     )
     options = parser.parse_args(arguments)
     others = [item.name for item in FORMATS if item.name not in FUSED and getattr(options, item.name) is not None]
     if options.fused and (options.precision != "fp32" or others):
-        parser.error("--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves")
+        parser.error(
+            "--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves"
+        )
     if options.precision == "fp32":
         for flag in ("min_agreement", "agreement_pictures"):
             if getattr(options, flag) is not None:

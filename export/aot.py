@@ -1,9 +1,11 @@
-"""A captured graph as an AOTInductor package: compiled code, C++ on a CPU and Triton on a GPU, for Python and C++."""
+"""A captured graph as an AOTInductor package: C++ compiled for this machine's processor, for Python and C++."""
 
+import json
 import os
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +48,19 @@ def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> 
         except Exception as error:  # the compiler raises of its own
             raise CaptureError(f"the network cannot be compiled: {first_line(error)}", operator_in(error)) from error
         os.replace(package, path)
+
+
+def annotate_aot(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replaces the metadata of a written package, but for the outputs' names and what the compiler noted."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        annotated = Path(folder) / path.name
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(annotated, "w") as target:
+            for item in source.infolist():
+                content = source.read(item)
+                if item.filename.endswith("_metadata.json"):
+                    content = json.dumps({**json.loads(content), **metadata}).encode()
+                target.writestr(item, content)
+        os.replace(annotated, path)
 
 
 def require_compiler() -> None:

@@ -219,7 +219,9 @@ def export_reduced(
         compared = pictures[~for_ranges]
         try:
             run = file_format.run(partial, passes.output_names)
-            verification = verify(run, network, compared[:: max(1, len(compared) // PICTURES)][:PICTURES], REDUCED_TOLERANCES)
+            verification = verify(
+                run, network, compared[:: max(1, len(compared) // PICTURES)][:PICTURES], REDUCED_TOLERANCES
+            )
             if not verification.passed:
                 raise VerificationError(
                     f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
@@ -245,7 +247,8 @@ def _not_supported(file_format: Format, precision: str) -> str:
         ("openvino", "fp16"): "OpenVINO computes in float16 on processors that are not at hand to check it on",
         ("openvino", INT8): "OpenVINO 2026.4 computes 8-bit gradients that are off by half",
         ("torchscript", INT8): "TorchScript has no 8-bit convolution that is written as a graph",
-        ("aot", precision): "AOTInductor packages are written in float32 only",
+        ("aot", "fp16"): "AOTInductor packages are written in float32 and bfloat16 only",
+        ("aot", INT8): "AOTInductor packages are written in float32 and bfloat16 only",
     }
     formats = [f"--{item.name}" for item in FORMATS if precision in item.reduced]
     return f"{reasons[file_format.name, precision]}: {precision} needs {' or '.join(formats)}"

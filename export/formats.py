@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 from torch import fx
 
-from export.aot import aot_run, require_compiler, save_aot
+from export.aot import annotate_aot, aot_run, require_compiler, save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
@@ -118,7 +118,14 @@ TORCHSCRIPT = Format(
     annotate=annotate_torchscript,
 )
 AOT = Format(
-    "aot", "model.pt2", "an AOTInductor package for this machine's processor", save_aot, aot_run, require_compiler
+    "aot",
+    "model.pt2",
+    "an AOTInductor package for this machine's processor",
+    save_aot,
+    aot_run,
+    require_compiler,
+    reduced=("bf16",),
+    annotate=annotate_aot,
 )
 FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
 FUSED = {

@@ -135,8 +135,9 @@ def verify(
         for name, expected in reference.items():
             if outputs[name].shape != expected.shape:
                 raise GraphError(
-                    f"the graph's {name} for {len(pictures)} pictures at batch {batch} is {tuple(outputs[name].shape)}, "
-                    f"not {tuple(expected.shape)}, as where one of the layers fixes the batch size"
+                    f"the graph's {name} for {len(pictures)} pictures at batch {batch} is "
+                    f"{tuple(outputs[name].shape)}, not {tuple(expected.shape)}, as where one of the layers fixes the "
+                    "batch size"
                 )
             same_top1 = None
             if name.endswith("logits"):

@@ -49,7 +49,9 @@ def test_a_layer_that_another_format_cannot_express(
     monkeypatch.setattr("export.aot.require_compiler", lambda: None)
     checkpoint = pooling_checkpoint(tmp_path)
     with pytest.raises(CaptureError, match=r"layer backbone\.1 \(AdaptiveMaxPool2d\): the network cannot be"):
-        export_graph(replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=pooling_network())
+        export_graph(
+            replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=pooling_network()
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -62,7 +64,9 @@ class Branching(nn.Module):
 
 def test_a_layer_that_cannot_be_captured() -> None:
     network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), Branching(), nn.Flatten(), nn.Linear(144, 10)))
-    expected = r"at its layer backbone\.1 \(Branching\), calling torch\.Tensor\.__bool__: .*; mend that layer, or use one"
+    expected = (
+        r"at its layer backbone\.1 \(Branching\), calling torch\.Tensor\.__bool__: .*; mend that layer, or use one"
+    )
     with pytest.raises(CaptureError, match=expected):
         capture(passes_of(network), (8, 8))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

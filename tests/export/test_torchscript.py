@@ -133,7 +133,7 @@ class Counted(Numbered):
 
 
 def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="aten::arange.*; export it with --onnx") as raised:
+    with pytest.raises(CaptureError, match=r"aten::arange.*; export it with --onnx") as raised:
         verification(Numbered(), tmp_path)
     assert raised.value.operator == "aten::arange"
 
