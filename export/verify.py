@@ -38,11 +38,15 @@ TOLERANCES = {
 }
 
 REDUCED_TOLERANCES = {
-    # TO MEASURE
-    "logits": Tolerance(0.3, 3.0),
-    "plain_logits": Tolerance(0.3, 3.0),
-    "self_gradient": Tolerance(0.5, 1e3),
+    # The bundled WRN-16-2 on 28 test pictures, median and worst: float16 2e-4 and 5e-4, bfloat16 2e-3 and 6e-3, an
+    # 8-bit first pass 8e-3 and 3e-2. How often the answer stays the same is another check (export.agreement).
+    "logits": Tolerance(0.1, 0.5),
+    "plain_logits": Tolerance(0.1, 0.5),
+    # Likewise: 0.014 and 0.04, 0.05 and 0.15, 0.19 and 0.25. One that has underflowed to zero is off by 1; one that has
+    # overflowed passes no bound.
+    "self_gradient": Tolerance(0.5, 10),
 }
+"""For graphs in reduced precision."""
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 """A graph in some engine: images (N, C, H, W) to its outputs by name."""
