@@ -44,12 +44,15 @@ def write_checkpoint(architecture: str, path: Path) -> None:
     save_checkpoint(path, build_model(info).state_dict(), info)
 
 
+def _captured(checkpoint: Path) -> fx.GraphModule:
+    return capture(passes_of(load_checkpoint(checkpoint)[0]), IMAGE_SIZE)
+
+
 @lru_cache(maxsize=2)
 def _onnx(checkpoint: Path, rewriting: Callable[[fx.GraphModule], None]) -> bytes:
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
+    graph = _captured(checkpoint)
     rewriting(graph)
-    return to_onnx(graph, SHAPE, passes.output_names, {}).SerializeToString()
+    return to_onnx(graph, {}).SerializeToString()
 
 
 def write_plain(checkpoint: Path, path: Path) -> None:
@@ -72,8 +75,7 @@ def write_ours_direct(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
-    graph, names = _ours(checkpoint, torch.float32)
-    save_onnx(to_openvino(graph, SHAPE, names, {}), path)
+    save_onnx(to_openvino(_ours(checkpoint, torch.float32), {}), path)
 
 
 def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
@@ -95,27 +97,24 @@ def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Pat
     return write
 
 
-def _ours(checkpoint: Path, dtype: torch.dtype) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    passes = passes_of(load_checkpoint(checkpoint)[0])
-    graph = capture(passes, IMAGE_SIZE)
+def _ours(checkpoint: Path, dtype: torch.dtype) -> fx.GraphModule:
+    graph = _captured(checkpoint)
     rewrite(graph)
     if dtype != torch.float32:
         lower_precision(graph, dtype)
-    return graph, passes.output_names
+    return graph
 
 
 def write_torchscript(dtype: torch.dtype) -> Callable[[Path, Path], None]:
     def write(checkpoint: Path, path: Path) -> None:
-        graph, names = _ours(checkpoint, dtype)
-        save_torchscript(graph, SHAPE, names, {}, path)
+        save_torchscript(_ours(checkpoint, dtype), {}, path)
 
     return write
 
 
 def write_aot(dtype: torch.dtype) -> Callable[[Path, Path], None]:
     def write(checkpoint: Path, path: Path) -> None:
-        graph, names = _ours(checkpoint, dtype)
-        save_aot(graph, SHAPE, names, {}, path)
+        save_aot(_ours(checkpoint, dtype), {}, path)
 
     return write
 

@@ -17,8 +17,8 @@ from export.exporter import (
     export_graph,
     export_reduced,
 )
-from export.formats import FORMATS, Format
-from export.kernels.onnx_functions import library_path
+from export.formats import FORMATS, FUSED, TORCHSCRIPT, Format
+from export.kernels import onnx_functions, operators
 from export.kernels.operators import KernelsError
 from export.openvino import OpenVinoError
 from export.pictures import PicturesError
@@ -45,8 +45,8 @@ TorchScript and AOTInductor return them as a tuple in this order.
 It is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7 before it gets its name. A file that
 is there already is replaced by a good graph only, and stays as it is otherwise.
 
-exit status: 0 written and checked; 1 the graph differs from PyTorch (or, in reduced precision, too many
-             of its answers from float32's), nothing written;
+exit status: 0 written and checked; 1 the graph differs from PyTorch (in reduced precision: by more than
+             that explains, or in too many answers), nothing written;
              2 wrong arguments or files, nothing written
 """
 
@@ -96,13 +96,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fused",
         action="store_true",
-        help="write the block as one node, which the kernels of `make kernels ORT_INCLUDE_DIR=...` compute where their "
-        "library is registered with ONNX Runtime, and standard operators elsewhere",
+        help="write the block as one node. ONNX: the kernels of `make kernels ORT_INCLUDE_DIR=...` compute it where "
+        "their library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
+        "`make kernels`, without which the file cannot be loaded",
     )
     options = parser.parse_args(arguments)
-    others = [item.name for item in FORMATS if item.name != "onnx" and getattr(options, item.name) is not None]
+    others = [item.name for item in FORMATS if item.name not in FUSED and getattr(options, item.name) is not None]
     if options.fused and (options.precision != "fp32" or others):
-        parser.error("--fused is for --onnx in fp32; leave it out, or export the others by themselves")
+        parser.error(
+            "--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves"
+        )
     if options.precision == "fp32":
         for flag in ("min_agreement", "agreement_pictures"):
             if getattr(options, flag) is not None:
@@ -114,6 +117,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         for item in FORMATS
         if (path := getattr(options, item.name)) is not None
     ]
+    paths = [path.resolve() for _, path in options.targets]
+    for (item, path), resolved in zip(options.targets, paths, strict=True):
+        if paths.count(resolved) > 1:
+            parser.error(f"--{item.name} and another format would both be written to {path}; give each its own PATH")
     if not options.targets:
         parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
     return options
@@ -137,8 +144,8 @@ def _share(text: str) -> float:
 
 def _count(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of pictures")
+    if value < PICTURES:
+        raise argparse.ArgumentTypeError(f"{text} is too few pictures; at least {PICTURES} are compared one by one")
     return value
 
 
@@ -152,8 +159,7 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
                 Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
                 options.agreement_pictures or Reduced.pictures,
             )
-            agreements = export_reduced(file_format, options.ckpt, target, options.pictures, reduced)
-            report = "\n".join(agreement.line() for agreement in agreements)
+            report = export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
     except REFUSALS as error:
         return _fail(str(error), 2)
     except AgreementError as error:
@@ -166,12 +172,18 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)
-    if options.fused and library_path().is_file():
-        print(f"the same without and with the kernels of {library_path()}")
-    elif options.fused:
-        print("checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=...")
+    if options.fused:
+        print(_about_kernels(file_format))
     print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _about_kernels(file_format: Format) -> str:
+    if file_format.name == TORCHSCRIPT.name:
+        return f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
+    if onnx_functions.library_path().is_file():
+        return f"the same without and with the kernels of {onnx_functions.library_path()}"
+    return "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..."
 
 
 def _fail(message: str, status: int) -> int:

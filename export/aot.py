@@ -1,16 +1,19 @@
-"""A captured graph as an AOTInductor package: compiled code, C++ on a CPU and Triton on a GPU, for Python and C++."""
+"""A captured graph as an AOTInductor package: C++ compiled for this machine's processor, for Python and C++."""
 
+import json
 import os
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
-from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
+from export.capture import INPUT_NAME, CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 from export.rewrite import store_weights
 from export.verify import GraphError, Run
 
@@ -22,34 +25,42 @@ class CompilerError(ValueError):
     """No C++ compiler, without which nothing can be compiled; the message names the fix."""
 
 
-def save_aot(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
+def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
     """Compiles the captured graph for this machine's processor: image (N, C, H, W) to the outputs, in order.
 
-    image_shape: (channels, height, width)
-    metadata:    is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
+    metadata: is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
     raises CompilerError without a C++ compiler, CaptureError for a graph that cannot be compiled
     """
     require_compiler()
     store_weights(graph)
-    images = torch.zeros(TRACED_BATCH, *image_shape)
-    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names)}}
+    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         package = Path(folder) / "model.pt2"  # the compiler insists on the suffix
         try:
             with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of PyTorch's insides
                 program = torch.export.export(
-                    graph, (images,), dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}}, strict=False
+                    graph,
+                    (example_image(graph),),
+                    dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+                    strict=False,
                 )
                 torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
         except Exception as error:  # the compiler raises of its own
-            raise CaptureError(f"the network cannot be compiled: {_first_line(error)}") from error
+            raise CaptureError(f"the network cannot be compiled: {first_line(error)}", operator_in(error)) from error
         os.replace(package, path)
+
+
+def annotate_aot(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replaces the metadata of a written package, but for the outputs' names and what the compiler noted."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        annotated = Path(folder) / path.name
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(annotated, "w") as target:
+            for item in source.infolist():
+                content = source.read(item)
+                if item.filename.endswith("_metadata.json"):
+                    content = json.dumps({**json.loads(content), **metadata}).encode()
+                target.writestr(item, content)
+        os.replace(annotated, path)
 
 
 def require_compiler() -> None:
@@ -71,7 +82,7 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
             module = torch._inductor.aoti_load_package(str(package))
             found = module.get_metadata().get(OUTPUT_NAMES_KEY)
         except Exception as error:
-            raise GraphError(f"the compiled package cannot be loaded: {_first_line(error)}") from error
+            raise GraphError(f"the compiled package cannot be loaded: {first_line(error)}") from error
     if found != ",".join(output_names):
         raise GraphError(f"the package's outputs are {found}, expected {', '.join(output_names)}")
 
@@ -80,10 +91,6 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
             with torch.no_grad():
                 return dict(zip(output_names, module(images.contiguous()), strict=True))
         except Exception as error:
-            raise GraphError(f"the package cannot be run at batch {len(images)}: {_first_line(error)}") from error
+            raise GraphError(f"the package cannot be run at batch {len(images)}: {first_line(error)}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from export.decompositions import decompositions
+from export.errors import first_line, operator_in
 from export.layers import LayerTracker
 from export.traceable import traceable_calls
 from training.model import SelfGradientNetwork
@@ -18,6 +19,7 @@ from training.oracle import GradientOracle
 INPUT_NAME = "image"
 TRACED_BATCH = 2
 """Any size but 0 and 1, which PyTorch would take for constants."""
+_OUTPUT_NAMES = "output_names"
 
 
 class CaptureError(ValueError):
@@ -82,7 +84,7 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     passes:     in eval mode; any backbone
     image_size: (height, width) in pixels, constants of the graph
     returns:    image (N, C, H, W) -> passes' outputs, with the weights as attributes under the names they have in
-                `passes`, each once
+                `passes`, each once; example_image and output_names_of tell its shape and its outputs
     raises CaptureError for a network that is in training mode or that PyTorch cannot trace
     """
     if any(module.training for module in passes.network.modules()):
@@ -92,21 +94,38 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fake_state = [fake_mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
 
+    tracker = LayerTracker(passes.network)
+
     def function(image: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with traceable_calls():
+        with traceable_calls(), tracker.watching_calls():
             return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
-    tracker = LayerTracker(passes.network)
     try:
         with tracker.tracking():
             traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
                 _fake_image(passes.network, image_size, fake_mode), *fake_state
             )
     except Exception as error:  # tracing runs the user's network, which may raise anything
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         layer = f" at its layer {tracker.innermost}" if tracker.innermost else ""
-        raise CaptureError(f"the network cannot be captured as one graph{layer}: {reason[0]}") from error
+        operator = tracker.operator or operator_in(error)
+        call = f", calling {operator}" if operator else ""
+        raise CaptureError(
+            f"the network cannot be captured as one graph{layer}{call}: {first_line(error)}; "
+            "mend that layer, or use one that does without the call"
+        ) from error
     return _with_weights(traced, passes, names)
+
+
+def example_image(graph: fx.GraphModule) -> Tensor:
+    """A black image of the captured graph's size, (TRACED_BATCH, C, H, W): what it is traced with again."""
+    (placeholder,) = graph.graph.find_nodes(op="placeholder")
+    return torch.zeros(TRACED_BATCH, *placeholder.meta["val"].shape[1:])
+
+
+def output_names_of(graph: fx.GraphModule) -> tuple[str, ...]:
+    """The captured graph's outputs, in order."""
+    names: tuple[str, ...] = graph.meta[_OUTPUT_NAMES]
+    return names
 
 
 def _fake_image(network: SelfGradientNetwork, image_size: tuple[int, int], fake_mode: FakeTensorMode) -> Tensor:
@@ -129,4 +148,6 @@ def _with_weights(traced: fx.GraphModule, passes: Passes, names: Sequence[str]) 
         graph.erase_node(node)
     image.target = image.name = INPUT_NAME
     graph.eliminate_dead_code()
-    return fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use
+    captured = fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use
+    captured.meta[_OUTPUT_NAMES] = passes.output_names
+    return captured

@@ -62,7 +62,9 @@ def convolution_input_gradient(
     if output_mask[1] or output_mask[2]:
         raise ValueError("only gradients with respect to a convolution's input can be exported, not to its weights")
     if transposed:
-        return aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0, 0], groups), None, None
+        no_padding = [0] * len(stride)
+        result = aten.convolution(gradient, weight, None, stride, padding, dilation, False, no_padding, groups)
+        return result, None, None
     return _transposed_convolution(gradient, weight, features.shape[2:], stride, padding, dilation, groups), None, None
 
 

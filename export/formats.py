@@ -7,9 +7,10 @@ from pathlib import Path
 from onnx import ModelProto
 from torch import fx
 
-from export.aot import aot_run, require_compiler, save_aot
+from export.aot import annotate_aot, aot_run, require_compiler, save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.kernels.fuse import add_bodies, onnx_translations
+from export.kernels.operators import load
 from export.onnx import annotate_onnx, save_onnx, to_onnx
 from export.openvino import openvino_run, require_openvino
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
@@ -18,8 +19,8 @@ from export.torchscript import annotate_torchscript, save_torchscript, torchscri
 from export.verify import Run, onnx_run
 from export.winograd import write_wide_convolutions_by_winograd
 
-Save = Callable[[fx.GraphModule, tuple[int, int, int], tuple[str, ...], Mapping[str, str], Path], None]
-"""Graph, (channels, height, width), output names, metadata and the file to write."""
+Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
+"""Captured graph, metadata and the file to write."""
 
 
 @dataclass(frozen=True)
@@ -48,59 +49,33 @@ class Format:
     engine_lowers: bool = False
 
 
-def _save_onnx(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    _finish_onnx(to_onnx(graph, image_shape, output_names, metadata), path)
+def _save_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    _finish_onnx(to_onnx(graph, metadata), path)
 
 
-def _save_onnx_to_quantize(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    model = to_onnx(graph, image_shape, output_names, metadata)
+def _save_onnx_to_quantize(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    model = to_onnx(graph, metadata)
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
 
 
-def _save_openvino(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    save_onnx(to_openvino(graph, image_shape, output_names, metadata), path)
+def _save_openvino(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    save_onnx(to_openvino(graph, metadata), path)
 
 
-def to_openvino(
-    graph: fx.GraphModule, image_shape: tuple[int, int, int], output_names: tuple[str, ...], metadata: Mapping[str, str]
-) -> ModelProto:
+def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProto:
     """A rewritten graph as an ONNX model in the form that OpenVINO is fastest at.
 
     Masks select, the image's gradient is an ordinary convolution too, and wide convolutions stay what they are.
     """
     write_input_gradients_as_convolutions(graph, fewest_channels=1)
-    model = to_onnx(graph, image_shape, output_names, metadata)
+    model = to_onnx(graph, metadata)
     apply_masks_by_selection(model)
     return model
 
 
-def _save_fused_onnx(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
-    model = to_onnx(graph, image_shape, output_names, metadata, onnx_translations())
+def _save_fused_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    model = to_onnx(graph, metadata, onnx_translations())
     add_bodies(model)
     _finish_onnx(model, path)
 
@@ -120,8 +95,6 @@ ONNX = Format(
     reduced=("fp16", "int8-first-pass"),
     annotate=annotate_onnx,
 )
-FUSED_ONNX = replace(ONNX, save=_save_fused_onnx, reduced=())
-"""With the block as one node (export.kernels); the graph must have been through fuse_block."""
 ONNX_TO_QUANTIZE = replace(ONNX, save=_save_onnx_to_quantize, reduced=())
 """With every convolution as one, for quantize_first_pass to find."""
 OPENVINO = Format(
@@ -145,6 +118,20 @@ TORCHSCRIPT = Format(
     annotate=annotate_torchscript,
 )
 AOT = Format(
-    "aot", "model.pt2", "an AOTInductor package for this machine's processor", save_aot, aot_run, require_compiler
+    "aot",
+    "model.pt2",
+    "an AOTInductor package for this machine's processor",
+    save_aot,
+    aot_run,
+    require_compiler,
+    reduced=("bf16",),
+    annotate=annotate_aot,
 )
 FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
+FUSED = {
+    ONNX.name: replace(ONNX, save=_save_fused_onnx, reduced=()),
+    TORCHSCRIPT.name: replace(TORCHSCRIPT, check=load, reduced=()),
+}
+"""By name, the formats with the block as one node (export.kernels); the graph must have been through fuse_block.
+
+An ONNX node holds a body of standard operators; TorchScript's operator runs only where the kernels are built."""

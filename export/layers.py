@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -15,6 +16,7 @@ class LayerTracker:
     def __init__(self, network: nn.Module):
         self._network = network
         self._running: list[str] = []
+        self._calls = _RunningCall()
 
     @property
     def innermost(self) -> str | None:
@@ -23,6 +25,15 @@ class LayerTracker:
         After an exception it is the layer that raised it. None outside every layer.
         """
         return self._running[-1] if self._running else None
+
+    @property
+    def operator(self) -> str | None:
+        """Name of PyTorch's function that is running, or that raised the exception, such as `torch.nonzero`."""
+        return self._calls.name
+
+    def watching_calls(self) -> TorchFunctionMode:
+        """Within, `operator` is kept up to date."""
+        return self._calls
 
     @contextmanager
     def tracking(self) -> Iterator["LayerTracker"]:
@@ -40,6 +51,20 @@ class LayerTracker:
 
     def _ended(self) -> None:
         self._running.pop()
+
+
+class _RunningCall(TorchFunctionMode):
+    """Knows which of PyTorch's functions has begun and not ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name: str | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before, self.name = self.name, resolve_name(func)
+        result = func(*args, **(kwargs or {}))
+        self.name = before
+        return result
 
 
 def layer_of_operator(network: nn.Module, operator: str, images: Tensor) -> str | None:

@@ -14,7 +14,8 @@ import torch
 from onnxscript.optimizer import optimize_ir
 from torch import fx
 
-from export.capture import INPUT_NAME, TRACED_BATCH, CaptureError
+from export.capture import INPUT_NAME, CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
@@ -33,29 +34,25 @@ PRECISION_KEY = "precision"
 
 def to_onnx(
     graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
     metadata: Mapping[str, str],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> onnx.ModelProto:
-    """The captured graph as an ONNX model with dynamic batch, input `image` and the given outputs.
+    """The captured graph as an ONNX model with dynamic batch, input `image` and its outputs' names.
 
-    image_shape: (channels, height, width)
-    metadata:    becomes the model's metadata_props
+    metadata:     becomes the model's metadata_props
     translations: how operators that PyTorch does not know are written (torch.onnx.export's custom_translation_table)
     raises CaptureError for a graph with an operator that ONNX does not have, or one that fixes the batch size
     """
-    images = torch.zeros(TRACED_BATCH, *image_shape)
     sizes = {INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}}
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(graph, (images,), dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
                 input_names=[INPUT_NAME],
-                output_names=list(output_names),
+                output_names=list(output_names_of(graph)),
                 opset_version=OPSET,
                 custom_translation_table=dict(translations or {}),
                 verbose=False,
@@ -77,10 +74,10 @@ def to_onnx(
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Writes the model to one file, weights included.
 
-    raises ValueError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
+    raises CaptureError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
     """
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ValueError("the network is over 2 GB, more than one ONNX file can hold")
+        raise CaptureError("the network is over 2 GB, more than one ONNX file can hold: export it with --torchscript")
     path.write_bytes(model.SerializeToString())
 
 
@@ -108,7 +105,7 @@ def _reason(error: Exception) -> tuple[str, str | None]:
         return f"ONNX has no operator for {missing[1]}; use a layer that does without it, or --torchscript", operator
     if "Constraints violated" in text and BATCH_NAME in text:
         return "one of its layers fixes the batch size", None
-    return (text.strip().splitlines() or [type(error).__name__])[0], None
+    return first_line(error), operator_in(error)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

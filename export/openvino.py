@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from export.errors import first_line
 from export.onnx import PRECISION_KEY
 from export.verify import GraphError, Run
 
@@ -45,7 +46,7 @@ def openvino_run(path: Path, output_names: tuple[str, ...]) -> Run:
         model = core.read_model(io.BytesIO(path.read_bytes()))  # of a path it would judge by the name
         compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # OpenVINO's exceptions share no base class of their own
-        raise GraphError(f"OpenVINO cannot load the graph: {_first_line(error)}") from error
+        raise GraphError(f"OpenVINO cannot load the graph: {first_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used not in (hint, {"f32": "float32", "bf16": "bfloat16"}[hint]):
         raise OpenVinoError(f"this machine's processor computes in {used}, not in {precision}; leave --precision out")
@@ -57,11 +58,7 @@ def openvino_run(path: Path, output_names: tuple[str, ...]) -> Run:
         try:
             results = compiled([images.numpy()])
         except Exception as error:
-            raise GraphError(f"OpenVINO cannot run the graph at batch {len(images)}: {_first_line(error)}") from error
+            raise GraphError(f"OpenVINO cannot run the graph at batch {len(images)}: {first_line(error)}") from error
         return {name: torch.from_numpy(results[name].copy()) for name in output_names}
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

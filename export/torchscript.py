@@ -7,40 +7,35 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from export.capture import TRACED_BATCH, CaptureError
+from export.capture import CaptureError, example_image, output_names_of
+from export.errors import first_line, operator_in
 from export.rewrite import store_weights
+from export.rewrite.sizes import ask_sizes_as_methods
 from export.verify import GraphError, Run
 
 OUTPUT_NAMES_KEY = "output_names"
 """Extra file of the archive with the outputs' names, in order, separated by commas; beside it lie the metadata's."""
 
 
-def save_torchscript(
-    graph: fx.GraphModule,
-    image_shape: tuple[int, int, int],
-    output_names: tuple[str, ...],
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
+def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
     """Writes the captured graph as TorchScript: image (N, C, H, W) to a tuple of the outputs, in order.
 
-    image_shape: (channels, height, width)
-    metadata:    becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
+    metadata: becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
     raises CaptureError for a graph that TorchScript cannot hold
 
     Frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
     """
     store_weights(graph)
-    images = torch.zeros(TRACED_BATCH, *image_shape)
+    ask_sizes_as_methods(graph)
     try:
         # Tracing warns of itself being superseded, and of sizes that become constants: verification finds these out.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            module = torch.jit.freeze(torch.jit.trace(graph.eval(), images, check_trace=False))
-            extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names)}
+            module = torch.jit.freeze(torch.jit.trace(graph.eval(), example_image(graph), check_trace=False))
+            extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
             torch.jit.save(module, str(path), _extra_files={key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureError(f"the network cannot be written as TorchScript: {reason[0]}") from error
+        reason = f"the network cannot be written as TorchScript: {first_line(error)}; export it with --onnx"
+        raise CaptureError(reason, operator_in(error)) from error
 
 
 def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
@@ -62,7 +57,7 @@ def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
         with warnings.catch_warnings(action="ignore"):  # of TorchScript being superseded
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
-        raise GraphError(f"PyTorch cannot load the graph: {_first_line(error)}") from error
+        raise GraphError(f"PyTorch cannot load the graph: {first_line(error)}") from error
     found = extra[OUTPUT_NAMES_KEY]
     found = found.decode() if isinstance(found, bytes) else found
     if found != ",".join(output_names):
@@ -77,7 +72,3 @@ def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
             raise GraphError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

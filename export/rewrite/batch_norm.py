@@ -35,9 +35,8 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         if bias is not None:
             shift = shift + editor.value(bias) * scale
         name = str(statistics[2].target).rpartition(".")[0]
-        new_weight = editor.expression(
-            aten.mul.Tensor, weight, editor.constant(scale[:, None, None, None], f"{name}.scale")
-        )
+        per_filter = scale.reshape(-1, *(1,) * (weight.meta["val"].dim() - 1))
+        new_weight = editor.expression(aten.mul.Tensor, weight, editor.constant(per_filter, f"{name}.scale"))
         folded = editor.call(
             norm,
             aten.convolution.default,

@@ -25,6 +25,11 @@ def make_constant_gradients_constants(graph: fx.GraphModule) -> None:
         for source in set(node.all_input_nodes) & constants.keys():
             if _broadcasts(node, source):
                 node.replace_input_with(source, editor.constant(constants[source], "head.gradient"))
+            elif is_call(node, aten.scatter_add.default) and node.args[3] is source:  # the way back of max-pooling
+                constant = editor.constant(constants[source], "head.gradient")
+                batch = editor.call(node, aten.sym_size.int, node.args[2], 0)
+                sizes = [batch, *source.meta["val"].shape[1:]]
+                node.update_arg(3, editor.call(node, aten.expand.default, constant, sizes))
     editor.finish()
 
 
@@ -40,6 +45,8 @@ def _constant_value(node: Any, constants: dict[fx.Node, Tensor], editor: Editor)
     value, shape = constants[source], source.meta["val"].shape
     if is_call(node, aten.expand.default):
         return value.reshape((1,) * (node.meta["val"].dim() - value.dim()) + tuple(value.shape))
+    if is_call(node, aten.view.default) and _keeps_batch(shape, node.meta["val"].shape) and value.shape[0] == 1:
+        return value.expand(1, *shape[1:]).reshape(1, *node.meta["val"].shape[1:])
     if is_call(node, aten.unsqueeze.default):
         return value.unsqueeze(node.args[1])
     if is_call(node, aten.mul.Scalar, aten.div.Scalar) or (
@@ -50,6 +57,12 @@ def _constant_value(node: Any, constants: dict[fx.Node, Tensor], editor: Editor)
         row = value.expand(1, shape[1])
         return node.target(row, *(editor.value(argument) for argument in node.args[1:]))
     return None
+
+
+def _keeps_batch(before: torch.Size, after: torch.Size) -> bool:
+    """Whether only sizes that are known, those of one image, are rearranged."""
+    known = all(isinstance(size, int) for size in (*before[1:], *after[1:]))
+    return known and isinstance(before[0], int) == isinstance(after[0], int) and before[0] == after[0]
 
 
 def _broadcasts(node: fx.Node, source: fx.Node) -> bool:

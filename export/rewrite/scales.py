@@ -68,12 +68,9 @@ def _can_take(node: Any, user: fx.Node, editor: Editor) -> bool:
         if node.meta["val"].shape[1] != user.meta["val"].shape[1] or bias is not None:
             return False
         return editor.is_weight(weight) and bool(transposed is False or groups == 1)
-    if is_call(node, aten.mul.Tensor):
-        return any(_can_take(factor, node, editor) for factor in node.args)
-    if is_call(node, aten.add.Tensor) and not node.kwargs and len(node.args) == 2:
-        first, second = node.args
-        return first is not second and all(_can_take(term, node, editor) for term in (first, second))
-    return False
+    if not is_call(node, aten.mul.Tensor, aten.add.Tensor) or node.kwargs or node.args[0] is node.args[1]:
+        return False  # a factor on both sides of x * x would be squared
+    return (any if node.target == aten.mul.Tensor else all)(_can_take(part, node, editor) for part in node.args)
 
 
 def _take(editor: Editor, node: fx.Node, scale: Tensor) -> None:

@@ -1,37 +1,72 @@
 """The compiled package. Compiling takes tens of seconds, so one small network has to do."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from export.aot import CompilerError, aot_run, require_compiler, save_aot
-from export.capture import capture, passes_of
-from export.pictures import structured_pictures
-from export.rewrite import rewrite
-from export.verify import PICTURES, GraphError, verify
-from tests.export.networks import network_around
+import export.exporter
+from export.__main__ import main
+from export.agreement import Agreement
+from export.aot import CompilerError, aot_run, require_compiler
+from export.exporter import AGREEMENT_KEY, ERRORS_KEY
+from export.onnx import CHECKSUM_KEY, PRECISION_KEY, sha256_of
+from export.verify import GraphError
+from tests.export.networks import checkpoint_info, randomise
+from training.checkpoint import build_model, save_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+OUTPUTS = ("logits", "plain_logits", "self_gradient")
+
+
+def small_backbone() -> nn.Module:
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+@pytest.fixture
+def small_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a network that compiles faster than a residual one; the command line finds its architecture all the same."""
+    monkeypatch.setattr("training.checkpoint.build_backbone", lambda *_, **__: small_backbone())
+    info = checkpoint_info(image_size=(16, 16))
+    save_checkpoint(tmp_path / "model.safetensors", randomise(build_model(info)).state_dict(), info)
+    return tmp_path / "model.safetensors"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_package_computes_what_the_network_computes(tmp_path: Path) -> None:
-    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
-    network = network_around(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
-    passes, size = passes_of(network), (16, 16)
-    graph = capture(passes, size)
-    rewrite(graph)
-    save_aot(graph, (3, *size), passes.output_names, {"checkpoint": "abc"}, tmp_path / "model.pt2")
-
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
-    assert verify(
-        aot_run(tmp_path / "model.pt2", passes.output_names), network, structured_pictures(PICTURES, 3, size)
-    ).passed
-    assert torch._inductor.aoti_load_package(str(tmp_path / "model.pt2")).get_metadata()["checkpoint"] == "abc"
+def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(small_checkpoint), "--aot"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:-1]] == [
+        [batch, output] for batch in ("1", "4", "7") for output in OUTPUTS
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
+    package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
+    assert package.get_metadata()[CHECKSUM_KEY] == sha256_of(small_checkpoint)
     with pytest.raises(GraphError, match="outputs are logits,plain_logits,self_gradient, expected plain_logits"):
         aot_run(tmp_path / "model.pt2", ("plain_logits",))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_bf16_with_its_agreement(
+    small_checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: object, network: object, pictures: Tensor, eps: float) -> tuple[Agreement, ...]:
+        return (Agreement("logits", len(pictures), 1.0, 0.996, "an attack"),)
+
+    monkeypatch.setattr(export.exporter, "measure_agreement", measure)
+    options = ["--precision", "bf16", "--pictures", str(project_root / "examples"), "--agreement-pictures", "28"]
+    assert main(["--ckpt", str(small_checkpoint), "--aot", *options]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
+    metadata = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2")).get_metadata()
+    assert metadata[PRECISION_KEY] == "bf16"
+    assert json.loads(metadata[AGREEMENT_KEY])[0]["attacked"] == 0.996
+    assert 1e-4 < json.loads(metadata[ERRORS_KEY])["plain_logits"]["median"] < 0.1  # float32's is 1e-7
+    outputs = aot_run(tmp_path / "model.pt2", OUTPUTS)(torch.rand(3, 3, 16, 16))
+    assert {output.dtype for output in outputs.values()} == {torch.float32}
 
 
 def test_no_compiler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

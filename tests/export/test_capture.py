@@ -80,4 +80,4 @@ def test_what_cannot_be_written_is_named() -> None:
     )
     passes = passes_of(network)
     with pytest.raises(CaptureError, match="adaptive_max_pool2d"):
-        to_onnx(capture(passes, IMAGE_SIZE), (3, *IMAGE_SIZE), passes.output_names, {})
+        to_onnx(capture(passes, IMAGE_SIZE), {})

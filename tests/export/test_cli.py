@@ -78,6 +78,25 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, caps
     assert not list(tmp_path.iterdir())
 
 
+def test_the_checkpoint_is_not_replaced_by_its_graph(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    (tmp_path / "link").symlink_to(own)
+    for target in (own, tmp_path / "link"):
+        assert main(["--ckpt", str(own), "--onnx", str(target)]) == 2
+        assert f"{target}: is the checkpoint itself" in one_error_line(capsys)
+    assert own.read_bytes() == checkpoint.read_bytes()
+
+
+def test_two_formats_with_one_path(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, same = tmp_path / "model", tmp_path / "." / "model"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint), "--onnx", str(target), "--torchscript", str(same)])
+    assert f"--onnx and another format would both be written to {target}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def ready_made(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """Spares the seconds of a second export of the same checkpoint."""
@@ -92,6 +111,16 @@ def spoilt(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     last.output[0] = "the_right_one"
     model.graph.node.insert(index + 1, onnx.helper.make_node("Neg", ["the_right_one"], ["self_gradient"]))
     monkeypatch.setattr(export.formats, "to_onnx", lambda *_: model)
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_a_network_too_large_for_one_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 2
+    assert "over 2 GB, more than one ONNX file can hold" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("ready_made")

@@ -1,5 +1,6 @@
 """Errors about a user's own network name the layer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from export.capture import CaptureError, capture, passes_of
-from export.exporter import export_onnx
+from export.exporter import export_graph, export_onnx
+from export.formats import AOT, TORCHSCRIPT, Format
 from export.layers import layer_of_operator
 from tests.export.networks import checkpoint_info, network_around, randomise
 from training.checkpoint import build_model, save_checkpoint
@@ -17,13 +19,39 @@ def pooling_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(7), nn.Flatten(), nn.Linear(196, 10))
 
 
-def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
+def pooling_checkpoint(folder: Path) -> Path:
     info = checkpoint_info(architecture="mine", image_size=(16, 16))
     network = randomise(build_model(info, pooling_network()))
-    save_checkpoint(tmp_path / "model.safetensors", network.state_dict(), info)
+    save_checkpoint(folder / "model.safetensors", network.state_dict(), info)
+    return folder / "model.safetensors"
+
+
+def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
+    checkpoint = pooling_checkpoint(tmp_path)
     expected = r"layer backbone\.1 \(AdaptiveMaxPool2d\): .* no operator for aten.adaptive_max_pool2d.*; use a layer"
     with pytest.raises(CaptureError, match=expected):
-        export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx", backbone=pooling_network())
+        export_onnx(checkpoint, tmp_path / "model.onnx", backbone=pooling_network())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "function"),
+    [(TORCHSCRIPT, "torch.jit.trace"), (AOT, "torch._inductor.aoti_compile_and_package")],
+    ids=["torchscript", "aot"],
+)
+def test_a_layer_that_another_format_cannot_express(
+    file_format: Format, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("not supported:\n  torch.ops.aten.adaptive_max_pool2d.default")
+
+    monkeypatch.setattr(function, refuse)
+    monkeypatch.setattr("export.aot.require_compiler", lambda: None)
+    checkpoint = pooling_checkpoint(tmp_path)
+    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(AdaptiveMaxPool2d\): the network cannot be"):
+        export_graph(
+            replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=pooling_network()
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -36,7 +64,10 @@ class Branching(nn.Module):
 
 def test_a_layer_that_cannot_be_captured() -> None:
     network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), Branching(), nn.Flatten(), nn.Linear(144, 10)))
-    with pytest.raises(CaptureError, match=r"at its layer backbone\.1 \(Branching\)"):
+    expected = (
+        r"at its layer backbone\.1 \(Branching\), calling torch\.Tensor\.__bool__: .*; mend that layer, or use one"
+    )
+    with pytest.raises(CaptureError, match=expected):
         capture(passes_of(network), (8, 8))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 

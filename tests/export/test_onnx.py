@@ -107,7 +107,7 @@ def test_any_backbone() -> None:
     passes = passes_of(network)
     graph = capture(passes, IMAGE_SIZE)
     rewrite(graph)
-    model = to_onnx(graph, (3, *IMAGE_SIZE), passes.output_names, {})
+    model = to_onnx(graph, {})
     run = onnx_run(model.SerializeToString(), passes.output_names)
     assert verify(run, network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
 
@@ -121,7 +121,7 @@ def test_a_fixed_batch_size_is_refused() -> None:
     network = network_around(FixedBatch())
     passes = passes_of(network)
     with pytest.raises(CaptureError, match="fixes the batch size"):
-        to_onnx(capture(passes, IMAGE_SIZE), (3, *IMAGE_SIZE), passes.output_names, {})
+        to_onnx(capture(passes, IMAGE_SIZE), {})
 
 
 def test_a_smooth_network(tmp_path: Path) -> None:

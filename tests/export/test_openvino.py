@@ -42,7 +42,7 @@ def test_bf16_is_computed_by_openvino_as_the_metadata_say(
 
     monkeypatch.setattr(export.exporter, "measure_agreement", measure)
     target = tmp_path / "model.onnx"
-    options = ["--precision", "bf16", "--pictures", str(project_root / "examples"), "--agreement-pictures", "10"]
+    options = ["--precision", "bf16", "--pictures", str(project_root / "examples"), "--agreement-pictures", "28"]
     assert main(["--ckpt", str(checkpoint), "--openvino", str(target), *options]) == 0
     assert {item.key: item.value for item in onnx.load(target).metadata_props}[PRECISION_KEY] == "bf16"
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -12,15 +13,17 @@ from onnx import numpy_helper
 from torch import Tensor
 
 import export.exporter
+import export.formats
 from export.__main__ import main
 from export.agreement import Agreement, measure_agreement
 from export.capture import CaptureError
-from export.exporter import AGREEMENT_KEY, PRECISION_KEY
+from export.exporter import AGREEMENT_KEY, ERRORS_KEY, PRECISION_KEY
 from export.pictures import PicturesError, pictures_under, structured_pictures
 from export.quantization import quantize_first_pass
 from export.verify import onnx_run
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE
+from tests.export.test_verify import replace_value
 
 OUTPUTS = ("logits", "plain_logits", "self_gradient")
 
@@ -131,9 +134,39 @@ def test_fp16_is_written_with_its_agreement(
     assert metadata[PRECISION_KEY] == "fp16"
     (agreement,) = json.loads(metadata[AGREEMENT_KEY])
     assert (agreement["attacked"], agreement["pictures"]) == (0.99, 100)
+    errors = json.loads(metadata[ERRORS_KEY])
+    assert list(errors) == list(OUTPUTS)
+    assert 1e-5 < errors["self_gradient"]["median"] < errors["self_gradient"]["worst"] < 0.5
     assert (
         onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"]).get_inputs()[0].type == "tensor(float)"
     )
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("factor", [0.0, float("inf")])
+def test_a_gradient_that_underflowed_or_overflowed_is_found(
+    checkpoint: Path,
+    project_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported: Exported,
+    factor: float,
+) -> None:
+    """Though every answer is the same."""
+    spoilt = [onnx.helper.make_node("Mul", ["true_self_gradient", "factor"], ["self_gradient"])]
+    model = replace_value(exported.model(), "self_gradient", spoilt, factor=np.float32(factor))
+    monkeypatch.setattr(export.formats, "to_onnx", lambda *_: model)
+    assert main(command(checkpoint, project_root, tmp_path / "model.onnx", "--precision", "fp16", "--onnx")) == 1
+    captured = capsys.readouterr()
+    marked = [line.split()[:2] for line in captured.out.splitlines() if line.endswith("MISMATCH")]
+    assert [line for line in marked if line[1] == "self_gradient"] == [
+        ["1", "self_gradient"],
+        ["4", "self_gradient"],
+        ["7", "self_gradient"],
+    ]
+    assert "differ from float32's by more than fp16 explains" in captured.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("measured")
@@ -176,11 +209,11 @@ def test_bf16_torchscript(checkpoint: Path, project_root: Path, tmp_path: Path) 
     [
         (
             ("--precision", "bf16", "--onnx"),
-            "CPU provider has no bfloat16 convolution: bf16 needs --openvino or --torchscript",
+            "CPU provider has no bfloat16 convolution: bf16 needs --openvino or --torchscript or --aot",
         ),
         (("--precision", "int8-first-pass", "--torchscript"), "int8-first-pass needs --onnx"),
         (("--precision", "int8-first-pass", "--openvino"), "int8-first-pass needs --onnx"),
-        (("--precision", "fp16", "--aot"), "float32 only: fp16 needs --onnx or --torchscript"),
+        (("--precision", "fp16", "--aot"), "float32 and bfloat16 only: fp16 needs --onnx or --torchscript"),
         (("--precision", "int8-first-pass", "--onnx"), "100 pictures, but 228 are needed"),
     ],
 )
@@ -202,6 +235,7 @@ def test_what_cannot_be_is_refused(
     ("options", "message"),
     [
         (("--precision", "fp16"), "name their folder with --pictures"),
+        (("--precision", "fp16", "--agreement-pictures", "27"), "27 is too few pictures; at least 28"),
         (("--min-agreement", "0.9"), "no effect with --precision fp32"),
         (("--precision", "fp16", "--min-agreement", "99"), "is not a share between 0 and 1"),
     ],

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths
 
-from export.capture import capture, passes_of
+from export.capture import CaptureError, capture, passes_of
 from export.exporter import export_graph
 from export.formats import TORCHSCRIPT
 from export.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of
 from export.pictures import structured_pictures
+from export.rewrite import rewrite
 from export.torchscript import OUTPUT_NAMES_KEY, save_torchscript, torchscript_run
-from export.verify import PICTURES, GraphError, verify
+from export.verify import PICTURES, GraphError, Verification, verify
 from tests.export.networks import IMAGE_SIZE, network_around
+from tests.needs_timm import NEEDS_TIMM
+from training.architectures import build_backbone
 from training.checkpoint import load_checkpoint
 
 # TorchScript has been superseded but is what libtorch reads; PyTorch says so at every call.
@@ -60,27 +64,83 @@ def test_a_file_that_is_not_torchscript(tmp_path: Path) -> None:
 
 
 class BatchInSizes(nn.Module):
-    """Its sizes hold the batch, which tracing makes a constant."""
+    """Its sizes hold the batch and a multiple of it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.classifier = nn.Linear(12, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = images.reshape(images.shape[0], 4, 12, 4).flatten(0, 1).mean(2)
+        tokens = images.reshape(images.shape[0], 4, 12, 64).flatten(0, 1).mean(2)
         return self.classifier(tokens.tanh()).unflatten(0, (images.shape[0], 4)).mean(1)
 
 
-def test_a_batch_size_that_tracing_fixes_is_found(tmp_path: Path) -> None:
-    network = network_around(BatchInSizes())
-    passes = passes_of(network)
-    save_torchscript(capture(passes, (8, 8)), (3, 8, 8), passes.output_names, {}, tmp_path / "model.pt")
+def pooled_and_flattened() -> nn.Module:
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(288, 5))
+
+
+def attention() -> nn.Module:
+    return build_backbone("timm:test_vit", 10, IMAGE_SIZE)
+
+
+def resnet() -> nn.Module:
+    return build_backbone("timm:resnet18", 10, IMAGE_SIZE)
+
+
+def verification(backbone: nn.Module, folder: Path) -> Verification:
+    network = network_around(backbone)
+    passes, graph = passes_of(network), capture(passes_of(network), IMAGE_SIZE)
+    rewrite(graph)
+    save_torchscript(graph, {}, folder / "model.pt")
+    return verify(
+        torchscript_run(folder / "model.pt", passes.output_names), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)
+    )
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        BatchInSizes,
+        pooled_and_flattened,
+        pytest.param(resnet, marks=NEEDS_TIMM),
+        pytest.param(attention, marks=NEEDS_TIMM),
+    ],
+)
+def test_sizes_that_hold_the_batch_are_no_constants(backbone: Callable[[], nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = verification(backbone(), tmp_path)
+    assert found.passed, found.table()
+
+
+class Numbered(nn.Module):
+    """Calculates with the number of pictures, which tracing can only take for a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(3, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        numbers = torch.arange(images.shape[0])[:, None]
+        return self.classifier((images.mean((2, 3)) + 0 * numbers).tanh())
+
+
+class Counted(Numbered):
+    """len() of a tensor is a number as soon as it is captured."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images.reshape(len(images), 3, -1).mean(2).tanh())
+
+
+def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"aten::arange.*; export it with --onnx") as raised:
+        verification(Numbered(), tmp_path)
+    assert raised.value.operator == "aten::arange"
+
+
+def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="fixes the batch size"):
-        verify(
-            torchscript_run(tmp_path / "model.pt", passes.output_names),
-            network,
-            structured_pictures(PICTURES, 3, (8, 8)),
-        )
+        verification(Counted(), tmp_path)
 
 
 LOADER = """

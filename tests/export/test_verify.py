@@ -142,6 +142,12 @@ def test_a_slightly_wrong_weight_fails(exported: Exported) -> None:
     assert everywhere("logits", "plain_logits") <= failures(verification_of(exported, model))
 
 
+def test_outputs_of_another_shape_are_refused(exported: Exported) -> None:
+    twice = [helper.make_node("Concat", ["true_logits", "true_logits"], ["logits"], axis=0)]
+    with pytest.raises(GraphError, match=r"logits for 28 pictures at batch 1 is \(56, 10\), not \(28, 10\)"):
+        verification_of(exported, replace_value(exported.model(), "logits", twice))
+
+
 def test_not_a_number_fails() -> None:
     nan = float("nan")
     assert not Check(1, "logits", nan, nan, nan, Tolerance(1, 1), 1, 1).passed

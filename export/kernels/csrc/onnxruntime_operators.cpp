@@ -122,7 +122,7 @@ struct OnCpu {
 
   OrtKernelContext* context;
 
-  OnCpu(OrtKernelContext* context, const OrtKernelInfo*) : context(context) {}
+  explicit OnCpu(OrtKernelContext* context) : context(context) {}
 
   // Parts of the range on ONNX Runtime's own threads.
   template <typename Function>
@@ -166,10 +166,9 @@ struct OnCpu {
 struct OnCuda {
   static constexpr const char* PROVIDER = "CUDAExecutionProvider";
 
-  const OrtKernelInfo* info;
   cudaStream_t stream;
 
-  OnCuda(OrtKernelContext* context, const OrtKernelInfo* info) : info(info) {
+  explicit OnCuda(OrtKernelContext* context) {
     void* handle = nullptr;
     ::check(api->KernelContext_GetGPUComputeStream(context, &handle));
     stream = static_cast<cudaStream_t>(handle);
@@ -217,7 +216,7 @@ class SelfGradientBlock {
   static constexpr std::array OUTPUTS{TYPE_OF<T>};
   static constexpr size_t REQUIRED_INPUTS = 3;
 
-  explicit SelfGradientBlock(const OrtKernelInfo* info) : info_(info) {
+  explicit SelfGradientBlock(const OrtKernelInfo* info) {
     check(api->KernelInfoGetAttribute_float(info, "scale", &scale_));
     check(api->KernelInfoGetAttribute_int64(info, "rms", &rms_));
   }
@@ -232,12 +231,10 @@ class SelfGradientBlock {
                 weights.shape[1] == layout.channels && weights.shape[2] == layout.channels,
             "weights must be (layers, C, C) with 1 to 64 layers");
     T* result = output<T>(context, 0, image.shape);
-    Where(context, info_).block(image.data, gradient.data, result, layout, weights.data, weights.shape[0], scale_,
-                                rms_ != 0);
+    Where(context).block(image.data, gradient.data, result, layout, weights.data, weights.shape[0], scale_, rms_ != 0);
   }
 
  private:
-  const OrtKernelInfo* info_;
   float scale_ = 1.0f;
   int64_t rms_ = 0;
 };
@@ -251,7 +248,7 @@ class ScaleShiftRelu {
   static constexpr std::array OUTPUTS{TYPE_OF<T>, TYPE_OF<uint8_t>};
   static constexpr size_t REQUIRED_INPUTS = 3;
 
-  explicit ScaleShiftRelu(const OrtKernelInfo* info) : info_(info) {}
+  explicit ScaleShiftRelu(const OrtKernelInfo*) {}
 
   void compute(OrtKernelContext* context) const {
     const Input<T> features(context, 0);
@@ -260,11 +257,8 @@ class ScaleShiftRelu {
     require(scale.shape == Shape{layout.channels} && shift.shape == scale.shape, "scale and shift must be (C)");
     T* result = output<T>(context, 0, features.shape);
     uint8_t* mask = output<uint8_t>(context, 1, mask_shape(features.shape));
-    Where(context, info_).scale_shift_relu(features.data, scale.data, shift.data, result, mask, layout);
+    Where(context).scale_shift_relu(features.data, scale.data, shift.data, result, mask, layout);
   }
-
- private:
-  const OrtKernelInfo* info_;
 };
 
 template <typename T, typename Where>
@@ -276,7 +270,7 @@ class MaskScaleAdd {
   static constexpr std::array OUTPUTS{TYPE_OF<T>};
   static constexpr size_t REQUIRED_INPUTS = 3;  // there may be no residual
 
-  explicit MaskScaleAdd(const OrtKernelInfo* info) : info_(info) {}
+  explicit MaskScaleAdd(const OrtKernelInfo*) {}
 
   void compute(OrtKernelContext* context) const {
     const Input<T> gradient(context, 0), residual(context, 3);
@@ -287,12 +281,9 @@ class MaskScaleAdd {
     require(scale.shape == Shape{layout.channels}, "scale must be (C)");
     require(!residual.present || residual.shape == gradient.shape, "residual must have gradient's shape");
     T* result = output<T>(context, 0, gradient.shape);
-    Where(context, info_).mask_scale_add(gradient.data, mask.data, scale.data,
-                                         residual.present ? residual.data : nullptr, result, layout);
+    Where(context).mask_scale_add(gradient.data, mask.data, scale.data, residual.present ? residual.data : nullptr,
+                                  result, layout);
   }
-
- private:
-  const OrtKernelInfo* info_;
 };
 
 // One of them as the table of functions that ONNX Runtime calls.

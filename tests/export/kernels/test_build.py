@@ -9,23 +9,34 @@ import pytest
 import torch
 
 from export.kernels.operators import library_path
+from tests.export.kernels import conftest
 from tests.export.kernels.conftest import make
 
 NOT_BUILT = "the fused kernels are not built for PyTorch"
 
 
-@pytest.mark.usefixtures("kernels")
-def test_what_is_up_to_date_is_left_alone(project_root: Path) -> None:
+def test_what_is_up_to_date_is_left_alone(project_root: Path, kernels: tuple[str, ...]) -> None:
     before = library_path().stat().st_mtime_ns
-    again = make(project_root)
+    again = make(project_root, *kernels)
     assert again.returncode == 0
     assert again.stdout == ""
     assert library_path().stat().st_mtime_ns == before
 
 
-@pytest.mark.usefixtures("kernels")
+def test_a_compiler_of_another_cuda_keeps_no_cpu_kernel_from_its_tests(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_cuda(project_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 0 if "CUDA=0" in arguments else 1, stderr="nvcc is CUDA 9.0")
+
+    monkeypatch.setattr(conftest, "make", refuse_cuda)
+    assert conftest.build(project_root, "ORT_INCLUDE_DIR=/headers") == ("ORT_INCLUDE_DIR=/headers", "CUDA=0")
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, CUDA's compiler")
-def test_the_cuda_kernels_are_compiled_and_registered() -> None:
+def test_the_cuda_kernels_are_compiled_and_registered(kernels: tuple[str, ...]) -> None:
+    if "CUDA=0" in kernels:
+        pytest.skip("needs an nvcc of the CUDA that PyTorch is built for")
     for name in ("self_gradient_block", "scale_shift_relu", "mask_scale_add"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sgn::{name}", "CUDA")
 

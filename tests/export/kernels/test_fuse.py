@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import fx, nn
 
+from export.__main__ import main
 from export.capture import CaptureError, capture, passes_of
+from export.kernels import operators
 from export.kernels.fuse import fuse_block
 from sgn_serve.graph import read_graph
 from sgn_serve.runtime import Classifier
@@ -52,18 +54,33 @@ def test_a_captured_graph_computes_the_same_with_the_operator(gradient_scaling: 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_fused_graph_can_be_written_as_torchscript(tmp_path: Path) -> None:
-    network = small_network()
-    graph = capture(passes_of(network), IMAGE_SIZE)
-    fuse_block(graph, network.block)
-    image = torch.rand(2, 3, *IMAGE_SIZE)
-    path = str(tmp_path / "fused.pt")
-    with torch.no_grad():
-        torch.jit.save(torch.jit.freeze(torch.jit.trace(graph.eval(), image, check_trace=False)), path)
-        loaded = torch.jit.load(path)
-        torch.testing.assert_close(loaded(image), graph(image))
+def test_torchscript_with_the_operator(
+    checkpoint: Path, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fused.pt"
+    assert main(["--ckpt", str(checkpoint), "--torchscript", str(path), "--fused"]) == 0
+    *checks, advice, _ = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in checks[2:]] == [
+        [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
+    ]
+    assert advice == f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
+    loaded = torch.jit.load(path)
     assert str(loaded.graph).count("sgn::self_gradient_block") == 1
+    images = torch.rand(3, 3, *IMAGE_SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images)[0], exported.network(images), rtol=1e-4, atol=1e-3)
+
+
+def test_torchscript_with_the_operator_needs_the_kernels(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operators, "BUILD_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(operators, "_loaded", [])
+    assert main(["--ckpt", str(checkpoint), "--torchscript", str(tmp_path / "fused.pt"), "--fused"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the fused kernels are not built for PyTorch")
+    assert line.endswith("run `make kernels`")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("kernels")

@@ -1,6 +1,7 @@
 import pytest
 from torch import Tensor, nn
 
+from export.rewrite import rewrite
 from export.rewrite.batch_norm import fold_batch_norms
 from export.rewrite.constants import fold_constants
 from tests.export.rewrite.graphs import assert_kept, aten, captured, operators
@@ -23,6 +24,20 @@ def test_a_norm_after_a_convolution_is_folded_in_both_passes(bias: bool) -> None
 def test_grouped_convolutions_too() -> None:
     graph = captured(backbone(nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU()))
     assert_kept(graph, fold_batch_norms)
+    assert operators(graph)[NORM] == 0
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Flatten(2), nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)),
+        (nn.Unflatten(1, (3, 1)), nn.Conv3d(3, 6, (1, 3, 3)), nn.BatchNorm3d(6)),
+    ],
+    ids=["1d", "3d"],
+)
+def test_along_one_and_three_axes(layers: tuple[nn.Module, ...]) -> None:
+    graph = captured(backbone(*layers, nn.ReLU()))
+    assert_kept(graph, rewrite)
     assert operators(graph)[NORM] == 0
 
 

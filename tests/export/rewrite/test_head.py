@@ -1,5 +1,9 @@
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from export.rewrite.head import make_constant_gradients_constants
 from export.rewrite.linear_layers import keep_linear_layers
@@ -19,6 +23,28 @@ def test_the_classifiers_way_back_is_a_constant() -> None:
     assert not any(isinstance(node.meta.get("val"), torch.SymInt) for node in graph.graph.nodes)  # no batch size
     expected = network.classifier.weight.detach().sum(0) / 16  # over the 4 x 4 pixels of the last feature map
     torch.testing.assert_close(graph.get_buffer("head_gradient").flatten(), expected)
+
+
+def pooled_and_flattened() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(5))
+
+
+def resnet() -> nn.Module:
+    return models.resnet18(num_classes=10)
+
+
+@pytest.mark.parametrize("backbone", [pooled_and_flattened, resnet])
+def test_the_way_back_through_flatten_is_a_constant_too(backbone: Callable[[], nn.Module]) -> None:
+    graph = captured(backbone(), (32, 32))
+    keep_linear_layers(graph)
+    assert operators(graph)[aten.mm.default] == 1  # the classifier's way back
+    assert_kept(graph, make_constant_gradients_constants)
+    assert operators(graph)[aten.mm.default] == 0
+    # Who asks for the logits alone needs one classifier.
+    (output,) = graph.graph.find_nodes(op="output")
+    output.args = ((output.args[0][0],),)
+    graph.graph.eliminate_dead_code()
+    assert operators(graph)[aten.linear.default] == 1
 
 
 class Squared(nn.Module):

@@ -1,3 +1,8 @@
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
 from torch import Tensor, nn
 
 from export.rewrite.batch_norm import fold_batch_norms
@@ -50,6 +55,29 @@ def test_where_no_convolution_can_take_it_the_factor_stays() -> None:
     assert_kept(graph, fold_channel_scales)
     # Division by std goes into the stem, on the way there and back; the norm's factor has nowhere to go.
     assert multiplications_by_constants(graph) == before - 3 > 0
+
+
+class OneNodeTwice(nn.Module):
+    """features * features, or features + features, scaled channel by channel."""
+
+    scale: Tensor
+
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.combine = combine
+        self.stem, self.classifier = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 5)
+        self.register_buffer("scale", torch.tensor([0.5, 2.0, 3.0, 0.1]).reshape(4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        return self.classifier((self.combine(features, features) * self.scale).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("combine", [operator.mul, operator.add])
+def test_both_sides_of_a_product_or_sum_being_one_node_the_factor_stays(
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    assert_kept(captured(OneNodeTwice(combine)), fold_channel_scales)
 
 
 def test_grouped_convolutions() -> None:
