@@ -8,6 +8,8 @@ from starlette.types import Scope
 
 from sgn_serve.request_id import request_id
 
+NOT_READY = "the network does not answer, or this server is about to end"
+
 
 class RequestError(Exception):
     """A request that cannot be answered: by the client's doing, or because too many came at once.

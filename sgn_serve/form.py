@@ -1,6 +1,7 @@
 """The requests that carry pictures: multipart forms with one or several files and, if wanted, how to answer them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from starlette.requests import Request
 from sgn_serve.errors import RequestError
 from sgn_serve.settings import Settings, parse_flag
 
+logger = logging.getLogger("bentoml.sgn_serve")
+
 IMAGE = "image"
 IMAGES = "images"
 SELF_GRADIENT = "self_gradient"
@@ -21,8 +24,10 @@ TOP_K = "top_k"
 MAX_TOP_K = 1000
 
 _BAD_REQUEST = HTTPStatus.BAD_REQUEST
+IN_MEMORY_BYTES = 256 * 1024
+"""What a form's files may take of the memory, all together; what is larger waits on the disk to be decoded."""
 _SPOOLED_BYTES = 64 * 1024
-"""A file larger than this waits on the disk, not in memory, for its turn to be decoded."""
+"""The largest file that waits in memory, where a form cannot hold too many of them."""
 
 Option = TypeVar("Option")
 
@@ -72,15 +77,23 @@ async def read_form(
 
 
 async def _parse(request: Request, most_files: int) -> FormData:
-    # Several more than allowed, so that the answer can name the field that is too much.
-    parser = MultiPartParser(
-        request.headers, request.stream(), max_files=most_files + 4, max_fields=8, max_part_size=1024
-    )
-    parser.spool_max_size = _SPOOLED_BYTES
+    max_files = most_files + 4  # several more than allowed, so that the answer can name the field that is too much
+    parser = MultiPartParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
+    parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
     try:
         return await parser.parse()
     except MultiPartException as error:
         raise RequestError(_BAD_REQUEST, "bad_form", f"the multipart form cannot be read: {error.message}") from None
+    except ValueError as error:  # of a charset that is none for reading, such as undefined
+        raise RequestError(_BAD_REQUEST, "bad_form", f"the form's charset cannot be read: {str(error)[:100]}") from None
+    except OSError as error:  # the disk is full, or too many files are open
+        logger.error("no room for a form's files: %s", error)
+        raise RequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "overloaded",
+            "there is no room for the form's files; try again in 1 s",
+            {"retry-after": "1", "connection": "close"},
+        ) from None
 
 
 async def _check_media_type(request: Request) -> None:

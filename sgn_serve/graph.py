@@ -94,7 +94,7 @@ def read_graph(path: Path) -> Graph:
             _describe(json.loads(metadata[METADATA_KEY]), metadata[SHA256_KEY], outputs),
             precision=metadata.get(PRECISION_KEY),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise GraphError(f"{path}: its metadata {METADATA_KEY} cannot be used ({error!r}); {_FIX}") from None
     image = next(item for item in model.graph.input if item.name == INPUT)
     found = [dim.dim_value or dim.dim_param for dim in image.type.tensor_type.shape.dim]

@@ -9,6 +9,8 @@ Source: https://github.com/kserve/open-inference-protocol and Triton's extension
 import asyncio
 import json
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sgn_serve.errors import RequestError
+from sgn_serve.errors import NOT_READY, RequestError
 from sgn_serve.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description
 from sgn_serve.predictor import Predictor, Serving
 from sgn_serve.runtime import Logits
@@ -29,6 +31,8 @@ HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 _BYTES_A_NUMBER = 32
 """Longest way to write a number that a client would use."""
+_LARGE_BYTES = 64 * 1024
+"""A larger body is parsed beside the event loop."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,13 @@ class InferRequest:
 
 
 class InferenceProtocol:
-    """The endpoints."""
+    """The endpoints. ready: whether requests should come here"""
 
-    def __init__(self, serving: Serving):
+    def __init__(self, serving: Serving, ready: Callable[[], bool]):
         self._serving = serving
+        self._is_ready = ready
+        # One thread, so that only one large body at a time is Python's lists, which take twenty times its memory.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     def routes(self) -> list[BaseRoute]:
         """With and without a version, of which there is one."""
@@ -109,15 +116,24 @@ class InferenceProtocol:
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "compressed requests are not accepted"
             )
         body = await _read(request, predictor)
-        predictor = self._find(request)  # again, for reading may have taken longer than a reload
-        asked = parse_request(body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
+        while True:
+            predictor = self._find(request)
+            asked = await self._parse(body, request, predictor)
+            if predictor is self._serving.predictor:  # else reading or parsing took longer than a reload
+                break
         block = not asked.outputs.keys() <= {PLAIN_LOGITS}
         logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
         return _respond(asked, logits, predictor.settings.model_name)
 
+    async def _parse(self, body: bytearray, request: Request, predictor: Predictor) -> InferRequest:
+        given = (body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
+        if len(body) <= _LARGE_BYTES:
+            return parse_request(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._parser, parse_request, *given)
+
     def _check_ready(self) -> None:
-        if not self._serving.predictor.alive:
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", "the network does not answer")
+        if not self._is_ready():
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", NOT_READY)
 
     def _find(self, request: Request) -> Predictor:
         predictor = self._serving.predictor
@@ -138,7 +154,9 @@ def output_names(description: Description) -> list[str]:
     return names + ([SELF_GRADIENT] if description.has_gradient else [])
 
 
-def parse_request(body: bytes, header_length: str | None, description: Description, most: int) -> InferRequest:
+def parse_request(
+    body: bytes | bytearray, header_length: str | None, description: Description, most: int
+) -> InferRequest:
     """An inference request.
 
     body:          JSON, and after it the binary tensors if there are any
@@ -148,9 +166,10 @@ def parse_request(body: bytes, header_length: str | None, description: Descripti
     """
     length = len(body)
     if header_length is not None:
-        length = int(header_length) if header_length.isascii() and header_length.isdigit() else -1
+        number = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+        length = int(header_length) if number else -1
         if not 0 <= length <= len(body):
-            raise _bad(f"the header {HEADER_LENGTH} is {header_length!r}, of a body of {len(body)} bytes")
+            raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, of a body of {len(body)} bytes")
     try:
         asked = json.loads(body[:length])
     except (ValueError, RecursionError) as error:
@@ -162,19 +181,35 @@ def parse_request(body: bytes, header_length: str | None, description: Descripti
         raise _bad(f"'inputs' must be a list of one tensor, {INPUT!r}")
     images = _parse_tensor(inputs[0], body[length:], description, most)
     name = asked.get("id")
-    if name is not None and not isinstance(name, str):
-        raise _bad("'id' must be a string")
+    if name is not None and not (isinstance(name, str) and _is_text(name)):
+        raise _bad("'id' must be a string of characters")
     return InferRequest(images, _parse_outputs(asked, description), name)
 
 
-def _parse_tensor(tensor: dict[str, Any], binary: bytes, description: Description, most: int) -> NDArray[np.float32]:
+def _is_text(name: str) -> bool:
+    """Whether it can be answered: JSON can write halves of characters, UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parse_tensor(
+    tensor: dict[str, Any], binary: bytes | bytearray, description: Description, most: int
+) -> NDArray[np.float32]:
     if tensor.get("name") != INPUT:
         raise _bad(f"the input must be named {INPUT!r}")
     if tensor.get("datatype") != "FP32":
         raise _bad("the input's 'datatype' must be 'FP32'")
     shape = tensor.get("shape")
     wanted = [3, *description.image_size]
-    if not isinstance(shape, list) or shape[1:] != wanted or type(shape[0]) is not int or not 1 <= shape[0] <= most:
+    if (
+        not isinstance(shape, list)
+        or any(type(side) is not int for side in shape)  # 3.0 and true are numbers too
+        or shape[1:] != wanted
+        or not 1 <= shape[0] <= most
+    ):
         raise _bad(f"the input's 'shape' must be [N, {', '.join(map(str, wanted))}] with N from 1 to {most}")
     parameters = tensor.get("parameters", {})
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
@@ -258,7 +293,7 @@ def _respond(asked: InferRequest, logits: Logits, model_name: str) -> Response:
     return Response(header + binary, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(header))})
 
 
-async def _read(request: Request, predictor: Predictor) -> bytes:
+async def _read(request: Request, predictor: Predictor) -> bytearray:
     """The body, if it is no larger and no slower than a full request needs to be."""
     settings = predictor.settings
     numbers = _most(predictor) * 3 * math.prod(predictor.description.image_size)
@@ -282,7 +317,7 @@ async def _read(request: Request, predictor: Predictor) -> bytes:
             f"the request's body took more than {settings.receive_seconds:g} s to arrive",
             {"connection": "close"},
         ) from None
-    return bytes(body)
+    return body
 
 
 def _most(predictor: Predictor) -> int:

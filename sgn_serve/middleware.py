@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sgn_serve.errors import RequestError, error_response, note_error
+from sgn_serve.errors import NOT_READY, RequestError, error_response, note_error
+from sgn_serve.form import IN_MEMORY_BYTES
 from sgn_serve.request_id import request_id
 from sgn_serve.settings import current_settings
 
@@ -20,6 +21,12 @@ logger = logging.getLogger("bentoml.sgn_serve")
 
 ANSWER_SECONDS = 55.0
 """For a whole request; its parts have limits of their own, so that only a very slow network comes near it."""
+
+RECEIVED_BYTES = 12 * 1024 * 1024
+"""Memory for all the bodies that are being received, or wait: what 300 MB leave beside the largest picture's decoding,
+and room for 48 uploads of any size at the same time."""
+SMALL_BYTES = 16 * 1024
+"""A body up to this is taken even when that is used up, so that uploads that stall keep no small picture out."""
 
 
 class OwnRoutes:
@@ -38,30 +45,53 @@ class OwnRoutes:
 
 
 class LimitBody:
-    """Refuses a body of more than max_bytes: at once where its length is declared, else while it streams in."""
+    """Limits each body, and all of them together.
+
+    One of more than max_bytes is refused: at once where its length is declared, else while it streams in. So is one
+    that would need more memory than there is for the bodies of all the requests that are not yet answered.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
         self.max_bytes = current_settings().max_bytes
+        self._room = max(RECEIVED_BYTES, self.max_bytes)
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise self._too_large()
-        received = 0
+        most = self.max_bytes if scope["path"].startswith("/v2") else IN_MEMORY_BYTES
+        received = held = 0
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, held
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise self._too_large()
+            self._held -= held
+            held = min(received, most)
+            self._held += held
+            if self._held > self._room and held > SMALL_BYTES:
+                raise self._no_room()
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= held
+
+    def _no_room(self) -> RequestError:
+        return RequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many bodies are being received; try again in 1 s",
+            {"retry-after": "1", "connection": "close"},
+        )
 
     def _too_large(self) -> RequestError:
         return RequestError(
@@ -142,10 +172,14 @@ def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
 
 
 def _code(status: HTTPStatus) -> str:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return "not_ready"  # BentoML's /readyz
     return status.phrase.lower().replace(" ", "_")
 
 
 def _message(status: HTTPStatus, body: bytes, scope: Scope) -> str:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return NOT_READY
     if status == HTTPStatus.NOT_FOUND:
         return f"there is nothing at {scope['path']}"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:

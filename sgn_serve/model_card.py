@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph import Graph, GraphError
+from sgn_serve.graph import METADATA_KEY, Graph, GraphError
 from sgn_serve.images import FORMATS
 from sgn_serve.settings import Settings
 
@@ -97,7 +97,8 @@ class ModelCard(BaseModel):
 def model_card(graph: Graph, settings: Settings) -> ModelCard:
     """The card of a graph as these settings serve it.
 
-    raises GraphError where the file beside it says that it holds this graph's figures, and holds something else
+    raises GraphError where the file beside it says that it holds this graph's figures, and holds something else, and
+    where the graph's own metadata do not describe a network
     """
     description = graph.description
     checkpoint = description.checkpoint
@@ -105,37 +106,42 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
     height, width = description.image_size
     try:
         measured, flags = (_measured(figures) if figures else None), _flags(figures)
+        disagreement = _disagreement(figures)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
-            f"{graph.path.with_suffix('.json')}: these are no figures of a model ({type(error).__name__}: {reason}); "
+            f"{graph.path.with_suffix('.json')}: these are no figures of a model ({_reason(error)}); "
             "write them as benchmarks/bundle.py does, or take the file away"
         ) from None
-    return ModelCard(
-        name=settings.model_name,
-        model=description.sha256,
-        graph_sha256=hashlib.sha256(graph.path.read_bytes()).hexdigest(),
-        architecture=checkpoint.get("architecture"),
-        method=checkpoint.get("method"),
-        has_block=description.has_block,
-        block=checkpoint.get("block"),
-        data=checkpoint.get("dataset"),
-        classes=list(description.class_names),
-        eps=checkpoint.get("epsilon"),
-        preprocessing=Preprocessing(
-            formats=list(FORMATS),
-            height=height,
-            width=width,
-            background="#" + bytes(settings.background).hex(),
-            mean=checkpoint.get("mean"),
-            std=checkpoint.get("std"),
-        ),
-        training={key: checkpoint.get(key) for key in ("recipe", "seed", "git_commit", "versions")},
-        measured=measured,
-        flags=flags,
-        disagreement=figures.get("disagreement"),
-        max_disagreement=settings.max_disagreement,
-    )
+    try:
+        return ModelCard(
+            name=settings.model_name,
+            model=description.sha256,
+            graph_sha256=hashlib.sha256(graph.path.read_bytes()).hexdigest(),
+            architecture=checkpoint.get("architecture"),
+            method=checkpoint.get("method"),
+            has_block=description.has_block,
+            block=checkpoint.get("block"),
+            data=checkpoint.get("dataset"),
+            classes=list(description.class_names),
+            eps=checkpoint.get("epsilon"),
+            preprocessing=Preprocessing(
+                formats=list(FORMATS),
+                height=height,
+                width=width,
+                background="#" + bytes(settings.background).hex(),
+                mean=checkpoint.get("mean"),
+                std=checkpoint.get("std"),
+            ),
+            training={key: checkpoint.get(key) for key in ("recipe", "seed", "git_commit", "versions")},
+            measured=measured,
+            flags=flags,
+            disagreement=disagreement,
+            max_disagreement=settings.max_disagreement,
+        )
+    except ValueError as error:  # pydantic's among them
+        raise GraphError(
+            f"{graph.path}: its metadata {METADATA_KEY} cannot be used ({_reason(error)}); export it again"
+        ) from None
 
 
 def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
@@ -144,7 +150,7 @@ def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
         figures = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s cannot be read, so the model card has no figures: %s", path, error)
         return {}
     if not isinstance(figures, dict) or figures.get("checkpoint_sha256") != sha256:
@@ -169,6 +175,13 @@ def _measured(figures: Mapping[str, Any]) -> Measured:
     )
 
 
+def _disagreement(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    measured = figures.get("disagreement")
+    if not isinstance(measured, dict | None):
+        raise TypeError("disagreement is no object")
+    return measured
+
+
 def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:
     findings = figures.get("checklist")
     if findings is None:
@@ -178,3 +191,8 @@ def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:
         for finding in findings
         if finding["verdict"] in RAISED
     ]
+
+
+def _reason(error: Exception) -> str:
+    """An exception's message as part of one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

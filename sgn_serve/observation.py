@@ -39,6 +39,16 @@ def facts() -> Facts:
     return _FACTS.get(Facts())
 
 
+def tell_refused(scope: Scope, status: int, log: bool) -> None:
+    """Counts and logs an error that was answered at the connection, where there is no request to observe."""
+    code = error_code(scope)
+    metrics.ERRORS.labels(code).inc()
+    if log:
+        client = scope.get("client")
+        fields = {"request_id": request_id(scope), "client": client[0] if client else None}
+        logger.info("connection refused", extra={**fields, "status": status, "error": code})
+
+
 class ObserveRequests:
     """Counts, times and logs requests.
 

@@ -14,7 +14,7 @@ from sgn_serve.model_card import ModelCard
 from sgn_serve.reloading import Reloaded
 from sgn_serve.schemas import Prediction, Predictions, Refusal
 from sgn_serve.settings import FLAGS, Settings
-from sgn_serve.tokens import OPEN_PATHS
+from sgn_serve.tokens import is_open
 from sgn_serve.versions import package_version
 
 _MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard, Reloaded)
@@ -38,10 +38,9 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
     for path, operations in document["paths"].items():
         for method in METHODS & operations.keys():
             answers = operations[method]["responses"]
-            if path in OPEN_PATHS:
+            if is_open(path):
                 operations[method]["security"] = []
-                continue
-            for status, meaning in _for_all(settings).items():
+            for status, meaning in _for_all(settings, is_open(path)).items():
                 error = protocol_openapi.error(meaning) if path.startswith("/v2") else _answer(meaning, Refusal)
                 answers.setdefault(str(status.value), error)
     if settings.api_tokens:
@@ -50,12 +49,12 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
     return document
 
 
-def _for_all(settings: Settings) -> dict[HTTPStatus, str]:
-    """What every request but probes may be answered, by these settings."""
+def _for_all(settings: Settings, open_to_all: bool) -> dict[HTTPStatus, str]:
+    """What every request may be answered, by these settings."""
     statuses = {HTTPStatus.SERVICE_UNAVAILABLE: "the server is about to end"}
-    if settings.api_tokens:
+    if settings.api_tokens and not open_to_all:
         statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong one"
-    if settings.rate_limit:
+    if settings.rate_limit and not open_to_all:
         statuses[HTTPStatus.TOO_MANY_REQUESTS] = "too many requests of this client; Retry-After says when to come back"
     return statuses
 

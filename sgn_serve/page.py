@@ -10,8 +10,6 @@ from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).parent / "ui"
-PATHS = ("/", "/ui")
-"""What shows no picture of anybody's and no answer: it may be loaded without a token, with everything under /ui."""
 
 STATIC = tuple(sorted(file.name for file in (FOLDER / "static").iterdir()))
 EXAMPLES = tuple(sorted(file.name for file in (FOLDER / "examples").iterdir()))

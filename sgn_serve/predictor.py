@@ -120,8 +120,14 @@ class Predictor:
                 place.give_back(1)
                 return error
 
+        answers: list[Prediction | RequestError] = []
         with self._reserve(len(files)) as place:
-            return list(await asyncio.gather(*map(one, files)))
+            # Each to its end, also where one fails: the place is theirs as long as any of them is on its way.
+            for answer in await asyncio.gather(*map(one, files), return_exceptions=True):
+                if isinstance(answer, BaseException) and not isinstance(answer, RequestError):
+                    raise answer
+                answers.append(answer)
+        return answers
 
     async def explain(self, file: IO[bytes]) -> bytes:
         """The self-gradient over one picture file, as a PNG."""

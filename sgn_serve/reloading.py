@@ -93,6 +93,9 @@ class Reloader:
             raise _refused(str(error)) from None
         except OSError as error:  # the file has gone while it was read
             raise _refused(f"{settings.model_path}: {error.strerror}") from None
+        except Exception as error:  # whatever else is wrong with it, it is no reason to stop serving the old one
+            logger.exception("a new model could not be loaded")
+            raise _refused(f"{settings.model_path}: {type(error).__name__}, see the log") from None
         try:
             await new.start()
         except Exception as error:  # whatever ONNX Runtime makes of it

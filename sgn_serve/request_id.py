@@ -30,7 +30,7 @@ class NameRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name = scope[_KEY] = _choose(dict(scope["headers"]))
+        name = name_request(scope)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -40,8 +40,15 @@ class NameRequests:
         await self.app(scope, receive, named)
 
 
+def name_request(scope: Scope) -> str:
+    """Gives a request its id."""
+    name: str = _choose(dict(scope["headers"]))
+    scope[_KEY] = name
+    return name
+
+
 def request_id(scope: Scope) -> str:
-    """The id of a request that NameRequests has seen."""
+    """The id of a request that has been given one."""
     return str(scope[_KEY])
 
 

@@ -101,7 +101,8 @@ class RobustClassifier:
         predictor = self.predictor
         del self.predictor  # it would be kept beside the one that replaces it
         settings = predictor.settings
-        ENDING.attach(ConnectionLimits(settings.receive_seconds, settings.max_connections), settings.drain_seconds)
+        limits = ConnectionLimits(settings.receive_seconds, settings.max_connections, settings.access_log)
+        ENDING.attach(limits, settings.drain_seconds)
         await predictor.start()
         SERVING.put(predictor)
         RELOADER.remember(self.served_files)
@@ -115,8 +116,13 @@ class RobustClassifier:
         await SERVING.predictor.stop()
 
     def __is_ready__(self) -> bool:
-        """For /readyz: it has answered at the start, and still takes batches."""
-        return SERVING.predictor.alive and not ENDING.begun
+        """For /readyz."""
+        return ready()
+
+
+def ready() -> bool:
+    """Whether requests should come here: the network has answered at the start and still does, and this is no end."""
+    return SERVING.predictor.alive and not ENDING.begun
 
 
 SERVING = Serving()
@@ -124,7 +130,7 @@ RELOADER = Reloader(SERVING)
 ENDING = Ending()
 ROUTES = [
     *Api(SERVING).routes(),
-    *InferenceProtocol(SERVING).routes(),
+    *InferenceProtocol(SERVING, ready).routes(),
     *Operations(SERVING, RELOADER).routes(),
     *Page().routes(),
 ]

@@ -1,5 +1,6 @@
 """A real server process, as `bentoml serve` starts it, for tests to talk to."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -87,3 +89,15 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
             pass
         time.sleep(0.1)
     raise RuntimeError(f"the server was not ready within {START_LIMIT_SECONDS} s:\n{log.read_text()}")
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """All that comes on a connection until it is closed, one answer: its status, headers and JSON."""
+    answer = b""
+    while chunk := connection.recv(10_000):
+        answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert int(headers["content-length"]) == len(body)
+    return int(first.split()[1]), headers, json.loads(body)

@@ -97,6 +97,8 @@ GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5
         ({"inputs": [{**GOOD, "datatype": "INT8"}]}, "'FP32'"),
         ({"inputs": [{**GOOD, "shape": [True, 3, 8, 8]}]}, "'shape'"),
         ({"inputs": [{**GOOD, "shape": [0, 3, 8, 8]}]}, "'shape'"),
+        ({"inputs": [{**GOOD, "shape": [1, 3.0, 8, 8]}]}, "'shape'"),
+        ({"inputs": [{**GOOD, "shape": []}]}, "'shape'"),
         ({"inputs": [{**GOOD, "data": [0.5] * 191}]}, "191 numbers instead of 192"),
         ({"inputs": [{**GOOD, "data": ["0.5"] * 192}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "data": [True] * 192}]}, "list of numbers"),
@@ -111,6 +113,7 @@ GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5
         ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}, "classification"),
         ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "true or false"),
         ({"inputs": [GOOD], "id": 7}, "'id'"),
+        ({"inputs": [GOOD], "id": "half of a character: \ud800"}, "'id'"),
     ],
 )
 def test_bad_inference_requests(client, body, message):
@@ -123,7 +126,7 @@ def test_bad_inference_requests(client, body, message):
 
 def test_binary_bodies_that_do_not_add_up(client):
     body = json.dumps({"inputs": [{**{k: GOOD[k] for k in ("name", "datatype", "shape")}}]}).encode()
-    for length in ("-1", "x", "99999", "3"):
+    for length in ("-1", "x", "99999", "3", "9" * 5000, "0" * 5000):
         response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: length})
         assert response.status_code == 400, length
     response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: str(len(body))})

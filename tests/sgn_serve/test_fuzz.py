@@ -1,10 +1,13 @@
 """Thousands of mutated pictures and forms, and bombs, against a real server: no 5xx, no trace, no memory gone."""
 
+import json
 import random
+import socket
 import struct
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 
 from sgn_serve.images import FORMATS
+from sgn_serve.inference_protocol import HEADER_LENGTH
 from tests.sgn_serve.pictures import (
     TIFF_DATA,
     encode,
@@ -30,6 +34,8 @@ from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 PICTURES = 1560
 FORMS = 500
+TENSORS = 600
+STALLED = 300
 MEMORY = 300e6
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
 
@@ -134,6 +140,53 @@ def test_mutated_forms(fuzzed):
     fuzzed.check_alive()
 
 
+ODD = (None, True, 3.0, -1, 0, 10**30, 1e300, float("nan"), "", "logits", "half \ud800", [], [[]], {}, [{}], "9" * 5000)
+
+
+def altered(asked, rng: random.Random):
+    """JSON of which one part, at any depth, is another, or is left out."""
+    if isinstance(asked, dict) and asked and rng.random() < 0.85:
+        key = rng.choice(list(asked))
+        if rng.random() < 0.1:
+            return {name: value for name, value in asked.items() if name != key}
+        return {**asked, key: altered(asked[key], rng)}
+    if isinstance(asked, list) and asked and rng.random() < 0.85:
+        at = rng.randrange(len(asked))
+        return [*asked[:at], altered(asked[at], rng), *asked[at + 1 :]]
+    return rng.choice(ODD)
+
+
+def test_mutated_tensors(fuzzed):
+    pixels = noise().transpose(2, 0, 1)[None].astype("<f4") / 255
+    tensor = {"name": "image", "datatype": "FP32", "shape": list(pixels.shape)}
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "self_gradient"}]
+    rest = {"id": "7", "outputs": outputs, "parameters": {"binary_data_output": False}}
+    in_text = {**rest, "inputs": [{**tensor, "data": pixels.round(2).ravel().tolist()}]}
+    in_binary = {**rest, "inputs": [{**tensor, "parameters": {"binary_data_size": pixels.nbytes}}]}
+
+    def ask(seed):
+        rng = random.Random(seed)
+        if seed % 4 == 0:
+            body, length = mutated(json.dumps(in_text).encode(), rng), None
+        elif seed % 4 == 1:
+            body, length = json.dumps(altered(in_text, rng)).encode(), None
+        else:
+            head = json.dumps(in_binary if seed % 4 == 2 else altered(in_binary, rng)).encode()
+            body = head + (mutated(pixels.tobytes(), rng) if seed % 4 == 2 else pixels.tobytes())
+            length = str(len(head)) if rng.random() < 0.8 else rng.choice(("9" * 5000, "-1", "7", str(len(body) + 1)))
+        headers = {} if length is None else {HEADER_LENGTH: length}
+        response = fuzzed.client.post("/v2/models/self-gradient-network/infer", content=body, headers=headers)
+        assert response.status_code in (200, 400, 413), response.text
+        if response.status_code != 200:
+            assert list(response.json()) == ["error", "code", "request_id"]
+        return response.status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = Counter(pool.map(ask, range(TENSORS)))
+    assert min(statuses[200], statuses[400]) > 20, statuses
+    fuzzed.check_alive()
+
+
 def large_headers() -> dict[str, bytes]:
     """Small files of every format that say they are pictures of at least 268 megapixels."""
     small = {name: bytearray(encode(Image.new("RGB", (8, 8)), name)) for name in FORMATS if name not in ("PNG", "WEBP")}
@@ -232,4 +285,35 @@ def test_bombs_that_the_header_does_not_tell_of(fuzzed):
     for name, bomb in hidden_bombs().items():
         assert len(bomb) < 10 * 1024 * 1024, name
         assert fuzzed.check(fuzzed.ask(bomb)) in (200, 400, 413), name
+        fuzzed.check_alive()
+
+
+def test_bodies_that_stall_stay_within_the_memory(fuzzed):
+    part = (
+        b'--edge\r\nContent-Disposition: form-data; name="images"; filename="x.png"\r\n\r\n' + bytes(60_000) + b"\r\n"
+    )
+    head = "POST /classify_batch HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+    host, port = fuzzed.server.url.removeprefix("http://").split(":")
+
+    def stall(_):
+        connection = socket.create_connection((host, int(port)), timeout=60)
+        with suppress(OSError):  # refused before all is sent
+            connection.sendall(head.encode() + part * 20)
+        return connection
+
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        for connection in pool.map(stall, range(STALLED)):
+            stack.enter_context(connection)
+        fuzzed.check_alive()
+
+
+def test_heads_that_stall_stay_within_the_memory(fuzzed):
+    head = b"POST /classify HTTP/1.1\r\n" + b"a:b\r\n" * 12_000
+    host, port = fuzzed.server.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for _ in range(STALLED):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            with suppress(OSError):
+                connection.sendall(head)
         fuzzed.check_alive()

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.sgn_serve.hammer import RED
 from tests.sgn_serve.pictures import encode
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import read_answer, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 TOKENS = ("0123456789abcdef0123456789abcdef", "anothersecretanothersecret")
@@ -97,7 +97,14 @@ def test_the_document_tells_of_tokens_and_limits(guarded):
         document = client.get("/docs.json").json()
     assert document["security"] == [{"token": []}]
     assert {"401", "429"} <= document["paths"]["/classify"]["post"]["responses"].keys()
-    assert document["paths"]["/readyz"]["get"]["security"] == []
+    for path in ("/readyz", "/v2/health/live", "/ui", "/ui/static/{file}"):
+        operation = document["paths"][path]["get"]
+        assert operation["security"] == []
+        assert not {"401", "429"} & operation["responses"].keys(), path
+        assert "503" in operation["responses"], "on its way to the end"
+    for path in ("/", "/metrics"):
+        assert "security" not in document["paths"][path]["get"]
+        assert {"401", "429"} <= document["paths"][path]["get"]["responses"].keys()
 
 
 def test_a_client_that_asks_too_much_is_told_when_to_come_back(guarded):
@@ -153,7 +160,12 @@ def test_more_connections_than_allowed_are_refused(guarded):
         ]
         refused = opened[CONNECTIONS:]
         for connection in refused:
-            assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
+            status, headers, told = read_answer(connection)
+            assert (status, told["error"]["code"]) == (503, "too_many_connections")
+            assert headers["retry-after"] == "1"
+            assert headers["x-request-id"] == told["error"]["request_id"]
+            line = logged(guarded, told["error"]["request_id"])
+            assert (line["status"], line["error"], line["client"]) == (503, "too_many_connections", "127.0.0.1")
         opened[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert opened[0].recv(1000).startswith(b"HTTP/1.1 200 ")
     with client_of(guarded) as client:

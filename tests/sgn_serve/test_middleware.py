@@ -1,17 +1,22 @@
 """What stands around a request, around applications that misbehave."""
 
 import asyncio
+import errno
 import json
 import re
 
+from starlette.formparsers import MultiPartParser
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from sgn_serve import middleware
+from sgn_serve.form import read_form
 from sgn_serve.middleware import FlatErrors
 from sgn_serve.request_id import NameRequests
+from sgn_serve.settings import Settings
 
 
-def answer(app, path="/x"):
+def answer(app, path="/x", headers=()):
     """Status, headers and JSON that `app` within FlatErrors answers a GET with."""
     sent = []
 
@@ -21,7 +26,7 @@ def answer(app, path="/x"):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-request-id", b"me")]}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-request-id", b"me"), *headers]}
     asyncio.run(NameRequests(FlatErrors(app))(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
@@ -62,6 +67,20 @@ def test_somebody_elses_errors_are_rewritten():
         "code": "not_found",
         "request_id": "me",
     }
+
+
+def test_a_form_that_there_is_no_room_for_is_a_503(monkeypatch, caplog):
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def app(scope, receive, send):
+        async with read_form(Request(scope, receive), Settings()):
+            pass
+
+    monkeypatch.setattr(MultiPartParser, "parse", full)
+    status, headers, told = answer(app, headers=[(b"content-type", b"multipart/form-data; boundary=edge")])
+    assert (status, told["error"]["code"], headers[b"retry-after"]) == (503, "overloaded", b"1")
+    assert "No space left" in caplog.text
 
 
 def test_the_guide_lists_every_code(project_root):

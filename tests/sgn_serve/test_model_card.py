@@ -68,6 +68,27 @@ def test_only_raised_flags_are_shown(tmp_path):
     assert shown.preprocessing.background == "#000aff"
 
 
+@pytest.mark.parametrize("field", [{"epsilon": "8/255"}, {"mean": "0.5"}, {"block": 5}, {"dataset": ["a"]}])
+def test_metadata_that_describe_no_network_are_refused_in_one_line(tmp_path, field):
+    path = save_tiny_graph(tmp_path / "m.onnx", checkpoint=field)
+    with pytest.raises(
+        GraphError, match=r"m\.onnx: its metadata self_gradient_network cannot .*; export it again"
+    ) as bad:
+        card(path)
+    assert "\n" not in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"disagreement": 0.54}, {"lowest": 0.3}, {"accuracy": {"clean": 0.7}}, {"checklist": [{}]}]
+)
+def test_figures_of_another_form_are_refused_in_one_line(tmp_path, wrong):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, **wrong}))
+    with pytest.raises(GraphError, match=r"m\.json: these are no figures of a model .*take the file away") as bad:
+        card(path)
+    assert "\n" not in str(bad.value)
+
+
 @pytest.mark.parametrize("missing", ["setting", "lowest", "about"])
 def test_figures_that_lack_something_are_refused_in_one_line(tmp_path, missing):
     model = save_tiny_graph(tmp_path / "tiny.onnx")

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from sgn_serve import page
 from sgn_serve.page import EXAMPLES, FOLDER, STATIC
 
 HTML = ("page.html", "api.html")
@@ -101,4 +100,3 @@ def test_the_files_are_those_of_the_page():
     assert {name.rsplit(".", 1)[1] for name in STATIC} == {"css", "js", "svg"}
     assert {name.rsplit(".", 1)[1] for name in EXAMPLES} == {"json", "png"}
     assert sum(path.stat().st_size for path in FOLDER.rglob("*.*")) < 400_000
-    assert set(page.PATHS) == {"/", "/ui"}

@@ -1,5 +1,6 @@
 """Another model, while requests go on: every worker swaps, no request fails, and a bad model changes nothing."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,8 +11,15 @@ import httpx
 import psutil
 import pytest
 
+from sgn_serve import metrics, reloading
+from sgn_serve.errors import RequestError
+from sgn_serve.graph import read_graph
+from sgn_serve.predictor import Predictor, Serving
+from sgn_serve.reloading import Reloader
+from sgn_serve.settings import Settings
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import running_server
+from tests.sgn_serve.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -87,7 +95,17 @@ def test_every_worker_swaps_and_no_request_fails(reloadable):
     assert between == {"rot", "rouge"}
 
 
-@pytest.mark.parametrize("bad", ["damaged", "missing", "other classes than logits", "figures that are none"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "damaged",
+        "missing",
+        "other classes than logits",
+        "figures that are none",
+        "disagreement that is none",
+        "epsilon",
+    ],
+)
 def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
     good = reloadable.model.read_bytes()
     figures = reloadable.model.with_suffix(".json")
@@ -98,6 +116,10 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
         reloadable.model.unlink()
     elif bad == "figures that are none":
         figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "accuracy": {}}))
+    elif bad == "disagreement that is none":
+        figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
+    elif bad == "epsilon":
+        save_tiny_graph(reloadable.model, checkpoint={"epsilon": "8/255"})
     else:
         reloadable.write("one", "two")
     try:
@@ -133,3 +155,29 @@ def test_new_figures_beside_the_model_are_read_too(reloadable):
     while any(reloadable.client.get("/model").json()["disagreement"] is None for _ in range(4)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, monkeypatch, caplog):
+    def fail(path):
+        raise ZeroDivisionError("nobody thought of this")
+
+    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"))
+    serving = Serving()
+    old = Predictor(read_graph(settings.model_path), settings)
+    serving.put(old)
+    monkeypatch.setattr(reloading, "read_graph", fail)
+    refusals = metrics.RELOADS.labels(metrics.REFUSED)._value.get()
+
+    async def reload():
+        try:
+            await Reloader(serving).reload()
+        finally:
+            await old.stop()
+
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(reload())
+    assert (refused.value.status, refused.value.code) == (409, "model_refused")
+    assert "tiny.onnx: ZeroDivisionError" in refused.value.message
+    assert "nobody thought of this" in caplog.text
+    assert serving.predictor is old
+    assert metrics.RELOADS.labels(metrics.REFUSED)._value.get() == refusals + 1

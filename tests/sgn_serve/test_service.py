@@ -1,5 +1,6 @@
 """The service over real HTTP: what it answers, and that nothing a client sends makes it a 500 or a stack trace."""
 
+import json
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.pictures import encode, noise, png
 from tests.sgn_serve.server import free_port, running_server, serve_command, serve_environment
+from tests.sgn_serve.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
@@ -246,6 +248,21 @@ BAD_REQUESTS = {
         "not_an_image",
         "",
     ),
+    "a charset that nothing is written in": (
+        {"content": multipart((IMAGE_HEADER, b"x")), "headers": {"content-type": FORM + "; charset=undefined"}},
+        400,
+        "bad_form",
+        "charset",
+    ),
+    "a name that is none in the charset": (
+        {
+            "content": multipart((IMAGE_HEADER.replace("image", "xn--a.b"), b"x")),
+            "headers": {"content-type": FORM + "; charset=idna"},
+        },
+        400,
+        "bad_form",
+        "charset",
+    ),
     "body too large": ({"files": {"image": b"\0" * MAX_BYTES}}, 413, "body_too_large", "100000 bytes"),
 }
 
@@ -394,6 +411,8 @@ def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
+        ({"SGN_MODEL": "eps.onnx"}, "eps.onnx: its metadata self_gradient_network cannot be used"),
+        ({"SGN_MODEL": "figures.onnx"}, "figures.json: these are no figures of a model"),
         ({"SGN_MODEL": "nowhere.onnx"}, "nowhere.onnx: no such file"),
         ({"SGN_MODEL": "pyproject.toml"}, "pyproject.toml: not an ONNX"),
         ({"SGN_PROVIDERS": "abacus"}, "SGN_PROVIDERS asks for abacus"),
@@ -403,7 +422,12 @@ def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp
 )
 def test_what_cannot_be_served_ends_the_server_with_one_line(tmp_path, settings, complaint):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    environment = serve_environment(tmp_path, **{"SGN_MODEL": str(model), **settings})
+    save_tiny_graph(tmp_path / "eps.onnx", checkpoint={"epsilon": "8/255"})
+    figures = save_tiny_graph(tmp_path / "figures.onnx").with_suffix(".json")
+    figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
+    bad = settings.get("SGN_MODEL", model.name)
+    settings = {**settings, "SGN_MODEL": str(tmp_path / bad) if (tmp_path / bad).exists() else bad}
+    environment = serve_environment(tmp_path, **settings)
     ended = subprocess.run(
         serve_command(free_port()), env=environment, capture_output=True, text=True, timeout=60, check=False
     )
