@@ -31,7 +31,7 @@ def test_every_path_is_described(client):
     serving = Serving()
     routes = [
         *Api(serving).routes(),
-        *InferenceProtocol(serving).routes(),
+        *InferenceProtocol(serving, lambda: True).routes(),
         *Operations(serving, Reloader(serving)).routes(),
         *Page().routes(),
     ]
