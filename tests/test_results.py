@@ -111,10 +111,13 @@ def test_the_readme_shows_what_was_benchmarked(project_root):
         assert f"| {name} | {row['images_per_second']} | {row['ratio_to_pgd10']:.3f} |" in text
     assert f"about {cost['times_cheaper_than_pgd10']:.1f} times remain" in text
     assert f"is {1 / cost['methods']['adversarial, one step']['ratio_to_pgd10']:.1f} times cheaper" in text
-    area = json.loads((project_root / "results" / "disagreement.json").read_text())["attacks"]["PGD-20"][
-        "area_under_roc"
-    ]
-    assert f"{area:.2f}, where 0.5 is chance" in text
+    attacks = json.loads((project_root / "results" / "disagreement.json").read_text())["attacks"]
+    area = {name: row["area_under_roc"] for name, row in attacks.items()}
+    of_successes = {name: row["successful_only"]["area_under_roc"] for name, row in attacks.items()}
+    words = " ".join(text.split())
+    assert f"{area['PGD-20']:.2f}, where 0.5 is chance, and AutoAttack's with {area['AutoAttack']:.2f}" in words
+    assert f"alone: {of_successes['PGD-20']:.2f} and {of_successes['AutoAttack']:.2f}" in words
+    assert f"disagree less than clean ones: {area['knowing attacker']:.2f}" in words
 
 
 def test_the_readme_compares_as_the_reports_do(project_root):
