@@ -134,6 +134,26 @@ def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return sorted(rounds, key=lambda one: one["requests_per_second"])[(len(rounds) - 1) // 2]
 
 
+def table(result: dict[str, Any]) -> str:
+    """Requests a second and latencies of every service, a line for each number of connections, in Markdown."""
+    services = result["services"]
+    heads = [f"{name}, requests/s | p50, ms | p99, ms" for name in services]
+    lines = [f"| connections | {' | '.join(heads)} |", "| ---: |" + " ---: |" * (3 * len(services))]
+    for connections in next(iter(services.values())):
+        cells = []
+        for rows in services.values():
+            row = rows[connections]
+            cells += [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
+        lines.append(f"| {connections} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share_of_engine(result: dict[str, Any]) -> float:
+    """What of the engine alone, at batch 32, this service reaches with 32 connections."""
+    ours: float = result["services"][SYSTEMS["ours"]]["32"]["requests_per_second"]
+    return ours / float(result["engine_alone"]["32"])
+
+
 def _wait_until_ready(system: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

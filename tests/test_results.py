@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import paired
+from benchmarks import paired, service
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
 from training.attacks import pgd
 from training.checkpoint import load_checkpoint
@@ -118,6 +119,23 @@ def test_the_readme_shows_what_was_benchmarked(project_root):
     assert f"{area['PGD-20']:.2f}, where 0.5 is chance, and AutoAttack's with {area['AutoAttack']:.2f}" in words
     assert f"alone: {of_successes['PGD-20']:.2f} and {of_successes['AutoAttack']:.2f}" in words
     assert f"disagree less than clean ones: {area['knowing attacker']:.2f}" in words
+
+
+def test_the_documents_show_the_services_measured_speed(project_root):
+    result = json.loads((project_root / "results" / "service.json").read_text())
+    guide = (project_root / "docs" / "service.md").read_text()
+    assert service.table(result) in guide
+    guide, readme = (" ".join(text.split()) for text in (guide, (project_root / "README.md").read_text()))
+    ours, fastapi = (result["services"][service.SYSTEMS[name]] for name in ("ours", "fastapi"))
+    share = f"{service.share_of_engine(result):.2f}"
+    alone = result["engine_alone"]
+    assert f"does {alone['1']:.0f}, {alone['8']:.0f} and {alone['32']:.0f} pictures a second" in guide
+    assert f"the service reaches {share} of it" in guide
+    statuses = ours["128"]["statuses"]
+    assert f"{statuses['503'] / sum(statuses.values()):.0%}".replace("%", " %") + " of the answers are a 503" in guide
+    assert f"99 % of those within {math.ceil(ours['128']['refused_p99_ms'])} ms" in guide
+    assert f"get {ours['32']['requests_per_second']:.0f} answers a second, block on: {share} of what" in readme
+    assert f"gives {fastapi['32']['requests_per_second']:.0f} (" in readme
 
 
 def test_the_readme_compares_as_the_reports_do(project_root):
