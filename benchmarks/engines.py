@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import engine_files as files
+from benchmarks import matrix_products
+from benchmarks.arithmetic_floor import add_floor, arithmetic
 from benchmarks.provenance import commit, processor, versions
-from training.checkpoint import load_checkpoint
 
 RESULT = Path(__file__).parents[1] / "results" / "engines.json"
 WORKER = Path(__file__).with_name("engine_worker.py")
@@ -133,52 +133,6 @@ def measure(workers: dict[str, Worker], batch: int, repeats: int) -> dict[str, d
     return figures
 
 
-def arithmetic(checkpoint: Path) -> dict[str, float]:
-    """Counted floating-point operations a picture, in billions: one pass, and both with the input gradient."""
-    network, _ = load_checkpoint(checkpoint)
-    images = torch.rand(1, *files.SHAPE)
-    counted = {}
-    for name, function in (("one pass", network.plain_logits), ("both passes", network)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            function(images)
-        counted[name] = counter.get_total_flops() / 1e9
-    return counted
-
-
-def matrix_product_peak(threads: int) -> dict[str, float]:
-    """What this machine's matrix products reach, in billions of floating-point operations a second."""
-    torch.set_num_threads(threads)
-    size, peaks = 1536, {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        left, right = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
-        best = float("inf")
-        for _ in range(10):
-            start = time.perf_counter()
-            left @ right
-            best = min(best, time.perf_counter() - start)
-        peaks[name] = round(2 * size**3 / best / 1e9, 1)
-    return peaks
-
-
-def floor(
-    gflop: Mapping[str, float], peaks: Mapping[str, float], batch: int, reference_ms: float | None
-) -> dict[str, dict[str, float]]:
-    """How long the counted operations take at the speed of this machine's matrix products, as rows of the table.
-
-    gflop:        of arithmetic()
-    peaks:        of matrix_product_peak()
-    reference_ms: best time of the reference, where there is one
-    """
-    rows = {}
-    for passes, dtype in (("one pass", "float32"), ("both passes", "float32"), ("both passes", "bfloat16")):
-        milliseconds = 1000 * batch * gflop[passes] / peaks[dtype]
-        row = {"ms": round(milliseconds, 3)}
-        if reference_ms is not None:
-            row["ratio_of_best"] = round(milliseconds / reference_ms, 3)
-        rows[f"floor: {passes}, {dtype}"] = row
-    return rows
-
-
 def table(
     architecture: str, batch: int, figures: dict[str, dict[str, Any]], floors: dict[str, dict[str, float]]
 ) -> str:
@@ -249,24 +203,25 @@ def run_architecture(
     checkpoint: Path,
     engines: Sequence[Engine],
     arguments: argparse.Namespace,
-    peaks: Mapping[str, float],
-    save: Callable[[dict[str, Any]], None],
+    keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Measures at every batch size; what is there is saved after each, so that the next one cannot cost it."""
-    gflop = arithmetic(checkpoint)
-    result: dict[str, Any] = {"gflop_per_picture": gflop, "batches": {}, "floor": {}}
+    """Measures at every batch size; what is there is kept after each, so that the next one cannot cost it."""
+    result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
     workers, refused = start_workers(engines, checkpoint, arguments.threads)
     try:
         for batch in arguments.batches:
             figures = measure(workers, batch, arguments.repeats) | refused
             result["batches"][str(batch)] = {engine.name: figures[engine.name] for engine in engines}
-            floors = floor(gflop, peaks, batch, figures.get(REFERENCE, {}).get("best_ms"))
-            result["floor"][str(batch)] = floors
-            save(result)
-            print(table(checkpoint.stem, batch, result["batches"][str(batch)], floors), flush=True)
+            keep(result)
+            print(table(checkpoint.stem, batch, result["batches"][str(batch)], result["floor"][str(batch)]), flush=True)
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def save(result: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -276,39 +231,49 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
     parser.add_argument("--engines", metavar="TEXT", help="only the rows whose name holds this, and the reference")
+    parser.add_argument("--floor", action="store_true", help="measure only matrix products, for --output's floor rows")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    peaks = matrix_products.peaks(options.threads)
+    if options.floor:
+        result = json.loads(options.output.read_text())
+        result["floor"] = {"git_commit": commit(), "matrix_product_gflop_per_s": peaks}
+        for measured in result["architectures"].values():
+            add_floor(measured, peaks, REFERENCE)
+        save(result, options.output)
+        print(ratio_table(result["architectures"]))
+        return 0
     engines = [
         engine
         for engine in ENGINES
         if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
     ]
-    result: dict[str, Any] = {
+    result = {
         "command": " ".join(["python -m benchmarks.engines", *(sys.argv[1:] if arguments is None else arguments)]),
         "threads": options.threads,
         "repeats": options.repeats,
         "versions": versions(PACKAGES),
         "processor": processor(),
         "git_commit": commit(),
-        "matrix_product_gflop_per_s": matrix_product_peak(options.threads),
+        "floor": {"git_commit": commit(), "matrix_product_gflop_per_s": peaks},
         "reference": REFERENCE,
         "architectures": {},
     }
     with tempfile.TemporaryDirectory() as folder:
         for architecture in options.architectures:
 
-            def save(measured: dict[str, Any], architecture: str = architecture) -> None:
+            def keep(measured: dict[str, Any], architecture: str = architecture) -> None:
+                add_floor(measured, peaks, REFERENCE)
                 result["architectures"][architecture] = measured
-                options.output.parent.mkdir(exist_ok=True)
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
+                save(result, options.output)
 
             checkpoint = Path(folder) / f"{architecture}.safetensors"
             files.write_checkpoint(architecture, checkpoint)
-            run_architecture(checkpoint, engines, options, result["matrix_product_gflop_per_s"], save)
+            run_architecture(checkpoint, engines, options, keep)
     print(f"\nratios of best times\n{ratio_table(result['architectures'])}")
     return 0
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engines
+from benchmarks import engines, matrix_products
+from benchmarks.arithmetic_floor import arithmetic, floor
 from benchmarks.engine_files import write_checkpoint
-from benchmarks.engines import REFERENCE, Engine, Worker, arithmetic, floor, main, measure, ratio_table, table
+from benchmarks.engines import REFERENCE, Engine, Worker, main, measure, ratio_table, table
 
 
 class Scripted:
@@ -45,7 +46,7 @@ def test_engines_take_turns_and_are_compared_with_the_reference(monkeypatch: pyt
     assert "| ours | 6.00 | 7.00 | 3.0 | 100 |" in table("wrn-16-2", 8, figures, {})
 
 
-def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "engines.json"
     options = ["--architectures", "wrn-10-1", "--batches", "1", "--repeats", "2", "--threads", "1"]
     assert main([*options, "--engines", "ours, OpenVINO f32", "--output", str(output)]) == 0
@@ -57,12 +58,32 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert figures["ours, OpenVINO f32"] == {"error": "No module named 'openvino'"}
     else:
         assert figures["ours, OpenVINO f32"]["ratio_of_best"] > 1
-    assert result["matrix_product_gflop_per_s"]["float32"] > 0
+    speeds = result["floor"]["matrix_product_gflop_per_s"]
+    assert {dtype: set(libraries) for dtype, libraries in speeds.items()} == {
+        "float32": {"PyTorch", "ONNX Runtime"},
+        "bfloat16": {"PyTorch"},
+    }
+    fastest = max(speeds["float32"].values())
+    floor_ms = result["architectures"]["wrn-10-1"]["floor"]["1"]["floor: one pass, float32"]["ms"]
+    assert floor_ms == pytest.approx(
+        1000 * result["architectures"]["wrn-10-1"]["gflop_per_picture"]["one pass"] / fastest, abs=1e-3
+    )
     assert result["versions"]["onnxruntime"]
     assert result["architectures"]["wrn-10-1"]["floor"]["1"]["floor: one pass, float32"]["ratio_of_best"] > 0
     printed = capsys.readouterr().out
     assert "| ours, OpenVINO f32 |" in printed
     assert "| floor: both passes, bfloat16 |" in printed
+
+    peaks = {"float32": {"x": 1.0, "y": 2.0}, "bfloat16": {"x": 4.0}}
+    monkeypatch.setattr(matrix_products, "peaks", lambda threads: peaks)
+    assert main(["--floor", "--output", str(output)]) == 0
+    again = json.loads(output.read_text())
+    assert again["floor"]["matrix_product_gflop_per_s"] == peaks
+    assert again["architectures"]["wrn-10-1"]["batches"] == result["architectures"]["wrn-10-1"]["batches"]
+    floor_ms = again["architectures"]["wrn-10-1"]["floor"]["1"]["floor: one pass, float32"]["ms"]
+    assert floor_ms == pytest.approx(
+        1000 * result["architectures"]["wrn-10-1"]["gflop_per_picture"]["one pass"] / 2, abs=1e-3
+    )
 
 
 def test_counted_arithmetic(tmp_path: Path) -> None:
@@ -73,7 +94,8 @@ def test_counted_arithmetic(tmp_path: Path) -> None:
 
 
 def test_the_floor_is_counted_operations_at_the_measured_peak() -> None:
-    rows = floor({"one pass": 0.2, "both passes": 0.6}, {"float32": 100, "bfloat16": 300}, batch=8, reference_ms=32)
+    peaks = {"float32": {"slower": 60.0, "fastest": 100.0}, "bfloat16": {"only": 300.0}}
+    rows = floor({"one pass": 0.2, "both passes": 0.6}, peaks, batch=8, reference_ms=32)
     assert rows["floor: one pass, float32"] == {"ms": 16, "ratio_of_best": 0.5}
     assert rows["floor: both passes, float32"] == {"ms": 48, "ratio_of_best": 1.5}
     assert rows["floor: both passes, bfloat16"] == {"ms": 16, "ratio_of_best": 0.5}

@@ -210,30 +210,40 @@ def test_pixels_are_counted_before_any_is_decoded(fuzzed, file_format):
     fuzzed.check_alive()
 
 
-def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
-    side = 5000  # 25 megapixels, just allowed
-    colour = Image.new("RGB", (side, side), (200, 30, 40))
+SIDE = 5000
+"""Of a picture of 25 megapixels, just allowed."""
+
+
+def largest_pictures() -> list[bytes]:
+    """What takes the most memory of what is allowed, and last something that is no picture."""
+    colour = Image.new("RGB", (SIDE, SIDE), (200, 30, 40))
     inks = colour.convert("CMYK")
-    two_thirds = (0, 0, side, side * 2 // 3)
-    whole = zlib.compress(bytes(4 * side * side), 1)  # in one strip
+    two_thirds = (0, 0, SIDE, SIDE * 2 // 3)
+    whole = zlib.compress(bytes(4 * SIDE * SIDE), 1)  # in one strip
     tags = {258: [8] * 4, 259: 8, 262: 5, 273: TIFF_DATA, 277: 4}
-    halved = Image.new("RGBA", (side, side // 2), (200, 30, 40, 100))
-    files = [
+    return [
         encode(colour.convert("LA"), "PNG", compress_level=1),
         encode(colour, "JPEG", progressive=True, subsampling="4:2:2"),
         first_scans(encode(inks.crop(two_thirds), "JPEG", progressive=True), 10),
         encode(colour.crop(two_thirds), "JPEG", progressive=True, subsampling="4:4:4"),
-        tiff(whole, tags | {256: side, 257: side, 278: side, 279: len(whole)}),
+        tiff(whole, tags | {256: SIDE, 257: SIDE, 278: SIDE, 279: len(whole)}),
         encode(inks, "TIFF", compression="tiff_lzw"),
         encode(colour.convert("L"), "GIF"),
-        encode(halved, "WEBP", quality=10, method=0),
+        large_webp(SIDE // 2),
         b"\x89PNG" + random.Random(0).randbytes(9_000_000),
     ]
+
+
+def large_webp(height: int) -> bytes:
+    return encode(Image.new("RGBA", (SIDE, height), (200, 30, 40, 100)), "WEBP", quality=10, method=0)
+
+
+def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
     with ThreadPoolExecutor(16) as pool:
-        statuses = list(pool.map(lambda data: fuzzed.check(fuzzed.ask(data)), files * 2))
+        statuses = list(pool.map(lambda data: fuzzed.check(fuzzed.ask(data)), largest_pictures() * 2))
     assert set(statuses[:8]) == {200}
     assert statuses[8] == 415
-    assert fuzzed.check(fuzzed.ask(encode(halved.resize((side, side // 2 + 1)), "WEBP", quality=10, method=0))) == 413
+    assert fuzzed.check(fuzzed.ask(large_webp(SIDE // 2 + 1))) == 413
     fuzzed.check_alive()
 
 
@@ -288,32 +298,51 @@ def test_bombs_that_the_header_does_not_tell_of(fuzzed):
         fuzzed.check_alive()
 
 
-def test_bodies_that_stall_stay_within_the_memory(fuzzed):
-    part = (
-        b'--edge\r\nContent-Disposition: form-data; name="images"; filename="x.png"\r\n\r\n' + bytes(60_000) + b"\r\n"
-    )
+def stalling(fuzzed, data: bytes) -> socket.socket:
+    """A connection that has sent this and will send no more."""
+    host, port = fuzzed.server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    with suppress(OSError):  # refused before all is sent
+        connection.sendall(data)
+    return connection
+
+
+def unfinished_body(file: int, files: int) -> bytes:
+    """Of a form of 2 megabytes, this many files of this size, small enough to be kept in memory."""
+    part = b'--edge\r\nContent-Disposition: form-data; name="images"; filename="x.png"\r\n\r\n'
     head = "POST /classify_batch HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n"
     head += "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
-    host, port = fuzzed.server.url.removeprefix("http://").split(":")
+    return head.encode() + (part + bytes(file) + b"\r\n") * files
 
-    def stall(_):
-        connection = socket.create_connection((host, int(port)), timeout=60)
-        with suppress(OSError):  # refused before all is sent
-            connection.sendall(head.encode() + part * 20)
-        return connection
 
+def test_bodies_that_stall_stay_within_the_memory(fuzzed):
+    body = unfinished_body(60_000, 20)
     with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
-        for connection in pool.map(stall, range(STALLED)):
+        for connection in pool.map(lambda _: stalling(fuzzed, body), range(STALLED)):
             stack.enter_context(connection)
         fuzzed.check_alive()
 
 
 def test_heads_that_stall_stay_within_the_memory(fuzzed):
     head = b"POST /classify HTTP/1.1\r\n" + b"a:b\r\n" * 12_000
-    host, port = fuzzed.server.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
         for _ in range(STALLED):
-            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
-            with suppress(OSError):
-                connection.sendall(head)
+            stack.enter_context(stalling(fuzzed, head))
+        fuzzed.check_alive()
+
+
+def test_the_largest_pictures_while_bodies_and_heads_stall_stay_within_the_memory(fuzzed):
+    pictures = largest_pictures()[:8]
+    body = unfinished_body(30_000, 1)  # as much as all may have together is not quite used up by STALLED of them
+    head = b"POST /classify HTTP/1.1\r\n" + b"a:b\r\n" * 12_000
+    with ExitStack() as stack, ThreadPoolExecutor(16) as askers, ThreadPoolExecutor(8) as stallers:
+        first = [askers.submit(fuzzed.ask, data) for data in pictures * 2]  # while the others arrive
+        for data in (body, head):
+            for connection in stallers.map(lambda _, data=data: stalling(fuzzed, data), range(STALLED)):
+                stack.enter_context(connection)
+        later = [askers.submit(fuzzed.ask, data) for data in pictures * 2]  # while they hold what they sent
+        for asked in (first, later):
+            answers = Counter(answer.result().status_code for answer in asked)
+            assert answers.keys() <= {200, 503}, answers
+            assert answers[200] >= len(pictures) // 2, answers
         fuzzed.check_alive()
