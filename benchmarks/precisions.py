@@ -1,0 +1,98 @@
+"""How often each reduced precision gives float32's answer: the bundled network on pictures as they are and attacked.
+
+    python -m benchmarks.precisions --pictures data/test
+
+Writes results/precisions.json: for every format and precision that a CPU runs, the share of 1,000 real pictures, and of
+their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same before it writes a
+file; here nothing is refused, however low the share.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import commit, processor, versions
+from export.aot import CompilerError
+from export.exporter import AgreementError, Reduced, VerificationError, export_reduced
+from export.formats import FORMATS
+from export.openvino import OpenVinoError
+from export.pictures import PicturesError
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "precisions.json"
+BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+ROWS = (
+    ("openvino", "bf16"),
+    ("torchscript", "bf16"),
+    ("aot", "bf16"),
+    ("onnx", "fp16"),
+    ("onnx", "int8-first-pass"),
+)
+
+
+def measure(checkpoint: Path, pictures: Path, row: tuple[str, str], count: int) -> dict[str, Any]:
+    """One format and precision: agreements by output, or {"error"} where this machine has no such engine."""
+    name, precision = row
+    file_format = next(item for item in FORMATS if item.name == name)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / file_format.file_name
+        try:
+            report = export_reduced(file_format, checkpoint, target, pictures, Reduced(precision, 0.0, count))
+        except (AgreementError, VerificationError, CompilerError, OpenVinoError) as error:
+            return {"error": str(error)}
+    return {"agreement": {item.output: asdict(item) for item in report.agreements}}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of the result's rows, in Markdown."""
+    lines = [
+        "| format, precision | clean | after PGD-20 | block off: clean | after PGD-20 |",
+        "| --- |" + " ---: |" * 4,
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            lines.append(f"| {name} | not measured: {row['error']} | | | |")
+        else:
+            outputs = (row["agreement"][output] for output in ("logits", "plain_logits"))
+            shares = (f"{100 * item[kind]:.1f}" for item in outputs for kind in ("clean", "attacked"))
+            lines.append(f"| {name} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.precisions", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures like those trained on")
+    parser.add_argument("--count", type=int, default=Reduced.pictures, help="how many of them")
+    parser.add_argument("--ckpt", type=Path, default=BUNDLED, help="model.safetensors (default: the bundled one)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/precisions.json)")
+    options = parser.parse_args(arguments)
+    result: dict[str, Any] = {
+        "command": "python -m benchmarks.precisions --pictures ...",
+        "checkpoint_sha256": hashlib.sha256(options.ckpt.read_bytes()).hexdigest(),
+        "versions": versions(("torch", "onnxruntime", "openvino")),
+        "processor": processor(),
+        "git_commit": commit(),
+        "rows": {},
+    }
+    for name, precision in ROWS:
+        print(f"{name}, {precision}", file=sys.stderr, flush=True)
+        try:
+            result["rows"][f"{name}, {precision}"] = measure(
+                options.ckpt, options.pictures, (name, precision), options.count
+            )
+        except PicturesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

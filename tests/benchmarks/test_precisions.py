@@ -1,0 +1,44 @@
+"""The benchmark of reduced precisions: a real run, engines that are not there, and its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import precisions
+from benchmarks.engine_files import write_checkpoint
+from export.openvino import OpenVinoError
+
+
+def test_a_real_run(
+    tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "precisions.json"
+    write_checkpoint("wrn-10-1", checkpoint)
+    monkeypatch.setattr(precisions, "ROWS", (("torchscript", "bf16"),))
+    options = ["--pictures", str(project_root / "examples"), "--count", "50", "--ckpt", str(checkpoint)]
+    assert precisions.main([*options, "--output", str(output)]) == 0
+    (row,) = json.loads(output.read_text())["rows"].values()
+    shares = [row["agreement"][name][kind] for name in ("logits", "plain_logits") for kind in ("clean", "attacked")]
+    assert all(0.5 < share <= 1 for share in shares), shares
+    assert row["agreement"]["logits"]["pictures"] == 50
+    shown = " | ".join(f"{100 * share:.1f}" for share in shares)
+    assert f"| torchscript, bf16 | {shown} |" in capsys.readouterr().out
+
+
+def test_too_few_pictures(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pictures", str(project_root / "examples"), "--output", str(tmp_path / "precisions.json")]
+    assert precisions.main(options) == 2
+    assert "pictures" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_not_there_costs_its_row_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OpenVinoError("OpenVINO is not installed")
+
+    monkeypatch.setattr(precisions, "export_reduced", refuse)
+    row = precisions.measure(tmp_path / "model.safetensors", tmp_path, ("openvino", "bf16"), 50)
+    assert row == {"error": "OpenVINO is not installed"}
+    assert "| openvino, bf16 | not measured: OpenVINO is not installed | | | |" in precisions.table(
+        {"openvino, bf16": row}
+    )
