@@ -16,7 +16,7 @@ from sgn_serve.request_id import HEADER, name_request
 LATE = "self_gradient.late"
 """In a request's scope: its connection came after the process was told to end."""
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 """Each takes far more memory than its bytes."""
 MAX_REQUESTS = 16

@@ -31,6 +31,8 @@ HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 _BYTES_A_NUMBER = 32
 """Longest way to write a number that a client would use."""
+_VALUES_BESIDE = 10_000
+"""In a request's JSON, besides its numbers: each takes up to a hundred bytes of memory, however short it is written."""
 _LARGE_BYTES = 64 * 1024
 """A larger body is parsed beside the event loop."""
 
@@ -170,6 +172,10 @@ def parse_request(
         length = int(header_length) if number else -1
         if not 0 <= length <= len(body):
             raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, of a body of {len(body)} bytes")
+    values = sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{"))
+    allowed = _VALUES_BESIDE + 2 * most * 3 * math.prod(description.image_size)  # room for a list around each number
+    if values > allowed:
+        raise _bad(f"the JSON has some {values} values, more than {allowed}")
     try:
         asked = json.loads(body[:length])
     except (ValueError, RecursionError) as error:

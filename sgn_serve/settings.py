@@ -159,7 +159,7 @@ class Settings:
     rate_burst        SGN_RATE_BURST       requests that it may make at once before that counts; default 20
     trusted_proxies   SGN_TRUSTED_PROXIES  proxies whose X-Forwarded-For is believed; default: nobody's
     cors_origins      SGN_CORS_ORIGINS     other sites whose pages may ask; default: none
-    max_connections   SGN_MAX_CONNECTIONS  connections open at the same time; default 800
+    max_connections   SGN_MAX_CONNECTIONS  connections open at the same time; default 400
     drain_seconds     SGN_DRAIN_SECONDS    how long connections are kept after SIGTERM, in seconds; default 1
     access_log        SGN_ACCESS_LOG       whether every request is logged; default true
     """
@@ -188,7 +188,7 @@ class Settings:
     rate_burst: int = field(default=20, metadata=_from("SGN_RATE_BURST", _at_least(1)))
     trusted_proxies: tuple[str, ...] = field(default=(), metadata=_from("SGN_TRUSTED_PROXIES", _proxies))
     cors_origins: tuple[str, ...] = field(default=(), metadata=_from("SGN_CORS_ORIGINS", _origins))
-    max_connections: int = field(default=800, metadata=_from("SGN_MAX_CONNECTIONS", _at_least(1)))
+    max_connections: int = field(default=400, metadata=_from("SGN_MAX_CONNECTIONS", _at_least(1)))
     drain_seconds: float = field(default=1.0, metadata=_from("SGN_DRAIN_SECONDS", _within(0, 600)))
     access_log: bool = field(default=True, metadata=_from("SGN_ACCESS_LOG", parse_flag))
 

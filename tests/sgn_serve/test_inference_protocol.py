@@ -81,3 +81,22 @@ def test_a_body_is_checked_against_the_model_that_answers_it(tmp_path, monkeypat
     monkeypatch.setattr(inference_protocol, "parse_request", swap)
     with pytest.raises(RequestError, match=r"\[N, 3, 16, 16\]"):
         infer(serving, asked(*MANY))
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '""', "0.5"])
+def test_json_that_takes_far_more_memory_than_its_bytes_is_not_parsed(tmp_path, monkeypatch, value):
+    description = read_graph(save_tiny_graph(tmp_path / "tiny.onnx")).description
+    body = asked(value, 100).encode()  # of 16 pictures at most
+
+    def parse(text):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(inference_protocol.json, "loads", parse)
+    with pytest.raises(RequestError, match=r"the JSON has some \d+ values, more than \d+"):
+        inference_protocol.parse_request(body, None, description, 16)
+
+
+def test_numbers_in_lists_of_their_own_are_not_too_many(tmp_path):
+    description = read_graph(save_tiny_graph(tmp_path / "tiny.onnx")).description
+    body = asked("[0.5]", 16).encode()
+    assert inference_protocol.parse_request(body, None, description, 16).images.shape == (16, 3, 8, 8)
