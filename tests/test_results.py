@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import paired, service
+from benchmarks import engines, paired, service
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
 from training.attacks import pgd
 from training.checkpoint import load_checkpoint
@@ -119,6 +119,31 @@ def test_the_readme_shows_what_was_benchmarked(project_root):
     assert f"{area['PGD-20']:.2f}, where 0.5 is chance, and AutoAttack's with {area['AutoAttack']:.2f}" in words
     assert f"alone: {of_successes['PGD-20']:.2f} and {of_successes['AutoAttack']:.2f}" in words
     assert f"disagree less than clean ones: {area['knowing attacker']:.2f}" in words
+
+
+def test_the_documents_show_the_engines_measured_speed(project_root):
+    result = json.loads((project_root / "results" / "engines.json").read_text())
+    guide = (project_root / "docs" / "export.md").read_text()
+    assert engines.ratio_table(result["architectures"]) in guide
+    assert {name: list(measured["batches"]) for name, measured in result["architectures"].items()} == {
+        "wrn-16-2": ["1", "8", "32"],
+        "wrn-28-10": ["1", "8", "32"],
+    }
+    assert result["repeats"] >= 15
+    rows = [row for measured in result["architectures"].values() for row in measured["batches"].values()]
+    ours, fastest = "ours, ONNX Runtime", "ours, OpenVINO bf16"
+    assert all(row[ours]["ratio_of_best"] <= 1.05 * row["ours, OpenVINO f32"]["ratio_of_best"] for row in rows)
+    assert all(
+        row[fastest]["best_ms"] == min(row[name]["best_ms"] for name in row if "block off" not in name) for row in rows
+    )
+    assert all(row["block off: ours, ONNX Runtime"]["ratio_of_best"] <= 1.05 for row in rows)
+    readme = " ".join((project_root / "README.md").read_text().split())
+    wide = result["architectures"]["wrn-28-10"]["batches"].values()
+    (low, high), (low_bf16, high_bf16) = (
+        (min(ratios), max(ratios))
+        for ratios in ([row[name]["ratio_of_best"] for row in wide] for name in (ours, fastest))
+    )
+    assert f"take {low:.2f} to {high:.2f} times a plain pass, and {low_bf16:.2f} to {high_bf16:.2f} times" in readme
 
 
 def test_the_documents_show_the_services_measured_speed(project_root):
