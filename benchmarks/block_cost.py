@@ -2,12 +2,14 @@
 
     python -m benchmarks.block_cost
 
-Writes results/block_cost.json: best of many calls, alternating, per batch size, and their ratio.
+Writes results/block_cost.json: best of many calls, alternating, per batch size, and their ratio; and how long it takes
+to load the graph, from the file to a network that can answer.
 """
 
 import argparse
 import json
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.runtime import Classifier
 from sgn_serve.settings import BUNDLED_MODEL
 
+LOADS = 10
 RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"
 
 
@@ -38,6 +41,16 @@ def latency_ms(classifier: Classifier, batch: int, repeats: int) -> dict[str, fl
     return {"block_on_ms": round(best[True], 3), "block_off_ms": round(best[False], 3), "ratio": round(ratio, 2)}
 
 
+def load_ms(model: Path, threads: int, repeats: int = LOADS) -> dict[str, float]:
+    """Best and median of `repeats` loads, and the one before them, which no cache has helped."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        Classifier(read_graph(model), ("cpu",), threads)
+        times.append(1000 * (time.perf_counter() - start))
+    return {"best": round(min(times[1:])), "median": round(statistics.median(times[1:])), "first": round(times[0])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.block_cost", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
@@ -50,6 +63,7 @@ def main() -> int:
     except GraphError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    load = load_ms(arguments.model, arguments.threads)
     classifier = Classifier(graph, ("cpu",), arguments.threads)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.block_cost",
@@ -60,8 +74,10 @@ def main() -> int:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "git_commit": commit(),
+        "load_ms": load,
         "latency": {},
     }
+    print(f"loading: {load['median']} ms, at first {load['first']} ms")
     print("| batch | block on, ms | block off, ms | ratio |\n| ---: | ---: | ---: | ---: |")
     for batch in arguments.batches:
         figures = latency_ms(classifier, batch, arguments.repeats)
