@@ -2,9 +2,9 @@
 
     PYTHON benchmarks/engine_worker.py KIND FILE THREADS
 
-KIND is ort, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. Reads one number of pictures a line and
-answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no engine but its own, so
-that its peak memory is that engine's.
+KIND is ort, openvino-f32, openvino-bf16, ort-openvino-f32, ort-openvino-bf16, eager, compile, torchscript or aot. Reads
+one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It
+imports no engine but its own, so that its peak memory is that engine's.
 """
 
 import json
@@ -60,6 +60,29 @@ def openvino(path: str, threads: int, precision: str) -> Run:
     return lambda batch: request.infer([_cached(batch, shape)], share_inputs=True, share_outputs=True)
 
 
+def onnx_runtime_openvino(path: str, threads: int, precision: str) -> Run:
+    """By ONNX Runtime's OpenVINO build, a package of its own that cannot stand beside the usual one."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    provider = "OpenVINOExecutionProvider"
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": "1",
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    options = {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
+    session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
+    if provider not in session.get_providers():
+        raise RuntimeError(
+            f"this Python's ONNX Runtime has no {provider}: pip install onnxruntime-openvino into another"
+        )
+    size = tuple(session.get_inputs()[0].shape[1:])
+    return lambda batch: session.run(None, {"image": _cached(batch, size)})
+
+
 def pytorch(kind: str, path: str, threads: int) -> Run:
     import torch
 
@@ -85,6 +108,8 @@ ENGINES: dict[str, Callable[[str, int], Run]] = {
     "ort": onnx_runtime,
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
+    "ort-openvino-f32": lambda path, threads: onnx_runtime_openvino(path, threads, "f32"),
+    "ort-openvino-bf16": lambda path, threads: onnx_runtime_openvino(path, threads, "bf16"),
     **{
         kind: lambda path, threads, kind=kind: pytorch(kind, path, threads)  # type: ignore[misc]
         for kind in ("eager", "compile", "torchscript", "aot")

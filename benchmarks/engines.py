@@ -35,7 +35,10 @@ REFERENCE = "block off: plain export, ONNX Runtime"
 PACKAGES = ("torch", "onnxruntime", "openvino")
 PAUSE_S = 0.05
 """Between two engines' turns: threads of the one before stop spinning."""
-SUFFIXES = {"aot": ".pt2", "openvino-f32": ".onnx", "openvino-bf16": ".onnx"}
+SUFFIXES = {
+    "aot": ".pt2",
+    **dict.fromkeys(("openvino-f32", "openvino-bf16", "ort-openvino-f32", "ort-openvino-bf16"), ".onnx"),
+}
 """Of files that engines recognise by their names."""
 
 
@@ -72,12 +75,22 @@ ENGINES = (
 )
 
 
-class Worker:
-    """An engine's process."""
+OPENVINO_BUILD = (
+    Engine("ours, ONNX Runtime's OpenVINO build f32", "ort-openvino-f32", files.write_ours_for_openvino),
+    Engine("ours, ONNX Runtime's OpenVINO build bf16", "ort-openvino-bf16", files.write_ours_for_openvino),
+)
+"""Run by another Python."""
 
-    def __init__(self, engine: Engine, path: Path, threads: int):
+
+class Worker:
+    """An engine's process.
+
+    python: the interpreter that it runs in
+    """
+
+    def __init__(self, engine: Engine, path: Path, threads: int, python: str = sys.executable):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, str(WORKER), engine.kind, str(path), str(threads)]
+        command = [python, str(WORKER), engine.kind, str(path), str(threads)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -173,11 +186,11 @@ def ratio_table(architectures: Mapping[str, Mapping[str, Any]]) -> str:
 
 def write_file(index: int, checkpoint: Path, path: Path) -> None:
     """Called in a process of its own: what writing takes is not taken from the engines' memory."""
-    ENGINES[index].write(checkpoint, path)
+    (*ENGINES, *OPENVINO_BUILD)[index].write(checkpoint, path)
 
 
 def start_workers(
-    engines: Sequence[Engine], checkpoint: Path, threads: int
+    engines: Sequence[Engine], checkpoint: Path, threads: int, other_python: str | None
 ) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
     """The engines' processes by name, and why there is none for the others."""
     workers: dict[str, Worker] = {}
@@ -185,7 +198,7 @@ def start_workers(
     paths: dict[str, Path] = {}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as writer:
         for engine in engines:
-            index = ENGINES.index(engine)
+            index = (*ENGINES, *OPENVINO_BUILD).index(engine)
             path = checkpoint.with_name(f"{checkpoint.stem}-{index}{SUFFIXES.get(engine.kind, '.graph')}")
             print(f"writing {checkpoint.stem}: {engine.name}", file=sys.stderr, flush=True)
             try:
@@ -195,7 +208,8 @@ def start_workers(
                 refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
     for engine in engines:
         if engine.name in paths:
-            workers[engine.name] = Worker(engine, paths[engine.name], threads)
+            python = other_python if engine in OPENVINO_BUILD else None
+            workers[engine.name] = Worker(engine, paths[engine.name], threads, python or sys.executable)
     return workers, refused
 
 
@@ -207,7 +221,7 @@ def run_architecture(
 ) -> None:
     """Measures at every batch size; what is there is kept after each, so that the next one cannot cost it."""
     result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
-    workers, refused = start_workers(engines, checkpoint, arguments.threads)
+    workers, refused = start_workers(engines, checkpoint, arguments.threads, arguments.openvino_build)
     try:
         for batch in arguments.batches:
             figures = measure(workers, batch, arguments.repeats) | refused
@@ -231,6 +245,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
     parser.add_argument("--engines", metavar="TEXT", help="only the rows whose name holds this, and the reference")
+    parser.add_argument(
+        "--openvino-build",
+        metavar="PYTHON",
+        help="also ONNX Runtime's OpenVINO build, which cannot stand beside the usual one: the interpreter of an "
+        "environment with onnxruntime-openvino and numpy",
+    )
     parser.add_argument("--floor", action="store_true", help="measure only matrix products, for --output's floor rows")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
     return parser.parse_args(arguments)
@@ -249,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     engines = [
         engine
-        for engine in ENGINES
+        for engine in (*ENGINES, *(OPENVINO_BUILD if options.openvino_build else ()))
         if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
     ]
     result = {

@@ -115,6 +115,16 @@ def test_ratios_of_everything_in_one_table() -> None:
     ]
 
 
+def test_onnx_runtimes_openvino_build_is_never_replaced_by_the_usual_one(tmp_path: Path) -> None:
+    checkpoint, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    write_checkpoint("wrn-10-1", checkpoint)
+    (engine, *_) = engines.OPENVINO_BUILD
+    engine.write(checkpoint, graph)
+    worker = Worker(engine, graph, 1)
+    assert "has no OpenVINOExecutionProvider: pip install onnxruntime-openvino" in worker.run(1)["error"]
+    worker.close()
+
+
 def test_an_engine_that_cannot_run_is_an_error_and_not_another_engine(tmp_path: Path) -> None:
     def nothing(checkpoint: Path, path: Path) -> None: ...
 
