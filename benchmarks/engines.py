@@ -272,8 +272,10 @@ def main(arguments: list[str] | None = None) -> int:
         for engine in (*ENGINES, *(OPENVINO_BUILD if options.openvino_build else ()))
         if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
     ]
+    given = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m benchmarks.engines", *given])
     result = {
-        "command": " ".join(["python -m benchmarks.engines", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": command.replace(options.openvino_build, "PYTHON") if options.openvino_build else command,
         "threads": options.threads,
         "repeats": options.repeats,
         "versions": versions(PACKAGES),
@@ -283,6 +285,11 @@ def main(arguments: list[str] | None = None) -> int:
         "reference": REFERENCE,
         "architectures": {},
     }
+    if options.openvino_build:
+        ask = [options.openvino_build, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
+        result["versions"]["onnxruntime-openvino"] = subprocess.run(
+            ask, capture_output=True, text=True, check=True
+        ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         for architecture in options.architectures:
 

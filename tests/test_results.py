@@ -142,6 +142,15 @@ def test_the_documents_show_the_engines_measured_speed(project_root):
         row[fastest]["best_ms"] == min(row[name]["best_ms"] for name in row if "block off" not in name) for row in rows
     )
     assert all(row["block off: ours, ONNX Runtime"]["ratio_of_best"] <= 1.05 for row in rows)
+    build = json.loads((project_root / "results" / "openvino_build.json").read_text())
+    shares = [
+        row[f"ours, ONNX Runtime's OpenVINO build {precision}"]["best_ms"]
+        / row[f"ours, OpenVINO {precision}"]["best_ms"]
+        for measured in build["architectures"].values()
+        for row in measured["batches"].values()
+        for precision in ("f32", "bf16")
+    ]
+    assert f"takes: {min(shares):.2f} to {max(shares):.2f} of its time" in " ".join(guide.split())
     readme = " ".join((project_root / "README.md").read_text().split())
     wide = result["architectures"]["wrn-28-10"]["batches"].values()
     (low, high), (low_bf16, high_bf16) = (
