@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import engines, paired, service
+from benchmarks import engines, paired, precisions, service
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
+from export.exporter import Reduced
 from training.attacks import pgd
 from training.checkpoint import load_checkpoint
 from training.data import load_pictures, to_float
@@ -124,6 +125,29 @@ def test_the_readme_shows_what_was_benchmarked(project_root):
     assert f"{area['PGD-20']:.2f}, where 0.5 is chance, and AutoAttack's with {area['AutoAttack']:.2f}" in words
     assert f"alone: {of_successes['PGD-20']:.2f} and {of_successes['AutoAttack']:.2f}" in words
     assert f"disagree less than clean ones: {area['knowing attacker']:.2f}" in words
+    widest = max(1.96 * area_standard_error(row["area_under_roc"], row["pictures"]) for row in attacks.values())
+    assert (
+        f"The {min(row['pictures'] for row in attacks.values())} example pictures, so uncertain by about {widest:.2f}"
+        in words
+    )
+
+
+def area_standard_error(area, pictures):
+    """Of as many clean pictures as attacked ones. Source: Hanley and McNeil (1982)."""
+    of_attacked, of_clean = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (pictures - 1) * (of_attacked + of_clean - 2 * area**2)
+    return math.sqrt(spread) / pictures
+
+
+def test_the_documents_show_how_far_reduced_precision_agrees(project_root, figures):
+    result = json.loads((project_root / "results" / "precisions.json").read_text())
+    assert result["checkpoint_sha256"] == figures["checkpoint_sha256"]
+    assert precisions.table(result["rows"]) in (project_root / "docs" / "export.md").read_text()
+    lowest = {}
+    for name, row in result["rows"].items():
+        assert all(item["pictures"] >= 1000 for item in row["agreement"].values())
+        lowest[name] = min(item[kind] for item in row["agreement"].values() for kind in ("clean", "attacked"))
+    assert all((share >= Reduced.min_agreement) == ("int8" not in name) for name, share in lowest.items()), lowest
 
 
 def test_the_documents_show_the_engines_measured_speed(project_root):
