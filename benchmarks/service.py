@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
+AT = 32
+"""Connections, and the engine's batch, at which the service is compared with the engine."""
 START_LIMIT_SECONDS = 120
 PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools")
 
@@ -148,10 +150,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
+    """What of the engine alone this service reaches with 32 connections, in each round: how far the figure wavers."""
+    return [round(one["requests_per_second"] / alone, 3) for one, alone in zip(ours, engine, strict=False)]
+
+
 def share_of_engine(result: dict[str, Any]) -> float:
     """What of the engine alone, at batch 32, this service reaches with 32 connections."""
-    ours: float = result["services"][SYSTEMS["ours"]]["32"]["requests_per_second"]
-    return ours / float(result["engine_alone"]["32"])
+    ours: float = result["services"][SYSTEMS["ours"]][str(AT)]["requests_per_second"]
+    return ours / float(result["engine_alone"][str(AT)])
 
 
 def _wait_until_ready(system: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -209,6 +216,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             SYSTEMS[system]: {str(c): middle(rounds[system, c]) for c in arguments.concurrency}
             for system in arguments.systems
         },
+        "share_of_engine_by_round": shares_by_round(rounds.get(("ours", AT), []), engine.get(AT, [])),
         "versions": versions(PACKAGES),
         "git_commit": commit(),
     }
