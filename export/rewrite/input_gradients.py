@@ -15,12 +15,7 @@ def write_input_gradients_as_convolutions(graph: fx.GraphModule, fewest_channels
     where the padding would be negative, or fewer than fewest_channels come out, as at the image, the transposed one
     stays.
 
-    So do those of stride 2, because nothing else was faster by 2 %. Processor time of WRN-16-2's both passes on ONNX
-    Runtime 1.32 at batch 1 / 8 / 32, one thread, the least of 60 / 25 / 8 runs that took turns, against this graph's:
-    3x3 as a 2x2 convolution to four times the channels, 1x1 likewise with zeros, and DepthToSpace of their sum: +2.6 /
-    +3.7 / +3.6 %; a convolution for each of the four pixels, without needless products: +0.4 / +1.2 / +3.8 %; those
-    put side by side and into order by a product with a permutation matrix: -0.4 / -0.1 / -1.3 %. Time with two
-    threads, the least of 30 turns: +5.6 / +3.2 / +3.1 %, +8.3 / +2.6 / +0.6 % and +11.6 / +0.5 / -0.3 %.
+    So do those of stride 2, because nothing else was faster: benchmarks/strided_gradients.py measures three other ways.
     """
     editor = Editor(graph)
     for node in graph.graph.find_nodes(op="call_function", target=aten.convolution.default):
