@@ -15,7 +15,8 @@ def write_input_gradients_as_convolutions(graph: fx.GraphModule, fewest_channels
     where the padding would be negative, or fewer than fewest_channels come out, as at the image, the transposed one
     stays.
 
-    So do those of stride 2, because nothing else was faster: benchmarks/strided_gradients.py measures three other ways.
+    So do those of stride 2, because nothing else was faster by more than 2 %:
+    benchmarks/strided_gradients.py measures three other ways.
     """
     editor = Editor(graph)
     for node in graph.graph.find_nodes(op="call_function", target=aten.convolution.default):
