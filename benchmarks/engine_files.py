@@ -11,7 +11,9 @@ from torch import fx
 from export.aot import save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.capture import capture, passes_of
-from export.formats import to_openvino
+from export.formats import FUSED, ONNX, to_openvino
+from export.kernels.fuse import fuse_block
+from export.kernels.onnx_functions import library_path
 from export.onnx import save_onnx, to_onnx
 from export.pictures import structured_pictures
 from export.quantization import quantize_first_pass
@@ -72,6 +74,17 @@ def write_ours_direct(checkpoint: Path, path: Path) -> None:
     model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
+
+
+def write_fused(checkpoint: Path, path: Path) -> None:
+    """With the block as one node. raises FileNotFoundError where the library with its kernel is not built"""
+    if not library_path().is_file():
+        raise FileNotFoundError(f"{library_path().name} is not built: make kernels ORT_INCLUDE_DIR=...")
+    network, _ = load_checkpoint(checkpoint)
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    fuse_block(graph, network.block)
+    rewrite(graph)
+    FUSED[ONNX.name].save(graph, {}, path)
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:

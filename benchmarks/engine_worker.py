@@ -2,9 +2,9 @@
 
     PYTHON benchmarks/engine_worker.py KIND FILE THREADS
 
-KIND is ort, openvino-f32, openvino-bf16, ort-openvino-f32, ort-openvino-bf16, eager, compile, torchscript or aot. Reads
-one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It
-imports no engine but its own, so that its peak memory is that engine's.
+KIND is ort, ort-fused, openvino-f32, openvino-bf16, ort-openvino-f32, ort-openvino-bf16, eager, compile, torchscript or
+aot. Reads one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or
+{"error": ...}. It imports no engine but its own, so that its peak memory is that engine's.
 """
 
 import json
@@ -21,16 +21,20 @@ Run = Callable[[int], object]
 """Runs one batch of so many pictures."""
 
 SEED = 0
+KERNELS = Path(__file__).parents[1] / "build" / "kernels" / "libsgn_onnxruntime.so"
+"""Of export.kernels.onnx_functions.library_path, which would take PyTorch along."""
 
 
 def pictures(batch: int, size: tuple[int, ...]) -> Any:
     return np.random.default_rng(SEED).random((batch, *size), dtype=np.float32)
 
 
-def onnx_runtime(path: str, threads: int) -> Run:
+def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> Run:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
+    if kernels is not None:
+        settings.register_custom_ops_library(str(kernels))
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
     # Else its threads spin on when the run is over, on the cores of the engine whose turn is next.
@@ -106,6 +110,7 @@ def pytorch(kind: str, path: str, threads: int) -> Run:
 
 ENGINES: dict[str, Callable[[str, int], Run]] = {
     "ort": onnx_runtime,
+    "ort-fused": lambda path, threads: onnx_runtime(path, threads, KERNELS),
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
     "ort-openvino-f32": lambda path, threads: onnx_runtime_openvino(path, threads, "f32"),
