@@ -183,6 +183,14 @@ def test_the_documents_show_the_engines_measured_speed(project_root):
     assert f"take {low:.2f} to {high:.2f} times a plain pass, and {low_bf16:.2f} to {high_bf16:.2f} times" in readme
 
 
+def test_the_fused_block_saves_what_the_documents_say(project_root):
+    result = json.loads((project_root / "results" / "fused.json").read_text())
+    rows = result["architectures"]["wrn-16-2"]["batches"].values()
+    shares = [row["ours --fused, ONNX Runtime"]["best_ms"] / row["ours, ONNX Runtime"]["best_ms"] for row in rows]
+    guide = (project_root / "docs" / "export.md").read_text()
+    assert f"with the kernel takes {min(shares):.2f} to {max(shares):.2f} of" in guide
+
+
 def test_no_other_way_to_write_strided_gradients_saves_more_than_the_documents_say(project_root):
     batches = json.loads((project_root / "results" / "tried" / "strided_gradients.json").read_text())["batches"]
     saved = 1 - min(row["ratio_of_best"] for rows in batches.values() for row in rows.values())
