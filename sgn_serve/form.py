@@ -60,9 +60,9 @@ async def read_form(
     raises RequestError for a request that is not as it should be, or comes too slowly
     """
     most = 1 if field == IMAGE else settings.max_images
-    await _check_media_type(request)
     try:
         async with asyncio.timeout(settings.receive_seconds):
+            await _check_media_type(request)
             form = await _parse(request, most)
     except TimeoutError:
         raise RequestError(

@@ -317,13 +317,21 @@ def test_a_client_that_hangs_up_leaves_no_trace(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("path", ["/classify", "/v2/models/self-gradient-network/infer"])
-def test_a_body_that_does_not_come_is_given_up(client, server, path):
+@pytest.mark.parametrize(
+    ("path", "media_type", "begun"),
+    [
+        ("/classify", FORM, "--edge\r\n"),
+        ("/classify", "text/plain", ""),
+        ("/v2/models/self-gradient-network/infer", "application/json", "{"),
+    ],
+    ids=["form", "no form", "tensors"],
+)
+def test_a_body_that_does_not_come_is_given_up(client, server, path, media_type, begun):
     address = server.url.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1])), timeout=60) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
-            "Content-Type: multipart/form-data; boundary=edge\r\n\r\n--edge\r\n".encode()
+            f"Content-Type: {media_type}\r\n\r\n{begun}".encode()
         )
         answer = b""
         while chunk := connection.recv(10_000):  # until the server closes the connection
