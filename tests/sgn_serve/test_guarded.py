@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.sgn_serve.hammer import RED
-from tests.sgn_serve.pictures import encode
+from tests.sgn_serve.pictures import encode, odd_exif
 from tests.sgn_serve.server import read_answer, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -210,6 +210,14 @@ def test_logs_hold_no_secrets_and_no_pictures(guarded):
     text = guarded.log.read_text()
     for secret in (*TOKENS, "guessed-and-wrong", "in-the-query", "private-name", "marked-pixels", "IHDR", "Bearer"):
         assert secret not in text, secret
+
+
+def test_of_pictures_that_pillow_finds_odd_the_log_tells_no_more_than_of_others(guarded):
+    with client_of(guarded) as client:
+        for tag in (271, 272):
+            answer = client.post("/classify", files={"image": odd_exif(tag)}, headers={"x-request-id": f"odd-{tag}"})
+            assert answer.status_code == 200, answer.text
+    assert logged(guarded, "odd-272")["status"] == 200, "every line is JSON"
 
 
 def encode_text(text):
