@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import IO, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -28,6 +29,9 @@ IN_MEMORY_BYTES = 256 * 1024
 """What a form's files may take of the memory, all together; what is larger waits on the disk to be decoded."""
 _SPOOLED_BYTES = 64 * 1024
 """The largest file that waits in memory, where a form cannot hold too many of them."""
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
+"""Of a form's names and texts. Starlette asks Python for whatever a client names, and Python keeps every name that it
+was ever asked for."""
 
 Option = TypeVar("Option")
 
@@ -56,9 +60,9 @@ async def read_form(
     raises RequestError for a request that is not as it should be, or comes too slowly
     """
     most = 1 if field == IMAGE else settings.max_images
-    await _check_media_type(request)
     try:
         async with asyncio.timeout(settings.receive_seconds):
+            await _check_media_type(request)
             form = await _parse(request, most)
     except TimeoutError:
         raise RequestError(
@@ -77,6 +81,7 @@ async def read_form(
 
 
 async def _parse(request: Request, most_files: int) -> FormData:
+    _check_charset(request)
     max_files = most_files + 4  # several more than allowed, so that the answer can name the field that is too much
     parser = MultiPartParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
     parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
@@ -84,8 +89,6 @@ async def _parse(request: Request, most_files: int) -> FormData:
         return await parser.parse()
     except MultiPartException as error:
         raise RequestError(_BAD_REQUEST, "bad_form", f"the multipart form cannot be read: {error.message}") from None
-    except ValueError as error:  # of a charset that is none for reading, such as undefined
-        raise RequestError(_BAD_REQUEST, "bad_form", f"the form's charset cannot be read: {str(error)[:100]}") from None
     except OSError as error:  # the disk is full, or too many files are open
         logger.error("no room for a form's files: %s", error)
         raise RequestError(
@@ -94,6 +97,16 @@ async def _parse(request: Request, most_files: int) -> FormData:
             "there is no room for the form's files; try again in 1 s",
             {"retry-after": "1", "connection": "close"},
         ) from None
+
+
+def _check_charset(request: Request) -> None:
+    # By the function that Starlette reads it with: what another one made of it may not be what is looked up.
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", _CHARSETS[0])
+    if charset.lower() not in _CHARSETS:
+        raise RequestError(
+            _BAD_REQUEST, "bad_form", f"the form's charset is {charset.decode('latin-1')[:40]!r}: send it as UTF-8"
+        )
 
 
 async def _check_media_type(request: Request) -> None:
@@ -105,7 +118,7 @@ async def _check_media_type(request: Request) -> None:
             raise RequestError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "wrong_content_type",
-                f"the body is {media_type or 'of no stated type'}, not a multipart/form-data form",
+                f"the body is {media_type[:100] or 'of no stated type'}, not a multipart/form-data form",
             )
     raise RequestError(_BAD_REQUEST, "empty_body", "the request has no body: send the picture as a form's file")
 

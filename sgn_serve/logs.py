@@ -1,6 +1,7 @@
 """Logs as JSON lines, of the supervisor and of its workers alike."""
 
 import logging
+import warnings
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -15,3 +16,12 @@ def log_json_lines() -> None:
     for handler in {handler for name in _LOGGERS for handler in logging.getLogger(name).handlers}:
         handler.setFormatter(formatter)
         handler.filters.clear()  # BentoML's adds fields for its own format, a request_id that is none among them
+    ignore_pillow()
+
+
+def ignore_pillow() -> None:
+    """Drops Pillow's warnings of odd pictures: they are no JSON, and Python keeps each that is worded anew.
+
+    What makes a picture unreadable is an exception, and is answered.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -20,7 +20,8 @@ from sgn_serve.settings import current_settings
 logger = logging.getLogger("bentoml.sgn_serve")
 
 ANSWER_SECONDS = 55.0
-"""For a whole request; its parts have limits of their own, so that only a very slow network comes near it."""
+"""Until a request's answer begins; its parts have limits of their own, so that only a very slow network comes near it.
+How long a client takes over an answer is limited at its connection."""
 
 RECEIVED_BYTES = 12 * 1024 * 1024
 """Memory for all the bodies that are being received, or wait: what 300 MB leave beside the largest picture's decoding,
@@ -118,23 +119,31 @@ class FlatErrors:
         start: Message | None = None
         begun = False
         body = b""
+        limit = asyncio.timeout(ANSWER_SECONDS)
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            if not limit.expired():
+                limit.reschedule(None)
 
         async def rewrite(message: Message) -> None:
-            nonlocal start, body, begun
-            begun = True
+            nonlocal start, body
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 start = message  # not ours: our own errors are raised
                 return
             if start is None or message["type"] != "http.response.body":
+                begin()
                 await send(message)
                 return
             body += message.get("body", b"")
             if message.get("more_body", False):
                 return
+            begin()
             await _rewritten(start, body, scope)(scope, receive, send)
 
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with limit:
                 await self.app(scope, receive, rewrite)
         except Exception as error:
             if begun:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from sgn_serve import page_openapi, protocol_openapi
+from sgn_serve.connections import MAX_HEAD_BYTES, MAX_HEADERS
 from sgn_serve.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
 from sgn_serve.graph import Description
 from sgn_serve.images import FORMATS
@@ -31,6 +32,27 @@ ERRORS = {
     HTTPStatus.GATEWAY_TIMEOUT: "the network took too long",
 }
 
+_AT_THE_CONNECTION = {
+    HTTPStatus.BAD_REQUEST: "this is no HTTP request, or a damaged one",
+    HTTPStatus.REQUEST_TIMEOUT: "the request took too long to arrive",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the head is over {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the server is about to end, or too many connections are open",
+}
+"""What a request may be answered before its path is known, or after."""
+
+_RETRY_AFTER = {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-ID": {
+        "description": "the request's own, or its traceparent's trace id, or a new one",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "WWW-Authenticate": {"description": "what is needed", "required": True, "schema": {"type": "string"}},
+    "Retry-After": _RETRY_AFTER | {"required": True},
+    "Retry-After-If-Known": _RETRY_AFTER,
+}
+"""Described once, by their place among the document's components."""
+
 
 def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a service with these settings and this network."""
@@ -41,8 +63,12 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             if is_open(path):
                 operations[method]["security"] = []
             for status, meaning in _for_all(settings, is_open(path)).items():
-                error = protocol_openapi.error(meaning) if path.startswith("/v2") else _answer(meaning, Refusal)
-                answers.setdefault(str(status.value), error)
+                told = answers.get(str(status.value), {}).get("description", meaning)
+                early = status in _AT_THE_CONNECTION
+                error = protocol_openapi.error(told, early) if path.startswith("/v2") else _answer(told, Refusal)
+                answers[str(status.value)] = error
+            for number, answer in answers.items():
+                answer["headers"] = _headers(int(number))
     if settings.api_tokens:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
@@ -51,12 +77,25 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
 
 def _for_all(settings: Settings, open_to_all: bool) -> dict[HTTPStatus, str]:
     """What every request may be answered, by these settings."""
-    statuses = {HTTPStatus.SERVICE_UNAVAILABLE: "the server is about to end"}
+    statuses = dict(_AT_THE_CONNECTION)
+    statuses[HTTPStatus.REQUEST_ENTITY_TOO_LARGE] = f"the body is larger than {settings.max_bytes} bytes"
     if settings.api_tokens and not open_to_all:
         statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong one"
     if settings.rate_limit and not open_to_all:
         statuses[HTTPStatus.TOO_MANY_REQUESTS] = "too many requests of this client; Retry-After says when to come back"
     return statuses
+
+
+def _headers(status: int) -> dict[str, Any]:
+    """What an answer's headers say, beside what HTTP itself wants there."""
+    said = {"X-Request-ID": "X-Request-ID"}
+    if status == HTTPStatus.UNAUTHORIZED:
+        said["WWW-Authenticate"] = "WWW-Authenticate"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        said["Retry-After"] = "Retry-After"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        said["Retry-After"] = "Retry-After-If-Known"  # a network that does not answer knows no time
+    return {name: {"$ref": f"#/components/headers/{component}"} for name, component in said.items()}
 
 
 def _describe(settings: Settings, description: Description) -> dict[str, Any]:
@@ -99,7 +138,7 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             **protocol_openapi.paths(settings, description, ERRORS),
             **page_openapi.paths(),
         },
-        "components": {"schemas": {**schemas["$defs"], **protocol_openapi.SCHEMAS}},
+        "components": {"schemas": {**schemas["$defs"], **protocol_openapi.SCHEMAS}, "headers": HEADERS},
     }
 
 

@@ -107,9 +107,15 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
     return described
 
 
-def error(meaning: str) -> dict[str, Any]:
-    """An error in the protocol's form, described."""
-    return _answer(meaning, "ProtocolError")
+def error(meaning: str, early: bool = False) -> dict[str, Any]:
+    """An error in the protocol's form, described.
+
+    early: it may be answered before the path is known, and is then in the service's own form
+    """
+    if not early:
+        return _answer(meaning, "ProtocolError")
+    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "Refusal")]
+    return {"description": meaning, "content": {"application/json": {"schema": {"anyOf": forms}}}}
 
 
 def _infer_request(settings: Settings, description: Description) -> dict[str, Any]:

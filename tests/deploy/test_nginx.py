@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from PIL import Image
 from sgn_serve.middleware import ANSWER_SECONDS
 from sgn_serve.settings import Settings
 from tests.sgn_serve.pictures import encode, noise
-from tests.sgn_serve.server import ROOT, free_port, serve_command, serve_environment, wait_until_ready
+from tests.sgn_serve.server import ROOT, free_port, read_answer, serve_command, serve_environment, wait_until_ready
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 NGINX = ROOT / "deploy" / "nginx"
@@ -208,6 +209,42 @@ def test_what_nginx_answers_itself_is_in_the_services_form(proxy: Proxy) -> None
     # One at the limit goes through; the service's own limit is the same.
     at_limit = httpx.post(f"{proxy.url}/classify", content=bytes(Settings().max_bytes), timeout=60)
     assert at_limit.json()["error"]["code"] == "wrong_content_type"
+
+
+NO_REQUESTS = {
+    "no HTTP": (b"hello\r\n\r\n", 400, "bad_http"),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_http"),
+    "another HTTP": (b"GET / HTTP/3.1\r\nHost: x\r\n\r\n", 400, "bad_http"),
+    "an unknown transfer": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n", 400, "bad_http"),
+    "a long path": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "head_too_large"),
+    "a large header": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431, "head_too_large"),
+    "a method of nobody's": (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed"),
+}
+
+
+@needs_nginx
+@pytest.mark.parametrize("name", NO_REQUESTS)
+def test_what_nginx_takes_for_no_request_is_refused_in_the_services_form(proxy: Proxy, name: str) -> None:
+    data, status, code = NO_REQUESTS[name]
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(data)
+        answered, headers, told = read_answer(connection)
+    assert (answered, told["error"]["code"]) == (status, code)
+    assert list(told["error"]) == ["code", "message", "request_id"]
+    assert headers["content-type"] == "application/json"
+    _wait_for(lambda: told["error"]["request_id"] in proxy.log.read_text(), "a line in the log")
+
+
+@needs_nginx
+def test_nginx_without_a_place_for_bodies_says_so_in_the_services_form(proxy: Proxy) -> None:
+    bodies = proxy.log.parent / "nginx-bodies"
+    moved = bodies.rename(bodies.with_name("moved"))
+    try:
+        failed = httpx.post(f"{proxy.url}/classify", content=bytes(100_000), timeout=60)
+    finally:
+        moved.rename(bodies)
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "internal_error")
 
 
 @needs_nginx

@@ -83,6 +83,11 @@ def tiled(width: int, height: int, tile: tuple[int, int], encoded: bytes, **tags
     return tiff(encoded, ordinary | places | {int(tag[1:]): value for tag, value in tags.items()})
 
 
+def odd_exif(tag: int) -> bytes:
+    """A JPEG in whose EXIF a text is longer than the file, of which Pillow warns as it reads it."""
+    return encode(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\0\0" + tiff(b"", {tag: (2, 9999, TIFF_DATA)}))
+
+
 def first_scans(progressive: bytes, scans: int) -> bytes:
     """A progressive JPEG of fewer scans, which leave out details."""
     at = -1

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.sgn_serve.hammer import RED
-from tests.sgn_serve.pictures import encode
+from tests.sgn_serve.pictures import encode, odd_exif
 from tests.sgn_serve.server import read_answer, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -96,7 +96,10 @@ def test_the_document_tells_of_tokens_and_limits(guarded):
     with client_of(guarded) as client:
         document = client.get("/docs.json").json()
     assert document["security"] == [{"token": []}]
-    assert {"401", "429"} <= document["paths"]["/classify"]["post"]["responses"].keys()
+    answers = document["paths"]["/classify"]["post"]["responses"]
+    assert {"401", "429"} <= answers.keys()
+    assert {"WWW-Authenticate", "X-Request-ID"} == answers["401"]["headers"].keys()
+    assert {"Retry-After", "X-Request-ID"} == answers["429"]["headers"].keys()
     for path in ("/readyz", "/v2/health/live", "/ui", "/ui/static/{file}"):
         operation = document["paths"][path]["get"]
         assert operation["security"] == []
@@ -210,6 +213,14 @@ def test_logs_hold_no_secrets_and_no_pictures(guarded):
     text = guarded.log.read_text()
     for secret in (*TOKENS, "guessed-and-wrong", "in-the-query", "private-name", "marked-pixels", "IHDR", "Bearer"):
         assert secret not in text, secret
+
+
+def test_of_pictures_that_pillow_finds_odd_the_log_tells_no_more_than_of_others(guarded):
+    with client_of(guarded) as client:
+        for tag in (271, 272):
+            answer = client.post("/classify", files={"image": odd_exif(tag)}, headers={"x-request-id": f"odd-{tag}"})
+            assert answer.status_code == 200, answer.text
+    assert logged(guarded, "odd-272")["status"] == 200, "every line is JSON"
 
 
 def encode_text(text):

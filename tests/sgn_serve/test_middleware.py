@@ -5,6 +5,7 @@ import errno
 import json
 import re
 
+import pytest
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -16,14 +17,18 @@ from sgn_serve.request_id import NameRequests
 from sgn_serve.settings import Settings
 
 
-def answer(app, path="/x", headers=()):
-    """Status, headers and JSON that `app` within FlatErrors answers a GET with."""
+def answer(app, path="/x", headers=(), reading_seconds=0.0):
+    """Status, headers and JSON that `app` within FlatErrors answers a GET with.
+
+    reading_seconds: that the client takes over each part of the answer
+    """
     sent = []
 
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message):
+        await asyncio.sleep(reading_seconds)
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-request-id", b"me"), *headers]}
@@ -54,6 +59,28 @@ def test_an_answer_that_does_not_come_is_a_504(monkeypatch):
 
     assert answer(app)[0] == 504
     assert answer(app)[2]["error"]["code"] == "timeout"
+
+
+@pytest.mark.parametrize("status", [200, 404], ids=["answer", "somebody else's error"])
+def test_an_answer_that_is_read_slowly_is_read_to_the_end(monkeypatch, status):
+    monkeypatch.setattr(middleware, "ANSWER_SECONDS", 0.05)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        for part in (b"[", b"1", b"]"):
+            await send({"type": "http.response.body", "body": part, "more_body": part != b"]"})
+
+    assert answer(app, reading_seconds=0.06)[0] == status
+
+
+def test_an_error_that_does_not_end_is_a_504(monkeypatch):
+    monkeypatch.setattr(middleware, "ANSWER_SECONDS", 0.05)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await asyncio.sleep(10)
+
+    assert answer(app)[0] == 504, "nothing of it was sent yet"
 
 
 def test_somebody_elses_errors_are_rewritten():

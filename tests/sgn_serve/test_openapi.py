@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from sgn_serve.inference_protocol import InferenceProtocol
+from sgn_serve.openapi import METHODS
 from sgn_serve.operations import Operations
 from sgn_serve.page import Page
 from sgn_serve.predictor import Serving
@@ -23,6 +24,21 @@ def test_every_answer_is_as_described(server, tmp_path):
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert "Traceback" not in server.log.read_text()
+
+
+def test_every_operation_tells_what_any_request_may_be_answered(client):
+    document = client.get("/docs.json").json()
+
+    def header(answer, name):
+        component = answer["headers"][name]["$ref"].rsplit("/", 1)[1]
+        return document["components"]["headers"][component]
+
+    for path, operations in document["paths"].items():
+        for method in METHODS & operations.keys():
+            answers = operations[method]["responses"]
+            assert {"400", "408", "413", "431", "503"} <= answers.keys(), path
+            assert all(header(answer, "X-Request-ID")["required"] for answer in answers.values()), path
+            assert header(answers["503"], "Retry-After")["schema"]["type"] == "integer"
 
 
 def test_every_path_is_described(client):
