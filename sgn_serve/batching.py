@@ -27,10 +27,14 @@ _NEW_SHARE = 0.2
 
 
 class Overloaded(Exception):
-    """No room for more pictures. retry_after: seconds, 1 or more, after which those accepted now should be answered."""
+    """No room for more pictures.
 
-    def __init__(self, retry_after: int):
-        super().__init__(f"try again in {retry_after} s")
+    retry_after: seconds, 1 or more, after which those accepted now should be answered
+    waiting:     of what there are too many
+    """
+
+    def __init__(self, retry_after: int, waiting: str = "pictures"):
+        super().__init__(f"too many {waiting} are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
