@@ -9,8 +9,10 @@ a slow network does not make everybody wait for a long batch, and a fast one get
 import asyncio
 import logging
 import math
+import os
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -27,15 +29,22 @@ _NEW_SHARE = 0.2
 
 
 class Overloaded(Exception):
-    """No room for more pictures. retry_after: seconds, 1 or more, after which those accepted now should be answered."""
+    """No room for more pictures.
 
-    def __init__(self, retry_after: int):
-        super().__init__(f"try again in {retry_after} s")
+    retry_after: seconds, 1 or more, after which those accepted now should be answered
+    waiting:     of what there are too many
+    """
+
+    def __init__(self, retry_after: int, waiting: str = "pictures"):
+        super().__init__(f"too many {waiting} are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
 class Observer:
-    """What a batcher tells while it works, always on the event loop; this one does not listen."""
+    """What a batcher tells while it works, always on the event loop; this one does not listen.
+
+    What it raises concerns nobody who waits for an answer: the first time it is logged.
+    """
 
     def queued(self, change: int) -> None:
         """So many more pictures, or fewer, have been accepted and wait for a batch."""
@@ -114,6 +123,9 @@ class Place:
 class Batcher:
     """Runs pictures in batches, in one thread of its own, so that no two runs compete for cores.
 
+    Whatever goes wrong with a batch is raised to those who wait for it. Should the batcher end nevertheless, so does
+    the process: nobody would ever be answered again, while a supervisor starts another worker.
+
     run:     called with a batch (n, 3, H, W), from that thread; once with the block off and once with it on where the
              batch holds requests of both kinds
     observer: told of what it does
@@ -123,6 +135,7 @@ class Batcher:
         self._run = run
         self.limits = limits
         self._observer = observer or Observer()
+        self._observer_failed = False
         self._queue: deque[_Item] = deque()
         self._changed = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -135,6 +148,7 @@ class Batcher:
     def start(self) -> None:
         """Starts taking batches; called on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+        self._task.add_done_callback(_end_process)
 
     async def stop(self) -> None:
         """Ends the batch that runs; whoever still waits is cancelled."""
@@ -163,14 +177,22 @@ class Batcher:
         """Room for so many pictures. raises Overloaded"""
         self.check_room(pictures)
         self.pending += pictures
-        self._observer.queued(pictures)
+        self._tell(self._observer.queued, pictures)
         return Place(self, pictures)
 
     def _leave(self, pictures: int, waiting: bool = True) -> None:
         self.pending -= pictures
         if waiting:
-            self._observer.queued(-pictures)
+            self._tell(self._observer.queued, -pictures)
         self._changed.set()
+
+    def _tell(self, observe: Callable[..., None], *facts: object) -> None:
+        try:
+            observe(*facts)
+        except Exception:
+            if not self._observer_failed:
+                logger.exception("the batcher's observer fails; this is told only once")
+            self._observer_failed = True
 
     async def _enqueue(
         self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool
@@ -181,27 +203,34 @@ class Batcher:
         return await answer
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._gather()
             items = self._take()
-            if not items:
+            if items:
+                await self._answer(items)
+
+    async def _answer(self, items: list[_Item]) -> None:
+        started = time.perf_counter()
+        pictures = sum(len(item.images) for item in items)
+        self._tell(self._observer.queued, -pictures)
+        self._tell(self._observer.took, pictures, [started - item.since for item in items])
+        answers: list[Logits | Exception] = []
+        runs: list[tuple[bool, int, float]] = []
+        try:
+            answers, runs = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
+        except Exception as error:  # such as no memory for a thread
+            logger.exception("a batch of %d pictures could not be run", pictures)
+            answers = [error] * len(items)
+        for item, answer in zip(items, answers, strict=True):
+            self._leave(len(item.images), waiting=False)
+            if item.answer.cancelled():
                 continue
-            started = time.perf_counter()
-            pictures = sum(len(item.images) for item in items)
-            self._observer.queued(-pictures)
-            self._observer.took(pictures, [started - item.since for item in items])
-            answers, runs = await loop.run_in_executor(self._executor, self._work, items)
-            for item, answer in zip(items, answers, strict=True):
-                self._leave(len(item.images), waiting=False)
-                if item.answer.cancelled():
-                    continue
-                if isinstance(answer, Exception):
-                    item.answer.set_exception(answer)
-                else:
-                    item.answer.set_result((answer, pictures))
-            for run in runs:
-                self._observer.ran(*run)
+            if isinstance(answer, Exception):
+                item.answer.set_exception(answer)
+            else:
+                item.answer.set_result((answer, pictures))
+        for run in runs:
+            self._tell(self._observer.ran, *run)
 
     async def _gather(self) -> None:
         """Returns when there is something to run and no sense, or no time, to wait for more."""
@@ -259,24 +288,32 @@ class Batcher:
             group = [item for item in items if item.self_gradient == self_gradient]
             if not group:
                 continue
-            images = group[0].images if len(group) == 1 else np.concatenate([item.images for item in group])
-            started = time.perf_counter()
+            pictures = sum(len(item.images) for item in group)
             try:
+                images = group[0].images if len(group) == 1 else np.concatenate([item.images for item in group])
+                started = time.perf_counter()
                 logits = self._run(images, self_gradient, any(item.with_gradient for item in group))
+                seconds = time.perf_counter() - started
+                start = 0
+                for item in group:
+                    answers[item] = logits[start : start + len(item.images)]
+                    start += len(item.images)
             except Exception as error:  # goes to those who wait: the batcher itself goes on
-                logger.exception("a batch of %d pictures failed", len(images))
+                logger.exception("a batch of %d pictures failed", pictures)
                 answers.update(dict.fromkeys(group, error))
                 continue
-            seconds = time.perf_counter() - started
-            runs.append((self_gradient, len(images), seconds))
-            self._measure(self_gradient, seconds / len(images))
-            start = 0
-            for item in group:
-                answers[item] = logits[start : start + len(item.images)]
-                start += len(item.images)
+            runs.append((self_gradient, pictures, seconds))
+            self._measure(self_gradient, seconds / pictures)
         return [answers[item] for item in items], runs
 
     def _measure(self, self_gradient: bool, seconds_each: float) -> None:
         known = self._seconds_each[self_gradient]
         new = seconds_each if known == 0 else (1 - _NEW_SHARE) * known + _NEW_SHARE * seconds_each
         self._seconds_each[self_gradient] = new
+
+
+def _end_process(task: "asyncio.Task[None]") -> None:
+    """After a batcher's task that was not told to end."""
+    if not task.cancelled():
+        logger.critical("the batcher has ended, and this process with it", exc_info=task.exception())
+        os._exit(1)

@@ -110,7 +110,7 @@ class Predictor:
     async def classify_all(
         self, files: Sequence[IO[bytes]], self_gradient: bool | None, top_k: int | None
     ) -> list[Prediction | RequestError]:
-        """The answers to several picture files, in their order; one that cannot be decoded refuses no other."""
+        """The answers to several picture files, in their order; one that is refused refuses no other."""
         block = self._block(self_gradient)
 
         async def one(file: IO[bytes]) -> Prediction | RequestError:
@@ -136,7 +136,7 @@ class Predictor:
                 HTTPStatus.BAD_REQUEST, "no_gradient", "the served graph does not answer with a self-gradient"
             )
         with self._reserve(1) as place:
-            pixels = await self._decode(file)
+            pixels = await self._decode(place, file)
             logits = await self._run(place, pixels[None], True, with_gradient=True)
         assert logits.gradient is not None, "it was asked for"
         return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
@@ -147,7 +147,7 @@ class Predictor:
             return await self._run(place, images, self_gradient, with_gradient)
 
     async def _classify(self, place: Place, file: IO[bytes], block: bool, top_k: int | None) -> Prediction:
-        pixels = await self._decode(file)
+        pixels = await self._decode(place, file)
         logits = await self._run(place, pixels[None], block)
         listed = self.settings.top_k if top_k is None else top_k
         prediction = predict(logits, self.description, listed, self.settings.max_disagreement)
@@ -157,10 +157,10 @@ class Predictor:
             metrics.SUSPICIOUS.inc()
         return prediction
 
-    async def _decode(self, file: IO[bytes]) -> NDArray[np.float32]:
-        with metrics.DECODE_SECONDS.time():
+    async def _decode(self, place: Place, file: IO[bytes]) -> NDArray[np.float32]:
+        with metrics.DECODE_SECONDS.time(), _refused():
             try:
-                return await self._decoder.decode(file)
+                return await self._decoder.decode(file, request=place)
             except images.ImageError as error:
                 status, code = _STATUS[type(error)]
                 raise RequestError(status, code, str(error)) from None
@@ -210,13 +210,13 @@ def _count_model(predictor: Predictor, change: int) -> None:
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """What the batcher has no room for, as an answer."""
+    """What there is no room for, as an answer."""
     try:
         yield
     except Overloaded as overloaded:
         raise RequestError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "overloaded",
-            f"too many pictures are waiting; try again in {overloaded.retry_after} s",
+            str(overloaded),
             {"retry-after": str(overloaded.retry_after)},
         ) from None

@@ -57,6 +57,15 @@ class Reloader:
 
         self._keep(asyncio.create_task(reload()))
 
+    async def catch_up(self) -> None:
+        """Reloads if the files are others than those that were read, and does nothing where they are the same.
+
+        For a worker that begins to listen for SIGHUP: one that came while it started did not reach it.
+        """
+        if await asyncio.to_thread(fingerprint, self._serving.predictor.settings.model_path) != self._served:
+            with suppress(RequestError):  # it is in the log
+                await self.reload()
+
     async def reload(self) -> Reloaded:
         """Swaps the model if its files have changed.
 

@@ -107,6 +107,7 @@ class RobustClassifier:
         SERVING.put(predictor)
         RELOADER.remember(self.served_files)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, RELOADER.reload_soon)
+        await RELOADER.catch_up()
         quiet_garbage()
         metrics.WORKER_STARTS.inc()
 

@@ -61,7 +61,7 @@ class Supervisor(bentoml_circus.Arbiter):
         super().stop()
 
     def reload(self, graceful: bool = True, sequential: bool = False) -> None:
-        """SIGHUP: has every worker look at its model file again. One that is starting reads it anyway."""
+        """SIGHUP: has every worker look at its model file again. One that is starting does so when it listens."""
         for watcher in self.iter_watchers():
             for process in watcher.processes.values():
                 if _catches(process.pid, signal.SIGHUP):

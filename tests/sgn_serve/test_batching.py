@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from sgn_serve.batching import Batcher, BatchLimits, Overloaded
+from sgn_serve.batching import Batcher, BatchLimits, Observer, Overloaded
 from sgn_serve.runtime import Logits
 
 
@@ -34,11 +34,11 @@ def picture(value, pictures=1):
     return np.full((pictures, 3, 2, 2), value, np.float32)
 
 
-def with_batcher(network, work, **limits):
+def with_batcher(network, work, observer=None, **limits):
     """What `work(batcher)` returns, run beside a batcher that is stopped afterwards and has lost nothing."""
 
     async def run():
-        batcher = Batcher(network, BatchLimits(**limits))
+        batcher = Batcher(network, BatchLimits(**limits), observer)
         batcher.start()
         try:
             return await work(batcher)
@@ -195,6 +195,82 @@ def test_a_batch_that_fails_fails_those_in_it_and_no_other():
         assert (await ask(batcher, 2)).plain[0, 0] == 2
 
     with_batcher(network, work)
+
+
+def test_no_memory_to_put_a_batch_together_fails_that_batch_alone(monkeypatch):
+    network = Network()
+
+    def fail(*_):
+        raise MemoryError("no room for a batch")
+
+    async def work(batcher):
+        with monkeypatch.context() as patched:
+            patched.setattr(np, "concatenate", fail)
+            failed = await asyncio.wait_for(
+                asyncio.gather(*(ask(batcher, value) for value in range(3)), return_exceptions=True), 5
+            )
+        assert [type(error) for error in failed] == [MemoryError] * 3
+        answers = await asyncio.wait_for(asyncio.gather(*(ask(batcher, value) for value in range(3))), 5)
+        assert [answer.plain[0, 0] for answer in answers] == [0, 1, 2]
+
+    with_batcher(network, work)
+    assert network.runs == [(3, True)]
+
+
+def test_no_thread_to_run_a_batch_in_fails_that_batch_alone(monkeypatch):
+    async def work(batcher):
+        with monkeypatch.context() as patched:
+
+            def fail(*_):
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(batcher._executor, "submit", fail)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await asyncio.wait_for(ask(batcher, 1), 5)
+        assert (await asyncio.wait_for(ask(batcher, 2), 5)).plain[0, 0] == 2
+
+    with_batcher(Network(), work)
+
+
+@pytest.mark.parametrize("told", ["queued", "took", "ran"])
+def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, caplog):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    observer = Observer()
+    setattr(observer, told, fail)
+
+    async def work(batcher):
+        return [(await asyncio.wait_for(ask(batcher, value), 5)).plain[0, 0] for value in range(3)]
+
+    assert with_batcher(Network(), work, observer) == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "no space left on device" in caplog.text
+
+
+def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
+    """Nobody would ever be answered again: the supervisor starts another worker."""
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+
+    async def fail():
+        raise ZeroDivisionError("nobody thought of this")
+
+    async def work(batcher):
+        assert batcher.alive
+        batcher._gather = fail
+        await asyncio.sleep(0.01)
+        assert ended == [1]
+
+    with_batcher(Network(), work)
+    assert "nobody thought of this" in caplog.text
+
+
+def test_a_batcher_that_is_stopped_does_not_end_the_process(monkeypatch):
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    with_batcher(Network(), lambda batcher: ask(batcher, 0))
+    assert ended == []
 
 
 def test_whoever_has_gone_is_left_out():

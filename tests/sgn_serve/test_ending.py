@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.sgn_serve.hammer import RED, Hammer
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import START_LIMIT_SECONDS, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 DRAIN_SECONDS = 1.5
@@ -46,6 +46,14 @@ def begin_upload(url: str) -> tuple[socket.socket, bytes]:
     return connection, body[100:]
 
 
+def wait_for_workers(url: str, workers: int) -> None:
+    """Until so many are ready, by the count that they share."""
+    deadline = time.monotonic() + START_LIMIT_SECONDS
+    while f"sgn_worker_starts_total {workers}.0" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < deadline, f"no {workers} workers within {START_LIMIT_SECONDS} s"
+        time.sleep(0.1)
+
+
 def read_all(connection: socket.socket) -> bytes:
     answer = b""
     while chunk := connection.recv(10_000):
@@ -53,11 +61,18 @@ def read_all(connection: socket.socket) -> bytes:
     return answer
 
 
-def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path, workers):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    with running_server(tmp_path, SGN_MODEL=str(model), SGN_DRAIN_SECONDS=str(DRAIN_SECONDS)) as server:
+    settings = {
+        "SGN_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={workers}",
+    }
+    with running_server(tmp_path, SGN_MODEL=str(model), **settings) as server:
         supervisor = psutil.Process(server.pid)
+        wait_for_workers(server.url, workers)
         processes = [supervisor, *supervisor.children(recursive=True)]
+        assert len(processes) == 1 + workers
         assert server.addresses() == {"127.0.0.1"}, "what `bentoml serve` does unless it is told otherwise"
         upload, rest = begin_upload(server.url)
         with ExitStack() as stack, upload, Hammer(server.url) as hammer, httpx.Client(base_url=server.url) as late:

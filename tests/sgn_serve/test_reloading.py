@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import httpx
@@ -15,10 +17,10 @@ from sgn_serve import metrics, reloading
 from sgn_serve.errors import RequestError
 from sgn_serve.graph import read_graph
 from sgn_serve.predictor import Predictor, Serving
-from sgn_serve.reloading import Reloader
+from sgn_serve.reloading import Reloader, fingerprint
 from sgn_serve.settings import Settings
 from tests.sgn_serve.hammer import Hammer
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import ROOT, running_server, serve_environment
 from tests.sgn_serve.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
@@ -181,3 +183,66 @@ def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, 
     assert "nobody thought of this" in caplog.text
     assert serving.predictor is old
     assert metrics.RELOADS.labels(metrics.REFUSED)._value.get() == refusals + 1
+
+
+def reload_counts():
+    return {name: metrics.RELOADS.labels(name)._value.get() for name in ("swapped", "unchanged", "refused")}
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [(("rot", "gruen", "blau"), "swapped"), (("one", "two"), "refused"), (None, None)],
+    ids=["another model", "a bad model", "the same model"],
+)
+def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(tmp_path, names, counted):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    settings = Settings(model_path=model)
+    serving = Serving()
+    reloader = Reloader(serving)
+    before = reload_counts()
+
+    async def start():
+        reloader.remember(fingerprint(model))
+        serving.put(Predictor(read_graph(model), settings))
+        if names:
+            save_tiny_graph(model, class_names=names)
+        await reloader.catch_up()
+        served = serving.predictor
+        await asyncio.sleep(0.1)  # for the old one to leave
+        await served.stop()
+        return served.description.class_names[0]
+
+    assert asyncio.run(start()) == ("rot" if counted == "swapped" else "red")
+    after = reload_counts()
+    assert {name for name in after if after[name] != before[name]} == ({counted} if counted else set())
+
+
+START = """
+import asyncio, os, signal, sys
+from sgn_serve import service
+
+async def start(worker):
+    listen = asyncio.get_running_loop().add_signal_handler
+
+    def replace_and_listen(*arguments):
+        os.replace(sys.argv[1], os.environ["SGN_MODEL"])
+        listen(*arguments)
+
+    asyncio.get_running_loop().add_signal_handler = replace_and_listen
+    await worker.start()
+    print(service.SERVING.predictor.description.class_names[0])
+    await worker.stop()
+
+asyncio.run(start(service.RobustClassifier.inner()))
+"""
+
+
+def test_a_model_replaced_at_the_last_moment_before_a_worker_hears_of_reloads_is_served(tmp_path):
+    """The latest moment at which the supervisor sends that worker no signal."""
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    another = save_tiny_graph(tmp_path / "another.onnx", class_names=("rot", "gruen", "blau"))
+    environment = serve_environment(tmp_path, SGN_MODEL=str(model))
+    started = subprocess.run(
+        [sys.executable, "-c", START, str(another)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert started.stdout.splitlines()[-1:] == ["rot"], started.stderr

@@ -5,16 +5,19 @@ import time
 
 import httpx
 import psutil
+import pytest
 
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 BACK_SECONDS = 10
+SLOW_START_SECONDS = 7
+"""A machine on which a worker alone takes longer to start says nothing about the supervisor."""
 
 
 def start_seconds(log):
-    """How long the first worker took to start, by the log: a busy machine is no fault of the supervisor's."""
+    """How long the first worker took to start, by the log."""
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
     first, second = (next(line for line in lines if text in line) for text in ("Starting production", "hook: start"))
 
@@ -26,20 +29,26 @@ def start_seconds(log):
     return (seconds(second) - seconds(first)) % 86400
 
 
-def test_a_killed_worker_is_replaced_in_a_container_too_until_its_model_is_gone(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [({}, "127.0.0.1"), ({"BENTOML_CONTAINERIZED": "true"}, "0.0.0.0")],
+    ids=["this machine", "a container, whose network is its own"],
+)
+def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings, address):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    with running_server(tmp_path, SGN_MODEL=str(model), BENTOML_CONTAINERIZED="true") as server:
+    with running_server(tmp_path, SGN_MODEL=str(model), **settings) as server:
         supervisor = psutil.Process(server.pid)
         (worker,) = supervisor.children()
-        assert server.addresses() == {"0.0.0.0"}, "a container's network is its own"
+        assert server.addresses() == {address}
+        if (start := start_seconds(server.log)) > SLOW_START_SECONDS:
+            pytest.skip(f"a worker takes {start:.1f} s to start on this machine, more than {SLOW_START_SECONDS} s")
         with Hammer(server.url) as hammer:
             hammer.wait_for(20)
             worker.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             hammer.wait_for(20)
         back = min(answer.answered for answer in hammer.answers if answer.asked > killed and answer.status == 200)
-        # What a worker needs to start on this machine at this moment comes on top where it is more than usual.
-        assert back - killed < max(BACK_SECONDS, 3 + 2 * start_seconds(server.log)), f"{back - killed:.1f} s"
+        assert back - killed < BACK_SECONDS, f"{back - killed:.1f} s, and a start {start:.1f} s"
         assert set(hammer.statuses()) <= {200, "ReadError", "RemoteProtocolError", "ConnectError", "WriteError"}
         (successor,) = supervisor.children()
         assert successor.pid != worker.pid
