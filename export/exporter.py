@@ -108,13 +108,13 @@ def export_graph(
         rewrite(graph)
         with _naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
-        for run in _runs(file_format, partial, passes.output_names):
-            try:
+        try:
+            for run in _runs(file_format, partial, passes.output_names):
                 verification = verify(run, network, pictures)
-            except GraphError as error:
-                raise VerificationError(str(error)) from error
-            if not verification.passed:
-                raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+                if not verification.passed:
+                    raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+        except GraphError as error:
+            raise VerificationError(str(error)) from error
     return verification
 
 

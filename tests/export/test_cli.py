@@ -140,6 +140,23 @@ def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     assert "say what to write: --onnx, --openvino, --torchscript, --aot" in capsys.readouterr().err
 
 
+def test_a_graph_that_onnx_runtime_refuses_is_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported: Exported,
+) -> None:
+    model = exported.model()
+    model.opset_import[0].version = 99
+    monkeypatch.setattr(export.formats, "to_onnx", lambda *_: model)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
+    line = one_error_line(capsys)
+    assert "ONNX Runtime cannot load the graph: " in line
+    assert "official support for domain ai.onnx is till opset" in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("spoilt")
 def test_a_mismatch_leaves_no_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
