@@ -169,6 +169,8 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
         if error.verification is not None:
             print(error.verification.table())
         return _fail(f"{error}; {target} was not written", 1)
+    except OSError as error:  # such as a full disk
+        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)

@@ -1,5 +1,6 @@
 """python -m export, as it is run: what it prints, what it returns, what it leaves behind."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -173,6 +174,28 @@ def test_a_mismatch_keeps_the_older_file(checkpoint: Path, tmp_path: Path) -> No
     assert main(["--ckpt", str(checkpoint), "--onnx", str(target)]) == 1
     assert target.read_bytes() == b"an earlier good graph"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.usefixtures("ready_made")
+@pytest.mark.parametrize("file_format", ["--onnx", "--torchscript"])
+def test_a_full_disk_is_one_line_and_leaves_no_file(
+    file_format: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fill_the_disk(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does, which knows no file's name
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    target = tmp_path / "model"
+    assert main(["--ckpt", str(checkpoint), file_format, str(target)]) == 2
+    assert one_error_line(capsys) == f"error: {target}: No space left on device; {target} was not written"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("ready_made")
