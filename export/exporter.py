@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,7 +262,8 @@ def _naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Itera
     except CaptureError as error:
         layer = None
         if error.operator is not None:
-            layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
+            with suppress(Exception):  # of the user's network, which may raise anything: the error at hand says more
+                layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
         if layer is None:
             raise
         raise CaptureError(f"layer {layer}: {error}", error.operator) from error
