@@ -179,12 +179,18 @@ class Reduced:
 
 
 def export_reduced(
-    file_format: Format, checkpoint: Path, target: Path, pictures_folder: Path, reduced: Reduced
+    file_format: Format,
+    checkpoint: Path,
+    target: Path,
+    pictures_folder: Path,
+    reduced: Reduced,
+    backbone: nn.Module | None = None,
 ) -> ReducedReport:
     """Writes the checkpoint's network in reduced precision, once it has been compared with float32.
 
     pictures_folder: real pictures, in it or in folders in it; for int8 there must be CALIBRATION_PICTURES more than are
                      compared, which the ranges are taken from
+    backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
     returns:         what was measured; it is in the file's metadata too
     raises what export_graph does, with wider tolerances, PrecisionError where the format has no such precision,
     AgreementError where the answers differ too often
@@ -192,7 +198,7 @@ def export_reduced(
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))
     file_format.check()
-    network, info = load_checkpoint(checkpoint)
+    network, info = load_checkpoint(checkpoint, backbone)
     passes = passes_of(network)
     calibration = CALIBRATION_PICTURES if reduced.precision == INT8 else 0
     pictures = pictures_under(pictures_folder, reduced.pictures + calibration, info.image_size)
