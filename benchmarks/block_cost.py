@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.provenance import commit
+from sgn_serve.engines import EngineError
 from sgn_serve.graph import GraphError, read_graph
 from sgn_serve.runtime import Classifier
 from sgn_serve.settings import BUNDLED_MODEL
@@ -51,25 +52,25 @@ def load_ms(model: Path, threads: int, repeats: int = LOADS) -> dict[str, float]
     return {"best": round(min(times[1:])), "median": round(statistics.median(times[1:])), "first": round(times[0])}
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.block_cost", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=50, help="calls per batch size and block state")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of one call")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
-        graph = read_graph(arguments.model)
-    except GraphError as error:
+        graph = read_graph(options.model)
+        load = load_ms(options.model, options.threads)
+        classifier = Classifier(graph, ("cpu",), options.threads)
+    except (GraphError, EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    load = load_ms(arguments.model, arguments.threads)
-    classifier = Classifier(graph, ("cpu",), arguments.threads)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.block_cost",
         "model": graph.description.sha256,
-        "threads": arguments.threads,
-        "repeats": arguments.repeats,
+        "threads": options.threads,
+        "repeats": options.repeats,
         "onnxruntime": onnxruntime.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -79,8 +80,8 @@ def main() -> int:
     }
     print(f"loading: {load['median']} ms, at first {load['first']} ms")
     print("| batch | block on, ms | block off, ms | ratio |\n| ---: | ---: | ---: | ---: |")
-    for batch in arguments.batches:
-        figures = latency_ms(classifier, batch, arguments.repeats)
+    for batch in options.batches:
+        figures = latency_ms(classifier, batch, options.repeats)
         result["latency"][str(batch)] = figures
         print(f"| {batch} | {figures['block_on_ms']} | {figures['block_off_ms']} | {figures['ratio']} |", flush=True)
     RESULT.parent.mkdir(exist_ok=True)

@@ -4,7 +4,8 @@
     python -m benchmarks.gpu --arch wrn-28-10
 
 Writes results/gpu.json. Timed with CUDA events, all contenders in turn, round by round; ratios are to one eager pass,
-block off, in the same round.
+block off, in the same round. Every contender is given float32 pictures. In bf16 the network itself is PyTorch's cast of
+all of it; the graph is lowered as the export lowers it.
 """
 
 import argparse
@@ -24,12 +25,22 @@ from benchmarks.provenance import commit
 from export.capture import capture, passes_of
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
-from export.rewrite import rewrite
+from export.rewrite import rewrite, store_weights
+from export.rewrite.precision import lower_precision
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions
 from training.model import SelfGradientNetwork
 
 RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
 REFERENCE = "eager, one pass"
+CONTENDERS = (
+    REFERENCE,
+    "eager, both passes",
+    "compiled (max-autotune), the network itself",
+    "compiled (max-autotune), both passes",
+    "compiled (max-autotune), fused block",
+    "graph, CUDA graph",
+    "graph, fused block, CUDA graph",
+)
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 WARM_UP_CALLS = 3
 
@@ -41,7 +52,7 @@ class BenchmarkError(RuntimeError):
     """A benchmark that cannot be run; the message, one line, says why and what to do."""
 
 
-def network_of(architecture: str, image_size: int, dtype: torch.dtype) -> SelfGradientNetwork:
+def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
     """An untrained self-gradient network, in eval mode on the CPU: speed does not depend on the weights."""
     torch.manual_seed(0)
     info = CheckpointInfo(
@@ -56,19 +67,26 @@ def network_of(architecture: str, image_size: int, dtype: torch.dtype) -> SelfGr
         block=BlockConfig(5, 8 / 255, "rms"),
         seed=0,
     )
-    return build_model(info).eval().requires_grad_(False).to(dtype)
+    return build_model(info).eval().requires_grad_(False)
 
 
-def graph_of(network: SelfGradientNetwork, image_size: int, device: torch.device, fused: bool) -> fx.GraphModule:
-    """Both passes as the one graph that is exported, on the device.
+def graph_of(
+    network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, fused: bool
+) -> fx.GraphModule:
+    """Both passes as the one graph that is exported, weights worked out, on the device; float32 in and out.
 
-    fused: with the block's fused kernel
+    network: in float32
+    dtype:   of the convolutions
+    fused:   with the block's fused kernel
     """
     network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
     graph = capture(passes_of(network), (image_size, image_size))
     if fused:
         fuse_block(graph, network.block)
     rewrite(graph)
+    if dtype != torch.float32:
+        lower_precision(graph, dtype)
+    store_weights(graph)  # flipped and scaled ones would be worked out again at every call
     for node in graph.graph.nodes:
         if "device" in node.kwargs:  # constants are made where they were when the graph was captured
             node.update_kwarg("device", device)
@@ -76,20 +94,35 @@ def graph_of(network: SelfGradientNetwork, image_size: int, device: torch.device
     return graph.to(device)
 
 
-def contenders(network: SelfGradientNetwork, image_size: int, device: torch.device, images: Tensor) -> dict[str, Build]:
-    """What is compared, by name: how each is made, compiled and captured for these images."""
-    plain = graph_of(network, image_size, device, fused=False)
-    fused = graph_of(network, image_size, device, fused=True)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    return {
-        REFERENCE: lambda: network.plain_logits,
-        "eager, both passes": lambda: network,
-        "compiled (max-autotune), the network itself": lambda: compiled(network),
-        "compiled (max-autotune), both passes": lambda: compiled(plain),
-        "compiled (max-autotune), fused block": lambda: compiled(fused),
-        "graph, CUDA graph": lambda: in_cuda_graph(plain, images),
-        "graph, fused block, CUDA graph": lambda: in_cuda_graph(fused, images),
-    }
+def contenders(
+    network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
+) -> dict[str, Build]:
+    """What is compared, by name: how each is made, compiled and captured for these images.
+
+    network: in float32; it is moved to the device
+    images:  (N, 3, image_size, image_size) float32
+    """
+    plain = graph_of(network, image_size, device, dtype, fused=False)
+    fused = graph_of(network, image_size, device, dtype, fused=True)
+    network = network.to(device, dtype).to(memory_format=torch.channels_last)
+
+    def one_pass(images: Tensor) -> Tensor:
+        return network.plain_logits(images.to(dtype))
+
+    def both_passes(images: Tensor) -> Tensor:
+        logits: Tensor = network(images.to(dtype))
+        return logits
+
+    builds: tuple[Build, ...] = (
+        lambda: one_pass,
+        lambda: both_passes,
+        lambda: compiled(both_passes),
+        lambda: compiled(plain),
+        lambda: compiled(fused),
+        lambda: in_cuda_graph(plain, images),
+        lambda: in_cuda_graph(fused, images),
+    )
+    return dict(zip(CONTENDERS, builds, strict=True))
 
 
 def compiled(function: Function) -> Function:
@@ -219,10 +252,10 @@ def main(arguments: list[str] | None = None) -> int:
         torch.backends.cudnn.allow_tf32 = precision != "float32"
         dtype = PRECISIONS[precision]
         for batch in options.batches:
-            images = torch.rand(batch, 3, options.image_size, options.image_size, device=device).to(dtype)
-            network = network_of(options.arch, options.image_size, dtype)
+            images = torch.rand(batch, 3, options.image_size, options.image_size, device=device)
+            network = network_of(options.arch, options.image_size)
             with torch.no_grad():
-                compared = contenders(network, options.image_size, device, images)
+                compared = contenders(network, options.image_size, device, dtype, images)
                 figures = measure(compared, images, options.rounds, options.calls)
             result["results"][f"{precision}, batch {batch}"] = figures
             print(f"\n{precision}, batch {batch}\n{table(figures)}", flush=True)

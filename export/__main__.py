@@ -169,6 +169,8 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
         if error.verification is not None:
             print(error.verification.table())
         return _fail(f"{error}; {target} was not written", 1)
+    except OSError as error:  # such as a full disk
+        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)
@@ -192,5 +194,8 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill leaves nothing half-written either
+    # A scheduler's kill, or a terminal's end, leaves nothing half-written either.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

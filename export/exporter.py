@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,13 +108,13 @@ def export_graph(
         rewrite(graph)
         with _naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
-        for run in _runs(file_format, partial, passes.output_names):
-            try:
+        try:
+            for run in _runs(file_format, partial, passes.output_names):
                 verification = verify(run, network, pictures)
-            except GraphError as error:
-                raise VerificationError(str(error)) from error
-            if not verification.passed:
-                raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+                if not verification.passed:
+                    raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+        except GraphError as error:
+            raise VerificationError(str(error)) from error
     return verification
 
 
@@ -179,12 +179,18 @@ class Reduced:
 
 
 def export_reduced(
-    file_format: Format, checkpoint: Path, target: Path, pictures_folder: Path, reduced: Reduced
+    file_format: Format,
+    checkpoint: Path,
+    target: Path,
+    pictures_folder: Path,
+    reduced: Reduced,
+    backbone: nn.Module | None = None,
 ) -> ReducedReport:
     """Writes the checkpoint's network in reduced precision, once it has been compared with float32.
 
     pictures_folder: real pictures, in it or in folders in it; for int8 there must be CALIBRATION_PICTURES more than are
                      compared, which the ranges are taken from
+    backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
     returns:         what was measured; it is in the file's metadata too
     raises what export_graph does, with wider tolerances, PrecisionError where the format has no such precision,
     AgreementError where the answers differ too often
@@ -192,7 +198,7 @@ def export_reduced(
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))
     file_format.check()
-    network, info = load_checkpoint(checkpoint)
+    network, info = load_checkpoint(checkpoint, backbone)
     passes = passes_of(network)
     calibration = CALIBRATION_PICTURES if reduced.precision == INT8 else 0
     pictures = pictures_under(pictures_folder, reduced.pictures + calibration, info.image_size)
@@ -262,7 +268,8 @@ def _naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Itera
     except CaptureError as error:
         layer = None
         if error.operator is not None:
-            layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
+            with suppress(Exception):  # of the user's network, which may raise anything: the error at hand says more
+                layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
         if layer is None:
             raise
         raise CaptureError(f"layer {layer}: {error}", error.operator) from error

@@ -62,7 +62,7 @@ def to_onnx(
             # Constants are folded up to this size alone: flipped weights are left to whoever loads the file.
             optimize_ir(exported.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_FOLDED)
     except Exception as error:  # the exporter wraps what any of its translations may raise
-        reason, operator = _reason(error)
+        reason, operator = _reason(error, graph)
         raise CaptureError(f"the network cannot be written as ONNX: {reason}", operator) from error
     model = exported.model_proto
     _strip_traces(model)
@@ -96,16 +96,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _reason(error: Exception) -> tuple[str, str | None]:
+def _reason(error: Exception, graph: fx.GraphModule) -> tuple[str, str | None]:
     """The one line of the exporter's many that a user can act on, and the operator that ONNX lacks, if it is that."""
     text = str(error)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
+    source = _source_of_complex_numbers(graph)
+    if missing and "complex-valued" in text and source is not None:  # of which the missing one is a mere user
+        return (
+            f"ONNX has no operators on complex numbers, which {source} makes; use a layer that does without them, or "
+            "--torchscript",
+            source,
+        )
     if missing:
         operator = missing[1].replace(".", "::", 1) if "::" not in missing[1] else missing[1]
         return f"ONNX has no operator for {missing[1]}; use a layer that does without it, or --torchscript", operator
     if "Constraints violated" in text and BATCH_NAME in text:
         return "one of its layers fixes the batch size", None
     return first_line(error), operator_in(error)
+
+
+def _source_of_complex_numbers(graph: fx.GraphModule) -> str | None:
+    """The first operator that makes complex numbers, such as aten::_fft_r2c."""
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(node.target, torch._ops.OpOverload) and isinstance(value, torch.Tensor) and value.is_complex():
+            return str(node.target._schema.name)
+    return None
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -24,7 +24,7 @@ def quantize_first_pass(model: onnx.ModelProto, pictures: Tensor) -> onnx.ModelP
     model:    an exported graph with a block, float32
     pictures: (N, C, H, W) in [0, 1], real ones
     returns:  the graph with the ranges written down as QuantizeLinear and DequantizeLinear, which every runtime reads
-    raises CaptureError for a graph without a first pass that steers anything
+    raises CaptureError for a graph without a first pass that steers anything, or without convolutions in it
 
     Activations are 8-bit without sign, of gradients with their zero in the middle; weights are signed and scaled
     channel by channel. With signed gradients ONNX Runtime was no faster than in float32. The convolution of the image
@@ -37,6 +37,11 @@ def quantize_first_pass(model: onnx.ModelProto, pictures: Tensor) -> onnx.ModelP
         folded, quantized = Path(folder) / "folded.onnx", Path(folder) / "quantized.onnx"
         _fold_weights(model, folded)
         convolutions = _first_pass_convolutions(onnx.load(folded))
+        if not convolutions:  # an empty list of nodes means all of them to the quantizer
+            raise CaptureError(
+                "the first pass has no convolution but the image's own, and nothing else is quantized: leave "
+                "--precision out"
+            )
         quantize_static(
             folded,
             quantized,

@@ -1,5 +1,6 @@
 """A captured graph as TorchScript, for torch.jit.load in Python and libtorch in C++."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
     """Writes the captured graph as TorchScript: image (N, C, H, W) to a tuple of the outputs, in order.
 
     metadata: becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
-    raises CaptureError for a graph that TorchScript cannot hold
+    raises CaptureError for a graph that TorchScript cannot hold; OSError where path cannot be written
 
     Frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
     """
@@ -32,10 +33,11 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             module = torch.jit.freeze(torch.jit.trace(graph.eval(), example_image(graph), check_trace=False))
             extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
-            torch.jit.save(module, str(path), _extra_files={key: value.encode() for key, value in extra.items()})
+            content = _archive(module, {key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
         reason = f"the network cannot be written as TorchScript: {first_line(error)}; export it with --onnx"
         raise CaptureError(reason, operator_in(error)) from error
+    path.write_bytes(content)
 
 
 def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
@@ -44,7 +46,15 @@ def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
     with warnings.catch_warnings(action="ignore"):
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=names)
         extra = {key: value.encode() for key, value in metadata.items()}
-        torch.jit.save(module, str(path), _extra_files={**extra, **names})
+        content = _archive(module, {**extra, **names})
+    path.write_bytes(content)
+
+
+def _archive(module: torch.jit.ScriptModule, extra: Mapping[str, str | bytes]) -> bytes:
+    """The file's content: where the disk is full, PyTorch's own writing to a path ends the process."""
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files=dict(extra))
+    return buffer.getvalue()
 
 
 def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:

@@ -1,6 +1,7 @@
 """A graph on its engine: execution providers, threads, and the two ways through it, block on and block off."""
 
 import logging
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,10 +83,7 @@ class Classifier:
         except EngineError:
             raise
         except Exception as error:  # the engines' exceptions share no base class
-            detail = " ".join(str(error).split())[:300]
-            raise GraphError(
-                f"{graph.path}: {ENGINE_NAMES[engine]} cannot run it ({detail}); export it again"
-            ) from None
+            raise GraphError(f"{graph.path}: {ENGINE_NAMES[engine]} cannot run it {_refusal(error)}") from None
 
     @property
     def runs_on(self) -> str:
@@ -136,6 +134,18 @@ class Classifier:
         for values in (logits.plain, logits.corrected):
             if values is not None and values.shape != expected:
                 raise ValueError(f"logits of shape {values.shape} for {expected[1]} class names")
+
+
+def _refusal(error: Exception) -> str:
+    """What an engine has against a graph and the fix, in one line, without the place in its own source."""
+    text = " ".join(str(error).split())
+    reason = re.sub(r"\S+\.(?:h|cc|cpp):\d+ [^(]*\(.*?\) (?=\w)", "", text, count=1)
+    opset = re.search(r"Opset (\d+) is .* till opset (\d+)", text)
+    if opset:
+        reason = f"its opset is {opset[1]}, and ONNX Runtime {onnxruntime.__version__} knows them up to {opset[2]}"
+    too_new = opset is not None or "model IR version" in text
+    fix = "upgrade onnxruntime, or export it again with this version" if too_new else "export it again"
+    return f"({reason[:300]}); {fix}"
 
 
 def two_pass_outputs(description: Description) -> list[str]:

@@ -41,7 +41,13 @@ class ExportedGraph:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             detail = " ".join(str(error).split())[:300]
             raise ExportedGraphError(f"{path}: ONNX Runtime cannot run it ({detail}); export it again") from None
-        exported_from = self._session.get_modelmeta().custom_metadata_map.get("checkpoint_sha256", "")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if metadata.get("precision") == "bf16":  # float16 and 8 bits are in the graph itself
+            raise ExportedGraphError(
+                f"{path}: was exported for bf16, which ONNX Runtime would compute in float32, so that another network "
+                "would be judged; name one exported without --precision bf16"
+            )
+        exported_from = metadata.get("checkpoint_sha256", "")
         if exported_from != checkpoint_sha256:
             raise ExportedGraphError(
                 f"{path}: exported from another checkpoint ({exported_from[:12] or 'unknown'}) than --ckpt "

@@ -9,8 +9,11 @@ from export.rewrite.editing import Editor, aten, is_call
 
 FOLLOWING = (
     aten.relu.default,
+    aten.relu_.default,  # in place, as timm's networks do it
     aten.add.Tensor,
+    aten.add_.Tensor,
     aten.mul.Tensor,
+    aten.mul_.Tensor,
     aten.sub.Tensor,
     aten.neg.default,
     aten.cat.default,

@@ -1,7 +1,9 @@
 """python -m export, as it is run: what it prints, what it returns, what it leaves behind."""
 
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -140,6 +142,23 @@ def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     assert "say what to write: --onnx, --openvino, --torchscript, --aot" in capsys.readouterr().err
 
 
+def test_a_graph_that_onnx_runtime_refuses_is_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported: Exported,
+) -> None:
+    model = exported.model()
+    model.opset_import[0].version = 99
+    monkeypatch.setattr(export.formats, "to_onnx", lambda *_: model)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
+    line = one_error_line(capsys)
+    assert "ONNX Runtime cannot load the graph: " in line
+    assert "official support for domain ai.onnx is till opset" in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("spoilt")
 def test_a_mismatch_leaves_no_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
@@ -158,6 +177,28 @@ def test_a_mismatch_keeps_the_older_file(checkpoint: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.usefixtures("ready_made")
+@pytest.mark.parametrize("file_format", ["--onnx", "--torchscript"])
+def test_a_full_disk_is_one_line_and_leaves_no_file(
+    file_format: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fill_the_disk(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does, which knows no file's name
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    target = tmp_path / "model"
+    assert main(["--ckpt", str(checkpoint), file_format, str(target)]) == 2
+    assert one_error_line(capsys) == f"error: {target}: No space left on device; {target} was not written"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("ready_made")
 def test_an_interrupt_leaves_no_file(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -171,15 +212,22 @@ def test_an_interrupt_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_kill_leaves_no_file(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
-    process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=project_root,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # where these tests run under nohup
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.iterdir()):  # until it has begun to write
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == f"error: interrupted; {target} was not written\n"

@@ -11,6 +11,7 @@ from export.capture import CaptureError, capture, passes_of
 from export.exporter import export_graph, export_onnx
 from export.formats import AOT, TORCHSCRIPT, Format
 from export.layers import layer_of_operator
+from export.onnx import to_onnx
 from tests.export.networks import checkpoint_info, network_around, randomise
 from training.checkpoint import build_model, save_checkpoint
 
@@ -32,6 +33,37 @@ def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match=expected):
         export_onnx(checkpoint, tmp_path / "model.onnx", backbone=pooling_network())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+class Spectrum(nn.Module):
+    """Amplitudes of a Fourier transform."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.fft.rfft2(features).abs()
+
+
+def spectral_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), Spectrum(), nn.Flatten(), nn.Linear(448, 10))
+
+
+def test_complex_numbers_are_laid_to_the_layer_that_makes_them() -> None:
+    network = network_around(spectral_network())
+    graph = capture(passes_of(network), (16, 16))
+    with pytest.raises(CaptureError, match="no operators on complex numbers, which aten::_fft_r2c makes") as raised:
+        to_onnx(graph, {})
+    assert raised.value.operator is not None
+    assert layer_of_operator(network, raised.value.operator, torch.zeros(1, 3, 16, 16)) == "backbone.1 (Spectrum)"
+
+
+def test_a_network_that_fails_while_the_layer_is_looked_for_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the network's own")
+
+    monkeypatch.setattr("export.exporter.layer_of_operator", fail)
+    with pytest.raises(CaptureError, match=r"^the network cannot .* no operator for aten.adaptive_max_pool2d"):
+        export_onnx(pooling_checkpoint(tmp_path), tmp_path / "model.onnx", backbone=pooling_network())
 
 
 @pytest.mark.parametrize(

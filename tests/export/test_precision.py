@@ -10,20 +10,23 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 import export.exporter
 import export.formats
 from export.__main__ import main
 from export.agreement import Agreement, measure_agreement
-from export.capture import CaptureError
-from export.exporter import AGREEMENT_KEY, ERRORS_KEY, PRECISION_KEY
+from export.capture import CaptureError, capture, passes_of
+from export.exporter import AGREEMENT_KEY, ERRORS_KEY, PRECISION_KEY, Reduced, export_reduced
+from export.onnx import to_onnx
 from export.pictures import PicturesError, pictures_under, structured_pictures
 from export.quantization import quantize_first_pass
-from export.verify import onnx_run
+from export.rewrite import rewrite
+from export.verify import PICTURES, onnx_run
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise
 from tests.export.test_verify import replace_value
+from training.checkpoint import build_model, save_checkpoint
 
 OUTPUTS = ("logits", "plain_logits", "self_gradient")
 
@@ -62,6 +65,18 @@ def test_a_network_without_block_has_nothing_to_quantize(exported: Exported) -> 
     del model.graph.output[:]
     with pytest.raises(CaptureError, match="leave --precision out"):
         quantize_first_pass(model, structured_pictures(2, 3, IMAGE_SIZE))
+
+
+def test_a_network_of_matrix_products_has_nothing_to_quantize() -> None:
+    network = network_around(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.Linear(16, 16), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+        )
+    )
+    graph = capture(passes_of(network), (16, 16))
+    rewrite(graph)
+    with pytest.raises(CaptureError, match=r"no convolution but the image's own, .*: leave --precision out"):
+        quantize_first_pass(to_onnx(graph, {}), structured_pictures(2, 3, (16, 16)))
 
 
 def test_agreement_counts_pictures_as_they_are_and_attacked(exported: Exported) -> None:
@@ -140,6 +155,19 @@ def test_fp16_is_written_with_its_agreement(
     assert (
         onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"]).get_inputs()[0].type == "tensor(float)"
     )
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_backbone_of_ones_own(project_root: Path, tmp_path: Path) -> None:
+    def backbone() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+
+    info = checkpoint_info(architecture="mine")
+    checkpoint, target = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_checkpoint(checkpoint, randomise(build_model(info, backbone())).state_dict(), info)
+    reduced = Reduced("fp16", pictures=PICTURES)
+    export_reduced(export.formats.ONNX, checkpoint, target, project_root / "examples", reduced, backbone())
+    assert {item.key: item.value for item in onnx.load(target).metadata_props}[PRECISION_KEY] == "fp16"
 
 
 @pytest.mark.usefixtures("measured")

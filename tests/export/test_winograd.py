@@ -1,14 +1,19 @@
 """Wide convolutions as Winograd's products: the same answers, and only where they are faster."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
+from export.exporter import export_onnx
 from export.winograd import F2, F4, Tiling, write_wide_convolutions_by_winograd
+from tests.export.networks import checkpoint_info, randomise
+from training.checkpoint import build_model, save_checkpoint
 
 
 def model(
@@ -108,3 +113,26 @@ def test_quantized_convolutions_are_left_alone() -> None:
     write_wide_convolutions_by_winograd(graph)
     assert graph.graph.node[2].op_type == "Conv"
     assert operators(graph)["Conv"] == 2  # and one that cuts out the other's tiles
+
+
+def wide_backbone() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def test_a_wide_network_is_exported_with_them_and_found_right(tmp_path: Path) -> None:
+    info = checkpoint_info(architecture="mine", image_size=(20, 20))
+    checkpoint, target = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_checkpoint(checkpoint, randomise(build_model(info, wide_backbone())).state_dict(), info)
+    assert export_onnx(checkpoint, target, backbone=wide_backbone()).passed
+    names = [node.name for node in onnx.load(target).graph.node]
+    # The first pass there, its way back with the flipped weight, and the second pass with the weight of the first.
+    assert sum(name.endswith("_winograd_MatMul") for name in names) == 3
+    assert sum(name.endswith("_winograd_4_products") for name in names) == 2

@@ -66,6 +66,41 @@ def test_the_image_size_must_fit_the_graph(tmp_path):
         classifier(path)
 
 
+def newer_opset(model):
+    model.opset_import[0].version = 99
+
+
+def newer_format(model):
+    model.ir_version = 99
+
+
+def unknown_operator(model):
+    model.graph.node[0].op_type = "Abacus"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            newer_opset,
+            r"\(its opset is 99, and ONNX Runtime \S+ knows them up to \d+\); upgrade onnxruntime, or export",
+        ),
+        (newer_format, r"FAIL : Unsupported model IR version: 99, max supported .*\); upgrade onnxruntime, or export"),
+        (unknown_operator, r"No Op registered for Abacus with domain_version of \d+\); export it again"),
+    ],
+    ids=["opset", "format", "operator"],
+)
+def test_a_graph_that_onnx_runtime_refuses_says_why_and_what_to_do(tmp_path, spoil, message):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    spoil(model)
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match=message) as raised:
+        classifier(path)
+    assert str(raised.value).startswith(f"{path}: ONNX Runtime cannot run it (")
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
 def test_providers_go_by_short_or_long_names(name):
     assert resolve_providers((name,)) == ["CPUExecutionProvider"]

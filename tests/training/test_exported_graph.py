@@ -1,5 +1,6 @@
 """The bundled graph judged as a black box, beside the checkpoint that it was exported from."""
 
+import onnx
 import pytest
 import torch
 
@@ -63,3 +64,15 @@ def test_mistakes_name_the_fix(bundled, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(ExportedGraphError, match="export it again"):
         ExportedGraph(tmp_path / "broken.onnx", checkpoint)
+
+
+def test_a_graph_is_not_judged_in_another_precision_than_it_is_for(bundled, tmp_path):
+    _, checkpoint, _, folder = bundled
+    graph = onnx.load(folder / "model.onnx")
+    precision = graph.metadata_props.add(key="precision", value="bf16")
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(ExportedGraphError, match=r"model\.onnx: was exported for bf16, which .*; name one exported"):
+        ExportedGraph(tmp_path / "model.onnx", checkpoint)
+    precision.value = "fp16"  # which the graph itself computes in
+    onnx.save(graph, tmp_path / "model.onnx")
+    ExportedGraph(tmp_path / "model.onnx", checkpoint, threads=1)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+import export.exporter
 from export.__main__ import main
 from export.capture import CaptureError, capture, passes_of
 from export.kernels import operators
@@ -96,6 +97,19 @@ def test_what_cannot_be_fused_is_refused() -> None:
     with pytest.raises(CaptureError, match="not in the graph in the form"):
         fuse_block(graph, SelfGradientBlock(layers=6, gradient_scaling="rms"))
     assert fused_nodes(graph) == []
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_library_that_onnx_runtime_cannot_load_is_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "libsgn_onnxruntime.so"
+    library.write_bytes(b"half a library")
+    monkeypatch.setattr(export.exporter, "library_path", lambda: library)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "fused.onnx"), "--fused"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ONNX Runtime cannot load the graph: ")
+    assert list(tmp_path.iterdir()) == [library]
 
 
 @pytest.fixture(scope="module")
