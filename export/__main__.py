@@ -194,5 +194,8 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill leaves nothing half-written either
+    # A scheduler's kill, or a terminal's end, leaves nothing half-written either.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -211,7 +212,10 @@ def test_an_interrupt_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_kill_leaves_no_file(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("the signal is ignored here, as under nohup")
     target = tmp_path / "model.onnx"
     command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
     process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
@@ -219,7 +223,7 @@ def test_a_kill_leaves_no_file(project_root: Path, checkpoint: Path, tmp_path: P
     while not list(tmp_path.iterdir()):  # until it has begun to write
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == f"error: interrupted; {target} was not written\n"
