@@ -1,6 +1,7 @@
 """python -m export: a checkpoint to a graph."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from export.aot import CompilerError
 from export.capture import CaptureError
 from export.exporter import (
     REDUCED_PRECISIONS,
+    UNFINISHED,
     AgreementError,
     OutputError,
     PrecisionError,
@@ -193,9 +195,20 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _end(number: int, frame: object) -> None:
+    """Ctrl-C, a scheduler's kill or a terminal's end, at any moment: nothing half-written stays.
+
+    Not an exception: what PyTorch calls while it captures and compiles may catch it and go on.
+    """
+    for partial, target in UNFINISHED.items():
+        partial.unlink(missing_ok=True)
+        _fail(f"interrupted; {target} was not written", 130)
+    sys.stderr.flush()
+    os._exit(130)
+
+
 if __name__ == "__main__":
-    # A scheduler's kill, or a terminal's end, leaves nothing half-written either.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _end)
     sys.exit(main())

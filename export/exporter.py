@@ -275,6 +275,10 @@ def _naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Itera
         raise CaptureError(f"layer {layer}: {error}", error.operator) from error
 
 
+UNFINISHED: dict[Path, Path] = {}
+"""Files that are being written and will be their targets: for whoever ends the process at once."""
+
+
 @contextmanager
 def _replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
     """A file to write to beside `target`, which takes its place on success and is removed on any failure."""
@@ -289,8 +293,10 @@ def _replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         partial.touch()  # before the work, which would be in vain
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
+    UNFINISHED[partial] = target
     try:
         yield partial
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+        UNFINISHED.pop(partial, None)

@@ -26,8 +26,12 @@ _STRIP_PIXELS = 1_000_000
 _HEADER_READS = 100_000
 _EXIF_BYTES = 1 << 18
 _BLOCKS = 100_000
-_DECODER_BYTES = 5
+_DECODER_BYTES = 2.5
 """What a TIFF's decoder may take beside the picture, for every pixel allowed."""
+_HALVED_PIXELS = 4_000_000
+_HALVED_SHRINKING = 16
+"""A JPEG that is larger, and shrunk at least so much in both directions, is decoded at half its size: the average of so
+many pixels hardly changes, and they take a quarter of the memory."""
 _USUAL_SCANS = 12
 _SCANNED_PIXELS = 300_000_000
 _JPEG_SCAN = b"\xff\xda"
@@ -108,7 +112,7 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     """Reads a picture file's header; the pixels come when they are asked for.
 
     data:       the file, at its beginning
-    max_pixels: largest width times height, and largest sum of a TIFF's tiles; of WebP half of it, for its decoder keeps
+    max_pixels: largest width times height, and largest sum of a TIFF's tiles; of WebP two fifths, for its decoder keeps
                 the picture three times, and two thirds of a progressive JPEG in CMYK or with its colours in full size
     seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on. Nothing can stop a
                 decoder between two reads, and those of WebP and compressed TIFF read once: what bounds their time is
@@ -132,7 +136,7 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
     width, height = picture.size
     allowed = max_pixels
     if picture.format == "WEBP":
-        allowed = max_pixels // 2
+        allowed = max_pixels * 2 // 5
     elif isinstance(picture, JpegImageFile) and _kept_coefficients(picture, header) > 2:
         allowed = max_pixels * 2 // 3
     if width * height > allowed:
@@ -168,15 +172,17 @@ def to_array(
 
     A picture of another size is stretched to the wanted one whatever its aspect, so that nothing is cut off
     (bilinear, antialiased when shrinking); one that has it already keeps every value. The EXIF orientation is applied,
-    of an animation the first frame is taken, colour profiles are ignored. Beside what Pillow's decoder needs, it takes
-    up to 8 bytes of memory a pixel.
+    of an animation the first frame is taken, colour profiles are ignored. It takes what Pillow's decoder needs, up to
+    four bytes of memory a pixel for the picture and, while it decodes, half to three times as much beside it.
 
     raises DamagedImage, UnsupportedPixels, TooSlow
     """
     file: Any = picture.fp  # type: ignore[attr-defined]
     if isinstance(file, _TimedFile):
         file.start_pixels()  # it may have waited for its turn since it was opened
+    height, width = size
     with picture:
+        _halve(picture, max(size))
         try:
             picture.load()
         except TooSlow:
@@ -184,12 +190,8 @@ def to_array(
         except Exception as error:  # as above, now for broken pixel data
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
         turn = _orientation(picture)
-        rgb = _to_rgb(picture, background)
-    height, width = size
-    # Shrunk before it is turned: turning a large picture would take as much memory again.
-    wanted = (height, width) if turn in _SIDEWAYS else (width, height)
-    if rgb.size != wanted:
-        rgb = rgb.resize(wanted, Image.Resampling.BILINEAR)
+        # Shrunk before it is turned: turning a large picture would take as much memory again.
+        rgb = _resized_rgb(picture, (height, width) if turn in _SIDEWAYS else (width, height), background)
     if turn is not None:
         rgb = rgb.transpose(turn)
     pixels = np.asarray(rgb, dtype=np.float32).transpose(2, 0, 1)
@@ -223,9 +225,10 @@ def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None
     """Refuses a TIFF that would take libtiff, which nothing can stop, more memory or time than its size explains."""
     if layout.pixels > max_pixels:
         raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
-    if layout.memory > max_pixels * _DECODER_BYTES:
+    allowed = int(max_pixels * _DECODER_BYTES)
+    if layout.memory > allowed:
         raise TooManyPixels(
-            f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {max_pixels * _DECODER_BYTES};"
+            f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {allowed};"
             " save it in smaller strips or tiles"
         )
     size = _size(file)
@@ -292,25 +295,38 @@ def _orientation(picture: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Whatever its mode; in strips, so that a large picture needs no third or fourth copy of itself."""
+def _halve(picture: Image.Image, wanted: int) -> None:
+    """Has a large JPEG that is not loaded yet decoded at half its size."""
+    width, height = picture.size
+    large = width * height > _HALVED_PIXELS and min(width, height) >= _HALVED_SHRINKING * wanted
+    if large and isinstance(picture, JpegImageFile):
+        picture.draft(None, (width // 2, height // 2))
+
+
+def _resized_rgb(picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
+    """Whatever its mode, as RGB of that width and height.
+
+    In strips, each resized across and then all together down, as Pillow resizes a whole picture too: so that a large
+    one needs no second copy of itself.
+    """
     if picture.mode in ("I", "F"):
         raise UnsupportedPixels(
             "the picture has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits a channel"
         )
     if picture.mode == "RGB" and not picture.has_transparency_data:
-        return picture
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
     width, height = picture.size
     rows = max(1, _STRIP_PIXELS // width)
-    rgb = Image.new("RGB", picture.size)
+    narrow = Image.new("RGB", (size[0], height))
     levels = _levels(picture)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
         try:
-            rgb.paste(_strip_to_rgb(strip, levels, background), (0, top))
+            rgb = _strip_to_rgb(strip, levels, background)
         except ValueError as error:
             raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
-    return rgb
+        narrow.paste(rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR), (0, top))
+    return narrow if narrow.size == size else narrow.resize(size, Image.Resampling.BILINEAR)
 
 
 def _strip_to_rgb(strip: Image.Image, levels: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:

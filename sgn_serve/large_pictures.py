@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sgn_serve.batching import Overloaded
 
-MAX_WAITING = 4
+MAX_WAITING = 8
 """Large pictures of different requests, the one that is decoded counted. The slowest take a second or two each: so the
 last waits for seconds, and behind a request of 16 still for less than an answer may take; and small pictures find most
 of the queue's places free."""

@@ -31,7 +31,6 @@ from tests.sgn_serve.pictures import (
     tiled,
 )
 from tests.sgn_serve.server import running_server
-from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 PICTURES = 1560
 FORMS = 500
@@ -55,6 +54,11 @@ class Fuzzed:
 
     def ask(self, picture, path="/classify"):
         return self.client.post(path, files={"image": ("x", picture)})
+
+    def ask_many(self):
+        """The status of as many pictures in one request as may be."""
+        picture = encode(Image.fromarray(noise()))
+        return self.client.post("/classify_batch", files=[("images", ("x", picture))] * 16).status_code
 
     def insist(self, picture):
         """Its status, asked again as long as there is no room for it."""
@@ -85,10 +89,13 @@ class Fuzzed:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
+    """With the bundled model, for what its largest batches take counts too."""
     home = tmp_path_factory.mktemp("home")
-    model = save_tiny_graph(home / "tiny.onnx")
-    with running_server(home, SGN_MODEL=str(model)) as server, httpx.Client(base_url=server.url, timeout=120) as client:
-        yield Fuzzed(server, client)
+    with running_server(home) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+        fuzzed = Fuzzed(server, client)
+        with ThreadPoolExecutor(2) as pool:
+            assert set(pool.map(lambda _: fuzzed.ask_many(), range(16))) == {200}
+        yield fuzzed
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -167,7 +174,7 @@ def altered(asked, rng: random.Random):
 
 
 def test_mutated_tensors(fuzzed):
-    pixels = noise().transpose(2, 0, 1)[None].astype("<f4") / 255
+    pixels = noise(32, 32).transpose(2, 0, 1)[None].astype("<f4") / 255
     tensor = {"name": "image", "datatype": "FP32", "shape": list(pixels.shape)}
     outputs = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "self_gradient"}]
     rest = {"id": "7", "outputs": outputs, "parameters": {"binary_data_output": False}}
@@ -229,17 +236,18 @@ def largest_pictures() -> list[bytes]:
     colour = Image.new("RGB", (SIDE, SIDE), (200, 30, 40))
     inks = colour.convert("CMYK")
     two_thirds = (0, 0, SIDE, SIDE * 2 // 3)
-    whole = zlib.compress(bytes(4 * SIDE * SIDE), 1)  # in one strip
-    tags = {258: [8] * 4, 259: 8, 262: 5, 273: TIFF_DATA, 277: 4}
+    half = zlib.compress(bytes(2 * SIDE * SIDE), 1)  # in two strips
+    tags = {258: [8] * 4, 259: 8, 262: 5, 277: 4, 278: SIDE // 2}
+    strips = {273: [TIFF_DATA, TIFF_DATA + len(half)], 279: [len(half)] * 2}
     return [
         encode(colour.convert("LA"), "PNG", compress_level=1),
         encode(colour, "JPEG", progressive=True, subsampling="4:2:2"),
         first_scans(encode(inks.crop(two_thirds), "JPEG", progressive=True), 10),
         encode(colour.crop(two_thirds), "JPEG", progressive=True, subsampling="4:4:4"),
-        tiff(whole, tags | {256: SIDE, 257: SIDE, 278: SIDE, 279: len(whole)}),
+        tiff(half * 2, tags | strips | {256: SIDE, 257: SIDE}),
         encode(inks, "TIFF", compression="tiff_lzw"),
         encode(colour.convert("L"), "GIF"),
-        large_webp(SIDE // 2),
+        large_webp(SIDE * 2 // 5),
         b"\x89PNG" + random.Random(0).randbytes(9_000_000),
     ]
 
@@ -252,7 +260,7 @@ def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(fuzzed.insist, largest_pictures() * 2))
     assert statuses == ([200] * 8 + [415]) * 2
-    assert fuzzed.check(fuzzed.ask(large_webp(SIDE // 2 + 1))) == 413
+    assert fuzzed.check(fuzzed.ask(large_webp(SIDE * 2 // 5 + 1))) == 413
     fuzzed.check_alive()
 
 
