@@ -1,11 +1,13 @@
 """What both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
 
     make kernels
-    python -m benchmarks.gpu --arch wrn-28-10
+    pip install onnxruntime-gpu    # in onnxruntime's place, for the row of ONNX Runtime
+    python -m benchmarks.gpu
 
-Writes results/gpu.json. Timed with CUDA events, all contenders in turn, round by round; ratios are to one eager pass,
-block off, in the same round. Every contender is given float32 pictures. In bf16 the network itself is PyTorch's cast of
-all of it; the graph is lowered as the export lowers it.
+Writes results/gpu.json, and goes on with what is there of the same machine, versions and commit. Timed with CUDA
+events, all contenders in turn, round by round; ratios are to one eager pass, block off, in the same round. Every
+contender is given float32 pictures on the GPU. In bf16 and fp16 the network itself is PyTorch's cast of all of it; the
+graph is lowered as the export lowers it. ONNX Runtime waits for the GPU at the end of every call, the others do not.
 """
 
 import argparse
@@ -13,18 +15,24 @@ import copy
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
+import onnxruntime
 import torch
 from torch import Tensor, fx
 from tqdm import tqdm
 
 from benchmarks.provenance import commit
-from export.capture import capture, passes_of
+from export.aot import save_aot
+from export.capture import capture, output_names_of, passes_of
+from export.formats import ONNX
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
+from export.placement import move_graph
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions
@@ -40,8 +48,13 @@ CONTENDERS = (
     "compiled (max-autotune), fused block",
     "graph, CUDA graph",
     "graph, fused block, CUDA graph",
+    "graph, AOTInductor",
 )
-PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+ONNX_RUNTIME = "graph, ONNX Runtime"
+"""A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
+ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
+CUDA_PROVIDER = "CUDAExecutionProvider"
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP_CALLS = 3
 
 Function = Callable[[Tensor], Any]
@@ -70,10 +83,10 @@ def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
     return build_model(info).eval().requires_grad_(False)
 
 
-def graph_of(
-    network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, fused: bool
+def rewritten_graph(
+    network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False
 ) -> fx.GraphModule:
-    """Both passes as the one graph that is exported, weights worked out, on the device; float32 in and out.
+    """Both passes as the one graph that is exported, float32 in and out, on the CPU; the network stays as it is.
 
     network: in float32
     dtype:   of the convolutions
@@ -86,24 +99,27 @@ def graph_of(
     rewrite(graph)
     if dtype != torch.float32:
         lower_precision(graph, dtype)
+    return graph
+
+
+def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    """The graph itself, weights worked out, on the device."""
     store_weights(graph)  # flipped and scaled ones would be worked out again at every call
-    for node in graph.graph.nodes:
-        if "device" in node.kwargs:  # constants are made where they were when the graph was captured
-            node.update_kwarg("device", device)
-    graph.recompile()
-    return graph.to(device)
+    move_graph(graph, device)
+    return graph
 
 
 def contenders(
     network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
 ) -> dict[str, Build]:
-    """What is compared, by name: how each is made, compiled and captured for these images.
+    """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
 
     network: in float32; it is moved to the device
     images:  (N, 3, image_size, image_size) float32
     """
-    plain = graph_of(network, image_size, device, dtype, fused=False)
-    fused = graph_of(network, image_size, device, dtype, fused=True)
+    plain = on_device(rewritten_graph(network, image_size, dtype), device)
+    fused = on_device(rewritten_graph(network, image_size, dtype, fused=True), device)
+    packaged = rewritten_graph(network, image_size, dtype)
     network = network.to(device, dtype).to(memory_format=torch.channels_last)
 
     def one_pass(images: Tensor) -> Tensor:
@@ -121,6 +137,7 @@ def contenders(
         lambda: compiled(fused),
         lambda: in_cuda_graph(plain, images),
         lambda: in_cuda_graph(fused, images),
+        lambda: in_aot_package(packaged, device),
     )
     return dict(zip(CONTENDERS, builds, strict=True))
 
@@ -151,6 +168,48 @@ def in_cuda_graph(function: Function, images: Tensor) -> Function:
     return replay
 
 
+def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
+    """The graph, which is used up, as the export packages it with AOTInductor."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt2"
+        save_aot(graph, {}, path, device)
+        package: Function = torch._inductor.aoti_load_package(str(path))
+    return package
+
+
+def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settings: Mapping[str, str]) -> Function:
+    """The graph, which is used up, as the export writes it for ONNX Runtime; for images where these are.
+
+    returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
+    raises BenchmarkError where the provider is not active
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        names = output_names_of(graph)
+        classes = graph.graph.output_node().args[0][0].meta["val"].shape[1]  # type: ignore[index, union-attr]
+        ONNX.save(graph, {}, path)
+        session = onnxruntime.InferenceSession(str(path), providers=[(provider, dict(settings))])
+    if session.get_providers()[0] != provider:
+        raise BenchmarkError(f"ONNX Runtime did not start its {provider}: see the lines above, or uninstall it")
+    shapes = {"logits": (len(images), classes), "plain_logits": (len(images), classes), "self_gradient": images.shape}
+    outputs = [torch.empty(shapes[name], device=images.device) for name in names]
+    given = images.clone()
+    binding = session.io_binding()
+    kind, number = images.device.type, images.device.index or 0
+    binding.bind_input("image", kind, number, numpy.float32, tuple(given.shape), given.data_ptr())
+    for name, output in zip(names, outputs, strict=True):
+        binding.bind_output(name, kind, number, numpy.float32, tuple(output.shape), output.data_ptr())
+
+    def run(images: Tensor) -> list[Tensor]:
+        given.copy_(images)
+        if kind == "cuda":
+            torch.cuda.current_stream().synchronize()  # ONNX Runtime computes on a stream of its own
+        session.run_with_iobinding(binding)
+        return outputs
+
+    return run
+
+
 def milliseconds(function: Function, images: Tensor, calls: int) -> float:
     """GPU time of one call, the mean of `calls` in a row."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -165,23 +224,30 @@ def milliseconds(function: Function, images: Tensor, calls: int) -> float:
 def measure(builds: Mapping[str, Build], images: Tensor, rounds: int, calls: int) -> dict[str, Any]:
     """Times of all contenders in turn, and the memory that making and calling each takes beside what is there already.
 
-    A CUDA graph takes its memory when it is made; of max-autotune, what trying kernels out takes is counted too.
+    A CUDA graph takes its memory when it is made; of max-autotune, what trying kernels out takes is counted too, and of
+    all what libraries take beside PyTorch's allocator.
     """
     memory, functions = {}, {}
     for name, build in tqdm(builds.items(), desc="warming up", leave=False):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated() + memory_beside_pytorch()
         functions[name] = build()
         for _ in range(WARM_UP_CALLS):
             functions[name](images)
         torch.cuda.synchronize()
-        memory[name] = torch.cuda.max_memory_allocated() - before
+        memory[name] = torch.cuda.max_memory_allocated() + memory_beside_pytorch() - before
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in tqdm(range(rounds), desc="rounds", leave=False):
         for name, function in functions.items():
             times[name].append(milliseconds(function, images, calls))
     return summary(times, memory)
+
+
+def memory_beside_pytorch() -> int:
+    """Bytes of the GPU in use that PyTorch's allocator did not reserve, whoever did."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
 
 
 def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict[str, Any]:
@@ -222,46 +288,74 @@ def ready_device() -> torch.device:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--arch", default="wrn-28-10", help="architecture (default: wrn-28-10)")
+    parser.add_argument("--arch", nargs="+", default=["wrn-16-2", "wrn-28-10"], help="architectures")
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16"], help="number formats")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="formats")
     parser.add_argument("--rounds", type=int, default=30, help="times that every contender is timed")
     parser.add_argument("--calls", type=int, default=20, help="calls that are timed together")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
+def started(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file holds of the same run, to go on with; the run with no results yet where it is of another."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = {}
+    results = found.pop("results", {})
+    return {**run, "results": results if found == run else {}}
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         device = ready_device()
+        result = started(
+            options.output,
+            {
+                "command": "python -m benchmarks.gpu",
+                "gpu": torch.cuda.get_device_name(device),
+                "versions": current_versions(),
+                "git_commit": commit(),
+                "image_size": options.image_size,
+                "rounds": options.rounds,
+                "calls": options.calls,
+            },
+        )
+        for architecture in options.arch:
+            for precision in options.precisions:
+                for batch in options.batches:
+                    key = f"{architecture}, {precision}, batch {batch}"
+                    if key not in result["results"]:
+                        result["results"][key] = measured(architecture, options, precision, batch, device)
+                        options.output.parent.mkdir(exist_ok=True)
+                        options.output.write_text(json.dumps(result, indent=1) + "\n")  # kept if it is interrupted
+                    print(f"\n{key}\n{table(result['results'][key])}", flush=True)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result: dict[str, Any] = {
-        "command": f"python -m benchmarks.gpu --arch {options.arch} --image-size {options.image_size}",
-        "gpu": torch.cuda.get_device_name(device),
-        "versions": current_versions(),
-        "git_commit": commit(),
-        "rounds": options.rounds,
-        "results": {},
-    }
-    for precision in options.precisions:
-        torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
-        torch.backends.cudnn.allow_tf32 = precision != "float32"
-        dtype = PRECISIONS[precision]
-        for batch in options.batches:
-            images = torch.rand(batch, 3, options.image_size, options.image_size, device=device)
-            network = network_of(options.arch, options.image_size)
-            with torch.no_grad():
-                compared = contenders(network, options.image_size, device, dtype, images)
-                figures = measure(compared, images, options.rounds, options.calls)
-            result["results"][f"{precision}, batch {batch}"] = figures
-            print(f"\n{precision}, batch {batch}\n{table(figures)}", flush=True)
-            options.output.parent.mkdir(exist_ok=True)
-            options.output.write_text(json.dumps(result, indent=1) + "\n")  # what is there is kept if it is interrupted
     return 0
+
+
+def measured(
+    architecture: str, options: argparse.Namespace, precision: str, batch: int, device: torch.device
+) -> dict[str, Any]:
+    """The figures of one architecture, precision and batch size, by contender."""
+    tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    dtype, size = PRECISIONS[precision], options.image_size
+    images = torch.rand(batch, 3, size, size, device=device)
+    network = network_of(architecture, size)
+    settings = {"device_id": "0", "use_tf32": str(int(tf32))}
+    written = rewritten_graph(network, size, dtype)
+    with torch.no_grad():
+        builds = contenders(network, size, device, dtype, images)
+        if precision in ONNX_RUNTIME_PRECISIONS and CUDA_PROVIDER in onnxruntime.get_available_providers():
+            builds[ONNX_RUNTIME] = lambda: in_onnx_runtime(written, images, CUDA_PROVIDER, settings)
+        return measure(builds, images, options.rounds, options.calls)
 
 
 if __name__ == "__main__":

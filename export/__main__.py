@@ -19,7 +19,7 @@ from export.exporter import (
     export_graph,
     export_reduced,
 )
-from export.formats import FORMATS, FUSED, TORCHSCRIPT, Format
+from export.formats import AOT, AOT_FOR_GPU, FORMATS, FUSED, TORCHSCRIPT, Format
 from export.kernels import onnx_functions, operators
 from export.kernels.operators import KernelsError
 from export.openvino import OpenVinoError
@@ -102,7 +102,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "their library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
         "`make kernels`, without which the file cannot be loaded",
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help=f"what --aot compiles for (default: cpu; cuda: PATH is {AOT_FOR_GPU.file_name} unless you name one)",
+    )
     options = parser.parse_args(arguments)
+    formats: tuple[Format, ...] = FORMATS
+    if options.device == "cuda":
+        if [item for item in FORMATS if getattr(options, item.name) is not None] != [AOT]:
+            parser.error("--device is for --aot; the other formats run on any device: export them by themselves")
+        formats = (AOT_FOR_GPU,)
     others = [item.name for item in FORMATS if item.name not in FUSED and getattr(options, item.name) is not None]
     if options.fused and (options.precision != "fp32" or others):
         parser.error(
@@ -116,7 +127,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
     options.targets = [
         (item, options.ckpt.with_name(item.file_name) if path is BESIDE_CHECKPOINT else path)
-        for item in FORMATS
+        for item in formats
         if (path := getattr(options, item.name)) is not None
     ]
     paths = [path.resolve() for _, path in options.targets]

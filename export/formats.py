@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from onnx import ModelProto
 from torch import fx
 
-from export.aot import annotate_aot, aot_run, require_compiler, save_aot
+from export.aot import annotate_aot, aot_run, require_compiler, require_gpu, save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
@@ -31,7 +33,7 @@ class Format:
     file_name: what it is called by default, beside the checkpoint
     content:   for messages
     save:      writes a rewritten graph; it may change the graph
-    run:       the file in its engine on the CPU
+    run:       the file in its engine, on the CPU unless it was compiled for a GPU; pictures and outputs on the CPU
     check:     raises where this machine cannot write it, before any work
     reduced:   reduced precisions that it can hold and that its engine runs on the CPU
     annotate:  replaces a written file's metadata
@@ -126,6 +128,13 @@ AOT = Format(
     require_compiler,
     reduced=("bf16",),
     annotate=annotate_aot,
+)
+AOT_FOR_GPU = replace(
+    AOT,
+    file_name="model.cuda.pt2",
+    content="an AOTInductor package for this machine's GPU",
+    save=partial(save_aot, device=torch.device("cuda")),
+    check=require_gpu,
 )
 FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
 FUSED = {

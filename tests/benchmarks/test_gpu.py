@@ -1,15 +1,33 @@
 """The GPU benchmark: what can be tested of it without a GPU, and a tiny run where there is one."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu import CONTENDERS, REFERENCE, contenders, graph_of, main, network_of, summary, table
+from benchmarks.gpu import (
+    CONTENDERS,
+    ONNX_RUNTIME,
+    REFERENCE,
+    BenchmarkError,
+    contenders,
+    in_aot_package,
+    in_onnx_runtime,
+    main,
+    network_of,
+    on_device,
+    rewritten_graph,
+    started,
+    summary,
+    table,
+)
 from export.capture import passes_of
 from export.kernels import operators
 from export.rewrite.editing import is_constant
+from training.model import SelfGradientNetwork
 
 IMAGE_SIZE = 16
 CPU = torch.device("cpu")
@@ -28,7 +46,7 @@ def test_without_a_gpu_it_is_refused_in_one_line(capsys: pytest.CaptureFixture[s
 
 def test_a_graph_can_be_moved_to_a_device_whole() -> None:
     network = network_of("wrn-10-1", IMAGE_SIZE)
-    moved = graph_of(network, IMAGE_SIZE, torch.device("meta"), torch.bfloat16, fused=False)
+    moved = on_device(rewritten_graph(network, IMAGE_SIZE, torch.bfloat16), torch.device("meta"))
     images = torch.empty(5, 3, IMAGE_SIZE, IMAGE_SIZE, device="meta")
     outputs = moved(images)
     assert [tuple(output.shape) for output in outputs] == [(5, 10), (5, 10), (5, 3, IMAGE_SIZE, IMAGE_SIZE)]
@@ -47,7 +65,7 @@ def test_a_graph_is_the_exports(dtype: torch.dtype, tolerance: float, fused: boo
     """The network's answers, in float32 but for the convolutions, and no work on weights left to every call."""
     network = network_of("wrn-10-1", IMAGE_SIZE)
     images = torch.rand(3, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
-    graph = graph_of(network, IMAGE_SIZE, CPU, dtype, fused)
+    graph = on_device(rewritten_graph(network, IMAGE_SIZE, dtype, fused), CPU)
     with torch.no_grad():
         found, expected = graph(images), passes_of(network)(images)
     assert {output.dtype for output in found} == {torch.float32}
@@ -74,6 +92,47 @@ def test_the_network_itself_computes_in_the_precision(dtype: torch.dtype) -> Non
             assert builds[name]()(images).dtype == dtype
 
 
+def test_onnx_runtime_reads_and_writes_the_tensors_where_they_are() -> None:
+    network = network_of("wrn-10-1", IMAGE_SIZE)
+    images = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    graph = rewritten_graph(network, IMAGE_SIZE, torch.float32)
+    run = in_onnx_runtime(graph, torch.zeros_like(images), "CPUExecutionProvider", {})
+    check_outputs(run(images), network, images)
+    check_outputs(run(images.flip(0)), network, images.flip(0))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")  # ONNX Runtime's own word
+def test_a_provider_that_is_not_active_is_refused() -> None:
+    graph = rewritten_graph(network_of("wrn-10-1", IMAGE_SIZE), IMAGE_SIZE, torch.float32)
+    with pytest.raises(BenchmarkError, match="did not start its CUDAExecutionProvider"):
+        in_onnx_runtime(graph, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "CUDAExecutionProvider", {})
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_package_is_the_exports() -> None:
+    network = network_of("wrn-10-1", IMAGE_SIZE)
+    images = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    run = in_aot_package(rewritten_graph(network, IMAGE_SIZE, torch.float32), CPU)
+    with torch.no_grad():
+        check_outputs(run(images), network, images)
+
+
+def check_outputs(found: Sequence[torch.Tensor], network: SelfGradientNetwork, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = passes_of(network)(images)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    path, run = tmp_path / "gpu.json", {"gpu": "one", "rounds": 30}
+    assert started(path, run) == {**run, "results": {}}
+    path.write_text(json.dumps({**run, "results": {"wrn-16-2, tf32, batch 1": {}}}))
+    assert started(path, run)["results"] == {"wrn-16-2, tf32, batch 1": {}}
+    assert started(path, {**run, "gpu": "another"})["results"] == {}
+
+
 def test_ratios_are_taken_within_rounds() -> None:
     times = {REFERENCE: [1.0, 2.0, 10.0], "other": [3.0, 5.0, 30.0]}
     result = summary(times, {REFERENCE: 0, "other": 2_500_000})
@@ -91,5 +150,5 @@ def test_a_tiny_run_measures_every_contender(tmp_path: Path) -> None:
     options = ["--arch=wrn-10-1", "--batches", "2", "--precisions", "bf16", "--rounds=2", "--calls=2"]
     assert main([*options, f"--output={output}"]) == 0
     (figures,) = json.loads(output.read_text())["results"].values()
-    assert tuple(figures) == CONTENDERS
+    assert tuple(name for name in figures if name != ONNX_RUNTIME) == CONTENDERS
     assert all(row["best_ms"] > 0 for row in figures.values())

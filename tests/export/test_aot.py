@@ -75,6 +75,32 @@ def test_no_compiler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         require_compiler()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_compiled_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(tmp_path / "model.safetensors"), "--aot", "--device", "cuda"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("none that PyTorch can use; export where the GPU is, or leave --device out")
+
+
+@pytest.mark.parametrize("formats", [["--onnx"], ["--aot", "--onnx", "model.onnx"]])
+def test_a_device_is_for_packages_alone(formats: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--ckpt", "model.safetensors", *formats, "--device", "cuda"])
+    assert "--device is for --aot" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_checked_package_for_the_gpu(small_checkpoint: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+    assert main(["--ckpt", str(small_checkpoint), "--aot", "--device", "cuda"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.cuda.pt2", "model.safetensors"]
+    package = torch._inductor.aoti_load_package(str(tmp_path / "model.cuda.pt2"))
+    outputs = package(torch.rand(3, 3, 16, 16, device="cuda"))
+    assert {output.device.type for output in outputs} == {"cuda"}
+
+
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"something else")
     with pytest.raises(GraphError, match="cannot be loaded"):
