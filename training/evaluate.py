@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted; the same command goes on after the last finished attack", file=sys.stderr)
+        print("interrupted; the same command goes on after the last finished batch of pictures", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     return 0
 

@@ -1,7 +1,6 @@
 """Runs a report: the checks that cost seconds first, then the attacks, then what the plots need."""
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from training.model import LogitsFunction, SelfGradientNetwork
 from training.report import Report, row_key
 from training.report_page import headline_sentence, page, warning
 from training.robustness import Attack, AttackOn, Classifier
+from training.row_progress import RowProgress
 
 # Enough pictures for a stable figure, few enough for seconds.
 GRADIENT_PICTURES = 100
@@ -173,7 +173,7 @@ class Evaluation:
                 bar.reset(int(chosen.sum()))
                 bar.set_description(f"{index + 1}/{len(attacks)} {row_key(attack)}")
                 right = torch.zeros(count, dtype=torch.bool)
-                started = time.process_time()
+                progress = self._progress(attack, chosen)
                 if chosen.any():
                     where = chosen.to(self.labels.device)
                     right[chosen] = robustness.withstood(
@@ -185,11 +185,23 @@ class Evaluation:
                         seed=self.seed,
                         batch_size=self.batch_size,
                         on_batch=bar.update,
+                        progress=progress,
                     )
                 self.report.add(attack, right, None if chosen.all() else chosen)
                 seconds = self.report.measured.setdefault("core_seconds", {})
-                seconds[row_key(attack)] = round(time.process_time() - started, 1)
+                seconds[row_key(attack)] = round(progress.core_seconds(), 1)
                 self.report.save(self.path)
+                progress.remove()
+
+    def _progress(self, attack: AttackOn[Any], chosen: Tensor) -> RowProgress:
+        row = {
+            "setting": self.report.setting,
+            "name": row_key(attack),
+            "attack": attack.parameters(),
+            "attacked": "".join("1" if value else "0" for value in chosen.tolist()),
+            "batch_size": self.batch_size,
+        }
+        return RowProgress(self.path.with_name(self.path.name + ".row"), row)
 
     def _target(self, attack: AttackOn[Any]) -> Classifier:
         if attack.state != GRAPH_STATE:

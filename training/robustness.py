@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training import adaptive_views, attacks, views
 from training.model import LogitsFunction, SelfGradientNetwork
+from training.row_progress import RowProgress
 
 View = Literal["full", "held", "block off", "smooth", "straight-through"]
 
@@ -203,24 +204,31 @@ def withstood(
     seed: int,
     batch_size: int = 250,
     on_batch: Callable[[int], object] | None = None,
+    progress: RowProgress | None = None,
 ) -> Tensor:
     """Which pictures the network still classifies rightly under one attack, judged on its exact logits.
 
     images:   (N, 3, H, W) float32 in [0, 1]; labels (N); N at least 1
     seed:     of the attack's random start: torch's global generator is set to it
     on_batch: called with the number of pictures done, for a progress bar
+    progress: is gone on with, and kept up to date after every batch
     returns:  (N) bool on the CPU
     """
     torch.manual_seed(seed)
-    right: list[Tensor] = []
-    for some_images, some_labels in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    right = [] if progress is None else progress.restore()
+    if on_batch is not None and right:
+        on_batch(len(right))
+    for start in range(len(right), len(images), batch_size):
+        some_images, some_labels = images[start : start + batch_size], labels[start : start + batch_size]
         attacked = attack.perturb(model, some_images, some_labels, eps)
         with torch.no_grad():
             answers = model(attacked, self_gradient=attack.block).argmax(dim=1)
-        right.append((answers == some_labels).cpu())
+        right += (answers == some_labels).tolist()
+        if progress is not None:
+            progress.save(right)
         if on_batch is not None:
             on_batch(len(some_labels))
-    return torch.cat(right)
+    return torch.tensor(right)
 
 
 def lowest(results: Iterable[Tensor]) -> Tensor:

@@ -77,29 +77,39 @@ def interruptible():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_folder, capsys, monkeypatch):
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--beta", "20", "--device=cpu"]
+    argv += ["--batch-size=2"]
     original = robustness.withstood
     measured: list[str] = []
+    half_done = checkpoint.with_name("evaluation.json.row")
 
-    def interrupting(model, images, labels, attack, **options):
-        if len(measured) == 3:
-            signal.raise_signal(number)
+    def interrupting(model, images, labels, attack, on_batch, **options):
+        def count(pictures):
+            on_batch(pictures)
+            if len(measured) == 3:
+                signal.raise_signal(number)
+
+        result = original(model, images, labels, attack, on_batch=count, **options)
         measured.append(attack.name)
-        return original(model, images, labels, attack, **options)
+        return result
 
     # What is measured besides the rows is not what this test counts.
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
     monkeypatch.setattr(robustness, "withstood", interrupting)
     assert main(argv) == status
     assert "goes on" in capsys.readouterr().err
+    assert len(json.loads(half_done.read_text())["withstood"]) == 2
+    batches: list[int] = []
 
-    def recording(model, images, labels, attack, **options):
+    def recording(model, images, labels, attack, on_batch, **options):
         measured.append(attack.name)
-        return original(model, images, labels, attack, **options)
+        return original(model, images, labels, attack, on_batch=batches.append, **options)
 
     monkeypatch.setattr(robustness, "withstood", recording)
     assert main(argv) == 0
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
     assert len(measured) == len(report["withstood"])
+    assert batches[:2] == [2, 2]  # what was done of the row, and the first new batch
+    assert not half_done.exists()
     # Another setting overwrites nothing.
     saved = checkpoint.with_name("evaluation.json").read_bytes()
     capsys.readouterr()
