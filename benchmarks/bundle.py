@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paired import needs_the_block
 from training.saved_report import different_settings
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,8 @@ def readme_table(figures: dict[str, Any]) -> str:
         ("the same, block off", figures["accuracy"], "block off"),
     ]
     columns += [(SYSTEMS[name], base["accuracy"], "block off") for name, base in figures["baselines"].items()]
-    names = [key.removeprefix("block on: ") for key in figures["accuracy"] if key.startswith("block on: ")]
+    rows = (key.split(": ", 1) for _, accuracy, _ in columns for key in accuracy)
+    names = list(dict.fromkeys(name for state, name in rows if state != "exported graph"))
     lines = ["| accuracy, % | " + " | ".join(title for title, _, _ in columns) + " |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     for name in names:
@@ -143,15 +145,17 @@ def readme_table(figures: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join("-" if cell is None else f"{100 * cell:.1f}" for cell in cells) + " |")
     lows = [figures["headline"][HEADLINE], figures["lowest"]["block off"]]
     lows += [base["headline"][HEADLINE] for base in figures["baselines"].values()]
-    attacks = {key for key in figures["accuracy"] if key.startswith("block off: ")}
-    fewer = [False, False, *(not attacks <= base["accuracy"].keys() for base in figures["baselines"].values())]
+    own = [{key for key in accuracy if key.startswith(f"{state}: ")} for _, accuracy, state in columns]
+    own = [{key.split(": ", 1)[1] for key in keys} for keys in own]
+    anywhere = {name for done in own for name in done if not needs_the_block(name)}
+    fewer = [not anywhere <= names for names in own]
     marked = [f"**{100 * low:.1f}**{' *' if less else ''}" for low, less in zip(lows, fewer, strict=True)]
     lines.append("| **lowest, per picture** | " + " | ".join(marked) + " |")
     minutes = figures["training_core_minutes"]
     times = [minutes["self-gradient"], minutes["self-gradient"], *(minutes[name] for name in figures["baselines"])]
     lines.append("| training, core-minutes | " + " | ".join(f"{time:.0f}" for time in times) + " |")
     if any(fewer):
-        lines += ["", "\\* the attacks with a dash were not run on it, so read its lowest figure as less of a bound."]
+        lines += ["", "\\* attacks with a dash were not run on it (yet), so read its lowest figure as less of a bound."]
     return "\n".join(lines)
 
 

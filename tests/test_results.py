@@ -243,6 +243,20 @@ def test_a_comparison_counts_what_one_withstood_and_the_other_did_not():
     assert (row["won"], row["lost"], row["accuracy"]) == (2, 0, [0.75, 0.25])
 
 
+def test_a_comparison_leaves_out_what_was_run_on_one_side_only(tmp_path):
+    surrogate = "block on: CW-20, smooth surrogate, beta 20"
+    rows = {"block on: clean": "111", "block off: clean": "111", surrogate: "011", "block off: FAB-T": "001"}
+    (tmp_path / "self-gradient.json").write_text(json.dumps({"withstood": rows}))
+    rows = {"block off: clean": "111", "block off: FAB-T": "101"}
+    for name in ("start", "longer"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"withstood": rows}))
+    compared = paired.comparisons(tmp_path)
+    against_off = compared["block on against off"]
+    assert (against_off["won"], against_off["lost"], against_off["left_out"]) == (0, 1, ["FAB-T"])
+    off_against_start = compared["block off against the plain network that it started from"]
+    assert (off_against_start["won"], off_against_start["lost"], off_against_start["left_out"]) == (0, 1, [])
+
+
 REPRODUCED = sorted((Path(__file__).parents[1] / "results" / "reproduce").glob("*/table*.json"))
 
 
