@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import needs_the_block
+from training.auto_attack import AUTO_ATTACK
 from training.saved_report import different_settings
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,8 @@ SYSTEMS = {
     "pgd": "Madry PGD-10",
     "standard": "standard",
 }
+CASCADED = AUTO_ATTACK[1:3]
+"""Rows that are run on what those before them left; Square is run on every picture."""
 HEADLINE = "lowest accuracy per picture"
 FIRST = "first"
 EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start": (FIRST,)}
@@ -142,7 +145,10 @@ def readme_table(figures: dict[str, Any]) -> str:
     lines.append("| --- |" + " ---: |" * len(columns))
     for name in names:
         cells = [accuracy.get(f"{state}: {name}") for _, accuracy, state in columns]
-        lines.append(f"| {name} | " + " | ".join("-" if cell is None else f"{100 * cell:.1f}" for cell in cells) + " |")
+        mark = " †" * (name in CASCADED)
+        lines.append(
+            f"| {name}{mark} | " + " | ".join("-" if cell is None else f"{100 * cell:.1f}" for cell in cells) + " |"
+        )
     lows = [figures["headline"][HEADLINE], figures["lowest"]["block off"]]
     lows += [base["headline"][HEADLINE] for base in figures["baselines"].values()]
     own = [{key for key in accuracy if key.startswith(f"{state}: ")} for _, accuracy, state in columns]
@@ -154,6 +160,8 @@ def readme_table(figures: dict[str, Any]) -> str:
     minutes = figures["training_core_minutes"]
     times = [minutes["self-gradient"], minutes["self-gradient"], *(minutes[name] for name in figures["baselines"])]
     lines.append("| training, core-minutes | " + " | ".join(f"{time:.0f}" for time in times) + " |")
+    if any(name in CASCADED for name in names):
+        lines += ["", "† run on what AutoAttack's rows above it left: the share that is left after it."]
     if any(fewer):
         lines += ["", "\\* attacks with a dash were not run on it (yet), so read its lowest figure as less of a bound."]
     return "\n".join(lines)

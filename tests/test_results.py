@@ -59,9 +59,12 @@ def test_reports_add_up_and_say_what_they_were_measured_on(name):
 def test_reports_hold_every_attack_of_the_protocol():
     rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
     paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    cascade = ["APGD-CE", "APGD-T"]
     adaptive = ["CW-20, transfer from block off", *(f"CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100))]
-    expected = {f"block on: {attack}" for attack in paper + adaptive} | {f"block off: {attack}" for attack in paper}
-    assert set(rows) == expected
+    on, off = paper + adaptive + cascade, paper + cascade
+    assert set(rows) == {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
+    plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
+    assert set(plain) >= {f"block off: {attack}" for attack in off}
 
 
 def test_the_bundled_files_belong_together(figures):
