@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ class Evaluation:
                         eps=self.eps,
                         seed=self.seed,
                         batch_size=self.batch_size,
-                        on_batch=bar.update,
+                        on_batch=partial(_advance, bar, progress),
                         progress=progress,
                     )
                 self.report.add(attack, right, None if chosen.all() else chosen)
@@ -288,3 +289,9 @@ class Evaluation:
         if overestimated:
             print(f"\n{overestimated}")
         print(f"wrote {self.path}")
+
+
+def _advance(bar: tqdm, progress: RowProgress, pictures: int) -> None:
+    bar.update(pictures)
+    if bar.n == progress.restored:
+        bar.refresh()  # what was done before is shown at once, not when the next minutes are over

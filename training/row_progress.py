@@ -18,11 +18,13 @@ class RowProgress:
 
     path: of the file
     row:  everything that the row depends on; what the file says of any other row is ignored
+    restored: how many pictures restore() found done
     """
 
     def __init__(self, path: Path, row: dict[str, Any]):
         self.path = path
         self.row = json.loads(json.dumps(row))  # as the file gives it back: lists for tuples
+        self.restored = 0
         self._earlier = 0.0
         self._started = time.process_time()
 
@@ -43,6 +45,7 @@ class RowProgress:
         torch.set_rng_state(generators[0])
         if generators[1:]:
             torch.cuda.set_rng_state_all(generators[1:])
+        self.restored = len(withstood)
         return withstood
 
     def save(self, withstood: list[bool]) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 from collections import Counter
@@ -102,10 +103,16 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
 
     def recording(model, images, labels, attack, on_batch, **options):
         measured.append(attack.name)
-        return original(model, images, labels, attack, on_batch=batches.append, **options)
+
+        def count(pictures):
+            batches.append(pictures)
+            on_batch(pictures)
+
+        return original(model, images, labels, attack, on_batch=count, **options)
 
     monkeypatch.setattr(robustness, "withstood", recording)
     assert main(argv) == 0
+    assert re.search(r"2/\d+ \[00:0", capsys.readouterr().err)
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
     assert len(measured) == len(report["withstood"])
     assert batches[:2] == [2, 2]  # what was done of the row, and the first new batch

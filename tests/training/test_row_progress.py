@@ -77,7 +77,8 @@ def test_another_row_is_no_beginning_of_this_one(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     assert RowProgress(path, {**ROW, "steps": (1, 3)}).restore() == []
     assert torch.equal(torch.get_rng_state(), before)
-    assert RowProgress(path, ROW).restore() == [True, False]
+    same = RowProgress(path, ROW)
+    assert (same.restore(), same.restored) == ([True, False], 2)
     path.write_text("half a fi")
     assert RowProgress(path, ROW).restore() == []
 
