@@ -161,7 +161,8 @@ class Report:
         """Takes what a saved report of the same setting has measured; returns how many of `attacks` are done by that.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
-        A row whose attack had other parameters then is measured again. What stays keeps its `about`.
+        A row whose attack had other parameters then is measured again, unless all that it lacked then is sparing
+        pictures that earlier rows had taken. What stays keeps its `about`.
         raises ValueError, one line with the fix, for a file that is no report or one of another setting
         """
         saved = read_saved(path, FORMAT, self.setting)
@@ -170,7 +171,7 @@ class Report:
         if not _has_rows(saved):
             raise ValueError(f"{path}: a report without its rows; pass another --report, or delete that file")
         wanted = {row_key(attack): json_values(attack.parameters()) for attack in attacks}
-        keep = [key for key in saved["withstood"] if wanted.get(key, saved["attacks"][key]) == saved["attacks"][key]]
+        keep = [key for key in saved["withstood"] if key not in wanted or _covers(saved["attacks"][key], wanted[key])]
         self.withstood = {key: saved["withstood"][key] for key in keep}
         self.attacks = {key: saved["attacks"][key] for key in keep}
         self.earlier = _measured_earlier(saved, keep, self.about)
@@ -208,6 +209,12 @@ class Report:
 def _has_rows(saved: dict[str, Any]) -> bool:
     rows, attacks = saved.get("withstood"), saved.get("attacks")
     return isinstance(rows, dict) and isinstance(attacks, dict) and rows.keys() == attacks.keys()
+
+
+def _covers(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether an attack is the wanted one, on all of its pictures."""
+    spared = set(done.get("survivors_of", ())) <= set(wanted.get("survivors_of", ()))
+    return spared and {**done, "survivors_of": ()} == {**wanted, "survivors_of": ()}
 
 
 def _measured_earlier(saved: dict[str, Any], rows: Sequence[str], about: dict[str, Any]) -> list[dict[str, Any]]:

@@ -54,6 +54,18 @@ def test_names_can_be_given_in_any_mixture_and_clean_is_always_there():
     ]
 
 
+def test_square_is_run_on_what_autoattack_left_and_on_every_picture_where_that_is_asked_for():
+    def spared(names):
+        built = build_attacks(names, Context(eps=EPS, has_block=False, classes=10))
+        return [attack.survivors_of for attack in built if attack.name == "Square"]
+
+    left = ("clean", "APGD-CE", "APGD-T", "FAB-T")
+    assert spared(["autoattack"]) == [left]
+    assert spared(["square-cascaded"]) == [left]
+    for names in (["full"], ["square"], ["autoattack", "square"], ["square", "autoattack"]):
+        assert spared(names) == [("clean",)]
+
+
 @pytest.mark.parametrize("name", ["pgd", "pgd-0", "cw--1", "autoatack", ""])
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
     with pytest.raises(ValueError, match="known are: quick, paper") as caught:

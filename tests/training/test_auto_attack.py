@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from pyautoattack.autopgd_base import APGDAttack
 
 from training import robustness
 from training.activations import with_activation
+from training.attack_registry import Context, build_attacks
 from training.auto_attack import GradientStage, Square, frozen_parameters, valid_only
 from training.report import Report, row_key
 from training.views import held_view
@@ -31,12 +33,11 @@ def pictures(network):
 def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     model, images, labels = pictures
     report = Report(setting={})
-    attacks = [robustness.clean(block=False)]
-    survivors = {"apgd-ce": ("clean",), "apgd-t": ("clean", "APGD-CE"), "fab-t": ("clean", "APGD-*")}
-    attacks += [
-        GradientStage(algorithm, block=False, iterations=ITERATIONS, survivors_of=survivors[algorithm])
-        for algorithm in ALGORITHMS
+    attacks = [
+        replace(attack, queries=QUERIES) if isinstance(attack, Square) else replace(attack, iterations=ITERATIONS)
+        for attack in build_attacks(["autoattack"], Context(eps=EPS, has_block=False, classes=5))[1:]
     ]
+    attacks.insert(0, robustness.clean(block=False))
     for attack in attacks:
         chosen = report.survivors(attack, len(images))
         right = torch.zeros(len(images), dtype=torch.bool)
@@ -47,7 +48,12 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     # The driver's check for dynamic defences switches tracing off for the whole process; it is not what is compared.
     monkeypatch.setattr(sys, "settrace", lambda _: None)
     driver = AutoAttack(
-        lambda inputs: model(inputs), attacks=list(ALGORITHMS), version="custom", eps=EPS, seed=3, device="cpu"
+        lambda inputs: model(inputs),
+        attacks=[*ALGORITHMS, "square"],
+        version="custom",
+        eps=EPS,
+        seed=3,
+        device="cpu",
     )
     driver.apgd.n_restarts = driver.fab.n_restarts = 1
     driver.apgd_targeted.n_target_classes = driver.fab.n_target_classes = 4
@@ -62,6 +68,7 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
             **({"n_target_classes": 4} if attack is driver.apgd_targeted else {}),
         )
     driver.fab.n_iter = ITERATIONS
+    driver.square.n_queries = QUERIES
     attacked, _ = driver.run_standard_evaluation(images.contiguous(), labels)
     theirs = model(attacked).argmax(dim=1) == labels
     last = report.withstood[row_key(attacks[-1])]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training import robustness
+from training.auto_attack import Square
 from training.report import FORMAT, Report
 from training.report_page import page
 from training.saved_report import different_settings
@@ -28,6 +29,14 @@ def test_a_row_of_other_parameters_is_measured_again(tmp_path):
     changed = replace(robustness.pgd(10), step_size=0.1)
     assert report.take_over(path, [robustness.clean(), changed]) == 1
     assert set(report.withstood) == {"block on: clean", "block on: CW-10"}
+
+
+def test_a_row_that_spared_no_picture_stands_for_one_that_would_spare_some_but_not_the_other_way(tmp_path):
+    path = tmp_path / "evaluation.json"
+    alone, cascaded = Square(), Square(survivors_of=("clean", "APGD-CE"))
+    for saved, wanted, done in ((alone, cascaded, 1), (cascaded, alone, 0), (alone, replace(cascaded, queries=9), 0)):
+        report_of(saved).save(path)
+        assert Report(setting=SETTING).take_over(path, [wanted]) == done
 
 
 def test_reports_that_do_not_name_their_pictures_are_gone_on_with(tmp_path):
