@@ -11,203 +11,39 @@ graph is lowered as the export lowers it. ONNX Runtime waits for the GPU at the 
 """
 
 import argparse
-import copy
 import json
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
 import onnxruntime
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.gpu_contenders import (
+    REFERENCE,
+    WARM_UP_CALLS,
+    BenchmarkError,
+    Build,
+    Function,
+    contenders,
+    in_onnx_runtime,
+    network_of,
+    rewritten_graph,
+)
 from benchmarks.provenance import commit
-from export.aot import save_aot
-from export.capture import capture, output_names_of, passes_of
-from export.formats import ONNX
 from export.kernels import operators
-from export.kernels.fuse import fuse_block
-from export.placement import move_graph
-from export.rewrite import rewrite, store_weights
-from export.rewrite.precision import lower_precision
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions
-from training.model import SelfGradientNetwork
+from training.checkpoint import current_versions
 
 RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
-REFERENCE = "eager, one pass"
-CONTENDERS = (
-    REFERENCE,
-    "eager, both passes",
-    "compiled (max-autotune), the network itself",
-    "compiled (max-autotune), both passes",
-    "compiled (max-autotune), fused block",
-    "graph, CUDA graph",
-    "graph, fused block, CUDA graph",
-    "graph, AOTInductor",
-)
 ONNX_RUNTIME = "graph, ONNX Runtime"
 """A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
 ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WARM_UP_CALLS = 3
-
-Function = Callable[[Tensor], Any]
-Build = Callable[[], Function]
-
-
-class BenchmarkError(RuntimeError):
-    """A benchmark that cannot be run; the message, one line, says why and what to do."""
-
-
-def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """An untrained self-gradient network, in eval mode on the CPU: speed does not depend on the weights."""
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        architecture=architecture,
-        class_names=tuple("0123456789"),
-        image_size=(image_size, image_size),
-        mean=(0.49, 0.48, 0.45),
-        std=(0.25, 0.24, 0.26),
-        dataset="random pictures",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(5, 8 / 255, "rms"),
-        seed=0,
-    )
-    return build_model(info).eval().requires_grad_(False)
-
-
-def rewritten_graph(
-    network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False
-) -> fx.GraphModule:
-    """Both passes as the one graph that is exported, float32 in and out, on the CPU; the network stays as it is.
-
-    network: in float32
-    dtype:   of the convolutions
-    fused:   with the block's fused kernel
-    """
-    network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
-    graph = capture(passes_of(network), (image_size, image_size))
-    if fused:
-        fuse_block(graph, network.block)
-    rewrite(graph)
-    if dtype != torch.float32:
-        lower_precision(graph, dtype)
-    return graph
-
-
-def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """The graph itself, weights worked out, on the device."""
-    store_weights(graph)  # flipped and scaled ones would be worked out again at every call
-    move_graph(graph, device)
-    return graph
-
-
-def contenders(
-    network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
-) -> dict[str, Build]:
-    """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
-
-    network: in float32; it is moved to the device
-    images:  (N, 3, image_size, image_size) float32
-    """
-    plain = on_device(rewritten_graph(network, image_size, dtype), device)
-    fused = on_device(rewritten_graph(network, image_size, dtype, fused=True), device)
-    packaged = rewritten_graph(network, image_size, dtype)
-    network = network.to(device, dtype).to(memory_format=torch.channels_last)
-
-    def one_pass(images: Tensor) -> Tensor:
-        return network.plain_logits(images.to(dtype))
-
-    def both_passes(images: Tensor) -> Tensor:
-        logits: Tensor = network(images.to(dtype))
-        return logits
-
-    builds: tuple[Build, ...] = (
-        lambda: one_pass,
-        lambda: both_passes,
-        lambda: compiled(both_passes),
-        lambda: compiled(plain),
-        lambda: compiled(fused),
-        lambda: in_cuda_graph(plain, images),
-        lambda: in_cuda_graph(fused, images),
-        lambda: in_aot_package(packaged, device),
-    )
-    return dict(zip(CONTENDERS, builds, strict=True))
-
-
-def compiled(function: Function) -> Function:
-    result: Function = torch.compile(function, mode="max-autotune", dynamic=False)
-    return result
-
-
-def in_cuda_graph(function: Function, images: Tensor) -> Function:
-    """The function's kernels as one CUDA graph, for images of this shape: no launch is paid for one by one."""
-    given = images.clone()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP_CALLS):
-            function(given)
-    torch.cuda.current_stream().wait_stream(stream)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        outputs = function(given)
-
-    def replay(images: Tensor) -> Any:
-        given.copy_(images)
-        recorded.replay()
-        return outputs
-
-    return replay
-
-
-def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
-    """The graph, which is used up, as the export packages it with AOTInductor."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt2"
-        save_aot(graph, {}, path, device)
-        package: Function = torch._inductor.aoti_load_package(str(path))
-    return package
-
-
-def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settings: Mapping[str, str]) -> Function:
-    """The graph, which is used up, as the export writes it for ONNX Runtime; for images where these are.
-
-    returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
-    raises BenchmarkError where the provider is not active
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        names = output_names_of(graph)
-        classes = graph.graph.output_node().args[0][0].meta["val"].shape[1]  # type: ignore[index, union-attr]
-        ONNX.save(graph, {}, path)
-        session = onnxruntime.InferenceSession(str(path), providers=[(provider, dict(settings))])
-    if session.get_providers()[0] != provider:
-        raise BenchmarkError(f"ONNX Runtime did not start its {provider}: see the lines above, or uninstall it")
-    shapes = {"logits": (len(images), classes), "plain_logits": (len(images), classes), "self_gradient": images.shape}
-    outputs = [torch.empty(shapes[name], device=images.device) for name in names]
-    given = images.clone()
-    binding = session.io_binding()
-    kind, number = images.device.type, images.device.index or 0
-    binding.bind_input("image", kind, number, numpy.float32, tuple(given.shape), given.data_ptr())
-    for name, output in zip(names, outputs, strict=True):
-        binding.bind_output(name, kind, number, numpy.float32, tuple(output.shape), output.data_ptr())
-
-    def run(images: Tensor) -> list[Tensor]:
-        given.copy_(images)
-        if kind == "cuda":
-            torch.cuda.current_stream().synchronize()  # ONNX Runtime computes on a stream of its own
-        session.run_with_iobinding(binding)
-        return outputs
-
-    return run
 
 
 def milliseconds(function: Function, images: Tensor, calls: int) -> float:

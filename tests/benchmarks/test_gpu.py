@@ -8,21 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import (
+from benchmarks.gpu import ONNX_RUNTIME, main, started, summary, table
+from benchmarks.gpu_contenders import (
     CONTENDERS,
-    ONNX_RUNTIME,
     REFERENCE,
     BenchmarkError,
     contenders,
     in_aot_package,
     in_onnx_runtime,
-    main,
     network_of,
     on_device,
     rewritten_graph,
-    started,
-    summary,
-    table,
 )
 from export.capture import passes_of
 from export.kernels import operators
