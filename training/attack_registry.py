@@ -244,7 +244,7 @@ ENTRIES: dict[str, Entry] = {
         _each_state(lambda context, block: Square(block, context.queries, survivors_of=("clean", *AUTO_ATTACK[:3]))),
     ),
     "square": Entry(
-        "the same alone, on every rightly classified picture: about twice the cost",
+        "the same alone, on every rightly classified picture",
         _each_state(lambda context, block: Square(block, context.queries)),
     ),
     "smooth-apgd-ce": Entry(
