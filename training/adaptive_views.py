@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from training.model import LogitsFunction, SelfGradientNetwork, rms_normalised
-from training.smooth_surrogate import SmoothSurrogate
+from training.views import smooth_self_gradient
 
 
 def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
@@ -25,8 +25,7 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
             return model.plain_logits(images)
         with torch.no_grad():
             correction = model.block(model.self_gradient(images.detach()))
-        with SmoothSurrogate(beta):
-            smooth = model.self_gradient(images)
+        smooth = smooth_self_gradient(model, images, beta)
         if model.block.gradient_scaling == "rms":
             smooth = rms_normalised(smooth)
         identity = model.block.scale * smooth

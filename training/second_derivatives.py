@@ -1,10 +1,10 @@
-"""Cheaper second derivatives of the first pass, for training.
+"""Cheaper second derivatives of the first pass, for training and for the smooth surrogate.
 
-Training differentiates the self-gradient once more, for the parameters. PyTorch does that right but at twice the cost:
-it carries gradients of zero back through the whole forward pass (the derivative of a ReLU's mask), takes batch norm
-apart into some forty elementwise operations, and works out a convolution's weights by a convolution with a kernel as
-large as the picture. Here the same three layers say what is left of their second derivative. Values and first
-derivatives come from the same kernels as without, to the last bit.
+Training differentiates the self-gradient once more, for the parameters, and attacks that see the block do so for the
+image. PyTorch does that right but at up to twice the cost: it carries gradients of zero back through the whole forward
+pass (the derivative of a ReLU's mask), takes batch norm apart into some forty elementwise operations, and works out a
+convolution's weights by a convolution with a kernel as large as the picture. Here the same three layers say what is
+left of their second derivative. Values and first derivatives come from the same kernels as without, to the last bit.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ _RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.rel
 class CheapSecondDerivatives(TorchFunctionMode):
     """Within, ReLU, batch norm with running statistics and convolutions without bias can be differentiated twice, fast.
 
-    For code that differentiates by the input and then, once, by the parameters; everything else stays PyTorch's.
+    For code that differentiates by the input and then, once, by anything; everything else stays PyTorch's.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

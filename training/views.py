@@ -12,6 +12,7 @@ from torch import Tensor
 from training.activations import has_relu
 from training.model import LogitsFunction, SelfGradientNetwork
 from training.piecewise_linear import is_piecewise_linear
+from training.second_derivatives import CheapSecondDerivatives
 from training.smooth_surrogate import SmoothSurrogate
 
 
@@ -72,6 +73,13 @@ def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:
     return model.plain_logits
 
 
+def smooth_self_gradient(model: SelfGradientNetwork, images: Tensor, beta: float) -> Tensor:
+    """The self-gradient, (N, 3, H, W), as if piecewise linear layers were smooth; it can be differentiated once."""
+    # The outer mode sees what the inner one leaves: no ReLU, so none loses its smooth derivative to it.
+    with CheapSecondDerivatives(), SmoothSurrogate(beta):
+        return model.self_gradient(images)
+
+
 def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
     """Exact logits; derivatives through the first pass as if its piecewise linear layers were smooth (SmoothSurrogate).
 
@@ -85,8 +93,7 @@ def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
             return model.plain_logits(images)
         with torch.no_grad():
             exact = model.self_gradient(images.detach())
-        with SmoothSurrogate(beta):
-            smooth = model.self_gradient(images)
+        smooth = smooth_self_gradient(model, images, beta)
         # The value of `exact` with the derivative of `smooth`.
         return model.second_pass(images, exact + (smooth - smooth.detach()))
 

@@ -8,6 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.model import SelfGradientBlock, SelfGradientNetwork
 from training.second_derivatives import CheapSecondDerivatives
+from training.smooth_surrogate import SmoothSurrogate
+from training.views import smooth_self_gradient
 
 
 def varied_network(activation=nn.ReLU) -> SelfGradientNetwork:
@@ -98,19 +100,45 @@ def test_the_same_loss_under_autocast(network):
         torch.testing.assert_close(cheap[name], value, rtol=0.05, atol=0.02 * value.abs().max().item(), msg=name)
 
 
+class Convolutions(TorchDispatchMode):
+    """Counts them: forward, and backward once for the input and once for the weight."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            self.count += sum(args[-1][:2])
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
 def test_it_does_less_work(network):
-    class Convolutions(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func is torch.ops.aten.convolution_backward.default:
-                self.count += sum(args[-1][:2])
-            self.count += func is torch.ops.aten.convolution.default
-            return func(*args, **(kwargs or {}))
-
     counts = {}
     for cheap in (False, True):
         with Convolutions() as convolutions:
             loss_and_gradients(network().train(), torch.rand(2, 3, 16, 16), 0.0, cheap)
         counts[cheap] = convolutions.count
     assert counts[True] < 0.85 * counts[False]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_smooth_surrogate_has_the_same_derivative_at_less_work(training):
+    model = varied_network().double().train(training).requires_grad_(False)
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+
+    def by_pytorch(images):
+        with SmoothSurrogate(20.0):
+            return model.self_gradient(images)
+
+    outputs, gradients, counts = [], [], []
+    for function in (by_pytorch, lambda images: smooth_self_gradient(model, images, 20.0)):
+        given = images.clone().requires_grad_()
+        with Convolutions() as convolutions:
+            output = function(given)
+            gradients += torch.autograd.grad((output * torch.arange(output.numel()).view_as(output)).sum(), given)
+        outputs.append(output.detach())
+        counts.append(convolutions.count)
+    assert torch.equal(*outputs)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients)
+    assert counts[1] < counts[0]
