@@ -59,9 +59,9 @@ def test_reports_add_up_and_say_what_they_were_measured_on(name):
 def test_reports_hold_every_attack_of_the_protocol():
     rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
     paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
-    cascade = ["APGD-CE", "APGD-T"]
+    cascade = ["APGD-CE", "APGD-T", "FAB-T"]
     adaptive = ["CW-20, transfer from block off", *(f"CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100))]
-    on, off = paper + adaptive + cascade, paper + cascade
+    on, off = paper + adaptive + [*cascade, "Square"], paper + cascade
     assert set(rows) == {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
     plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
     assert set(plain) >= {f"block off: {attack}" for attack in off}
@@ -234,6 +234,18 @@ def test_the_readme_compares_as_the_reports_do(project_root):
     text = " ".join((project_root / "README.md").read_text().split())
     for row in compared.values():
         assert paired.in_words(row) in text
+
+
+def test_the_readme_answers_first_whether_the_block_helps(project_root, figures):
+    answer = " ".join((project_root / "README.md").read_text().split("## How robust it is")[1].split())
+    plain = figures["baselines"]["longer"]["headline"]["lowest accuracy per picture"]
+    on, off = (figures["lowest"][f"block {state}"] for state in ("on", "off"))
+    assert answer.startswith("**The block does not make the bundled network more robust**")
+    assert f"{100 * on:.1f} % of 1,000 pictures withstand every attack, against {100 * plain:.1f} % of" in answer
+    assert f"With its block off the same network withstands {100 * off:.1f} %" in answer
+    compared = json.loads((project_root / "results" / "paired.json").read_text())["comparisons"]
+    for name in ("block on against off", "block on against the plain network of equal time"):
+        assert compared[name]["p"] > 0.05
 
 
 @pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (9, 1, 22 / 1024)])
