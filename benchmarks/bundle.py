@@ -3,10 +3,11 @@ r"""Puts a trained and evaluated network into sgn_serve/bundled, with its figure
     python -m benchmarks.bundle --self-gradient runs/smooth-16-2 --start runs/one-step-16-2 --longer runs/longer-16-2 \
         --pgd runs/pgd-16-2 --standard runs/standard-16-2 --first runs/start-16-2
 
-Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`; of
---first, whose weights --start went on from, only the training time is shown, so its log.csv is enough. This
-writes results/bundled/ (the reports and training logs), the graph, its checkpoint and model.json, and the table in
-README.md between its two marker lines, and the adversarial examples of the page at /ui.
+Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`, which
+may be in the folder report/ with its page and plots; of --first, whose weights --start went on from, only the training
+time is shown, so its log.csv is enough. This writes results/bundled/ (the reports and training logs), the graph, its
+checkpoint and model.json, and the table in README.md between its two marker lines, and the adversarial examples of the
+page at /ui.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,16 @@ SYSTEMS = {
     "pgd": "Madry PGD-10",
     "standard": "standard",
 }
-CASCADED = AUTO_ATTACK[1:3]
-"""Rows that are run on what those before them left; AutoAttack's last, Square, may be, so its row is AutoAttack's."""
 WHOLE = "Square, and so AutoAttack"
+CASCADED = (*AUTO_ATTACK[1:3], WHOLE, "APGD-*, smooth surrogate, *")
+"""Rows, as shell patterns, that are run on what those before them left; AutoAttack's last, Square, may be, so its row
+is AutoAttack's."""
+SHOWN = (
+    *("clean", "FGSM", "PGD-[12]0", "CW-20", "CW-20, transfer from block off", "CW-20, smooth surrogate, beta *"),
+    *("APGD-*", "FAB-T", "Square*"),
+)
+"""Rows of the README's table, as shell patterns; the page of the report has all of them."""
+PAGE = "evaluation.md"
 HEADLINE = "lowest accuracy per picture"
 FIRST = "first"
 EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start": (FIRST,)}
@@ -71,14 +80,17 @@ def copy_run(name: str, run: Path) -> None:
     raises BundleError where a file is missing or the report is of another checkpoint
     """
     need(run / "model.safetensors", "training")
-    need(run / "evaluation.json", "training.evaluate")
-    report = json.loads((run / "evaluation.json").read_text())
+    whole = run / "report" / "evaluation.json"
+    path = whole if whole.is_file() else run / "evaluation.json"
+    need(path, "training.evaluate")
+    report = json.loads(path.read_text())
     if report["setting"]["checkpoint_sha256"] != sha256(run / "model.safetensors"):
-        raise BundleError(
-            f"{run / 'evaluation.json'} is of another checkpoint; run `python -m training.evaluate` again"
-        )
+        raise BundleError(f"{path} is of another checkpoint; run `python -m training.evaluate` again")
     copy_log(name, run)
-    shutil.copy(run / "evaluation.json", RESULTS / f"{name}.json")
+    shutil.copy(path, RESULTS / f"{name}.json")
+    shutil.rmtree(RESULTS / name, ignore_errors=True)
+    if path == whole:
+        shutil.copytree(whole.parent, RESULTS / name, ignore=shutil.ignore_patterns("*.json", "*.row"))
 
 
 def read_log(name: str) -> list[dict[str, float]]:
@@ -146,6 +158,10 @@ def with_auto_attack(figures: dict[str, Any]) -> dict[str, float]:
     return rows
 
 
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def readme_table(figures: dict[str, Any]) -> str:
     """The README's table of model.json's figures, in Markdown."""
     columns: list[tuple[str, dict[str, float], str]] = [
@@ -154,12 +170,13 @@ def readme_table(figures: dict[str, Any]) -> str:
     ]
     columns += [(SYSTEMS[name], with_auto_attack(base), "block off") for name, base in figures["baselines"].items()]
     rows = (key.split(": ", 1) for _, accuracy, _ in columns for key in accuracy)
-    names = list(dict.fromkeys(name for state, name in rows if state != "exported graph"))
+    every = list(dict.fromkeys(name for state, name in rows if state != "exported graph"))
+    names = [name for name in every if matches(name, SHOWN)]
     lines = ["| accuracy, % | " + " | ".join(title for title, _, _ in columns) + " |"]
     lines.append("| --- |" + " ---: |" * len(columns))
     for name in names:
         cells = [accuracy.get(f"{state}: {name}") for _, accuracy, state in columns]
-        mark = " †" * (name in (*CASCADED, WHOLE))
+        mark = " †" * matches(name, CASCADED)
         lines.append(
             f"| {name}{mark} | " + " | ".join("-" if cell is None else f"{100 * cell:.1f}" for cell in cells) + " |"
         )
@@ -174,8 +191,12 @@ def readme_table(figures: dict[str, Any]) -> str:
     minutes = figures["training_core_minutes"]
     times = [minutes["self-gradient"], minutes["self-gradient"], *(minutes[name] for name in figures["baselines"])]
     lines.append("| training, core-minutes | " + " | ".join(f"{time:.0f}" for time in times) + " |")
-    if any(name in CASCADED for name in names):
-        lines += ["", "† run on what AutoAttack's rows above it left: the share that is left after it."]
+    if any(matches(name, CASCADED) for name in names):
+        lines += ["", "† run on what the costly rows above it left: the share that is left after it."]
+    if len(names) < len(every):
+        page = (RESULTS / "self-gradient" / PAGE).relative_to(ROOT).as_posix()
+        more = f"{len(every) - len(names)} more attacks, where they were run: [the whole report]({page})."
+        lines += ["", f"The lowest figures count {more}"]
     if any(fewer):
         lines += ["", "\\* attacks with a dash were not run on it (yet), so read its lowest figure as less of a bound."]
     return "\n".join(lines)

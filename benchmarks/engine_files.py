@@ -8,6 +8,7 @@ import onnx
 import torch
 from torch import fx
 
+from benchmarks.untrained import untrained_network
 from export.aot import save_aot
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.capture import capture, passes_of
@@ -22,28 +23,15 @@ from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
 from export.torchscript import save_torchscript
 from export.winograd import write_wide_convolutions_by_winograd
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 IMAGE_SIZE = (32, 32)
 SHAPE = (3, *IMAGE_SIZE)
 
 
 def write_checkpoint(architecture: str, path: Path) -> None:
-    """An untrained network's: what it has learnt does not change how long it takes."""
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        architecture=architecture,
-        class_names=tuple("abcdefghij"),
-        image_size=IMAGE_SIZE,
-        mean=(0.49, 0.48, 0.45),
-        std=(0.25, 0.24, 0.26),
-        dataset="none",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(5, 8 / 255, "rms"),
-        seed=0,
-    )
-    save_checkpoint(path, build_model(info).state_dict(), info)
+    network, info = untrained_network(architecture, IMAGE_SIZE[0])
+    save_checkpoint(path, network.state_dict(), info)
 
 
 def _captured(checkpoint: Path) -> fx.GraphModule:

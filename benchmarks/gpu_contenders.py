@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx
 
+from benchmarks.untrained import untrained_network
 from export.aot import save_aot
 from export.capture import capture, output_names_of, passes_of
 from export.formats import ONNX
@@ -18,7 +19,6 @@ from export.kernels.fuse import fuse_block
 from export.placement import move_graph
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model
 from training.model import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
@@ -43,21 +43,8 @@ class BenchmarkError(RuntimeError):
 
 
 def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """An untrained self-gradient network, in eval mode on the CPU: speed does not depend on the weights."""
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        architecture=architecture,
-        class_names=tuple("0123456789"),
-        image_size=(image_size, image_size),
-        mean=(0.49, 0.48, 0.45),
-        std=(0.25, 0.24, 0.26),
-        dataset="random pictures",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(5, 8 / 255, "rms"),
-        seed=0,
-    )
-    return build_model(info).eval().requires_grad_(False)
+    """An untrained self-gradient network, in eval mode on the CPU."""
+    return untrained_network(architecture, image_size)[0].eval().requires_grad_(False)
 
 
 def rewritten_graph(

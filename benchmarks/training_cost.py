@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.untrained import untrained_network
 from training.__main__ import hardware_precision
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model, current_versions, git_commit
+from training.checkpoint import BlockConfig, current_versions, git_commit
 from training.config import TrainConfig, recipe_defaults
 from training.methods import build_method
 
@@ -55,21 +56,9 @@ def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], Non
     config = TrainConfig(
         **({"dataset": "cifar10", "arch": setting.arch} | recipe_defaults("cifar10", method) | options)
     )
-    torch.manual_seed(0)
     block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
-    info = CheckpointInfo(
-        architecture=setting.arch,
-        class_names=tuple("0123456789"),
-        image_size=(setting.image_size, setting.image_size),
-        mean=(0.49, 0.48, 0.45),
-        std=(0.25, 0.24, 0.26),
-        dataset="random pictures",
-        method=method,
-        epsilon=config.epsilon,
-        block=block if method == "self-gradient" else None,
-        seed=0,
-    )
-    model = build_model(info).to(setting.device).to(memory_format=torch.channels_last).train()
+    model, _ = untrained_network(setting.arch, setting.image_size, block if method == "self-gradient" else None)
+    model = model.to(setting.device).to(memory_format=torch.channels_last).train()
     # A step of no size: the network that is timed stays the same, so that no loss becomes infinite.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=config.momentum, nesterov=True)
     shape = (setting.batch_size, 3, setting.image_size, setting.image_size)
