@@ -28,6 +28,7 @@ from training.masking import (
     smooth_gradient,
 )
 from training.model import LogitsFunction, SelfGradientNetwork
+from training.pass_count import passes_shown
 from training.report import Report, row_key
 from training.report_page import headline_sentence, page, warning
 from training.robustness import Attack, AttackOn, Classifier
@@ -166,7 +167,7 @@ class Evaluation:
 
     def _attack(self, attacks: Sequence[AttackOn[Any]]) -> None:
         count = len(self.labels)
-        with self._bar() as bar:
+        with self._bar() as bar, passes_shown(self.model.backbone, bar):
             for index, attack in enumerate(attacks):
                 if row_key(attack) in self.report.withstood:
                     continue
