@@ -60,11 +60,17 @@ def test_reports_hold_every_attack_of_the_protocol():
     rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
     paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
     cascade = ["APGD-CE", "APGD-T", "FAB-T"]
-    adaptive = ["CW-20, transfer from block off", *(f"CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100))]
-    smooth = [f"APGD-CE, smooth surrogate, beta {beta}" for beta in (5, 20, 100)]
+    betas = (5, 20, 100)
+    smooth = [f"{attack}, smooth surrogate, beta {beta}" for attack in ("PGD-20", "CW-20", "APGD-CE") for beta in betas]
     smooth += ["APGD-T, smooth surrogate, beta 100", "CW-20, smooth surrogate averaged over noise, beta 400"]
-    on, off = paper + adaptive + smooth + [*cascade, "Square", "random noise, 100 draws"], paper + cascade
-    assert set(rows) >= {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
+    adaptive = [
+        *smooth,
+        *(f"CW-20, straight-through block, beta {beta}" for beta in betas),
+        "CW-20, through both passes",
+    ]
+    other = ["CW-20, transfer from block off", "CW-100 to the end, transfer from block off", "random noise, 100 draws"]
+    on, off = paper + adaptive + other + [*cascade, "Square"], paper + cascade
+    assert set(rows) == {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
     plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
     assert set(plain) >= {f"block off: {attack}" for attack in off}
 
