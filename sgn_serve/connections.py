@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from sgn_serve.errors import error_response
 from sgn_serve.observation import tell_refused
 from sgn_serve.request_id import HEADER, name_request
+from sgn_serve.whole_answers import WholeAnswer
 
 LATE = "self_gradient.late"
 """In a request's scope: its connection came after the process was told to end."""
@@ -93,7 +94,12 @@ class Connection(HttpToolsProtocol):
         self._stop(self._head_timer)
         self._head_timer = None
         self.scope[LATE] = self._late  # type: ignore[literal-required]
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is before:  # a WebSocket's head, which uvicorn hands to another protocol
+            return
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = WholeAnswer(self.cycle)  # type: ignore[assignment]
         self._open.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:

@@ -212,6 +212,35 @@ def test_an_answer_that_nobody_reads_is_given_up(server):
             time.sleep(0.2)
 
 
+def test_heads_come_together_with_their_bodies(server):
+    """What a killed server leaves behind is then no answer that a proxy has half passed on."""
+    classify = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    asks = [classify] * 20 + [b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
+    with connect(server) as connection:
+        for ask in asks:
+            connection.sendall(ask)
+            head, _, body = first_read(connection).partition(b"\r\n\r\n")
+            assert int(re.search(rb"content-length: (\d+)", head)[1]) == len(body) > 0
+        connection.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = connection.recv(100_000).partition(b"\r\n\r\n")
+        assert (head[:9], body) == (b"HTTP/1.1 ", b""), "this one has no body to wait for"
+        connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        assert connection.recv(100_000) == b"HTTP/1.1 100 Continue\r\n\r\n", "nor has this"
+        connection.sendall(BODY)
+        assert connection.recv(100_000).startswith(b"HTTP/1.1 200 OK")
+
+
+def first_read(connection):
+    """What has arrived by the first moment that anything has: a thread that slept until then would wake up later."""
+    connection.setblocking(False)
+    try:
+        while True:
+            with suppress(BlockingIOError):
+                return connection.recv(100_000)
+    finally:
+        connection.setblocking(True)
+
+
 def held(worker, peer):
     """Whether a process has a connection with that address."""
     return any(found.raddr and found.raddr[:2] == peer for found in worker.net_connections())
