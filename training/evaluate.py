@@ -84,6 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: evaluation.json beside the checkpoint)",
     )
     parser.add_argument(
+        "--rows-from",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="REPORT",
+        help="reports of the same setting, measured by other processes or machines: take over what they have",
+    )
+    parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..."
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -156,6 +164,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     raises CheckpointError, DatasetError, ExportedGraphError, ValueError (a saved report of another setting), WriteError
     """
     check_numbers(arguments)
+    others = other_reports(arguments.rows_from)
     device = checked_device(arguments.device)
     model, info = load_checkpoint(arguments.ckpt)
     model.to(device).to(memory_format=torch.channels_last)
@@ -221,6 +230,8 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
         },
     )
     if isinstance(model, GradientOracle):
+        if others:
+            raise ValueError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
         print(judge_oracle(model, images, labels, report.setting, report.about, path))
         return
     evaluation = Evaluation(
@@ -233,6 +244,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
         betas=context.betas,
         batch_size=arguments.batch_size,
         graph=graph,
+        others=others,
     )
     evaluation.run(attacks, whole_curve=folder is not None or "full" in names)
     if folder is not None:
@@ -246,6 +258,18 @@ def output_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
     if arguments.report.suffix == ".json":
         return arguments.report, None
     return arguments.report / "evaluation.json", arguments.report
+
+
+def other_reports(given: Sequence[Path]) -> tuple[Path, ...]:
+    """The JSON files of --rows-from, each named itself or by its folder.
+
+    raises ValueError where one is not there
+    """
+    paths = tuple(path / "evaluation.json" if path.is_dir() else path for path in given)
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"--rows-from {path}: no such file; name what another command wrote with --report")
+    return paths
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,6 +33,7 @@ from training.report import Report, row_key
 from training.report_page import headline_sentence, page, warning
 from training.robustness import Attack, AttackOn, Classifier
 from training.row_progress import RowProgress
+from training.saved_report import FIX_OF_OTHERS
 
 # Enough pictures for a stable figure, few enough for seconds.
 GRADIENT_PICTURES = 100
@@ -50,6 +51,7 @@ class Evaluation:
     images:      (N, 3, H, W) float32 in [0, 1]; labels (N)
     report:      its setting says epsilon and seed
     path:        where the report is saved after each attack
+    others:      saved reports of the same setting, whose rows are taken over too
     betas:       sharpness of the smooth surrogates
     batch_size:  pictures that the network sees at once
     graph:       the exported graph, where it is attacked too
@@ -64,6 +66,7 @@ class Evaluation:
     betas: tuple[float, ...]
     batch_size: int = 250
     graph: ExportedGraph | None = None
+    others: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         self.eps: float = self.report.setting["eps"]
@@ -73,9 +76,11 @@ class Evaluation:
         """Runs what a saved report does not have yet, saves, prints.
 
         whole_curve: accuracy at every budget of the plot, not at the one of the checklist alone
-        raises ValueError, before any attack, where the path holds a report of another setting or anything else
+        raises ValueError, before any attack, where a path holds a report of another setting or anything else
         """
         done = self.report.take_over(self.path, attacks)
+        for other in self.others:
+            done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done:
             print(f"{self.path}: going on after {done} of {len(attacks)} attacks", file=sys.stderr)
         self._check_gradients(attacks)

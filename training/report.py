@@ -14,7 +14,7 @@ from training.atomic_file import write_atomically
 from training.auto_attack import AUTO_ATTACK
 from training.confidence import wilson_interval
 from training.robustness import AttackOn, lowest
-from training.saved_report import read_saved
+from training.saved_report import FIX, read_saved
 
 FORMAT = "self-gradient-evaluation/1"
 STATES = ("block on", "block off", "exported graph")
@@ -157,25 +157,31 @@ class Report:
         """raises WriteError, with the old file left as it was"""
         write_atomically(path, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
 
-    def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]]) -> int:
-        """Takes what a saved report of the same setting has measured; returns how many of `attacks` are done by that.
+    def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]], fix: str = FIX) -> int:
+        """Takes what a saved report of the same setting has measured and this one has not.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
         A row whose attack had other parameters then is measured again, unless all that it lacked then is sparing
         pictures that earlier rows had taken. What stays keeps its `about`.
+        fix: what the caller can do about a file that is not as it must be
+        returns how many of `attacks` are done by that
         raises ValueError, one line with the fix, for a file that is no report or one of another setting
         """
-        saved = read_saved(path, FORMAT, self.setting)
+        saved = read_saved(path, FORMAT, self.setting, fix)
         if saved is None:
             return 0
         if not _has_rows(saved):
-            raise ValueError(f"{path}: a report without its rows; pass another --report, or delete that file")
+            raise ValueError(f"{path}: a report without its rows; {fix}")
         wanted = {row_key(attack): json_values(attack.parameters()) for attack in attacks}
-        keep = [key for key in saved["withstood"] if key not in wanted or _covers(saved["attacks"][key], wanted[key])]
-        self.withstood = {key: saved["withstood"][key] for key in keep}
-        self.attacks = {key: saved["attacks"][key] for key in keep}
-        self.earlier = _measured_earlier(saved, keep, self.about)
-        self.measured = dict(saved.get("measured", {}))
+        keep = [
+            key
+            for key in saved["withstood"]
+            if key not in self.withstood and (key not in wanted or _covers(saved["attacks"][key], wanted[key]))
+        ]
+        self.withstood |= {key: saved["withstood"][key] for key in keep}
+        self.attacks |= {key: saved["attacks"][key] for key in keep}
+        self.earlier += _measured_earlier(saved, keep, self.about)
+        self.measured = _both_measured(self.measured, saved.get("measured", {}))
         return len(set(wanted) & set(keep))
 
     def sort_rows(self, keys: Iterable[str]) -> None:
@@ -224,6 +230,15 @@ def _measured_earlier(saved: dict[str, Any], rows: Sequence[str], about: dict[st
     entries.append({"about": saved.get("about", {}), "rows": [row for row in saved["withstood"] if row not in named]})
     kept = [{"about": entry["about"], "rows": [row for row in entry["rows"] if row in rows]} for entry in entries]
     return [entry for entry in kept if entry["rows"] and entry["about"] != about]
+
+
+def _both_measured(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """What either has, ours where both have it; of figures by name (a row's, a gradient's) each for itself."""
+    both = theirs | ours
+    for name in ours.keys() & theirs.keys():
+        if isinstance(ours[name], dict) and isinstance(theirs[name], dict):
+            both[name] = theirs[name] | ours[name]
+    return both
 
 
 def json_values(values: dict[str, Any]) -> dict[str, Any]:

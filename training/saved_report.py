@@ -7,14 +7,16 @@ from typing import Any
 UNNAMED_MATCHES = ("pictures_sha256", "reader")
 """What reports from before these were saved do not say; their silence is no difference."""
 
-_FIX = "pass another --report, or delete that file to measure anew"
+FIX = "pass another --report, or delete that file to measure anew"
+FIX_OF_OTHERS = "take it out of --rows-from"
 
 
-def read_saved(path: Path, file_format: str, setting: dict[str, Any]) -> dict[str, Any] | None:
+def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str = FIX) -> dict[str, Any] | None:
     """The report saved at `path`, None where there is none.
 
     file_format: that it must say it has
     setting:     that it must be of
+    fix:         what the caller can do about a file that is not as it must be
     raises ValueError, one line with the fix, for any other file: hours of results are not to be overwritten
     """
     if not path.exists():
@@ -23,13 +25,13 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any]) -> dict[st
         saved = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path}: not a readable report ({reason}); {_FIX}") from None
+        raise ValueError(f"{path}: not a readable report ({reason}); {fix}") from None
     if not isinstance(saved, dict) or saved.get("format") != file_format or not isinstance(saved.get("setting"), dict):
-        raise ValueError(f"{path}: not a report of this kind (its JSON does not say format {file_format!r}); {_FIX}")
+        raise ValueError(f"{path}: not a report of this kind (its JSON does not say format {file_format!r}); {fix}")
     differing = different_settings(saved["setting"], setting)
     if differing:
         raise ValueError(
-            f"{path} is a report of another setting: {', '.join(differing)}; give the same flags as then, {_FIX}"
+            f"{path} is a report of another setting: {', '.join(differing)}; give the same flags as then, or {fix}"
         )
     return saved
 

@@ -126,6 +126,35 @@ def test_every_row_keeps_the_command_and_commit_that_measured_it(tmp_path):
     assert "1 of the rows (`earlier` in the JSON names them): `evaluate two`, commit two." in text
 
 
+def test_rows_of_several_reports_come_together_each_with_its_command_and_its_figures(tmp_path):
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    for path, about, attack, seconds in (
+        (ours, FIRST, robustness.pgd(10), 3.0),
+        (theirs, SECOND, robustness.cw(10), 5.0),
+    ):
+        report = gone_on(path, about, robustness.clean(), attack)
+        report.measured = {
+            "core_seconds": {"block on: clean": seconds, f"block on: {attack.name}": seconds},
+            "gradient_correlation": {about["git_commit"]: 0.9},
+            "randomness": seconds,
+        }
+        report.save(path)
+    attacks = [robustness.clean(), robustness.pgd(10), robustness.cw(10), robustness.pgd(20)]
+    report = Report(setting=SETTING, about=THIRD)
+    assert [report.take_over(path, attacks) for path in (ours, theirs)] == [2, 1]
+    assert list(report.withstood) == ["block on: clean", "block on: PGD-10", "block on: CW-10"]
+    assert report.attacks["block on: CW-10"] == report_of(robustness.cw(10)).attacks["block on: CW-10"]
+    assert report.earlier == [
+        {"about": FIRST, "rows": ["block on: clean", "block on: PGD-10"]},
+        {"about": SECOND, "rows": ["block on: CW-10"]},
+    ]
+    assert report.measured == {
+        "core_seconds": {"block on: clean": 3.0, "block on: PGD-10": 3.0, "block on: CW-10": 5.0},
+        "gradient_correlation": {"one": 0.9, "two": 0.9},
+        "randomness": 3.0,
+    }, "where both measured something, the first report's"
+
+
 def test_the_same_command_again_is_no_earlier_one(tmp_path):
     path = tmp_path / "evaluation.json"
     gone_on(path, FIRST, robustness.clean())
