@@ -58,7 +58,8 @@ def test_reports_add_up_and_say_what_they_were_measured_on(name):
 
 def test_reports_hold_every_attack_of_the_protocol():
     rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
-    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    paper = ["clean", "FGSM", *(f"{attack}-{steps}" for attack in ("PGD", "CW") for steps in (10, 20, 40, 100))]
+    quick = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
     cascade = ["APGD-CE", "APGD-T", "FAB-T"]
     betas = (5, 20, 100)
     smooth = [f"{attack}, smooth surrogate, beta {beta}" for attack in ("PGD-20", "CW-20", "APGD-CE") for beta in betas]
@@ -67,12 +68,14 @@ def test_reports_hold_every_attack_of_the_protocol():
         *smooth,
         *(f"CW-20, straight-through block, beta {beta}" for beta in betas),
         "CW-20, through both passes",
+        "CW-20, gradients averaged over noise",
     ]
+    more = ["CW-20, restarts 1 to 10", "CW-20, restarts 11 to 20", "CW-200, on what withstood CW-100"]
     other = ["CW-20, transfer from block off", "CW-100 to the end, transfer from block off", "random noise, 100 draws"]
-    on, off = paper + adaptive + other + [*cascade, "Square"], paper + cascade
+    on, off = paper + adaptive + more + other + [*cascade, "Square"], paper + cascade
     assert set(rows) == {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
     plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
-    assert set(plain) >= {f"block off: {attack}" for attack in off}
+    assert set(plain) >= {f"block off: {attack}" for attack in quick + cascade}
 
 
 def test_the_bundled_files_belong_together(figures):
