@@ -190,9 +190,35 @@ def _smooth_apgd_t(context: Context) -> list[AnyAttack]:
     return [_smooth_stage("apgd-t")(beta) for beta in context.betas]
 
 
+def _on_graph(*attacks: AnyAttack, context: Context) -> list[AnyAttack]:
+    return [OnExportedGraph(attack, context.graph_sha256) for attack in attacks] if context.graph_sha256 else []
+
+
+def _graph_transfer(context: Context) -> list[AnyAttack]:
+    """Pictures made on the checkpoint, by every derivative that the graph has not."""
+    if context.checkpoint is None:
+        return []
+    block = context.in_use
+    views = [_to_the_end("CW-100 to the end", block=block)]
+    views += [
+        _to_the_end(f"CW-100 to the end, smooth surrogate, beta {beta:g}", view="smooth", beta=beta)
+        for beta in (context.betas if context.has_block else ())
+    ]
+    own = context.checkpoint
+    transfers = [Transfer(own.network, own.title, own.sha256, view, block) for view in views]
+    return _on_graph(*transfers, context=context)
+
+
+def _graph_square(context: Context) -> list[AnyAttack]:
+    survivors = ("clean", "random noise*", "CW-100 to the end*")
+    return _on_graph(Square(context.in_use, context.queries, survivors_of=survivors), context=context)
+
+
 def _clean(context: Context) -> list[AnyAttack]:
     return [robustness.clean(block) for block in context.states()]
 
+
+NEEDS_GRAPH = "--onnx my-model.onnx"
 
 ENTRIES: dict[str, Entry] = {
     "clean": Entry("no attack; always there", _clean),
@@ -255,7 +281,20 @@ ENTRIES: dict[str, Entry] = {
         _smooth_apgd_t,
         f"a network with a block and at least {FEWEST_CLASSES_FOR_DLR} classes",
     ),
+    "graph-noise": Entry(
+        "random points of the ball, on the graph of --onnx",
+        lambda context: _on_graph(RandomNoise(context.in_use), context=context),
+        NEEDS_GRAPH,
+    ),
+    "graph-transfer": Entry(
+        "CW-100 on the checkpoint, without and with each smooth surrogate, shown to that graph",
+        _graph_transfer,
+        NEEDS_GRAPH,
+    ),
+    "graph-square": Entry("Square on that graph, on what the two above left", _graph_square, NEEDS_GRAPH),
 }
+ON_GRAPH = ("graph-noise", "graph-transfer", "graph-square")
+"""What can be done to a graph without derivatives; all of it where --onnx names a graph and --attacks none of these."""
 
 PRESETS = {
     "quick": ("fgsm", "pgd-10", "pgd-20", "cw-20", "block-off-cw", "smooth-cw"),
@@ -302,7 +341,9 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
     slugs = [slug.strip() for name in names for slug in name.split(",") if slug.strip()]
     if not slugs:
         raise ValueError(f"--attacks names none; known are: {known_names()}")
-    attacks: list[AnyAttack] = [*_clean(context)]
+    if context.graph_sha256 and not any(slug in ON_GRAPH for slug in slugs):
+        slugs += ON_GRAPH
+    attacks: list[AnyAttack] = [*_clean(context), *_on_graph(robustness.clean(context.in_use), context=context)]
     for slug in slugs:
         if slug in PRESETS:
             attacks += [attack for part in PRESETS[slug] for attack in _rows(part, context)]
@@ -311,8 +352,6 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
         if not rows:
             raise ValueError(f"attack {slug!r} needs {ENTRIES[slug].needs}")
         attacks += rows
-    if context.checkpoint is not None and context.graph_sha256:
-        attacks += _exported_graph(context.checkpoint, context)
     unique: dict[str, AnyAttack] = {}
     for attack in attacks:
         first = unique.setdefault(row_key(attack), attack)
@@ -346,17 +385,3 @@ def network_calls(attack: AnyAttack, classes: int) -> int:
     if isinstance(attack, Attack):
         return max(1, attack.steps * attack.restarts * attack.noise_samples)
     raise TypeError(f"cannot tell what {attack!r} costs")
-
-
-def _exported_graph(checkpoint: Source, context: Context) -> list[AnyAttack]:
-    """What can be done to a graph without derivatives: nothing, noise, Square, and pictures made on its checkpoint."""
-    block = context.in_use
-    views = [_to_the_end("CW-100 to the end", block=block)]
-    views += [
-        _to_the_end(f"CW-100 to the end, smooth surrogate, beta {beta:g}", view="smooth", beta=beta)
-        for beta in (context.betas if context.has_block else ())
-    ]
-    attacks: list[AnyAttack] = [robustness.clean(block), RandomNoise(block)]
-    attacks += [Transfer(checkpoint.network, "the checkpoint", checkpoint.sha256, view, block) for view in views]
-    attacks.append(Square(block, context.queries))
-    return [OnExportedGraph(attack, context.graph_sha256) for attack in attacks]

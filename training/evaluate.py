@@ -74,7 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--transfer-from", type=Path, metavar="CKPT", help="also show it what fools this network: a plain one, say"
     )
-    parser.add_argument("--onnx", type=Path, help="also attack this exported graph of the checkpoint, as a black box")
+    parser.add_argument(
+        "--onnx",
+        type=Path,
+        help="also attack this exported graph of the checkpoint, as a black box: by the graph-* attacks below that are "
+        "asked for, or all of them",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the pictures' draw and the attacks' starts")
     parser.add_argument("--batch-size", type=int, default=250, help="pictures attacked at once")
     parser.add_argument(

@@ -1,8 +1,9 @@
 import pytest
+import torch
 
-from training.attack_registry import DEFAULT, ENTRIES, PRESETS, Context, Source, build_attacks, network_calls
+from training.attack_registry import DEFAULT, ENTRIES, ON_GRAPH, PRESETS, Context, Source, build_attacks, network_calls
 from training.masking import kind_of
-from training.report import row_key
+from training.report import Report, row_key
 
 EPS = 8 / 255
 
@@ -88,6 +89,34 @@ def test_an_exported_graph_gets_the_attacks_that_need_answers_only(network):
     graph = [row for row in rows(["fgsm"], checkpoint=source, graph_sha256="1" * 64) if row.startswith("exported")]
     assert graph[0] == "exported graph: clean"
     assert {kind_of(row.removeprefix("exported graph: ")) for row in graph} == {"clean", "transfer", "black-box"}
+
+
+def test_attacks_on_an_exported_graph_can_be_shared_out(network):
+    graph = {"checkpoint": Source(network(), "the checkpoint", "0" * 64), "graph_sha256": "1" * 64}
+
+    def on_graph(*names: str) -> set[str]:
+        return {row for row in rows(names, **graph) if row.startswith("exported")}
+
+    parts = [on_graph(name) for name in ON_GRAPH]
+    assert set.intersection(*parts) == {"exported graph: clean"}
+    assert on_graph("fgsm", "graph-square") == {"exported graph: clean", "exported graph: Square"}
+    assert set.union(*parts) == on_graph("fgsm") == on_graph("full")
+    for name in ON_GRAPH:
+        with pytest.raises(ValueError, match=f"'{name}' needs --onnx"):
+            rows([name])
+
+
+def test_square_spares_what_the_exported_graph_already_lost(network):
+    context = Context(
+        eps=EPS, has_block=True, classes=10, checkpoint=Source(network(), "x", "0" * 64), graph_sha256="1" * 64
+    )
+    attacks = {row_key(attack): attack for attack in build_attacks(["clean"], context)}
+    report = Report(setting={})
+    for index, name in enumerate(key for key in attacks if key.startswith("exported") and "Square" not in key):
+        right = torch.ones(10, dtype=torch.bool)
+        right[index] = False
+        report.add(attacks[name], right, None)
+    assert report.survivors(attacks["exported graph: Square"], 10).tolist() == [False] * 6 + [True] * 4
 
 
 def test_calls_of_the_network_are_counted(network):
