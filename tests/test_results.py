@@ -62,18 +62,29 @@ def test_reports_hold_every_attack_of_the_protocol():
     quick = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
     cascade = ["APGD-CE", "APGD-T", "FAB-T"]
     betas = (5, 20, 100)
-    smooth = [f"{attack}, smooth surrogate, beta {beta}" for attack in ("PGD-20", "CW-20", "APGD-CE") for beta in betas]
-    smooth += ["APGD-T, smooth surrogate, beta 100", "CW-20, smooth surrogate averaged over noise, beta 400"]
+    through = ("PGD-20", "CW-20", "APGD-CE", "APGD-T")
     adaptive = [
-        *smooth,
+        *(f"{attack}, smooth surrogate, beta {beta}" for attack in through for beta in betas),
+        "CW-20, smooth surrogate averaged over noise, beta 400",
         *(f"CW-20, straight-through block, beta {beta}" for beta in betas),
         "CW-20, through both passes",
         "CW-20, gradients averaged over noise",
     ]
     more = ["CW-20, restarts 1 to 10", "CW-20, restarts 11 to 20", "CW-200, on what withstood CW-100"]
     other = ["CW-20, transfer from block off", "CW-100 to the end, transfer from block off", "random noise, 100 draws"]
-    on, off = paper + adaptive + more + other + [*cascade, "Square"], paper + cascade
-    assert set(rows) == {f"block on: {attack}" for attack in on} | {f"block off: {attack}" for attack in off}
+    other += ["CW-100 to the end, transfer from pgd wrn-16-2", "Square"]
+    carried = [f"CW-100 to the end, smooth surrogate, beta {beta}, transfer from the checkpoint" for beta in betas]
+    attacks = {
+        "block on": paper + adaptive + more + other + cascade,
+        "block off": paper + cascade,
+        "exported graph": [
+            "clean",
+            "random noise, 100 draws",
+            "CW-100 to the end, transfer from the checkpoint",
+            *carried,
+        ],
+    }
+    assert set(rows) == {f"{state}: {attack}" for state, names in attacks.items() for attack in names}
     plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
     assert set(plain) >= {f"block off: {attack}" for attack in quick + cascade}
 
