@@ -76,7 +76,7 @@ def test_reports_hold_every_attack_of_the_protocol():
     carried = [f"CW-100 to the end, smooth surrogate, beta {beta}, transfer from the checkpoint" for beta in betas]
     attacks = {
         "block on": paper + adaptive + more + other + cascade,
-        "block off": paper + cascade,
+        "block off": [*paper, *cascade, "Square"],
         "exported graph": [
             "clean",
             "random noise, 100 draws",
