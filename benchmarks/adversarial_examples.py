@@ -31,9 +31,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.disagreement import answers, example_names, example_pictures
-from training import attacks, robustness
-from training.checkpoint import CheckpointError, CheckpointInfo, current_versions, git_commit, load_checkpoint
-from training.model import SelfGradientNetwork
+from training.attacks import gradient_attack, pgd
+from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from training.common.provenance import current_versions, git_commit
+from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
 BUNDLED_CHECKPOINT = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
@@ -48,11 +49,11 @@ SEED = 0
 # an effect at smaller strengths too.
 ATTACKS = {
     "bundled": (
-        replace(robustness.pgd(20), keep_best=False),
-        replace(robustness.cw(20), keep_best=False),
-        replace(robustness.smooth_cw(20, beta=20), keep_best=False),
+        replace(gradient_attack.pgd(20), keep_best=False),
+        replace(gradient_attack.cw(20), keep_best=False),
+        replace(gradient_attack.smooth_cw(20, beta=20), keep_best=False),
     ),
-    "standard": (replace(robustness.pgd(20), keep_best=False), replace(robustness.cw(20), keep_best=False)),
+    "standard": (replace(gradient_attack.pgd(20), keep_best=False), replace(gradient_attack.cw(20), keep_best=False)),
 }
 """Of each target, in turn, attacked with its block on where it has one."""
 
@@ -121,7 +122,7 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
         torch.manual_seed(SEED)
         attacked = to_pixels(attack.perturb(target.model, images[left], labels[left], EPS))
         logits = torch.from_numpy(np.log(target.probabilities(attacked)[0] + 1e-300))
-        margins = attacks.margin(logits, labels[left])
+        margins = pgd.margin(logits, labels[left])
         for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
             if margin > best_margin[index]:
                 best[index], best_margin[index], chosen[index] = pixels, margin, attack.name

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import needs_the_block
-from training.auto_attack import AUTO_ATTACK
-from training.saved_report import different_settings
+from training.attacks.auto_attack import AUTO_ATTACK
+from training.evaluate.saved_report import different_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"

@@ -28,13 +28,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training import attacks, robustness
-from training.auto_attack import Algorithm, GradientStage, Square
-from training.checkpoint import CheckpointError, current_versions, git_commit, load_checkpoint
-from training.data import load_pictures, split_indices, to_float
-from training.model import SelfGradientNetwork
-from training.picture_set import DatasetError
-from training.smooth_surrogate import SmoothSurrogate
+from training.attacks import base, gradient_attack, pgd
+from training.attacks.auto_attack import Algorithm, GradientStage, Square
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.common.provenance import current_versions, git_commit
+from training.data.batches import to_float
+from training.data.loading import load_pictures, split_indices
+from training.data.picture_set import DatasetError
+from training.derivatives.smooth_surrogate import SmoothSurrogate
+from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "disagreement.json"
@@ -106,7 +108,7 @@ class KnowingAttack:
             inputs = current.detach().requires_grad_()
             with torch.enable_grad():
                 corrected, plain = self._seen(model, inputs)
-                margins = attacks.margin(corrected, labels)
+                margins = pgd.margin(corrected, labels)
                 bits = divergence_bits(corrected, plain)
                 goal = torch.where(margins > self.confidence, -bits, margins.double())
                 (gradient,) = torch.autograd.grad(goal.sum(), inputs)
@@ -130,7 +132,7 @@ class KnowingAttack:
 def auto_attack(model: SelfGradientNetwork, images: Tensor, labels: Tensor, iterations: int, queries: int) -> Tensor:
     """AutoAttack's attacks in turn, each on the pictures that withstood those before."""
     algorithms: tuple[Algorithm, ...] = ("apgd-ce", "apgd-t", "fab-t")
-    stages: list[robustness.AttackOn[SelfGradientNetwork]] = [
+    stages: list[base.AttackOn[SelfGradientNetwork]] = [
         GradientStage(algorithm, iterations=iterations) for algorithm in algorithms
     ]
     attacked = images.clone()
@@ -187,7 +189,7 @@ def measure(model: SelfGradientNetwork, images: Tensor, labels: Tensor, attacked
 def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tensor, arguments: Any) -> Tensor:
     torch.manual_seed(0)
     if name == "pgd":
-        return robustness.pgd(20).perturb(model, images, labels, EPS)
+        return gradient_attack.pgd(20).perturb(model, images, labels, EPS)
     if name == "autoattack":
         return auto_attack(model, images, labels, arguments.iterations, arguments.queries)
     return KnowingAttack(arguments.iterations).perturb(model, images, labels, EPS)

@@ -36,7 +36,7 @@ from benchmarks.gpu_contenders import (
 )
 from benchmarks.provenance import commit
 from export.kernels import operators
-from training.checkpoint import current_versions
+from training.common.provenance import current_versions
 
 RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
 ONNX_RUNTIME = "graph, ONNX Runtime"

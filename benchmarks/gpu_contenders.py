@@ -19,7 +19,7 @@ from export.kernels.fuse import fuse_block
 from export.placement import move_graph
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
 CONTENDERS = (

@@ -21,10 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.untrained import untrained_network
-from training.__main__ import hardware_precision
-from training.checkpoint import BlockConfig, current_versions, git_commit
+from training.checkpoint import BlockConfig
+from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig, recipe_defaults
 from training.methods import build_method
+from training.options import hardware_precision
 
 RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
 REFERENCE = "PGD-10"

@@ -3,7 +3,7 @@
 import torch
 
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 CLASSES = tuple("0123456789")
 BLOCK = BlockConfig(5, 8 / 255, "rms")

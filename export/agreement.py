@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from export.verify import Run
-from training.attacks import pgd
-from training.model import SelfGradientNetwork
-from training.views import held_view
+from training.attacks.pgd import pgd
+from training.attacks.views import held_view
+from training.networks.self_gradient import SelfGradientNetwork
 
 ENOUGH_PICTURES = 1000
 STEPS = 20
@@ -64,7 +64,8 @@ def measure_agreement(
     returns:  one for `logits`, if there is a block, and one for `plain_logits`
 
     The attack raises the cross-entropy of the network's own answer, needing no labels, through the second pass with
-    the first held fixed (training.views.held_view), from a random start (Madry et al., 2018): the pictures that it
+    the first held fixed (training.attacks.views.held_view), from a random start (Madry et al., 2018): the pictures that
+    it
     stops at lie near the boundary between classes, where rounding can change an answer.
     """
     same: dict[str, list[Tensor]] = {}

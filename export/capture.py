@@ -13,8 +13,8 @@ from export.decompositions import decompositions
 from export.errors import first_line, operator_in
 from export.layers import LayerTracker
 from export.traceable import traceable_calls
-from training.model import SelfGradientNetwork
-from training.oracle import GradientOracle
+from training.networks.gradient_oracle import GradientOracle
+from training.networks.self_gradient import SelfGradientNetwork
 
 INPUT_NAME = "image"
 TRACED_BATCH = 2

@@ -25,7 +25,7 @@ from export.rewrite.precision import lower_precision
 from export.verify import PICTURES, REDUCED_TOLERANCES, GraphError, Run, Verification, onnx_run, verify
 from export.winograd import write_wide_convolutions_by_winograd
 from training.checkpoint import load_checkpoint
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from export.capture import INPUT_NAME, passes_of
 from export.errors import first_line
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)
 PICTURES = 28

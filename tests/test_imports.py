@@ -15,7 +15,7 @@ FORBIDDEN = {
 
 
 # Who judges an exported graph runs it, with the library that the training extra does not bring.
-ALLOWED = {("training/exported_graph.py", "onnxruntime")}
+ALLOWED = {("training/attacks/exported_graph.py", "onnxruntime")}
 
 
 def imported_packages(source: str) -> set[str]:

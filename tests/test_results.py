@@ -15,11 +15,12 @@ import torch
 from benchmarks import engines, paired, precisions, service
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
 from export.exporter import Reduced
-from training.attacks import pgd
+from training.attacks.pgd import pgd
+from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
-from training.data import load_pictures, to_float
+from training.data.batches import to_float
+from training.data.loading import load_pictures
 from training.reproduce.tables import Line, columns, markdown
-from training.views import held_view
 
 
 @pytest.fixture(scope="module")

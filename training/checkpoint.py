@@ -1,8 +1,6 @@
 """Checkpoints: weights plus the JSON that says what they are, so that a network is rebuilt from its file alone."""
 
 import json
-import platform
-import subprocess
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from training.activations import with_activation
-from training.architectures import build_backbone
-from training.atomic_file import write_atomically
-from training.model import SelfGradientBlock, SelfGradientNetwork
-from training.oracle import GradientOracle, with_gradient_input
+from training.common.files import write_atomically
+from training.networks.activations import with_activation
+from training.networks.backbones import build_backbone
+from training.networks.gradient_oracle import GradientOracle, with_gradient_input
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 FORMAT = "self-gradient-checkpoint/1"
 METADATA_KEY = "self_gradient_network"
@@ -39,7 +37,7 @@ class BlockConfig:
 class CheckpointInfo:
     """Everything about a trained network that is not a weight.
 
-    architecture: a name that training.architectures knows, or any other for a backbone of one's own (build_model)
+    architecture: a name that training.networks.backbones knows, or any other for a backbone of one's own (build_model)
     class_names:  one a logit, in order
     image_size:   (height, width) in pixels that it was trained at
     mean, std:    per-channel normalisation of images in [0, 1]
@@ -50,7 +48,7 @@ class CheckpointInfo:
     recipe:       the whole training configuration
     history:      figures of the epoch it was taken from
     versions:     of Python and the packages that made it
-    activation:   of the backbone, by its name in training.activations
+    activation:   of the backbone, by its name in training.networks.activations
     """
 
     architecture: str
@@ -96,7 +94,7 @@ _OLDER_FILES_MEAN: dict[str, Any] = {"activation": "relu"}
 def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> SelfGradientNetwork:
     """The network that `info` describes, freshly initialised.
 
-    backbone: the network itself, where `info.architecture` is none that training.architectures knows
+    backbone: the network itself, where `info.architecture` is none that training.networks.backbones knows
     raises ValueError for an architecture or activation that is not known, or that cannot take images of info.image_size
     """
     block = None
@@ -133,7 +131,7 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
     path:     a .safetensors written by save_checkpoint, or a .pt state dict (read with weights_only=True) with its
               info JSON beside it under the same name ending in .json
     backbone: a module of your own that the file holds the weights of; they are loaded into it. None for an
-              architecture that training.architectures knows
+              architecture that training.networks.backbones knows
     raises CheckpointError, one line, for anything else
     """
     state, text = _read(path)
@@ -187,34 +185,3 @@ def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a plain state dict of tensors; {_FIX}")
     return state, description.read_text()
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of Python, PyTorch and NumPy, and the kind of machine, for a checkpoint or a result."""
-    import numpy
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def git_commit() -> str:
-    """The checkout's commit, with "+changes" where files of training/ differ from it, or "" outside a checkout."""
-    root = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "."],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+changes" if changes else "")

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from training.activations import ACTIVATIONS
-from training.attacks import Start
-from training.model import GradientScaling
+from training.attacks.pgd import Start
+from training.networks.activations import ACTIVATIONS
+from training.networks.self_gradient import GradientScaling
 
 BilateralTarget = Literal["most-confusing", "random"]
 
@@ -49,7 +49,8 @@ class TrainConfig:
     """The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; the rest is common practice.
 
     dataset_name:         what figures call the data ("" for the data set's own name)
-    activation:           of the backbone, by its name in training.activations; "relu" leaves a backbone as it is
+    activation:           of the backbone, by its name in training.networks.activations; "relu" leaves a backbone as it
+                          is
     init_from:            checkpoint whose backbone weights training starts from ("" for random ones)
     epochs:               passes over the training pictures
     lr:                   peak learning rate; lr_schedule "step" multiplies it by lr_decay at each of lr_milestones

@@ -10,7 +10,7 @@ from torch import fx
 
 from export.capture import CaptureError
 from export.kernels import onnx_functions, operators, reference
-from training.model import SelfGradientBlock
+from training.networks.self_gradient import SelfGradientBlock
 
 aten = torch.ops.aten
 

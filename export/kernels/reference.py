@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model import SelfGradientBlock, rms_normalised
+from training.networks.self_gradient import SelfGradientBlock, rms_normalised
 
 MAX_CHANNELS = 4
 MAX_LAYERS = 64
@@ -35,7 +35,7 @@ def self_gradient_block(image: Tensor, gradient: Tensor, weights: Tensor, scale:
     scale:    in units of pixel intensity
     rms:      whether each picture's gradient is divided by its own root mean square first
     returns:  like image
-    Source: Self-Gradient Networks, section 3.3, figure 1; training.model.SelfGradientBlock.
+    Source: Self-Gradient Networks, section 3.3, figure 1; training.networks.self_gradient.SelfGradientBlock.
     """
     correction = gradient.float()
     if rms:

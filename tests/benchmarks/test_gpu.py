@@ -23,7 +23,7 @@ from benchmarks.gpu_contenders import (
 from export.capture import passes_of
 from export.kernels import operators
 from export.rewrite.editing import is_constant
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 IMAGE_SIZE = 16
 CPU = torch.device("cpu")

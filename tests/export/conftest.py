@@ -10,7 +10,7 @@ import torch
 from export.exporter import export_onnx
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.checkpoint import BlockConfig, CheckpointInfo
-from training.model import SelfGradientBlock, SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 IMAGE_SIZE = (32, 32)
 

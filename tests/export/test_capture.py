@@ -8,7 +8,7 @@ from export.pictures import structured_pictures
 from export.verify import PICTURES, Run, verify
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import build_model
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 def captured_run(network: SelfGradientNetwork) -> Run:

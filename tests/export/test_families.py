@@ -18,7 +18,7 @@ from sgn_serve.settings import Settings
 from tests.export.networks import checkpoint_info, randomise
 from tests.needs_timm import NEEDS_TIMM, backbones
 from training.checkpoint import build_model, save_checkpoint
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 FAMILIES = {
     "preact-resnet-18": (16, 16),

@@ -22,8 +22,8 @@ from export.torchscript import OUTPUT_NAMES_KEY, save_torchscript, torchscript_r
 from export.verify import PICTURES, GraphError, Verification, verify
 from tests.export.networks import IMAGE_SIZE, network_around
 from tests.needs_timm import NEEDS_TIMM
-from training.architectures import build_backbone
 from training.checkpoint import load_checkpoint
+from training.networks.backbones import build_backbone
 
 # TorchScript has been superseded but is what libtorch reads; PyTorch says so at every call.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")

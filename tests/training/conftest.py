@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.model import SelfGradientBlock, SelfGradientNetwork
-from training.wide_resnet import WideResNet
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+from training.networks.wide_resnet import WideResNet
 
 NetworkFactory = Callable[..., SelfGradientNetwork]
 

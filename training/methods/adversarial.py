@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import views
+from training.attacks import views
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import attacks
+from training.attacks import pgd
 from training.config import BilateralTarget
 from training.methods.step import Batch, Step
-from training.model import SelfGradientNetwork, frozen_batch_norm
-from training.whole_batch import draw_like
+from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
+from training.parallel.synchronised import draw_like
 
 GAMMA = 0.01
 """Keeps the most confusing class's share of a perturbed label above zero, as in the source."""
@@ -75,14 +75,14 @@ class BilateralTraining:
                 aims = random_wrong_class(targets, logits.shape[1])
             else:
                 aims = most_confusing(logits, targets)
-            attacked = attacks.pgd(
+            attacked = pgd.pgd(
                 model.plain_logits,
                 images,
                 aims,
                 eps=self.eps,
                 steps=1,
                 step_size=self.eps,
-                loss=lambda logits, aims: -attacks.cross_entropy(logits, aims),
+                loss=lambda logits, aims: -pgd.cross_entropy(logits, aims),
                 keep_best=False,
             )
         return Batch(images, attacked, perturbed_labels(logits, targets, self.beta))

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import attacks, views
+from training.attacks import pgd, views
 from training.methods.step import Batch, Method, Step
-from training.model import SelfGradientNetwork, frozen_batch_norm
-from training.whole_batch import draw_like
+from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
+from training.parallel.synchronised import draw_like
 
 
 def misalignment(model: SelfGradientNetwork, images: Tensor, targets: Tensor, eps: float) -> Tensor:
@@ -25,7 +25,7 @@ def misalignment(model: SelfGradientNetwork, images: Tensor, targets: Tensor, ep
 
     def gradient(inputs: Tensor, *, differentiable: bool) -> Tensor:
         inputs = inputs.detach().requires_grad_()
-        loss = attacks.cross_entropy(view(inputs), targets).sum()
+        loss = pgd.cross_entropy(view(inputs), targets).sum()
         return torch.autograd.grad(loss, inputs, create_graph=differentiable)[0].flatten(1).float()
 
     with frozen_batch_norm(model):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
-from training.model import SelfGradientNetwork
-from training.oracle import GradientOracle
+from training.networks.gradient_oracle import GradientOracle
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)

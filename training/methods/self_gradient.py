@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import views
+from training.attacks import views
+from training.derivatives.double_backward import CheapSecondDerivatives
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
-from training.model import LogitsFunction, SelfGradientNetwork
-from training.second_derivatives import CheapSecondDerivatives
+from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.methods.step import Batch, Step
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from training.model import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import attacks
+from training.attacks import pgd
 from training.methods.step import Batch, Step
-from training.model import SelfGradientNetwork, frozen_batch_norm
+from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 
 
 def divergence(logits: Tensor, natural_logits: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Trades:
         with frozen_batch_norm(model):
             with torch.no_grad():
                 natural_logits = model.plain_logits(images)
-            attacked = attacks.pgd(
+            attacked = pgd.pgd(
                 model.plain_logits,
                 images,
                 targets,

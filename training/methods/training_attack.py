@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from training import attacks
+from training.attacks import pgd
 from training.config import TrainConfig
-from training.model import LogitsFunction
+from training.networks.self_gradient import LogitsFunction
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TrainingAttack:
     eps: float
     steps: int
     step_size: float
-    start: attacks.Start = "uniform"
+    start: pgd.Start = "uniform"
 
     @classmethod
     def of(cls, config: TrainConfig) -> "TrainingAttack":
@@ -26,8 +26,8 @@ class TrainingAttack:
     def __call__(self, logits_function: LogitsFunction, images: Tensor, targets: Tensor) -> Tensor:
         """Attacked images; targets as in training.methods.Batch."""
         if self.kind == "n-fgsm":
-            return attacks.noise_fgsm(logits_function, images, targets, eps=self.eps)
-        return attacks.pgd(
+            return pgd.noise_fgsm(logits_function, images, targets, eps=self.eps)
+        return pgd.pgd(
             logits_function,
             images,
             targets,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from training.methods.step import Batch, Method, Step
-from training.model import SelfGradientNetwork, still_batch_norm
-from training.whole_batch import average_over_the_whole_batch
+from training.networks.self_gradient import SelfGradientNetwork, still_batch_norm
+from training.parallel.synchronised import average_over_the_whole_batch
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from training import plots
 from training.checkpoint import load_checkpoint
-from training.convergence import Iteration, measure_convergence
-from training.data import load_pictures, to_float
-from training.evaluate import choose_pictures
+from training.data.batches import to_float
+from training.data.loading import choose_pictures, load_pictures
+from training.evaluate import plots
+from training.evaluate.diagnostics.convergence import Iteration, measure_convergence
 from training.reproduce.runs import Run
 
 PICTURES = 100

@@ -12,17 +12,11 @@ from typing import Any
 
 import torch
 
-from training.__main__ import build_parser, configure
 from training.config import TrainConfig
-from training.data import DatasetError, load_pictures, split_indices
+from training.data.loading import DatasetError, load_pictures, split_indices
+from training.loop.state import TrainingError, description, differing_pictures, differing_settings, load_state
+from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
-from training.training_state import (
-    TrainingError,
-    description,
-    differing_pictures,
-    differing_settings,
-    load_state,
-)
 
 SMOOTH_BETA = "20"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from export.kernels import reference
 from tests.export.kernels.cases import FEATURE_SIZES, PICTURE_SIZES, assert_close, laid_out, normal
-from training.model import SelfGradientBlock
+from training.networks.self_gradient import SelfGradientBlock
 
 Sizes = tuple[int, int, int, int]
 

@@ -22,7 +22,7 @@ from sgn_serve.graph import read_graph
 from sgn_serve.runtime import Classifier
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, network_around
-from training.model import GradientScaling, SelfGradientBlock, SelfGradientNetwork
+from training.networks.self_gradient import GradientScaling, SelfGradientBlock, SelfGradientNetwork
 
 
 def small_network(gradient_scaling: GradientScaling = "rms", scale: float = 1.0) -> SelfGradientNetwork:

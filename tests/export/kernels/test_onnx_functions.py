@@ -14,7 +14,7 @@ from torch import Tensor
 
 from export.kernels import onnx_functions, reference
 from tests.export.kernels.cases import DTYPES, assert_close, normal
-from training.model import SelfGradientBlock
+from training.networks.self_gradient import SelfGradientBlock
 
 Sizes = tuple[int, int, int, int]
 

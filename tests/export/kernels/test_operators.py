@@ -11,7 +11,7 @@ from torch import Tensor
 from export.kernels import reference
 from export.kernels.operators import library_path
 from tests.export.kernels.cases import DTYPES, FEATURE_SIZES, LAYOUTS, PICTURE_SIZES, assert_close, laid_out, normal
-from training.model import SelfGradientBlock
+from training.networks.self_gradient import SelfGradientBlock
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from export.kernels import reference
 from tests.export.kernels.cases import normal
-from training.model import GradientScaling, SelfGradientBlock
+from training.networks.self_gradient import GradientScaling, SelfGradientBlock
 
 
 @pytest.mark.parametrize("gradient_scaling", ["none", "rms"])

@@ -8,7 +8,7 @@ from torchvision import models
 from export.rewrite.head import make_constant_gradients_constants
 from export.rewrite.linear_layers import keep_linear_layers
 from tests.export.rewrite.graphs import assert_kept, aten, captured, operators
-from training.wide_resnet import WideResNet
+from training.networks.wide_resnet import WideResNet
 
 
 def test_the_classifiers_way_back_is_a_constant() -> None:

@@ -5,7 +5,7 @@ from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from tests.export.rewrite.graphs import aten, captured, relative_error
 from tests.needs_timm import backbones
-from training.architectures import build_backbone
+from training.networks.backbones import build_backbone
 
 # Of the logits and the self-gradient, which an untrained network's block and its masks make coarse, and of the plain
 # logits. A wrong gradient is off by 1 and more.

@@ -11,7 +11,7 @@ from export.rewrite.head import make_constant_gradients_constants
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.scales import fold_channel_scales
 from tests.export.rewrite.graphs import assert_kept, aten, captured
-from training.wide_resnet import WideResNet
+from training.networks.wide_resnet import WideResNet
 
 
 def multiplications_by_constants(graph: object) -> int:

@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from training.attacks.registry import DEFAULT, ENTRIES, ON_GRAPH, PRESETS, Context, Source, build_attacks, network_calls
+from training.attacks.rows import kind_of, row_key
+from training.evaluate.report import Report
+
+EPS = 8 / 255
+
+
+def rows(names, **options):
+    return [
+        row_key(attack)
+        for attack in build_attacks(names, Context(**{"eps": EPS, "has_block": True, "classes": 10} | options))
+    ]
+
+
+def test_the_default_has_the_rows_that_results_were_published_with():
+    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    smooth = [f"block on: CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100)]
+    expected = [f"block {state}: {name}" for state in ("on", "off") for name in paper]
+    assert set(rows(DEFAULT)) == {*expected, *smooth, "block on: CW-20, transfer from block off"}
+    assert set(rows(DEFAULT, has_block=False)) == {f"block off: {name}" for name in paper}
+
+
+def test_the_papers_protocol():
+    steps = (10, 20, 40, 100)
+    names = ["clean", "FGSM", *(f"PGD-{n}" for n in steps), *(f"CW-{n}" for n in steps)]
+    assert [row for row in rows(["paper"]) if row.startswith("block on")] == [f"block on: {name}" for name in names]
+    assert set(rows(["paper"])) == {f"block {state}: {name}" for state in ("on", "off") for name in names}
+
+
+def test_full_has_every_kind_of_attack_and_all_of_the_other_presets(network):
+    source = Source(network(), "plain", "0" * 64)
+    full = rows(["full"], transfer=source)
+    for preset in PRESETS:
+        assert set(rows([preset])) <= set(full)
+    kinds = {kind_of(row.removeprefix("block on: ")) for row in full if row.startswith("block on: ")}
+    assert kinds == {"clean", "white-box", "adaptive", "transfer", "black-box"}
+    for name in ("APGD-CE", "APGD-T", "FAB-T", "Square"):
+        assert f"block on: {name}" in full
+        assert f"block off: {name}" in full
+    for beta in (5, 20, 100):
+        for attack in ("PGD-20", "CW-20", "APGD-CE", "APGD-T"):
+            assert f"block on: {attack}, smooth surrogate, beta {beta}" in full
+    assert len(full) == len(set(full))
+
+
+def test_names_can_be_given_in_any_mixture_and_clean_is_always_there():
+    assert rows(["pgd-7,square", "cw-3"], has_block=False) == [
+        "block off: clean",
+        "block off: PGD-7",
+        "block off: Square",
+        "block off: CW-3",
+    ]
+
+
+def test_square_is_run_on_what_autoattack_left_and_on_every_picture_where_that_is_asked_for():
+    def spared(names):
+        built = build_attacks(names, Context(eps=EPS, has_block=False, classes=10))
+        return [attack.survivors_of for attack in built if attack.name == "Square"]
+
+    left = ("clean", "APGD-CE", "APGD-T", "FAB-T")
+    assert spared(["autoattack"]) == [left]
+    assert spared(["square-cascaded"]) == [left]
+    for names in (["full"], ["square"], ["autoattack", "square"], ["square", "autoattack"]):
+        assert spared(names) == [("clean",)]
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd-0", "cw--1", "autoatack", ""])
+def test_an_unknown_name_is_answered_with_the_known_ones(name):
+    with pytest.raises(ValueError, match="known are: quick, paper") as caught:
+        rows([name])
+    assert all(entry in str(caught.value) for entry in ENTRIES)
+
+
+def test_what_cannot_be_had_is_refused_by_name_and_left_out_of_presets():
+    with pytest.raises(ValueError, match="'smooth-cw' needs a network with a block"):
+        rows(["smooth-cw"], has_block=False)
+    with pytest.raises(ValueError, match="at least 4 classes"):
+        rows(["apgd-t"], classes=3)
+    with pytest.raises(ValueError, match="--transfer-from"):
+        rows(["transfer-from"])
+    assert not [row for row in rows(["full"], classes=3) if "APGD-T" in row]
+
+
+def test_an_exported_graph_gets_the_attacks_that_need_answers_only(network):
+    source = Source(network(), "the checkpoint", "0" * 64)
+    graph = [row for row in rows(["fgsm"], checkpoint=source, graph_sha256="1" * 64) if row.startswith("exported")]
+    assert graph[0] == "exported graph: clean"
+    assert {kind_of(row.removeprefix("exported graph: ")) for row in graph} == {"clean", "transfer", "black-box"}
+
+
+def test_attacks_on_an_exported_graph_can_be_shared_out(network):
+    graph = {"checkpoint": Source(network(), "the checkpoint", "0" * 64), "graph_sha256": "1" * 64}
+
+    def on_graph(*names: str) -> set[str]:
+        return {row for row in rows(names, **graph) if row.startswith("exported")}
+
+    parts = [on_graph(name) for name in ON_GRAPH]
+    assert set.intersection(*parts) == {"exported graph: clean"}
+    assert on_graph("fgsm", "graph-square") == {"exported graph: clean", "exported graph: Square"}
+    assert set.union(*parts) == on_graph("fgsm") == on_graph("full")
+    for name in ON_GRAPH:
+        with pytest.raises(ValueError, match=f"'{name}' needs --onnx"):
+            rows([name])
+
+
+def test_square_spares_what_the_exported_graph_already_lost(network):
+    context = Context(
+        eps=EPS, has_block=True, classes=10, checkpoint=Source(network(), "x", "0" * 64), graph_sha256="1" * 64
+    )
+    attacks = {row_key(attack): attack for attack in build_attacks(["clean"], context)}
+    report = Report(setting={})
+    for index, name in enumerate(key for key in attacks if key.startswith("exported") and "Square" not in key):
+        right = torch.ones(10, dtype=torch.bool)
+        right[index] = False
+        report.add(attacks[name], right, None)
+    assert report.survivors(attacks["exported graph: Square"], 10).tolist() == [False] * 6 + [True] * 4
+
+
+def test_calls_of_the_network_are_counted(network):
+    source = Source(network(), "plain", "0" * 64)
+    context = Context(eps=EPS, has_block=True, classes=10, transfer=source, checkpoint=source, graph_sha256="1" * 64)
+    calls = {row_key(attack): network_calls(attack, 10) for attack in build_attacks(["full"], context)}
+    assert calls["block on: PGD-40"] == 40
+    assert calls["block on: CW-20, restarts 1 to 10"] == 200
+    assert calls["block on: APGD-CE"] == 100
+    assert calls["block off: FAB-T"] == 900
+    assert calls["exported graph: Square"] == 5000
+    assert min(calls.values()) == 1

@@ -1,0 +1,59 @@
+import torch
+from torch import nn
+
+from training.attacks.views import full_view, held_view, smooth_view
+from training.derivatives.smooth_surrogate import SmoothSurrogate
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+
+
+def image_gradient(view, images):
+    images = images.clone().requires_grad_()
+    logits = view(images)
+    return logits.detach(), torch.autograd.grad(logits.square().sum(), images)[0]
+
+
+def test_views_have_the_networks_exact_logits(network):
+    model = network()
+    images = torch.rand(3, 3, 16, 16)
+    exact = model(images).detach()
+    for view in (full_view(model), held_view(model), smooth_view(model, 5.0)):
+        torch.testing.assert_close(image_gradient(view, images)[0], exact, rtol=0, atol=1e-5)
+
+
+def test_double_backward_is_blind_to_the_block_and_the_smooth_surrogate_is_not(network):
+    model = network().double()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    held = image_gradient(held_view(model), images)[1]
+    full = image_gradient(full_view(model), images)[1]
+    smooth = image_gradient(smooth_view(model, 5.0), images)[1]
+    torch.testing.assert_close(full, held)
+    assert (smooth - held).norm() > 0.01 * held.norm()
+
+
+def test_smooth_view_of_a_smooth_network_is_its_true_derivative(network):
+    """With the smoothing on everywhere, the surrogate's derivative is that of the function it stands for."""
+    model = network().double()
+    images = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    with SmoothSurrogate(5.0):
+        gradient = image_gradient(smooth_view(model, 5.0), images)[1]
+        step = 1e-6
+        shift = torch.zeros_like(images)
+        shift[0, 1, 3, 3] = step
+        with torch.no_grad():
+            difference = (model(images + shift).square().sum() - model(images - shift).square().sum()) / (2 * step)
+    torch.testing.assert_close(gradient[0, 1, 3, 3], difference, rtol=1e-5, atol=1e-8)
+
+
+def test_smooth_view_sees_the_block_behind_any_piecewise_linear_layers():
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    model = SelfGradientNetwork(backbone, SelfGradientBlock(gradient_scaling="rms")).double().eval()
+    images = torch.rand(3, 3, 12, 12, dtype=torch.float64)
+    held = image_gradient(held_view(model), images)[1]
+    torch.testing.assert_close(image_gradient(full_view(model), images)[1], held)
+    logits, smooth = image_gradient(smooth_view(model, 5.0), images)
+    torch.testing.assert_close(logits, model(images).detach())
+    assert (smooth - held).norm() > 0.01 * held.norm()

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from tqdm import tqdm
+
+from training.data.batches import augment, batches
+from training.data.loading import DatasetError, PictureSet, load_pictures, split_validation
+
+
+def test_image_folder(picture_folder):
+    train = load_pictures("image-folder", picture_folder, "train")
+    assert train.images.shape == (120, 3, 16, 16)
+    assert train.images.dtype == torch.uint8
+    assert train.class_names == ("blue", "green", "red")
+    assert train.images[train.labels == 0].float().mean(dim=(0, 2, 3)).argmax() == 2
+    assert load_pictures("image-folder", picture_folder, "test", image_size=8).images.shape == (24, 3, 8, 8)
+
+
+def test_bad_image_folders_are_named(picture_folder, tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        load_pictures("image-folder", tmp_path, "train")
+    broken = tmp_path / "train" / "cat" / "broken.png"
+    broken.parent.mkdir(parents=True)
+    with pytest.raises(DatasetError, match="no pictures"):
+        load_pictures("image-folder", tmp_path, "train")
+    whole = (picture_folder / "train" / "red" / "000.png").read_bytes()
+    broken.write_bytes(whole[:100])
+    with pytest.raises(DatasetError, match=r"broken\.png: not a readable picture"):
+        load_pictures("image-folder", tmp_path, "train")
+    broken.write_bytes(whole)
+    for index in range(7):
+        broken.with_name(f"{index}.png").write_text("no picture")
+    with pytest.raises(DatasetError, match=r"0\.png: not a readable picture .*; .*1\.png: .*; and 2 more; remove"):
+        load_pictures("image-folder", tmp_path, "train")
+
+
+def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded(picture_folder, monkeypatch):
+    monkeypatch.setattr("training.data.loading.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("PIL.Image.Image.convert", lambda *_: pytest.fail("decoded a picture"))
+    with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take 0.0 GiB of memory, .*--image-size"):
+        load_pictures("image-folder", picture_folder, "train")
+
+
+def test_reading_shows_progress(picture_folder, capfd, monkeypatch):
+    # Reading is quick here, so the bar must not wait.
+    monkeypatch.setattr(
+        "training.data.loading.picture_folder.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0})
+    )
+    load_pictures("image-folder", picture_folder, "test")
+    shown = capfd.readouterr().err
+    assert "checking pictures: 100%" in shown
+    assert "reading pictures: 100%" in shown
+    assert "24/24" in shown
+
+
+def test_mixed_sizes_ask_for_a_size(picture_folder, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "train" / "cat"
+    folder.mkdir(parents=True)
+    for size in (8, 9):
+        Image.new("RGB", (size, size)).save(folder / f"{size}.png")
+    with pytest.raises(DatasetError, match="--image-size"):
+        load_pictures("image-folder", tmp_path, "train")
+    assert len(load_pictures("image-folder", tmp_path, "train", image_size=8)) == 2
+
+
+def numbered(count: int, classes: int) -> PictureSet:
+    images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
+    return PictureSet(images, torch.arange(count) % classes, tuple(str(index) for index in range(classes)))
+
+
+def test_validation_part_is_balanced_disjoint_and_repeatable():
+    pictures = numbered(60, 3)
+    train, validation = split_validation(pictures, 13, seed=1)
+    assert torch.bincount(validation.labels).tolist() == [5, 4, 4]
+    held_out = set(validation.images[:, 0, 0, 0].tolist())
+    assert len(held_out) == 13
+    assert held_out.isdisjoint(train.images[:, 0, 0, 0].tolist())
+    assert len(train) == 47
+    assert torch.equal(split_validation(pictures, 13, seed=1)[1].images, validation.images)
+    assert not torch.equal(split_validation(pictures, 13, seed=2)[1].images, validation.images)
+
+
+def test_too_small_a_class_is_named():
+    with pytest.raises(DatasetError, match="class '0' has 4 pictures"):
+        split_validation(numbered(12, 3), 12, seed=0)
+
+
+def test_channel_statistics():
+    images = torch.stack([torch.full((3, 4, 4), value, dtype=torch.uint8) for value in (0, 255)])
+    pictures = PictureSet(images, torch.zeros(2, dtype=torch.int64), ("a",))
+    assert pictures.channel_statistics() == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_augmentation_is_a_crop_of_the_padded_picture_mirrored_or_not():
+    torch.manual_seed(0)
+    picture = torch.randint(1, 256, (3, 6, 6), dtype=torch.uint8)
+    results = augment(picture.expand(200, -1, -1, -1), padding=1, flip=True)
+    padded = torch.nn.functional.pad(picture, (1, 1, 1, 1))
+    crops = [padded[:, row : row + 6, column : column + 6] for row in range(3) for column in range(3)]
+    expected = {crop.numpy().tobytes() for crop in crops} | {crop.flip(2).numpy().tobytes() for crop in crops}
+    seen = {result.numpy().tobytes() for result in results}
+    assert seen == expected
+    unflipped = augment(picture.expand(50, -1, -1, -1), padding=0, flip=False)
+    assert torch.equal(unflipped, picture.expand(50, -1, -1, -1))
+
+
+def test_batches_are_whole_shuffled_and_of_the_given_pictures():
+    pictures = numbered(12, 2)
+    torch.manual_seed(0)
+    seen = [images[:, 0, 0, 0].tolist() for images, _ in batches(pictures, torch.arange(1, 11), 4)]
+    assert [len(batch) for batch in seen] == [4, 4]
+    drawn = {number for batch in seen for number in batch}
+    assert drawn <= set(range(1, 11))
+    assert len(drawn) == 8
+    assert seen != [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert all((images[:, 0, 0, 0] % 2 == labels).all() for images, labels in batches(pictures, torch.arange(12), 4))

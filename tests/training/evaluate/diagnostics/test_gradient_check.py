@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from training.attacks.pgd import cross_entropy, margin
+from training.evaluate.diagnostics.determinism import batch_dependence, randomness
+from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
+
+EPS = 8 / 255
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    weight = torch.randn(3 * 4 * 4, 5)
+    return lambda images: images.flatten(1) @ weight
+
+
+def test_correlation_is_one_for_a_true_gradient_minus_one_for_its_opposite_and_zero_for_none(linear):
+    images, labels = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 2])
+
+    def opposite(inputs):
+        exact = linear(inputs)
+        return exact.detach() - (exact - exact.detach())
+
+    def flat(inputs):
+        return linear(inputs).detach() + 0 * inputs.sum()
+
+    gradients = {"true": linear, "opposite": opposite, "flat": flat}
+    found = finite_difference_correlations(linear, gradients, images, labels, eps=EPS, seed=0)
+    assert found["true"] == pytest.approx(1, abs=1e-3)
+    assert found["opposite"] == pytest.approx(-1, abs=1e-3)
+    assert found["flat"] == 0
+
+
+def test_an_unrelated_gradient_is_near_zero(linear):
+    torch.manual_seed(1)
+    other = torch.randn(3 * 4 * 4, 5)
+    images, labels = torch.rand(40, 3, 4, 4), torch.randint(5, (40,))
+    gradients = {"other": lambda inputs: inputs.flatten(1) @ other}
+    found = finite_difference_correlations(linear, gradients, images, labels, eps=EPS, seed=0)
+    assert abs(found["other"]) < 0.2
+
+
+def test_zero_gradients_are_counted_on_rightly_classified_pictures_alone(linear):
+    images = torch.rand(6, 3, 4, 4)
+    labels = linear(images).argmax(dim=1)
+    assert zero_gradient_share(linear, images, labels) == 0
+    assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, labels, cross_entropy) == 1
+    assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, labels, margin) == 0
+    assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, (labels + 1) % 5) == 0
+
+
+def test_answers_that_depend_on_the_batch_or_on_chance_are_measured(linear):
+    images = torch.rand(4, 3, 4, 4)
+
+    def alone(inputs, self_gradient=True):
+        return linear(inputs)
+
+    def together(inputs, self_gradient=True):
+        return linear(inputs - inputs.mean(dim=0))
+
+    def chance(inputs, self_gradient=True):
+        return linear(inputs + 0.01 * torch.randn_like(inputs))
+
+    assert batch_dependence(alone, images) < 1e-5
+    assert batch_dependence(together, images) > 0.01
+    assert randomness(alone, images) == 0
+    assert randomness(chance, images) > 1e-4

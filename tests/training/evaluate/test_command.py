@@ -1,0 +1,328 @@
+import json
+import re
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.attacks import gradient_attack
+from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
+from training.data.loading import PictureSet, choose_pictures
+from training.evaluate import measuring
+from training.evaluate.command import main
+from training.evaluate.diagnostics import accuracy_curve
+from training.evaluate.report import Report
+
+
+def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
+    torch.manual_seed(0)
+    info = CheckpointInfo(
+        architecture="wrn-10-1",
+        class_names=("blue", "green", "red"),
+        image_size=(16, 16),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        dataset="colours",
+        method="self-gradient",
+        epsilon=8 / 255,
+        block=BlockConfig(scale=8 / 255, gradient_scaling="rms") if block else None,
+        seed=0,
+        recipe={"dataset": "image-folder", "image_size": None},
+        activation=activation,
+    )
+    path = folder / "model.safetensors"
+    save_checkpoint(path, build_model(info).state_dict(), info)
+    return path
+
+
+@pytest.fixture(params=[True, False], ids=["with block", "plain"])
+def checkpoint(request, tmp_path):
+    return save_untrained(tmp_path, block=request.param)
+
+
+def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
+    argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=9", "--beta", "20", "--device=cpu"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(checkpoint.with_name("evaluation.json").read_text())
+    has_block = any(key.startswith("block on") for key in report["accuracy"])
+    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    assert [key for key in report["accuracy"] if "off: " in key] == [f"block off: {name}" for name in paper]
+    if has_block:
+        assert "block on: CW-20, smooth surrogate, beta 20" in report["accuracy"]
+        assert "block on: CW-20, transfer from block off" in report["accuracy"]
+        assert report["block_effect"]["correction_mean_abs"] > 0
+        assert "answers change" in printed
+    state = "block on" if has_block else "block off"
+    headline = report["headline"]["lowest accuracy per picture"]
+    assert headline == report["lowest"][state]
+    strings = [bits for key, bits in report["withstood"].items() if key.startswith(state)]
+    assert {len(bits) for bits in strings} == {9}
+    recomputed = sum(all(column == "1" for column in picture) for picture in zip(*strings, strict=True)) / 9
+    assert headline == pytest.approx(recomputed, abs=1e-4)
+    assert report["setting"]["pictures"] == 9
+    assert report["about"]["command"].startswith("python -m training.evaluate --ckpt=")
+    assert f"lowest accuracy per picture: {headline:.1%}" in printed
+
+
+@pytest.fixture
+def interruptible():
+    """A shell starts what runs in its background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_folder, capsys, monkeypatch):
+    argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--beta", "20", "--device=cpu"]
+    argv += ["--batch-size=2"]
+    original = measuring.withstood
+    measured: list[str] = []
+    half_done = checkpoint.with_name("evaluation.json.row")
+
+    def interrupting(model, images, labels, attack, on_batch, **options):
+        def count(pictures):
+            on_batch(pictures)
+            if len(measured) == 3:
+                signal.raise_signal(number)
+
+        result = original(model, images, labels, attack, on_batch=count, **options)
+        measured.append(attack.name)
+        return result
+
+    # What is measured besides the rows is not what this test counts.
+    monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
+    monkeypatch.setattr(measuring, "withstood", interrupting)
+    assert main(argv) == status
+    assert "goes on" in capsys.readouterr().err
+    assert len(json.loads(half_done.read_text())["withstood"]) == 2
+    batches: list[int] = []
+
+    def recording(model, images, labels, attack, on_batch, **options):
+        measured.append(attack.name)
+
+        def count(pictures):
+            batches.append(pictures)
+            on_batch(pictures)
+
+        return original(model, images, labels, attack, on_batch=count, **options)
+
+    monkeypatch.setattr(measuring, "withstood", recording)
+    assert main(argv) == 0
+    assert re.search(r"2/\d+ \[00:0", capsys.readouterr().err)
+    report = json.loads(checkpoint.with_name("evaluation.json").read_text())
+    assert len(measured) == len(report["withstood"])
+    assert batches[:2] == [2, 2]  # what was done of the row, and the first new batch
+    assert not half_done.exists()
+    # Another setting overwrites nothing.
+    saved = checkpoint.with_name("evaluation.json").read_bytes()
+    capsys.readouterr()
+    assert main([*argv, "--seed=1"]) == 2
+    error = capsys.readouterr().err
+    assert "evaluation.json is a report of another setting: seed (was 0, now 1)" in error
+    assert error.count("\n") == 1
+    assert len(measured) == len(report["withstood"])
+    assert checkpoint.with_name("evaluation.json").read_bytes() == saved
+    assert main([*argv, "--seed=1", f"--report={checkpoint.with_name('other.json')}"]) == 0
+    assert len(measured) == 2 * len(report["withstood"])
+
+
+def test_mistakes_get_one_line(checkpoint, picture_folder, tmp_path, capsys):
+    assert main([f"--ckpt={tmp_path / 'none.safetensors'}", f"--data-root={picture_folder}"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path}"]) == 2
+    assert "--data-root" in capsys.readouterr().err
+
+
+def test_too_little_memory_gets_one_line(checkpoint, picture_folder, capsys, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nAnd much more.")
+
+    monkeypatch.setattr(measuring, "withstood", full)
+    assert main([f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=3", "--device=cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: out of memory on cpu (CUDA out of memory.); pass a smaller --batch-size"
+
+
+def test_table_shows_block_on_and_off_side_by_side():
+    report = Report(setting={})
+    for block, bits in ((True, [True, True, False, True]), (False, [True, False, False, True])):
+        report.add(gradient_attack.clean(block), torch.tensor(bits))
+    report.add(gradient_attack.smooth_cw(20, 5), torch.tensor([True, False, False, False]))
+    assert report.table().splitlines() == [
+        "| accuracy, % | block on | block off |",
+        "| --- | ---: | ---: |",
+        "| clean | 75.0 | 50.0 |",
+        "| CW-20, smooth surrogate, beta 5 | 25.0 | - |",
+        "| **lowest, per picture** | **25.0** | **50.0** |",
+    ]
+    assert report.headline() == 0.25
+
+
+def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(accuracy_curve, "LEVELS", (1, 8, 128))
+    folder = tmp_path / "report"
+    argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
+    assert main([*argv, "--attacks", "fgsm,pgd-2", "pgd-3", f"--report={folder}"]) == 0
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert set(report["measured"]["accuracy_over_eps"]) == {"1", "8", "128"}
+    assert report["robustness_likely_overestimated"] in (True, False)
+    low, high = report["headline_interval_95"]
+    assert low <= report["headline"]["lowest accuracy per picture"] <= high
+    page = (folder / "evaluation.md").read_text()
+    assert "| PGD-3 |" in page
+    for finding in report["checklist"]:
+        assert f"| {finding['verdict']} | {finding['name']} |" in page
+    plots = {"accuracy_over_eps.png", "accuracy_over_steps.png", "gallery.png"}
+    if report["block_effect"] is not None:
+        plots.add("convergence.png")
+        assert "theorem 1" in page
+        assert report["measured"]["convergence"]["block"]["gradient_change"]
+    assert {path.name for path in folder.glob("*.png")} == plots
+    assert all(f"]({name})" in page and (folder / name).stat().st_size > 2000 for name in plots)
+    # Asking for less later loses nothing.
+    assert main([*argv, "--attacks", "fgsm", f"--report={folder}"]) == 0
+    assert json.loads((folder / "evaluation.json").read_text())["withstood"] == report["withstood"]
+    assert "masking checklist" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eps=8"], "write --eps 8/255"),
+        (["--eps=0"], "--eps must be above 0"),
+        (["--pictures=0"], "--pictures must be at least 1"),
+        (["--restarts=0"], "--restarts must be at least 1"),
+        (["--batch-size=0"], "--batch-size must be at least 1"),
+        (["--threads=0"], "--threads must be at least 1"),
+        (["--threads=-1"], "--threads must be at least 1"),
+        (["--device=gpu"], "--device gpu: no such device here"),
+        (["--device=cuda:99"], "pass --device cpu"),
+        (["--beta", "0"], "--beta must be above 0"),
+        (["--attacks", "pgd"], "unknown attack 'pgd'; known are: quick, paper"),
+        (["--attacks", "apgd-t"], "at least 4 classes"),
+        (["--attacks", "transfer-from"], "--transfer-from"),
+        (["--onnx", "none.onnx"], "python -m export"),
+        (["--transfer-from", "none.safetensors"], "no such file"),
+        (["--rows-from", "none.json"], "--rows-from none.json: no such file; name what"),
+    ],
+)
+def test_impossible_requests_are_refused_before_any_work(checkpoint, tmp_path, capsys, flags, message):
+    # The pictures are not there: whoever got as far as reading them would say so.
+    assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path / 'none'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_data_set_of_another_class_count_is_refused(checkpoint, picture_folder, tmp_path, capsys):
+    for name in ("blue", "green"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        first = next((picture_folder / "test" / name).iterdir())
+        (tmp_path / "test" / name / first.name).symlink_to(first)
+    assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path}"]) == 2
+    assert "with 2 classes" in capsys.readouterr().err
+
+
+@pytest.fixture
+def rows_alone(monkeypatch):
+    """What is measured besides the rows takes longer than one row does."""
+    monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
+
+
+@pytest.mark.usefixtures("rows_alone")
+def test_only_a_smooth_networks_report_says_that_plain_attacks_go_through_both_passes(picture_folder, tmp_path, capsys):
+    flags = [f"--data-root={picture_folder}", "--pictures=6", "--attacks=fgsm", "--device=cpu"]
+    settings = {}
+    for activation in ("relu", "silu"):
+        (tmp_path / activation).mkdir()
+        path = save_untrained(tmp_path / activation, block=True, activation=activation)
+        assert main([f"--ckpt={path}", *flags]) == 0
+        settings[activation] = json.loads(path.with_name("evaluation.json").read_text())["setting"]
+    assert "plain_gradient" not in settings["relu"]
+    assert settings["silu"]["plain_gradient"] == "both passes"
+    # A report from before that has other figures under the same names.
+    report = path.with_name("evaluation.json")
+    saved = json.loads(report.read_text())
+    del saved["setting"]["plain_gradient"]
+    report.write_text(json.dumps(saved))
+    assert main([f"--ckpt={path}", *flags]) == 2
+    assert 'plain_gradient (was not named, now "both passes")' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("rows_alone")
+def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_path, capsys, monkeypatch):
+    path = save_untrained(tmp_path, block=True)
+    flags = [f"--ckpt={path}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
+    folder, alone = tmp_path / "elsewhere", tmp_path / "alone.json"
+    assert main([*flags, "--attacks", "pgd-2", f"--report={folder}"]) == 0
+    assert main([*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={alone}"]) == 0
+    measured = []
+    original = measuring.withstood
+
+    def recording(model, images, labels, attack, **options):
+        measured.append(attack.name)
+        return original(model, images, labels, attack, **options)
+
+    monkeypatch.setattr(measuring, "withstood", recording)
+    together = tmp_path / "together.json"
+    argv = [*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={together}"]
+    assert main([*argv, "--rows-from", str(folder)]) == 0
+    assert measured == ["FGSM", "FGSM", "PGD-3", "PGD-3"], "block on and off of what the other has not"
+    report, whole = (json.loads(found.read_text()) for found in (together, alone))
+    assert report["withstood"] == whole["withstood"]
+    assert [entry["rows"] for entry in report["earlier"]] == [
+        [f"block {state}: {name}" for name in ("clean", "PGD-2") for state in ("on", "off")]
+    ]
+    # One of another setting is refused, before anything is measured or written.
+    capsys.readouterr()
+    other = folder / "evaluation.json"
+    saved = json.loads(other.read_text())
+    other.write_text(json.dumps(saved | {"setting": saved["setting"] | {"seed": 5}}))
+    before = together.read_bytes()
+    assert main([*argv, "--rows-from", str(folder)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("seed (was 5, now 0); give the same flags as then, or take it out of --rows-from")
+    assert len(measured) == 4
+    assert together.read_bytes() == before
+
+
+@pytest.mark.usefixtures("rows_alone")
+def test_other_pictures_and_another_order_of_them_are_another_setting(picture_folder, tmp_path, capsys):
+    path = save_untrained(tmp_path, block=True)
+    mine = tmp_path / "mine"
+    shutil.copytree(picture_folder / "test", mine / "test")
+    flags = [f"--ckpt={path}", f"--data-root={mine}", "--attacks=fgsm", "--device=cpu"]
+    assert main([*flags, "--pictures=24"]) == 0
+    report = path.with_name("evaluation.json")
+    saved = json.loads(report.read_text())
+    assert saved["setting"]["reader"] == "image-folder"
+    assert main([*flags, "--pictures=1000"]) == 0
+    # Older reports on all pictures have them class by class.
+    later = ("pictures_sha256", "reader", "order")
+    older = saved | {"setting": {name: value for name, value in saved["setting"].items() if name not in later}}
+    report.write_text(json.dumps(older))
+    assert main([*flags, "--pictures=24"]) == 2
+    assert 'order (was not named, now "shuffled")' in capsys.readouterr().err
+    report.write_text(json.dumps(saved))
+    shutil.copy(mine / "test" / "red" / "000.png", mine / "test" / "red" / "001.png")
+    assert main([*flags, "--pictures=24"]) == 2
+    assert "pictures_sha256 (was " in capsys.readouterr().err
+
+
+def test_the_first_pictures_are_of_every_class_even_where_all_are_taken():
+    labels = torch.arange(3).repeat_interleave(40)
+    pictures = PictureSet(labels[:, None, None, None].expand(-1, 3, 2, 2).to(torch.uint8), labels, ("a", "b", "c"))
+    for count in (120, 1000):
+        chosen = choose_pictures(pictures, count, seed=0)
+        assert torch.equal(chosen.images[:, 0, 0, 0], chosen.labels)
+        assert Counter(chosen.labels.tolist()) == {0: 40, 1: 40, 2: 40}
+        assert min(Counter(chosen.labels[:60].tolist()).values()) >= 10
+        assert torch.equal(chosen.labels, choose_pictures(pictures, count, seed=0).labels)
+        assert not torch.equal(chosen.labels, choose_pictures(pictures, count, seed=1).labels)
+    assert Counter(choose_pictures(pictures, 30, seed=0).labels.tolist()) == {0: 10, 1: 10, 2: 10}

@@ -1,0 +1,180 @@
+"""Going on with a report that an earlier command left, or not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.attacks import gradient_attack
+from training.attacks.auto_attack import Square
+from training.evaluate.page import page
+from training.evaluate.report import FORMAT, Report
+from training.evaluate.saved_report import different_settings
+
+SETTING = {"checkpoint_sha256": "a" * 64, "eps": 8 / 255, "seed": 0, "pictures_sha256": "b" * 64, "reader": "cifar10"}
+
+
+def report_of(*attacks, about=None, setting=SETTING) -> Report:
+    report = Report(setting=setting, about=about or {})
+    for attack in attacks:
+        report.add(attack, torch.tensor([True, False]))
+    return report
+
+
+def test_a_row_of_other_parameters_is_measured_again(tmp_path):
+    path = tmp_path / "evaluation.json"
+    report_of(gradient_attack.clean(), gradient_attack.pgd(10), gradient_attack.cw(10)).save(path)
+    report = Report(setting=SETTING)
+    changed = replace(gradient_attack.pgd(10), step_size=0.1)
+    assert report.take_over(path, [gradient_attack.clean(), changed]) == 1
+    assert set(report.withstood) == {"block on: clean", "block on: CW-10"}
+
+
+def test_a_row_that_spared_no_picture_stands_for_one_that_would_spare_some_but_not_the_other_way(tmp_path):
+    path = tmp_path / "evaluation.json"
+    alone, cascaded = Square(), Square(survivors_of=("clean", "APGD-CE"))
+    for saved, wanted, done in ((alone, cascaded, 1), (cascaded, alone, 0), (alone, replace(cascaded, queries=9), 0)):
+        report_of(saved).save(path)
+        assert Report(setting=SETTING).take_over(path, [wanted]) == done
+
+
+def test_reports_that_do_not_name_their_pictures_are_gone_on_with(tmp_path):
+    path = tmp_path / "evaluation.json"
+    older = {name: value for name, value in SETTING.items() if name not in ("pictures_sha256", "reader")}
+    report_of(gradient_attack.clean(), setting=older).save(path)
+    assert Report(setting=SETTING).take_over(path, [gradient_attack.clean()]) == 1
+    assert different_settings(SETTING, older) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({"seed": 1}, "seed (was 0, now 1);"),
+        ({"checkpoint_sha256": "c" * 64}, "checkpoint_sha256 (was aaaaaaaaaaaa, now cccccccccccc);"),
+        ({"pictures_sha256": "d" * 64}, "pictures_sha256 (was bbbbbbbbbbbb, now dddddddddddd);"),
+        ({"reader": "image-folder", "seed": 2}, 'seed (was 0, now 2), reader (was "cifar10", now "image-folder");'),
+        ({"plain_gradient": "both passes"}, 'plain_gradient (was not named, now "both passes");'),
+    ],
+)
+def test_another_setting_is_refused_with_both_values(tmp_path, now, named):
+    path = tmp_path / "evaluation.json"
+    report_of(gradient_attack.clean()).save(path)
+    with pytest.raises(ValueError, match="another setting") as refused:
+        Report(setting=SETTING | now).take_over(path, [gradient_attack.clean()])
+    message = str(refused.value)
+    assert message.startswith(f"{path} is a report of another setting: {named}")
+    assert "pass another --report, or delete that file" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"format": ',
+        b"\xff\xfe\x00",
+        b"[1, 2]",
+        b'{"name": "somebody\'s"}',
+        json.dumps({"format": FORMAT}).encode(),
+        json.dumps({"format": FORMAT, "setting": SETTING}).encode(),
+        json.dumps({"format": FORMAT, "setting": SETTING, "withstood": {"clean": "1"}, "attacks": {}}).encode(),
+    ],
+)
+def test_what_is_no_report_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "package.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"package\.json: .*pass another --report, or delete that file") as refused:
+        Report(setting=SETTING).take_over(path, [gradient_attack.clean()])
+    assert "\n" not in str(refused.value)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_in_the_reports_place_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a readable report"):
+        Report(setting=SETTING).take_over(tmp_path, [gradient_attack.clean()])
+
+
+FIRST, SECOND, THIRD = ({"command": f"evaluate {name}", "git_commit": name} for name in ("one", "two", "three"))
+
+
+def gone_on(path, about, *attacks) -> Report:
+    """What a command does: takes over, measures what is lacking, saves."""
+    report = Report(setting=SETTING, about=about)
+    report.take_over(path, attacks)
+    for attack in attacks:
+        if f"{attack.state}: {attack.name}" not in report.withstood:
+            report.add(attack, torch.tensor([True, False]))
+    report.save(path)
+    return report
+
+
+def test_every_row_keeps_the_command_and_commit_that_measured_it(tmp_path):
+    path = tmp_path / "evaluation.json"
+    gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10))
+    gone_on(path, SECOND, gradient_attack.clean(), gradient_attack.cw(10))
+    report = gone_on(path, THIRD, gradient_attack.clean())
+    saved = json.loads(path.read_text())
+    assert saved["about"] == THIRD
+    assert saved["earlier"] == [
+        {"about": FIRST, "rows": ["block on: clean", "block on: PGD-10"]},
+        {"about": SECOND, "rows": ["block on: CW-10"]},
+    ]
+    text = page(report, [], [])
+    assert "Command: `evaluate three`, commit three." in text
+    assert "2 of the rows (`earlier` in the JSON names them): `evaluate one`, commit one." in text
+    assert "1 of the rows (`earlier` in the JSON names them): `evaluate two`, commit two." in text
+
+
+def test_rows_of_several_reports_come_together_each_with_its_command_and_its_figures(tmp_path):
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    for path, about, attack, seconds in (
+        (ours, FIRST, gradient_attack.pgd(10), 3.0),
+        (theirs, SECOND, gradient_attack.cw(10), 5.0),
+    ):
+        report = gone_on(path, about, gradient_attack.clean(), attack)
+        report.measured = {
+            "core_seconds": {"block on: clean": seconds, f"block on: {attack.name}": seconds},
+            "gradient_correlation": {about["git_commit"]: 0.9},
+            "randomness": seconds,
+        }
+        report.save(path)
+    attacks = [gradient_attack.clean(), gradient_attack.pgd(10), gradient_attack.cw(10), gradient_attack.pgd(20)]
+    report = Report(setting=SETTING, about=THIRD)
+    assert [report.take_over(path, attacks) for path in (ours, theirs)] == [2, 1]
+    assert list(report.withstood) == ["block on: clean", "block on: PGD-10", "block on: CW-10"]
+    assert report.attacks["block on: CW-10"] == report_of(gradient_attack.cw(10)).attacks["block on: CW-10"]
+    assert report.earlier == [
+        {"about": FIRST, "rows": ["block on: clean", "block on: PGD-10"]},
+        {"about": SECOND, "rows": ["block on: CW-10"]},
+    ]
+    assert report.measured == {
+        "core_seconds": {"block on: clean": 3.0, "block on: PGD-10": 3.0, "block on: CW-10": 5.0},
+        "gradient_correlation": {"one": 0.9, "two": 0.9},
+        "randomness": 3.0,
+    }, "where both measured something, the first report's"
+
+
+def test_the_same_command_again_is_no_earlier_one(tmp_path):
+    path = tmp_path / "evaluation.json"
+    gone_on(path, FIRST, gradient_attack.clean())
+    assert gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10)).earlier == []
+    gone_on(path, SECOND, gradient_attack.clean(), gradient_attack.cw(10))
+    assert gone_on(path, FIRST, gradient_attack.clean()).earlier == [{"about": SECOND, "rows": ["block on: CW-10"]}]
+
+
+def test_a_row_that_is_measured_again_is_the_last_commands(tmp_path):
+    path = tmp_path / "evaluation.json"
+    gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10))
+    report = gone_on(path, SECOND, gradient_attack.clean(), replace(gradient_attack.pgd(10), step_size=0.1))
+    assert report.earlier == [{"about": FIRST, "rows": ["block on: clean"]}]
+
+
+def test_older_files_own_command_goes_with_all_their_rows(tmp_path):
+    path = tmp_path / "evaluation.json"
+    gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10))
+    older = json.loads(path.read_text())
+    del older["earlier"]
+    path.write_text(json.dumps(older))
+    report = gone_on(path, SECOND, gradient_attack.clean(), gradient_attack.cw(10))
+    assert report.earlier == [{"about": FIRST, "rows": ["block on: clean", "block on: PGD-10"]}]

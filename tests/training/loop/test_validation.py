@@ -1,0 +1,110 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.config import TrainConfig
+from training.evaluate.diagnostics.block_effect import measure_block_effect
+from training.loop.validation import Validation, collapse, validation_batch_size
+from training.networks.gradient_oracle import GradientOracle, with_gradient_input
+from training.networks.wide_resnet import WideResNet
+from training.parallel.distributed import ALONE, Shard
+
+
+def figures(clean: float, fgsm: float, pgd10: float) -> dict[str, float]:
+    return {"val_clean": clean, "val_fgsm": fgsm, "val_pgd10": pgd10}
+
+
+def test_catastrophic_overfitting_is_noticed():
+    problem = collapse(figures(0.7, 0.65, 0.02), best_pgd=0.35)
+    assert problem is not None
+    assert "catastrophic overfitting" in problem
+    assert "--attack n-fgsm" in problem
+
+
+def test_label_leaking_is_noticed():
+    problem = collapse(figures(0.4, 0.8, 0.9), best_pgd=0.3)
+    assert problem is not None
+    assert "label leaking" in problem
+
+
+def test_healthy_and_early_training_is_left_alone():
+    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36) is None
+    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0) is None
+    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1) is None
+
+
+def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):
+    model = network(scale=8 / 255)
+    images = torch.rand(20, 3, 16, 16)
+    labels = model(images).argmax(dim=1)
+    measured = Validation(images, labels, attacked=10, eps=8 / 255, seed=0).measure(model)
+    assert measured["val_clean"] == 1
+    attacked = [value for name, value in measured.items() if name.startswith("val_") and "clean" not in name]
+    assert measured["val_lowest"] == min(attacked) or measured["val_lowest"] < min(attacked)
+    assert {"val_smooth_cw10", "val_block_off_cw10"} <= set(measured)
+    assert measured["block_correction_mean_abs"] > 1 / 255
+
+
+def test_block_effect_of_a_dead_block_is_zero(network):
+    model = network(scale=0.0)
+    images = torch.rand(6, 3, 16, 16)
+    effect = measure_block_effect(model, images, images, eps=8 / 255, seed=0)
+    assert effect.correction_mean_abs == 0
+    assert effect.correction_change == 0
+    assert effect.answers_changed == effect.answers_changed_attacked == 0
+    assert effect.gradient_mean_abs > 0
+
+
+@pytest.fixture
+def largest():
+    """Watches a network: the largest number of pictures that its backbone saw at once, in a list of one."""
+
+    def watch(model):
+        seen = [0]
+        model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(max(seen.pop(), len(inputs[0]))))
+        return seen
+
+    return watch
+
+
+def test_fewer_pictures_at_once_change_no_figure(network, largest):
+    """In float64, where the order of sums cannot turn the sign of a gradient."""
+    model = network(scale=8 / 255).double()
+    images = torch.rand(9, 3, 12, 12, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+    labels = model(images).argmax(dim=1)
+    validation = Validation(images, labels, attacked=8, eps=2 / 255, seed=0)
+    seen = largest(model)
+    whole = validation.measure(model)
+    assert seen.pop() == 9
+    seen.append(0)
+    parts = replace(validation, batch_size=3).measure(model)
+    assert seen == [3]
+    assert parts == pytest.approx(whole)
+    assert 0 < whole["val_lowest"] < 1
+
+
+def test_fewer_pictures_at_once_change_no_figure_of_an_oracle(largest):
+    torch.manual_seed(0)
+    model = GradientOracle(with_gradient_input(WideResNet(10, 1, num_classes=5), 3), (0.5,) * 3, (0.25,) * 3).double()
+    images, labels = torch.rand(9, 3, 16, 16, dtype=torch.double), torch.arange(9) % 5
+    validation = Validation(images, labels, attacked=9, eps=8 / 255, seed=0)
+    seen = largest(model)
+    whole = validation.measure(model)
+    assert seen.pop() == 9
+    seen.append(0)
+    assert replace(validation, batch_size=4).measure(model) == whole
+    assert seen == [4]
+
+
+def test_validation_takes_no_more_memory_than_training():
+    def at_once(batch_size, precision, shard=ALONE, method="pgd"):
+        config = TrainConfig(dataset="cifar10", method=method, batch_size=batch_size, precision=precision)
+        return validation_batch_size(config, shard)
+
+    assert at_once(128, "float32") == 128
+    assert at_once(128, "bf16") == 64
+    assert at_once(128, "bf16", method="self-gradient") == 32
+    assert at_once(128, "float32", Shard(1, 4)) == 32
+    assert at_once(1000, "bf16") == at_once(250, "float32") == 250
+    assert at_once(1, "bf16", method="self-gradient") == 1

@@ -1,0 +1,164 @@
+import contextlib
+
+import pytest
+import torch
+
+from training.networks.self_gradient import SelfGradientBlock, frozen_batch_norm, soft_loss
+
+
+@pytest.mark.parametrize("scaling", ["none", "rms"])
+def test_block_of_zero_is_exactly_zero(scaling):
+    block = SelfGradientBlock(gradient_scaling=scaling)
+    assert torch.equal(block(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
+
+
+def test_rms_scaling_makes_the_correction_independent_of_the_gradients_size():
+    block = SelfGradientBlock(gradient_scaling="rms")
+    gradient = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(block(gradient * 1e-6), block(gradient))
+
+
+def test_correction_stays_within_scale_and_follows_the_gradients_sign():
+    torch.manual_seed(0)
+    block = SelfGradientBlock(scale=8 / 255, gradient_scaling="rms")
+    gradient = torch.randn(4, 3, 8, 8)
+    correction = block(gradient)
+    assert correction.abs().max() <= 8 / 255
+    assert (correction.sign() == gradient.sign()).float().mean() > 0.85
+
+
+def test_soft_loss_is_the_sum_not_the_mean():
+    logits = torch.arange(6.0).reshape(2, 3)
+    assert soft_loss(logits) == 15
+
+
+def test_self_gradient_equals_finite_differences(network):
+    model = network().double()
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    gradient = model.self_gradient(images)
+    step = 1e-7
+    for image, channel, row, column in [(0, 0, 0, 0), (0, 2, 7, 9), (1, 1, 15, 3)]:
+        shift = torch.zeros_like(images)
+        shift[image, channel, row, column] = step
+        with torch.no_grad():
+            raised = soft_loss(model.plain_logits(images + shift))
+            lowered = soft_loss(model.plain_logits(images - shift))
+        difference = (raised - lowered) / (2 * step)
+        torch.testing.assert_close(gradient[image, channel, row, column], difference, rtol=1e-4, atol=1e-8)
+
+
+def test_parameters_are_differentiated_through_both_passes(network):
+    model = network().double()
+    images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    weight = model.backbone.stem.weight
+    loss = model(images).square().sum()
+    (derivative,) = torch.autograd.grad(loss, weight)
+    held = model.second_pass(images, model.self_gradient(images).detach()).square().sum()
+    (held_derivative,) = torch.autograd.grad(held, weight)
+    step = 1e-7
+    with torch.no_grad():
+        weight[0, 0, 1, 1] += step
+        raised = model(images).square().sum()
+        weight[0, 0, 1, 1] -= 2 * step
+        lowered = model(images).square().sum()
+    difference = (raised - lowered) / (2 * step)
+    torch.testing.assert_close(derivative[0, 0, 1, 1], difference, rtol=1e-4, atol=1e-8)
+    # The control: a derivative that forgets the first pass is another number.
+    assert abs(held_derivative[0, 0, 1, 1] - difference) > 1e-3 * abs(difference)
+
+
+@pytest.mark.parametrize("scaling", ["none", "rms"])
+def test_logits_do_not_depend_on_the_other_images(network, scaling):
+    model = network(scaling)
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_block_off_is_the_plain_network(network):
+    model = network()
+    images = torch.rand(3, 3, 16, 16)
+    with torch.no_grad():
+        plain = model.backbone((images - model.mean) / model.std)
+        assert torch.equal(model(images, self_gradient=False), plain)
+        torch.testing.assert_close(model.first_pass(images)[0], plain)
+        # and the block matters at all
+        assert (model(images) - plain).abs().max() > 1e-3
+
+
+def test_a_network_without_a_block_has_one_pass(network):
+    model = network(block=False)
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(model(images), model.plain_logits(images))
+    with pytest.raises(ValueError, match="no self-gradient block"):
+        model.second_pass(images, images)
+
+
+def test_first_pass_leaves_running_statistics_alone_in_training(network):
+    model = network().train()
+    before = model.backbone.norm.running_mean.clone()
+    model.first_pass(torch.rand(4, 3, 16, 16))
+    assert torch.equal(model.backbone.norm.running_mean, before)
+    assert model.backbone.norm.training
+    model(torch.rand(4, 3, 16, 16))
+    assert not torch.equal(model.backbone.norm.running_mean, before)
+
+
+def test_frozen_batch_norm_thaws_after_an_error(network):
+    model = network().train()
+    with contextlib.suppress(RuntimeError), frozen_batch_norm(model):
+        assert not model.backbone.norm.training
+        raise RuntimeError
+    assert model.backbone.norm.training
+
+
+def test_without_derivatives_the_answers_are_the_same_to_the_last_bit(network):
+    model = network()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.rand(3, 3, 16, 16).contiguous(memory_format=layout)
+        logits, gradient = model.first_pass(images)
+        answers = model(images)
+        assert answers.requires_grad
+        with torch.no_grad():
+            cheap_logits, cheap_gradient = model.first_pass(images)
+            cheap_answers = model(images)
+        assert torch.equal(cheap_logits, logits)
+        assert torch.equal(cheap_gradient, gradient)
+        assert torch.equal(cheap_answers, answers)
+        assert not any(made.requires_grad for made in (cheap_logits, cheap_gradient, cheap_answers, images))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_without_derivatives_nothing_is_kept_for_a_second_one(network, monkeypatch):
+    """Which attacks that look at answers alone would pay for with every question."""
+    model = network()
+    images = torch.rand(2, 3, 16, 16)
+    created = []
+    original = torch.autograd.grad
+
+    def recording(*arguments, create_graph=False, **options):
+        created.append(create_graph)
+        return original(*arguments, create_graph=create_graph, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", recording)
+    with torch.no_grad():
+        model(images)
+    assert created == [False]
+
+
+def test_works_under_inference_mode(network):
+    model = network()
+    images = torch.rand(2, 3, 16, 16)
+    with torch.inference_mode():
+        inside = model(images)
+    torch.testing.assert_close(inside, model(images).detach())
+
+
+def test_impossible_blocks_are_refused():
+    with pytest.raises(ValueError, match="gradient_scaling"):
+        SelfGradientBlock(gradient_scaling="batch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one layer"):
+        SelfGradientBlock(layers=0)

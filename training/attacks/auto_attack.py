@@ -1,0 +1,188 @@
+"""The four attacks of AutoAttack, by the package pyautoattack, as rows of a robustness table.
+
+The package's attacks are called one by one with the parameters of its "standard" version, so that each is a row that
+an interrupted evaluation does not lose. Its driver class is left out on purpose: its check for dynamic defences calls
+sys.settrace(None) and counts in module globals, so that one self-gradient network would be flagged for ever after,
+and what it warns of (randomness, zero gradients, Square finding more) training.evaluate.checklist measures. A test
+shows that
+the rows have the driver's own figures.
+Source: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+attacks (2020).
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.attacks.base import Classifier, View, block_state
+from training.attacks.gradient_attack import logits_function
+from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
+
+Algorithm = Literal["apgd-ce", "apgd-t", "fab-t"]
+TITLES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
+SQUARE = "Square"
+AUTO_ATTACK = ("APGD-CE", "APGD-T", "FAB-T", SQUARE)
+MOST_TARGETS = 9
+FEWEST_CLASSES_FOR_DLR = 4
+
+# The package warns of zero gradients picture by picture; the checklist counts them.
+_SILENT = logging.Logger("pyautoattack, silent", level=logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class GradientStage:
+    """APGD on cross-entropy, APGD on the targeted difference of logits ratio, or targeted FAB.
+
+    view, beta, block: as for robustness.Attack
+    iterations:        of each run; 100 is AutoAttack's
+    survivors_of:      AttackOn.survivors_of
+    """
+
+    algorithm: Algorithm
+    view: View = "held"
+    beta: float | None = None
+    block: bool = True
+    iterations: int = 100
+    survivors_of: tuple[str, ...] = ("clean",)
+
+    @property
+    def name(self) -> str:
+        title = TITLES[self.algorithm]
+        return title if self.beta is None else f"{title}, {self.view} surrogate, beta {self.beta:g}"
+
+    @property
+    def state(self) -> str:
+        return block_state(self.block)
+
+    def parameters(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self), "package": "pyautoattack"}
+
+    def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Attacked images, shapes as for attacks.pgd; those of wrongly classified images are the images themselves.
+
+        The package seeds torch itself: with the seed that torch was given last (robustness.withstood does so).
+        raises ValueError where the network has too few classes for the targeted loss
+        """
+        predict = _without_needless_gradients(
+            model, logits_function(model, self.view, self.beta, self.block, images), self.block
+        )
+        predict = _laid_out_as(images, predict)
+        # The package flattens with view(), which channels-last images do not allow.
+        inputs = images.detach().contiguous()
+        with torch.no_grad():
+            classes = predict(inputs[:1]).shape[1]
+        with frozen_parameters(model):
+            attack = self._build(predict, classes, eps, inputs.device)
+            return valid_only(images, attack.perturb(inputs.clone(), labels), eps)
+
+    def _build(self, predict: LogitsFunction, classes: int, eps: float, device: torch.device) -> Any:
+        from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        options = {
+            "n_restarts": 1,
+            "n_iter": self.iterations,
+            "eps": eps,
+            "norm": "Linf",
+            "seed": torch.initial_seed(),
+            "device": device,
+        }
+        targets = min(MOST_TARGETS, classes - 1)
+        if self.algorithm == "apgd-ce":
+            return APGDAttack(predict, loss="ce", logger=_SILENT, **options)
+        if self.algorithm == "fab-t":
+            fab = FABAttack_PT(predict, n_target_classes=targets, **options)
+            fab.targeted = True
+            return fab
+        if classes < FEWEST_CLASSES_FOR_DLR:
+            raise ValueError(
+                f"{self.name} needs at least {FEWEST_CLASSES_FOR_DLR} classes and the network has {classes}: leave it "
+                "out of --attacks"
+            )
+        return APGDAttack_targeted(predict, n_target_classes=targets, logger=_SILENT, **options)
+
+
+@dataclass(frozen=True)
+class Square:
+    """Random search with squares: needs answers only, so it works where gradients mislead, and on exported graphs.
+
+    queries: 5000 is AutoAttack's
+    Source: Andriushchenko et al., Square Attack (2020).
+    """
+
+    block: bool = True
+    queries: int = 5000
+    survivors_of: tuple[str, ...] = ("clean",)
+    name: str = SQUARE
+
+    @property
+    def state(self) -> str:
+        return block_state(self.block)
+
+    def parameters(self) -> dict[str, Any]:
+        return {**asdict(self), "package": "pyautoattack"}
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """As GradientStage.perturb."""
+        from pyautoattack.square import SquareAttack
+
+        def predict(inputs: Tensor) -> Tensor:
+            # The package writes into the logits.
+            return model(inputs, self_gradient=self.block).clone()
+
+        inputs = images.detach().contiguous()
+        attack = SquareAttack(
+            _laid_out_as(images, predict),
+            norm="Linf",
+            n_queries=self.queries,
+            eps=eps,
+            p_init=0.8,
+            n_restarts=1,
+            seed=torch.initial_seed(),
+            device=inputs.device,
+            resc_schedule=False,
+        )
+        with torch.no_grad():
+            return valid_only(images, attack.perturb(inputs.clone(), labels), eps)
+
+
+def valid_only(images: Tensor, attacked: Tensor, eps: float) -> Tensor:
+    """`attacked`, but the image itself where the result is not a picture in the epsilon ball (NaN included)."""
+    attacked = attacked.detach()
+    inside = ((attacked - images).abs() <= eps + 1e-6) & (attacked >= 0) & (attacked <= 1)
+    valid = inside.flatten(1).all(dim=1)
+    return torch.where(valid[:, None, None, None], attacked, images)
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Within, no parameter requires a gradient: FAB calls backward(), which would add to all of them."""
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in free:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in free:
+            parameter.requires_grad_(True)
+
+
+def _without_needless_gradients(model: SelfGradientNetwork, view: LogitsFunction, block: bool) -> LogitsFunction:
+    """`view`, but the network itself where no gradient is wanted: the same logits at a lower price."""
+
+    def logits(images: Tensor) -> Tensor:
+        return view(images) if torch.is_grad_enabled() and images.requires_grad else model(images, self_gradient=block)
+
+    return logits
+
+
+def _laid_out_as(images: Tensor, function: LogitsFunction) -> LogitsFunction:
+    """The function, given its pictures in memory as `images` lie there: the network is a tenth faster channels last."""
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        return function
+    return lambda inputs: function(inputs.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,123 @@
+"""`python -m training`: trains a network to runs/<name>/model.safetensors."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from training.common.devices import check_threads
+from training.common.files import WriteError
+from training.common.signals import Terminated, terminable
+from training.config import TrainConfig
+from training.data.loading import load_pictures
+from training.loop.state import TrainingError, read_state
+from training.loop.trainer import Trainer, check_start
+from training.options import build_parser, configure
+from training.parallel.distributed import (
+    DistributedError,
+    Shard,
+    StoppedElsewhere,
+    first_here,
+    local_device,
+    process_group,
+)
+
+# What people can put right. CheckpointError, DatasetError and DistributedError are ValueErrors.
+ERRORS = (ValueError, TrainingError)
+
+
+def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
+    """Everything before the first epoch; what can be refused is refused before pictures are read.
+
+    raises TrainingError, DatasetError, CheckpointError, DistributedError
+    """
+    run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
+    if config.batch_size % shard.processes:
+        raise DistributedError(
+            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; it is all processes' "
+            f"together: pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
+        )
+    state, class_names = None, None
+    if arguments.resume:
+        state = read_state(run_dir / "state.pt", config)
+        if "data" in state:
+            class_names = tuple(state["data"]["class_names"])
+    else:
+        for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
+            if file.exists():
+                hint = (
+                    "add --resume to go on with that run, or give" if file.suffix == ".pt" else "move it away or give"
+                )
+                raise TrainingError(f"{file} exists: {hint} another --run")
+        if config.init_from:
+            class_names = check_start(Path(config.init_from), config.arch, config.activation)
+    pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size, class_names)
+    return Trainer(config, pictures, run_dir, device, state, shard)
+
+
+def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
+    """One process's training; returns the exit status. Of several processes one says what failed."""
+    resumable = ""
+    try:
+        with shard.together():
+            trainer = prepare(arguments, config, device, shard)
+        if shard.first:
+            print(describe(trainer), flush=True)
+        for epoch in trainer.run():
+            resumable = f"the same command with --resume goes on after epoch {epoch}"
+    except StoppedElsewhere:
+        return 2
+    except WriteError as error:
+        print(f"error: {error}" + (f"; then {resumable}" if resumable else ""), file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of memory on {device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
+        return 2
+    except ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Terminated) as stop:
+        if shard.first:
+            hint = resumable or "no epoch is saved yet, so the same command starts again"
+            print(f"interrupted; {hint}", file=sys.stderr, flush=True)
+        return 143 if isinstance(stop, Terminated) else 130
+    if shard.first:
+        print(f"wrote {trainer.checkpoint_path}")
+    return 0
+
+
+def describe(trainer: Trainer) -> str:
+    """What is about to be trained, in one line."""
+    config, shard = trainer.config, trainer.shard
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
+    done = trainer.progress.epoch
+    epochs = f"epochs {done + 1} to {config.epochs}" if done < config.epochs else f"all {done} epochs are done"
+    return (
+        f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train_indices)} pictures of "
+        f"{trainer.info.dataset}, {config.precision} on {device}, {epochs}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        check_threads(arguments.threads)
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        device = local_device(arguments.device)
+        config = configure(arguments, device)
+    except ERRORS as error:
+        # All processes notice the same.
+        if first_here():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    with terminable(), process_group(device) as shard:
+        return train(arguments, config, device, shard)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Small helpers without knowledge of networks or attacks: files, devices, signals, provenance."""

@@ -1,0 +1,1 @@
+"""Read data sets into memory, split them, and draw augmented batches."""

@@ -1,0 +1,98 @@
+"""CIFAR-10, CIFAR-100 and SVHN from the archives that their makers publish, read and verified by torchvision."""
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from training.data.picture_set import DatasetError, PictureSet, Split
+
+IMAGE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a data set looks like on the disk.
+
+    folder:  that torchvision looks for in --data-root, "" where the files lie there themselves
+    tarball: that the folder comes in, "" for none
+    advice:  what to get, from where
+    """
+
+    folder: str
+    tarball: str
+    advice: str
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz"
+ARCHIVES = {
+    "cifar10": Archive(
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        f"cifar-10-python.tar.gz or its folder cifar-10-batches-py: download {_CIFAR}/cifar-10-python.tar.gz",
+    ),
+    "cifar100": Archive(
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        f"cifar-100-python.tar.gz or its folder cifar-100-python: download {_CIFAR}/cifar-100-python.tar.gz",
+    ),
+    "svhn": Archive(
+        "",
+        "",
+        "train_32x32.mat and test_32x32.mat: download both from http://ufldl.stanford.edu/housenumbers/",
+    ),
+}
+
+
+def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
+    """A split of one of ARCHIVES.
+
+    root: holds the unpacked folder or the tarball as downloaded, which is unpacked elsewhere for the time of reading;
+          the unpacked folder itself will do too
+    raises DatasetError where a file is missing or its checksum is not the published one
+    """
+    archive = ARCHIVES[dataset]
+    try:
+        with _unpacked(archive, root) as folder:
+            return _read(dataset, folder, split)
+    except (RuntimeError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(
+            f"{root}: no complete {dataset} here ({reason.split('. You can')[0]}); expected {archive.advice} "
+            "to there, or point --data-root at it"
+        ) from None
+
+
+@contextmanager
+def _unpacked(archive: Archive, root: Path) -> Iterator[Path]:
+    """The folder to give to torchvision."""
+    if archive.folder and root.name == archive.folder:
+        yield root.parent
+    elif not archive.tarball or (root / archive.folder).exists() or not (root / archive.tarball).exists():
+        yield root
+    else:
+        # Not into --data-root, which may be read-only or read by several processes at once.
+        with TemporaryDirectory(prefix="pictures-") as folder:
+            with tarfile.open(root / archive.tarball) as file:
+                file.extractall(folder, filter="data")
+            yield Path(folder)
+
+
+def _read(dataset: str, folder: Path, split: Split) -> PictureSet:
+    # Takes seconds to import, which an image folder need not pay.
+    from torchvision import datasets
+
+    if dataset == "svhn":
+        svhn = datasets.SVHN(str(folder), split=split)
+        images = torch.from_numpy(np.ascontiguousarray(svhn.data))
+        return PictureSet(images, torch.from_numpy(svhn.labels).long(), tuple(str(digit) for digit in range(10)))
+    reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
+    cifar = reader(str(folder), train=split == "train")
+    images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
+    return PictureSet(images, torch.tensor(cifar.targets), tuple(cifar.classes))

@@ -1,0 +1,1 @@
+"""Derivatives that autograd lacks or computes slowly: second derivatives and smooth surrogates."""

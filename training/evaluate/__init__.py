@@ -1,0 +1,1 @@
+"""Judge a checkpoint: run attacks, measure diagnostics, and write the robustness report."""

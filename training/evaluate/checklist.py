@@ -1,0 +1,245 @@
+"""The masking checklist: signs that a robustness figure is too good to be true. docs/robustness.md explains each.
+
+Source: Athalye et al., Obfuscated Gradients Give a False Sense of Security (2018); Carlini et al., On Evaluating
+Adversarial Robustness (2019); AutoAttack's own warnings; and what this project found about self-gradient networks.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from training.attacks.auto_attack import AUTO_ATTACK
+from training.attacks.rows import MORE_RESTARTS, MORE_STEPS, Kind, kind_of
+from training.evaluate.diagnostics.accuracy_curve import LARGE
+from training.evaluate.report import Report
+
+Verdict = Literal["ok", "suspect", "raised", "not measured", "does not apply"]
+
+SUSPECT_CORRELATION = 0.97
+MASKED_CORRELATION = 0.90
+SAME_LOGITS = 1e-5
+PGD_OVER_FGSM = 0.005
+MORE_WORK = 0.01
+SQUARE_FINDS = 0.002
+TRANSFER_FINDS = 0.005
+SMOOTH_FINDS = 0.01
+LARGE_EPS_ACCURACY = 0.01
+
+PLAIN_GRADIENT = "plain"
+"""The gradient that the paper's attacks and AutoAttack follow, by this name in Report.measured."""
+BOTH_PASSES = "both passes"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One item of the checklist.
+
+    value:       what was measured, None where nothing was
+    threshold:   in words
+    consequence: whether the figures are likely too high because of it
+    detail:      which rows it is about, or why there is no value
+    """
+
+    name: str
+    value: float | None
+    threshold: str
+    verdict: Verdict
+    consequence: bool
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def line(self) -> str:
+        value = "-" if self.value is None else f"{self.value:.4g}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.verdict:>14}  {self.name}: {value}, {self.threshold}{detail}"
+
+
+def smooth_gradient(beta: float, averaged: bool = False) -> str:
+    """The smooth surrogate's gradient, by its name in Report.measured; averaged over noise or not."""
+    return f"smooth, beta {beta:g}" + ", averaged" * averaged
+
+
+def gradient_of(parameters: Mapping[str, Any]) -> str | None:
+    """The gradient that an attack follows, by its name in Report.measured; None where none is measured for it.
+
+    parameters: AttackOn.parameters()
+    """
+    view, averaged = parameters.get("view"), parameters.get("noise_samples", 1) > 1
+    if view == "smooth":
+        return smooth_gradient(parameters["beta"], averaged)
+    return None if averaged else {"held": PLAIN_GRADIENT, "full": BOTH_PASSES}.get(str(view))
+
+
+def of_consequence(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that make the figures likely too high."""
+    return [finding for finding in findings if finding.verdict == "raised" and finding.consequence]
+
+
+def likely_overestimated(findings: Iterable[Finding]) -> bool:
+    return bool(of_consequence(findings))
+
+
+def checklist(report: Report) -> list[Finding]:
+    """Every item, for the state in which the network is used (block on where there is one)."""
+    rows = _Rows(report)
+    return [
+        _gradient(report),
+        _zero_gradients(report),
+        _same_logits(report, "batch dependence", "batch_dependence"),
+        _same_logits(report, "randomness", "randomness"),
+        _label_leaking(rows),
+        _pgd_against_fgsm(rows),
+        _more_work(rows, "more steps", MORE_STEPS),
+        _more_work(rows, "more restarts", MORE_RESTARTS),
+        _finds(rows, "black-box attacks", "black-box", SQUARE_FINDS),
+        _finds(rows, "transfer attacks", "transfer", TRANSFER_FINDS),
+        _smooth_surrogate(report, rows),
+        _large_epsilon(report),
+        _block_relevance(report),
+    ]
+
+
+class _Rows:
+    """The rows of one state, by name without the state."""
+
+    def __init__(self, report: Report):
+        prefix = report.state_in_use() + ": "
+        self.withstood = {
+            key.removeprefix(prefix): bits for key, bits in report.withstood.items() if key.startswith(prefix)
+        }
+
+    def accuracy(self, row: str) -> float:
+        bits = self.withstood[row]
+        return bits.count("1") / len(bits)
+
+    def of_kind(self, *kinds: Kind) -> list[str]:
+        return [row for row in self.withstood if kind_of(row) in kinds]
+
+    def fell(self, rows: Iterable[str]) -> set[int]:
+        """Indices of the pictures that at least one of the rows took."""
+        return {index for row in rows for index, bit in enumerate(self.withstood[row]) if bit == "0"}
+
+    def additional(self, rows: Iterable[str], baseline: Iterable[str]) -> float:
+        """Share of all pictures that the rows took and the baseline (with clean) had left."""
+        taken = self.fell(rows) - self.fell(baseline) - self.fell(self.of_kind("clean"))
+        return len(taken) / len(next(iter(self.withstood.values())))
+
+
+def _verdict(raised: bool) -> Verdict:
+    return "raised" if raised else "ok"
+
+
+def _missing(name: str, threshold: str, why: str, verdict: Verdict = "not measured") -> Finding:
+    return Finding(name, None, threshold, verdict, False, why)
+
+
+def _gradient(report: Report) -> Finding:
+    name, threshold = "gradient correlation", f"masked under {MASKED_CORRELATION}, suspect under {SUSPECT_CORRELATION}"
+    correlations = report.measured.get("gradient_correlation")
+    if correlations is None:
+        return _missing(name, threshold, "no gradients were measured")
+    value = correlations[PLAIN_GRADIENT]
+    prefix = report.state_in_use() + ": "
+    followed = {gradient_of(parameters) for key, parameters in report.attacks.items() if key.startswith(prefix)}
+    best = max((number for view, number in correlations.items() if view in followed), default=value)
+    verdict: Verdict = "ok"
+    if value < SUSPECT_CORRELATION:
+        verdict = "raised" if value < MASKED_CORRELATION else "suspect"
+    others = ", ".join(
+        f"{view} {number:.3f}" + " (no attack here follows it)" * (view not in followed)
+        for view, number in correlations.items()
+        if view != PLAIN_GRADIENT
+    )
+    # Masked gradients do not flatter the headline where an attack of the report has followed sound ones.
+    return Finding(name, value, threshold, verdict, verdict == "raised" and best < SUSPECT_CORRELATION, others)
+
+
+def _zero_gradients(report: Report) -> Finding:
+    name, threshold = "zero gradients", "raised above 0, share of rightly classified pictures"
+    shares = report.measured.get("zero_gradients")
+    if shares is None:
+        return _missing(name, threshold, "no gradients were measured")
+    loss, value = max(shares.items(), key=lambda item: item[1])
+    return Finding(name, value, threshold, _verdict(value > 0), True, f"loss: {loss}")
+
+
+def _same_logits(report: Report, name: str, key: str) -> Finding:
+    threshold = f"raised above {SAME_LOGITS:g}, relative change of the logits, median over pictures"
+    value = report.measured.get(key)
+    if value is None:
+        return _missing(name, threshold, "no logits were compared")
+    return Finding(name, value, threshold, _verdict(value > SAME_LOGITS), True)
+
+
+def _label_leaking(rows: _Rows) -> Finding:
+    name, threshold = "label leaking", "raised where an attacked accuracy is above the clean one"
+    attacked = [row for row in rows.withstood if row != "clean"]
+    if "clean" not in rows.withstood or not attacked:
+        return _missing(name, threshold, "needs clean and attacked rows")
+    row = max(attacked, key=rows.accuracy)
+    value = rows.accuracy(row) - rows.accuracy("clean")
+    return Finding(name, value, threshold, _verdict(value > 0), True, f"highest: {row}")
+
+
+def _pgd_against_fgsm(rows: _Rows) -> Finding:
+    name, threshold = "PGD weaker than FGSM", f"raised above {PGD_OVER_FGSM:g}"
+    steps = {int(match[1]): row for row in rows.withstood if (match := re.fullmatch(r"PGD-(\d+)", row))}
+    if "FGSM" not in rows.withstood or not steps:
+        return _missing(name, threshold, "needs the rows FGSM and PGD")
+    row = steps[max(steps)]
+    value = rows.accuracy(row) - rows.accuracy("FGSM")
+    return Finding(name, value, threshold, _verdict(value > PGD_OVER_FGSM + 1e-9), True, f"{row} minus FGSM")
+
+
+def _more_work(rows: _Rows, name: str, row: str) -> Finding:
+    threshold = f"raised where it takes over {MORE_WORK:g} of the pictures"
+    if row not in rows.withstood:
+        return _missing(name, threshold, f"needs the row {row!r}: --attacks full")
+    value = rows.withstood[row].count("0") / len(rows.withstood[row]) - (1 - rows.accuracy("clean"))
+    return Finding(name, value, threshold, _verdict(value > MORE_WORK + 1e-9), True, row)
+
+
+def _finds(rows: _Rows, name: str, kind: Kind, limit: float) -> Finding:
+    threshold = f"raised where they take over {limit:g} of the pictures that white-box attacks left"
+    found = rows.of_kind(kind)
+    if not found:
+        return _missing(name, threshold, "none was run: --attacks full")
+    value = rows.additional(found, rows.of_kind("white-box", "adaptive"))
+    return Finding(name, value, threshold, _verdict(value > limit + 1e-9), True, ", ".join(found))
+
+
+def _smooth_surrogate(report: Report, rows: _Rows) -> Finding:
+    name, threshold = "smooth surrogate", f"raised where it takes over {SMOOTH_FINDS:g} off AutoAttack"
+    adaptive = [row for row in rows.of_kind("adaptive") if "smooth surrogate" in row]
+    if report.state_in_use() == "block off":
+        return _missing(name, threshold, "the network has no block", "does not apply")
+    if not adaptive:
+        return _missing(name, threshold, "it was not run: --attacks full")
+    if all(row in rows.withstood for row in AUTO_ATTACK):
+        baseline, detail = list(AUTO_ATTACK), "off AutoAttack"
+    else:
+        baseline, detail = rows.of_kind("white-box"), "AutoAttack was not run: off the white-box rows"
+    value = rows.additional(adaptive, baseline)
+    return Finding(name, value, threshold, _verdict(value > SMOOTH_FINDS + 1e-9), True, detail)
+
+
+def _large_epsilon(report: Report) -> Finding:
+    name, threshold = f"accuracy at eps {LARGE}/255", f"raised above {LARGE_EPS_ACCURACY:g}"
+    curve = report.measured.get("accuracy_over_eps", {})
+    if str(LARGE) not in curve:
+        return _missing(name, threshold, "it was not measured")
+    value = curve[str(LARGE)]
+    return Finding(name, value, threshold, _verdict(value > LARGE_EPS_ACCURACY + 1e-9), True)
+
+
+def _block_relevance(report: Report) -> Finding:
+    name, threshold = "block relevance", "raised at 0, share of answers that switching the block off changes"
+    if report.state_in_use() == "block off":
+        return _missing(name, threshold, "the network has no block", "does not apply")
+    if report.block_effect is None:
+        return _missing(name, threshold, "it was not measured")
+    value = max(report.block_effect["answers_changed"], report.block_effect["answers_changed_attacked"])
+    return Finding(name, value, threshold, _verdict(value == 0), False, "clean or PGD-10 pictures, whichever is more")

@@ -1,0 +1,1 @@
+"""Measurements beside the attacks that the checklist for gradient masking rests on."""

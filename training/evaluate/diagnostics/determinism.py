@@ -1,0 +1,34 @@
+"""Does an answer depend on anything but the picture?"""
+
+import torch
+from torch import Tensor
+
+from training.attacks.base import Classifier
+
+
+def batch_dependence(model: Classifier, images: Tensor) -> float:
+    """How much the logits change when an image is classified alone and not among the others.
+
+    images:  (N, 3, H, W), N at least 2, a few dozen
+    returns: median over images of the largest change of a logit, relative to the largest absolute logit
+
+    Rounding makes about 1e-7 of it. The median, because in a self-gradient network rounding may now and then switch a
+    ReLU whose input is nearly zero, and so move a single image's self-gradient by far more than rounding (1e-4 of
+    the logits was seen); an answer that really depends on the batch does so for nearly every image.
+    """
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(image[None]) for image in images])
+    return _relative_change(together, alone)
+
+
+def randomness(model: Classifier, images: Tensor, repetitions: int = 5) -> float:
+    """How much the logits change when the same batch is classified again; as batch_dependence."""
+    with torch.no_grad():
+        first = model(images)
+        return max(_relative_change(first, model(images)) for _ in range(repetitions - 1))
+
+
+def _relative_change(logits: Tensor, others: Tensor) -> float:
+    largest = logits.abs().max().clamp(min=torch.finfo(logits.dtype).tiny)
+    return ((logits - others).abs().amax(dim=1).median() / largest).item()

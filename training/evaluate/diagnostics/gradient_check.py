@@ -1,0 +1,88 @@
+"""Do an attack's gradients point where the loss really rises? The first thing to know about a robustness figure."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from training.attacks.pgd import AttackLoss, cross_entropy, loss_gradient, margin
+from training.common.in_batches import in_batches
+from training.networks.self_gradient import LogitsFunction
+
+DIRECTIONS = 20
+
+
+def finite_difference_correlations(
+    exact: LogitsFunction,
+    gradients: Mapping[str, LogitsFunction],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    seed: int,
+    directions: int = DIRECTIONS,
+    batch_size: int = 250,
+) -> dict[str, float]:
+    """Correlation of slopes told by a gradient with central finite differences of step eps / 8.
+
+    exact:      the network's logits
+    gradients:  name -> the network as an attack sees it
+    images:     (N, 3, H, W); labels (N)
+    batch_size: pictures that the network sees at once
+    returns:    per name the mean over images of Pearson's correlation over random sign directions, in [-1, 1]; 0 where
+                one of the two is constant, so a flat gradient counts as an unrelated one
+
+    Slopes are of the margin loss, which does not flatten out on images that are classified with confidence.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    step = eps / 8
+    slopes: dict[str, list[Tensor]] = {name: [] for name in gradients}
+    differences: list[Tensor] = []
+    told = {name: _gradients(view, images, labels, margin, batch_size) for name, view in gradients.items()}
+
+    def margins(moved: Tensor) -> Tensor:
+        return in_batches(lambda some, right: margin(exact(some), right), moved, labels, batch_size=batch_size)
+
+    for _ in range(directions):
+        signs = (torch.randint(0, 2, images.shape, generator=generator) * 2 - 1).to(images)
+        with torch.no_grad():
+            rise = margins(images + step * signs) - margins(images - step * signs)
+        differences.append(rise / (2 * step))
+        for name, gradient in told.items():
+            slopes[name].append((gradient * signs).flatten(1).sum(dim=1))
+    measured = torch.stack(differences, dim=1)
+    return {name: _correlation(torch.stack(values, dim=1), measured).mean().item() for name, values in slopes.items()}
+
+
+def zero_gradient_share(
+    view: LogitsFunction,
+    images: Tensor,
+    labels: Tensor,
+    loss: AttackLoss = cross_entropy,
+    batch_size: int = 250,
+) -> float:
+    """Share of the rightly classified images at which the loss gradient is exactly zero in every pixel.
+
+    0 where no image is classified rightly.
+    """
+    with torch.no_grad():
+        right = in_batches(view, images, batch_size=batch_size).argmax(dim=1) == labels
+    if not right.any():
+        return 0.0
+    gradient = _gradients(view, images[right], labels[right], loss, batch_size)
+    return (gradient == 0).flatten(1).all(dim=1).float().mean().item()
+
+
+def _gradients(view: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss, batch_size: int) -> Tensor:
+    """Gradient of each image's loss with respect to the image, (N, 3, H, W)."""
+    return in_batches(
+        lambda some, right: loss_gradient(view, some, right, loss)[1], images, labels, batch_size=batch_size
+    )
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation along dim 1, (N, M) and (N, M) -> (N); 0 where undefined."""
+    first, second = first.double(), second.double()
+    first, second = first - first.mean(dim=1, keepdim=True), second - second.mean(dim=1, keepdim=True)
+    spread = first.norm(dim=1) * second.norm(dim=1)
+    return torch.where(spread > 0, (first * second).sum(dim=1) / spread.clamp(min=1e-300), torch.zeros_like(spread))

@@ -1,0 +1,76 @@
+"""What a row of a report has measured so far, so that a kill does not cost hours of one attack."""
+
+import base64
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.common.files import write_atomically
+
+
+class RowProgress:
+    """A file between the batches of one attack, with the random generators' states, so that going on changes nothing.
+
+    path: of the file
+    row:  everything that the row depends on; what the file says of any other row is ignored
+    restored: how many pictures restore() found done
+    """
+
+    def __init__(self, path: Path, row: dict[str, Any]):
+        self.path = path
+        self.row = json.loads(json.dumps(row))  # as the file gives it back: lists for tuples
+        self.restored = 0
+        self._earlier = 0.0
+        self._started = time.process_time()
+
+    def restore(self) -> list[bool]:
+        """Which of the pictures done so far withstood, in order; torch's generators are put where they were then.
+
+        Empty, with the generators left alone, where nothing is saved of this row.
+        """
+        try:
+            saved = json.loads(self.path.read_bytes())
+            if saved["row"] != self.row:
+                return []
+            withstood = [mark == "1" for mark in saved["withstood"]]
+            generators = [_tensor(text) for text in saved["generators"]]
+            self._earlier = float(saved["core_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):  # a cache: damaged, it is measured again
+            return []
+        torch.set_rng_state(generators[0])
+        if generators[1:]:
+            torch.cuda.set_rng_state_all(generators[1:])
+        self.restored = len(withstood)
+        return withstood
+
+    def save(self, withstood: list[bool]) -> None:
+        """raises WriteError, with the old file left as it was"""
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        content = {
+            "row": self.row,
+            "withstood": "".join("1" if value else "0" for value in withstood),
+            "core_seconds": self.core_seconds(),
+            "generators": [_text(state) for state in (torch.get_rng_state(), *on_gpus)],
+        }
+        write_atomically(self.path, json.dumps(content).encode())
+
+    def core_seconds(self) -> float:
+        """Processor time of the row, over all processes that measured parts of it."""
+        return self._earlier + time.process_time() - self._started
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def _text(state: Tensor) -> str:
+    return base64.b64encode(bytes(state.tolist())).decode()
+
+
+def _tensor(text: str) -> Tensor:
+    return torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""The training loop: epochs, learning rate, validation, saved state and progress."""

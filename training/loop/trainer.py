@@ -1,0 +1,376 @@
+"""The training loop: epochs, validation, checkpoints, resuming."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.attacks.views import check_view
+from training.checkpoint import (
+    BlockConfig,
+    CheckpointError,
+    CheckpointInfo,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.common.devices import MIB, free_memory, gib, peak_memory
+from training.common.provenance import current_versions, git_commit
+from training.config import TrainConfig
+from training.data.batches import augment, batches, to_float
+from training.data.loading import PictureSet, split_indices
+from training.data.mixing import cutmix, cutout
+from training.loop.epoch_choice import Selection
+from training.loop.log import RunLog
+from training.loop.progress_bar import TrainingBar
+from training.loop.schedule import learning_rate
+from training.loop.state import Progress, TrainingError, description, differing_pictures, save_state
+from training.loop.validation import Validation, collapse, validation_batch_size
+from training.loop.weight_average import WeightAverage
+from training.methods import build_method
+from training.networks.gradient_oracle import GradientOracle
+from training.networks.self_gradient import SelfGradientNetwork
+from training.parallel.distributed import ALONE, Shard
+from training.parallel.synchronised import as_part_of_the_whole_batch
+
+
+class Trainer:
+    """Trains one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
+
+    config:   its init_from must have passed check_start
+    pictures: the training split; part of it is held out for validation
+    state:    read_state's, to go on from; None to start
+    shard:    this process's part of the work; only the first one's writes files and shows progress
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        pictures: PictureSet,
+        run_dir: Path,
+        device: torch.device,
+        state: dict[str, Any] | None = None,
+        shard: Shard = ALONE,
+    ):
+        self.config, self.run_dir, self.device, self.shard = config, run_dir, device, shard
+        train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
+        if len(train) < config.batch_size:
+            raise TrainingError(
+                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
+            )
+        self.pictures, self.train_indices = _on_device(pictures, device), train.to(device)
+        validation = pictures.subset(held_out)
+        self.validation = Validation(
+            to_float(validation.images).to(device, memory_format=torch.channels_last),
+            validation.labels.to(device),
+            min(config.validation_attacked, len(validation)),
+            config.epsilon,
+            config.seed,
+            shard,
+            validation_batch_size(config, shard),
+        )
+        torch.manual_seed(config.seed)
+        mean, std = self.pictures.channel_statistics(self.train_indices)
+        block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
+        self.info = CheckpointInfo(
+            architecture=config.arch,
+            class_names=pictures.class_names,
+            image_size=(pictures.images.shape[2], pictures.images.shape[3]),
+            mean=mean,
+            std=std,
+            dataset=config.dataset_name or config.dataset,
+            method=config.method,
+            epsilon=config.epsilon if config.method != "standard" else 0.0,
+            block=block if config.method == "self-gradient" else None,
+            seed=config.seed,
+            activation=config.activation,
+            recipe=config.as_dict(),
+            versions=current_versions(),
+            git_commit=git_commit(),
+        )
+        self.model = build_model(self.info)
+        if config.init_from and state is None:
+            other, _ = load_checkpoint(Path(config.init_from))
+            self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        check_view(config.attack_view, self.model)
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = self._build_optimizer()
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.method = build_method(config)
+        self.progress = Progress()
+        if state is not None:
+            self._go_on_from(state)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.train_indices) // self.config.batch_size
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.run_dir / "model.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        return self.run_dir / "state.pt"
+
+    def _build_optimizer(self) -> torch.optim.SGD:
+        # Weight decay drives the block's output to nothing within a few epochs (measured: 8e-6), so it gets none.
+        block = list(self.model.block.parameters()) if self.model.block is not None else []
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.model.backbone.parameters()), "weight_decay": self.config.weight_decay},
+            {"params": block, "weight_decay": 0.0},
+        ]
+        return torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            lr=self.config.lr,
+            momentum=self.config.momentum,
+            nesterov=True,
+        )
+
+    def run(self) -> Iterator[int]:
+        """Trains the epochs that are left, and yields how many are done and saved: at the start, then after each one.
+
+        raises TrainingError where an epoch's figures show a collapse (the best checkpoint so far is kept), and
+        WriteError
+        """
+        log: RunLog | None = None
+        with self.shard.together():
+            if self.shard.first:
+                log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
+                if self.progress.epoch == 0:
+                    # So that --resume always works, and a disk that is full or read-only shows before an hour is lost.
+                    save_state(self.state_path, self.config, self.progress, self._state())
+        yield self.progress.epoch
+        images_per_epoch = self.steps_per_epoch * self.config.batch_size
+        bar = TrainingBar(
+            self.config.epochs * images_per_epoch, self.progress.epoch * images_per_epoch, self.shard.first
+        )
+        try:
+            while self.progress.epoch < self.config.epochs:
+                problem = self._epoch(log, bar)
+                with self.shard.together():
+                    if problem:
+                        kept = (
+                            "Best checkpoint so far"
+                            if self.progress.epoch > 1
+                            else "There is no better checkpoint than"
+                        )
+                        raise TrainingError(f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}")
+                yield self.progress.epoch
+        finally:
+            bar.close()
+            if log is not None:
+                log.close()
+
+    def _epoch(self, log: RunLog | None, bar: TrainingBar) -> str | None:
+        """log: None in processes that do not write; returns what is wrong with the epoch's figures, if anything"""
+        epoch = self.progress.epoch
+        wall, core = time.perf_counter(), time.process_time()
+        # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
+        torch.manual_seed(self.config.seed * 1_000_003 + epoch + 1)
+        bar.start_epoch()
+        loss, accuracy = self._train_epoch(epoch, bar)
+        images_per_second = bar.images_per_second
+        evaluated = self._evaluated_model()
+        figures = {
+            "lr": learning_rate(self.config, epoch + 1 - 1 / self.steps_per_epoch),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            **self.validation.measure(evaluated),
+            "train_images_per_second": images_per_second,
+        }
+        # A gradient oracle reads the label out of the gradient: that is what it is there to show.
+        adversarial = self.config.method not in ("standard", "gradient-oracle")
+        problem = collapse(figures, self.progress.best_pgd) if adversarial else None
+        # After the first epoch there is no other network to keep: without any, a collapse could not be judged.
+        keep = problem is None or epoch == 0
+        selection, best = self._selected(figures) if keep else (self._selection, False)
+        progress = Progress(
+            epoch=epoch + 1,
+            best_lowest=selection.highest,
+            best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
+            wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
+            core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
+            problem=problem or "",
+            kept_lowest=selection.kept_lowest,
+            kept_clean=selection.kept_clean,
+        )
+        figures |= {
+            "wall_seconds": progress.wall_seconds,
+            "core_seconds": progress.core_seconds,
+            "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
+        }
+        with self.shard.together():
+            if log is not None:
+                # In this order: whatever a kill leaves undone, the epoch is done anew from the state before it.
+                log.add(progress.epoch, figures)
+                if best:
+                    self._save_best(evaluated, {"epoch": progress.epoch, **figures})
+                save_state(self.state_path, self.config, progress, self._state())
+        self.progress = progress
+        bar.show(
+            {"val clean": f"{figures['val_clean']:.3f}", "val PGD-10": f"{figures['val_pgd10']:.3f}"}, of_epoch=True
+        )
+        return problem
+
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.progress.best_lowest, self.progress.kept_lowest, self.progress.kept_clean)
+
+    def _selected(self, figures: dict[str, Any]) -> tuple[Selection, bool]:
+        """With one more epoch, and whether to keep that one. Standard training is not meant to withstand attacks."""
+        lowest = "val_clean" if self.config.method == "standard" else "val_lowest"
+        return self._selection.after(figures[lowest], figures["val_clean"], self.validation.attacked)
+
+    def _train_epoch(self, epoch: int, bar: TrainingBar) -> tuple[float, float]:
+        """Mean loss and accuracy over the epoch's batches."""
+        self.model.train()
+        sums = torch.zeros(2, device=self.device)
+        steps, batch_size = self.steps_per_epoch, self.config.batch_size
+        for index, (images, labels) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
+            rate = learning_rate(self.config, epoch + index / steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            # All processes draw the whole batch's augmentation: that costs little, and makes it one process's.
+            augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
+            cut, targets = self._cut(augmented, labels)
+            inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
+            sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
+            bar.update(batch_size)
+            if index % 20 == 19 or index + 1 == steps:
+                loss, accuracy = self._means(sums, index + 1, epoch)
+                key = "accuracy" if self.config.method == "standard" else "attacked"
+                bar.show(
+                    {
+                        "epoch": str(epoch + 1),
+                        "loss": f"{loss:.3f}",
+                        key: f"{accuracy:.3f}",
+                        "memory": gib(peak_memory(self.device)),
+                    }
+                )
+        return self._means(sums, steps, epoch)
+
+    def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+        """One step on this process's part of a batch, targets as in training.methods.Batch; its (loss, accuracy)."""
+        with as_part_of_the_whole_batch(self.shard):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                step = self.method.loss(self.model, self.method.attack(self.model, inputs, targets))
+            self.optimizer.zero_grad(set_to_none=True)
+            step.backward()
+        self.shard.average_(parameter.grad for parameter in self.model.parameters())
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        accuracy = (step.logits.detach().argmax(dim=1) == labels).float().mean()
+        return torch.stack([step.loss.detach(), accuracy])
+
+    def _means(self, sums: Tensor, steps: int, epoch: int) -> tuple[float, float]:
+        """Loss and accuracy per step, over all processes, of sums over `steps` steps of this one's."""
+        means = sums / steps
+        self.shard.average_([means])
+        loss, accuracy = means.tolist()
+        with self.shard.together():
+            if not torch.isfinite(means).all():
+                raise TrainingError(
+                    f"epoch {epoch + 1}: the loss is {loss}; start again under another --run with a lower --lr"
+                )
+        return loss, accuracy
+
+    def _cut(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images and their targets after cutout and CutMix, where the configuration asks for them."""
+        targets = labels
+        if self.config.cutout:
+            mean = torch.tensor(self.info.mean, device=images.device).view(1, -1, 1, 1)
+            images = cutout(images, self.config.cutout, (255 * mean).round().to(images.dtype))
+        if self.config.cutmix:
+            images, targets = cutmix(images, labels, len(self.info.class_names), self.config.cutmix)
+        return images, targets
+
+    def _evaluated_model(self) -> SelfGradientNetwork:
+        """The network that is validated and saved: the weight average where there is one."""
+        if self.average is None:
+            return self.model
+        averaged = build_model(self.info).to(self.device).to(memory_format=torch.channels_last)
+        averaged.load_state_dict(self.average.state)
+        return averaged
+
+    def _save_best(self, model: SelfGradientNetwork, history: dict[str, Any]) -> None:
+        save_checkpoint(self.checkpoint_path, model.state_dict(), replace(self.info, history=history))
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "data": description(self.pictures, self.info.mean),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            state |= {"average": self.average.state, "average_steps": self.average.steps}
+        return state
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        differing = differing_pictures(state, description(self.pictures, self.info.mean))
+        if differing:
+            raise TrainingError(
+                f"{self.state_path} is of a run on other pictures ({differing}); "
+                "give the --data-root that it was started with, or start under another --run"
+            )
+        self.progress = Progress(**state["progress"])
+        if self.progress.problem:
+            raise TrainingError(
+                f"{self.state_path}: this run stopped for good after epoch {self.progress.epoch} "
+                f"({self.progress.problem}); start again under another --run"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.state = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+            self.average.steps = state["average_steps"]
+        self._take_over_best()
+
+    def _take_over_best(self) -> None:
+        """Killed between saving a best epoch and its state, a run has a better checkpoint than its state says."""
+        try:
+            _, info = load_checkpoint(self.checkpoint_path)
+        except CheckpointError:
+            return
+        if info.history.get("epoch", 0) > self.progress.epoch:
+            selection, _ = self._selected(info.history)
+            self.progress = replace(
+                self.progress,
+                best_lowest=selection.highest,
+                kept_lowest=selection.kept_lowest,
+                kept_clean=selection.kept_clean,
+            )
+
+
+def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
+    """The class names of a checkpoint whose backbone training is to start from; cheap, so before reading pictures.
+
+    raises CheckpointError, and TrainingError for another architecture or activation
+    """
+    other, info = load_checkpoint(path)
+    if info.architecture != arch:
+        raise TrainingError(
+            f"{path} is a {info.architecture}, not a {arch}; pass a checkpoint of the same --arch to --init-from"
+        )
+    if info.activation != activation or isinstance(other, GradientOracle):
+        raise TrainingError(
+            f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
+            "--activation, and no gradient-oracle, to --init-from"
+        )
+    return info.class_names
+
+
+def _on_device(pictures: PictureSet, device: torch.device) -> PictureSet:
+    """raises TrainingError where they do not fit"""
+    needed, free = pictures.images.numel(), free_memory(device)
+    if pictures.images.device != device and free is not None and needed > free:
+        raise TrainingError(
+            f"the pictures take {gib(needed)} of memory on {device}, of which {gib(free)} is free; "
+            "pass a smaller --image-size, or a --data-root with fewer pictures"
+        )
+    return pictures.to(device)

@@ -1,0 +1,165 @@
+"""What the trainer measures after each epoch, and how it notices training that has gone wrong."""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.attacks import gradient_attack
+from training.attacks.gradient_attack import Attack
+from training.common.in_batches import in_batches
+from training.config import TrainConfig
+from training.evaluate import measuring
+from training.evaluate.diagnostics.block_effect import BlockEffect, measure_block_effect
+from training.evaluate.gradient_oracle import oracle_withstood
+from training.networks.gradient_oracle import GradientOracle
+from training.networks.self_gradient import SelfGradientNetwork
+from training.parallel.distributed import ALONE, Shard
+
+Measurement = tuple[int, Callable[[], Tensor]]
+"""How many values, and what measures them."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pictures on the training device.
+
+    images, labels: (N, 3, H, W) float32 in [0, 1] and (N)
+    attacked:       how many of them, from the first, are attacked
+    shard:          with several processes, each does some of the measurements, and all know the figures
+    batch_size:     pictures that the network sees at once
+    """
+
+    images: Tensor
+    labels: Tensor
+    attacked: int
+    eps: float
+    seed: int
+    shard: Shard = ALONE
+    batch_size: int = 250
+
+    def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
+        """Accuracies in [0, 1] by log column, `val_lowest` (per picture over all attacks) among them.
+
+        With a block: also the smooth surrogate, which sees it, the attack on the block-off network, and the block's
+        effect. The model is left in eval mode.
+        """
+        model.eval()
+        if isinstance(model, GradientOracle):
+            return self._measure_oracle(model)
+        has_block = model.block is not None
+        everything, attacked = len(self.labels), self.attacked
+        attacks = self._attacks(has_block)
+
+        def withstood(attack: Attack, count: int) -> Measurement:
+            return count, lambda: self._withstood(model, attack, count)
+
+        measurements = {"clean": withstood(gradient_attack.clean(), everything)}
+        measurements |= {column: withstood(attack, attacked) for column, attack in attacks}
+        if has_block:
+            measurements["effect"] = (len(fields(BlockEffect)), lambda: self._block_effect(model))
+            measurements["clean_block_off"] = withstood(gradient_attack.clean(block=False), everything)
+        measured = self._divided(measurements)
+        effect = measured.pop("effect", None)
+        figures = {f"val_{column}": right.float().mean().item() for column, right in measured.items()}
+        lowest = measuring.lowest(measured[column][:attacked] > 0 for column in ("clean", *dict(attacks)))
+        figures["val_lowest"] = lowest.float().mean().item()
+        if effect is not None:
+            figures |= {f"block_{name}": value for name, value in BlockEffect(*effect.tolist()).as_dict().items()}
+        return figures
+
+    def _divided(self, measurements: dict[str, Measurement]) -> dict[str, Tensor]:
+        """Each measurement made by one process, then known to all.
+
+        Every one of them seeds its own draws, so it does not matter which process makes it.
+        """
+        made = [
+            measure().double().cpu()
+            if turn % self.shard.processes == self.shard.rank
+            else torch.zeros(length, dtype=torch.double)
+            for turn, (length, measure) in enumerate(measurements.values())
+        ]
+        known = self.shard.sum_(torch.cat(made)).split([length for length, _ in measurements.values()])
+        return dict(zip(measurements, known, strict=True))
+
+    def _withstood(self, model: SelfGradientNetwork, attack: Attack, count: int) -> Tensor:
+        """Of the first `count` pictures."""
+        images, labels = self.images[:count], self.labels[:count]
+        return measuring.withstood(
+            model, images, labels, attack, eps=self.eps, seed=self.seed, batch_size=self.batch_size
+        )
+
+    def _block_effect(self, model: SelfGradientNetwork) -> Tensor:
+        """BlockEffect's fields in their order."""
+        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
+        torch.manual_seed(self.seed)
+        attack = gradient_attack.pgd(10)
+        attacked = in_batches(
+            lambda some, right: attack.perturb(model, some, right, self.eps),
+            images,
+            labels,
+            batch_size=self.batch_size,
+        )
+        effect = measure_block_effect(model, images, attacked, eps=self.eps, seed=self.seed, batch_size=self.batch_size)
+        return torch.tensor(astuple(effect), dtype=torch.double)
+
+    def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
+        """Table 1's two figures, labels told to the network."""
+        options: dict[str, Any] = {"eps": self.eps, "seed": self.seed, "batch_size": self.batch_size}
+        clean = oracle_withstood(model, self.images, self.labels, steps=0, **options)
+        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
+        pgd10 = oracle_withstood(model, images, labels, steps=10, **options)
+        lowest = measuring.lowest([clean[: self.attacked], pgd10])
+        shares = {"val_clean": clean, "val_pgd10": pgd10, "val_lowest": lowest}
+        return {name: right.float().mean().item() for name, right in shares.items()}
+
+    def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
+        attacks = [
+            ("fgsm", gradient_attack.fgsm(self.eps)),
+            ("pgd10", gradient_attack.pgd(10)),
+            ("cw10", gradient_attack.cw(10)),
+        ]
+        if has_block:
+            attacks.append(("smooth_cw10", gradient_attack.smooth_cw(10, beta=20)))
+            attacks.append(("block_off_cw10", gradient_attack.block_off_transfer(10)))
+        return attacks
+
+
+def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
+    """Pictures at once that fit into the memory which this process trains in, at most 250."""
+    batch_size = config.batch_size // shard.processes
+    if config.precision == "bf16":
+        # Validation computes in float32, whose activations are twice as large.
+        batch_size //= 2
+    if config.method == "self-gradient":
+        # The smooth surrogate's second derivatives need more (measured: 1.2 times) than
+        # training.derivatives.double_backward.
+        batch_size //= 2
+    return max(1, min(250, batch_size))
+
+
+def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
+    """One sentence where the epoch's figures show a known failure of adversarial training, else None.
+
+    figures:  Validation.measure's
+    best_pgd: highest val_pgd10 of the epochs before
+
+    Catastrophic overfitting: the network withstands the one-step attack it trains on and nothing else.
+    Label leaking: attacked pictures are easier than clean ones, because the network reads the label out of the
+    perturbation.
+    """
+    clean, fgsm, pgd10 = figures["val_clean"], figures["val_fgsm"], figures["val_pgd10"]
+    if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + 0.1:
+        return (
+            f"catastrophic overfitting: FGSM accuracy {fgsm:.3f} but PGD-10 accuracy {pgd10:.3f}, down from "
+            f"{best_pgd:.3f}; train with --attack n-fgsm, more --attack-steps or a lower --lr"
+        )
+    # Five points are well beyond the sampling error of a few hundred pictures.
+    if max(fgsm, pgd10) > clean + 0.05:
+        return (
+            f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with a "
+            "lower --block-scale or --attack-view smooth, or start from an adversarially trained network (--init-from)"
+        )
+    return None

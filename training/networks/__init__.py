@@ -1,0 +1,1 @@
+"""Backbones, the self-gradient network around them, and the paper's gradient oracle."""

@@ -1,0 +1,40 @@
+"""Backbones by name."""
+
+import re
+
+from torch import nn
+
+from training.networks.preact_resnet import PreActResNet18
+from training.networks.wide_resnet import WideResNet
+
+TIMM_PREFIX = "timm:"
+
+KNOWN = (
+    "wrn-D-K with depth D = 10, 16, 22, 28, 34, 40, ... and width K >= 1, "
+    "such as wrn-10-2, wrn-16-2, wrn-16-4, wrn-28-10; preact-resnet-18; "
+    f"{TIMM_PREFIX}NAME for a network of the timm library, randomly initialised, such as {TIMM_PREFIX}resnet18"
+)
+
+
+def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | None = None) -> nn.Module:
+    """A freshly initialised network that maps normalised images (N, 3, H, W) to logits (N, num_classes).
+
+    image_size: (height, width) in pixels; some timm networks are built for one size. None takes their own default
+
+    raises ValueError, naming the known architectures, for a name that is none of them; and, one line with the fix, for
+    a timm name without timm and for a network that cannot take such images
+    """
+    if arch.startswith(TIMM_PREFIX):
+        # Here, because few need it and importing it takes seconds.
+        from training.networks.timm_networks import build_timm_network
+
+        return build_timm_network(arch.removeprefix(TIMM_PREFIX), num_classes, image_size)
+    if arch == "preact-resnet-18":
+        return PreActResNet18(num_classes)
+    match = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
+    if match is None:
+        raise ValueError(f"unknown architecture {arch!r}; known are: {KNOWN}")
+    try:
+        return WideResNet(int(match[1]), int(match[2]), num_classes)
+    except ValueError as error:
+        raise ValueError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None

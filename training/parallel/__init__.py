@@ -1,0 +1,1 @@
+"""Train on several processes as if they were one."""

@@ -1,0 +1,130 @@
+"""What makes a training step on part of a batch equal to a step on the whole: its random draws and its batch norm."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from training.parallel.distributed import ALONE, Shard
+
+_SHARD = ContextVar("shard", default=ALONE)
+
+
+@contextmanager
+def as_part_of_the_whole_batch(shard: Shard) -> Iterator[None]:
+    """Within, the shard's training steps draw and normalise as if its part were still in the whole batch.
+
+    All processes must do the same steps in the same order within. Does nothing for an only process.
+    """
+    if shard.processes == 1:
+        yield
+        return
+    token = _SHARD.set(shard)
+    try:
+        with SynchronisedBatchNorm(shard):
+            yield
+    finally:
+        _SHARD.reset(token)
+
+
+def draw_like(images: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """Random values for each picture, shaped like the pictures.
+
+    images:  (N, ...)
+    draw:    fills a tensor that it is given with random values from torch's global generator
+    returns: (N, ...); with several processes, this one's part of what is drawn for the whole batch
+    """
+    shard = _SHARD.get()
+    if shard.processes == 1:
+        return draw(torch.empty_like(images))
+    # Values are drawn in memory order, so the whole batch must lie in memory as the part does.
+    channels_last = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    whole = torch.empty(
+        (len(images) * shard.processes, *images.shape[1:]),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    return shard.rows(draw(whole))
+
+
+def average_over_the_whole_batch(tensors: Iterable[Tensor]) -> None:
+    """Replaces gradients of the mean loss of this process's part by those of the whole batch's, in place."""
+    _SHARD.get().average_(tensors)
+
+
+class SynchronisedBatchNorm(TorchFunctionMode):
+    """Within, batch norm in training takes its statistics over the batches of all processes.
+
+    torch.nn.SyncBatchNorm does not run on a CPU, and replaces modules by name; this works for every module that calls
+    torch.nn.functional.batch_norm and leaves the network as it is. Differentiable once.
+    """
+
+    def __init__(self, shard: Shard):
+        super().__init__()
+        self.shard = shard
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(self.shard, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    shard: Shard,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """torch.nn.functional.batch_norm, parameters under its names."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    other_dimensions = [0, *range(2, input.dim())]
+    values = input.to(torch.promote_types(input.dtype, torch.float32))
+    own_variance, own_mean = torch.var_mean(values, dim=other_dimensions, correction=0)
+    means, variances = _Gather.apply(torch.stack([own_mean, own_variance]), shard).unbind(1)
+    mean = means.mean(0)
+    # The parts are equally large; their means' spread is what their own variances miss.
+    variance = variances.mean(0) + (means - mean).square().mean(0)
+    if running_mean is not None and running_var is not None:
+        count = shard.processes * input.numel() // input.shape[1]
+        # As PyTorch's own batch norm does, behind autograd's back: the first pass, which normalised by these statistics
+        # and is differentiated later, would otherwise be refused.
+        running_mean.data.lerp_(mean.detach().to(running_mean.dtype), momentum)
+        running_var.data.lerp_((variance.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
+    factor = torch.rsqrt(variance + eps)
+    if weight is not None:
+        factor = factor * weight
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    normalised = (values - mean.view(shape)) * factor.view(shape)
+    if bias is not None:
+        normalised = normalised + bias.view(shape)
+    return normalised.to(input.dtype)
+
+
+class _Gather(torch.autograd.Function):
+    """One tensor of each process, (...) -> (processes, ...), known to all of them."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor, shard: Shard) -> Tensor:
+        context.shard = shard
+        gathered = own.new_zeros((shard.processes, *own.shape))
+        gathered[shard.rank] = own
+        return shard.sum_(gathered)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # What this process's tensor did to the losses of all of them.
+        return context.shard.sum_(gradient.contiguous().clone())[context.shard.rank], None
