@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from training.attacks import pgd, views
+from training.attacks import views
 from training.attacks.base import View, block_state
+from training.attacks.pgd import Start, best_of_restarts, cross_entropy, margin
+from training.attacks.pgd import pgd as projected_gradient_ascent
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 
@@ -57,7 +59,7 @@ class Attack:
     loss: Literal["cross-entropy", "margin"] = "cross-entropy"
     steps: int = 0
     step_size: float = 2 / 255
-    start: pgd.Start = "uniform"
+    start: Start = "uniform"
     view: View = "held"
     beta: float | None = None
     block: bool = True
@@ -95,14 +97,14 @@ class Attack:
         view = self.logits_function(model, images)
 
         def once(some_images: Tensor, some_labels: Tensor) -> Tensor:
-            return pgd.pgd(
+            return projected_gradient_ascent(
                 view,
                 some_images,
                 some_labels,
                 eps=eps,
                 steps=self.steps,
                 step_size=self.step_size,
-                loss=pgd.margin if self.loss == "margin" else pgd.cross_entropy,
+                loss=margin if self.loss == "margin" else cross_entropy,
                 start=self.start,
                 keep_best=self.steps > 1 if self.keep_best is None else self.keep_best,
             )
@@ -117,7 +119,7 @@ class Attack:
             parts = zip(some_images.split(size), some_labels.split(size), strict=True)
             return torch.cat([once(*part) for part in parts])
 
-        return pgd.best_of_restarts(in_parts, view, images, labels, self.restarts)
+        return best_of_restarts(in_parts, view, images, labels, self.restarts)
 
 
 def clean(block: bool = True) -> Attack:

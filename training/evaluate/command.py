@@ -16,7 +16,8 @@ from training.common.files import WriteError, sha256
 from training.common.provenance import current_versions, git_commit
 from training.common.signals import Terminated, terminable
 from training.data.batches import to_float
-from training.data.loading import DATASETS, DatasetError, choose_pictures, load_pictures
+from training.data.loading import DATASETS, choose_pictures, load_pictures
+from training.data.picture_set import DatasetError
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.gradient_oracle import judge_oracle
 from training.evaluate.prepare import other_reports, output_paths, source

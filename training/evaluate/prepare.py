@@ -9,7 +9,7 @@ import torch
 from training.attacks.registry import Source
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.files import sha256
-from training.data.loading import DatasetError
+from training.data.picture_set import DatasetError
 
 
 def same_classes(place: Path, names: Sequence[str], info: CheckpointInfo) -> None:

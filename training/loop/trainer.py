@@ -22,8 +22,9 @@ from training.common.devices import MIB, free_memory, gib, peak_memory
 from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig
 from training.data.batches import augment, batches, to_float
-from training.data.loading import PictureSet, split_indices
+from training.data.loading import split_indices
 from training.data.mixing import cutmix, cutout
+from training.data.picture_set import PictureSet
 from training.loop.epoch_choice import Selection
 from training.loop.log import RunLog
 from training.loop.progress_bar import TrainingBar

@@ -11,7 +11,8 @@ from training.common.devices import check_threads
 from training.common.files import WriteError, write_atomically
 from training.common.provenance import current_versions, git_commit
 from training.common.signals import Terminated, terminable
-from training.data.loading import DATASETS, DatasetError, load_pictures
+from training.data.loading import DATASETS, load_pictures
+from training.data.picture_set import DatasetError
 from training.reproduce import figure
 from training.reproduce.paper import FIGURE_2, TABLES, PaperRow
 from training.reproduce.runs import ReproductionError, Run, Source

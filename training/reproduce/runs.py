@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from training.config import TrainConfig
-from training.data.loading import DatasetError, load_pictures, split_indices
+from training.data.loading import load_pictures, split_indices
+from training.data.picture_set import DatasetError
 from training.loop.state import TrainingError, description, differing_pictures, differing_settings, load_state
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget

@@ -10,7 +10,8 @@ import pytest
 from tests.training.archives import pack_cifar, write_cifar, write_svhn
 from training.checkpoint import load_checkpoint
 from training.command import main
-from training.data.loading import DatasetError, load_pictures
+from training.data.loading import load_pictures
+from training.data.picture_set import DatasetError
 from training.evaluate import command
 
 

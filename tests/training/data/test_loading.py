@@ -3,7 +3,8 @@ import torch
 from tqdm import tqdm
 
 from training.data.batches import augment, batches
-from training.data.loading import DatasetError, PictureSet, load_pictures, split_validation
+from training.data.loading import load_pictures, split_validation
+from training.data.picture_set import DatasetError, PictureSet
 
 
 def test_image_folder(picture_folder):

@@ -10,7 +10,8 @@ import torch
 
 from training.attacks import gradient_attack
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
-from training.data.loading import PictureSet, choose_pictures
+from training.data.loading import choose_pictures
+from training.data.picture_set import PictureSet
 from training.evaluate import measuring
 from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve
