@@ -19,9 +19,9 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.provenance import commit
-from sgn_serve.engines import EngineError
-from sgn_serve.graph import GraphError, read_graph
-from sgn_serve.runtime import Classifier
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.engines import EngineError
+from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.settings import BUNDLED_MODEL
 
 LOADS = 10

@@ -2,10 +2,10 @@
 
 import sys
 
-from sgn_serve.engines import EngineError
-from sgn_serve.graph import GraphError, read_graph
-from sgn_serve.model_card import model_card
-from sgn_serve.runtime import Classifier
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.engines import EngineError
+from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import SettingsError, current_settings
 
 

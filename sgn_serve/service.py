@@ -11,27 +11,29 @@ from pathlib import Path
 import bentoml
 from starlette.types import ASGIApp
 
-from sgn_serve import metrics
-from sgn_serve.connections import ConnectionLimits
-from sgn_serve.cross_origin import CrossOrigin
-from sgn_serve.ending import Ending, RefuseLate, SayGoodbye
-from sgn_serve.engines import EngineError
-from sgn_serve.graph import GraphError, read_graph
-from sgn_serve.inference_protocol import InferenceProtocol
-from sgn_serve.logs import log_json_lines
-from sgn_serve.middleware import FlatErrors, LimitBody, OwnRoutes
-from sgn_serve.observation import ObserveRequests
-from sgn_serve.operations import Operations
-from sgn_serve.page import Page
-from sgn_serve.predictor import Predictor, Serving
-from sgn_serve.quiet import quiet_garbage
-from sgn_serve.rate_limit import RateLimit
-from sgn_serve.reloading import Reloader, fingerprint
-from sgn_serve.request_id import NameRequests
-from sgn_serve.routes import Api
+from sgn_serve.api.classify import Api
+from sgn_serve.api.inference_protocol import InferenceProtocol
+from sgn_serve.api.operations import Operations
+from sgn_serve.api.page import Page
+from sgn_serve.http.access_log import ObserveRequests
+from sgn_serve.http.body_limits import LimitBody
+from sgn_serve.http.connections import ConnectionLimits
+from sgn_serve.http.cross_origin import CrossOrigin
+from sgn_serve.http.error_form import FlatErrors
+from sgn_serve.http.own_routes import OwnRoutes
+from sgn_serve.http.rate_limit import RateLimit
+from sgn_serve.http.request_id import NameRequests
+from sgn_serve.http.shutdown import Ending, RefuseLate, SayGoodbye
+from sgn_serve.http.tokens import RequireToken
+from sgn_serve.inference.engines import EngineError
+from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.process.garbage import quiet_garbage
+from sgn_serve.process.parent import CANNOT_SERVE
+from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.reloading import Reloader, fingerprint
 from sgn_serve.settings import SettingsError, current_settings
-from sgn_serve.supervision import CANNOT_SERVE
-from sgn_serve.tokens import RequireToken
+from sgn_serve.telemetry import metrics
+from sgn_serve.telemetry.logs import log_json_lines
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -69,7 +71,7 @@ class RobustClassifier:
     @bentoml.on_deployment
     def check_first() -> None:
         """Ends `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
-        from sgn_serve.supervisor import use_supervisor  # here, for it imports what no worker needs
+        from sgn_serve.process.supervisor import use_supervisor  # here, for it imports what no worker needs
 
         # A process of its own, so that the supervisor holds no session, and no memory of a GPU.
         package_root = str(Path(__file__).parents[1])

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.cores import usable_cores
-from sgn_serve.engines import ENGINES, ONNX_RUNTIME
+from sgn_serve.inference.engines import ENGINES, ONNX_RUNTIME
+from sgn_serve.process.cores import usable_cores
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
 

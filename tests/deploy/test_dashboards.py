@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.sgn_serve.pictures import encode, noise
+from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import ROOT, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from sgn_serve.middleware import ANSWER_SECONDS
+from sgn_serve.http.error_form import ANSWER_SECONDS
 from sgn_serve.settings import Settings
 from tests.deploy.rendered import Manifest, kustomize_command, render, render_with
 

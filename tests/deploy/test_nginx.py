@@ -21,9 +21,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from sgn_serve.middleware import ANSWER_SECONDS
+from sgn_serve.http.error_form import ANSWER_SECONDS
 from sgn_serve.settings import Settings
-from tests.sgn_serve.pictures import encode, noise
+from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import ROOT, free_port, read_answer, serve_command, serve_environment, wait_until_ready
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.blocked_layout import keep_masks_in_blocked_layout
 from export.exporter import export_onnx
-from sgn_serve.graph import read_graph
+from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint

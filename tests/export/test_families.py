@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from export.exporter import export_onnx
 from export.pictures import structured_pictures
-from sgn_serve.graph import read_graph
-from sgn_serve.images import decode
-from sgn_serve.runtime import Classifier
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.pictures.images import decode
 from sgn_serve.settings import Settings
 from tests.export.networks import checkpoint_info, randomise
 from tests.needs_timm import NEEDS_TIMM, backbones

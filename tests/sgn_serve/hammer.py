@@ -10,7 +10,7 @@ from typing import Self
 import httpx
 from PIL import Image
 
-from tests.sgn_serve.pictures import encode
+from tests.sgn_serve.sample_pictures import encode
 
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
 

@@ -11,8 +11,8 @@ import tritonclient.http as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from sgn_serve.inference_protocol import HEADER_LENGTH
-from tests.sgn_serve.pictures import encode, noise
+from sgn_serve.api.inference_protocol import HEADER_LENGTH
+from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.tiny_graph import SHIFT
 
 NAME = "self-gradient-network"

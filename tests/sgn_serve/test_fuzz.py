@@ -16,9 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from sgn_serve.images import FORMATS
-from sgn_serve.inference_protocol import HEADER_LENGTH
-from tests.sgn_serve.pictures import (
+from sgn_serve.api.inference_protocol import HEADER_LENGTH
+from sgn_serve.pictures.images import FORMATS
+from tests.sgn_serve.sample_pictures import (
     TIFF_DATA,
     encode,
     exif_of_rationals,

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.sgn_serve.hammer import RED
-from tests.sgn_serve.pictures import encode, odd_exif
+from tests.sgn_serve.sample_pictures import encode, odd_exif
 from tests.sgn_serve.server import read_answer, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

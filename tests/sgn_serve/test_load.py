@@ -7,7 +7,7 @@ from statistics import median
 import httpx
 from PIL import Image
 
-from tests.sgn_serve.pictures import encode, noise
+from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import running_server
 
 QUEUE = 16

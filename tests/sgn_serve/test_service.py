@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.sgn_serve.conftest import MAX_BYTES
-from tests.sgn_serve.pictures import encode, noise, png
+from tests.sgn_serve.sample_pictures import encode, noise, png
 from tests.sgn_serve.server import free_port, running_server, serve_command, serve_environment
 from tests.sgn_serve.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.sgn_serve.pictures import encode, noise
+from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

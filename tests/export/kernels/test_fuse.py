@@ -18,8 +18,8 @@ from export.__main__ import main
 from export.capture import CaptureError, capture, passes_of
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
-from sgn_serve.graph import read_graph
-from sgn_serve.runtime import Classifier
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, network_around
 from training.networks.self_gradient import GradientScaling, SelfGradientBlock, SelfGradientNetwork

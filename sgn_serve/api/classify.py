@@ -1,0 +1,90 @@
+"""The HTTP API: reads a request, asks the predictor, answers."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sgn_serve.api.form import IMAGES, read_form
+from sgn_serve.api.openapi.document import bentoml_schema, describe_api
+from sgn_serve.http.errors import RequestError
+from sgn_serve.http.request_id import request_id
+from sgn_serve.serving.answers import Error, Predictions, Refusal
+from sgn_serve.serving.predictor import Serving
+from sgn_serve.telemetry import metrics
+
+
+class Api:
+    """The endpoints. serving: filled before the first request"""
+
+    def __init__(self, serving: Serving):
+        self._serving = serving
+
+    def routes(self) -> list[BaseRoute]:
+        """The most frequent first, for they are tried in order."""
+        return [
+            Route("/classify", self.classify, methods=["POST"]),
+            Route("/classify_batch", self.classify_batch, methods=["POST"]),
+            Route("/explain", self.explain, methods=["POST"]),
+            Route("/model", self.model),
+            Route("/docs.json", self.docs),
+            Route("/schema.json", self.schema),
+        ]
+
+    async def classify(self, request: Request) -> Response:
+        """Classifies one picture."""
+        predictor = self._serving.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings) as form:
+            predictor = self._serving.predictor  # again, for reading may have taken longer than a reload
+            return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
+
+    async def classify_batch(self, request: Request) -> Response:
+        """Classifies several pictures, each answered or refused on its own."""
+        predictor = self._serving.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings, IMAGES) as form:
+            answers = await self._serving.predictor.classify_all(form.files, form.self_gradient, form.top_k)
+        name = request_id(request.scope)
+        for answer in answers:
+            if isinstance(answer, RequestError):
+                metrics.ERRORS.labels(answer.code).inc()
+        return _json(
+            Predictions(
+                predictions=[
+                    Refusal(error=Error(code=answer.code, message=answer.message, request_id=name))
+                    if isinstance(answer, RequestError)
+                    else answer
+                    for answer in answers
+                ]
+            )
+        )
+
+    async def explain(self, request: Request) -> Response:
+        """Draws where the network's logits hang on the picture."""
+        predictor = self._serving.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings, options=()) as form:
+            return Response(await self._serving.predictor.explain(form.files[0]), media_type="image/png")
+
+    async def model(self, request: Request) -> Response:
+        """The model card."""
+        return _json(self._serving.predictor.card)
+
+    async def docs(self, request: Request) -> Response:
+        """This API, in OpenAPI's words."""
+        return JSONResponse(self._document())
+
+    async def schema(self, request: Request) -> Response:
+        """This API, in the words that BentoML's own clients read."""
+        return JSONResponse(bentoml_schema())
+
+    def _document(self) -> dict[str, Any]:
+        predictor = self._serving.predictor
+        return describe_api(predictor.settings, predictor.description)
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

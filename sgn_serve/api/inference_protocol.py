@@ -1,0 +1,344 @@
+"""The Open Inference Protocol, version 2, with its binary tensor extension: for clients of other inference servers.
+
+Pictures come as tensors here, decoded and resized by the client: the graph's input and outputs, by the export's names.
+Errors have the protocol's own form, {"error": "a sentence"}, because its clients read it; code and request_id stand
+beside it.
+Source: https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sgn_serve.http.errors import NOT_READY, RequestError
+from sgn_serve.inference.classifier import Logits
+from sgn_serve.inference.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description
+from sgn_serve.process.version import package_version
+from sgn_serve.serving.predictor import Predictor, Serving
+
+HEADER_LENGTH = "inference-header-content-length"
+VERSION = "1"
+_BYTES_A_NUMBER = 32
+"""Longest way to write a number that a client would use."""
+_VALUES_BESIDE = 10_000
+"""In a request's JSON, besides its numbers: each takes up to a hundred bytes of memory, however short it is written."""
+_LARGE_BYTES = 64 * 1024
+"""A larger body is parsed beside the event loop."""
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """images: (n, 3, H, W) in [0, 1]; outputs: names, each with whether it goes out in binary; id: to be echoed"""
+
+    images: NDArray[np.float32]
+    outputs: dict[str, bool]
+    id: str | None
+
+
+class InferenceProtocol:
+    """The endpoints. ready: whether requests should come here"""
+
+    def __init__(self, serving: Serving, ready: Callable[[], bool]):
+        self._serving = serving
+        self._is_ready = ready
+        # One thread, so that only one large body at a time is Python's lists, which take twenty times its memory.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
+
+    def routes(self) -> list[BaseRoute]:
+        """With and without a version, of which there is one."""
+        routes: list[BaseRoute] = [
+            Route("/v2", self.server),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+        ]
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            routes += [
+                Route(f"{model}/infer", self.infer, methods=["POST"]),
+                Route(f"{model}/ready", self.model_ready),
+                Route(model, self.model),
+            ]
+        return routes
+
+    async def server(self, request: Request) -> Response:
+        """What this server is."""
+        return JSONResponse(
+            {
+                "name": "self-gradient-networks",
+                "version": package_version(),
+                "extensions": ["binary_tensor_data"],
+            }
+        )
+
+    async def live(self, request: Request) -> Response:
+        """Whether the process answers."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether requests are answered."""
+        self._check_ready()
+        return JSONResponse({"ready": True})
+
+    async def model(self, request: Request) -> Response:
+        """The graph's input and outputs."""
+        predictor = self._find(request)
+        description = predictor.description
+        return JSONResponse(
+            {
+                "name": predictor.settings.model_name,
+                "versions": [VERSION],
+                "platform": "onnxruntime_onnx",
+                "inputs": [_tensor(INPUT, [-1, 3, *description.image_size])],
+                "outputs": [_tensor(name, _shape(name, description)) for name in output_names(description)],
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether the network answers."""
+        name = self._find(request).settings.model_name
+        self._check_ready()
+        return JSONResponse({"name": name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """Runs the graph on some pictures; with the block's outputs left out it costs one pass instead of two."""
+        predictor = self._find(request)
+        predictor.check_room()
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "compressed requests are not accepted"
+            )
+        body = await _read(request, predictor)
+        while True:
+            predictor = self._find(request)
+            asked = await self._parse(body, request, predictor)
+            if predictor is self._serving.predictor:  # else reading or parsing took longer than a reload
+                break
+        block = not asked.outputs.keys() <= {PLAIN_LOGITS}
+        logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
+        return _respond(asked, logits, predictor.settings.model_name)
+
+    async def _parse(self, body: bytearray, request: Request, predictor: Predictor) -> InferRequest:
+        given = (body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
+        if len(body) <= _LARGE_BYTES:
+            return parse_request(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._parser, parse_request, *given)
+
+    def _check_ready(self) -> None:
+        if not self._is_ready():
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", NOT_READY)
+
+    def _find(self, request: Request) -> Predictor:
+        predictor = self._serving.predictor
+        name, version = request.path_params["name"], request.path_params.get("version", VERSION)
+        if name != predictor.settings.model_name or version != VERSION:
+            raise RequestError(
+                HTTPStatus.NOT_FOUND,
+                "unknown_model",
+                f"there is no model {name!r} in version {version!r}; there is {predictor.settings.model_name!r} in "
+                f"version {VERSION!r}",
+            )
+        return predictor
+
+
+def output_names(description: Description) -> list[str]:
+    """What can be asked for."""
+    names = [LOGITS, PLAIN_LOGITS] if description.has_block else [PLAIN_LOGITS]
+    return names + ([SELF_GRADIENT] if description.has_gradient else [])
+
+
+def parse_request(
+    body: bytes | bytearray, header_length: str | None, description: Description, most: int
+) -> InferRequest:
+    """An inference request.
+
+    body:          JSON, and after it the binary tensors if there are any
+    header_length: how many bytes of it are JSON, as sent; None for all
+    most:          pictures, at most
+    raises RequestError for one that is not as it should be
+    """
+    length = len(body)
+    if header_length is not None:
+        number = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+        length = int(header_length) if number else -1
+        if not 0 <= length <= len(body):
+            raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, of a body of {len(body)} bytes")
+    values = sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{"))
+    allowed = _VALUES_BESIDE + 2 * most * 3 * math.prod(description.image_size)  # room for a list around each number
+    if values > allowed:
+        raise _bad(f"the JSON has some {values} values, more than {allowed}")
+    try:
+        asked = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"the body is not JSON ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(asked, dict):
+        raise _bad("the body is not a JSON object")
+    inputs = asked.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise _bad(f"'inputs' must be a list of one tensor, {INPUT!r}")
+    images = _parse_tensor(inputs[0], body[length:], description, most)
+    name = asked.get("id")
+    if name is not None and not (isinstance(name, str) and _is_text(name)):
+        raise _bad("'id' must be a string of characters")
+    return InferRequest(images, _parse_outputs(asked, description), name)
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be answered: JSON can write halves of characters, UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parse_tensor(
+    tensor: dict[str, Any], binary: bytes | bytearray, description: Description, most: int
+) -> NDArray[np.float32]:
+    if tensor.get("name") != INPUT:
+        raise _bad(f"the input must be named {INPUT!r}")
+    if tensor.get("datatype") != "FP32":
+        raise _bad("the input's 'datatype' must be 'FP32'")
+    shape = tensor.get("shape")
+    wanted = [3, *description.image_size]
+    if (
+        not isinstance(shape, list)
+        or any(type(side) is not int for side in shape)  # 3.0 and true are numbers too
+        or shape[1:] != wanted
+        or not 1 <= shape[0] <= most
+    ):
+        raise _bad(f"the input's 'shape' must be [N, {', '.join(map(str, wanted))}] with N from 1 to {most}")
+    parameters = tensor.get("parameters", {})
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    numbers = math.prod(shape)
+    if size is not None:
+        if type(size) is not int or size != 4 * numbers or len(binary) != size or "data" in tensor:
+            raise _bad(f"'binary_data_size' must be {4 * numbers}, with as many bytes after the JSON and no 'data'")
+        values = np.frombuffer(binary, "<f4").astype(np.float32)
+    else:
+        if binary:
+            raise _bad("there are bytes after the JSON, but no 'binary_data_size'")
+        values = _parse_numbers(tensor.get("data"))
+    if values.size != numbers:
+        raise _bad(f"the input has {values.size} numbers instead of {numbers}")
+    if not (values.min() >= 0 and values.max() <= 1):  # nor not-a-number
+        raise _bad("the input's numbers must lie from 0 to 1")
+    return values.reshape(shape)
+
+
+def _parse_numbers(data: Any) -> NDArray[np.float32]:
+    """Flat or nested lists of numbers, and nothing else that NumPy would take for numbers."""
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError):
+        raise _bad("the input's 'data' must be numbers, in one list or in lists of one length") from None
+    if values.dtype.kind not in "iuf" or values.ndim == 0:
+        raise _bad("the input's 'data' must be a list of numbers")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).ravel()
+
+
+def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str, bool]:
+    names = output_names(description)
+    all_binary = _binary(asked.get("parameters"), "binary_data_output", False)
+    outputs = asked.get("outputs")
+    if outputs is None:
+        return dict.fromkeys(names[:2], all_binary)
+    if not isinstance(outputs, list) or not outputs:
+        raise _bad(f"'outputs' must be a list of some of: {', '.join(names)}; without it the logits are returned")
+    wanted = {}
+    for output in outputs:
+        if not isinstance(output, dict) or output.get("name") not in names:
+            raise _bad(f"each of 'outputs' must have a name out of: {', '.join(names)}")
+        parameters = output.get("parameters")
+        if isinstance(parameters, dict) and "classification" in parameters:
+            raise _bad("the classification extension is not there; POST the picture to /classify instead")
+        wanted[output["name"]] = _binary(parameters, "binary_data", all_binary)
+    return wanted
+
+
+def _binary(parameters: Any, name: str, default: bool) -> bool:
+    if parameters is None:
+        return default
+    value = parameters.get(name, default) if isinstance(parameters, dict) else None
+    if not isinstance(value, bool):
+        raise _bad(f"'parameters' must be an object, and {name!r} in it true or false")
+    return value
+
+
+def _respond(asked: InferRequest, logits: Logits, model_name: str) -> Response:
+    values = {LOGITS: logits.corrected, PLAIN_LOGITS: logits.plain, SELF_GRADIENT: logits.gradient}
+    outputs = []
+    binary = b""
+    for name, in_binary in asked.outputs.items():
+        array = values[name]
+        assert array is not None, "it was asked for"
+        output = _tensor(name, list(array.shape))
+        if in_binary:
+            raw = array.astype("<f4").tobytes()
+            output["parameters"] = {"binary_data_size": len(raw)}
+            binary += raw
+        else:
+            output["data"] = array.ravel().tolist()
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": model_name, "model_version": VERSION, "outputs": outputs}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    if not binary:
+        return JSONResponse(answer)
+    header = json.dumps(answer).encode()
+    return Response(header + binary, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(header))})
+
+
+async def _read(request: Request, predictor: Predictor) -> bytearray:
+    """The body, if it is no larger and no slower than a full request needs to be."""
+    settings = predictor.settings
+    numbers = _most(predictor) * 3 * math.prod(predictor.description.image_size)
+    largest = 4096 + _BYTES_A_NUMBER * numbers
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.receive_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > largest:
+                    raise RequestError(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                        "body_too_large",
+                        f"the request body is larger than {largest} bytes, room for {_most(predictor)} pictures",
+                        {"connection": "close"},
+                    )
+    except TimeoutError:
+        raise RequestError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "too_slow_request",
+            f"the request's body took more than {settings.receive_seconds:g} s to arrive",
+            {"connection": "close"},
+        ) from None
+    return body
+
+
+def _most(predictor: Predictor) -> int:
+    return predictor.settings.max_images
+
+
+def _tensor(name: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": "FP32", "shape": shape}
+
+
+def _shape(name: str, description: Description) -> list[int]:
+    if name == SELF_GRADIENT:
+        return [-1, 3, *description.image_size]
+    return [-1, len(description.class_names)]
+
+
+def _bad(message: str) -> RequestError:
+    return RequestError(HTTPStatus.BAD_REQUEST, "bad_tensor_request", message)

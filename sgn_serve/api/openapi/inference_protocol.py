@@ -1,0 +1,155 @@
+"""The Open Inference Protocol's part of the OpenAPI document."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from sgn_serve.api.inference_protocol import HEADER_LENGTH, VERSION, output_names
+from sgn_serve.inference.graph import INPUT, Description
+from sgn_serve.settings import Settings
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+_STRING = {"type": "string"}
+_SIZES = {"type": "array", "items": {"type": "integer"}}
+_TENSOR = {"name": _STRING, "datatype": {"const": "FP32"}, "shape": _SIZES}
+_DECLARED = _object(["name", "datatype", "shape"], **_TENSOR)
+
+SCHEMAS: dict[str, Any] = {
+    "ProtocolError": _object(["error", "code", "request_id"], error=_STRING, code=_STRING, request_id=_STRING),
+    "ServerMetadata": _object(
+        ["name", "version", "extensions"],
+        name=_STRING,
+        version=_STRING,
+        extensions={"type": "array", "items": _STRING},
+    ),
+    "ModelMetadata": _object(
+        ["name", "versions", "platform", "inputs", "outputs"],
+        name=_STRING,
+        versions={"type": "array", "items": _STRING},
+        platform=_STRING,
+        inputs={"type": "array", "items": _DECLARED},
+        outputs={"type": "array", "items": _DECLARED},
+    ),
+    "ModelReady": _object(["name", "ready"], name=_STRING, ready={"type": "boolean"}),
+    "ServerLive": _object(["live"], live={"type": "boolean"}),
+    "ServerReady": _object(["ready"], ready={"type": "boolean"}),
+    "InferAnswer": _object(
+        ["model_name", "model_version", "outputs"],
+        model_name=_STRING,
+        model_version=_STRING,
+        id=_STRING,
+        outputs={
+            "type": "array",
+            "items": _object(
+                ["name", "datatype", "shape"],
+                **_TENSOR,
+                data={"type": "array", "items": {"type": "number"}},
+                parameters=_object([], binary_data_size={"type": "integer"}),
+            ),
+        },
+    ),
+}
+
+
+def paths(settings: Settings, description: Description, errors: Mapping[HTTPStatus, str]) -> dict[str, Any]:
+    """Every path of the protocol.
+
+    errors: what each status that an inference may be refused with means
+    """
+    described: dict[str, Any] = {
+        "/v2": _get("v2_server", "What this server is.", "ServerMetadata"),
+        "/v2/health/live": _get("v2_live", "Whether the process answers.", "ServerLive"),
+        "/v2/health/ready": _get("v2_ready", "Whether the network answers.", "ServerReady", may_fail=True),
+    }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"const": settings.model_name}}
+    version = {"name": "version", "in": "path", "required": True, "schema": {"const": VERSION}}
+    for model, suffix, parameters in (
+        ("/v2/models/{name}", "", [name]),
+        ("/v2/models/{name}/versions/{version}", "_version", [name, version]),
+    ):
+        unknown = {"404": _answer("there is no such model", "ProtocolError")}
+        described[model] = _get(f"v2_model{suffix}", "The graph's input and outputs.", "ModelMetadata")
+        described[f"{model}/ready"] = _get(f"v2_model_ready{suffix}", "Is it ready?", "ModelReady", may_fail=True)
+        described[f"{model}/infer"] = {
+            "post": {
+                "operationId": f"v2_infer{suffix}",
+                "summary": "Runs the graph on pictures that are tensors already.",
+                "description": f"JSON, or JSON and then binary tensors, with the header {HEADER_LENGTH}.",
+                "parameters": [{"name": HEADER_LENGTH, "in": "header", "schema": {"type": "integer", "minimum": 0}}],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": _infer_request(settings, description)},
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    },
+                },
+                "responses": {
+                    "200": {
+                        "description": "the outputs; in binary where that was asked for",
+                        "content": {
+                            "application/json": {"schema": {"$ref": "#/components/schemas/InferAnswer"}},
+                            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                        },
+                    },
+                    **{str(status.value): _answer(meaning, "ProtocolError") for status, meaning in errors.items()},
+                },
+            }
+        }
+        for path in (model, f"{model}/ready", f"{model}/infer"):
+            described[path]["parameters"] = parameters
+            for operation in ("get", "post"):
+                if operation in described[path]:
+                    described[path][operation]["responses"].update(unknown)
+    return described
+
+
+def error(meaning: str, early: bool = False) -> dict[str, Any]:
+    """An error in the protocol's form, described.
+
+    early: it may be answered before the path is known, and is then in the service's own form
+    """
+    if not early:
+        return _answer(meaning, "ProtocolError")
+    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "Refusal")]
+    return {"description": meaning, "content": {"application/json": {"schema": {"anyOf": forms}}}}
+
+
+def _infer_request(settings: Settings, description: Description) -> dict[str, Any]:
+    shape = [{"type": "integer", "minimum": 1, "maximum": settings.max_images}]
+    shape += [{"const": side} for side in (3, *description.image_size)]
+    tensor = _object(
+        ["name", "datatype", "shape"],
+        name={"const": INPUT},
+        datatype={"const": "FP32"},
+        shape={"type": "array", "prefixItems": shape, "minItems": 4, "maxItems": 4},
+        data={"type": "array", "description": "as many numbers from 0 to 1 as the shape says, flat or nested"},
+        parameters=_object([], binary_data_size={"type": "integer"}),
+    )
+    output = _object(
+        ["name"],
+        name={"enum": output_names(description)},
+        parameters=_object([], binary_data={"type": "boolean"}),
+    )
+    return _object(
+        ["inputs"],
+        id=_STRING,
+        inputs={"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
+        outputs={"type": "array", "items": output, "minItems": 1},
+        parameters=_object([], binary_data_output={"type": "boolean"}),
+    )
+
+
+def _get(name: str, summary: str, schema: str, may_fail: bool = False) -> dict[str, Any]:
+    answers = {"200": _answer("the answer", schema)}
+    if may_fail:
+        answers["503"] = _answer("no", "ProtocolError")
+    return {"get": {"operationId": name, "summary": summary, "responses": answers}}
+
+
+def _answer(meaning: str, schema: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": meaning, "content": {"application/json": {"schema": reference}}}

@@ -1,0 +1,40 @@
+"""The pages' part of the OpenAPI document."""
+
+from typing import Any
+
+from sgn_serve.api.page import EXAMPLES, STATIC
+
+
+def paths() -> dict[str, Any]:
+    """The pages and their files."""
+    return {
+        "/": {"get": _get("api_page", "The API's description, for people.", "text/html")},
+        "/ui": {"get": _get("ui", "A page to try the network on, and to try to fool it.", "text/html")},
+        "/ui/static/{file}": _files("ui_static", "Its styles and scripts.", STATIC),
+        "/ui/examples/{file}": _files("ui_examples", "Its pictures, and what was recorded of them.", EXAMPLES),
+    }
+
+
+_KINDS = {
+    "css": "text/css",
+    "js": "text/javascript",
+    "json": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+}
+
+
+def _files(name: str, summary: str, files: tuple[str, ...]) -> dict[str, Any]:
+    kinds = sorted({_KINDS[file.rsplit(".", 1)[1]] for file in files})
+    file = {"name": "file", "in": "path", "required": True, "schema": {"enum": list(files)}}
+    described = _get(name, summary, *kinds)
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    described["responses"]["404"] = {"description": "there is no such file", "content": refusal}
+    return {"parameters": [file], "get": described}
+
+
+def _get(name: str, summary: str, *kinds: str) -> dict[str, Any]:
+    # JSON is the one kind that a schema says anything of.
+    content = {kind: {"schema": {} if kind == "application/json" else {"type": "string"}} for kind in kinds}
+    answer = {"description": "the file", "content": content}
+    return {"operationId": name, "summary": summary, "responses": {"200": answer}}

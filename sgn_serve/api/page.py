@@ -1,0 +1,94 @@
+"""The pages for people: /ui to try the network, / to read the API; plain files, with strict security headers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.staticfiles import StaticFiles
+
+FOLDER = Path(__file__).parents[1] / "ui"
+
+STATIC = tuple(sorted(file.name for file in (FOLDER / "static").iterdir()))
+EXAMPLES = tuple(sorted(file.name for file in (FOLDER / "examples").iterdir()))
+
+_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' blob:",
+    "connect-src": "'self'",
+    "form-action": "'none'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
+# Swagger UI, which is BentoML's, writes style attributes and has its icons in data URLs.
+_API_POLICY = {**_POLICY, "style-src-attr": "'unsafe-inline'", "img-src": "'self' data:"}
+_UI_POLICY = {**_POLICY, "require-trusted-types-for": "'script'", "trusted-types": "'none'"}
+
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",  # kept, but asked for again: a new version of the service is seen at once
+}
+
+
+class Page:
+    """The routes of the pages. Everything in them is relative, so that they work behind a proxy's prefix too."""
+
+    def __init__(self) -> None:
+        self._static = StaticFiles(directory=FOLDER / "static")
+        self._examples = StaticFiles(directory=FOLDER / "examples")
+
+    def routes(self) -> list[BaseRoute]:
+        """Beside the API's."""
+        return [
+            Route("/", self.api),
+            Route("/ui", self.ui),
+            Route("/ui/", self.without_slash),
+            Route("/ui/static/{file}", self.static),
+            Route("/ui/examples/{file}", self.examples),
+        ]
+
+    async def api(self, request: Request) -> Response:
+        """The API's description by Swagger UI. BentoML's own page here would load a tracker from elsewhere."""
+        return _page("api.html", _API_POLICY)
+
+    async def ui(self, request: Request) -> Response:
+        """The page to try the network on."""
+        return _page("page.html", _UI_POLICY)
+
+    async def without_slash(self, request: Request) -> Response:
+        """Its relative links hold at /ui alone."""
+        return RedirectResponse("../ui")
+
+    async def static(self, request: Request) -> Response:
+        """Its styles and scripts."""
+        return await _file(request, self._static, STATIC)
+
+    async def examples(self, request: Request) -> Response:
+        """Its pictures, and what was recorded of them."""
+        return await _file(request, self._examples, EXAMPLES)
+
+
+def _page(name: str, policy: Mapping[str, str]) -> Response:
+    return FileResponse(FOLDER / name, headers={**_HEADERS, "content-security-policy": _written(policy)})
+
+
+async def _file(request: Request, files: StaticFiles, names: tuple[str, ...]) -> Response:
+    name = request.path_params["file"]
+    if name not in names:
+        raise HTTPException(404)
+    response = await files.get_response(name, request.scope)
+    response.headers.update({**_HEADERS, "content-security-policy": "default-src 'none'; frame-ancestors 'none'"})
+    return response
+
+
+def _written(policy: Mapping[str, str]) -> str:
+    return "; ".join(f"{directive} {sources}" for directive, sources in policy.items())

@@ -1,0 +1,1 @@
+"""Middleware and connections: errors, tokens, limits, logging and shutdown."""

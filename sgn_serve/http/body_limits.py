@@ -1,0 +1,78 @@
+"""Limit the size of each request body, and the memory of all of them together."""
+
+from http import HTTPStatus
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sgn_serve.http.errors import RequestError
+from sgn_serve.settings import current_settings
+
+RECEIVED_BYTES = 12 * 1024 * 1024
+"""Memory for all the bodies that are being received, or wait: what 300 MB leave beside the largest picture's decoding,
+and room for 48 uploads of any size at the same time."""
+
+
+SMALL_BYTES = 16 * 1024
+"""A body up to this is taken even when that is used up, so that uploads that stall keep no small picture out."""
+
+
+class LimitBody:
+    """Limits each body, and all of them together.
+
+    One of more than max_bytes is refused: at once where its length is declared, else while it streams in. So is one
+    that would need more memory than there is for the bodies of all the requests that are not yet answered.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+        self.max_bytes = current_settings().max_bytes
+        self._room = max(RECEIVED_BYTES, self.max_bytes)
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            raise self._too_large()
+        most = self.max_bytes if scope["path"].startswith("/v2") else IN_MEMORY_BYTES
+        received = held = 0
+
+        async def counted() -> Message:
+            nonlocal received, held
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise self._too_large()
+            self._held -= held
+            held = min(received, most)
+            self._held += held
+            if self._held > self._room and held > SMALL_BYTES:
+                raise self._no_room()
+            return message
+
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= held
+
+    def _no_room(self) -> RequestError:
+        return RequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many bodies are being received; try again in 1 s",
+            {"retry-after": "1", "connection": "close"},
+        )
+
+    def _too_large(self) -> RequestError:
+        return RequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "body_too_large",
+            f"the request body is larger than {self.max_bytes} bytes",
+            {"connection": "close"},  # for nobody reads what the client goes on sending
+        )
+
+
+IN_MEMORY_BYTES = 256 * 1024
+"""What a form's files may take of the memory, all together; what is larger waits on the disk to be decoded."""

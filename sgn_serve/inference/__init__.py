@@ -1,0 +1,1 @@
+"""The exported graph: loading, engines, batching and classification."""

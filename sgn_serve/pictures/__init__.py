@@ -1,0 +1,1 @@
+"""Read pictures: NumPy and Pillow only."""

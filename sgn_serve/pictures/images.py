@@ -1,0 +1,366 @@
+"""Picture files to arrays: bytes in, float32 (3, H, W) in [0, 1] out, within limits of pixels, memory and time."""
+
+import math
+import time
+from io import SEEK_END, BytesIO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base as ExifTag
+from PIL.JpegImagePlugin import JpegImageFile
+
+from sgn_serve.pictures import jpeg, tiff
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names of the formats that are accepted; no other decoder is ever tried."""
+
+# Pillow's own limit is a second one, at another place and in other words; open_picture() checks the caller's instead.
+Image.MAX_IMAGE_PIXELS = None
+# Of 16-bit greys in the other byte order, Pillow knows those whose zero is black only.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+WHITE = (255, 255, 255)
+_STRIP_PIXELS = 1_000_000
+_HEADER_READS = 100_000
+_EXIF_BYTES = 1 << 18
+_BLOCKS = 100_000
+_DECODER_BYTES = 2.5
+"""What a TIFF's decoder may take beside the picture, for every pixel allowed."""
+_HALVED_PIXELS = 4_000_000
+_HALVED_SHRINKING = 16
+"""A JPEG that is larger, and shrunk at least so much in both directions, is decoded at half its size: the average of so
+many pixels hardly changes, and they take a quarter of the memory."""
+_USUAL_SCANS = 12
+_SCANNED_PIXELS = 300_000_000
+_JPEG_SCAN = b"\xff\xda"
+
+
+class ImageError(ValueError):
+    """A file that cannot be made a picture; the message says why."""
+
+
+class NotAnImage(ImageError):
+    """None of the accepted formats."""
+
+
+class TooManyPixels(ImageError):
+    """More pixels than allowed."""
+
+
+class DamagedImage(ImageError):
+    """It starts like a picture, but cannot be decoded to the end."""
+
+
+class UnsupportedPixels(ImageError):
+    """A picture whose pixels have no known place between black and white, such as floating-point ones."""
+
+
+class TooSlow(ImageError):
+    """Decoding it takes longer than allowed."""
+
+
+class _TimedFile:
+    """A file that can be read until a deadline: what makes Pillow stop in the middle of a picture.
+
+    A header can be read only so often, too: Pillow makes objects of each of its parts, however small.
+    It has no fileno on purpose, for decoders would read past the deadline through it.
+    """
+
+    def __init__(self, file: IO[bytes], seconds: float):
+        self._file = file
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._reads: float = _HEADER_READS
+        self.seek = file.seek
+        self.tell = file.tell
+        self.close = file.close
+
+    def start_pixels(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+        self._reads = math.inf
+
+    def read(self, size: int = -1) -> bytes:
+        self._check()
+        return self._file.read(size)
+
+    def readline(self, size: int = -1) -> bytes:
+        self._check()
+        return self._file.readline(size)
+
+    def _check(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise TooSlow(f"the picture takes more than {self._seconds:g} s to decode")
+        self._reads -= 1
+        if self._reads < 0:
+            raise TooSlow(f"the picture's header has too many parts: it takes more than {_HEADER_READS} reads")
+
+
+def decode(
+    data: bytes | IO[bytes],
+    size: tuple[int, int],
+    max_pixels: int,
+    background: tuple[int, int, int] = WHITE,
+    seconds: float = 60.0,
+) -> NDArray[np.float32]:
+    """A picture file as a network takes it: open_picture, then to_array."""
+    return to_array(open_picture(data, max_pixels, seconds), size, background)
+
+
+def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0) -> Image.Image:
+    """Reads a picture file's header; the pixels come when they are asked for.
+
+    data:       the file, at its beginning
+    max_pixels: largest width times height, and largest sum of a TIFF's tiles; of WebP two fifths, for its decoder keeps
+                the picture three times, and two thirds of a progressive JPEG in CMYK or with its colours in full size
+    seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on. Nothing can stop a
+                decoder between two reads, and those of WebP and compressed TIFF read once: what bounds their time is
+                what is refused here, by size
+
+    raises NotAnImage, TooManyPixels, DamagedImage, TooSlow
+    """
+    file = BytesIO(data) if isinstance(data, bytes) else data
+    layout, header = _look_ahead(file)
+    timed: Any = _TimedFile(file, seconds)
+    try:
+        picture = Image.open(timed, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise NotAnImage(
+            f"the file is none of the accepted formats ({', '.join(FORMATS)}), or its header is damaged"
+        ) from None
+    except TooSlow:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a broken header makes them stumble on
+        raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
+    width, height = picture.size
+    allowed = max_pixels
+    if picture.format == "WEBP":
+        allowed = max_pixels * 2 // 5
+    elif isinstance(picture, JpegImageFile) and _kept_coefficients(picture, header) > 2:
+        allowed = max_pixels * 2 // 3
+    if width * height > allowed:
+        raise TooManyPixels(
+            f"the {picture.format} picture has {width} x {height} = {width * height} pixels, more than {allowed}"
+        )
+    if isinstance(picture, JpegImageFile):
+        _check_scans(file, header, width * height)
+    if layout is not None:
+        _check_layout(file, layout, max_pixels)
+    return picture
+
+
+def decoded_pixels(picture: Image.Image) -> int:
+    """Pixels that decoding an opened picture makes: of a tiled TIFF all of its tiles', however few it shows."""
+    tags = getattr(picture, "tag_v2", {})
+    if TiffImagePlugin.TILEWIDTH not in tags:
+        return picture.width * picture.height
+    across, down = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
+    columns = math.ceil(tags[TiffImagePlugin.IMAGEWIDTH] / across)
+    rows = math.ceil(tags[TiffImagePlugin.IMAGELENGTH] / down)
+    return int(columns * across * rows * down)
+
+
+def to_array(
+    picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] = WHITE
+) -> NDArray[np.float32]:
+    """Decodes an opened picture, and closes it.
+
+    size:       (height, width) wanted, in pixels
+    background: RGB that transparency lies on, 0 to 255
+    returns:    (3, height, width) RGB in [0, 1]
+
+    A picture of another size is stretched to the wanted one whatever its aspect, so that nothing is cut off
+    (bilinear, antialiased when shrinking); one that has it already keeps every value. The EXIF orientation is applied,
+    of an animation the first frame is taken, colour profiles are ignored. It takes what Pillow's decoder needs, up to
+    four bytes of memory a pixel for the picture and, while it decodes, half to three times as much beside it.
+
+    raises DamagedImage, UnsupportedPixels, TooSlow
+    """
+    file: Any = picture.fp  # type: ignore[attr-defined]
+    if isinstance(file, _TimedFile):
+        file.start_pixels()  # it may have waited for its turn since it was opened
+    height, width = size
+    with picture:
+        _halve(picture, max(size))
+        try:
+            picture.load()
+        except TooSlow:
+            raise
+        except Exception as error:  # as above, now for broken pixel data
+            raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
+        turn = _orientation(picture)
+        # Shrunk before it is turned: turning a large picture would take as much memory again.
+        rgb = _resized_rgb(picture, (height, width) if turn in _SIDEWAYS else (width, height), background)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    pixels = np.asarray(rgb, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / np.float32(255))
+
+
+def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
+    """What a TIFF or JPEG file says of its decoding, read before Pillow makes objects of its tags."""
+    position = file.tell()
+    start = file.read(4)
+    file.seek(position)
+    layout, header = None, None
+    if tiff.is_tiff(start):
+        try:
+            layout = tiff.read_layout(file.read())
+        except ValueError as error:
+            raise DamagedImage(f"the TIFF picture's header cannot be read ({error})") from None
+        if layout.blocks > _BLOCKS:
+            raise TooSlow(
+                f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
+            )
+    elif start.startswith(b"\xff\xd8"):
+        header = jpeg.read_header(file.read())
+        if header.exif_bytes > _EXIF_BYTES:
+            raise DamagedImage(f"the JPEG picture has {header.exif_bytes} bytes of EXIF, more than {_EXIF_BYTES}")
+    file.seek(position)
+    return layout, header
+
+
+def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None:
+    """Refuses a TIFF that would take libtiff, which nothing can stop, more memory or time than its size explains."""
+    if layout.pixels > max_pixels:
+        raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
+    allowed = int(max_pixels * _DECODER_BYTES)
+    if layout.memory > allowed:
+        raise TooManyPixels(
+            f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {allowed};"
+            " save it in smaller strips or tiles"
+        )
+    size = _size(file)
+    if layout.encoded_bytes > size:
+        raise DamagedImage(
+            f"the TIFF picture's strips or tiles have {layout.encoded_bytes} bytes, the file only {size}"
+        )
+
+
+def _size(file: IO[bytes]) -> int:
+    position = file.tell()
+    size = file.seek(0, SEEK_END)
+    file.seek(position)
+    return size
+
+
+def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> float:
+    """How many coefficients of two bytes the decoder keeps of every pixel, until the last scan."""
+    if "progressive" not in picture.info and header is not None and header.components == picture.layers:
+        return 0  # all colours in one scan
+    sizes = [(down, across) for _, down, across, _ in picture.layer]
+    largest = max((down for down, _ in sizes), default=1) * max((across for _, across in sizes), default=1)
+    return sum(down * across for down, across in sizes) / max(largest, 1)
+
+
+def _check_scans(file: IO[bytes], header: jpeg.Header | None, pixels: int) -> None:
+    """Refuses a large JPEG of many scans: for a few bytes each, the decoder walks over all pixels.
+
+    The marker cannot be part of the pixel data; what cameras and editors write has ten scans. Those of the further
+    pictures in a file (MPO) count as well.
+    """
+    position = file.tell()
+    file.seek(0)
+    scans = file.read().count(_JPEG_SCAN, header.first_scan if header is not None else 0)
+    file.seek(position)
+    allowed = max(_USUAL_SCANS, _SCANNED_PIXELS // pixels)
+    if scans > allowed:
+        raise TooSlow(f"the JPEG picture has {scans} scans, more than {allowed} at its size; save it again")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
+
+def _orientation(picture: Image.Image) -> Image.Transpose | None:
+    if len(picture.info.get("exif", b"")) > _EXIF_BYTES:
+        return None  # Pillow makes an object of every value in it
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTag.Orientation, 1))
+    except Exception:  # EXIF is a hint: a damaged one does not make the picture unreadable
+        return None
+
+
+def _halve(picture: Image.Image, wanted: int) -> None:
+    """Has a large JPEG that is not loaded yet decoded at half its size."""
+    width, height = picture.size
+    large = width * height > _HALVED_PIXELS and min(width, height) >= _HALVED_SHRINKING * wanted
+    if large and isinstance(picture, JpegImageFile):
+        picture.draft(None, (width // 2, height // 2))
+
+
+def _resized_rgb(picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
+    """Whatever its mode, as RGB of that width and height.
+
+    In strips, each resized across and then all together down, as Pillow resizes a whole picture too: so that a large
+    one needs no second copy of itself.
+    """
+    if picture.mode in ("I", "F"):
+        raise UnsupportedPixels(
+            "the picture has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits a channel"
+        )
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+    width, height = picture.size
+    rows = max(1, _STRIP_PIXELS // width)
+    narrow = Image.new("RGB", (size[0], height))
+    levels = _levels(picture)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        try:
+            rgb = _strip_to_rgb(strip, levels, background)
+        except ValueError as error:
+            raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
+        narrow.paste(rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR), (0, top))
+    return narrow if narrow.size == size else narrow.resize(size, Image.Resampling.BILINEAR)
+
+
+def _strip_to_rgb(strip: Image.Image, levels: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
+    if strip.mode.startswith("I;16"):
+        # convert("RGB") would clip 16 bits at 255, which turns nearly every grey white.
+        black, white = levels
+        values = np.asarray(strip).astype(np.int32)
+        scaled = ((values - black) * 255 + (white - black) // 2) // (white - black)
+        grey = Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+        transparent = strip.info.get("transparency")
+        if isinstance(transparent, int):
+            grey.paste(background, mask=Image.fromarray(values == transparent))
+        return grey
+    if not strip.has_transparency_data:
+        return strip.convert("RGB")
+    layer = strip.convert("RGBA")
+    below = Image.new("RGB", layer.size, background)
+    below.paste(layer, mask=layer.getchannel("A"))
+    return below
+
+
+def _levels(picture: Image.Image) -> tuple[int, int]:
+    """The values of black and white in a mode of 16 bits.
+
+    TIFF pixels of 12 bits are stored in one as they are, and so are those that are white at zero: of the latter, Pillow
+    turns only those of up to 8 bits. A TIFF that does not say where its white is has it there, as in Pillow.
+    """
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None:
+        return 0, 65535
+    highest = 4095 if tuple(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))) == (12,) else 65535
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    return (highest, 0) if white_is_zero else (0, highest)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

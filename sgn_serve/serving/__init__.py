@@ -1,0 +1,1 @@
+"""Join pictures and inference into predictions, and replace the model while serving."""

@@ -1,0 +1,104 @@
+"""What the API answers."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from sgn_serve.inference.classifier import Logits
+from sgn_serve.inference.graph import Description
+
+
+class ClassProbability(BaseModel):
+    """One class and how likely it is."""
+
+    label: str
+    index: int = Field(description="position of the class among the network's outputs, from 0")
+    probability: float = Field(description="softmax probability, 0 to 1")
+
+
+class Prediction(ClassProbability):
+    """The answer to one picture."""
+
+    top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
+    self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
+    plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
+    disagreement: float | None = Field(
+        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
+        "from 0 (equal) to 1; the model card says how little or how much it tells of tampering"
+    )
+    suspicious: bool | None = Field(
+        description="with the block on, and where the service has a limit (SGN_MAX_DISAGREEMENT): whether the "
+        "disagreement is above it"
+    )
+    model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
+
+
+class Error(BaseModel):
+    """Why there is no answer."""
+
+    code: str = Field(description="a constant for programs, such as not_an_image")
+    message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
+    request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
+
+
+class Refusal(BaseModel):
+    """What every error is answered with."""
+
+    error: Error
+
+
+class Predictions(BaseModel):
+    """The answers to several pictures, in the order that they were sent in."""
+
+    predictions: list[Prediction | Refusal]
+
+
+def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:
+    """The answer to the first picture of a batch.
+
+    logits: of the batch, (N, classes)
+    top_k:  classes to list, at most; all of them where there are fewer
+    max_disagreement: in bits; more is suspicious. None for no such verdict
+    """
+    both = logits.corrected is not None
+    rows = softmax(logits.plain[:1] if logits.corrected is None else np.stack([logits.plain[0], logits.corrected[0]]))
+    plain, answer = rows[0], rows[-1]
+    # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
+    ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k].tolist()]
+    bits = disagreement_bits(answer, plain) if both else None
+    # At once, from plain values: models within models would be made one by one, at twice the cost.
+    return Prediction.model_validate(
+        {
+            **ranked[0],
+            "top_k": ranked,
+            "self_gradient": both,
+            "plain": _class(plain, int(plain.argmax()), description) if both else None,
+            "disagreement": bits,
+            "suspicious": None if bits is None or max_disagreement is None else bits > max_disagreement,
+            "model": description.sha256,
+        }
+    )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(..., classes) logits to (..., classes) probabilities, worked out in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _class(probabilities: NDArray[np.float64], index: int, description: Description) -> dict[str, str | int | float]:
+    """What a ClassProbability is made of."""
+    return {"label": description.class_names[index], "index": index, "probability": float(probabilities[index])}
+
+
+def disagreement_bits(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Jensen-Shannon divergence of two distributions, (classes,) each: 0 bits where they are equal, 1 where no class is
+    possible in both.
+
+    Source: Lin, Divergence Measures Based on the Shannon Entropy (1991), with the logarithm to base 2.
+    """
+    three = np.stack([first, second, (first + second) / 2])
+    logarithms = np.log2(three, out=np.zeros_like(three), where=three > 0)
+    first_entropy, second_entropy, middle_entropy = -(three * logarithms).sum(axis=1)
+    bits = float(middle_entropy - (first_entropy + second_entropy) / 2)
+    return min(max(bits, 0.0), 1.0)  # rounding may leave the interval by a hair

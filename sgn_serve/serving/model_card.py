@@ -1,0 +1,198 @@
+"""The model card: what is served, how it was trained and measured; everything in it comes from the model's files.
+
+The graph's own metadata describes it. The figures are in a JSON file of the same name beside it (model.onnx and
+model.json), as benchmarks/bundle.py writes it for the bundled model; a graph without one has no measured figures.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from sgn_serve.inference.graph import METADATA_KEY, Graph, GraphError
+from sgn_serve.pictures.images import FORMATS
+from sgn_serve.settings import Settings
+
+logger = logging.getLogger("bentoml.sgn_serve")
+
+RAISED = ("raised", "suspect")
+
+
+class Preprocessing(BaseModel):
+    """What happens to a picture before the network sees it."""
+
+    formats: list[str]
+    height: int = Field(description="pixels that every picture is stretched to, whatever its aspect")
+    width: int
+    resize: str = "bilinear, antialiased when shrinking; none at the network's own size"
+    exif_orientation: str = "applied"
+    background: str = Field(description="what transparent pixels lie on, as #rrggbb")
+    input: str = "RGB, float32 in [0, 1]"
+    mean: list[float] | None = Field(description="subtracted within the network, per channel")
+    std: list[float] | None = Field(description="divided by within the network, per channel")
+
+
+class Row(BaseModel):
+    """One measured accuracy."""
+
+    block: str = Field(description="block on or block off")
+    attack: str
+    accuracy: float = Field(description="share of the pictures that are classified rightly under it")
+    parameters: dict[str, Any] | None = Field(description="everything the figure depends on; null where not recorded")
+
+
+class Measured(BaseModel):
+    """Accuracy on pictures that the network was not trained on, clean and attacked."""
+
+    data: str
+    split: str
+    pictures: int
+    norm: str
+    eps: float = Field(description="radius of the attacks, in units of pixel intensity")
+    restarts: int
+    seed: int
+    rows: list[Row]
+    lowest: dict[str, float] = Field(description="per block state: pictures that withstood every attack above")
+    block_effect: dict[str, float] | None
+    command: str
+
+
+class Flag(BaseModel):
+    """A sign that a figure is likely too high."""
+
+    name: str
+    verdict: str
+    value: float | None
+    threshold: str
+    detail: str
+
+
+class ModelCard(BaseModel):
+    """What is served."""
+
+    name: str
+    model: str = Field(description="SHA-256 of the checkpoint that the graph was exported from")
+    graph_sha256: str = Field(description="SHA-256 of the graph's file")
+    architecture: str | None
+    method: str | None = Field(description="how it was trained")
+    has_block: bool
+    block: dict[str, Any] | None = Field(description="shape of the self-gradient block")
+    data: str | None = Field(description="what it was trained on")
+    classes: list[str]
+    eps: float | None = Field(description="radius that it was trained against, in units of pixel intensity")
+    preprocessing: Preprocessing
+    training: dict[str, Any] = Field(description="recipe, seed, commit and versions, as the checkpoint records them")
+    measured: Measured | None = Field(description="null where no measurement of this checkpoint came with the graph")
+    flags: list[Flag] | None = Field(
+        description="signs of gradient masking that were found; null where nobody looked for them"
+    )
+    disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
+    max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
+
+
+def model_card(graph: Graph, settings: Settings) -> ModelCard:
+    """The card of a graph as these settings serve it.
+
+    raises GraphError where the file beside it says that it holds this graph's figures, and holds something else, and
+    where the graph's own metadata do not describe a network
+    """
+    description = graph.description
+    checkpoint = description.checkpoint
+    figures = _figures(graph.path.with_suffix(".json"), description.sha256)
+    height, width = description.image_size
+    try:
+        measured, flags = (_measured(figures) if figures else None), _flags(figures)
+        disagreement = _disagreement(figures)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GraphError(
+            f"{graph.path.with_suffix('.json')}: these are no figures of a model ({_reason(error)}); "
+            "write them as benchmarks/bundle.py does, or take the file away"
+        ) from None
+    try:
+        return ModelCard(
+            name=settings.model_name,
+            model=description.sha256,
+            graph_sha256=hashlib.sha256(graph.path.read_bytes()).hexdigest(),
+            architecture=checkpoint.get("architecture"),
+            method=checkpoint.get("method"),
+            has_block=description.has_block,
+            block=checkpoint.get("block"),
+            data=checkpoint.get("dataset"),
+            classes=list(description.class_names),
+            eps=checkpoint.get("epsilon"),
+            preprocessing=Preprocessing(
+                formats=list(FORMATS),
+                height=height,
+                width=width,
+                background="#" + bytes(settings.background).hex(),
+                mean=checkpoint.get("mean"),
+                std=checkpoint.get("std"),
+            ),
+            training={key: checkpoint.get(key) for key in ("recipe", "seed", "git_commit", "versions")},
+            measured=measured,
+            flags=flags,
+            disagreement=disagreement,
+            max_disagreement=settings.max_disagreement,
+        )
+    except ValueError as error:  # pydantic's among them
+        raise GraphError(
+            f"{graph.path}: its metadata {METADATA_KEY} cannot be used ({_reason(error)}); export it again"
+        ) from None
+
+
+def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
+    """The figures beside a graph; none where there are none, or they are of another checkpoint."""
+    try:
+        figures = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read, so the model card has no figures: %s", path, error)
+        return {}
+    if not isinstance(figures, dict) or figures.get("checkpoint_sha256") != sha256:
+        logger.warning("%s is of another checkpoint, so the model card has no figures", path)
+        return {}
+    return figures
+
+
+def _measured(figures: Mapping[str, Any]) -> Measured:
+    setting = figures["setting"]
+    parameters = figures.get("attacks", {})
+    rows = []
+    for name, accuracy in figures["accuracy"].items():
+        block, attack = name.split(": ", 1)
+        rows.append(Row(block=block, attack=attack, accuracy=accuracy, parameters=parameters.get(name)))
+    return Measured(
+        **{key: setting[key] for key in ("data", "split", "pictures", "norm", "eps", "restarts", "seed")},
+        rows=rows,
+        lowest=figures["lowest"],
+        block_effect=figures.get("block_effect"),
+        command=figures["about"]["command"],
+    )
+
+
+def _disagreement(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    measured = figures.get("disagreement")
+    if not isinstance(measured, dict | None):
+        raise TypeError("disagreement is no object")
+    return measured
+
+
+def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:
+    findings = figures.get("checklist")
+    if findings is None:
+        return None
+    return [
+        Flag(**{key: finding[key] for key in ("name", "verdict", "value", "threshold", "detail")})
+        for finding in findings
+        if finding["verdict"] in RAISED
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """An exception's message as part of one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,102 @@
+"""The protocol's endpoints around a predictor, without a server; see test_clients for what clients see of them."""
+
+import asyncio
+import json
+import threading
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from sgn_serve.api import inference_protocol
+from sgn_serve.api.inference_protocol import InferenceProtocol
+from sgn_serve.http.errors import RequestError
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.settings import Settings
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+INFER = "/v2/models/self-gradient-network/infer"
+ONE = ("0.5", 1)
+MANY = ("0.500000000000000000000000", 16)
+
+
+def asked(number, pictures):
+    tensor = {"name": "image", "datatype": "FP32", "shape": [pictures, 3, 8, 8], "data": []}
+    numbers = ",".join([number] * (pictures * 192))
+    return json.dumps({"inputs": [tensor]}).replace('"data": []', f'"data": [{numbers}]')
+
+
+def new_predictor(path, **description):
+    model = save_tiny_graph(path, **description)
+    return Predictor(read_graph(model), Settings(model_path=model))
+
+
+def infer(serving, *bodies):
+    """The answers to some requests, one after the other."""
+
+    async def run():
+        started = [serving.predictor]
+        await serving.predictor.start()
+        app = Starlette(routes=InferenceProtocol(serving, lambda: True).routes())
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+                return [await client.post(INFER, content=body) for body in bodies]
+        finally:
+            if serving.predictor not in started:
+                await serving.predictor.stop()
+            await started[0].stop()
+
+    return asyncio.run(run())
+
+
+def test_a_large_body_is_parsed_beside_the_event_loop(tmp_path, monkeypatch):
+    threads = []
+    parse = inference_protocol.parse_request
+
+    def watched(*arguments):
+        threads.append(threading.current_thread())
+        return parse(*arguments)
+
+    monkeypatch.setattr(inference_protocol, "parse_request", watched)
+    serving = Serving()
+    serving.put(new_predictor(tmp_path / "tiny.onnx"))
+    answers = infer(serving, asked(*ONE), asked(*MANY), asked(*MANY))
+    assert [len(answer.json()["outputs"][0]["data"]) for answer in answers] == [3, 48, 48]
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is threads[2] is not threading.main_thread()
+
+
+def test_a_body_is_checked_against_the_model_that_answers_it(tmp_path, monkeypatch):
+    parse = inference_protocol.parse_request
+    serving = Serving()
+    serving.put(new_predictor(tmp_path / "old.onnx"))
+    new = new_predictor(tmp_path / "new.onnx", image_size=(16, 16))
+
+    def swap(*arguments):
+        if serving.predictor is not new:
+            serving.put(new)
+        return parse(*arguments)
+
+    monkeypatch.setattr(inference_protocol, "parse_request", swap)
+    with pytest.raises(RequestError, match=r"\[N, 3, 16, 16\]"):
+        infer(serving, asked(*MANY))
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '""', "0.5"])
+def test_json_that_takes_far_more_memory_than_its_bytes_is_not_parsed(tmp_path, monkeypatch, value):
+    description = read_graph(save_tiny_graph(tmp_path / "tiny.onnx")).description
+    body = asked(value, 100).encode()  # of 16 pictures at most
+
+    def parse(text):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(inference_protocol.json, "loads", parse)
+    with pytest.raises(RequestError, match=r"the JSON has some \d+ values, more than \d+"):
+        inference_protocol.parse_request(body, None, description, 16)
+
+
+def test_numbers_in_lists_of_their_own_are_not_too_many(tmp_path):
+    description = read_graph(save_tiny_graph(tmp_path / "tiny.onnx")).description
+    body = asked("[0.5]", 16).encode()
+    assert inference_protocol.parse_request(body, None, description, 16).images.shape == (16, 3, 8, 8)

@@ -1,0 +1,290 @@
+"""The batcher with a network of which every run is seen."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Overloaded
+from sgn_serve.inference.classifier import Logits
+
+
+class Network:
+    """Logits that are the picture's mean, plus 100 with the block on; runs: (pictures, block on) of each."""
+
+    def __init__(self, seconds_each=0.0, seconds=0.0):
+        self.runs = []
+        self.threads = set()
+        self.seconds_each = seconds_each
+        self.seconds = seconds
+
+    def __call__(self, images, self_gradient, with_gradient):
+        self.threads.add(threading.current_thread().name)
+        self.runs.append((len(images), self_gradient))
+        time.sleep(self.seconds + self.seconds_each * len(images))
+        if images.max() > 1000:
+            raise RuntimeError("out of memory")
+        means = images.mean(axis=(2, 3))
+        return Logits(means, means + 100 if self_gradient else None, images if with_gradient else None)
+
+
+def picture(value, pictures=1):
+    return np.full((pictures, 3, 2, 2), value, np.float32)
+
+
+def with_batcher(network, work, observer=None, **limits):
+    """What `work(batcher)` returns, run beside a batcher that is stopped afterwards and has lost nothing."""
+
+    async def run():
+        batcher = Batcher(network, BatchLimits(**limits), observer)
+        batcher.start()
+        try:
+            return await work(batcher)
+        finally:
+            await batcher.stop()
+            assert batcher.pending == 0
+            assert not batcher.alive
+
+    return asyncio.run(run())
+
+
+async def ask(batcher, value, self_gradient=True, pictures=1, with_gradient=False):
+    with batcher.reserve(pictures) as place:
+        return await place.run(picture(value, pictures), self_gradient, with_gradient)
+
+
+def test_requests_at_the_same_time_share_a_batch_and_get_their_own_answers():
+    network = Network(seconds=0.01)
+
+    async def work(batcher):
+        return await asyncio.gather(*(ask(batcher, value) for value in range(8)))
+
+    answers = with_batcher(network, work)
+    assert [answer.plain[0, 0] for answer in answers] == list(range(8))
+    assert [answer.corrected[0, 0] for answer in answers] == list(range(100, 108))
+    assert all(answer.plain.shape == (1, 3) for answer in answers)
+    assert network.runs == [(8, True)]
+    assert len(network.threads) == 1
+
+
+def test_block_on_and_off_are_two_runs_of_one_batch():
+    network = Network()
+
+    async def work(batcher):
+        return await asyncio.gather(*(ask(batcher, value, value % 2 == 0) for value in range(6)))
+
+    answers = with_batcher(network, work)
+    assert network.runs == [(3, False), (3, True)]
+    assert [answer.plain[0, 0] for answer in answers] == list(range(6))
+    assert [answer.corrected is None for answer in answers] == [False, True] * 3
+
+
+def test_several_pictures_of_one_request_stay_together():
+    network = Network()
+
+    async def work(batcher):
+        return await asyncio.gather(ask(batcher, 1, pictures=3, with_gradient=True), ask(batcher, 2))
+
+    first, second = with_batcher(network, work)
+    assert first.plain.shape == (3, 3)
+    assert first.gradient.shape == (3, 3, 2, 2)
+    assert second.plain[0, 0] == 2
+    assert network.runs == [(4, True)]
+
+
+def test_a_lone_request_does_not_wait_for_company():
+    async def work(batcher):
+        await ask(batcher, 0)
+        started = time.perf_counter()
+        await ask(batcher, 0)
+        return time.perf_counter() - started
+
+    assert with_batcher(Network(), work, max_wait=5) < 1
+
+
+def test_a_request_waits_for_one_that_is_on_its_way_but_not_for_ever():
+    network = Network()
+
+    async def work(batcher):
+        with batcher.reserve(2):  # being decoded, and found to be no pictures
+            first = asyncio.create_task(ask(batcher, 0))
+            await asyncio.sleep(0.05)
+            assert network.runs == [], "it waits for company"
+        await asyncio.wait_for(first, 2)
+        with batcher.reserve(2):  # being decoded for long
+            await asyncio.wait_for(ask(batcher, 0), 2)
+
+    with_batcher(network, work, max_wait=0.4)
+    assert network.runs == [(1, True)] * 2
+
+
+def test_clients_that_ask_again_and_again_fall_into_two_groups_that_take_turns():
+    network = Network(seconds=0.05)
+
+    async def work(batcher):
+        async def client(value):
+            for _ in range(6):
+                await ask(batcher, value)
+                # The answers are sent one after the other, and the next requests read and decoded.
+                await asyncio.sleep(0.003 * (value + 1))
+
+        await asyncio.gather(*(client(value) for value in range(8)))
+
+    with_batcher(network, work)
+    assert sum(pictures for pictures, _ in network.runs) == 48
+    assert 8 <= len(network.runs) <= 20, "neither all of them at once, with idle times between, nor each alone"
+
+
+def test_a_batch_holds_no_more_than_configured():
+    network = Network(seconds=0.01)
+
+    async def work(batcher):
+        await asyncio.gather(*(ask(batcher, value) for value in range(10)))
+
+    with_batcher(network, work, max_batch=4)
+    assert sum(pictures for pictures, _ in network.runs) == 10
+    assert max(pictures for pictures, _ in network.runs) == 4
+
+
+def test_a_slow_network_gets_smaller_batches_and_a_fast_one_larger():
+    def largest(seconds_each):
+        network = Network(seconds_each=seconds_each)
+
+        async def work(batcher):
+            await ask(batcher, 0)
+            await asyncio.gather(*(ask(batcher, value) for value in range(6)))
+
+        with_batcher(network, work, batch_seconds=0.2)
+        return max(pictures for pictures, _ in network.runs)
+
+    assert largest(0.08) <= 2
+    assert largest(0.0) == 6
+
+
+def test_over_the_limit_is_refused_at_once_and_says_when_to_come_back():
+    network = Network(seconds_each=0.1)
+
+    async def work(batcher):
+        await ask(batcher, 0)
+        waiting = [asyncio.create_task(ask(batcher, 0)) for _ in range(20)]
+        await asyncio.sleep(0)
+        started = time.perf_counter()
+        with pytest.raises(Overloaded) as refusal:
+            batcher.reserve(1)
+        assert time.perf_counter() - started < 0.05
+        assert 2 <= refusal.value.retry_after <= 4, "20 pictures of 0.1 s"
+        assert batcher.pending == 20
+        await asyncio.gather(*waiting)
+        assert batcher.pending == 0
+        batcher.check_room(20)
+        with pytest.raises(Overloaded):
+            batcher.check_room(21)
+
+    with_batcher(network, work, max_queue=20)
+
+
+def test_a_batch_that_fails_fails_those_in_it_and_no_other():
+    network = Network()
+
+    async def work(batcher):
+        failed, fine = await asyncio.gather(ask(batcher, 5000, True), ask(batcher, 1, False), return_exceptions=True)
+        assert isinstance(failed, RuntimeError)
+        assert fine.plain[0, 0] == 1
+        assert (await ask(batcher, 2)).plain[0, 0] == 2
+
+    with_batcher(network, work)
+
+
+def test_no_memory_to_put_a_batch_together_fails_that_batch_alone(monkeypatch):
+    network = Network()
+
+    def fail(*_):
+        raise MemoryError("no room for a batch")
+
+    async def work(batcher):
+        with monkeypatch.context() as patched:
+            patched.setattr(np, "concatenate", fail)
+            failed = await asyncio.wait_for(
+                asyncio.gather(*(ask(batcher, value) for value in range(3)), return_exceptions=True), 5
+            )
+        assert [type(error) for error in failed] == [MemoryError] * 3
+        answers = await asyncio.wait_for(asyncio.gather(*(ask(batcher, value) for value in range(3))), 5)
+        assert [answer.plain[0, 0] for answer in answers] == [0, 1, 2]
+
+    with_batcher(network, work)
+    assert network.runs == [(3, True)]
+
+
+def test_no_thread_to_run_a_batch_in_fails_that_batch_alone(monkeypatch):
+    async def work(batcher):
+        with monkeypatch.context() as patched:
+
+            def fail(*_):
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(batcher._executor, "submit", fail)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await asyncio.wait_for(ask(batcher, 1), 5)
+        assert (await asyncio.wait_for(ask(batcher, 2), 5)).plain[0, 0] == 2
+
+    with_batcher(Network(), work)
+
+
+@pytest.mark.parametrize("told", ["queued", "took", "ran"])
+def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, caplog):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    observer = Observer()
+    setattr(observer, told, fail)
+
+    async def work(batcher):
+        return [(await asyncio.wait_for(ask(batcher, value), 5)).plain[0, 0] for value in range(3)]
+
+    assert with_batcher(Network(), work, observer) == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "no space left on device" in caplog.text
+
+
+def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
+    """Nobody would ever be answered again: the supervisor starts another worker."""
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+
+    async def fail():
+        raise ZeroDivisionError("nobody thought of this")
+
+    async def work(batcher):
+        assert batcher.alive
+        batcher._gather = fail
+        await asyncio.sleep(0.01)
+        assert ended == [1]
+
+    with_batcher(Network(), work)
+    assert "nobody thought of this" in caplog.text
+
+
+def test_a_batcher_that_is_stopped_does_not_end_the_process(monkeypatch):
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    with_batcher(Network(), lambda batcher: ask(batcher, 0))
+    assert ended == []
+
+
+def test_whoever_has_gone_is_left_out():
+    network = Network(seconds=0.1)
+
+    async def work(batcher):
+        first = asyncio.create_task(ask(batcher, 0))
+        await asyncio.sleep(0.05)
+        gone = [asyncio.create_task(ask(batcher, 0)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await first
+        await ask(batcher, 0)
+
+    with_batcher(network, work, max_wait=0)
+    assert network.runs == [(1, True), (1, True)]

@@ -1,0 +1,454 @@
+import random
+import time
+import warnings
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgn_serve.pictures import images
+from sgn_serve.pictures.images import decode
+from tests.sgn_serve.sample_pictures import (
+    TIFF_DATA,
+    encode,
+    exif_of_rationals,
+    jpeg_segments,
+    noise,
+    png,
+    png_chunk,
+    tiff,
+    tiled,
+)
+
+SIZE = (8, 8)
+LIMIT = 10_000
+
+
+def as_bytes(pixels):
+    """(3, H, W) in [0, 1] back to the (H, W, 3) of 0 to 255 that it must have come from, exactly."""
+    values = pixels.transpose(1, 2, 0) * np.float32(255)
+    assert np.abs(values - values.round()).max() < 1e-4
+    return values.round().astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
+)
+def test_a_picture_of_the_models_size_keeps_every_value(file_format, options):
+    pixels = noise()
+    decoded = decode(encode(Image.fromarray(pixels), file_format, **options), SIZE, LIMIT)
+    assert decoded.shape == (3, 8, 8)
+    assert decoded.dtype == np.float32
+    assert np.array_equal(decoded, pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+def test_jpeg_and_gif_are_read_as_pillow_reads_them():
+    jpeg = encode(Image.fromarray(noise()), "JPEG")
+    assert decode(jpeg, SIZE, LIMIT).std() > 0.1
+    flat = encode(Image.new("P", (8, 8), 3), "GIF")
+    assert decode(flat, SIZE, LIMIT).shape == (3, 8, 8)
+
+
+def test_another_size_is_stretched_with_antialiasing():
+    checkerboard = np.indices((64, 32)).sum(0) % 2 * 255
+    grey = decode(encode(Image.fromarray(checkerboard.astype(np.uint8))), SIZE, LIMIT)
+    assert np.abs(grey - 0.5).max() < 0.05, "shrinking without antialiasing picks blacks and whites"
+
+    wide = Image.new("RGB", (40, 10), "black")
+    wide.paste("white", (20, 0, 40, 10))
+    halves = decode(encode(wide), SIZE, LIMIT)
+    assert halves[:, :, :3].max() == 0
+    assert halves[:, :, 5:].min() == 1, "the whole width is kept, at another aspect"
+
+
+def test_growing_a_picture_stays_in_range():
+    grown = decode(encode(Image.fromarray(noise(3, 2))), SIZE, LIMIT)
+    assert grown.shape == (3, 8, 8)
+    assert 0 <= grown.min() <= grown.max() <= 1
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_sixteen_bits_keep_their_greys(colour):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    values = np.array([0, 257, 30 * 257, 0x8000, 65535 - 257, 65535], ">u2")
+    row = np.repeat(values[:, None], channels, axis=1)
+    if colour in (4, 6):
+        row[:, -1] = 65535
+    decoded = as_bytes(decode(png(6, 1, 16, colour, b"\0" + row.tobytes()), (1, 6), LIMIT))
+    assert decoded[0, :, 0].tolist() == [0, 1, 30, 128, 254, 255]
+    assert (decoded == decoded[:, :, :1]).all()
+
+
+def test_transparency_lies_on_white():
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, :2] = (10, 20, 30, 255)
+    rgba[:, 2:5] = (10, 20, 30, 0)
+    rgba[:, 5:] = (0, 0, 0, 128)
+    decoded = as_bytes(decode(encode(Image.fromarray(rgba)), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [10, 20, 30]
+    assert decoded[0, 3].tolist() == [255, 255, 255]
+    assert decoded[0, 6].tolist() == [127, 127, 127]
+
+
+def test_transparency_of_grey_and_of_palettes():
+    grey = Image.new("LA", (8, 8), (7, 255))
+    grey.putpixel((0, 0), (7, 0))
+    decoded = as_bytes(decode(encode(grey), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+    assert decoded[4, 4].tolist() == [7, 7, 7]
+
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((0, 0), 0)
+    decoded = as_bytes(decode(encode(palette, transparency=1), SIZE, LIMIT))
+    assert decoded[0, 0].tolist() == [255, 0, 0]
+    assert decoded[4, 4].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(8, 0), (8, 2), (16, 0), (16, 2)])
+def test_a_transparent_colour_lies_on_white(depth, colour):
+    channels = {0: 1, 2: 3}[colour]
+    kind, unit = {8: (">u1", 1), 16: (">u2", 257)}[depth]
+    values = np.array([0, 100 * unit, 3 * unit], kind)
+    row = np.repeat(values[:, None], channels, axis=1)
+    transparent = np.full(channels, 100 * unit, ">u2").tobytes()
+    decoded = as_bytes(decode(png(3, 1, depth, colour, b"\0" + row.tobytes(), transparent), (1, 3), LIMIT))
+    assert decoded[0, :, 0].tolist() == [0, 255, 3]
+
+
+@pytest.mark.parametrize(("file_format", "options"), [("TIFF", {}), ("JPEG", {"quality": 100})])
+def test_cmyk(file_format, options):
+    for ink, expected in (
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ):
+        decoded = decode(encode(Image.new("CMYK", (8, 8), ink), file_format, **options), SIZE, LIMIT)
+        assert np.abs(decoded[:, 4, 4] * 255 - expected).max() < 3, ink
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation, file_format):
+    upright = Image.fromarray(noise(4, 6))
+    stored_by = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # a reader turns it back clockwise
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if stored_by is None else upright.transpose(stored_by)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encode(stored, file_format, exif=exif), (4, 6), LIMIT)
+    assert np.array_equal(as_bytes(decoded), noise(4, 6))
+
+
+def test_an_animations_first_frame_is_taken():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    file = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert as_bytes(decode(file, SIZE, LIMIT))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_pixels_are_counted_before_they_are_decoded():
+    bomb = png(100_000, 100_000, 8, 2, b"")  # nothing to decode: asked to, it would be damaged
+    with pytest.raises(
+        images.TooManyPixels, match="PNG picture has 100000 x 100000 = 10000000000 pixels, more than 10000"
+    ):
+        decode(bomb, SIZE, LIMIT)
+    assert decode(encode(Image.fromarray(noise(100, 100))), SIZE, LIMIT).shape == (3, 8, 8), (
+        "the limit itself is allowed"
+    )
+    with pytest.raises(images.TooManyPixels):
+        decode(encode(Image.fromarray(noise(100, 101))), SIZE, LIMIT)
+
+
+def test_webp_pixels_count_more_than_twice():
+    allowed = encode(Image.fromarray(noise(40, 100)), "WEBP")
+    assert decode(allowed, SIZE, LIMIT).shape == (3, 8, 8)
+    with pytest.raises(images.TooManyPixels, match="more than 4000"):
+        decode(encode(Image.fromarray(noise(41, 100)), "WEBP"), SIZE, LIMIT)
+
+
+class SlowFile(BytesIO):
+    """A file that takes a while to read from, as a picture that takes a while to decode; from when it is told to."""
+
+    slow = False
+
+    def read(self, size=-1):
+        if self.slow:
+            time.sleep(0.05)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_reading_a_header_ends_at_the_time_limit(file_format):
+    file = SlowFile(encode(Image.fromarray(noise(64, 64)), file_format))
+    file.slow = True
+    with pytest.raises(images.TooSlow, match=r"more than 0\.01 s"):
+        images.open_picture(file, LIMIT, seconds=0.01)
+
+
+@pytest.mark.parametrize("file_format", sorted({*images.FORMATS} - {"WEBP"}))
+def test_decoding_pixels_ends_at_the_time_limit(file_format):
+    """Between two reads of the file; a WebP's decoder reads it once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    file = SlowFile(encode(Image.fromarray(pixels), file_format))
+    picture = images.open_picture(file, 400 * 400, seconds=0.02)
+    file.slow = True
+    with pytest.raises(images.TooSlow, match=r"more than 0\.02 s"):
+        images.to_array(picture, SIZE)
+
+
+def test_a_header_of_very_many_parts_is_refused():
+    jpeg = encode(Image.fromarray(noise()), "JPEG")
+    parts = jpeg_segments(0xE2, [b""] * 100_000)
+    with pytest.raises(images.TooSlow, match="too many parts"):
+        images.open_picture(jpeg[:2] + parts + jpeg[2:], LIMIT)
+
+
+def test_a_large_jpeg_of_many_scans_is_refused():
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    ordinary = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
+    assert 5 < ordinary.count(scan[:2]) <= 12
+    assert decode(ordinary, SIZE, LIMIT).shape == (3, 8, 8)
+    large = encode(Image.new("L", (3000, 3000)), "JPEG")
+    with pytest.raises(images.TooSlow, match="41 scans, more than 33"):
+        decode(large[:-2] + 40 * scan + large[-2:], SIZE, 10_000_000)
+
+
+def test_an_mpo_is_its_first_picture():
+    pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    file = encode(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+    assert images.open_picture(file, LIMIT).format == "MPO"
+    assert np.abs(decode(file, SIZE, LIMIT)[:, 4, 4] - (1, 0, 0)).max() < 0.02
+
+
+def test_a_large_mpo_of_many_scans_is_refused():
+    large = encode(Image.new("L", (3000, 3000)), "JPEG")
+    scans = 40 * b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    pictures = tiff(b"", {0xB000: (7, 4, 0x30303130), 0xB001: 2, 0xB002: (7, 32, 50)}) + bytes(32)
+    file = large[:2] + jpeg_segments(0xE2, [b"MPF\0" + pictures]) + large[2:-2] + scans + large[-2:]
+    with Image.open(BytesIO(file)) as opened:
+        assert opened.format == "MPO"
+    with pytest.raises(images.TooSlow, match="41 scans, more than 33"):
+        decode(file, SIZE, 10_000_000)
+
+
+def test_jpegs_whose_decoder_keeps_all_colours_of_every_pixel_count_more():
+    def jpeg(mode, height, **options):
+        return encode(Image.new(mode, (100, height)), "JPEG", **options)
+
+    largest = [
+        jpeg("CMYK", 100),
+        jpeg("RGB", 100, subsampling="4:4:4"),
+        jpeg("RGB", 100, progressive=True, subsampling="4:2:2"),
+        jpeg("CMYK", 66, progressive=True),
+        jpeg("RGB", 66, progressive=True, subsampling="4:4:4"),
+    ]
+    for file in largest:
+        assert decode(file, SIZE, LIMIT).shape == (3, 8, 8)
+    one_colour_a_scan = jpeg("CMYK", 67).replace(b"\xff\xda\x00\x0e\x04", b"\xff\xda\x00\x08\x01")
+    too_large = [
+        jpeg("CMYK", 67, progressive=True),
+        jpeg("RGB", 67, progressive=True, subsampling="4:4:4"),
+        one_colour_a_scan,
+    ]
+    for file in too_large:
+        with pytest.raises(images.TooManyPixels, match="100 x 67 = 6700 pixels, more than 6666"):
+            images.open_picture(file, LIMIT)
+
+
+def test_a_jpeg_without_its_colours_is_damaged():
+    file = encode(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
+    frame = file.index(b"\xff\xc2\0\x11")
+    with pytest.raises(images.DamagedImage):
+        decode(file[: frame + 2] + b"\0\x08" + file[frame + 4 : frame + 10] + file[frame + 19 :], SIZE, LIMIT)
+
+
+def test_exif_of_very_many_values_is_not_read():
+    """Pillow would make an object of each."""
+    body = exif_of_rationals(282, 200_000)
+    jpeg = encode(Image.fromarray(noise()), "JPEG")
+    segments = jpeg_segments(0xE1, [b"Exif\0\0" + body[at : at + 65_000] for at in range(0, len(body), 65_000)])
+    with pytest.raises(images.DamagedImage, match="bytes of EXIF, more than"):
+        images.open_picture(jpeg[:2] + segments + jpeg[2:], LIMIT)
+
+    png = encode(Image.fromarray(noise()))
+    end = png.index(b"IDAT") - 4
+    exif = png_chunk(b"eXIf", exif_of_rationals(274, 200_000))
+    started = time.process_time()
+    assert np.array_equal(decode(png[:end] + exif + png[end:], SIZE, LIMIT), decode(png, SIZE, LIMIT))
+    assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("photometric", [0, 1, None])
+def test_sixteen_bits_are_white_where_they_say(order, compression, photometric):
+    values = np.array([0, 257, 30 * 257, 0x8000, 65535], f"{order}u2")
+    data = values.tobytes() if compression == 1 else zlib.compress(values.tobytes())
+    tags = {256: 5, 257: 1, 258: 16, 259: compression, 273: TIFF_DATA, 277: 1, 278: 1, 279: len(data)}
+    file = tiff(data, tags if photometric is None else tags | {262: photometric}, order)
+    greys = as_bytes(decode(file, (1, 5), LIMIT))[0, :, 0].tolist()
+    assert greys == ([0, 1, 30, 128, 255] if photometric == 1 else [255, 254, 225, 127, 0])
+
+
+@pytest.mark.parametrize("photometric", [0, 1, None])
+def test_eight_bits_are_white_where_they_say(photometric):
+    tags = {256: 2, 257: 1, 258: 8, 259: 1, 273: TIFF_DATA, 277: 1, 278: 1, 279: 2}
+    file = tiff(b"\0\x40", tags if photometric is None else tags | {262: photometric})
+    greys = as_bytes(decode(file, (1, 2), LIMIT))[0, :, 0].tolist()
+    assert greys == ([0, 64] if photometric == 1 else [255, 191])
+
+
+def test_tiles_are_counted_before_they_are_decoded():
+    tile = zlib.compress(bytes(range(100)) * 100)  # 100 x 100
+    within = decode(tiled(10, 8, (100, 100), tile), (8, 10), LIMIT)
+    assert as_bytes(within)[3, :, 0].tolist() == list(range(10))
+    with pytest.raises(images.TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
+        images.open_picture(tiled(16, 16, (200, 100), tile), LIMIT)
+    with pytest.raises(images.TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
+        images.open_picture(tiled(20, 1, (10, 1000), tile), LIMIT)
+    assert images.decoded_pixels(images.open_picture(tiled(10, 8, (100, 90), tile), LIMIT)) == 9000
+
+
+def test_a_tiff_that_takes_more_memory_than_its_pixels_is_refused():
+    def strip(bits, rows, **others):
+        data = zlib.compress(bytes(100 * rows * bits // 2))
+        places = {273: [TIFF_DATA] * (100 // rows), 277: 4, 278: rows, 279: [len(data)] * (100 // rows)}
+        tags = {256: 100, 257: 100, 258: [bits] * 4, 259: 8, 262: 5}
+        return tiff(data + bytes(1000), tags | places | {int(tag[1:]): value for tag, value in others.items()})
+
+    for accepted, limit in ((strip(8, 50), LIMIT), (strip(16, 25), LIMIT), (strip(8, 25, t274=6), 20_000)):
+        assert decode(accepted, SIZE, limit).shape == (3, 8, 8)
+    for refused in (strip(16, 50), strip(8, 50, t274=6), strip(8, 100, t259=7), strip(8, 100, t259=34925)):
+        with pytest.raises(images.TooManyPixels, match="save it in smaller strips"):
+            images.open_picture(refused, LIMIT)
+
+
+def test_a_tiff_whose_tiles_are_read_again_and_again_is_refused():
+    tile = zlib.compress(bytes(256))
+    empty = tile[:2] + b"\0\0\0\xff\xff" * 10_000 + tile[2:]
+    assert decode(tiled(16, 16, (16, 16), empty), SIZE, LIMIT).max() == 0
+    with pytest.raises(images.DamagedImage, match=f"tiles have {3 * len(empty)} bytes, the file only"):
+        images.open_picture(tiled(48, 16, (16, 16), empty), LIMIT)
+    with pytest.raises(images.TooSlow, match="102400 strips or tiles, more than 100000"):
+        images.open_picture(tiled(1024, 100, (1, 1), b""), 1_000_000)
+
+
+def test_twelve_bits_keep_their_greys():
+    values = np.array([[0, 2048, 4095]], np.uint16)
+    picture = Image.fromarray(values)
+    file = encode(picture, "TIFF", tiffinfo={258: 16})
+    assert as_bytes(decode(file, (1, 3), LIMIT))[0, :, 0].tolist() == [0, 8, 16], "of 16 bits: dark"
+    opened = images.open_picture(file, LIMIT)
+    opened.tag_v2[258] = (12,)
+    assert as_bytes(images.to_array(opened, (1, 3)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_pictures_in_strips_are_converted_as_in_one_piece(monkeypatch):
+    rgba = np.random.default_rng(0).integers(0, 256, (31, 17, 4), dtype=np.uint8)
+    for mode in ("RGBA", "LA", "CMYK", "P", "I;16"):
+        picture = (
+            Image.fromarray(rgba).convert(mode)
+            if mode != "I;16"
+            else Image.fromarray(rgba[..., 0].astype(np.uint16) * 257)
+        )
+        file = encode(picture, "TIFF" if mode == "CMYK" else "PNG")
+        whole = decode(file, (31, 17), LIMIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_STRIP_PIXELS", 50)
+            assert np.array_equal(decode(file, (31, 17), LIMIT), whole), mode
+
+
+def test_transparency_lies_on_the_background_that_is_configured():
+    file = encode(Image.new("RGBA", (8, 8), (255, 255, 255, 0)))
+    assert as_bytes(decode(file, SIZE, LIMIT, background=(0, 128, 255)))[0, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.4", b"\0" * 1000])
+def test_other_files_are_not_images(data):
+    with pytest.raises(images.NotAnImage, match="PNG, JPEG"):
+        decode(data, SIZE, LIMIT)
+
+
+def test_a_format_that_is_not_listed_is_not_tried():
+    with pytest.raises(images.NotAnImage):
+        decode(encode(Image.fromarray(noise()), "PPM"), SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_without_a_known_white_are_refused(mode):
+    with pytest.raises(images.UnsupportedPixels, match="8 or 16 bits"):
+        decode(encode(Image.new(mode, (8, 8)), "TIFF"), SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_a_truncated_picture_is_refused(file_format):
+    whole = encode(Image.fromarray(noise(64, 64)), file_format)
+    with pytest.raises((images.DamagedImage, images.NotAnImage)):
+        decode(whole[: len(whole) // 2], SIZE, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", images.FORMATS)
+def test_damaged_files_raise_nothing_but_image_errors(file_format):
+    rng = random.Random(0)
+    whole = encode(Image.fromarray(noise(24, 24)), file_format)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(min(len(damaged), 200))] = rng.randrange(256)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow says on the side what it finds odd
+                decoded = decode(bytes(damaged), SIZE, LIMIT)
+        except images.ImageError:
+            refused += 1
+        else:
+            assert decoded.shape == (3, 8, 8)
+    assert refused > 20
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK", "P", "I;16"])
+def test_a_large_picture_resized_in_strips_is_what_pillow_makes_of_it_whole(mode):
+    if mode == "I;16":
+        picture = Image.fromarray((noise(1300, 900)[..., 0].astype(np.uint16) << 8) + 7)
+        grey = Image.fromarray(((np.asarray(picture).astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+        whole = grey.convert("RGB")
+    else:
+        picture = Image.fromarray(noise(1300, 900)).convert("RGBA" if mode == "LA" else mode)
+        if mode in ("RGBA", "LA"):
+            picture.putalpha(Image.fromarray(noise(1300, 900, seed=1)[..., 0]))
+            picture = picture.convert(mode)
+            whole = Image.new("RGB", picture.size, images.WHITE)
+            whole.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
+        else:
+            whole = picture.convert("RGB")
+    assert picture.mode == mode
+    expected = np.asarray(whole.resize((24, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    found = decode(encode(picture, "TIFF" if mode == "CMYK" else "PNG"), (16, 24), 2_000_000)
+    np.testing.assert_array_equal(np.rint(found * 255), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_large_jpeg_decoded_at_half_its_size_gives_the_same_picture(mode, progressive):
+    scene = Image.fromarray(noise(20, 30)).resize((2601, 1701), Image.Resampling.BICUBIC).convert(mode)
+    data = encode(scene, "JPEG", quality=95, progressive=progressive)
+    whole = Image.open(BytesIO(data)).convert("RGB").resize((24, 16), Image.Resampling.BILINEAR)
+    found = decode(data, (16, 24), 25_000_000)
+    np.testing.assert_allclose(found * 255, np.asarray(whole).transpose(2, 0, 1), atol=2.01)
+    picture = images.open_picture(data, 25_000_000)
+    images.to_array(picture, (16, 24))
+    assert picture.size == (1301, 851)
+    picture = images.open_picture(data, 25_000_000)
+    images.to_array(picture, (160, 240))
+    assert picture.size == (2601, 1701), "shrunk too little to be halved first"

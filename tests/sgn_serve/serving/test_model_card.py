@@ -1,0 +1,100 @@
+import hashlib
+import json
+
+import pytest
+
+from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.serving.model_card import model_card
+from sgn_serve.settings import BUNDLED_MODEL, Settings
+from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
+
+FIGURES = {
+    "checkpoint_sha256": SHA256,
+    "accuracy": {"block on: clean": 0.7, "block off: PGD-20": 0.4},
+    "lowest": {"block on": 0.3, "block off": 0.2},
+    "setting": {
+        "data": "pictures", "split": "test", "pictures": 10, "norm": "L-inf", "eps": 0.03, "restarts": 1, "seed": 1,
+    },
+    "about": {"command": "python -m training.evaluate"},
+}  # fmt: skip
+
+
+def card(path, **settings):
+    return model_card(read_graph(path), Settings(model_path=path, **settings))
+
+
+def test_the_bundled_models_card_says_what_its_files_say():
+    shown = card(BUNDLED_MODEL)
+    figures = json.loads(BUNDLED_MODEL.with_suffix(".json").read_text())
+    assert shown.model == figures["checkpoint_sha256"]
+    assert shown.graph_sha256 == hashlib.sha256(BUNDLED_MODEL.read_bytes()).hexdigest()
+    assert shown.architecture == figures["setting"]["architecture"]
+    assert shown.data == "CIFAR-10 (JPEG copy)"
+    assert len(shown.classes) == 10
+    assert (shown.preprocessing.height, shown.preprocessing.width) == (32, 32)
+    assert len(shown.preprocessing.mean) == 3
+    assert shown.training["recipe"]["epochs"] > 0
+    assert {f"{row.block}: {row.attack}": row.accuracy for row in shown.measured.rows} == figures["accuracy"]
+    assert all(row.parameters is not None for row in shown.measured.rows)
+    assert shown.measured.pictures == figures["setting"]["pictures"]
+    assert shown.measured.lowest == figures["lowest"]
+    assert (shown.flags is None) == ("checklist" not in figures)
+    assert shown.disagreement["attacks"]["PGD-20"]["area_under_roc"] > 0
+
+
+def test_without_a_measurement_of_its_own_there_are_no_figures(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    for content in (None, "not json", "[]", json.dumps({**FIGURES, "checkpoint_sha256": "f" * 64})):
+        if content is not None:
+            path.with_suffix(".json").write_text(content)
+        shown = card(path)
+        assert shown.model == SHA256
+        assert shown.classes == list(CLASS_NAMES)
+        assert (shown.measured, shown.flags, shown.disagreement, shown.architecture) == (None, None, None, None)
+
+
+def test_only_raised_flags_are_shown(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    finding = {"name": "gradients", "value": 0.5, "threshold": "above 0.97", "consequence": True, "detail": ""}
+    checklist = [{**finding, "verdict": verdict} for verdict in ("ok", "raised", "not measured", "suspect")]
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, "checklist": checklist}))
+    shown = card(path, max_disagreement=0.1, background=(0, 10, 255))
+    assert [flag.verdict for flag in shown.flags] == ["raised", "suspect"]
+    assert [(row.block, row.attack, row.accuracy) for row in shown.measured.rows] == [
+        ("block on", "clean", 0.7),
+        ("block off", "PGD-20", 0.4),
+    ]
+    assert shown.max_disagreement == 0.1
+    assert shown.preprocessing.background == "#000aff"
+
+
+@pytest.mark.parametrize("field", [{"epsilon": "8/255"}, {"mean": "0.5"}, {"block": 5}, {"dataset": ["a"]}])
+def test_metadata_that_describe_no_network_are_refused_in_one_line(tmp_path, field):
+    path = save_tiny_graph(tmp_path / "m.onnx", checkpoint=field)
+    with pytest.raises(
+        GraphError, match=r"m\.onnx: its metadata self_gradient_network cannot .*; export it again"
+    ) as bad:
+        card(path)
+    assert "\n" not in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"disagreement": 0.54}, {"lowest": 0.3}, {"accuracy": {"clean": 0.7}}, {"checklist": [{}]}]
+)
+def test_figures_of_another_form_are_refused_in_one_line(tmp_path, wrong):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, **wrong}))
+    with pytest.raises(GraphError, match=r"m\.json: these are no figures of a model .*take the file away") as bad:
+        card(path)
+    assert "\n" not in str(bad.value)
+
+
+@pytest.mark.parametrize("missing", ["setting", "lowest", "about"])
+def test_figures_that_lack_something_are_refused_in_one_line(tmp_path, missing):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    figures = {name: value for name, value in FIGURES.items() if name != missing}
+    model.with_suffix(".json").write_text(json.dumps(figures))
+    with pytest.raises(
+        GraphError, match=rf"tiny\.json: these are no figures of a model .*{missing}.*take the file away"
+    ):
+        card(model)

@@ -1,0 +1,93 @@
+"""What is served, when its parts fail."""
+
+import asyncio
+import threading
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgn_serve.http.errors import RequestError
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.pictures import images
+from sgn_serve.pictures.large_pictures import MAX_WAITING
+from sgn_serve.serving.answers import Prediction
+from sgn_serve.serving.predictor import Predictor
+from sgn_serve.settings import Settings
+from tests.sgn_serve.sample_pictures import encode
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+
+def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_empty(tmp_path, monkeypatch):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    predictor = Predictor(read_graph(model), Settings(model_path=model))
+    run = predictor.classifier.logits
+
+    def logits(images, *arguments):
+        if images.max() == 1:
+            raise RuntimeError("out of memory")
+        return run(images, *arguments)
+
+    monkeypatch.setattr(predictor.batcher, "_run", logits)
+    failed = asyncio.Event()
+
+    async def decode(file, request):
+        """The first is white; the others are there when it has failed."""
+        if file.read() == b"first":
+            return np.ones((3, 8, 8), np.float32)
+        await failed.wait()
+        return np.zeros((3, 8, 8), np.float32)
+
+    monkeypatch.setattr(predictor._decoder, "decode", decode)
+
+    async def ask():
+        await predictor.start()
+        asyncio.get_running_loop().call_later(0.2, failed.set)
+        files = [BytesIO(name) for name in (b"first", b"second", b"third")]
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await predictor.classify_all(files, None, None)
+        await asyncio.sleep(0.2)
+        assert predictor.batcher.pending == 0
+        await predictor.stop()
+
+    asyncio.run(ask())
+
+
+def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkeypatch):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, decode_threads=1)
+    predictor = Predictor(read_graph(model), settings)
+    small, large = (encode(Image.new("RGB", (side, side), "red")) for side in (8, 1001))
+    go_on = threading.Event()
+    to_array = images.to_array
+
+    def held(picture, *arguments):
+        assert picture.width == 8 or go_on.wait(10)
+        return to_array(picture, *arguments)
+
+    monkeypatch.setattr(images, "to_array", held)
+
+    async def ask():
+        await predictor.start()
+        waiting = []
+        for _ in range(MAX_WAITING):
+            waiting.append(asyncio.create_task(predictor.classify(BytesIO(large), None, None)))
+            await predictor.classify(BytesIO(small), None, None)
+        for _ in range(8):
+            with pytest.raises(RequestError, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
+                await predictor.classify(BytesIO(large), None, None)
+            assert (no.value.status, no.value.code) == (503, "overloaded")
+            assert no.value.headers == {"retry-after": str(MAX_WAITING)}
+        several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
+        assert [type(answer) for answer in several] == [Prediction, RequestError, Prediction]
+        assert several[1].code == "overloaded"
+        assert predictor.batcher.pending == MAX_WAITING
+        go_on.set()
+        assert {answer.label for answer in await asyncio.gather(*waiting)} == {"red"}
+        several = await predictor.classify_all([BytesIO(large) for _ in range(7)], None, None)
+        assert {type(answer) for answer in several} == {Prediction}, "more than may wait of different requests"
+        assert predictor.batcher.pending == 0
+        await predictor.stop()
+
+    asyncio.run(ask())

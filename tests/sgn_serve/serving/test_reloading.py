@@ -1,0 +1,249 @@
+"""Another model, while requests go on: every worker swaps, no request fails, and a bad model changes nothing."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from sgn_serve.http.errors import RequestError
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.serving import reloading
+from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.reloading import Reloader, fingerprint
+from sgn_serve.settings import Settings
+from sgn_serve.telemetry import metrics
+from tests.sgn_serve.hammer import Hammer
+from tests.sgn_serve.server import ROOT, running_server, serve_environment
+from tests.sgn_serve.test_model_card import FIGURES
+from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+WORKERS = 2
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+
+
+class Reloadable:
+    """A server with two workers, and the file of its model."""
+
+    def __init__(self, server, client, model):
+        self.server = server
+        self.client = client
+        self.model = model
+
+    def write(self, *names):
+        """Another model, its file replaced at once, as `mv` does."""
+        os.replace(save_tiny_graph(self.model.with_suffix(".new"), class_names=names), self.model)
+
+    def reload(self):
+        return self.client.post("/admin/reload")
+
+    def workers_by_model(self):
+        """Of each graph that a worker serves: how many do."""
+        found = re.findall(r'^sgn_model_info\{graph_sha256="(\w+)".*\} (\d+)', self.client.get("/metrics").text, re.M)
+        return {name: int(workers) for name, workers in found if workers != "0"}
+
+    def wait_for(self, graph):
+        deadline = time.monotonic() + 60
+        while self.workers_by_model() != {graph: WORKERS}:
+            assert time.monotonic() < deadline, self.workers_by_model()
+            time.sleep(0.1)
+
+    def outcomes(self):
+        found = re.findall(r'^sgn_reloads_total\{outcome="(\w+)"\} (\d+)', self.client.get("/metrics").text, re.M)
+        return {outcome: int(times) for outcome, times in found}
+
+
+@pytest.fixture(scope="module")
+def reloadable(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    model = save_tiny_graph(home / "tiny.onnx")
+    settings = {"BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={WORKERS}", "SGN_API_TOKEN": TOKEN}
+    with (
+        running_server(home, SGN_MODEL=str(model), **settings) as server,
+        httpx.Client(base_url=server.url, timeout=60, headers=AUTHORIZED) as client,
+    ):
+        made = Reloadable(server, client, model)
+        made.wait_for(client.get("/model").json()["graph_sha256"])
+        yield made
+
+
+def test_every_worker_swaps_and_no_request_fails(reloadable):
+    first = reloadable.client.get("/model").json()["graph_sha256"]
+    with Hammer(reloadable.server.url, **AUTHORIZED) as hammer:
+        hammer.wait_for(20)
+        reloadable.write("rot", "gruen", "blau")
+        response = reloadable.reload()
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert (told["outcome"], told["previous_graph_sha256"]) == ("swapped", first)
+        reloadable.wait_for(told["graph_sha256"])
+        swapped = time.monotonic()
+        hammer.wait_for(40)
+        reloadable.write("rouge", "vert", "bleu")
+        os.kill(reloadable.server.pid, signal.SIGHUP)
+        time.sleep(0.5)
+        hammer.wait_for(20)
+    assert set(hammer.statuses()) == {200}
+    labels = [answer.label for answer in sorted(hammer.answers, key=lambda answer: answer.asked)]
+    assert list(dict.fromkeys(labels)) == ["red", "rot", "rouge"], "never an answer out of two models"
+    between = {answer.label for answer in hammer.answers if answer.asked > swapped}
+    assert between == {"rot", "rouge"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "damaged",
+        "missing",
+        "other classes than logits",
+        "figures that are none",
+        "disagreement that is none",
+        "epsilon",
+    ],
+)
+def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
+    good = reloadable.model.read_bytes()
+    figures = reloadable.model.with_suffix(".json")
+    before, outcomes = reloadable.workers_by_model(), reloadable.outcomes()
+    if bad == "damaged":
+        reloadable.model.write_bytes(good[: len(good) // 2])
+    elif bad == "missing":
+        reloadable.model.unlink()
+    elif bad == "figures that are none":
+        figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "accuracy": {}}))
+    elif bad == "disagreement that is none":
+        figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
+    elif bad == "epsilon":
+        save_tiny_graph(reloadable.model, checkpoint={"epsilon": "8/255"})
+    else:
+        reloadable.write("one", "two")
+    try:
+        response = reloadable.reload()
+        assert response.status_code == 409, response.text
+        error = response.json()["error"]
+        assert error["code"] == "model_refused"
+        assert str(reloadable.model.with_suffix("")) in error["message"]
+        os.kill(reloadable.server.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 60
+        while reloadable.outcomes()["refused"] < outcomes["refused"] + 1 + WORKERS:
+            assert time.monotonic() < deadline, reloadable.outcomes()
+            time.sleep(0.1)
+        assert reloadable.workers_by_model() == before
+    finally:
+        reloadable.model.write_bytes(good)
+        figures.unlink(missing_ok=True)
+    assert reloadable.reload().json()["outcome"] == "unchanged"
+    assert len(psutil.Process(reloadable.server.pid).children()) == WORKERS
+    assert "Traceback" not in reloadable.server.log.read_text()
+
+
+def test_new_figures_beside_the_model_are_read_too(reloadable):
+    figures = {"checkpoint_sha256": SHA256, "disagreement": {"auroc": 0.5}}
+    figures["setting"] = dict.fromkeys(("data", "split", "norm"), "x") | dict.fromkeys(
+        ("pictures", "eps", "restarts", "seed"), 1
+    )
+    figures |= {"accuracy": {}, "lowest": {}, "about": {"command": "x"}}
+    reloadable.model.with_suffix(".json").write_text(json.dumps(figures))
+    assert reloadable.reload().json()["outcome"] == "swapped"
+    reloadable.wait_for(reloadable.reload().json()["graph_sha256"])
+    deadline = time.monotonic() + 60
+    while any(reloadable.client.get("/model").json()["disagreement"] is None for _ in range(4)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, monkeypatch, caplog):
+    def fail(path):
+        raise ZeroDivisionError("nobody thought of this")
+
+    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"))
+    serving = Serving()
+    old = Predictor(read_graph(settings.model_path), settings)
+    serving.put(old)
+    monkeypatch.setattr(reloading, "read_graph", fail)
+    refusals = metrics.RELOADS.labels(metrics.REFUSED)._value.get()
+
+    async def reload():
+        try:
+            await Reloader(serving).reload()
+        finally:
+            await old.stop()
+
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(reload())
+    assert (refused.value.status, refused.value.code) == (409, "model_refused")
+    assert "tiny.onnx: ZeroDivisionError" in refused.value.message
+    assert "nobody thought of this" in caplog.text
+    assert serving.predictor is old
+    assert metrics.RELOADS.labels(metrics.REFUSED)._value.get() == refusals + 1
+
+
+def reload_counts():
+    return {name: metrics.RELOADS.labels(name)._value.get() for name in ("swapped", "unchanged", "refused")}
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [(("rot", "gruen", "blau"), "swapped"), (("one", "two"), "refused"), (None, None)],
+    ids=["another model", "a bad model", "the same model"],
+)
+def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(tmp_path, names, counted):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    settings = Settings(model_path=model)
+    serving = Serving()
+    reloader = Reloader(serving)
+    before = reload_counts()
+
+    async def start():
+        reloader.remember(fingerprint(model))
+        serving.put(Predictor(read_graph(model), settings))
+        if names:
+            save_tiny_graph(model, class_names=names)
+        await reloader.catch_up()
+        served = serving.predictor
+        await asyncio.sleep(0.1)  # for the old one to leave
+        await served.stop()
+        return served.description.class_names[0]
+
+    assert asyncio.run(start()) == ("rot" if counted == "swapped" else "red")
+    after = reload_counts()
+    assert {name for name in after if after[name] != before[name]} == ({counted} if counted else set())
+
+
+START = """
+import asyncio, os, signal, sys
+from sgn_serve import service
+
+async def start(worker):
+    listen = asyncio.get_running_loop().add_signal_handler
+
+    def replace_and_listen(*arguments):
+        os.replace(sys.argv[1], os.environ["SGN_MODEL"])
+        listen(*arguments)
+
+    asyncio.get_running_loop().add_signal_handler = replace_and_listen
+    await worker.start()
+    print(service.SERVING.predictor.description.class_names[0])
+    await worker.stop()
+
+asyncio.run(start(service.RobustClassifier.inner()))
+"""
+
+
+def test_a_model_replaced_at_the_last_moment_before_a_worker_hears_of_reloads_is_served(tmp_path):
+    """The latest moment at which the supervisor sends that worker no signal."""
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    another = save_tiny_graph(tmp_path / "another.onnx", class_names=("rot", "gruen", "blau"))
+    environment = serve_environment(tmp_path, SGN_MODEL=str(model))
+    started = subprocess.run(
+        [sys.executable, "-c", START, str(another)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert started.stdout.splitlines()[-1:] == ["rot"], started.stderr
