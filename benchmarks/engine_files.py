@@ -9,20 +9,20 @@ import torch
 from torch import fx
 
 from benchmarks.untrained import untrained_network
-from export.aot import save_aot
-from export.blocked_layout import keep_masks_in_blocked_layout
-from export.capture import capture, passes_of
-from export.formats import FUSED, ONNX, to_openvino
+from export.capture.graph import capture, passes_of
+from export.check.pictures import structured_pictures
+from export.formats.aot import save_aot
+from export.formats.onnx import save_onnx, to_onnx
+from export.formats.table import FUSED, ONNX, to_openvino
+from export.formats.torchscript import save_torchscript
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
-from export.onnx import save_onnx, to_onnx
-from export.pictures import structured_pictures
-from export.quantization import quantize_first_pass
+from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
+from export.onnx_passes.quantization import quantize_first_pass
+from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
-from export.torchscript import save_torchscript
-from export.winograd import write_wide_convolutions_by_winograd
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 IMAGE_SIZE = (32, 32)

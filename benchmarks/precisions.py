@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import commit, processor, versions
-from export.aot import CompilerError
-from export.exporter import AgreementError, Reduced, VerificationError, export_reduced
-from export.formats import FORMATS
-from export.openvino import OpenVinoError
-from export.pictures import PicturesError
+from export.check.pictures import PicturesError
+from export.exporter import VerificationError
+from export.formats.aot import CompilerError
+from export.formats.openvino import OpenVinoError
+from export.formats.table import FORMATS
+from export.reduced import AgreementError, Reduced, export_reduced
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"

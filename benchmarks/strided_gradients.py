@@ -27,7 +27,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from benchmarks.engine_files import SHAPE, write_checkpoint, write_ours
 from benchmarks.provenance import commit, processor, versions
-from export.blocked_layout import drop_unused
+from export.onnx_passes.blocked_layout import drop_unused
 
 RESULT = Path(__file__).parents[1] / "results" / "tried" / "strided_gradients.json"
 ARCHITECTURE = "wrn-16-2"

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import engines, paired, precisions, service
 from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
-from export.exporter import Reduced
+from export.reduced import Reduced
 from training.attacks.pgd import pgd
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint

@@ -117,7 +117,3 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     with terminable(), process_group(device) as shard:
         return train(arguments, config, device, shard)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

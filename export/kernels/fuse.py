@@ -8,7 +8,7 @@ import torch
 from onnx import ModelProto
 from torch import fx
 
-from export.capture import CaptureError
+from export.capture.graph import CaptureError
 from export.kernels import onnx_functions, operators, reference
 from training.networks.self_gradient import SelfGradientBlock
 

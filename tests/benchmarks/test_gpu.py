@@ -20,7 +20,7 @@ from benchmarks.gpu_contenders import (
     on_device,
     rewritten_graph,
 )
-from export.capture import passes_of
+from export.capture.graph import passes_of
 from export.kernels import operators
 from export.rewrite.editing import is_constant
 from training.networks.self_gradient import SelfGradientNetwork

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import precisions
 from benchmarks.engine_files import write_checkpoint
-from export.openvino import OpenVinoError
+from export.formats.openvino import OpenVinoError
 
 
 def test_a_real_run(

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from export.check.pictures import structured_pictures
 from export.exporter import export_onnx
-from export.pictures import structured_pictures
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.images import decode

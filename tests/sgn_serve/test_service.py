@@ -14,7 +14,7 @@ from PIL import Image
 from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.sample_pictures import encode, noise, png
 from tests.sgn_serve.server import free_port, running_server, serve_command, serve_environment
-from tests.sgn_serve.test_model_card import FIGURES
+from tests.sgn_serve.serving.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))

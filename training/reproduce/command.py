@@ -144,7 +144,3 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

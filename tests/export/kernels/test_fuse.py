@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 
 import export.exporter
-from export.__main__ import main
-from export.capture import CaptureError, capture, passes_of
+from export.capture.graph import CaptureError, capture, passes_of
+from export.command import main
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
 from sgn_serve.inference.classifier import Classifier
@@ -120,7 +120,7 @@ def fused_file(project_root: Path, checkpoint: Path, tmp_path_factory: pytest.Te
         "import pathlib, sys\n"
         "from export.kernels import onnx_functions, operators\n"
         f"operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = pathlib.Path({str(path.parent / 'none')!r})\n"
-        "from export.__main__ import main\n"
+        "from export import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run(

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from export.decompositions import decompositions
+from export.capture.decompositions import decompositions
 from export.rewrite.linear_layers import keep_linear_layers
 
 aten = torch.ops.aten

@@ -22,7 +22,7 @@ from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import ROOT, running_server, serve_environment
-from tests.sgn_serve.test_model_card import FIGURES
+from tests.sgn_serve.serving.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.__main__ import main as export_main
+from export.command import main as export_main
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.evaluate.command import main as evaluate_main
 from training.evaluate.gradient_oracle import oracle_withstood

@@ -1,0 +1,1 @@
+"""Capture both passes of a network as one graph of ATen operators."""

@@ -1,0 +1,1 @@
+"""Write and run a captured graph as ONNX, TorchScript or an AOTInductor package."""

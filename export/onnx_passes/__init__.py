@@ -1,0 +1,1 @@
+"""Rewrite an ONNX model so that its engine runs it faster."""

@@ -1,0 +1,37 @@
+"""Write a file in one step, or leave what was there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class OutputError(ValueError):
+    """A place where the graph cannot be written; the message names it and the fix."""
+
+
+UNFINISHED: dict[Path, Path] = {}
+"""Files that are being written and will be their targets: for whoever ends the process at once."""
+
+
+@contextmanager
+def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
+    """A file to write to beside `target`, which takes its place on success and is removed on any failure."""
+    if target.exists() and target.samefile(checkpoint):
+        raise OutputError(f"{target}: is the checkpoint itself, which the graph would replace; pass another PATH")
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; pass the file to write, such as {target / 'model.onnx'}")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: its folder does not exist; create it first")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.touch()  # before the work, which would be in vain
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
+    UNFINISHED[partial] = target
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+        UNFINISHED.pop(partial, None)

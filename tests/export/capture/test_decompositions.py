@@ -1,0 +1,86 @@
+"""Each rule for the way back against PyTorch's own backward, in float64, at awkward sizes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from export.capture.decompositions import decompositions
+
+LAYERS = {
+    "3x3": nn.Conv2d(4, 6, 3, padding=1),
+    "3x3 stride 2": nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "1x1 stride 2": nn.Conv2d(4, 6, 1, stride=2, bias=False),
+    "5x3 stride 3x2, dilated": nn.Conv2d(4, 6, (5, 3), stride=(3, 2), padding=(1, 0), dilation=(1, 2)),
+    "grouped": nn.Conv2d(4, 6, 3, groups=2),
+    "transposed": nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    "ReLU": nn.ReLU(),
+    "max pool": nn.MaxPool2d(3, stride=2, padding=1),
+    "average pool": nn.AvgPool2d(2),
+    "average pool, overlapping and padded": nn.AvgPool2d(3, stride=2, padding=1),
+    "global average pool": nn.AdaptiveAvgPool2d(1),
+    "adaptive average pool": nn.AdaptiveAvgPool2d((3, 2)),
+    "adaptive average pool, overlapping": nn.AdaptiveAvgPool2d((5, 3)),
+    "adaptive average pool to more": nn.AdaptiveAvgPool2d((16, 3)),
+    "average pool, ceil": nn.AvgPool2d(3, 2, ceil_mode=True),
+    "average pool, ceil and padded": nn.AvgPool2d((3, 4), (2, 3), padding=1, ceil_mode=True),
+    "average pool, padding not counted": nn.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+    "average pool, neither": nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False),
+    "average pool, own divisor": nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5),
+    "max pool, ceil": nn.MaxPool2d(3, stride=2, ceil_mode=True),
+    "max pool, dilated": nn.MaxPool2d(3, stride=2, padding=1, dilation=2),
+    "depthwise": nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4),
+    "ReLU6": nn.ReLU6(),
+    "hard-swish": nn.Hardswish(),
+    "hard-sigmoid": nn.Hardsigmoid(),
+    "leaky ReLU": nn.LeakyReLU(0.1),
+    "PReLU": nn.PReLU(4),
+    "ELU": nn.ELU(),
+    "SiLU": nn.SiLU(),
+    "GELU": nn.GELU(),
+    "GELU, tanh": nn.GELU(approximate="tanh"),
+    "Mish": nn.Mish(),
+    "batch norm": nn.BatchNorm2d(4).eval(),
+    "group norm": nn.GroupNorm(2, 4),
+    "nearest upsampling": nn.Upsample(scale_factor=2),
+    "bilinear upsampling": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "bilinear, to a size": nn.Upsample(size=(7, 11), mode="bilinear", align_corners=True),
+    "dropout": nn.Dropout(0.5).eval(),
+}
+
+
+def input_gradient(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def gradient(features: Tensor, weights: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: (layer(x).tanh() * weights).sum())(features)
+
+    return gradient
+
+
+@pytest.mark.parametrize("size", [(12, 8), (9, 14)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_equals_autograd(name: str, size: tuple[int, int]) -> None:
+    layer = LAYERS[name].double().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, *size, dtype=torch.float64, generator=generator)
+    weights = torch.randn(layer(features).shape, dtype=torch.float64, generator=generator)
+
+    graph = make_fx(input_gradient(layer), decomposition_table=decompositions())(features, weights)
+
+    assert not [node.name for node in graph.graph.nodes if "backward" in str(node.target)]
+    other = torch.randn(features.shape, dtype=torch.float64, generator=generator)
+    # PyTorch's own hard sigmoid has its 1/6 in float32, even for float64; all others agree to 1e-12.
+    tolerance = 1e-7 if name == "hard-sigmoid" else 1e-12
+    expected = input_gradient(layer)(other, weights)
+    torch.testing.assert_close(graph(other, weights), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_for_weights_are_refused() -> None:
+    features = torch.randn(2, 4, 8, 8)
+
+    def loss(weight: Tensor) -> Tensor:
+        return nn.functional.conv2d(features, weight).sum()
+
+    with pytest.raises(ValueError, match="not to its weights"):
+        make_fx(torch.func.grad(loss), decomposition_table=decompositions())(torch.randn(6, 4, 3, 3))

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.capture.graph import CaptureError, capture, passes_of
+from export.check.pictures import structured_pictures
+from export.check.verify import PICTURES, Run, verify
+from export.formats.onnx import to_onnx
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
+from training.checkpoint import build_model
+from training.networks.self_gradient import SelfGradientNetwork
+
+
+def captured_run(network: SelfGradientNetwork) -> Run:
+    passes = passes_of(network)
+    graph = capture(passes, IMAGE_SIZE)
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return dict(zip(passes.output_names, graph(images), strict=True))
+
+    return run
+
+
+@pytest.mark.parametrize("gradient_scaling", ["none", "rms"])
+@pytest.mark.parametrize("scale", [1.0, 8 / 255])
+def test_computes_what_the_network_computes(gradient_scaling: str, scale: float) -> None:
+    torch.manual_seed(0)
+    network = randomise(build_model(checkpoint_info(gradient_scaling, scale)))
+    pictures = structured_pictures(PICTURES, 3, IMAGE_SIZE)
+    with torch.no_grad():
+        effect = (network(pictures) - network.plain_logits(pictures)).abs().max()
+    assert effect > 0.01  # a block that did nothing would make the next line easy
+
+    assert verify(captured_run(network), network, pictures).passed
+
+
+def test_any_backbone() -> None:
+    network = network_around(varied_backbone())
+    assert verify(captured_run(network), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
+
+
+def test_torchvision_resnet() -> None:
+    from torchvision import models
+
+    network = network_around(models.resnet18(num_classes=10))
+    assert verify(captured_run(network), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
+
+
+def test_a_network_without_block_is_one_pass() -> None:
+    network = randomise(build_model(checkpoint_info(block=False)))
+    verification = verify(captured_run(network), network, structured_pictures(PICTURES, 3, IMAGE_SIZE))
+    assert verification.passed
+    assert {check.output for check in verification.checks} == {"plain_logits"}
+
+
+def test_weights_keep_their_names_and_are_not_copied() -> None:
+    network = randomise(build_model(checkpoint_info()))
+    graph = capture(passes_of(network), IMAGE_SIZE)
+    assert graph.get_parameter("network.backbone.stem.weight") is network.get_parameter("backbone.stem.weight")
+
+
+def test_leaves_the_network_as_it_was() -> None:
+    network = randomise(build_model(checkpoint_info()))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    capture(passes_of(network), IMAGE_SIZE)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_training_mode_is_refused() -> None:
+    network = build_model(checkpoint_info()).train()
+    with pytest.raises(CaptureError, match=r"training mode.*\.eval\(\)"):
+        capture(passes_of(network), IMAGE_SIZE)
+
+
+def test_what_cannot_be_written_is_named() -> None:
+    network = network_around(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(7), nn.Flatten(), nn.Linear(196, 10))
+    )
+    passes = passes_of(network)
+    with pytest.raises(CaptureError, match="adaptive_max_pool2d"):
+        to_onnx(capture(passes, IMAGE_SIZE), {})

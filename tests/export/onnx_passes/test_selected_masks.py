@@ -1,0 +1,45 @@
+"""Masks that select instead of multiplying."""
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from export.onnx_passes.selected_masks import apply_masks_by_selection
+
+
+def masked(comparison: str) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node(comparison, ["x", "threshold"], ["above"]),
+        helper.make_node("Cast", ["above"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["mask", "gradient"], ["first"]),
+        helper.make_node("Mul", ["first", "mask"], ["second"]),
+        helper.make_node("Mul", ["second", "x"], ["y"]),
+    ]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "gradient", "y")]
+    constants = [numpy_helper.from_array(np.float32(0.5), "threshold")]
+    graph = helper.make_graph(nodes, "masked", tensors[:2], tensors[2:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def run(model: onnx.ModelProto) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.float32([-np.inf, -1, 0, 0.5, 0.6, 7])
+    return session.run(None, {"x": np.nan_to_num(x), "gradient": np.float32([1, -2, 3, 4, -5, 0])})[0]
+
+
+def test_the_same_values_and_other_products_left_alone() -> None:
+    model = masked("Greater")
+    expected = run(model)
+    apply_masks_by_selection(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Greater", "Where", "Where", "Mul"]
+    np.testing.assert_array_equal(run(model), expected)
+
+
+def test_a_number_that_is_no_mask_is_left_alone() -> None:
+    model = masked("Greater")
+    model.graph.node[0].CopyFrom(helper.make_node("Add", ["x", "threshold"], ["above"]))
+    before = list(model.graph.node)
+    apply_masks_by_selection(model)
+    assert list(model.graph.node) == before

@@ -1,0 +1,242 @@
+"""python -m export, as it is run: what it prints, what it returns, what it leaves behind."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+import export.exporter
+import export.formats.table
+from export.check.verify import Verification
+from export.command import main
+from tests.export.conftest import Exported
+from tests.export.networks import checkpoint_info, randomise
+from training.checkpoint import build_model, save_checkpoint
+
+
+def export_command(project_root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export", *map(str, arguments)],
+        cwd=project_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    result = export_command(project_root, "--ckpt", own, "--onnx")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:-1]] == [
+        [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
+    ]
+    assert lines[-1].startswith(f"wrote {tmp_path / 'model.onnx'} (")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
+
+
+def test_a_foreign_checkpoint_is_one_line(project_root: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "model.safetensors"
+    foreign.write_bytes(b"something else altogether")
+    result = export_command(project_root, "--ckpt", foreign, "--onnx")
+
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {foreign}: not a safetensors file")
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(tmp_path / "none" / "model.safetensors"), "--onnx"]) == 2
+    assert "none/model.safetensors: no such file" in one_error_line(capsys)
+
+
+def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "none" / "model.onnx")]) == 2
+    assert "its folder does not exist" in one_error_line(capsys)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path)]) == 2
+    assert "is a folder" in one_error_line(capsys)
+    assert main(["--ckpt", str(checkpoint), "--onnx", "/proc/model.onnx"]) == 2
+    assert "/proc/model.onnx: cannot be written" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_checkpoint_is_not_replaced_by_its_graph(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    (tmp_path / "link").symlink_to(own)
+    for target in (own, tmp_path / "link"):
+        assert main(["--ckpt", str(own), "--onnx", str(target)]) == 2
+        assert f"{target}: is the checkpoint itself" in one_error_line(capsys)
+    assert own.read_bytes() == checkpoint.read_bytes()
+
+
+def test_two_formats_with_one_path(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, same = tmp_path / "model", tmp_path / "." / "model"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint), "--onnx", str(target), "--torchscript", str(same)])
+    assert f"--onnx and another format would both be written to {target}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def ready_made(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+    """Spares the seconds of a second export of the same checkpoint."""
+    monkeypatch.setattr(export.formats.table, "to_onnx", lambda *_: exported.model())
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+    """An exporter that writes a wrong gradient."""
+    model = exported.model()
+    index, last = next(item for item in enumerate(model.graph.node) if "self_gradient" in item[1].output)
+    last.output[0] = "the_right_one"
+    model.graph.node.insert(index + 1, onnx.helper.make_node("Neg", ["the_right_one"], ["self_gradient"]))
+    monkeypatch.setattr(export.formats.table, "to_onnx", lambda *_: model)
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_a_network_too_large_for_one_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 2
+    assert "over 2 GB, more than one ONNX file can hold" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_pictures_of_ones_own(
+    project_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx"), "--pictures"]
+    assert main([*arguments, str(tmp_path / "none")]) == 2
+    assert "no such folder; --pictures takes" in one_error_line(capsys)
+    assert main([*arguments, str(project_root / "examples")]) == 0
+    assert "28/28" in capsys.readouterr().out
+
+
+def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint)])
+    assert "say what to write: --onnx, --openvino, --torchscript, --aot" in capsys.readouterr().err
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported: Exported,
+) -> None:
+    model = exported.model()
+    model.opset_import[0].version = 99
+    monkeypatch.setattr(export.formats.table, "to_onnx", lambda *_: model)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
+    line = one_error_line(capsys)
+    assert "ONNX Runtime cannot load the graph: " in line
+    assert "official support for domain ai.onnx is till opset" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_mismatch_leaves_no_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 1
+    captured = capsys.readouterr()
+    assert "MISMATCH" in captured.out
+    assert "differ from PyTorch's" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_mismatch_keeps_the_older_file(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"an earlier good graph")
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(target)]) == 1
+    assert target.read_bytes() == b"an earlier good graph"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.usefixtures("ready_made")
+@pytest.mark.parametrize("file_format", ["--onnx", "--torchscript"])
+def test_a_full_disk_is_one_line_and_leaves_no_file(
+    file_format: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fill_the_disk(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does, which knows no file's name
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    target = tmp_path / "model"
+    assert main(["--ckpt", str(checkpoint), file_format, str(target)]) == 2
+    assert one_error_line(capsys) == f"error: {target}: No space left on device; {target} was not written"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_an_interrupt_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> Verification:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.exporter, "verify", interrupt)
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 130
+    assert "interrupted" in one_error_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("the signal is ignored here, as under nohup")
+    target = tmp_path / "model.onnx"
+    command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
+    process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.iterdir()):  # until it has begun to write
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors == f"error: interrupted; {target} was not written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_block_has_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = checkpoint_info(block=False)
+    save_checkpoint(tmp_path / "plain.safetensors", randomise(build_model(info)).state_dict(), info)
+    target = tmp_path / "plain.onnx"
+    assert main(["--ckpt", str(tmp_path / "plain.safetensors"), "--onnx", str(target)]) == 0
+
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 1
+    model = onnx.load(target)
+    assert [output.name for output in model.graph.output] == ["plain_logits"]
+    assert {item.key for item in model.metadata_props} == {"self_gradient_network", "checkpoint_sha256"}
