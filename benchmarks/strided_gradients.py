@@ -25,7 +25,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from benchmarks.engine_files import SHAPE, write_checkpoint, write_ours
+from benchmarks.engines.files import SHAPE, write_checkpoint, write_ours
 from benchmarks.provenance import commit, processor, versions
 from export.onnx_passes.blocked_layout import drop_unused
 

@@ -12,9 +12,12 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import engines, paired, precisions, service
-from benchmarks.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
+from benchmarks import precisions
+from benchmarks.engines import command as engines
+from benchmarks.service import command as service
 from export.reduced import Reduced
+from release import paired
+from release.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
 from training.attacks.pgd import pgd
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint

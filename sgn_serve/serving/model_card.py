@@ -1,7 +1,7 @@
 """The model card: what is served, how it was trained and measured; everything in it comes from the model's files.
 
 The graph's own metadata describes it. The figures are in a JSON file of the same name beside it (model.onnx and
-model.json), as benchmarks/bundle.py writes it for the bundled model; a graph without one has no measured figures.
+model.json), as release/bundle.py writes it for the bundled model; a graph without one has no measured figures.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(
             f"{graph.path.with_suffix('.json')}: these are no figures of a model ({_reason(error)}); "
-            "write them as benchmarks/bundle.py does, or take the file away"
+            "write them as release/bundle.py does, or take the file away"
         ) from None
     try:
         return ModelCard(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import engines, matrix_products
-from benchmarks.arithmetic_floor import arithmetic, floor
-from benchmarks.engine_files import write_checkpoint
-from benchmarks.engines import REFERENCE, Engine, Worker, main, measure, ratio_table, table
+from benchmarks.engines import command, matrix_products
+from benchmarks.engines.arithmetic_floor import arithmetic, floor
+from benchmarks.engines.command import REFERENCE, Engine, Worker, main, measure, ratio_table, table
+from benchmarks.engines.files import write_checkpoint
 
 
 class Scripted:
@@ -29,7 +29,7 @@ def times(*milliseconds: float) -> list[dict[str, Any]]:
 
 
 def test_engines_take_turns_and_are_compared_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "PAUSE_S", 0)
+    monkeypatch.setattr(command, "PAUSE_S", 0)
     turns: list[str] = []
     workers: Any = {
         REFERENCE: Scripted(REFERENCE, times(9, 9, 2, 4, 3), turns),
@@ -118,7 +118,7 @@ def test_ratios_of_everything_in_one_table() -> None:
 def test_onnx_runtimes_openvino_build_is_never_replaced_by_the_usual_one(tmp_path: Path) -> None:
     checkpoint, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
     write_checkpoint("wrn-10-1", checkpoint)
-    (engine, *_) = engines.OPENVINO_BUILD
+    (engine, *_) = command.OPENVINO_BUILD
     engine.write(checkpoint, graph)
     worker = Worker(engine, graph, 1)
     assert "has no OpenVINOExecutionProvider: pip install onnxruntime-openvino" in worker.run(1)["error"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import ONNX_RUNTIME, main, started, summary, table
-from benchmarks.gpu_contenders import (
+from benchmarks.gpu.command import ONNX_RUNTIME, main, started, summary, table
+from benchmarks.gpu.contenders import (
     CONTENDERS,
     REFERENCE,
     BenchmarkError,

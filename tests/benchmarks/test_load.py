@@ -2,7 +2,7 @@
 
 import asyncio
 
-from benchmarks.load import Record, load, multipart_request
+from benchmarks.service.load import Record, load, multipart_request
 
 REQUEST = multipart_request(b"picture", {"top_k": "1"})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import precisions
-from benchmarks.engine_files import write_checkpoint
+from benchmarks.engines.files import write_checkpoint
 from export.formats.openvino import OpenVinoError
 
 

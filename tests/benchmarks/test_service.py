@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.service import BUNDLED, running, shares_by_round
+from benchmarks.service.command import BUNDLED, running, shares_by_round
 
 
 @pytest.mark.parametrize("system", ["fastapi", "litserve"])

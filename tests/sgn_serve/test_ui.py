@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from benchmarks.adversarial_examples import DESCRIPTION, FOLDER, scaled
+from release.adversarial_examples import DESCRIPTION, FOLDER, scaled
 from tests.sgn_serve.browser import Watched, running_browser, watched_page
 from tests.sgn_serve.server import ROOT, running_server
 

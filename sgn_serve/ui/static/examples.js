@@ -53,7 +53,7 @@ export async function tampered(example, attacked, strength, steps) {
   return { file, difference };
 }
 
-// Rounded half away from zero, as benchmarks/adversarial_examples.py does, so that it stays within strength/255.
+// Rounded half away from zero, as release/adversarial_examples.py does, so that it stays within strength/255.
 function scaled(difference, strength, steps) {
   return Math.sign(difference) * Math.floor((2 * Math.abs(difference) * strength + steps) / (2 * steps));
 }

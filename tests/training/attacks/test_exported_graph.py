@@ -4,7 +4,7 @@ import onnx
 import pytest
 import torch
 
-from benchmarks.disagreement import example_pictures
+from release.disagreement import example_pictures
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
 from training.attacks.registry import Context, Source, build_attacks
 from training.checkpoint import load_checkpoint

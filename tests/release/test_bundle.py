@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from benchmarks import bundle
-from benchmarks.bundle import BundleError, copy_run, readme_table, sha256
+from release import bundle
+from release.bundle import BundleError, copy_run, readme_table, sha256
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Compares the bundled network with its baselines picture by picture, from the reports in results/bundled.
 
-    python -m benchmarks.paired
+    python -m release.paired
 
 Writes results/paired.json. Accuracies of two networks on the same pictures differ by what the one withstands and the
 other does not; how often that went which way tells chance from difference far better than two confidence intervals do.
@@ -102,11 +102,11 @@ def comparisons(folder: Path = REPORTS) -> dict[str, Any]:
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser("python -m benchmarks.paired", description=(__doc__ or "").splitlines()[0]).parse_args(
+    argparse.ArgumentParser("python -m release.paired", description=(__doc__ or "").splitlines()[0]).parse_args(
         command_line
     )
     result = comparisons()
-    RESULT.write_text(json.dumps({"command": "python -m benchmarks.paired", "comparisons": result}, indent=1) + "\n")
+    RESULT.write_text(json.dumps({"command": "python -m release.paired", "comparisons": result}, indent=1) + "\n")
     for name, row in result.items():
         first, second = (f"{accuracy:.1%}" for accuracy in row["accuracy"])
         print(f"{name}: {first} and {second}, {in_words(row)}")

@@ -1,7 +1,7 @@
 """Does the disagreement that the service reports tell an attacked picture? Clean pictures against attacked ones.
 
-    python -m benchmarks.disagreement                                      # the 100 example pictures, PGD-20: minutes
-    python -m benchmarks.disagreement --attacks pgd autoattack knowing \
+    python -m release.disagreement                                      # the 100 example pictures, PGD-20: minutes
+    python -m release.disagreement --attacks pgd autoattack knowing \
         --data-root data --pictures 1000                                   # hours on a CPU
 
 Writes results/disagreement.json: for each attack the area under the ROC curve of the Jensen-Shannon divergence between
@@ -196,7 +196,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.disagreement", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser("python -m release.disagreement", description=(__doc__ or "").splitlines()[0])
     bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
@@ -239,7 +239,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         rows[ATTACKS[name]] = measure(model, images, labels, torch.cat(parts))
     knowing = KnowingAttack(arguments.iterations)
     result = {
-        "command": " ".join(["python -m benchmarks.disagreement", *(sys.argv[1:] if command_line is None else [])]),
+        "command": " ".join(["python -m release.disagreement", *(sys.argv[1:] if command_line is None else [])]),
         "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
         "pictures": len(images),
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),

@@ -4,7 +4,8 @@
     python -m benchmarks.service
 
 Writes results/service.json. Each system runs alone, with the same graph and threads, and is asked for the example
-pictures (PNG files) over 1, 8, 32 and 128 connections (benchmarks/load.py, a process of its own on the same machine).
+pictures (PNG files) over 1, 8, 32 and 128 connections (benchmarks/service/load.py, a process of its own on the same
+machine).
 The rounds alternate among the systems, and the middle one counts, so that a busy machine falls on all alike. The engine
 alone is ONNX Runtime on batches of pictures that are decoded already: the most that a service here could reach.
 """
@@ -28,7 +29,7 @@ import psutil
 
 from benchmarks.provenance import commit, processor, versions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
@@ -62,7 +63,7 @@ class BenchmarkError(RuntimeError):
 def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
     if system == "ours":
         return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", f"benchmarks.servers.{system}_server", str(graph), str(port), str(threads)]
+    return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def free_port() -> int:
 def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[str, Any]:
     """One load on a running server."""
     pictures = [str(path) for path in sorted((ROOT / "examples").glob("*.png"))]
-    command = [sys.executable, "-m", "benchmarks.load", *pictures, "--port", str(port)]
+    command = [sys.executable, "-m", "benchmarks.service.load", *pictures, "--port", str(port)]
     command += ["--concurrency", str(concurrency), "--seconds", str(seconds)]
     if system == "litserve":
         command.append("--base64")
@@ -224,7 +225,3 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

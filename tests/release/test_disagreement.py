@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import disagreement
-from benchmarks.disagreement import EPS, KnowingAttack, answers, area_under_roc, detection, divergence_bits
+from release import disagreement
+from release.disagreement import EPS, KnowingAttack, answers, area_under_roc, detection, divergence_bits
 from sgn_serve.serving.answers import disagreement_bits, softmax
 from training.attacks import gradient_attack
 from training.checkpoint import load_checkpoint

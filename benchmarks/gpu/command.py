@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.gpu_contenders import (
+from benchmarks.gpu.contenders import (
     REFERENCE,
     WARM_UP_CALLS,
     BenchmarkError,
@@ -38,7 +38,7 @@ from benchmarks.provenance import commit
 from export.kernels import operators
 from training.common.provenance import current_versions
 
-RESULT = Path(__file__).parents[1] / "results" / "gpu.json"
+RESULT = Path(__file__).parents[2] / "results" / "gpu.json"
 ONNX_RUNTIME = "graph, ONNX Runtime"
 """A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
 ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
@@ -192,7 +192,3 @@ def measured(
         if precision in ONNX_RUNTIME_PRECISIONS and CUDA_PROVIDER in onnxruntime.get_available_providers():
             builds[ONNX_RUNTIME] = lambda: in_onnx_runtime(written, images, CUDA_PROVIDER, settings)
         return measure(builds, images, options.rounds, options.calls)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

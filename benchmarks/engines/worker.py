@@ -1,6 +1,6 @@
 """One engine with one graph, in a process of its own that runs a batch whenever it is told to.
 
-    PYTHON benchmarks/engine_worker.py KIND FILE THREADS
+    PYTHON benchmarks/engines/worker.py KIND FILE THREADS
 
 KIND is ort, ort-fused, openvino-f32, openvino-bf16, ort-openvino-f32, ort-openvino-bf16, eager, compile, torchscript or
 aot. Reads one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or
@@ -21,7 +21,7 @@ Run = Callable[[int], object]
 """Runs one batch of so many pictures."""
 
 SEED = 0
-KERNELS = Path(__file__).parents[1] / "build" / "kernels" / "libsgn_onnxruntime.so"
+KERNELS = Path(__file__).parents[2] / "build" / "kernels" / "libsgn_onnxruntime.so"
 """Of export.kernels.onnx_functions.library_path, which would take PyTorch along."""
 
 
@@ -98,7 +98,7 @@ def pytorch(kind: str, path: str, threads: int) -> Run:
     elif kind == "aot":
         module = torch._inductor.aoti_load_package(path)
     else:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
+        sys.path.insert(0, str(Path(__file__).parents[2]))
         from export.capture.graph import passes_of
         from training.checkpoint import load_checkpoint
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.engine_files import SHAPE
+from benchmarks.engines.files import SHAPE
 from training.checkpoint import load_checkpoint
 
 

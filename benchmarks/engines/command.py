@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import engine_files as files
-from benchmarks import matrix_products
-from benchmarks.arithmetic_floor import add_floor, arithmetic
+from benchmarks.engines import files, matrix_products
+from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.provenance import commit, processor, versions
 
-RESULT = Path(__file__).parents[1] / "results" / "engines.json"
-WORKER = Path(__file__).with_name("engine_worker.py")
+RESULT = Path(__file__).parents[2] / "results" / "engines.json"
+WORKER = Path(__file__).with_name("worker.py")
 REFERENCE = "block off: plain export, ONNX Runtime"
 PACKAGES = ("torch", "onnxruntime", "openvino")
 PAUSE_S = 0.05
@@ -99,7 +98,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
-            cwd=WORKER.parents[1],
+            cwd=WORKER.parents[2],
         )
 
     def run(self, batch: int) -> dict[str, Any]:
@@ -304,7 +303,3 @@ def main(arguments: list[str] | None = None) -> int:
             run_architecture(checkpoint, engines, options, keep)
     print(f"\nratios of best times\n{ratio_table(result['architectures'])}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

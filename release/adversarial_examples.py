@@ -1,10 +1,10 @@
 """Makes the adversarial examples of the page at /ui: against the bundled model and against a standard-trained one.
 
-    python -m benchmarks.adversarial_examples --plain runs/standard-16-2/model.safetensors      # a minute or two
+    python -m release.adversarial_examples --plain runs/standard-16-2/model.safetensors      # a minute or two
 
 Writes sgn_serve/ui/examples/: small PNG files, clean and perturbed, and examples.json, which says of each picture who
 was attacked, how, and what both models answer while the perturbation grows. Make them anew whenever the bundled model
-changes (benchmarks.bundle does; a test compares the hashes).
+changes (release.bundle does; a test compares the hashes).
 
 The pictures are the first of each class, in file order, that both models classify rightly, so that nothing is picked by
 how an attack ends. Only where the bundled model would withstand the attack on all of them, the first picture on which
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.disagreement import answers, example_names, example_pictures
+from release.disagreement import answers, example_names, example_pictures
 from training.attacks import gradient_attack, pgd
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.provenance import current_versions, git_commit
@@ -244,7 +244,7 @@ def load(path: Path) -> Target:
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.adversarial_examples", description=(__doc__ or "").splitlines()[0]
+        "python -m release.adversarial_examples", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument(
         "--ckpt", type=Path, default=BUNDLED_CHECKPOINT, help="the model that is served (default: the bundled one)"
@@ -265,7 +265,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         if targets["bundled"].info.class_names != targets["standard"].info.class_names:
             raise ExamplesError(f"{arguments.plain}: of other classes than {arguments.ckpt}; name one of the same data")
         given = sys.argv[1:] if command_line is None else list(command_line)
-        described = make(targets, arguments.out, " ".join(["python -m benchmarks.adversarial_examples", *given]))
+        described = make(targets, arguments.out, " ".join(["python -m release.adversarial_examples", *given]))
     except (CheckpointError, ExamplesError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """A hand-written service with FastAPI and ONNX Runtime: one request, one run.
 
-python -m benchmarks.servers.fastapi_server GRAPH PORT THREADS
+python -m benchmarks.service.servers.fastapi_server GRAPH PORT THREADS
 """
 
 import json

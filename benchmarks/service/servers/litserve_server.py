@@ -1,6 +1,6 @@
 """A service with LitServe and ONNX Runtime, with its batching. Pictures come as base64 in JSON, as in its own examples.
 
-python -m benchmarks.servers.litserve_server GRAPH PORT THREADS
+python -m benchmarks.service.servers.litserve_server GRAPH PORT THREADS
 """
 
 import base64

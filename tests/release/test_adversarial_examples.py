@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import adversarial_examples
-from benchmarks.adversarial_examples import (
+from release import adversarial_examples
+from release.adversarial_examples import (
     BUNDLED_CHECKPOINT,
     DESCRIPTION,
     FOLDER,
@@ -22,7 +22,7 @@ from benchmarks.adversarial_examples import (
     scaled,
 )
 
-RENEW = "make them anew: python -m benchmarks.adversarial_examples --plain CHECKPOINT, of the standard baseline"
+RENEW = "make them anew: python -m release.adversarial_examples --plain CHECKPOINT, of the standard baseline"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_they_are_of_the_bundled_model_and_of_its_baseline(described, project_ro
     assert described["models"]["bundled"]["checkpoint_sha256"] == bundled, RENEW
     baseline = json.loads((project_root / "results" / "bundled" / "standard.json").read_text())["setting"]
     assert described["models"]["standard"]["checkpoint_sha256"] == baseline["checkpoint_sha256"], RENEW
-    assert described["command"].startswith("python -m benchmarks.adversarial_examples --plain runs/")
+    assert ".adversarial_examples --plain runs/" in described["command"]
     assert not described["git_commit"].endswith("+changes")
 
 

@@ -1,6 +1,6 @@
 r"""Puts a trained and evaluated network into sgn_serve/bundled, with its figures and its baselines' beside it.
 
-    python -m benchmarks.bundle --self-gradient runs/smooth-16-2 --start runs/one-step-16-2 --longer runs/longer-16-2 \
+    python -m release.bundle --self-gradient runs/smooth-16-2 --start runs/one-step-16-2 --longer runs/longer-16-2 \
         --pgd runs/pgd-16-2 --standard runs/standard-16-2 --first runs/start-16-2
 
 Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`, which
@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paired import needs_the_block
+from release.paired import needs_the_block
 from training.attacks.auto_attack import AUTO_ATTACK
 from training.evaluate.saved_report import different_settings
 
@@ -212,7 +212,7 @@ def write_readme(table: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.bundle", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser("python -m release.bundle", description=(__doc__ or "").splitlines()[0])
     for name, title in SYSTEMS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="RUN", help=f"run directory: {title}")
     parser.add_argument(
@@ -231,7 +231,7 @@ def main() -> int:
         subprocess.run([sys.executable, *export, "--pictures", str(ROOT / "examples")], check=True, cwd=ROOT)
         (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
         write_readme(readme_table(figures))
-        examples = ["-m", "benchmarks.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
+        examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A load generator: so many connections, each with one request after the other, as fast as they are answered.
 
 It writes prepared bytes to sockets and reads just enough of the answers, so that on a machine that it shares with the
-server it takes little of the time that it measures. Run as a process of its own: `python -m benchmarks.load`.
+server it takes little of the time that it measures. Run as a process of its own: `python -m benchmarks.service.load`.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def _percentile_ms(seconds: Any, percentile: float) -> float | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.load", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.service.load", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pictures", type=Path, nargs="+", help="picture files, sent in turn")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--concurrency", type=int, required=True, help="connections")

@@ -1,0 +1,1 @@
+"""Servers of other frameworks that the service is compared with."""
