@@ -8,7 +8,6 @@ file; here nothing is refused, however low the share.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
+from training.common.files import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
-        "checkpoint_sha256": hashlib.sha256(options.ckpt.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256(options.ckpt),
         "versions": versions(("torch", "onnxruntime", "openvino")),
         "processor": processor(),
         "git_commit": commit(),

@@ -1,11 +1,16 @@
-"""What other libraries' errors say, in one line."""
+"""Errors that a user of export/ can put right, and what other libraries' errors name."""
 
 import re
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+class ExportError(Exception):
+    """Base of what a user can put right: a checkpoint, a path, a compiler, an operator or a precision.
+
+    The message is one line that names what is wrong and the fix. The command line prints it after "error: " and ends
+    with `exit_status`; every other exception is a programming error and keeps its traceback.
+    """
+
+    exit_status = 2
 
 
 def operator_in(error: BaseException) -> str | None:

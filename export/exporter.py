@@ -10,13 +10,14 @@ from export.capture.graph import CaptureError, capture, example_image, passes_of
 from export.capture.layers import layer_of_operator
 from export.check.pictures import pictures_in, structured_pictures
 from export.check.verify import PICTURES, GraphError, Run, Verification, onnx_run, verify
-from export.formats.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of
 from export.formats.table import FUSED, ONNX, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from training.checkpoint import load_checkpoint
+from training.common.files import sha256
 from training.networks.self_gradient import SelfGradientNetwork
 
 
@@ -75,7 +76,7 @@ def export_graph(
         pictures = structured_pictures(PICTURES, channels, info.image_size)
     else:
         pictures = pictures_in(pictures_folder, PICTURES, info.image_size)
-    metadata = {METADATA_KEY: info.to_json(), CHECKSUM_KEY: sha256_of(checkpoint)}
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint)}
     passes = passes_of(network)
     with replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)

@@ -13,14 +13,16 @@ from export.check.agreement import ENOUGH_PICTURES, Agreement, agreements_json, 
 from export.check.pictures import pictures_under
 from export.check.verify import PICTURES, REDUCED_TOLERANCES, GraphError, Verification, verify
 from export.exporter import VerificationError, naming_layers
-from export.formats.onnx import CHECKSUM_KEY, METADATA_KEY, PRECISION_KEY, save_onnx, sha256_of
+from export.formats.onnx import save_onnx
 from export.formats.table import FORMATS, ONNX_TO_QUANTIZE, Format
 from export.onnx_passes.quantization import quantize_first_pass
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
+from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY
 from training.checkpoint import load_checkpoint
+from training.common.files import sha256
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
@@ -128,7 +130,7 @@ def export_reduced(
     for_ranges[torch.arange(calibration) * len(pictures) // max(calibration, 1)] = True
     metadata = {
         METADATA_KEY: info.to_json(),
-        CHECKSUM_KEY: sha256_of(checkpoint),
+        SHA256_KEY: sha256(checkpoint),
         PRECISION_KEY: reduced.precision,
     }
     with replacing(target, checkpoint) as partial:

@@ -15,7 +15,6 @@ exactly what was judged. At strength k of 8 it is scaled by k/8 and rounded (sca
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -33,6 +32,7 @@ from torch import Tensor
 from release.disagreement import answers, example_names, example_pictures
 from training.attacks import gradient_attack, pgd
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -239,7 +239,7 @@ def make(targets: dict[str, Target], folder: Path, command: str) -> dict[str, An
 
 def load(path: Path) -> Target:
     model, info = load_checkpoint(path)
-    return Target(model, info, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Target(model, info, sha256(path))
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:

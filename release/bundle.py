@@ -12,7 +12,6 @@ page at /ui.
 
 import argparse
 import csv
-import hashlib
 import json
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 from release.paired import needs_the_block
 from training.attacks.auto_attack import AUTO_ATTACK
+from training.common.files import sha256
 from training.evaluate.saved_report import different_settings
 
 ROOT = Path(__file__).parents[1]
@@ -55,10 +55,6 @@ EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start
 
 class BundleError(ValueError):
     """A run that cannot be bundled; the message names the file and the fix."""
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def need(path: Path, command: str) -> None:

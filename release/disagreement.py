@@ -15,7 +15,6 @@ check and fools the network with as little disagreement as it can (KnowingAttack
 
 import argparse
 import csv
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from torch import Tensor
 from training.attacks import base, gradient_attack, pgd
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.checkpoint import CheckpointError, load_checkpoint
+from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
@@ -240,7 +240,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     knowing = KnowingAttack(arguments.iterations)
     result = {
         "command": " ".join(["python -m release.disagreement", *(sys.argv[1:] if command_line is None else [])]),
-        "checkpoint_sha256": hashlib.sha256(arguments.ckpt.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256(arguments.ckpt),
         "pictures": len(images),
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
         "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",

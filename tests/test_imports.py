@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 FORBIDDEN = {
-    "training": {"export", "sgn_serve", "tests", "benchmarks", "bentoml", "onnxruntime"},
-    "export": {"sgn_serve", "tests", "benchmarks", "bentoml"},
+    "training": {"export", "tests", "benchmarks", "bentoml", "onnxruntime"},
+    "export": {"tests", "benchmarks", "bentoml"},
     "sgn_serve": {"training", "export", "tests", "benchmarks", "torch", "torchvision", "safetensors", "onnxscript"},
 }
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sgn_serve.graph_format import METADATA_KEY
 from training.common.files import write_atomically
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
@@ -17,7 +18,6 @@ from training.networks.gradient_oracle import GradientOracle, with_gradient_inpu
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 FORMAT = "self-gradient-checkpoint/1"
-METADATA_KEY = "self_gradient_network"
 
 
 class CheckpointError(ValueError):

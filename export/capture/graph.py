@@ -12,7 +12,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from export.capture.decompositions import decompositions
 from export.capture.layers import LayerTracker
 from export.capture.traceable import traceable_calls
-from export.errors import first_line, operator_in
+from export.errors import operator_in
+from training.common.errors import first_line
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 

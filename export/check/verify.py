@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from export.capture.graph import INPUT_NAME, passes_of
-from export.errors import first_line
+from training.common.errors import first_line
 from training.networks.self_gradient import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)

@@ -17,9 +17,10 @@ from torch import Tensor, fx
 
 from export.capture.graph import INPUT_NAME, CaptureError, example_image, output_names_of
 from export.check.verify import GraphError, Run
-from export.errors import first_line, operator_in
+from export.errors import operator_in
 from export.formats.placement import move_graph
 from export.rewrite import store_weights
+from training.common.errors import first_line
 
 OUTPUT_NAMES_KEY = "output_names"
 """Metadata key of the outputs' names, in order, separated by commas."""

@@ -1,6 +1,5 @@
 """A captured graph as one self-contained ONNX file."""
 
-import hashlib
 import logging
 import re
 import warnings
@@ -15,7 +14,8 @@ from onnxscript.optimizer import optimize_ir
 from torch import fx
 
 from export.capture.graph import INPUT_NAME, CaptureError, example_image, output_names_of
-from export.errors import first_line, operator_in
+from export.errors import operator_in
+from training.common.errors import first_line
 
 OPSET = 18
 """The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
@@ -24,12 +24,6 @@ LARGEST_FOLDED = 256
 """Elements of a constant up to which expressions of it are worked out at export, and stored beside it."""
 
 BATCH_NAME = "batch"
-METADATA_KEY = "self_gradient_network"
-"""metadata_props key of the checkpoint's JSON (CheckpointInfo.to_json)."""
-CHECKSUM_KEY = "checkpoint_sha256"
-"""metadata_props key of the checkpoint file's SHA-256, in hexadecimal."""
-PRECISION_KEY = "precision"
-"""metadata_props key of a graph in reduced precision: which."""
 
 
 def to_onnx(
@@ -88,12 +82,6 @@ def annotate_onnx(path: Path, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     save_onnx(model, path)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(error: Exception, graph: fx.GraphModule) -> tuple[str, str | None]:

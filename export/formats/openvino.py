@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from export.check.verify import GraphError, Run
-from export.errors import first_line
-from export.formats.onnx import PRECISION_KEY
+from sgn_serve.graph_format import PRECISION_KEY
+from training.common.errors import first_line
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Our names of precisions to OpenVINO's."""

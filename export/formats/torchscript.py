@@ -10,9 +10,10 @@ from torch import Tensor, fx
 
 from export.capture.graph import CaptureError, example_image, output_names_of
 from export.check.verify import GraphError, Run
-from export.errors import first_line, operator_in
+from export.errors import operator_in
 from export.rewrite import store_weights
 from export.rewrite.sizes import ask_sizes_as_methods
+from training.common.errors import first_line
 
 OUTPUT_NAMES_KEY = "output_names"
 """Extra file of the archive with the outputs' names, in order, separated by commas; beside it lie the metadata's."""

@@ -21,9 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.inference.classifier import Logits
-from sgn_serve.inference.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description
+from sgn_serve.inference.graph import Description
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.predictor import Predictor, Serving
 

@@ -9,8 +9,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.engines import ONNX_RUNTIME, OPENVINO, EngineError, OpenVinoSession, Session
-from sgn_serve.inference.graph import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT, Description, Graph, GraphError
+from sgn_serve.inference.graph import Description, Graph, GraphError
 from sgn_serve.process.cores import usable_cores
 
 logger = logging.getLogger("bentoml.sgn_serve")

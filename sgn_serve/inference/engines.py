@@ -14,8 +14,6 @@ ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
 ENGINES = (ONNX_RUNTIME, OPENVINO)
 
-PRECISION_KEY = "precision"
-"""Key of a graph's metadata: what `python -m export --precision` wrote it for; none for float32."""
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
 """By the metadata's precision: OpenVINO's hint, and its two names of what it computes in."""
 

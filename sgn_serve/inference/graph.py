@@ -9,16 +9,9 @@ from typing import Any
 import onnx
 from onnx.utils import Extractor
 
-from sgn_serve.inference.engines import PRECISION_KEY
+from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY
 
-METADATA_KEY = "self_gradient_network"
-SHA256_KEY = "checkpoint_sha256"
 CHECKPOINT_FORMAT = "self-gradient-checkpoint/1"
-
-INPUT = "image"
-LOGITS = "logits"
-PLAIN_LOGITS = "plain_logits"
-SELF_GRADIENT = "self_gradient"
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 

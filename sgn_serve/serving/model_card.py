@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.inference.graph import METADATA_KEY, Graph, GraphError
+from sgn_serve.graph_format import METADATA_KEY
+from sgn_serve.inference.graph import Graph, GraphError
 from sgn_serve.pictures.images import FORMATS
 from sgn_serve.settings import Settings
 

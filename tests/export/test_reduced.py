@@ -19,10 +19,11 @@ from export.check.agreement import Agreement, measure_agreement
 from export.check.pictures import PicturesError, pictures_under, structured_pictures
 from export.check.verify import PICTURES, onnx_run
 from export.command import main
-from export.formats.onnx import PRECISION_KEY, to_onnx
+from export.formats.onnx import to_onnx
 from export.onnx_passes.quantization import quantize_first_pass
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY, Reduced, export_reduced
 from export.rewrite import rewrite
+from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.check.test_verify import replace_value
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise

@@ -5,7 +5,8 @@ from http import HTTPStatus
 from typing import Any
 
 from sgn_serve.api.inference_protocol import HEADER_LENGTH, VERSION, output_names
-from sgn_serve.inference.graph import INPUT, Description
+from sgn_serve.graph_format import INPUT
+from sgn_serve.inference.graph import Description
 from sgn_serve.settings import Settings
 
 

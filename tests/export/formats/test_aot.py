@@ -13,10 +13,11 @@ from export.check.agreement import Agreement
 from export.check.verify import GraphError
 from export.command import main
 from export.formats.aot import CompilerError, aot_run, require_compiler
-from export.formats.onnx import CHECKSUM_KEY, PRECISION_KEY, sha256_of
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY
+from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
+from training.common.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 OUTPUTS = ("logits", "plain_logits", "self_gradient")
@@ -45,7 +46,7 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
     package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
-    assert package.get_metadata()[CHECKSUM_KEY] == sha256_of(small_checkpoint)
+    assert package.get_metadata()[SHA256_KEY] == sha256(small_checkpoint)
     with pytest.raises(GraphError, match="outputs are logits,plain_logits,self_gradient, expected plain_logits"):
         aot_run(tmp_path / "model.pt2", ("plain_logits",))
 

@@ -14,11 +14,13 @@ from export.capture.graph import CaptureError, capture, passes_of
 from export.check.pictures import structured_pictures
 from export.check.verify import PICTURES, onnx_run, verify
 from export.exporter import export_onnx
-from export.formats.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of, to_onnx
+from export.formats.onnx import to_onnx
 from export.rewrite import rewrite
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+from training.common.files import sha256
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
@@ -61,9 +63,9 @@ def test_an_answer_does_not_depend_on_the_other_pictures(exported: Exported) -> 
 
 def test_the_file_explains_itself(exported: Exported) -> None:
     metadata = {item.key: item.value for item in exported.model().metadata_props}
-    assert set(metadata) == {METADATA_KEY, CHECKSUM_KEY} == {"self_gradient_network", "checkpoint_sha256"}
+    assert set(metadata) == {METADATA_KEY, SHA256_KEY} == {"self_gradient_network", "checkpoint_sha256"}
     assert CheckpointInfo.from_json(metadata[METADATA_KEY]) == exported.info
-    assert metadata[CHECKSUM_KEY] == sha256_of(exported.checkpoint)
+    assert metadata[SHA256_KEY] == sha256(exported.checkpoint)
 
 
 def test_one_valid_file_without_traces_of_this_machine(exported: Exported) -> None:

@@ -11,8 +11,8 @@ from export.check.agreement import Agreement
 from export.check.pictures import structured_pictures
 from export.check.verify import GraphError
 from export.command import main
-from export.formats.onnx import PRECISION_KEY
 from export.formats.openvino import OpenVinoError, openvino_run, require_openvino
+from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE
 

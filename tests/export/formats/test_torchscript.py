@@ -16,13 +16,14 @@ from export.capture.graph import CaptureError, capture, passes_of
 from export.check.pictures import structured_pictures
 from export.check.verify import PICTURES, GraphError, Verification, verify
 from export.exporter import export_graph
-from export.formats.onnx import CHECKSUM_KEY, METADATA_KEY, sha256_of
 from export.formats.table import TORCHSCRIPT
 from export.formats.torchscript import OUTPUT_NAMES_KEY, save_torchscript, torchscript_run
 from export.rewrite import rewrite
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.networks import IMAGE_SIZE, network_around
 from tests.needs_timm import NEEDS_TIMM
 from training.checkpoint import load_checkpoint
+from training.common.files import sha256
 from training.networks.backbones import build_backbone
 
 # TorchScript has been superseded but is what libtorch reads; PyTorch says so at every call.
@@ -49,11 +50,11 @@ def test_any_batch_size_in_python(module_path: Path, checkpoint: Path) -> None:
 
 
 def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
-    extra = dict.fromkeys((METADATA_KEY, CHECKSUM_KEY, OUTPUT_NAMES_KEY), "")
+    extra = dict.fromkeys((METADATA_KEY, SHA256_KEY, OUTPUT_NAMES_KEY), "")
     torch.jit.load(module_path, _extra_files=extra)
     texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in extra.items()}
     assert json.loads(texts[METADATA_KEY])["architecture"] == "wrn-10-1"
-    assert texts[CHECKSUM_KEY] == sha256_of(checkpoint)
+    assert texts[SHA256_KEY] == sha256(checkpoint)
     assert texts[OUTPUT_NAMES_KEY] == "logits,plain_logits,self_gradient"
 
 
