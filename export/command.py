@@ -45,7 +45,8 @@ exit status: 0 written and checked; 1 the graph differs from PyTorch (in reduced
 """
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Export a trained self-gradient network as one self-contained graph.",
@@ -100,6 +101,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="cpu",
         help=f"what --aot compiles for (default: cpu; cuda: PATH is {AOT_FOR_GPU.file_name} unless you name one)",
     )
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options, once they go together; options.targets are the formats and their files."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     formats: tuple[Format, ...] = FORMATS
     if options.device == "cuda":

@@ -1,0 +1,249 @@
+"""Give the figures that stand within sentences.
+
+A page writes {{ NAME }}. A name is one of these:
+
+    SGN_TOP_K                                  a setting's default
+    bundled/self-gradient: block on: CW-20     an accuracy in percent; also ": lowest" and ": AutoAttack"
+    paired: block on against off               a comparison of results/paired.json, in words
+    table2 | self-gradient | lowest            a measured figure of results/reproduce/small, in percent
+    anything else                              an entry of NAMED
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+from benchmarks.service import command as service
+from docs.generator.results import (
+    AUTO_ATTACK,
+    OFF,
+    ON,
+    QUICK,
+    SHARED_QUICK,
+    accuracy,
+    paired,
+    percent,
+    reproduced,
+    result,
+    share,
+    survivors,
+    training_log,
+)
+from docs.generator.settings import setting_default
+from release.bundle import core_minutes
+from release.paired import in_words
+
+MAIN, START, LONGER, SILU, HELD = (
+    *("bundled/self-gradient", "bundled/start", "bundled/longer"),
+    *("tried/wrn-10-2-silu", "tried/wrn-16-2-held"),
+)
+WITH_AUTO_ATTACK = (*QUICK, *AUTO_ATTACK)
+SHARED = (*SHARED_QUICK, *AUTO_ATTACK, "CW-10", "CW-40", "CW-100", "PGD-40", "PGD-100")
+
+
+def figure(name: str) -> str:
+    """Return a figure as a sentence shows it.
+
+    Raises:
+        KeyError: a name that is unknown
+    """
+    if name.startswith("SGN_"):
+        return setting_default(name)
+    if name.startswith("paired: "):
+        return in_words(result("paired")["comparisons"][name.removeprefix("paired: ")])
+    report, colon, row = name.partition(": ")
+    if colon:
+        return percent(accuracy(report, row))
+    table, dot, cell = name.partition(" | ")
+    if dot:
+        title, attack = cell.split(" | ")
+        return f"{reproduced(table, title)[attack]:.1f}"
+    return NAMED[name]()
+
+
+def _on_against_off(report: str, rows: tuple[str, ...]) -> str:
+    return paired(survivors(report, ON, rows), survivors(report, OFF, rows))
+
+
+def _points(report: str, rows: tuple[str, ...]) -> str:
+    return percent(share(survivors(report, ON, rows)) - share(survivors(report, OFF, rows)))
+
+
+def _low_and_high(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def _wide(engine: str) -> str:
+    rows = result("engines")["architectures"]["wrn-28-10"]["batches"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for row in rows])
+
+
+def _narrow(engine: str) -> str:
+    rows = result("engines")["architectures"]["wrn-16-2"]["batches"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for row in rows])
+
+
+def _openvino_build() -> str:
+    rows = [row for net in result("openvino_build")["architectures"].values() for row in net["batches"].values()]
+    build, beside = "ours, ONNX Runtime's OpenVINO build", "ours, OpenVINO"
+    return _low_and_high(
+        [row[f"{build} {name}"]["best_ms"] / row[f"{beside} {name}"]["best_ms"] for row in rows for name in ("f32", "bf16")]
+    )
+
+
+def _fused() -> str:
+    rows = result("fused")["architectures"]["wrn-16-2"]["batches"].values()
+    return _low_and_high(
+        [row["ours --fused, ONNX Runtime"]["best_ms"] / row["ours, ONNX Runtime"]["best_ms"] for row in rows]
+    )
+
+
+def _strided() -> str:
+    batches = result("tried/strided_gradients")["batches"]
+    return f"{100 * (1 - min(row['ratio_of_best'] for rows in batches.values() for row in rows.values())):.0f}"
+
+
+def _area(attack: str, successes: bool = False) -> str:
+    row = result("disagreement")["attacks"][attack]
+    return f"{(row['successful_only'] if successes else row)['area_under_roc']:.2f}"
+
+
+@cache
+def _area_uncertainty(successes: bool) -> str:
+    rows = result("disagreement")["attacks"]
+    if successes:
+        chosen = [rows[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
+    else:
+        chosen = list(rows.values())
+    errors = [area_standard_error(row["area_under_roc"], row["pictures"], 100) for row in chosen]
+    return f"{1.96 * max(errors):.2f}"
+
+
+def area_standard_error(area: float, attacked: int, clean: int) -> float:
+    """Return the standard error of an area under the ROC curve.
+
+    Source: Hanley and McNeil (1982).
+    """
+    of_attacked, of_clean = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (attacked - 1) * (of_attacked - area**2) + (clean - 1) * (of_clean - area**2)
+    return math.sqrt(spread / (attacked * clean))
+
+
+def _correlation(report: str, gradient: str = "plain") -> str:
+    return f"{result(report)['measured']['gradient_correlation'][gradient]:.3f}"
+
+
+def _effect(key: str, report: str = MAIN) -> float:
+    return float(result(report)["block_effect"][key])
+
+
+def _seconds(report: str, row: str) -> str:
+    return f"{result(report)['measured']['core_seconds'][row]:,.0f}"
+
+
+def _requests(system: str, connections: int) -> str:
+    row = result("service")["services"][service.SYSTEMS[system]][str(connections)]
+    return f"{row['requests_per_second']:.0f}"
+
+
+def _engine_alone(batch: int) -> str:
+    return f"{result('service')['engine_alone'][str(batch)]:.0f}"
+
+
+def _refused_share() -> str:
+    statuses = result("service")["services"][service.SYSTEMS["ours"]]["128"]["statuses"]
+    return f"{100 * statuses['503'] / sum(statuses.values()):.0f}"
+
+
+def _refused_ms() -> str:
+    return str(math.ceil(result("service")["services"][service.SYSTEMS["ours"]]["128"]["refused_p99_ms"]))
+
+
+def _cost_ratio() -> str:
+    return f"{result('block_cost')['latency']['1']['ratio']:.1f}"
+
+
+NAMED: dict[str, Callable[[], str]] = {
+    "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",
+    "block.correction": lambda: f"{255 * _effect('correction_mean_abs'):.1f}/255",
+    "block.gradient": lambda: f"{_effect('gradient_mean_abs'):.4f}",
+    "block.change": lambda: percent(_effect("correction_change"), 0),
+    "block.answers": lambda: percent(_effect("answers_changed")),
+    "block.answers attacked": lambda: percent(_effect("answers_changed_attacked")),
+    "silu.answers": lambda: percent(_effect("answers_changed", SILU)),
+    "silu.answers attacked": lambda: percent(_effect("answers_changed_attacked", SILU)),
+    "silu.on against off": lambda: _on_against_off(SILU, (*QUICK, "CW-20, through both passes")),
+    "correlation": lambda: _correlation(MAIN),
+    "correlation, smooth": lambda: _correlation(MAIN, "smooth, beta 100"),
+    "correlation, averaged": lambda: _correlation(MAIN, "smooth, beta 400, averaged"),
+    "correlation, start": lambda: _correlation(START),
+    "correlation, longer": lambda: _correlation(LONGER),
+    "correlation, silu": lambda: _correlation(SILU),
+    "points on over off": lambda: percent(accuracy(MAIN, f"{ON}: lowest") - accuracy(MAIN, f"{OFF}: lowest")),
+    "points longer over on, clean": lambda: percent(
+        accuracy(LONGER, f"{OFF}: clean") - accuracy(MAIN, f"{ON}: clean")
+    ),
+    "quick.on": lambda: percent(share(survivors(MAIN, ON, QUICK))),
+    "quick.off": lambda: percent(share(survivors(MAIN, OFF, QUICK))),
+    "quick.longer": lambda: percent(share(survivors(LONGER, OFF, QUICK))),
+    "quick.start": lambda: percent(share(survivors(START, OFF, QUICK))),
+    "quick.points": lambda: _points(MAIN, QUICK),
+    "quick.on against off": lambda: _on_against_off(MAIN, QUICK),
+    "quick.shared points": lambda: _points(MAIN, SHARED_QUICK),
+    "quick.shared on against off": lambda: _on_against_off(MAIN, SHARED_QUICK),
+    "quick.held": lambda: _on_against_off(HELD, QUICK),
+    "auto.on": lambda: percent(share(survivors(MAIN, ON, WITH_AUTO_ATTACK))),
+    "auto.off": lambda: percent(share(survivors(MAIN, OFF, WITH_AUTO_ATTACK))),
+    "auto.longer": lambda: percent(share(survivors(LONGER, OFF, WITH_AUTO_ATTACK))),
+    "shared.points": lambda: _points(MAIN, SHARED),
+    "shared.on against off": lambda: _on_against_off(MAIN, SHARED),
+    "auto.left": lambda: str(round(accuracy(MAIN, f"{ON}: AutoAttack") * result(MAIN)["setting"]["pictures"])),
+    "attacked training accuracy, longer": lambda: f"{float(training_log(LONGER)[-1]['train_accuracy']):.3f}",
+    "validation PGD-10, longer": lambda: f"{float(training_log(LONGER)[-1]['val_pgd10']):.3f}",
+    "minutes.main": lambda: f"{core_minutes('self-gradient'):.0f}",
+    "minutes.longer": lambda: f"{core_minutes('longer'):.0f}",
+    "minutes.start": lambda: f"{core_minutes('start'):.0f}",
+    "minutes.longer over start": lambda: f"{core_minutes('longer') - core_minutes('start'):.0f}",
+    "minutes.pgd": lambda: f"{core_minutes('pgd'):.0f}",
+    "minutes.silu": lambda: f"{float(training_log(SILU)[-1]['core_seconds']) / 60:.0f}",
+    "minutes.held": lambda: (
+        f"{sum(float(training_log(name)[-1]['core_seconds']) for name in ('tried/wrn-16-2-start', HELD)) / 60:.0f}"
+    ),
+    "seconds.smooth apgd-t 100": lambda: _seconds(MAIN, f"{ON}: APGD-T, smooth surrogate, beta 100"),
+    "seconds.smooth apgd-ce 100": lambda: _seconds(MAIN, f"{ON}: APGD-CE, smooth surrogate, beta 100"),
+    "restarts.took": lambda: percent(
+        accuracy(MAIN, f"{ON}: CW-20, restarts 1 to 10") - accuracy(MAIN, f"{ON}: CW-20, restarts 11 to 20")
+    ),
+    "graph.lowest": lambda: percent(accuracy(MAIN, "exported graph: lowest")),
+    "area.pgd": lambda: _area("PGD-20"),
+    "area.autoattack": lambda: _area("AutoAttack"),
+    "area.pgd successes": lambda: _area("PGD-20", True),
+    "area.autoattack successes": lambda: _area("AutoAttack", True),
+    "area.knowing": lambda: _area("knowing attacker"),
+    "area.uncertainty": lambda: _area_uncertainty(False),
+    "area.uncertainty successes": lambda: _area_uncertainty(True),
+    "cost.ratio": _cost_ratio,
+    "cost.first load": lambda: f"{result('block_cost')['load_ms']['first'] / 1000:.2f}",
+    "cost.load": lambda: f"{result('block_cost')['load_ms']['median'] / 1000:.2f}",
+    "training.times cheaper": lambda: f"{result('training_cost')['times_cheaper_than_pgd10']:.1f}",
+    "training.one step times cheaper": lambda: (
+        f"{1 / result('training_cost')['methods']['adversarial, one step']['ratio_to_pgd10']:.1f}"
+    ),
+    "engines.wide": lambda: _wide("ours, ONNX Runtime"),
+    "engines.wide bf16": lambda: _wide("ours, OpenVINO bf16"),
+    "engines.narrow": lambda: _narrow("ours, ONNX Runtime"),
+    "engines.narrow bf16": lambda: _narrow("ours, OpenVINO bf16"),
+    "engines.openvino build": _openvino_build,
+    "engines.fused": _fused,
+    "engines.strided": _strided,
+    "service.answers": lambda: _requests("ours", 32),
+    "service.fastapi": lambda: _requests("fastapi", 32),
+    "service.share": lambda: f"{service.share_of_engine(result('service')):.2f}",
+    "service.shares": lambda: ", ".join(f"{one:.2f}" for one in result("service")["share_of_engine_by_round"]),
+    "service.alone 1": lambda: _engine_alone(1),
+    "service.alone 8": lambda: _engine_alone(8),
+    "service.alone 32": lambda: _engine_alone(32),
+    "service.refused": _refused_share,
+    "service.refused ms": _refused_ms,
+    "bento.megabytes": lambda: f"{result('bento_size')['installed_megabytes']:.0f}",
+}
