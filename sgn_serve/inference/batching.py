@@ -21,23 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.refusals import Overloaded
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in running means."""
-
-
-class Overloaded(Exception):
-    """No room for more pictures.
-
-    retry_after: seconds, 1 or more, after which those accepted now should be answered
-    waiting:     of what there are too many
-    """
-
-    def __init__(self, retry_after: int, waiting: str = "pictures"):
-        super().__init__(f"too many {waiting} are waiting; try again in {retry_after} s")
-        self.retry_after = retry_after
 
 
 class Observer:

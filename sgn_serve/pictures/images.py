@@ -3,7 +3,7 @@
 import math
 import time
 from io import SEEK_END, BytesIO
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sgn_serve.pictures import jpeg, tiff
+from sgn_serve.refusals import Refusal
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the formats that are accepted; no other decoder is ever tried."""
@@ -37,28 +38,43 @@ _SCANNED_PIXELS = 300_000_000
 _JPEG_SCAN = b"\xff\xda"
 
 
-class ImageError(ValueError):
+class ImageError(Refusal):
     """A file that cannot be made a picture; the message says why."""
+
+    CODE: ClassVar[str]
+
+    def __init__(self, message: str):
+        super().__init__(self.CODE, message)
 
 
 class NotAnImage(ImageError):
     """None of the accepted formats."""
 
+    CODE = "not_an_image"
+
 
 class TooManyPixels(ImageError):
     """More pixels than allowed."""
+
+    CODE = "too_many_pixels"
 
 
 class DamagedImage(ImageError):
     """It starts like a picture, but cannot be decoded to the end."""
 
+    CODE = "damaged_image"
+
 
 class UnsupportedPixels(ImageError):
     """A picture whose pixels have no known place between black and white, such as floating-point ones."""
 
+    CODE = "unsupported_pixels"
+
 
 class TooSlow(ImageError):
     """Decoding it takes longer than allowed."""
+
+    CODE = "too_slow_to_decode"
 
 
 class _TimedFile:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from sgn_serve.inference.batching import Overloaded
+from sgn_serve.refusals import Overloaded
 
 MAX_WAITING = 8
 """Large pictures of different requests, the one that is decoded counted. The slowest take a second or two each: so the
