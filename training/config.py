@@ -182,9 +182,7 @@ class TrainConfig:
     ] = 0.0
     weight_perturbation: Annotated[
         float,
-        Option(
-            "adversarial weight perturbation, relative to each weight's norm, such as 0.005; 0 for none", minimum=0
-        ),
+        Option("adversarial weight perturbation, relative to each weight's norm, such as 0.005; 0 for none", minimum=0),
     ] = 0.0
     gradient_alignment: Annotated[
         float,
@@ -217,9 +215,7 @@ class TrainConfig:
     ] = 0.0
     precision: Annotated[
         Literal["float32", "bf16"],
-        Option(
-            "bf16 computes under autocast; weights stay float32", default="bf16 where the hardware computes in it"
-        ),
+        Option("bf16 computes under autocast; weights stay float32", default="bf16 where the hardware computes in it"),
     ] = "bf16"
     crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
     flip: Annotated[bool, Option("random mirror images")] = True
@@ -333,9 +329,7 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
     for name in given:
         methods = options[name].methods
         if methods and config.method not in methods:
-            raise OptionError(
-                f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}"
-            )
+            raise OptionError(f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}")
         if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
             raise OptionError(
                 f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
