@@ -1,20 +1,23 @@
 """Describe command lines from their argparse parsers."""
 
 import argparse
+from collections.abc import Collection
 
 from docs.generator.markdown import cell, table
 
 
-def describe(parser: argparse.ArgumentParser, defaults: dict[str, str] | None = None) -> str:
+def describe(parser: argparse.ArgumentParser, elsewhere: Collection[str] = ()) -> str:
     """Return the description, the options and the epilog of a parser, in Markdown.
 
     Args:
         parser: the parser of the command
-        defaults: defaults by destination that the parser itself does not know
+        elsewhere: options that another table describes
     """
-    known = defaults or {}
-    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    rows = [(_names(action), cell(_help(action)), known.get(action.dest) or _default(action)) for action in actions]
+    rows = [
+        (_names(action), cell(_help(action)), _default(action))
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction) and not set(action.option_strings) & set(elsewhere)
+    ]
     parts = [cell(parser.description or ""), table(("option", "meaning", "default"), rows)]
     if parser.epilog:
         parts.append(f"```text\n{parser.epilog.strip()}\n```")

@@ -29,9 +29,9 @@ from docs.generator.results import (
     survivors,
     training_log,
 )
-from docs.generator.settings import setting_default
 from release.bundle import core_minutes
 from release.paired import in_words
+from sgn_serve.settings import settings_table
 
 MAIN, START, LONGER, SILU, HELD = (
     *("bundled/self-gradient", "bundled/start", "bundled/longer"),
@@ -48,7 +48,7 @@ def figure(name: str) -> str:
         KeyError: a name that is unknown
     """
     if name.startswith("SGN_"):
-        return setting_default(name)
+        return {row.variable: row.default for row in settings_table()}[name]
     if name.startswith("paired: "):
         return in_words(result("paired")["comparisons"][name.removeprefix("paired: ")])
     report, colon, row = name.partition(": ")
@@ -57,7 +57,7 @@ def figure(name: str) -> str:
     table, dot, cell = name.partition(" | ")
     if dot:
         title, attack = cell.split(" | ")
-        return f"{reproduced(table, title)[attack]:.1f}"
+        return f"{reproduced(table, title)['measured'][attack]:.1f}"
     return NAMED[name]()
 
 

@@ -9,20 +9,22 @@ from benchmarks.service import command as service
 from docs.generator.command_lines import describe
 from docs.generator.markdown import cell, table
 from docs.generator.readme import five_rows
-from docs.generator.results import OFF, ON, accuracy, percent, result, training_log
-from docs.generator.settings import settings_table
+from docs.generator.results import OFF, ON, accuracy, percent, reproduced, result, training_log
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
 from sgn_serve.api.openapi.document import METHODS, describe_api
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.settings import Settings
+from sgn_serve.http.errors import refusal_rows
+from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry import metrics
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks, network_calls
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.options import build_parser as training_parser
+from training.options import option_rows
 from training.reproduce.command import build_parser as reproduce_parser
+from training.reproduce.tables import LOWEST
 
 ROOT = Path(__file__).parents[2]
 TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
@@ -44,6 +46,26 @@ def _attacks() -> str:
         calls = f"{sum(network_calls(attack, TYPICAL.classes) for attack in built):,}" if built else ""
         rows.append((f"`{name}`", cell(entry.description), cell(entry.needs), calls))
     return table(("name", "what it does", "needs", "network calls on a picture"), rows)
+
+
+def _training_options() -> str:
+    rows = [
+        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods)) for row in option_rows()
+    ]
+    return table(("option", "meaning", "default", "range", "for the methods"), rows)
+
+
+def _settings() -> str:
+    rows = [
+        (f"`{row.variable}`", cell(row.meaning), cell(row.accepts), f"`{row.default}`" if row.default else "")
+        for row in settings_table()
+    ]
+    return table(("variable", "meaning", "accepts", "default"), rows)
+
+
+def _errors() -> str:
+    rows = [(str(row.status), f"`{row.code}`", cell(row.meaning)) for row in refusal_rows()]
+    return table(("status", "`code`", "meaning"), rows)
 
 
 def _metrics() -> str:
@@ -158,19 +180,16 @@ def _earlier() -> str:
 
 
 def _smooth_activations() -> str:
-    raised = "likely too high" if reproduced_report("table2", "self-gradient")["note"] else "nothing raised"
-    relu = {name: reproduced("table5", f"self-gradient, block {name}") for name in ("on", "off")}
     silu = _network_row("SiLU, attack through both passes", "tried/wrn-10-2-silu", minutes=True)
-    verdict = "likely too high" if result("tried/wrn-10-2-silu")["robustness_likely_overestimated"] else "nothing raised"
+    doubted = result("tried/wrn-10-2-silu")["robustness_likely_overestimated"]
+    on, off = (reproduced("table5", f"self-gradient, block {state}") for state in ("on", "off"))
     rows = [
-        (*silu[:4], verdict, silu[4]),
+        (*silu[:4], "likely too high" if doubted else "nothing raised", silu[4]),
         (
             "ReLU, attack that holds the gradient (table 2)",
-            f"{relu['on']['clean']:.1f}",
-            f"{relu['on']['lowest']:.1f}",
-            f"{relu['off']['lowest']:.1f}",
-            raised,
-            f"{training_minutes('table2', 'self-gradient'):.0f}",
+            *(f"{value:.1f}" for value in (on["measured"]["clean"], on["measured"][LOWEST], off["measured"][LOWEST])),
+            "likely too high" if "likely too high" in on["note"] else "nothing raised",
+            f"{on['about']['core_seconds_of_training'] / 60:.0f}",
         ),
     ]
     header = ("network", "clean, %", "block on, %", "block off, %", "checklist", "training, core-minutes")
@@ -203,11 +222,13 @@ def _root_page(name: str) -> Callable[[], str]:
 
 
 INSERTS: dict[str, Callable[[], str]] = {
-    "command-training": lambda: describe(training_parser()),
+    "command-training": lambda: describe(training_parser(), elsewhere=[row.name for row in option_rows()]),
     "command-evaluate": lambda: describe(evaluate_parser()),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
-    "settings": settings_table,
+    "training-options": _training_options,
+    "settings": _settings,
+    "errors": _errors,
     "presets": _presets,
     "attacks": _attacks,
     "metrics": _metrics,
@@ -219,6 +240,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "checklist": _checklist,
     "block-effect": _block_effect,
     "earlier-networks": _earlier,
+    "smooth-activations": _smooth_activations,
     "disagreement": _disagreement,
     "block-cost": _block_cost,
     "training-cost": _training_cost,

@@ -77,12 +77,11 @@ def paired(one: list[bool], other: list[bool]) -> str:
     return in_words(compare(one, other))
 
 
-def reproduced(table: str, title: str) -> dict[str, float]:
-    """Return what was measured of a system in a table of results/reproduce/small, in percent by attack.
+def reproduced(table: str, title: str) -> dict[str, Any]:
+    """Return a row of a table of results/reproduce/small.
 
     Raises:
         KeyError: a system that the table does not have
     """
-    rows = {row["title"]: row["measured"] for row in result(f"reproduce/small/{table}")["rows"]}
-    measured: dict[str, float] = rows[title]
-    return measured
+    rows: dict[str, dict[str, Any]] = {row["title"]: row for row in result(f"reproduce/small/{table}")["rows"]}
+    return rows[title]
