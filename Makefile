@@ -3,7 +3,7 @@
 #   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make test    every test
-#   make check   format, lint and types
+#   make check   format, lint, which package imports which, and types
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
 
@@ -57,6 +57,7 @@ test: $(TESTING)
 check: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 kernels: $(TESTING)

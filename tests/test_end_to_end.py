@@ -85,7 +85,7 @@ def check_answers(url: str, checkpoint: Path, examples: Examples) -> None:
 def check_plain_beside_corrected(answers: list[dict[str, Any]], plain_logits: Tensor, corrected: Tensor) -> None:
     plain = plain_logits.double().softmax(dim=1)
     middle = (plain + corrected) / 2
-    bits = sum((p * (p / middle).log2()).sum(1) for p in (plain, corrected)) / 2
+    bits = torch.stack([(p * (p / middle).log2()).sum(1) for p in (plain, corrected)]).mean(0)
     for row, answer in enumerate(answers):
         assert answer["plain"]["index"] == plain[row].argmax()
         assert answer["plain"]["probability"] == pytest.approx(plain[row].max().item(), abs=TOLERANCE)

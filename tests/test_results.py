@@ -127,9 +127,9 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
             "block on: clean": (model(images).argmax(dim=1) == labels).float().mean().item(),
             "block on: PGD-20": (model(attacked).argmax(dim=1) == labels).float().mean().item(),
         }
-    for row, accuracy in measured.items():
-        claimed = figures["accuracy"][row]
-        assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
+    for name, accuracy in measured.items():
+        claimed = figures["accuracy"][name]
+        assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), name
 
 
 def test_the_readme_shows_what_was_benchmarked(project_root):

@@ -75,6 +75,7 @@ def asked(expression: str) -> Asked:
 
     def note(part: Any) -> None:
         if isinstance(part, promql_parser.VectorSelector):
+            assert part.name is not None
             selectors.append((part.name, frozenset(matcher.name for matcher in part.matchers.matchers)))
         if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
             grouped.update(part.modifier.labels)
@@ -154,7 +155,9 @@ def test_the_autoscalers_metric_is_there_and_the_adapter_hands_it_on(scraped: di
     assert name in scraped
     (rule,) = yaml.safe_load((PROMETHEUS / "adapter-values.yaml").read_text())["rules"]["custom"]
     assert rule["name"]["as"] == name
-    assert promql_parser.parse(rule["seriesQuery"]).name == name
+    series = promql_parser.parse(rule["seriesQuery"])
+    assert isinstance(series, promql_parser.VectorSelector)
+    assert series.name == name
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:

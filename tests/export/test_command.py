@@ -33,7 +33,7 @@ def export_command(project_root: Path, *arguments: str | Path) -> subprocess.Com
 
 
 def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
-    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    own = Path(shutil.copy(checkpoint, tmp_path / "model.safetensors"))
     result = export_command(project_root, "--ckpt", own, "--onnx")
 
     assert result.returncode == 0, result.stderr
@@ -83,7 +83,7 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, caps
 def test_the_checkpoint_is_not_replaced_by_its_graph(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    own = Path(shutil.copy(checkpoint, tmp_path / "model.safetensors"))
     (tmp_path / "link").symlink_to(own)
     for target in (own, tmp_path / "link"):
         assert main(["--ckpt", str(own), "--onnx", str(target)]) == 2

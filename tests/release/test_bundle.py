@@ -3,7 +3,8 @@ import json
 import pytest
 
 from release import bundle
-from release.bundle import BundleError, copy_run, readme_table, sha256
+from release.bundle import BundleError, copy_run, readme_table
+from training.common.files import sha256
 
 
 @pytest.fixture

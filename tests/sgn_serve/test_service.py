@@ -5,6 +5,7 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from typing import Any
 
 import httpx
 import numpy as np
@@ -123,7 +124,7 @@ def multipart(*parts: tuple[str, bytes], end: bytes = b"--edge--\r\n") -> bytes:
 
 IMAGE_HEADER = 'Content-Disposition: form-data; name="image"; filename="x.png"'
 
-BAD_REQUESTS = {
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "not an image": ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
     "text file called png": ({"files": {"image": ("x.png", b"hello", "image/png")}}, 415, "not_an_image", "PNG"),
     "a format not listed": ({"files": {"image": encode(Image.new("L", (8, 8)), "PPM")}}, 415, "not_an_image", "PNG"),

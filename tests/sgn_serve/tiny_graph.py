@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 CLASS_NAMES = ("red", "green", "blue")
 SHA256 = "0123456789abcdef" * 4
-SHIFT = np.float32([0.0, 0.0, 0.25])
+SHIFT = np.array([0.0, 0.0, 0.25], np.float32)
 """What its "block" adds to the image, per channel: with it on, every picture turns a little bluer."""
 
 
@@ -34,8 +34,8 @@ def save_tiny_graph(
     nodes = _pass("image", "plain_logits")
     outputs = [plain_logits]
     constants = [
-        numpy_helper.from_array(np.int64([2, 3]), "axes"),
-        numpy_helper.from_array(np.float32(10), "gain"),
+        numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+        numpy_helper.from_array(np.array(10, np.float32), "gain"),
     ]
     if block:
         nodes += [
@@ -45,7 +45,7 @@ def save_tiny_graph(
             *_pass("corrected", "logits"),
         ]
         constants += [
-            numpy_helper.from_array(np.float32(0), "zero"),
+            numpy_helper.from_array(np.array(0, np.float32), "zero"),
             numpy_helper.from_array(SHIFT.reshape(1, 3, 1, 1), "shift"),
         ]
         outputs = [

@@ -301,7 +301,7 @@ def test_init_from_takes_over_the_backbone_of_the_same_architecture(picture_fold
     one, _ = load_checkpoint(Path(first))
     two, info = load_checkpoint(runs / "second" / "model.safetensors")
     assert info.block is not None
-    torch.testing.assert_close(two.backbone.stem.weight, one.backbone.stem.weight)
+    torch.testing.assert_close(two.get_parameter("backbone.stem.weight"), one.get_parameter("backbone.stem.weight"))
     wrong = arguments(picture_folder, "third", "--arch", "wrn-10-2", "--init-from", first)
     assert "same --arch" in failure(capsys, wrong)
     other = arguments(picture_folder, "third", "--activation", "silu", "--init-from", first)

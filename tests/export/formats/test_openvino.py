@@ -1,6 +1,7 @@
 """Graphs for OpenVINO: checked on it, in float32 or as their metadata say."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -34,7 +35,7 @@ def test_written_and_checked_on_openvino(checkpoint: Path, tmp_path: Path, capsy
 def test_bf16_is_computed_by_openvino_as_the_metadata_say(
     checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported
 ) -> None:
-    seen = []
+    seen: list[Any] = []
 
     def measure(run: object, network: object, pictures: torch.Tensor, eps: float) -> tuple[Agreement, ...]:
         seen.append(run)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_any_batch_size_in_python(module_path: Path, checkpoint: Path) -> None:
 
 
 def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
-    extra = dict.fromkeys((METADATA_KEY, SHA256_KEY, OUTPUT_NAMES_KEY), "")
+    extra: dict[str, Any] = dict.fromkeys((METADATA_KEY, SHA256_KEY, OUTPUT_NAMES_KEY), "")
     torch.jit.load(module_path, _extra_files=extra)
     texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in extra.items()}
     assert json.loads(texts[METADATA_KEY])["architecture"] == "wrn-10-1"

@@ -114,6 +114,7 @@ def test_the_guide_lists_every_code(project_root):
     table = re.search(
         r"^\| status \| `code`.*?\n\n", (project_root / "docs" / "service.md").read_text(), re.MULTILINE | re.DOTALL
     )
+    assert table is not None
     listed = set(re.findall(r"`([a-z_]+)`", table[0])) - {"code"}
     sources = "\n".join(path.read_text() for path in (project_root / "sgn_serve").rglob("*.py"))
     raised = set(re.findall(r"(?:HTTPStatus\.[A-Z_]+|_BAD_REQUEST),\s*\"([a-z_]+)\"", sources))

@@ -19,7 +19,7 @@ class Limited:
         try:
             ask(self._app, path, client=client)
         except RequestError as error:
-            return int(error.headers["retry-after"]) if error.code == "rate_limited" else -1
+            return int((error.headers or {})["retry-after"]) if error.code == "rate_limited" else -1
         return 0
 
     def let_in(self, times, **request):

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,8 @@ def test_a_batch_that_fails_fails_those_in_it_and_no_other():
     network = Network()
 
     async def work(batcher):
+        failed: Any
+        fine: Any
         failed, fine = await asyncio.gather(ask(batcher, 5000, True), ask(batcher, 1, False), return_exceptions=True)
         assert isinstance(failed, RuntimeError)
         assert fine.plain[0, 0] == 1
@@ -250,7 +253,7 @@ def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, ca
 
 def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
     """Nobody would ever be answered again: the supervisor starts another worker."""
-    ended = []
+    ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
 
     async def fail():
@@ -267,7 +270,7 @@ def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
 
 
 def test_a_batcher_that_is_stopped_does_not_end_the_process(monkeypatch):
-    ended = []
+    ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
     with_batcher(Network(), lambda batcher: ask(batcher, 0))
     assert ended == []

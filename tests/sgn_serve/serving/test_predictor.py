@@ -81,6 +81,7 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
             assert no.value.headers == {"retry-after": str(MAX_WAITING)}
         several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
         assert [type(answer) for answer in several] == [Prediction, RequestError, Prediction]
+        assert isinstance(several[1], RequestError)
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
         go_on.set()

@@ -77,7 +77,7 @@ def reloadable(tmp_path_factory):
 
 def test_every_worker_swaps_and_no_request_fails(reloadable):
     first = reloadable.client.get("/model").json()["graph_sha256"]
-    with Hammer(reloadable.server.url, **AUTHORIZED) as hammer:
+    with Hammer(reloadable.server.url, authorization=AUTHORIZED["authorization"]) as hammer:
         hammer.wait_for(20)
         reloadable.write("rot", "gruen", "blau")
         response = reloadable.reload()

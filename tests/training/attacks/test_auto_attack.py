@@ -1,5 +1,6 @@
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,9 +36,10 @@ def pictures(network):
 def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     model, images, labels = pictures
     report = Report(setting={})
+    built: list[Any] = build_attacks(["autoattack"], Context(eps=EPS, has_block=False, classes=5))
     attacks = [
         replace(attack, queries=QUERIES) if isinstance(attack, Square) else replace(attack, iterations=ITERATIONS)
-        for attack in build_attacks(["autoattack"], Context(eps=EPS, has_block=False, classes=5))[1:]
+        for attack in built[1:]
     ]
     attacks.insert(0, gradient_attack.clean(block=False))
     for attack in attacks:

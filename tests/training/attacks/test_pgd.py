@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -112,7 +114,7 @@ def test_a_fooled_image_is_left_alone_and_the_others_do_not_notice(pictures):
         calls.append(len(inputs))
         return held_view(model)(inputs)
 
-    options = {"eps": EPS, "steps": 6, "step_size": 2 / 255, "start": "image"}
+    options: dict[str, Any] = {"eps": EPS, "steps": 6, "step_size": 2 / 255, "start": "image"}
     together = pgd(counting, images, labels, **options)
     assert calls == sorted(calls, reverse=True)
     assert calls[-1] < calls[0] == len(images)

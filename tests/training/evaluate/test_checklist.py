@@ -94,7 +94,8 @@ def judge(backbone: nn.Module, images: Tensor, labels: Tensor, path: Path, attac
 
 
 def test_a_plain_network_raises_no_flag(trained, tmp_path, capsys):
-    report, findings = judge(*trained, tmp_path, ["full"])
+    backbone, images, labels = trained
+    report, findings = judge(backbone, images, labels, tmp_path, ["full"])
     assert report.accuracy("block off: clean") > 0.9
     assert report.headline() < 0.9
     bad = {name: finding for name, finding in findings.items() if finding.verdict in ("raised", "suspect")}

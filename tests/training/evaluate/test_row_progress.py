@@ -55,7 +55,7 @@ def test_going_on_changes_nothing(attack: Any, network: SelfGradientNetwork, tmp
     labels = network(images).argmax(dim=1)
     path = tmp_path / "evaluation.json.row"
 
-    def run(recorded: Recorded, counts: list[int]) -> Tensor:
+    def run(recorded: Any, counts: list[int]) -> Tensor:
         options: dict[str, Any] = {"eps": 8 / 255, "seed": 3, "batch_size": 4, "on_batch": counts.append}
         return withstood(network, images, labels, recorded, progress=RowProgress(path, ROW), **options)
 

@@ -1,6 +1,7 @@
 """A whole report, every attack of it, on a tiny network with a block."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def full(tmp_path_factory):
         report=report,
         path=path,
         betas=(20.0,),
-        graph=graph,
+        graph=cast(Any, graph),
     )
     return evaluation, attacks, evaluation.run(attacks)
 

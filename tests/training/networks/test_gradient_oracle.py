@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -61,8 +62,8 @@ def test_the_second_pass_gets_the_gradient_of_the_true_loss(oracle):
 
 def test_the_image_weights_stay_and_the_gradients_join(oracle):
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=True), nn.ReLU())
-    weight, bias = backbone[0].weight.detach().clone(), backbone[0].bias.detach().clone()
-    wider = with_gradient_input(backbone, 3)[0]
+    weight, bias = (backbone.get_parameter(f"0.{name}").detach().clone() for name in ("weight", "bias"))
+    wider: Any = with_gradient_input(backbone, 3).get_submodule("0")
     assert torch.equal(wider.weight[:, :3], weight)
     assert torch.equal(wider.bias, bias)
     assert 0.3 < wider.weight[:, 3:].std() / weight.std() < 3
