@@ -21,7 +21,7 @@ def fill(text: str) -> str:
     Raises:
         PageError: a name that is unknown
     """
-    return FIGURE.sub(_figure, INSERT.sub(_insert, text))
+    return INSERT.sub(_insert, FIGURE.sub(_figure, text))
 
 
 def _insert(match: re.Match[str]) -> str:
