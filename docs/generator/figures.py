@@ -29,6 +29,7 @@ from docs.generator.results import (
     survivors,
     training_log,
 )
+from export.reduced import Reduced
 from release.bundle import core_minutes
 from release.paired import in_words
 from sgn_serve.settings import settings_table
@@ -87,7 +88,11 @@ def _openvino_build() -> str:
     rows = [row for net in result("openvino_build")["architectures"].values() for row in net["batches"].values()]
     build, beside = "ours, ONNX Runtime's OpenVINO build", "ours, OpenVINO"
     return _low_and_high(
-        [row[f"{build} {name}"]["best_ms"] / row[f"{beside} {name}"]["best_ms"] for row in rows for name in ("f32", "bf16")]
+        [
+            row[f"{build} {name}"]["best_ms"] / row[f"{beside} {name}"]["best_ms"]
+            for row in rows
+            for name in ("f32", "bf16")
+        ]
     )
 
 
@@ -111,10 +116,8 @@ def _area(attack: str, successes: bool = False) -> str:
 @cache
 def _area_uncertainty(successes: bool) -> str:
     rows = result("disagreement")["attacks"]
-    if successes:
-        chosen = [rows[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
-    else:
-        chosen = list(rows.values())
+    few = [rows[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
+    chosen = few if successes else list(rows.values())
     errors = [area_standard_error(row["area_under_roc"], row["pictures"], 100) for row in chosen]
     return f"{1.96 * max(errors):.2f}"
 
@@ -164,10 +167,10 @@ def _cost_ratio() -> str:
 
 
 NAMED: dict[str, Callable[[], str]] = {
+    "min agreement": lambda: f"{Reduced.min_agreement:g}",
     "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",
     "block.correction": lambda: f"{255 * _effect('correction_mean_abs'):.1f}/255",
     "block.gradient": lambda: f"{_effect('gradient_mean_abs'):.4f}",
-    "block.change": lambda: percent(_effect("correction_change"), 0),
     "block.answers": lambda: percent(_effect("answers_changed")),
     "block.answers attacked": lambda: percent(_effect("answers_changed_attacked")),
     "silu.answers": lambda: percent(_effect("answers_changed", SILU)),
@@ -176,13 +179,10 @@ NAMED: dict[str, Callable[[], str]] = {
     "correlation": lambda: _correlation(MAIN),
     "correlation, smooth": lambda: _correlation(MAIN, "smooth, beta 100"),
     "correlation, averaged": lambda: _correlation(MAIN, "smooth, beta 400, averaged"),
-    "correlation, start": lambda: _correlation(START),
     "correlation, longer": lambda: _correlation(LONGER),
     "correlation, silu": lambda: _correlation(SILU),
     "points on over off": lambda: percent(accuracy(MAIN, f"{ON}: lowest") - accuracy(MAIN, f"{OFF}: lowest")),
-    "points longer over on, clean": lambda: percent(
-        accuracy(LONGER, f"{OFF}: clean") - accuracy(MAIN, f"{ON}: clean")
-    ),
+    "points longer over on, clean": lambda: percent(accuracy(LONGER, f"{OFF}: clean") - accuracy(MAIN, f"{ON}: clean")),
     "quick.on": lambda: percent(share(survivors(MAIN, ON, QUICK))),
     "quick.off": lambda: percent(share(survivors(MAIN, OFF, QUICK))),
     "quick.longer": lambda: percent(share(survivors(LONGER, OFF, QUICK))),
@@ -201,11 +201,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "attacked training accuracy, longer": lambda: f"{float(training_log(LONGER)[-1]['train_accuracy']):.3f}",
     "validation PGD-10, longer": lambda: f"{float(training_log(LONGER)[-1]['val_pgd10']):.3f}",
     "minutes.main": lambda: f"{core_minutes('self-gradient'):.0f}",
-    "minutes.longer": lambda: f"{core_minutes('longer'):.0f}",
-    "minutes.start": lambda: f"{core_minutes('start'):.0f}",
     "minutes.longer over start": lambda: f"{core_minutes('longer') - core_minutes('start'):.0f}",
-    "minutes.pgd": lambda: f"{core_minutes('pgd'):.0f}",
-    "minutes.silu": lambda: f"{float(training_log(SILU)[-1]['core_seconds']) / 60:.0f}",
     "minutes.held": lambda: (
         f"{sum(float(training_log(name)[-1]['core_seconds']) for name in ('tried/wrn-16-2-start', HELD)) / 60:.0f}"
     ),
@@ -216,13 +212,9 @@ NAMED: dict[str, Callable[[], str]] = {
     ),
     "graph.lowest": lambda: percent(accuracy(MAIN, "exported graph: lowest")),
     "area.pgd": lambda: _area("PGD-20"),
-    "area.autoattack": lambda: _area("AutoAttack"),
-    "area.pgd successes": lambda: _area("PGD-20", True),
-    "area.autoattack successes": lambda: _area("AutoAttack", True),
     "area.knowing": lambda: _area("knowing attacker"),
     "area.uncertainty": lambda: _area_uncertainty(False),
     "area.uncertainty successes": lambda: _area_uncertainty(True),
-    "cost.ratio": _cost_ratio,
     "cost.first load": lambda: f"{result('block_cost')['load_ms']['first'] / 1000:.2f}",
     "cost.load": lambda: f"{result('block_cost')['load_ms']['median'] / 1000:.2f}",
     "training.times cheaper": lambda: f"{result('training_cost')['times_cheaper_than_pgd10']:.1f}",
@@ -236,8 +228,6 @@ NAMED: dict[str, Callable[[], str]] = {
     "engines.openvino build": _openvino_build,
     "engines.fused": _fused,
     "engines.strided": _strided,
-    "service.answers": lambda: _requests("ours", 32),
-    "service.fastapi": lambda: _requests("fastapi", 32),
     "service.share": lambda: f"{service.share_of_engine(result('service')):.2f}",
     "service.shares": lambda: ", ".join(f"{one:.2f}" for one in result("service")["share_of_engine_by_round"]),
     "service.alone 1": lambda: _engine_alone(1),

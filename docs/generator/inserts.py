@@ -14,8 +14,8 @@ from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
 from sgn_serve.api.openapi.document import METHODS, describe_api
-from sgn_serve.inference.graph import read_graph
 from sgn_serve.http.errors import refusal_rows
+from sgn_serve.inference.graph import read_graph
 from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry import metrics
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks, network_calls
@@ -50,14 +50,20 @@ def _attacks() -> str:
 
 def _training_options() -> str:
     rows = [
-        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods)) for row in option_rows()
+        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
+        for row in option_rows()
     ]
     return table(("option", "meaning", "default", "range", "for the methods"), rows)
 
 
 def _settings() -> str:
     rows = [
-        (f"`{row.variable}`", cell(row.meaning), cell(row.accepts), f"`{row.default}`" if row.default else "")
+        (
+            f"`{row.variable}`",
+            cell(row.meaning),
+            cell(row.accepts),
+            f"`{row.default}`" if row.default and " " not in row.default else row.default,
+        )
         for row in settings_table()
     ]
     return table(("variable", "meaning", "accepts", "default"), rows)

@@ -1,6 +1,6 @@
 """Write the README's table of results between its two marker lines.
 
-    python -m docs.generator.readme
+python -m docs.generator.readme
 """
 
 import sys
