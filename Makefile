@@ -5,6 +5,8 @@
 #   make test    every test
 #   make check   format, lint, which package imports which, and types
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
+#   make docs    the documentation site, into build/site; make docs-serve shows it at http://127.0.0.1:8000
+#   make check-results   committed figures against the tables and sentences that show them
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
 
 PYTHON ?= python3
@@ -84,7 +86,7 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training, export and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
-	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,dev]"
+	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,docs,dev]"
 	@touch $@ $(SERVING)
 
 # onnxruntime and onnxruntime-gpu are one module under two names: the one that goes would take the other's files along.
@@ -99,3 +101,14 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 	  echo "error: $(PYTHON) cannot make virtual environments; install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
+
+# The documentation. NO_MKDOCS_2_WARNING: Material for MkDocs advertises its successor otherwise.
+.PHONY: docs docs-serve check-results
+docs: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
+
+check-results: $(TESTING)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_results.py

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from docs.generator.command_lines import intensity
 from docs.generator.figures import NAMED
@@ -219,3 +221,20 @@ def test_the_reference_lists_every_option_attack_and_metric() -> None:
 
 def test_intensities_are_written_as_people_write_them() -> None:
     assert (intensity(8 / 255), intensity(0.1), intensity(1.0)) == ("8/255", "0.1", "1")
+
+
+def test_pre_commit_checks_what_make_check_does() -> None:
+    recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"] for hook in local["hooks"]] == commands
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
+
+
+def test_the_workflow_runs_what_must_pass_on_every_python() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert lowest == f">={job['strategy']['matrix']['python'][0]}"

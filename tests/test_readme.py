@@ -179,7 +179,8 @@ def test_every_block_of_commands_is_seen() -> None:
 
 
 def test_every_setting_is_listed_and_none_that_there_is_not() -> None:
-    text = README.read_text() + "\n".join(fill(page.read_text()) for page in PAGES if page.is_relative_to(ROOT / "docs"))
+    pages = [fill(page.read_text()) for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    text = "\n".join([README.read_text(), *pages])
     assert set(re.findall(r"\bSGN_[A-Z_]+", text)) == {row.variable for row in settings_table()}
 
 

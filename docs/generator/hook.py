@@ -10,6 +10,7 @@ and links to files of the repository outside docs/. Those files are copied into 
 
 import posixpath
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = fill(page.content_string)
         except PageError as error:
             raise PluginError(f"{page.src_uri}: {error}") from error
-        _filled[page.src_uri] = LINK.sub(lambda match, page=page: _link(match, page, files, config), text)
+        _filled[page.src_uri] = LINK.sub(partial(_link, page=page, files=files, config=config), text)
     return files
 
 

@@ -85,7 +85,7 @@ def _metrics() -> str:
 
 
 def _routes() -> str:
-    document = describe_api(Settings(), read_graph(BUNDLED / "model.onnx").description)
+    document = describe_api(Settings.from_environment({}), read_graph(BUNDLED / "model.onnx").description)
     rows = [
         (f"`{method.upper()} {path}`", cell(operation.get("summary", "")), ", ".join(sorted(operation["responses"])))
         for path, operations in document["paths"].items()
