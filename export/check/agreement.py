@@ -90,5 +90,6 @@ def measure_agreement(
     names = dict.fromkeys(key.split()[0] for key in shares)
     attack_name = f"PGD-{STEPS}, L-inf, eps {eps * 255:g}/255, steps of {STEP_SIZE * 255:g}/255, first pass held fixed"
     return tuple(
-        Agreement(name, len(pictures), shares[f"{name} clean"], shares[f"{name} attacked"], attack_name) for name in names
+        Agreement(name, len(pictures), shares[f"{name} clean"], shares[f"{name} attacked"], attack_name)
+        for name in names
     )

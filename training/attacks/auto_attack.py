@@ -107,8 +107,8 @@ class GradientStage:
             return fab
         if classes < FEWEST_CLASSES_FOR_DLR:
             raise AttackError(
-                f"{self.id.title} needs at least {FEWEST_CLASSES_FOR_DLR} classes and the network has {classes}: leave it "
-                "out of --attacks"
+                f"{self.id.title} needs at least {FEWEST_CLASSES_FOR_DLR} classes and the network has {classes}: leave "
+                "it out of --attacks"
             )
         return APGDAttack_targeted(predict, n_target_classes=targets, logger=_SILENT, **options)
 

@@ -121,9 +121,7 @@ def _averaged_smooth(context: Context) -> list[Attack]:
 
 
 def _restarts(context: Context) -> list[Attack]:
-    first = Attack(
-        "cw", steps=20, block=context.has_block, restarts=10, first_restart=1, survivors_of=(CLEAN,)
-    )
+    first = Attack("cw", steps=20, block=context.has_block, restarts=10, first_restart=1, survivors_of=(CLEAN,))
     return [first, replace(first, first_restart=11, survivors_of=(CLEAN, RowFilter.exactly(first.id)))]
 
 
@@ -234,9 +232,7 @@ ENTRIES: dict[str, Entry] = {
         "the same alone, on every rightly classified picture",
         _each_block(lambda context, block: Square(block, context.queries)),
     ),
-    "smooth-apgd-ce": Entry(
-        "APGD-CE through the smooth surrogate", _each_beta(_smooth_stage("apgd-ce")), NEEDS_BLOCK
-    ),
+    "smooth-apgd-ce": Entry("APGD-CE through the smooth surrogate", _each_beta(_smooth_stage("apgd-ce")), NEEDS_BLOCK),
     "smooth-apgd-t": Entry(
         "APGD-T through the smooth surrogate",
         _smooth_apgd_t,

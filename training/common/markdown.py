@@ -1,20 +1,17 @@
 """Write Markdown tables."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
-Align = Literal["left", "right"]
-
-_RULES: dict[Align, str] = {"left": "---", "right": "---:"}
+_RULES = {"l": "---", "r": "---:"}
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[Align]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
     """Return a Markdown table, without a newline at its end.
 
     Args:
         header: Titles of the columns.
         rows: One text for each column. A text must not contain "|" or a newline.
-        align: One of "left" and "right" for each column.
+        align: A letter for each column: "l" aligns it left, "r" right.
 
     Raises:
         ValueError: A row, or `align`, has another number of columns than the header.

@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -100,7 +99,7 @@ def evaluate(prepared: Prepared) -> None:
     evaluation = prepared.evaluation
     trial, report = evaluation.trial, evaluation.report
     if isinstance(trial.model, GradientOracle):
-        print(judge_oracle(replace(trial, model=trial.model), report.setting, report.about, evaluation.path))
+        print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
         return
     evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
     if prepared.folder is not None:

@@ -38,9 +38,7 @@ def oracle_withstood(trial: Trial[GradientOracle], steps: int) -> Tensor:
     torch.manual_seed(trial.seed)
     ascent = ProjectedGradientAscent(eps=trial.eps, steps=steps, step_size=STEP_SIZE, keep_best=False)
     right = []
-    for images, labels in zip(
-        trial.images.split(trial.batch_size), trial.labels.split(trial.batch_size), strict=True
-    ):
+    for images, labels in zip(trial.images.split(trial.batch_size), trial.labels.split(trial.batch_size), strict=True):
         attacked = images
         if steps > 0:
             attacked = ascent.perturb(trial.model.seen_with(labels), images, labels)
@@ -78,4 +76,4 @@ def judge_oracle(trial: Trial[GradientOracle], setting: dict[str, Any], about: d
     content = {"format": FORMAT, "warning": WARNING, "accuracy": accuracy, "setting": setting, "about": about}
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     rows = [[name, f"{100 * value:.1f}"] for name, value in accuracy.items()]
-    return "\n".join([table(["accuracy, %", "with grad"], rows, ["left", "right"]), "", WARNING, f"wrote {path}"])
+    return "\n".join([table(["accuracy, %", "with grad"], rows, "lr"), "", WARNING, f"wrote {path}"])

@@ -11,6 +11,7 @@ from training.attacks.base import AttackOn, TargetModel
 from training.evaluate.row_progress import RowProgress
 
 Target = TypeVar("Target", bound=TargetModel)
+Other = TypeVar("Other", bound=TargetModel)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Trial(Generic[Target]):
         """Return the number of pictures."""
         return len(self.labels)
 
+    def of(self, model: Other) -> "Trial[Other]":
+        """Return the trial of another network on the same pictures."""
+        return Trial(model, self.images, self.labels, self.eps, self.seed, self.batch_size, self.on_batch)
+
     def first(self, count: int) -> "Trial[Target]":
         """Return the trial with the first `count` pictures alone, or with all where there are no more."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
@@ -49,9 +54,7 @@ class Trial(Generic[Target]):
         return replace(self, images=self.images[mask], labels=self.labels[mask])
 
 
-def withstood(
-    trial: Trial[Target], attack: AttackOn[Target], progress: RowProgress | None = None
-) -> Tensor:
+def withstood(trial: Trial[Target], attack: AttackOn[Target], progress: RowProgress | None = None) -> Tensor:
     """Return which pictures the network still classifies rightly under an attack, judged on its exact logits.
 
     Torch's global generator is set to the trial's seed.

@@ -54,9 +54,7 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         "## Masking checklist",
         "",
-        table(
-            ["verdict", "item", "measured", "threshold", "about"], items, ["left", "left", "right", "left", "left"]
-        ),
+        table(["verdict", "item", "measured", "threshold", "about"], items, "llrll"),
     ]
     for name, iteration in report.measured.get("convergence", {}).items():
         lines += ["", _convergence_sentence(name, iteration)]

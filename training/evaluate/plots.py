@@ -13,7 +13,6 @@ from training.evaluate.diagnostics.convergence import Iteration
 from training.evaluate.report import Report
 from training.networks.self_gradient import SelfGradientNetwork
 
-
 FAMILIES: dict[Family, str] = {"pgd": "PGD", "cw": "CW"}
 
 

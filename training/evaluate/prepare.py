@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,8 +12,8 @@ from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.command_line import OptionError
 from training.common.devices import check_threads, checked_device
-from training.common.errors import TrainingError
 from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
@@ -25,10 +25,6 @@ from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
-
-
-class OptionError(TrainingError):
-    """An option of `python -m training.evaluate` that makes no sense; the message names the fix."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Options:
     ckpt: Path
     data_root: Path
     dataset: str | None
-    split: str
+    split: Literal["test", "train"]
     pictures: int
     attacks: Sequence[str]
     eps: float
@@ -82,9 +78,7 @@ class Options:
         if self.eps > 1:
             raise OptionError(f"--eps {self.eps:g} is above 1: intensities lie in [0, 1]; write --eps {self.eps:g}/255")
         if self.eps <= 0:
-            raise OptionError(
-                f"--eps must be above 0, not {self.eps:g}; without a budget there is only clean accuracy"
-            )
+            raise OptionError(f"--eps must be above 0, not {self.eps:g}; without a budget there is only clean accuracy")
         for name in ("pictures", "batch_size", "restarts"):
             if getattr(self, name) < 1:
                 raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")

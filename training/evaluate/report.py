@@ -284,7 +284,7 @@ class Report:
         if any(value is not None for value in whole):
             lines.append(["AutoAttack (the four together)", *map(_percent, whole)])
         lines.append(["**lowest, per picture**", *(f"**{_percent(self.lowest_of(state))}**" for state in states)])
-        return table(["accuracy, %", *states], lines, ["left", *("right" for _ in states)])
+        return table(["accuracy, %", *states], lines, "l" + "r" * len(states))
 
 
 def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
@@ -306,9 +306,7 @@ def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
 
 
 def _saved_earlier(saved: Mapping[str, Any]) -> list[Earlier]:
-    return [
-        Earlier(entry["about"], tuple(RowId.from_dict(row) for row in entry["rows"])) for entry in saved["earlier"]
-    ]
+    return [Earlier(entry["about"], tuple(RowId.from_dict(row) for row in entry["rows"])) for entry in saved["earlier"]]
 
 
 def _covers(done: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

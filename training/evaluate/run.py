@@ -127,9 +127,7 @@ class Evaluation:
             if plot(self.report, folder / name)
         ]
         some = self.trial.first(GALLERY_PICTURES)
-        plots.gallery(
-            some.model, some.images, _pgd_10(some), some.labels, self.class_names, folder / "gallery.png"
-        )
+        plots.gallery(some.model, some.images, _pgd_10(some), some.labels, self.class_names, folder / "gallery.png")
         written.append("gallery.png")
         if self.trial.model.block is not None:
             iterations = self._measure_convergence()
@@ -203,8 +201,7 @@ class Evaluation:
             return self.trial
         if self.graph is None:
             raise ValueError(f"{attack.id.label} needs the exported graph: --onnx")
-        trial: Trial[Any] = self.trial
-        return replace(trial, model=self.graph)
+        return self.trial.of(self.graph)
 
     def _measure_curve(self, whole: bool) -> None:
         curve = self.report.measured.setdefault("accuracy_over_eps", {})

@@ -14,9 +14,7 @@ STEPS = 40
 FAMILIES: tuple[GradientFamily, ...] = ("pgd", "cw")
 
 
-def accuracy_over_eps(
-    trial: measuring.Trial[SelfGradientNetwork], levels: Sequence[int]
-) -> dict[str, float]:
+def accuracy_over_eps(trial: measuring.Trial[SelfGradientNetwork], levels: Sequence[int]) -> dict[str, float]:
     """Return the lowest accuracy per picture over PGD-40 and CW-40 at each budget, the block on where there is one.
 
     The step is 2.5 eps / 40, so that an iterate can cross the ball from any start.
