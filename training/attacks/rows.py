@@ -104,8 +104,10 @@ class RowId:
         if self.view == "smooth" and self.averaged:
             parts.append("smooth surrogate averaged over noise")
         else:
-            parts += [_VIEW_TITLES[self.view]] * (self.view != "held")
-            parts += ["gradients averaged over noise"] * self.averaged
+            if self.view in _VIEW_TITLES:
+                parts.append(_VIEW_TITLES[self.view])
+            if self.averaged:
+                parts.append("gradients averaged over noise")
         if self.beta is not None:
             parts.append(f"beta {self.beta:g}")
         if self.restarts is not None:
