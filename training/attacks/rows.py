@@ -97,6 +97,11 @@ class RowId:
         return self.view != "held"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the attack is nothing but its family and its number of steps."""
+        return self == RowId(self.state, self.family, self.steps)
+
+    @property
     def title(self) -> str:
         """The row's name for people, without its state; unique within a state."""
         name = _TITLES[self.family].format(steps=self.steps)

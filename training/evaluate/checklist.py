@@ -188,7 +188,7 @@ def _label_leaking(rows: _Rows) -> Finding:
 def _pgd_against_fgsm(rows: _Rows) -> Finding:
     name, threshold = "PGD weaker than FGSM", f"raised above {PGD_OVER_FGSM:g}"
     fgsm = RowId(rows.state, "fgsm")
-    steps = {row.steps: row for row in rows.withstood if row == RowId(rows.state, "pgd", steps=row.steps)}
+    steps = {row.steps: row for row in rows.withstood if row.family == "pgd" and row.is_plain}
     if fgsm not in rows.withstood or not steps:
         return _missing(name, threshold, "needs the rows FGSM and PGD")
     row = steps[max(count for count in steps if count is not None)]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.attacks.rows import Family, RowId, State
+from training.attacks.rows import Family, State
 from training.evaluate.diagnostics.convergence import Iteration
 from training.evaluate.report import Report
 from training.networks.self_gradient import SelfGradientNetwork
@@ -56,7 +56,7 @@ def _accuracy_by_steps(report: Report, state: State, family: Family) -> dict[int
     return {
         one.steps: row.accuracy
         for one, row in report.rows.items()
-        if one.steps is not None and one == RowId(state, family, steps=one.steps)
+        if one.steps is not None and (one.state, one.family) == (state, family) and one.is_plain
     }
 
 
