@@ -1,10 +1,17 @@
-"""Learning rate over the course of training."""
+"""Set the learning rate over the course of training."""
 
 from training.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """progress: epochs done so far, fractions included; the schedules are TrainConfig's"""
+    """Return the learning rate at a moment of training.
+
+    It is a function of the progress rather than a torch.optim.lr_scheduler, so that a resumed run needs no state of it.
+
+    Args:
+        config: Its lr_schedule names the schedule.
+        progress: Epochs done so far, fractions included.
+    """
     if config.lr_schedule == "step":
         passed = sum(progress >= milestone for milestone in config.lr_milestones)
         return config.lr * config.lr_decay**passed

@@ -17,7 +17,7 @@ _SHARD = ContextVar("shard", default=ALONE)
 
 
 @contextmanager
-def synchronised(shard: Shard) -> Iterator[None]:
+def synchronised_steps(shard: Shard) -> Iterator[None]:
     """Make the shard's training steps draw and normalise as if its part were still in the whole batch.
 
     All processes must do the same steps in the same order inside. It changes nothing for a single process.
