@@ -4,9 +4,11 @@
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make test    every test
 #   make check   format, lint, which package imports which, and types
+#   make check-results  committed figures against the tables and sentences that show them
+#   make coverage  every test, and which lines of the programs they run: the total and the ten lowest files
+#   make docs    the documentation as a site, in build/site (make docs-serve: at http://127.0.0.1:8000)
+#   make constraints  constraints.txt, with what pyproject.toml newly asks for (UPGRADE=--upgrade: everything anew)
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
-#   make docs    the documentation site, into build/site; make docs-serve shows it at http://127.0.0.1:8000
-#   make check-results   committed figures against the tables and sentences that show them
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
 
 PYTHON ?= python3
@@ -29,7 +31,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image test check kernels bench format clean
+.PHONY: help serve bento image test coverage check check-results docs docs-serve constraints kernels bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,16 +53,43 @@ image:
 
 # A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
 # our kernels, a browser's driver) would share it with the trainings, and once they brought it down.
+PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
+PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
+
 test: $(TESTING)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/training
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/export
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore tests/training --ignore tests/export
+	@status=0; for part in $(PARTS); do $(BIN)/python $(PYTEST) $$part || status=1; done; exit $$status
+
+coverage: $(TESTING)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@status=0; for part in $(PARTS); do $(BIN)/coverage run $(PYTEST) $$part || status=1; done; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --sort=cover > build/coverage/report.txt; \
+	echo "The ten files of which the tests run the least; all of them are in build/coverage/report.txt:"; \
+	sed -n '1,12p' build/coverage/report.txt; tail -n 1 build/coverage/report.txt; exit $$status
 
 check: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+check-results: $(TESTING)
+	$(BIN)/python $(PYTEST) tests/test_results.py
+
+# By python -m, so that the generator of the pages (docs/generator) is found. The variable: no advertisement of another program.
+docs: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
+
+# For every Python and system that pyproject.toml allows, with the versions that stand there already where they still fit.
+# Names of registries and hashes stay out: whoever installs has a registry of their own.
+constraints: | $(BIN)/python
+	@$(INSTALL) uv
+	@mkdir -p build && cp constraints.txt build/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-header --no-annotate --no-emit-index-url $(UPGRADE) \
+	  --output-file build/constraints.txt pyproject.toml
+	@{ grep '^#' constraints.txt; cat build/constraints.txt; } > build/constraints.new && mv build/constraints.new constraints.txt
 
 kernels: $(TESTING)
 	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python) \
@@ -84,7 +113,7 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what training, export and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
+	@echo "Installing what training, export, the documentation and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
 	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,docs,dev]"
 	@touch $@ $(SERVING)
@@ -101,14 +130,3 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 	  echo "error: $(PYTHON) cannot make virtual environments; install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-
-# The documentation. NO_MKDOCS_2_WARNING: Material for MkDocs advertises its successor otherwise.
-.PHONY: docs docs-serve check-results
-docs: $(TESTING)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-
-docs-serve: $(TESTING)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
-
-check-results: $(TESTING)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/test_results.py

@@ -18,7 +18,7 @@ from benchmarks.service import command as service
 from export.reduced import Reduced
 from release import paired
 from release.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
-from training.attacks.pgd import pgd
+from training.attacks.pgd import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
@@ -121,7 +121,8 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     assert pictures.class_names == info.class_names
     images, labels = to_float(pictures.images), pictures.labels
     torch.manual_seed(0)
-    attacked = pgd(held_view(model), images, labels, eps=8 / 255, steps=20, step_size=2 / 255)
+    attack = ProjectedGradientAscent(eps=8 / 255, steps=20, step_size=2 / 255)
+    attacked = attack.perturb(held_view(model), images, labels)
     with torch.no_grad():
         measured = {
             "block on: clean": (model(images).argmax(dim=1) == labels).float().mean().item(),

@@ -125,7 +125,8 @@ def _kind(item: DescribedOption) -> str:
         return "choice"
     if get_origin(item.type) is tuple:
         return "integers"
-    kind = next(iter(get_args(item.type)), item.type) if isinstance(item.type, types.UnionType) else item.type
+    # The type of an option that may be left away is "X | None".
+    kind: type = get_args(item.type)[0] if isinstance(item.type, types.UnionType) else item.type
     return {bool: "switch", int: "integer", float: "number", str: "text"}[kind]
 
 

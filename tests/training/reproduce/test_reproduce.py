@@ -159,6 +159,9 @@ def test_a_run_of_other_settings_is_not_taken_for_the_tables(finished, picture_f
     change_state(finished, lambda state: state["config"].update(method="pgd", seed=3))
     assert smoke("table2", *data) == 2
     assert "method (was pgd, now standard), seed (was 3, now 0); " in capsys.readouterr().err
+    change_state(finished, lambda state: state["config"].pop("cutmix"))
+    assert smoke("table2", *data) == 2
+    assert "(other options than this version's: cutmix); move " in capsys.readouterr().err
     (finished.directory / "state.pt").write_bytes(b"")
     assert smoke("table2", *data) == 2
     assert re.search(r"error: .*state.pt: not a saved training state .* away to train it anew", capsys.readouterr().err)
@@ -179,10 +182,9 @@ def test_a_run_on_other_pictures_is_not_taken_for_the_tables(finished, picture_f
         fewer.trained()
 
 
-def test_a_run_from_another_machine_or_before_the_newest_setting_is_taken(finished):
+def test_a_run_from_a_machine_of_another_precision_is_taken(finished):
     def change(state: dict) -> None:
         state["config"]["precision"] = "float32" if state["config"]["precision"] == "bf16" else "bf16"
-        del state["config"]["cutmix"], state["data"]
 
     change_state(finished, change)
     assert finished.trained()
