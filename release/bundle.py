@@ -6,8 +6,8 @@ r"""Put a trained and evaluated network into sgn_serve/bundled, with its figures
 Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`, which
 may be in the folder report/ with its page and plots. --first is the run whose weights --start continued from; only its
 training time is shown, so its log.csv is enough. This writes results/bundled/ (the reports and training logs), the
-graph, its checkpoint and model.json, the table in README.md between its two marker lines, and the adversarial examples
-of the page at /ui.
+graph, its checkpoint and model.json, the table in README.md (python -m docs.generator.readme), and the adversarial
+examples of the page at /ui.
 """
 
 import argparse
@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
 DISAGREEMENT = ROOT / "results" / "disagreement.json"
-BEGIN, END = "<!-- bundled figures: begin -->", "<!-- bundled figures: end -->"
 SYSTEMS = {
     "self-gradient": "self-gradient",
     "start": "one-step adversarial, what it started from",
@@ -59,7 +58,7 @@ SHOWN = (
     *(RowFilter.like(family=family) for family in ("apgd-ce", "apgd-t", "fab-t")),
     SQUARE,
 )
-"""Rows of the README's table; the page of the report has all of them."""
+"""Rows of the documentation's table; the page of the report has all of them."""
 PAGE = "evaluation.md"
 HEADLINE = "lowest accuracy per picture"
 FIRST = "first"
@@ -177,7 +176,7 @@ def _rows(report: dict[str, Any], *keys: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the README's table.
+    """A line of the documentation's table.
 
     Attributes:
         row: The row of the reports, in a neutral state.
@@ -216,7 +215,7 @@ def column(figures: dict[str, Any], state: State) -> dict[Line, float]:
 
 
 def readme_table(figures: dict[str, Any]) -> str:
-    """Return the README's table of model.json's figures, in Markdown."""
+    """Return the documentation's table of model.json's figures, in Markdown."""
     baselines = figures["baselines"]
     columns = {
         "self-gradient, block on": column(figures, "block on"),
@@ -253,20 +252,6 @@ def _percent(accuracy: float | None) -> str:
     return "-" if accuracy is None else f"{100 * accuracy:.1f}"
 
 
-def write_readme(figures: str) -> None:
-    """Replace the README's table.
-
-    Raises:
-        BundleError: The README does not have each of the two marker lines once.
-    """
-    path = ROOT / "README.md"
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise BundleError(f"{path}: expected the lines {BEGIN} and {END} once each; put them around the figures")
-    before, rest = text.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}")
-
-
 def main() -> int:
     """Run the command line, and return its exit status."""
     parser = argparse.ArgumentParser("python -m release.bundle", description=(__doc__ or "").splitlines()[0])
@@ -287,7 +272,7 @@ def main() -> int:
         export = ["-m", "export", "--ckpt", str(checkpoint), "--onnx", str(BUNDLED / "model.onnx")]
         subprocess.run([sys.executable, *export, "--pictures", str(ROOT / "examples")], check=True, cwd=ROOT)
         (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
-        write_readme(readme_table(figures))
+        subprocess.run([sys.executable, "-m", "docs.generator.readme"], check=True, cwd=ROOT)
         examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except TrainingError as error:

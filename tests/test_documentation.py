@@ -21,7 +21,6 @@ from docs.generator.figures import NAMED
 from docs.generator.inserts import INSERTS
 from docs.generator.pages import FIGURE, INSERT, PageError, fill
 from docs.generator.results import result
-from sgn_serve.telemetry import metrics
 from tests.sgn_serve.browser import running_browser, watched_page
 from training.attacks.registry import ENTRIES
 from training.evaluate.command import build_parser
@@ -209,14 +208,13 @@ def test_every_item_of_the_checklist_is_explained_with_its_threshold() -> None:
             assert close, f"{title}: {item['threshold']}"
 
 
-def test_the_reference_lists_every_option_attack_and_metric() -> None:
+def test_the_reference_lists_every_option_and_attack() -> None:
     commands = INSERTS["command-evaluate"]()
     for action in build_parser()._actions:
         for option in action.option_strings:
             assert option in ("-h", "--help") or option in commands, option
     for attack in ENTRIES:
         assert f"`{attack}`" in INSERTS["attacks"]()
-    assert metrics.exposition().count(b"# TYPE sgn_") >= INSERTS["metrics"]().count("`sgn_")
 
 
 def test_intensities_are_written_as_people_write_them() -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Collection
 
-from docs.generator.markdown import cell, table
+from docs.generator.markdown import cell, words_table
 
 
 def describe(parser: argparse.ArgumentParser, elsewhere: Collection[str] = ()) -> str:
@@ -18,7 +18,7 @@ def describe(parser: argparse.ArgumentParser, elsewhere: Collection[str] = ()) -
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction) and not set(action.option_strings) & set(elsewhere)
     ]
-    parts = [cell(parser.description or ""), table(("option", "meaning", "default"), rows)]
+    parts = [cell(parser.description or ""), words_table(("option", "meaning", "default"), rows)]
     if parser.epilog:
         parts.append(f"```text\n{parser.epilog.strip()}\n```")
     return "\n\n".join(parts)

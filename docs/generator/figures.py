@@ -25,6 +25,7 @@ from docs.generator.results import (
     percent,
     reproduced,
     result,
+    rows,
     share,
     survivors,
     training_log,
@@ -74,38 +75,41 @@ def _low_and_high(values: list[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
+def _ratios(network: str, engine: str) -> str:
+    batches = result("engines")["architectures"][network]["batches"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for row in batches])
+
+
 def _wide(engine: str) -> str:
-    rows = result("engines")["architectures"]["wrn-28-10"]["batches"].values()
-    return _low_and_high([row[engine]["ratio_of_best"] for row in rows])
+    return _ratios("wrn-28-10", engine)
 
 
 def _narrow(engine: str) -> str:
-    rows = result("engines")["architectures"]["wrn-16-2"]["batches"].values()
-    return _low_and_high([row[engine]["ratio_of_best"] for row in rows])
+    return _ratios("wrn-16-2", engine)
 
 
 def _openvino_build() -> str:
-    rows = [row for net in result("openvino_build")["architectures"].values() for row in net["batches"].values()]
+    batches = [row for net in result("openvino_build")["architectures"].values() for row in net["batches"].values()]
     build, beside = "ours, ONNX Runtime's OpenVINO build", "ours, OpenVINO"
     return _low_and_high(
         [
             row[f"{build} {name}"]["best_ms"] / row[f"{beside} {name}"]["best_ms"]
-            for row in rows
+            for row in batches
             for name in ("f32", "bf16")
         ]
     )
 
 
 def _fused() -> str:
-    rows = result("fused")["architectures"]["wrn-16-2"]["batches"].values()
+    batches = result("fused")["architectures"]["wrn-16-2"]["batches"].values()
     return _low_and_high(
-        [row["ours --fused, ONNX Runtime"]["best_ms"] / row["ours, ONNX Runtime"]["best_ms"] for row in rows]
+        [row["ours --fused, ONNX Runtime"]["best_ms"] / row["ours, ONNX Runtime"]["best_ms"] for row in batches]
     )
 
 
 def _strided() -> str:
     batches = result("tried/strided_gradients")["batches"]
-    return f"{100 * (1 - min(row['ratio_of_best'] for rows in batches.values() for row in rows.values())):.0f}"
+    return f"{100 * (1 - min(row['ratio_of_best'] for batch in batches.values() for row in batch.values())):.0f}"
 
 
 def _area(attack: str, successes: bool = False) -> str:
@@ -115,9 +119,9 @@ def _area(attack: str, successes: bool = False) -> str:
 
 @cache
 def _area_uncertainty(successes: bool) -> str:
-    rows = result("disagreement")["attacks"]
-    few = [rows[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
-    chosen = few if successes else list(rows.values())
+    attacks = result("disagreement")["attacks"]
+    few = [attacks[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
+    chosen = few if successes else list(attacks.values())
     errors = [area_standard_error(row["area_under_roc"], row["pictures"], 100) for row in chosen]
     return f"{1.96 * max(errors):.2f}"
 
@@ -141,7 +145,7 @@ def _effect(key: str, report: str = MAIN) -> float:
 
 
 def _seconds(report: str, row: str) -> str:
-    return f"{result(report)['measured']['core_seconds'][row]:,.0f}"
+    return f"{rows(report)[row]['core_seconds']:,.0f}"
 
 
 def _requests(system: str, connections: int) -> str:

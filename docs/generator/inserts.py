@@ -7,7 +7,7 @@ from benchmarks import precisions
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
 from docs.generator.command_lines import describe
-from docs.generator.markdown import cell, table
+from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
 from docs.generator.results import OFF, ON, accuracy, percent, reproduced, result, training_log
 from export.command import build_parser as export_parser
@@ -17,8 +17,8 @@ from sgn_serve.api.openapi.document import METHODS, describe_api
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.settings import Settings, settings_table
-from sgn_serve.telemetry import metrics
-from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks, network_calls
+from sgn_serve.telemetry.metrics import metric_rows
+from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.options import build_parser as training_parser
@@ -34,18 +34,18 @@ TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
 def _presets() -> str:
     rows = []
     for name in PRESETS:
-        calls = sum(network_calls(attack, TYPICAL.classes) for attack in build_attacks([name], TYPICAL))
+        calls = sum(attack.network_calls(TYPICAL.classes) for attack in build_attacks([name], TYPICAL))
         rows.append((f"`{name}`", cell(PRESET_MEANING[name]), f"{calls:,}"))
-    return table(("preset", "attacks", "network calls on a picture"), rows)
+    return words_table(("preset", "attacks", "network calls on a picture"), rows)
 
 
 def _attacks() -> str:
     rows = [("`pgd-K`, `cw-K`", "K steps on cross-entropy (`pgd`) or on the margin (`cw`), for any K", "", "K each")]
     for name, entry in ENTRIES.items():
         built = list(entry.build(TYPICAL))
-        calls = f"{sum(network_calls(attack, TYPICAL.classes) for attack in built):,}" if built else ""
+        calls = f"{sum(attack.network_calls(TYPICAL.classes) for attack in built):,}" if built else ""
         rows.append((f"`{name}`", cell(entry.description), cell(entry.needs), calls))
-    return table(("name", "what it does", "needs", "network calls on a picture"), rows)
+    return words_table(("name", "what it does", "needs", "network calls on a picture"), rows)
 
 
 def _training_options() -> str:
@@ -53,7 +53,7 @@ def _training_options() -> str:
         (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
         for row in option_rows()
     ]
-    return table(("option", "meaning", "default", "range", "for the methods"), rows)
+    return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
 
 
 def _settings() -> str:
@@ -66,22 +66,20 @@ def _settings() -> str:
         )
         for row in settings_table()
     ]
-    return table(("variable", "meaning", "accepts", "default"), rows)
+    return words_table(("variable", "meaning", "accepts", "default"), rows)
 
 
 def _errors() -> str:
     rows = [(str(row.status), f"`{row.code}`", cell(row.meaning)) for row in refusal_rows()]
-    return table(("status", "`code`", "meaning"), rows)
+    return words_table(("status", "`code`", "meaning"), rows)
 
 
 def _metrics() -> str:
-    rows = []
-    for collector in vars(metrics).values():
-        if isinstance(collector, metrics.Counter | metrics.Gauge | metrics.Histogram):
-            suffix = "_total" if collector._type == "counter" else ""
-            labels = ", ".join(f"`{label}`" for label in collector._labelnames)
-            rows.append((f"`{collector._name}{suffix}`", collector._type, labels, cell(collector._documentation)))
-    return table(("name", "kind", "labels", "what it counts"), rows)
+    rows = [
+        (f"`{row.name}`", row.type, ", ".join(f"`{label}`" for label in row.labels), cell(row.meaning))
+        for row in metric_rows()
+    ]
+    return words_table(("name", "kind", "labels", "what it counts"), rows)
 
 
 def _routes() -> str:
@@ -92,7 +90,7 @@ def _routes() -> str:
         for method, operation in operations.items()
         if method in METHODS
     ]
-    return table(("route", "what it does", "statuses"), rows)
+    return words_table(("route", "what it does", "statuses"), rows)
 
 
 def _formats() -> str:
@@ -100,7 +98,7 @@ def _formats() -> str:
         (f"`--{item.name}`", f"`{item.file_name}`", cell(item.content), ", ".join(f"`{name}`" for name in item.reduced))
         for item in FORMATS
     ]
-    return table(("option", "file", "content", "lower precision"), rows)
+    return words_table(("option", "file", "content", "lower precision"), rows)
 
 
 def _block_cost() -> str:
@@ -108,7 +106,7 @@ def _block_cost() -> str:
         (batch, f"{row['block_on_ms']:.1f}", f"{row['block_off_ms']:.1f}", f"{row['ratio']:.1f}")
         for batch, row in result("block_cost")["latency"].items()
     ]
-    return table(("batch", "block on, ms", "block off, ms", "ratio"), rows, numbers=True)
+    return figures_table(("batch", "block on, ms", "block off, ms", "ratio"), rows)
 
 
 def _training_cost() -> str:
@@ -116,7 +114,7 @@ def _training_cost() -> str:
         (name, f"{row['images_per_second']}", f"{row['ratio_to_pgd10']:.3f}")
         for name, row in result("training_cost")["methods"].items()
     ]
-    return table(("step", "images/s", "time against PGD-10"), rows, numbers=True)
+    return figures_table(("step", "images/s", "time against PGD-10"), rows)
 
 
 def _bundled() -> str:
@@ -134,7 +132,7 @@ def _paired() -> str:
         )
         for name, row in result("paired")["comparisons"].items()
     ]
-    return table(("comparison", "first, %", "second, %", "won", "lost", "p"), rows, numbers=True)
+    return figures_table(("comparison", "first, %", "second, %", "won", "lost", "p"), rows)
 
 
 def _checklist() -> str:
@@ -143,7 +141,7 @@ def _checklist() -> str:
         value = item["value"]
         shown = "-" if value is None else f"{value:.4g}"
         rows.append((item["name"], shown, cell(item["threshold"]), item["verdict"]))
-    return table(("item", "measured", "threshold", "verdict"), rows)
+    return words_table(("item", "measured", "threshold", "verdict"), rows)
 
 
 def _disagreement() -> str:
@@ -159,7 +157,7 @@ def _disagreement() -> str:
             )
         )
     header = ("attack", "area under the ROC curve", "of successes alone", "mean bits, clean", "mean bits, attacked")
-    return table(header, rows, numbers=True)
+    return figures_table(header, rows)
 
 
 def _network_row(title: str, report: str, log: str = "", minutes: bool = False) -> tuple[str, ...]:
@@ -182,7 +180,7 @@ def _earlier() -> str:
         _network_row("WRN-16-2, bundled", "bundled/self-gradient"),
     ]
     header = ("network", "clean, %", "lowest, block on, %", "lowest, block off, %")
-    return table(header, rows, numbers=True)
+    return figures_table(header, rows)
 
 
 def _smooth_activations() -> str:
@@ -199,7 +197,7 @@ def _smooth_activations() -> str:
         ),
     ]
     header = ("network", "clean, %", "block on, %", "block off, %", "checklist", "training, core-minutes")
-    return table(header, rows, numbers=True)
+    return figures_table(header, rows)
 
 
 def _block_effect() -> str:
@@ -211,7 +209,7 @@ def _block_effect() -> str:
         ("answers that change when the block is switched off", f"{100 * effect['answers_changed']:.1f} %"),
         ("the same on PGD-10 pictures", f"{100 * effect['answers_changed_attacked']:.1f} %"),
     ]
-    return table(("measured", "value"), rows, numbers=True)
+    return figures_table(("measured", "value"), rows)
 
 
 def _reproduced(name: str) -> Callable[[], str]:

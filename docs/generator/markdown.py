@@ -1,18 +1,18 @@
-"""Write Markdown tables."""
+"""Write Markdown tables of words and of figures."""
 
 from collections.abc import Iterable, Sequence
 
+from training.common.markdown import table
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """Return a Markdown table.
 
-    Args:
-        header: the titles of the columns
-        rows: the cells, as many as there are titles in each row
-        numbers: whether every column but the first is aligned to the right
-    """
-    alignment = ["---"] + [("---:" if numbers else "---")] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, alignment, *rows))
+def words_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned to the left."""
+    return table(header, rows, "l" * len(header))
+
+
+def figures_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns, but for the first, are aligned to the right."""
+    return table(header, rows, "l" + "r" * (len(header) - 1))
 
 
 def cell(text: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.generator.markdown import table
+from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
 from release.bundle import SYSTEMS, summary
+from training.attacks.rows import RowId
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -51,22 +52,26 @@ def five_rows(figures: Mapping[str, Any]) -> str:
         ),
     ]
     titles = ("", "self-gradient, block on", "the same, block off", *(_TITLES[name] for name in SHOWN))
-    return table(titles, rows, numbers=True)
+    return figures_table(titles, rows)
 
 
 _TITLES = {**SYSTEMS, "longer": "one-step adversarial, equal time"}
 
 
 def _row(title: str, figures: Mapping[str, Any], baselines: list[Any], attack: str) -> tuple[str, ...]:
-    own = (percent(figures["accuracy"][f"block {state}: {attack}"]) for state in ("on", "off"))
-    return (title, *own, *(percent(one["accuracy"][f"block off: {attack}"]) for one in baselines))
+    own = (percent(_rows(figures)[f"block {state}: {attack}"]) for state in ("on", "off"))
+    return (title, *own, *(percent(_rows(one)[f"block off: {attack}"]) for one in baselines))
+
+
+def _rows(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {RowId.from_dict(row["id"]).label: row["accuracy"] for row in figures["rows"]}
 
 
 def _auto_attack(baseline: Mapping[str, Any]) -> str:
     """Return what AutoAttack left; with a mark, what its first three left where Square was not run."""
     if baseline["auto_attack"]:
         return percent(baseline["auto_attack"]["block off"])
-    first_three = baseline["accuracy"].get("block off: FAB-T")
+    first_three = _rows(baseline).get("block off: FAB-T")
     return "-" if first_three is None else f"{percent(first_three)} †"
 
 

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from release.paired import compare, in_words, withstood
+from release.paired import compare, in_words
+from training.attacks.rows import RowId
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -27,6 +28,12 @@ def result(name: str) -> dict[str, Any]:
     """Return the content of results/NAME.json."""
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return content
+
+
+@cache
+def rows(report: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of a robustness report by their labels, such as "block on: CW-20"."""
+    return {RowId.from_dict(entry["id"]).label: entry for entry in result(report)["rows"]}
 
 
 @cache
@@ -57,14 +64,14 @@ def accuracy(report: str, row: str) -> float:
         return float(content["lowest"][state])
     if name == "AutoAttack":
         return float(content["auto_attack"][state])
-    return float(content["accuracy"][row])
+    return float(rows(report)[row]["accuracy"])
 
 
-def survivors(report: str, state: str, rows: tuple[str, ...]) -> list[bool]:
+def survivors(report: str, state: str, titles: tuple[str, ...]) -> list[bool]:
     """Return, picture by picture, whether it withstood every one of these rows that the report has."""
-    content = result(report)
-    there = [name for name in rows if f"{state}: {name}" in content["withstood"]]
-    return [all(picture) for picture in zip(*(withstood(content, state, name) for name in there), strict=True)]
+    labels = [f"{state}: {title}" for title in titles]
+    marks = [rows(report)[label]["withstood"] for label in labels if label in rows(report)]
+    return [all(mark == "1" for mark in picture) for picture in zip(*marks, strict=True)]
 
 
 def share(bits: list[bool]) -> float:
@@ -83,5 +90,5 @@ def reproduced(table: str, title: str) -> dict[str, Any]:
     Raises:
         KeyError: a system that the table does not have
     """
-    rows: dict[str, dict[str, Any]] = {row["title"]: row for row in result(f"reproduce/small/{table}")["rows"]}
-    return rows[title]
+    systems: dict[str, dict[str, Any]] = {row["title"]: row for row in result(f"reproduce/small/{table}")["rows"]}
+    return systems[title]

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from sgn_serve.http.errors import refusal_rows
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import ROOT, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
@@ -141,8 +142,7 @@ def test_the_checks_above_would_see_a_mistake() -> None:
 
 def test_alerts_wait_for_codes_and_routes_that_there_are() -> None:
     """A label's value that nobody uses would be an alert that never fires."""
-    guide = (ROOT / "docs" / "service.md").read_text()
-    known = {"code": set(re.findall(r"`(\w+)`", guide)), "route": {"/classify"}, "outcome": {"refused"}}
+    known = {"code": {row.code for row in refusal_rows()}, "route": {"/classify"}, "outcome": {"refused"}}
     for question in alert_questions():
         for label, operator, values in re.findall(r'(\w+)(=~?)"([^"]*)"', question.expression):
             for value in values.split("|") if operator == "=~" else [values]:

@@ -1,4 +1,4 @@
-"""Look for signs that a robustness figure is too good to be true; docs/robustness.md explains each of them.
+"""Look for signs that a robustness figure is too good to be true; docs/explanation/checklist.md explains each of them.
 
 Source: Athalye et al., Obfuscated Gradients Give a False Sense of Security (2018); Carlini et al., On Evaluating
 Adversarial Robustness (2019); AutoAttack's own warnings; and what this project found about self-gradient networks.

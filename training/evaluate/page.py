@@ -24,7 +24,7 @@ def warning(findings: Sequence[Finding]) -> str | None:
     names = [finding.name for finding in of_consequence(findings)]
     if not names:
         return None
-    return f"{OVERESTIMATED}: {', '.join(names)} (docs/robustness.md says what each means)"
+    return f"{OVERESTIMATED}: {', '.join(names)} (docs/explanation/checklist.md says what each means)"
 
 
 def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> str:

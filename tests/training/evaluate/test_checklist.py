@@ -223,6 +223,6 @@ def test_what_was_not_measured_is_said():
 
 
 def test_every_item_is_explained(project_root):
-    text = (project_root / "docs" / "robustness.md").read_text()
+    text = (project_root / "docs" / "explanation" / "checklist.md").read_text()
     for finding in checklist(report_of(CLEAN)):
         assert f"### {finding.name[0].upper()}{finding.name[1:]}\n" in text

@@ -1,6 +1,5 @@
 """Backbones that this project did not write: a researcher's own module, and timm's."""
 
-import re
 from typing import Any
 
 import pytest
@@ -125,20 +124,6 @@ def test_a_timm_checkpoint_is_rebuilt_at_its_own_image_size(tmp_path):
     loaded, _ = load_checkpoint(path)
     images = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(loaded(images), network(images))
-
-
-def test_the_readmes_two_lines(project_root):
-    (lines,) = re.findall(r"^```python\n(.*?)^```", (project_root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    images = torch.rand(2, 3, 16, 16)
-    names: dict[str, Any] = {
-        "SelfGradientNetwork": SelfGradientNetwork,
-        "SelfGradientBlock": SelfGradientBlock,
-        "my_module": OwnNetwork().eval(),
-        "images": images,
-    }
-    exec(lines, names)
-    assert names["logits"].shape == names["plain_logits"].shape == (2, 3)
-    assert not torch.equal(names["logits"], names["plain_logits"])
 
 
 def test_attention_has_its_gradient_however_it_is_called():
