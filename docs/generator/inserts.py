@@ -1,7 +1,10 @@
 """Make the tables and texts that pages insert."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+from torch import nn
 
 from benchmarks import precisions
 from benchmarks.engines import command as engines
@@ -9,7 +12,7 @@ from benchmarks.service import command as service
 from docs.generator.command_lines import describe
 from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
-from docs.generator.results import OFF, ON, accuracy, percent, reproduced, result, training_log
+from docs.generator.results import OFF, ON, QUICK, accuracy, percent, reproduced, result, share, survivors, training_log
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
@@ -18,9 +21,11 @@ from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
+from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
+from training.networks.self_gradient import SelfGradientNetwork
 from training.options import build_parser as training_parser
 from training.options import option_rows
 from training.reproduce.command import build_parser as reproduce_parser
@@ -28,7 +33,10 @@ from training.reproduce.tables import LOWEST
 
 ROOT = Path(__file__).parents[2]
 TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
-"""What the costs of attacks are counted for: a network with a block and ten classes."""
+"""The network that the costs of presets are counted for: one with a block and ten classes."""
+_ANOTHER = SourceNetwork(SelfGradientNetwork(nn.Identity()), "another network", "")
+EVERYTHING = replace(TYPICAL, checkpoint=_ANOTHER, transfer=_ANOTHER, graph_sha256="of a graph")
+"""The same with all that any attack needs, so that each of them can be counted."""
 
 
 def _presets() -> str:
@@ -42,7 +50,7 @@ def _presets() -> str:
 def _attacks() -> str:
     rows = [("`pgd-K`, `cw-K`", "K steps on cross-entropy (`pgd`) or on the margin (`cw`), for any K", "", "K each")]
     for name, entry in ENTRIES.items():
-        built = list(entry.build(TYPICAL))
+        built = list(entry.build(EVERYTHING))
         calls = f"{sum(attack.network_calls(TYPICAL.classes) for attack in built):,}" if built else ""
         rows.append((f"`{name}`", cell(entry.description), cell(entry.needs), calls))
     return words_table(("name", "what it does", "needs", "network calls on a picture"), rows)
@@ -160,14 +168,15 @@ def _disagreement() -> str:
     return figures_table(header, rows)
 
 
-def _network_row(title: str, report: str, log: str = "", minutes: bool = False) -> tuple[str, ...]:
+def _network_row(title: str, report: str) -> tuple[str, ...]:
+    """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
-    state = ON if ON in states else OFF
-    cells = [title, percent(accuracy(report, f"{state}: clean"))]
-    cells += [percent(accuracy(report, f"{one}: lowest")) if one in states else "-" for one in (ON, OFF)]
-    if minutes:
-        cells.append(f"{float(training_log(log or report)[-1]['core_seconds']) / 60:.0f}")
-    return tuple(cells)
+    clean = percent(accuracy(report, f"{ON if ON in states else OFF}: clean"))
+    return (
+        title,
+        clean,
+        *(percent(share(survivors(report, one, QUICK))) if one in states else "-" for one in (ON, OFF)),
+    )
 
 
 def _earlier() -> str:
@@ -184,11 +193,12 @@ def _earlier() -> str:
 
 
 def _smooth_activations() -> str:
-    silu = _network_row("SiLU, attack through both passes", "tried/wrn-10-2-silu", minutes=True)
+    silu = _network_row("SiLU, attack through both passes", "tried/wrn-10-2-silu")
+    minutes = float(training_log("tried/wrn-10-2-silu")[-1]["core_seconds"]) / 60
     doubted = result("tried/wrn-10-2-silu")["robustness_likely_overestimated"]
     on, off = (reproduced("table5", f"self-gradient, block {state}") for state in ("on", "off"))
     rows = [
-        (*silu[:4], "likely too high" if doubted else "nothing raised", silu[4]),
+        (*silu, "likely too high" if doubted else "nothing raised", f"{minutes:.0f}"),
         (
             "ReLU, attack that holds the gradient (table 2)",
             *(f"{value:.1f}" for value in (on["measured"]["clean"], on["measured"][LOWEST], off["measured"][LOWEST])),

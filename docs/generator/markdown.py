@@ -16,5 +16,6 @@ def figures_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return a text that does not end its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Return a text as a cell of a table: on one line, without marks of HTML and of tables."""
+    plain = " ".join(text.split())
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
