@@ -34,7 +34,7 @@ from training.reproduce.tables import LOWEST
 ROOT = Path(__file__).parents[2]
 TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
 """The network that the costs of presets are counted for: one with a block and ten classes."""
-_ANOTHER = SourceNetwork(SelfGradientNetwork(nn.Identity()), "another network", "")
+_ANOTHER = SourceNetwork(SelfGradientNetwork(nn.Identity(), None), "another network", "")
 EVERYTHING = replace(TYPICAL, checkpoint=_ANOTHER, transfer=_ANOTHER, graph_sha256="of a graph")
 """The same with all that any attack needs, so that each of them can be counted."""
 
@@ -172,11 +172,8 @@ def _network_row(title: str, report: str) -> tuple[str, ...]:
     """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
     clean = percent(accuracy(report, f"{ON if ON in states else OFF}: clean"))
-    return (
-        title,
-        clean,
-        *(percent(share(survivors(report, one, QUICK))) if one in states else "-" for one in (ON, OFF)),
-    )
+    lowest = [percent(share(survivors(report, one, QUICK))) if one in states else "-" for one in (ON, OFF)]
+    return (title, clean, *lowest)
 
 
 def _earlier() -> str:
