@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.command import ONNX_RUNTIME, main, started, summary, table
 from benchmarks.gpu.contenders import (
     CONTENDERS,
     REFERENCE,
-    BenchmarkError,
     contenders,
     in_aot_package,
     in_onnx_runtime,
