@@ -64,7 +64,6 @@ ENGINES = (
     Engine("plain export, OpenVINO bf16", "openvino-bf16", files.write_plain),
     Engine("ours, ONNX Runtime", "ort", files.write_ours),
     Engine("ours without Winograd, ONNX Runtime", "ort", files.write_ours_direct),
-    Engine("ours int8-first-pass, ONNX Runtime", "ort", files.write_int8_first_pass),
     Engine("ours --fused, ONNX Runtime", "ort-fused", files.write_fused),
     Engine("ours, OpenVINO f32", "openvino-f32", files.write_ours_for_openvino),
     Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino),

@@ -9,8 +9,7 @@ import torch
 from torch import fx
 
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, passes_of
-from export.check.pictures import structured_pictures
+from export.capture.graph import capture
 from export.formats.aot import save_aot
 from export.formats.onnx import save_onnx, to_onnx
 from export.formats.table import FUSED, ONNX, to_openvino
@@ -18,8 +17,8 @@ from export.formats.torchscript import save_torchscript
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
-from export.onnx_passes.quantization import quantize_first_pass
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
+from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
@@ -58,7 +57,7 @@ def write_ours(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours_direct(checkpoint: Path, path: Path) -> None:
-    """With every convolution as one: what Winograd's filtering is worth, and what is quantized."""
+    """With every convolution as one: what Winograd's filtering is worth."""
     model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
@@ -77,14 +76,6 @@ def write_fused(checkpoint: Path, path: Path) -> None:
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
     save_onnx(to_openvino(_ours(checkpoint, torch.float32), {}), path)
-
-
-def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
-    """Ranges from made-up pictures: good for how long it takes, not for what it answers."""
-    write_ours_direct(checkpoint, path)
-    model = quantize_first_pass(onnx.load(path), structured_pictures(32, 3, IMAGE_SIZE))
-    write_wide_convolutions_by_winograd(model)
-    save_onnx(model, path)
 
 
 def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
