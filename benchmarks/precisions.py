@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
-from export.exporter import VerificationError
+from export.check.verify import VerificationError
 from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS

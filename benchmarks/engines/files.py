@@ -10,7 +10,7 @@ from torch import fx
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, passes_of
+from export.capture.graph import capture
 from export.formats.aot import save_aot
 from export.formats.onnx import save_onnx, to_onnx
 from export.formats.table import FUSED, ONNX, to_openvino
@@ -19,6 +19,7 @@ from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
+from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision

@@ -13,11 +13,12 @@ from torch import Tensor, fx
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, output_names_of, passes_of
+from export.capture.graph import capture, output_names_of
 from export.formats.aot import save_aot
 from export.formats.placement import move_graph
 from export.formats.table import ONNX
 from export.kernels.fuse import fuse_block
+from export.passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork

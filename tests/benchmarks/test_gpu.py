@@ -20,8 +20,8 @@ from benchmarks.gpu.contenders import (
     on_device,
     rewritten_graph,
 )
-from export.capture.graph import passes_of
 from export.kernels import operators
+from export.passes import passes_of
 from export.rewrite.editing import is_constant
 from training.networks.self_gradient import SelfGradientNetwork
 
