@@ -9,17 +9,17 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.api.form import IMAGES, read_form
 from sgn_serve.api.openapi.document import bentoml_schema, describe_api
-from sgn_serve.http.errors import RequestError
 from sgn_serve.http.request_id import request_id
-from sgn_serve.serving.answers import Error, Predictions, Refusal
-from sgn_serve.serving.predictor import Serving
+from sgn_serve.refusals import Refusal
+from sgn_serve.serving.answers import Error, ErrorAnswer, Predictions
+from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.telemetry import metrics
 
 
 class Api:
     """The endpoints. serving: filled before the first request"""
 
-    def __init__(self, serving: Serving):
+    def __init__(self, serving: PredictorSlot):
         self._serving = serving
 
     def routes(self) -> list[BaseRoute]:
@@ -49,13 +49,13 @@ class Api:
             answers = await self._serving.predictor.classify_all(form.files, form.self_gradient, form.top_k)
         name = request_id(request.scope)
         for answer in answers:
-            if isinstance(answer, RequestError):
+            if isinstance(answer, Refusal):
                 metrics.ERRORS.labels(answer.code).inc()
         return _json(
             Predictions(
                 predictions=[
-                    Refusal(error=Error(code=answer.code, message=answer.message, request_id=name))
-                    if isinstance(answer, RequestError)
+                    ErrorAnswer(error=Error(code=answer.code, message=answer.message, request_id=name))
+                    if isinstance(answer, Refusal)
                     else answer
                     for answer in answers
                 ]

@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import IO, TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -25,7 +24,6 @@ SELF_GRADIENT = "self_gradient"
 TOP_K = "top_k"
 MAX_TOP_K = 1000
 
-_BAD_REQUEST = HTTPStatus.BAD_REQUEST
 _SPOOLED_BYTES = 64 * 1024
 """The largest file that waits in memory, where a form cannot hold too many of them."""
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
@@ -65,7 +63,6 @@ async def read_form(
             form = await _parse(request, most)
     except TimeoutError:
         raise RequestError(
-            HTTPStatus.REQUEST_TIMEOUT,
             "too_slow_request",
             f"the request's body took more than {settings.receive_seconds:g} s to arrive",
             {"connection": "close"},
@@ -87,11 +84,10 @@ async def _parse(request: Request, most_files: int) -> FormData:
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise RequestError(_BAD_REQUEST, "bad_form", f"the multipart form cannot be read: {error.message}") from None
+        raise RequestError("bad_form", f"the multipart form cannot be read: {error.message}") from None
     except OSError as error:  # the disk is full, or too many files are open
         logger.error("no room for a form's files: %s", error)
         raise RequestError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
             "overloaded",
             "there is no room for the form's files; try again in 1 s",
             {"retry-after": "1", "connection": "close"},
@@ -103,9 +99,7 @@ def _check_charset(request: Request) -> None:
     _, parameters = parse_options_header(request.headers["content-type"])
     charset = parameters.get(b"charset", _CHARSETS[0])
     if charset.lower() not in _CHARSETS:
-        raise RequestError(
-            _BAD_REQUEST, "bad_form", f"the form's charset is {charset.decode('latin-1')[:40]!r}: send it as UTF-8"
-        )
+        raise RequestError("bad_form", f"the form's charset is {charset.decode('latin-1')[:40]!r}: send it as UTF-8")
 
 
 async def _check_media_type(request: Request) -> None:
@@ -115,11 +109,10 @@ async def _check_media_type(request: Request) -> None:
     async for chunk in request.stream():
         if chunk:
             raise RequestError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "wrong_content_type",
                 f"the body is {media_type[:100] or 'of no stated type'}, not a multipart/form-data form",
             )
-    raise RequestError(_BAD_REQUEST, "empty_body", "the request has no body: send the picture as a form's file")
+    raise RequestError("empty_body", "the request has no body: send the picture as a form's file")
 
 
 def _check_names(form: FormData, request: Request, field: str, options: tuple[str, ...]) -> None:
@@ -127,30 +120,28 @@ def _check_names(form: FormData, request: Request, field: str, options: tuple[st
     unknown = [name for name in form if name not in known]
     if unknown:
         raise RequestError(
-            _BAD_REQUEST, "unknown_field", f"the form has the field {unknown[0]!r}; its fields are: {', '.join(known)}"
+            "unknown_field", f"the form has the field {unknown[0]!r}; its fields are: {', '.join(known)}"
         )
     unknown = [name for name in request.query_params if name not in options]
     if unknown:
         allowed = f"the query parameters are: {', '.join(options)}" if options else "there are no query parameters here"
-        raise RequestError(_BAD_REQUEST, "unknown_parameter", f"{allowed}; not {unknown[0]!r}")
+        raise RequestError("unknown_parameter", f"{allowed}; not {unknown[0]!r}")
 
 
 def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
     values = form.getlist(field)
     if not values:
-        raise RequestError(_BAD_REQUEST, "no_image", f"the form has no field {field!r}")
+        raise RequestError("no_image", f"the form has no field {field!r}")
     if len(values) > most:
         raise RequestError(
-            _BAD_REQUEST, "too_many_images", f"the form has {len(values)} or more fields {field!r}: send {most} at most"
+            "too_many_images", f"the form has {len(values)} or more fields {field!r}: send {most} at most"
         )
     files = []
     for value in values:
         if not isinstance(value, UploadFile):
-            raise RequestError(
-                _BAD_REQUEST, "not_a_file", f"the field {field!r} is text, not a file; with curl: -F {field}=@x.png"
-            )
+            raise RequestError("not_a_file", f"the field {field!r} is text, not a file; with curl: -F {field}=@x.png")
         if not value.size and field == IMAGE:  # one of several is answered as no picture, on its own
-            raise RequestError(_BAD_REQUEST, "empty_file", f"the file in the field {field!r} is empty")
+            raise RequestError("empty_file", f"the file in the field {field!r} is empty")
         files.append(value.file)
     return tuple(files)
 
@@ -160,7 +151,7 @@ def _read_flag(form: FormData, request: Request) -> bool | None:
         try:
             return parse_flag(text)
         except ValueError as error:
-            raise RequestError(_BAD_REQUEST, "bad_flag", f"{SELF_GRADIENT}={text!r}: {error}") from None
+            raise RequestError("bad_flag", f"{SELF_GRADIENT}={text!r}: {error}") from None
 
     return _read_option(form, request, SELF_GRADIENT, "bad_flag", parse)
 
@@ -169,9 +160,7 @@ def _read_top_k(form: FormData, request: Request) -> int | None:
     def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_TOP_K)) else 0
         if not 1 <= number <= MAX_TOP_K:
-            raise RequestError(
-                _BAD_REQUEST, "bad_top_k", f"{TOP_K}={text!r}: expected a whole number from 1 to {MAX_TOP_K}"
-            )
+            raise RequestError("bad_top_k", f"{TOP_K}={text!r}: expected a whole number from 1 to {MAX_TOP_K}")
         return number
 
     return _read_option(form, request, TOP_K, "bad_top_k", parse)
@@ -184,9 +173,9 @@ def _read_option(
     chosen = None
     for values in (request.query_params.getlist(name), form.getlist(name)):
         if len(values) > 1:
-            raise RequestError(_BAD_REQUEST, code, f"{name!r} is given {len(values)} times")
+            raise RequestError(code, f"{name!r} is given {len(values)} times")
         for value in values:
             if not isinstance(value, str):
-                raise RequestError(_BAD_REQUEST, code, f"the field {name!r} is a file, not text")
+                raise RequestError(code, f"the field {name!r} is a file, not text")
             chosen = parse(value)
     return chosen

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,11 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import NOT_READY, RequestError
+from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Description
 from sgn_serve.process.version import package_version
-from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.predictor import Predictor, PredictorSlot
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
@@ -50,7 +50,7 @@ class InferRequest:
 class InferenceProtocol:
     """The endpoints. ready: whether requests should come here"""
 
-    def __init__(self, serving: Serving, ready: Callable[[], bool]):
+    def __init__(self, serving: PredictorSlot, ready: Callable[[], bool]):
         self._serving = serving
         self._is_ready = ready
         # One thread, so that only one large body at a time is Python's lists, which take twenty times its memory.
@@ -60,8 +60,8 @@ class InferenceProtocol:
         """With and without a version, of which there is one."""
         routes: list[BaseRoute] = [
             Route("/v2", self.server),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
+            Route(PROTOCOL_LIVE, self.live),
+            Route(PROTOCOL_READY, self.ready),
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -115,9 +115,7 @@ class InferenceProtocol:
         predictor = self._find(request)
         predictor.check_room()
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "compressed requests are not accepted"
-            )
+            raise RequestError("unsupported_encoding", "compressed requests are not accepted")
         body = await _read(request, predictor)
         while True:
             predictor = self._find(request)
@@ -136,14 +134,13 @@ class InferenceProtocol:
 
     def _check_ready(self) -> None:
         if not self._is_ready():
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", NOT_READY)
+            raise RequestError("not_ready", NOT_READY)
 
     def _find(self, request: Request) -> Predictor:
         predictor = self._serving.predictor
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
         if name != predictor.settings.model_name or version != VERSION:
             raise RequestError(
-                HTTPStatus.NOT_FOUND,
                 "unknown_model",
                 f"there is no model {name!r} in version {version!r}; there is {predictor.settings.model_name!r} in "
                 f"version {VERSION!r}",
@@ -312,14 +309,12 @@ async def _read(request: Request, predictor: Predictor) -> bytearray:
                 body += chunk
                 if len(body) > largest:
                     raise RequestError(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                         "body_too_large",
                         f"the request body is larger than {largest} bytes, room for {_most(predictor)} pictures",
                         {"connection": "close"},
                     )
     except TimeoutError:
         raise RequestError(
-            HTTPStatus.REQUEST_TIMEOUT,
             "too_slow_request",
             f"the request's body took more than {settings.receive_seconds:g} s to arrive",
             {"connection": "close"},
@@ -342,4 +337,4 @@ def _shape(name: str, description: Description) -> list[int]:
 
 
 def _bad(message: str) -> RequestError:
-    return RequestError(HTTPStatus.BAD_REQUEST, "bad_tensor_request", message)
+    return RequestError("bad_tensor_request", message)

@@ -3,15 +3,15 @@
 import asyncio
 import os
 import signal
-from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sgn_serve.http.errors import RequestError
+from sgn_serve.http.paths import METRICS
 from sgn_serve.process.parent import supervisor_pid
-from sgn_serve.serving.predictor import Serving
+from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.serving.reloading import Reloader
 from sgn_serve.telemetry import metrics
 
@@ -19,14 +19,14 @@ from sgn_serve.telemetry import metrics
 class Operations:
     """The endpoints."""
 
-    def __init__(self, serving: Serving, reloader: Reloader):
+    def __init__(self, serving: PredictorSlot, reloader: Reloader):
         self._serving = serving
         self._reloader = reloader
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
         return [
-            Route("/metrics", self.metrics),
+            Route(METRICS, self.metrics),
             Route("/admin/reload", self.reload, methods=["POST"]),
         ]
 
@@ -38,7 +38,6 @@ class Operations:
         """Swaps this worker's model; once that has worked, has the supervisor tell the other workers."""
         if not self._serving.predictor.settings.api_tokens:
             raise RequestError(
-                HTTPStatus.FORBIDDEN,
                 "admin_closed",
                 "this is closed while there is no token: set SGN_API_TOKEN, or send SIGHUP to reload the model",
             )

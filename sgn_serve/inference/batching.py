@@ -27,24 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.refusals import Overloaded
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in running means."""
-
-
-class Overloaded(Exception):
-    """There is no room for more pictures.
-
-    Args:
-        retry_after: Seconds, 1 or more, after which the pictures accepted so far should be answered.
-        waiting: What there are too many of, for the message.
-    """
-
-    def __init__(self, retry_after: int, waiting: str = "pictures"):
-        super().__init__(f"too many {waiting} are waiting; try again in {retry_after} s")
-        self.retry_after = retry_after
 
 
 class Observer:

@@ -10,9 +10,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from sgn_serve.inference.engines import ONNX_RUNTIME, OPENVINO, EngineError, OpenVinoSession, Session
+from sgn_serve.inference.engines import EngineError, OpenVinoSession, Session
 from sgn_serve.inference.graph import Description, Graph, GraphError
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.settings import ONNX_RUNTIME, OPENVINO
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

@@ -10,15 +10,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-ONNX_RUNTIME = "onnxruntime"
-OPENVINO = "openvino"
-ENGINES = (ONNX_RUNTIME, OPENVINO)
+from sgn_serve.refusals import ServingError
 
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
 """By the metadata's precision: OpenVINO's hint, and its two names of what it computes in."""
 
 
-class EngineError(RuntimeError):
+class EngineError(ServingError):
     """An engine, or an execution provider of it, that was asked for and cannot be used; the message, one line, names
     the fix."""
 

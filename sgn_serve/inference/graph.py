@@ -10,13 +10,14 @@ import onnx
 from onnx.utils import Extractor
 
 from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY
+from sgn_serve.refusals import ServingError
 
 CHECKPOINT_FORMAT = "self-gradient-checkpoint/1"
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
 
-class GraphError(ValueError):
+class GraphError(ServingError):
     """A file that cannot be served; the message, one line, names the file, what was expected, and the fix."""
 
 

@@ -41,7 +41,7 @@ class Error(BaseModel):
     request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
 
 
-class Refusal(BaseModel):
+class ErrorAnswer(BaseModel):
     """What every error is answered with."""
 
     error: Error
@@ -50,7 +50,7 @@ class Refusal(BaseModel):
 class Predictions(BaseModel):
     """The answers to several pictures, in the order that they were sent in."""
 
-    predictions: list[Prediction | Refusal]
+    predictions: list[Prediction | ErrorAnswer]
 
 
 def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:

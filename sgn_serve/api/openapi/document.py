@@ -9,16 +9,16 @@ from pydantic.json_schema import models_json_schema
 from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.tokens import is_open
+from sgn_serve.http.paths import is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.images import FORMATS
 from sgn_serve.process.version import package_version
-from sgn_serve.serving.answers import Prediction, Predictions, Refusal
+from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
 from sgn_serve.serving.model_card import ModelCard
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.settings import FLAGS, Settings
 
-_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard, Reloaded)
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Reloaded)
 METHODS = {"get", "post"}
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -65,7 +65,7 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             for status, meaning in _for_all(settings, is_open(path)).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
-                error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, Refusal)
+                error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
                 answers[str(status.value)] = error
             for number, answer in answers.items():
                 answer["headers"] = _headers(int(number))
@@ -130,8 +130,8 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
                     "summary": "Serves what the model's file holds now; closed while the service has no token.",
                     "responses": {
                         "200": _answer("what came of it", Reloaded),
-                        "403": _answer("closed", Refusal),
-                        "409": _answer("the new model cannot be served; the old one still is", Refusal),
+                        "403": _answer("closed", ErrorAnswer),
+                        "409": _answer("the new model cannot be served; the old one still is", ErrorAnswer),
                     },
                 }
             },
@@ -235,7 +235,7 @@ def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[st
 
 
 def _errors() -> dict[str, Any]:
-    return {str(status.value): _answer(meaning, Refusal) for status, meaning in ERRORS.items()}
+    return {str(status.value): _answer(meaning, ErrorAnswer) for status, meaning in ERRORS.items()}
 
 
 def _answer(meaning: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -246,5 +246,5 @@ def _answer(meaning: str, model: type[BaseModel]) -> dict[str, Any]:
 def _text(name: str, summary: str, may_fail: bool = False) -> dict[str, Any]:
     answers: dict[str, Any] = {"200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}}
     if may_fail:
-        answers["503"] = _answer("no", Refusal)
+        answers["503"] = _answer("no", ErrorAnswer)
     return {"get": {"operationId": name, "summary": summary, "responses": answers}}

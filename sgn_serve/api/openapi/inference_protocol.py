@@ -115,7 +115,7 @@ def error(meaning: str, early: bool = False) -> dict[str, Any]:
     """
     if not early:
         return _answer(meaning, "ProtocolError")
-    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "Refusal")]
+    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "ErrorAnswer")]
     return {"description": meaning, "content": {"application/json": {"schema": {"anyOf": forms}}}}
 
 

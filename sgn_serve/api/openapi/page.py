@@ -28,7 +28,7 @@ def _files(name: str, summary: str, files: tuple[str, ...]) -> dict[str, Any]:
     kinds = sorted({_KINDS[file.rsplit(".", 1)[1]] for file in files})
     file = {"name": "file", "in": "path", "required": True, "schema": {"enum": list(files)}}
     described = _get(name, summary, *kinds)
-    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     described["responses"]["404"] = {"description": "there is no such file", "content": refusal}
     return {"parameters": [file], "get": described}
 
