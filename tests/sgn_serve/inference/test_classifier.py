@@ -6,8 +6,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from sgn_serve.inference.classifier import Classifier, resolve_providers
-from sgn_serve.inference.engines import EngineError
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
