@@ -1,4 +1,4 @@
-"""The HTTP API: reads a request, asks the predictor, answers."""
+"""Routes that classify and explain pictures, and that describe the model and the API."""
 
 from typing import Any
 
@@ -17,13 +17,17 @@ from sgn_serve.telemetry import metrics
 
 
 class Api:
-    """The endpoints. serving: filled before the first request"""
+    """Endpoints for pictures, for the model card and for the descriptions of the API.
+
+    Args:
+        serving: Holds the predictor. It must be filled before the first request.
+    """
 
     def __init__(self, serving: PredictorSlot):
         self._serving = serving
 
     def routes(self) -> list[BaseRoute]:
-        """The most frequent first, for they are tried in order."""
+        """Return the routes, most frequent first, because they are tried in order."""
         return [
             Route("/classify", self.classify, methods=["POST"]),
             Route("/classify_batch", self.classify_batch, methods=["POST"]),
@@ -34,15 +38,15 @@ class Api:
         ]
 
     async def classify(self, request: Request) -> Response:
-        """Classifies one picture."""
+        """Classify one picture."""
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings) as form:
-            predictor = self._serving.predictor  # again, for reading may have taken longer than a reload
+            predictor = self._serving.predictor  # again: there may have been a reload while the form was read
             return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
 
     async def classify_batch(self, request: Request) -> Response:
-        """Classifies several pictures, each answered or refused on its own."""
+        """Classify several pictures; each is answered or refused on its own."""
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, IMAGES) as form:
@@ -63,22 +67,22 @@ class Api:
         )
 
     async def explain(self, request: Request) -> Response:
-        """Draws where the network's logits hang on the picture."""
+        """Draw the self-gradient: how much each pixel changes the sum of the logits."""
         predictor = self._serving.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, options=()) as form:
             return Response(await self._serving.predictor.explain(form.files[0]), media_type="image/png")
 
     async def model(self, request: Request) -> Response:
-        """The model card."""
+        """Return the model card."""
         return _json(self._serving.predictor.card)
 
     async def docs(self, request: Request) -> Response:
-        """This API, in OpenAPI's words."""
+        """Return the description of this API as an OpenAPI document."""
         return JSONResponse(self._document())
 
     async def schema(self, request: Request) -> Response:
-        """This API, in the words that BentoML's own clients read."""
+        """Return the description of this API that BentoML's own clients read."""
         return JSONResponse(bentoml_schema())
 
     def _document(self) -> dict[str, Any]:

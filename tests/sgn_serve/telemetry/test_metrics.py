@@ -1,4 +1,4 @@
-"""/metrics of a running server: what docs/metrics.md promises, no more and no less, in few series."""
+"""/metrics of a running server: what is declared and documented, no more and no less, in few series."""
 
 import re
 
@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from sgn_serve.telemetry import metrics
 from tests.sgn_serve.hammer import RED
 from tests.sgn_serve.sample_pictures import encode, noise
 
@@ -30,22 +31,37 @@ def change(client, ask):
     return {key: value for key, value in risen.items() if ("route", "/metrics") not in key[1]}
 
 
-def documented(project_root):
-    """Name to labels."""
-    text = (project_root / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(sgn_\w+)` \| \w+(?:: ([^|]*))? \|", text, re.M)
-    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
-
-
-def test_what_is_documented_is_there_and_nothing_else(client, project_root):
-    client.post("/classify", files={"image": RED})
-    client.post("/classify")
-    found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(client.get("/metrics").text):
+def exposed(text):
+    """Name to type and labels."""
+    found = {}
+    for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels}
-        found[name] = labels - {"le"}
-    assert found == documented(project_root)
+        found[name] = (family.type, labels - {"le"})
+    return found
+
+
+def test_what_is_declared_is_there_and_nothing_else(client):
+    client.post("/classify", files={"image": RED})
+    client.post("/classify")
+    declared = {row.name: (row.type, set(row.labels)) for row in metrics.metric_rows()}
+    assert exposed(client.get("/metrics").text) == declared
+
+
+def test_what_is_declared_is_documented(project_root):
+    text = (project_root / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(sgn_\w+)` \| (\w+)(?:: ([^|]*))? \|", text, re.M)
+    documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert documented == {row.name: (row.type, set(row.labels)) for row in metrics.metric_rows()}
+
+
+def test_every_metric_says_what_it_counts():
+    rows = metrics.metric_rows()
+    assert len({row.name for row in rows}) == len(rows) == 16
+    text = metrics.exposition().decode()
+    for row in rows:
+        assert row.meaning.endswith("."), row.name
+        assert f"# HELP {row.name} {row.meaning}" in text
 
 
 def test_a_request_is_counted(client):
