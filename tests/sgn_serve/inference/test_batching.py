@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Overloaded
+from sgn_serve.inference.batching import Batcher, BatchLimits, Observer
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.refusals import Overloaded
 
 
 class Network:

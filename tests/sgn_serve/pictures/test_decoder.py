@@ -7,10 +7,10 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from sgn_serve.inference.batching import Overloaded
 from sgn_serve.pictures import images
 from sgn_serve.pictures.decoder import Decoder
 from sgn_serve.pictures.large_pictures import MAX_WAITING
+from sgn_serve.refusals import Overloaded
 from tests.sgn_serve.sample_pictures import encode, tiled
 
 SIZE = (8, 8)
