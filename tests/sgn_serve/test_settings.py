@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from pydantic import ValidationError
 
 from sgn_serve.pictures.large_pictures import MAX_WAITING
@@ -130,7 +129,9 @@ def test_the_table_tells_every_setting_and_its_default():
     assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "5")
     assert rows["SGN_API_TOKEN"].default.startswith("none")
     assert all(text and "\n" not in text and "|" not in text for row in rows.values() for text in row)
-    for variable, field in ((row.variable, field) for row, field in zip(rows.values(), Settings.model_fields, strict=True)):
+    for variable, field in (
+        (row.variable, field) for row, field in zip(rows.values(), Settings.model_fields, strict=True)
+    ):
         written = rows[variable].default
         value = getattr(Settings(), field)
         if isinstance(value, int | float) and written.replace(".", "").isdigit():

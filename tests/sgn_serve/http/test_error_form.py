@@ -131,7 +131,7 @@ def test_the_guide_lists_every_code(project_root):
 
 
 def test_a_code_that_is_not_listed_cannot_be_raised():
-    with pytest.raises(LookupError, match="'misspelt' is missing from sgn_serve.refusals.CODES"):
+    with pytest.raises(LookupError, match=r"'misspelt' is missing from sgn_serve\.refusals\.CODES"):
         Refusal("misspelt", "x")
 
 
