@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from sgn_serve.api.form import read_form
-from sgn_serve.http.errors import RequestError
+from sgn_serve.http.errors import STATUS, RequestError
 from sgn_serve.settings import Settings
 
 FORM = "multipart/form-data; boundary=edge"
@@ -43,7 +43,7 @@ def test_python_remembers_no_charset_that_a_client_made_up():
     for number in range(3):
         with pytest.raises(RequestError, match="send it as UTF-8") as refused:
             read(f"{FORM}; charset=made-up-{number}")
-        assert (refused.value.status, refused.value.code) == (400, "bad_form")
+        assert (STATUS[refused.value.code], refused.value.code) == (400, "bad_form")
         for hidden in (f"charset*=utf-8''made-up-{number}", f"charset*=made-up-{number}''utf-8"):
             assert read(f"{FORM}; {hidden}") == b"picture", "a form has no such parameters"
         assert read(FORM, f"Content-Type: text/plain; charset=made-up-{number}\r\n") == b"picture"

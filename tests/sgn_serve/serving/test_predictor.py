@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgn_serve.http.errors import RequestError
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures import images
 from sgn_serve.pictures.large_pictures import MAX_WAITING
+from sgn_serve.refusals import Overloaded
 from sgn_serve.serving.answers import Prediction
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
@@ -56,7 +56,7 @@ def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_
 
 def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkeypatch):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, decode_threads=1)
+    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, max_images=8, decode_threads=1)
     predictor = Predictor(read_graph(model), settings)
     small, large = (encode(Image.new("RGB", (side, side), "red")) for side in (8, 1001))
     go_on = threading.Event()
@@ -75,12 +75,11 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
             waiting.append(asyncio.create_task(predictor.classify(BytesIO(large), None, None)))
             await predictor.classify(BytesIO(small), None, None)
         for _ in range(8):
-            with pytest.raises(RequestError, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
+            with pytest.raises(Overloaded, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
                 await predictor.classify(BytesIO(large), None, None)
-            assert (no.value.status, no.value.code) == (503, "overloaded")
-            assert no.value.headers == {"retry-after": str(MAX_WAITING)}
+            assert (no.value.code, no.value.retry_after) == ("overloaded", MAX_WAITING)
         several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
-        assert [type(answer) for answer in several] == [Prediction, RequestError, Prediction]
+        assert [type(answer) for answer in several] == [Prediction, Overloaded, Prediction]
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
         go_on.set()

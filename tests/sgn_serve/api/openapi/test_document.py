@@ -9,7 +9,7 @@ from sgn_serve.api.inference_protocol import InferenceProtocol
 from sgn_serve.api.openapi.document import METHODS
 from sgn_serve.api.operations import Operations
 from sgn_serve.api.page import Page
-from sgn_serve.serving.predictor import Serving
+from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.serving.reloading import Reloader
 
 EXAMPLES = 10
@@ -44,7 +44,7 @@ def test_every_operation_tells_what_any_request_may_be_answered(client):
 def test_every_path_is_described(client):
     described = client.get("/docs.json").json()["paths"]
     hidden = {"/docs.json", "/schema.json", "/ui/"}
-    serving = Serving()
+    serving = PredictorSlot()
     routes = [
         *Api(serving).routes(),
         *InferenceProtocol(serving, lambda: True).routes(),
