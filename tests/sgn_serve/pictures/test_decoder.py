@@ -11,7 +11,6 @@ from sgn_serve.pictures import images
 from sgn_serve.pictures.decoder import Decoder
 from sgn_serve.pictures.errors import TooManyWaiting
 from sgn_serve.pictures.large_pictures import MAX_WAITING
-from sgn_serve.refusals import Overloaded
 from tests.sgn_serve.sample_pictures import encode, tiled
 
 SIZE = (8, 8)

@@ -11,7 +11,7 @@ from PIL import Image
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures import images
 from sgn_serve.pictures.large_pictures import MAX_WAITING
-from sgn_serve.refusals import Overloaded
+from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import Prediction
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
@@ -75,11 +75,11 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
             waiting.append(asyncio.create_task(predictor.classify(BytesIO(large), None, None)))
             await predictor.classify(BytesIO(small), None, None)
         for _ in range(8):
-            with pytest.raises(Overloaded, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
+            with pytest.raises(Refusal, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
                 await predictor.classify(BytesIO(large), None, None)
             assert (no.value.code, no.value.retry_after) == ("overloaded", MAX_WAITING)
         several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
-        assert [type(answer) for answer in several] == [Prediction, Overloaded, Prediction]
+        assert [type(answer) for answer in several] == [Prediction, Refusal, Prediction]
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
         go_on.set()
