@@ -16,7 +16,6 @@ from sgn_serve.http import error_form
 from sgn_serve.http.error_form import FormatErrors
 from sgn_serve.http.errors import STATUS, RequestError, refusal_rows
 from sgn_serve.http.request_id import AssignRequestIds
-from sgn_serve.pictures.images import DamagedImage, NotAnImage, TooManyPixels, TooSlow, UnsupportedPixels
 from sgn_serve.refusals import CODES, Overloaded, Refusal
 from sgn_serve.settings import Settings
 
@@ -141,11 +140,11 @@ def test_a_code_that_is_not_listed_cannot_be_raised():
         (Refusal("no_block", "no block"), 400, {}),
         (Overloaded(7), 503, {b"retry-after": b"7"}),
         (RequestError("body_too_large", "too large", {"connection": "close"}), 413, {b"connection": b"close"}),
-        (NotAnImage("no picture"), 415, {}),
-        (UnsupportedPixels("odd"), 415, {}),
-        (TooManyPixels("too many"), 413, {}),
-        (TooSlow("too slow"), 413, {}),
-        (DamagedImage("damaged"), 400, {}),
+        (Refusal("not_an_image", "no picture"), 415, {}),
+        (Refusal("unsupported_pixels", "odd"), 415, {}),
+        (Refusal("too_many_pixels", "too many"), 413, {}),
+        (Refusal("too_slow_to_decode", "too slow"), 413, {}),
+        (Refusal("damaged_image", "damaged"), 400, {}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Refusal) else "",
 )

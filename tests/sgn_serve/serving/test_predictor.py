@@ -10,6 +10,14 @@ from PIL import Image
 
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures import images
+from sgn_serve.pictures.errors import (
+    DamagedImage,
+    NotAnImage,
+    TooManyPixels,
+    TooManyWaiting,
+    TooSlow,
+    UnsupportedPixels,
+)
 from sgn_serve.pictures.large_pictures import MAX_WAITING
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import Prediction
@@ -90,3 +98,29 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
         await predictor.stop()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("refused", "code"),
+    [
+        (NotAnImage("why"), "not_an_image"),
+        (UnsupportedPixels("why"), "unsupported_pixels"),
+        (TooManyPixels("why"), "too_many_pixels"),
+        (TooSlow("why"), "too_slow_to_decode"),
+        (DamagedImage("why"), "damaged_image"),
+        (TooManyWaiting(7), "overloaded"),
+    ],
+)
+def test_a_picture_that_is_refused_is_a_refusal_with_its_code_and_message(tmp_path, monkeypatch, refused, code):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    predictor = Predictor(read_graph(model), Settings(model_path=model))
+
+    async def decode(file, request):
+        raise refused
+
+    monkeypatch.setattr(predictor._decoder, "decode", decode)
+    with pytest.raises(Refusal) as raised:
+        asyncio.run(predictor.classify(BytesIO(), None, None))
+    assert (raised.value.code, raised.value.message) == (code, str(refused))
+    assert raised.value.retry_after == refused.retry_after == (7 if code == "overloaded" else None)
+    assert predictor.batcher.pending == 0
