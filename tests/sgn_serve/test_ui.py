@@ -221,7 +221,7 @@ def test_this_model_can_be_fooled_too(page, described):
     recorded = example["tampered"]["bundled"]["bundled"][-1]
     assert verdicts(page)["Block on live"] == described["class_names"][recorded["label"]] != label
     expect(page.locator("#outcome")).to_have_text(re.compile("^This model is fooled|^Both models are fooled"))
-    expect(page.get_by_role("heading", name="More robust is not invulnerable")).to_be_visible()
+    expect(page.get_by_role("heading", name="More robust does not mean invulnerable")).to_be_visible()
 
 
 def test_play_walks_through_every_strength(page, described):
