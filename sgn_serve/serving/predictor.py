@@ -89,7 +89,7 @@ class Predictor:
 
     @property
     def alive(self) -> bool:
-        """Whether the batcher takes pictures."""
+        """Return whether the batcher takes pictures."""
         return self.batcher.alive
 
     def check_room(self) -> None:
@@ -212,14 +212,17 @@ class CountBatches(Observer):
     """Count what a batcher does, as metrics."""
 
     def queued(self, change: int) -> None:
+        """Count pictures that begin or cease to wait for a batch."""
         metrics.QUEUE.inc(change)
 
     def took(self, pictures: int, waited: list[float]) -> None:
+        """Count a batch, and how long its items have waited."""
         metrics.BATCH_PICTURES.observe(pictures)
         for seconds in waited:
             metrics.QUEUE_SECONDS.observe(seconds)
 
     def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
+        """Count one run of the network."""
         block = metrics.BLOCK[self_gradient]
         metrics.INFERENCE_SECONDS.labels(block).observe(seconds)
         metrics.PICTURES.labels(block).inc(pictures)
