@@ -26,8 +26,8 @@ def test_every_answer_is_as_described(server, tmp_path):
     assert "Traceback" not in server.log.read_text()
 
 
-def test_every_operation_tells_what_any_request_may_be_answered(client):
-    document = client.get("/docs.json").json()
+def test_every_operation_tells_what_any_request_may_be_answered(app_client):
+    document = app_client.get("/docs.json").json()
 
     def header(answer, name):
         component = answer["headers"][name]["$ref"].rsplit("/", 1)[1]
@@ -41,8 +41,8 @@ def test_every_operation_tells_what_any_request_may_be_answered(client):
             assert header(answers["503"], "Retry-After")["schema"]["type"] == "integer"
 
 
-def test_every_path_is_described(client):
-    described = client.get("/docs.json").json()["paths"]
+def test_every_path_is_described(app_client):
+    described = app_client.get("/docs.json").json()["paths"]
     hidden = {"/docs.json", "/schema.json", "/ui/"}
     serving = PredictorSlot()
     routes = [
