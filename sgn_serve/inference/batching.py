@@ -59,7 +59,8 @@ class Observer:
 class LogitsFunction(Protocol):
     """The network as the batcher calls it: `Classifier.logits`, or a function with the same signature."""
 
-    def __call__(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits: ...
+    def __call__(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
+        """Return the logits of a batch; see Classifier.logits."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the batcher runs batches."""
+        """Whether the batcher still runs batches."""
         return self._task is not None and not self._task.done()
 
     def check_room(self, pictures: int = 1) -> None:

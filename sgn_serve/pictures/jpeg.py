@@ -11,7 +11,7 @@ _MOST_SEGMENTS = 100_000
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the pixels of a JPEG.
+    """Facts from the header of a JPEG, which precedes the pixels.
 
     Attributes:
         exif_bytes: Bytes of all EXIF segments together; readers join them.

@@ -46,7 +46,7 @@ _YCBCR = 6
 
 @dataclass(frozen=True)
 class Layout:
-    """How the first picture of a TIFF is stored.
+    """Storage of the first picture of a TIFF.
 
     Attributes:
         pixels: Pixels of all strips or tiles, including those beyond the picture's edges.

@@ -1,4 +1,4 @@
-"""Clients that were not written for this service: tritonclient, BentoML's own, curl."""
+"""Use clients that were not written for this service: tritonclient, BentoML's own, curl."""
 
 import json
 import subprocess

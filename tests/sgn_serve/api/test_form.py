@@ -1,4 +1,4 @@
-"""How forms are read, without a server."""
+"""Read forms without a server."""
 
 import asyncio
 import encodings
@@ -14,7 +14,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 
 def read(content_type, part_headers="", name="image"):
-    """The content of the one file of a form."""
+    """Return the content of the only file of a form."""
     body = (
         f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n{part_headers}\r\n'
         "picture\r\n--edge--\r\n"

@@ -1,4 +1,4 @@
-"""The protocol's endpoints around a predictor, without a server; see test_clients for what clients see of them."""
+"""Test the protocol's endpoints without a server. See test_clients for its clients."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def new_predictor(path, **description):
 
 
 def infer(serving, *bodies):
-    """The answers to some requests, one after the other."""
+    """Return the answers to some requests, sent one after the other."""
 
     async def run():
         started = [serving.predictor]

@@ -1,4 +1,4 @@
-"""The pages as files over HTTP: what is there, what is not, and how it may be used. See test_ui for the browser."""
+"""Test the files of the pages and their security headers over HTTP. See test_ui for the browser."""
 
 import re
 

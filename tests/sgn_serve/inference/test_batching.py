@@ -1,4 +1,4 @@
-"""The batcher with a network of which every run is seen."""
+"""Test the batcher with a network that records its runs."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from sgn_serve.refusals import Overloaded
 
 
 class Network:
-    """Logits that are the picture's mean, plus 100 with the block on; runs: (pictures, block on) of each."""
+    """Returns the pictures' means as logits, plus 100 with the block on. runs: (pictures, block on) of each run."""
 
     def __init__(self, seconds_each=0.0, seconds=0.0):
         self.runs = []
@@ -36,7 +36,7 @@ def picture(value, pictures=1):
 
 
 def with_batcher(network, work, observer=None, **limits):
-    """What `work(batcher)` returns, run beside a batcher that is stopped afterwards and has lost nothing."""
+    """Return `work(batcher)`, run with a batcher that is stopped afterwards and must have lost nothing."""
 
     async def run():
         batcher = Batcher(network, BatchLimits(**limits), observer)
@@ -250,7 +250,7 @@ def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, ca
 
 
 def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
-    """Nobody would ever be answered again: the supervisor starts another worker."""
+    """No request would ever be answered again, while the supervisor starts another worker."""
     ended = []
     monkeypatch.setattr("os._exit", ended.append)
 
@@ -292,13 +292,13 @@ def test_whoever_has_gone_is_left_out():
 
 
 def measured(batcher, seconds_each):
-    """Let the batcher know how long one picture takes, without running any."""
+    """Tell the batcher how long one picture takes, without running any."""
     for self_gradient in (False, True):
         batcher._measure(self_gradient, seconds_each)
 
 
 async def enqueue(batcher, number, self_gradient=True, pictures=1):
-    """Tasks whose pictures are in the queue."""
+    """Return tasks whose pictures are in the queue."""
     tasks = [asyncio.create_task(ask(batcher, 0, self_gradient, pictures)) for _ in range(number)]
     await asyncio.sleep(0)
     return tasks
@@ -334,7 +334,7 @@ def test_cancelled_requests_take_neither_places_nor_time_of_a_batch(self_gradien
 
 
 def test_a_cancelled_request_gives_its_room_back_at_once():
-    """Before the batch in front of it has run: new requests get the room, and are told no longer wait than there is."""
+    """New requests get its room before any batch has run, and retry_after no longer counts it."""
 
     async def run():
         observed = []
@@ -416,7 +416,7 @@ def test_stopping_cancels_those_whose_batch_runs_and_those_who_wait():
 
 
 def test_stopping_at_the_moment_a_request_is_cancelled_ends_the_batcher():
-    """On Python 3.11 asyncio.wait_for loses a cancellation that comes together with what it waits for."""
+    """On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with the awaited result."""
 
     async def work(batcher):
         with batcher.reserve(6):  # being decoded, so that the batcher waits for them

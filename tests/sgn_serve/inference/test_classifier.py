@@ -112,7 +112,7 @@ def test_a_provider_that_is_not_there_is_an_error():
 
 
 class CpuOnlySession(onnxruntime.InferenceSession):
-    """As ONNX Runtime behaves where CUDA is built in but cannot start: it says so, and goes on with the CPU."""
+    """Behaves like ONNX Runtime where CUDA is built in but cannot start: it says so, and goes on with the CPU."""
 
     def __init__(self, model, options, providers):
         super().__init__(model, options, providers=["CPUExecutionProvider"])

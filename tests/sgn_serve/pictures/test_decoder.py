@@ -20,7 +20,7 @@ LARGE = encode(Image.new("L", (1000, 1001)))
 
 @pytest.fixture
 def threads(monkeypatch):
-    """The names of the threads in which pixels were decoded, in order."""
+    """Record the names of the threads in which pixels are decoded, in order."""
     names = []
     to_array = images.to_array
 
@@ -49,7 +49,7 @@ def test_what_takes_much_memory_takes_turns(file, large, threads):
 
 
 def test_pictures_that_nobody_waits_for_any_more_are_not_decoded(threads):
-    """So that what outlives its request is one picture a thread, and no queue of them."""
+    """At most one picture a thread outlives its request, never a queue of them."""
     entered, go_on = threading.Event(), threading.Event()
 
     class Held(BytesIO):
@@ -80,7 +80,7 @@ def test_pictures_that_nobody_waits_for_any_more_are_not_decoded(threads):
 
 @pytest.fixture
 def go_on(monkeypatch):
-    """Large pictures are decoded once it is set."""
+    """Hold large pictures back until this event is set."""
     event = threading.Event()
     to_array = images.to_array
 
@@ -94,7 +94,7 @@ def go_on(monkeypatch):
 
 
 async def asked(decoder, *requests):
-    """Tasks that decode a large picture each, refused or waiting for the thread by now."""
+    """Return tasks that decode a large picture each; by now each is refused or waits for the thread."""
     tasks = [asyncio.create_task(decoder.decode(BytesIO(LARGE), request)) for request in requests]
     await decoder.decode(BytesIO(SMALL), None)  # one thread, which has read the headers before it
     return tasks

@@ -16,7 +16,7 @@ SITE = set(
         check=True,
     ).stdout.split()
 )
-"""Loaded at the start of any Python process here, such as by .pth files."""
+"""Modules that any Python process here loads at its start, for example by .pth files."""
 
 
 def test_every_refusal_has_a_code_of_its_own_that_the_service_answers():
@@ -35,7 +35,7 @@ def test_whoever_reads_pictures_catches_one_class():
 
 
 def test_reading_pictures_imports_nothing_else_of_the_service(project_root):
-    """Training and export read pictures with it, on machines where the service is not installed."""
+    """Training and export read pictures with it, where the rest of the service may not be installed."""
     program = """
 import sys
 import sgn_serve.pictures.decoder, sgn_serve.pictures.heat_map, sgn_serve.pictures.images

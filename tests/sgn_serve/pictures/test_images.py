@@ -35,7 +35,7 @@ LIMIT = 10_000
 
 
 def as_bytes(pixels):
-    """(3, H, W) in [0, 1] back to the (H, W, 3) of 0 to 255 that it must have come from, exactly."""
+    """Convert (3, H, W) in [0, 1] back to exact values from 0 to 255, (H, W, 3)."""
     values = pixels.transpose(1, 2, 0) * np.float32(255)
     assert np.abs(values - values.round()).max() < 1e-4
     return values.round().astype(np.uint8)
@@ -183,7 +183,7 @@ def test_webp_pixels_count_more_than_twice():
 
 
 class SlowFile(BytesIO):
-    """A file that takes a while to read from, as a picture that takes a while to decode; from when it is told to."""
+    """A file that is slow to read once `slow` is set, like a picture that is slow to decode."""
 
     slow = False
 
@@ -203,7 +203,7 @@ def test_reading_a_header_ends_at_the_time_limit(file_format):
 
 @pytest.mark.parametrize("file_format", sorted({*images.FORMATS} - {"WEBP"}))
 def test_decoding_pixels_ends_at_the_time_limit(file_format):
-    """Between two reads of the file; a WebP's decoder reads it once."""
+    """The time is checked between two reads of the file. A WebP's decoder reads it once."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     file = SlowFile(encode(Image.fromarray(pixels), file_format))
     picture = images.open_picture(file, 400 * 400, seconds=0.02)
@@ -279,7 +279,7 @@ def test_a_jpeg_without_its_colours_is_damaged():
 
 
 def test_exif_of_very_many_values_is_not_read():
-    """Pillow would make an object of each."""
+    """Pillow would make an object of each value."""
     body = exif_of_rationals(282, 200_000)
     jpeg = encode(Image.fromarray(noise()), "JPEG")
     segments = jpeg_segments(0xE1, [b"Exif\0\0" + body[at : at + 65_000] for at in range(0, len(body), 65_000)])

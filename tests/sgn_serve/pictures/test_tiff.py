@@ -94,14 +94,14 @@ def test_a_directory_beyond_the_file_is_refused():
 
 
 def test_more_places_than_strips_are_refused():
-    """Pillow makes an object of each."""
+    """Pillow makes an object of each value."""
     places = {273: (4, 100_001, TIFF_DATA), 259: 1, 279: 256}
     with pytest.raises(TooSlow, match="100001 strips or tiles, more than 100000"):
         opened(tiff(bytes(4 * 100_001), TAGS | places))
 
 
 def test_tags_that_share_what_they_say_are_refused():
-    """Each of them is read, and kept."""
+    """Pillow reads and keeps each of them."""
     data = PIXELS + bytes(1000)
     shared = {40_000 + number: (1, len(data), TIFF_DATA) for number in range(3)}
     with pytest.raises(DamagedImage, match="too many values"):

@@ -1,4 +1,4 @@
-"""/metrics of a running server: what is declared and documented, no more and no less, in few series."""
+"""Test /metrics of a running server: exactly the declared and documented metrics, in few series."""
 
 import re
 
@@ -14,7 +14,7 @@ TRUNCATED = encode(Image.fromarray(noise()))[:100]
 
 
 def scrape(client):
-    """Every sample: (name, labels) to its value."""
+    """Return the value of every sample by (name, labels)."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(client.get("/metrics").text)
@@ -23,7 +23,7 @@ def scrape(client):
 
 
 def change(client, ask):
-    """By how much each figure rises while `ask` is called, without the scrapes themselves."""
+    """Return how much each value rises while `ask` is called, without the scrapes themselves."""
     before = scrape(client)
     ask()
     after = scrape(client)
@@ -32,7 +32,7 @@ def change(client, ask):
 
 
 def exposed(text):
-    """Name to type and labels."""
+    """Return the type and labels of each metric by its name."""
     found = {}
     for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running server, by schemathesis: generated requests, good and bad."""
+"""Compare the OpenAPI document with the answers: schemathesis generates requests, good and bad."""
 
 import subprocess
 import sys
