@@ -20,11 +20,11 @@ class Api:
     """Endpoints for pictures, for the model card and for the descriptions of the API.
 
     Args:
-        serving: Holds the predictor. It must be filled before the first request.
+        slot: Holds the predictor. It must be filled before the first request.
     """
 
-    def __init__(self, serving: PredictorSlot):
-        self._serving = serving
+    def __init__(self, slot: PredictorSlot):
+        self._slot = slot
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, most frequent first, because they are tried in order."""
@@ -39,18 +39,18 @@ class Api:
 
     async def classify(self, request: Request) -> Response:
         """Classify one picture."""
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings) as form:
-            predictor = self._serving.predictor  # again: there may have been a reload while the form was read
+            predictor = self._slot.predictor  # again: there may have been a reload while the form was read
             return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
 
     async def classify_batch(self, request: Request) -> Response:
         """Classify several pictures; each is answered or refused on its own."""
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, IMAGES) as form:
-            answers = await self._serving.predictor.classify_all(form.files, form.self_gradient, form.top_k)
+            answers = await self._slot.predictor.classify_all(form.files, form.self_gradient, form.top_k)
         name = request_id(request.scope)
         for answer in answers:
             if isinstance(answer, Refusal):
@@ -68,14 +68,14 @@ class Api:
 
     async def explain(self, request: Request) -> Response:
         """Draw the self-gradient: how much each pixel changes the sum of the logits."""
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, options=()) as form:
-            return Response(await self._serving.predictor.explain(form.files[0]), media_type="image/png")
+            return Response(await self._slot.predictor.explain(form.files[0]), media_type="image/png")
 
     async def model(self, request: Request) -> Response:
         """Return the model card."""
-        return _json(self._serving.predictor.card)
+        return _json(self._slot.predictor.card)
 
     async def docs(self, request: Request) -> Response:
         """Return the description of this API as an OpenAPI document."""
@@ -86,7 +86,7 @@ class Api:
         return JSONResponse(bentoml_schema())
 
     def _document(self) -> dict[str, Any]:
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         return describe_api(predictor.settings, predictor.description)
 
 

@@ -59,12 +59,12 @@ class InferenceProtocol:
     """Endpoints of the protocol.
 
     Args:
-        serving: Holds the predictor.
+        slot: Holds the predictor.
         ready: Returns whether this server should get requests.
     """
 
-    def __init__(self, serving: PredictorSlot, ready: Callable[[], bool]):
-        self._serving = serving
+    def __init__(self, slot: PredictorSlot, ready: Callable[[], bool]):
+        self._slot = slot
         self._is_ready = ready
         # One thread, because a body as Python's lists takes twenty times its memory: one large body at a time.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
@@ -133,7 +133,7 @@ class InferenceProtocol:
         while True:
             predictor = self._find(request)
             asked = await self._parse(body, request, predictor)
-            if predictor is self._serving.predictor:  # else there was a reload while the body was read or parsed
+            if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
                 break
         block = not asked.outputs.keys() <= {PLAIN_LOGITS}
         logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
@@ -150,7 +150,7 @@ class InferenceProtocol:
             raise RequestError("not_ready", NOT_READY)
 
     def _find(self, request: Request) -> Predictor:
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
         if name != predictor.settings.model_name or version != VERSION:
             raise RequestError(

@@ -20,12 +20,12 @@ class Operations:
     """Endpoints for operators.
 
     Args:
-        serving: Holds the predictor.
+        slot: Holds the predictor.
         reloader: Replaces the predictor.
     """
 
-    def __init__(self, serving: PredictorSlot, reloader: Reloader):
-        self._serving = serving
+    def __init__(self, slot: PredictorSlot, reloader: Reloader):
+        self._slot = slot
         self._reloader = reloader
 
     def routes(self) -> list[BaseRoute]:
@@ -41,7 +41,7 @@ class Operations:
 
     async def reload(self, request: Request) -> Response:
         """Reload this worker's model, and once that has worked, have the supervisor tell the other workers."""
-        if not self._serving.predictor.settings.api_tokens:
+        if not self._slot.predictor.settings.api_tokens:
             raise RequestError(
                 "admin_closed",
                 "this is closed while there is no token: set SGN_API_TOKEN, or send SIGHUP to reload the model",
