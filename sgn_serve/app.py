@@ -41,6 +41,7 @@ class State:
     reloader: Reloader = field(init=False)
 
     def __post_init__(self) -> None:
+        """Make the reloader of this slot."""
         object.__setattr__(self, "reloader", Reloader(self.slot))
 
     def ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the service refuses for a reason that people can put right. Nothing here knows HTTP.
+"""Base classes of everything that the service refuses for a reason that people can put right. Nothing here knows HTTP.
 
 A Refusal is answered to a client (sgn_serve/http/errors.py maps its code to a status). A ServingError keeps the service
 from starting, or a new model from being served; its message is for whoever runs the service.

@@ -29,7 +29,7 @@ logger = logging.getLogger("bentoml.sgn_serve")
 HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
 
 STATE = State()
-"""What the service and the application share. BentoML makes each of the two by itself, without the other."""
+"""State that the service and the application share. BentoML makes each of the two by itself, without the other."""
 
 
 # The time limit only stands behind the shorter one of FormatErrors.
@@ -136,6 +136,7 @@ class OurRoutesFirst:
         self._ours = create_app(current_settings(), state, fallback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to our application, and everything else to BentoML's."""
         if scope["type"] != "http":
             await self._bentoml(scope, receive, send)
             return

@@ -63,6 +63,7 @@ def test_reports_add_up_and_say_what_they_were_measured_on(name):
     assert report["about"]["git_commit"]
     for row in rows(name).values():
         assert len(row["withstood"]) == setting["pictures"]
+        assert row["title"] == RowId.from_dict(row["id"]).title
         assert row["accuracy"] == pytest.approx(row["withstood"].count("1") / setting["pictures"], abs=1e-4)
     for state, lowest in report["lowest"].items():
         marks = [row["withstood"] for label, row in rows(name).items() if label.startswith(f"{state}: ")]

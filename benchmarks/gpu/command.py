@@ -1,13 +1,13 @@
-"""What both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
+"""Measure what both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, and alternatives.
 
     make kernels
     pip install onnxruntime-gpu    # in onnxruntime's place, for the row of ONNX Runtime
     python -m benchmarks.gpu
 
-Writes results/gpu.json, and goes on with what is there of the same machine, versions and commit. Timed with CUDA
-events, all contenders in turn, round by round; ratios are to one eager pass, block off, in the same round. Every
-contender is given float32 pictures on the GPU. In bf16 and fp16 the network itself is PyTorch's cast of all of it; the
-graph is lowered as the export lowers it. ONNX Runtime waits for the GPU at the end of every call, the others do not.
+Writes results/gpu.json. Figures that are there already, of the same machine, versions and commit, are kept. CUDA
+events time all contenders in turn, round by round. Ratios are to one eager pass, block off, in the same round. Every
+contender is given float32 pictures on the GPU. In bf16 and fp16, PyTorch casts the whole network; the graph is lowered
+as the export lowers it. ONNX Runtime waits for the GPU at the end of every call, the others do not.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.contenders import (
     REFERENCE,
     WARM_UP_CALLS,
-    BenchmarkError,
     Build,
     Function,
     contenders,
@@ -36,18 +36,19 @@ from benchmarks.gpu.contenders import (
 )
 from benchmarks.provenance import commit
 from export.kernels import operators
+from training.common import markdown
 from training.common.provenance import current_versions
 
 RESULT = Path(__file__).parents[2] / "results" / "gpu.json"
 ONNX_RUNTIME = "graph, ONNX Runtime"
-"""A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
+"""A contender where ONNX Runtime is a build for GPUs. The ONNX export has no bf16."""
 ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def milliseconds(function: Function, images: Tensor, calls: int) -> float:
-    """GPU time of one call, the mean of `calls` in a row."""
+    """Return the GPU time of one call in milliseconds, the mean of `calls` in a row."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
@@ -58,10 +59,16 @@ def milliseconds(function: Function, images: Tensor, calls: int) -> float:
 
 
 def measure(builds: Mapping[str, Build], images: Tensor, rounds: int, calls: int) -> dict[str, Any]:
-    """Times of all contenders in turn, and the memory that making and calling each takes beside what is there already.
+    """Time all contenders in turn, and measure the memory that making and calling each of them takes.
 
-    A CUDA graph takes its memory when it is made; of max-autotune, what trying kernels out takes is counted too, and of
-    all what libraries take beside PyTorch's allocator.
+    A CUDA graph takes its memory when it is made. What max-autotune takes to try kernels counts too, and so does what
+    libraries take beside PyTorch's allocator.
+
+    Args:
+        builds: A function for each contender, which makes it.
+        images: (N, 3, H, W) float32 on the GPU.
+        rounds: How often each contender is timed.
+        calls: How many calls are timed together.
     """
     memory, functions = {}, {}
     for name, build in tqdm(builds.items(), desc="warming up", leave=False):
@@ -81,13 +88,18 @@ def measure(builds: Mapping[str, Build], images: Tensor, rounds: int, calls: int
 
 
 def memory_beside_pytorch() -> int:
-    """Bytes of the GPU in use that PyTorch's allocator did not reserve, whoever did."""
+    """Return how many bytes of the GPU are in use that PyTorch's allocator did not reserve."""
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
 
 
 def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict[str, Any]:
-    """By contender: best and median time, the median over rounds of its ratio to the reference, peak memory."""
+    """Return best and median time, ratio to the reference and peak memory by contender.
+
+    Args:
+        times: Milliseconds of each round, by contender. The ratio is the median over rounds.
+        memory: Peak bytes by contender.
+    """
     return {
         name: {
             "best_ms": round(min(own), 4),
@@ -100,16 +112,18 @@ def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["| contender | best, ms | median, ms | ratio | peak memory, MB |", "| --- | ---: | ---: | ---: | ---: |"]
-    for name, row in results.items():
-        lines.append(f"| {name} | {row['best_ms']} | {row['median_ms']} | {row['ratio']} | {row['peak_memory_mb']} |")
-    return "\n".join(lines)
+    """Return the figures by contender as a Markdown table."""
+    header = ("contender", "best, ms", "median, ms", "ratio", "peak memory, MB")
+    keys = ("best_ms", "median_ms", "ratio", "peak_memory_mb")
+    rows = [[name, *(str(row[key]) for key in keys)] for name, row in results.items()]
+    return markdown.table(header, rows, "lrrrr")
 
 
 def ready_device() -> torch.device:
-    """The GPU, with the fused kernels loaded.
+    """Return the GPU, with the fused kernels loaded.
 
-    raises BenchmarkError where there is no GPU or the kernels are not built for it
+    Raises:
+        BenchmarkError: There is no GPU, or the kernels are not built for it.
     """
     if not torch.cuda.is_available():
         raise BenchmarkError("no NVIDIA GPU that PyTorch can use: this benchmark needs one; for the CPU: make bench")
@@ -123,28 +137,37 @@ def ready_device() -> torch.device:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line, by default the process's."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=["wrn-16-2", "wrn-28-10"], help="architectures")
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="formats")
-    parser.add_argument("--rounds", type=int, default=30, help="times that every contender is timed")
-    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="number formats"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="how often every contender is timed")
+    parser.add_argument("--calls", type=int, default=20, help="how many calls are timed together")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
-def started(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file holds of the same run, to go on with; the run with no results yet where it is of another."""
+def started(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result to go on with: the file's where it has the same setting, otherwise one without figures.
+
+    Args:
+        path: The JSON file. It need not be there.
+        setting: Machine, versions, commit and options.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         found = {}
     results = found.pop("results", {})
-    return {**run, "results": results if found == run else {}}
+    return {**setting, "results": results if found == setting else {}}
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
     try:
         device = ready_device()
@@ -178,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measured(
     architecture: str, options: argparse.Namespace, precision: str, batch: int, device: torch.device
 ) -> dict[str, Any]:
-    """The figures of one architecture, precision and batch size, by contender."""
+    """Measure one architecture, precision and batch size, and return the figures by contender."""
     tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32

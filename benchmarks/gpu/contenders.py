@@ -1,4 +1,4 @@
-"""What benchmarks.gpu times: a self-gradient network's two passes, made to run on a GPU in each way that we know of."""
+"""Build the contenders of benchmarks.gpu: a self-gradient network's two passes, run on a GPU in every known way."""
 
 import copy
 import tempfile
@@ -11,12 +11,14 @@ import onnxruntime
 import torch
 from torch import Tensor, fx
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, output_names_of, passes_of
+from export.capture.graph import capture, output_names_of
 from export.formats.aot import save_aot
 from export.formats.placement import move_graph
 from export.formats.table import ONNX
 from export.kernels.fuse import fuse_block
+from export.passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork
@@ -38,23 +40,21 @@ Function = Callable[[Tensor], Any]
 Build = Callable[[], Function]
 
 
-class BenchmarkError(RuntimeError):
-    """A benchmark that cannot be run; the message, one line, says why and what to do."""
-
-
 def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """An untrained self-gradient network, in eval mode on the CPU."""
+    """Return an untrained self-gradient network, in eval mode on the CPU."""
     return untrained_network(architecture, image_size)[0].eval().requires_grad_(False)
 
 
 def rewritten_graph(
     network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False
 ) -> fx.GraphModule:
-    """Both passes as the one graph that is exported, float32 in and out, on the CPU; the network stays as it is.
+    """Return both passes as the one graph that is exported, float32 in and out, on the CPU.
 
-    network: in float32
-    dtype:   of the convolutions
-    fused:   with the block's fused kernel
+    Args:
+        network: The network, in float32. It is not changed.
+        image_size: Height and width in pixels.
+        dtype: The dtype of the convolutions.
+        fused: Whether the block is its fused kernel.
     """
     network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
     graph = capture(passes_of(network), (image_size, image_size))
@@ -67,8 +67,11 @@ def rewritten_graph(
 
 
 def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """The graph itself, weights worked out, on the device."""
-    store_weights(graph)  # flipped and scaled ones would be worked out again at every call
+    """Move a graph to the device, and return it. Weights are computed once and stored.
+
+    Otherwise the flipped and scaled ones would be computed at every call.
+    """
+    store_weights(graph)
     move_graph(graph, device)
     return graph
 
@@ -76,10 +79,14 @@ def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
 def contenders(
     network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
 ) -> dict[str, Build]:
-    """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
+    """Return, for each contender but ONNX Runtime, a function that makes it, compiled and captured for these images.
 
-    network: in float32; it is moved to the device
-    images:  (N, 3, image_size, image_size) float32
+    Args:
+        network: The network, in float32. It is moved to the device.
+        image_size: Height and width in pixels.
+        device: The GPU.
+        dtype: The dtype of the convolutions.
+        images: (N, 3, image_size, image_size) float32.
     """
     plain = on_device(rewritten_graph(network, image_size, dtype), device)
     fused = on_device(rewritten_graph(network, image_size, dtype, fused=True), device)
@@ -107,12 +114,13 @@ def contenders(
 
 
 def compiled(function: Function) -> Function:
+    """Return the function compiled by torch.compile with max-autotune, for images of one shape."""
     result: Function = torch.compile(function, mode="max-autotune", dynamic=False)
     return result
 
 
 def in_cuda_graph(function: Function, images: Tensor) -> Function:
-    """The function's kernels as one CUDA graph, for images of this shape: no launch is paid for one by one."""
+    """Return the function's kernels as one CUDA graph for images of this shape, which needs one launch for all."""
     given = images.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -133,7 +141,7 @@ def in_cuda_graph(function: Function, images: Tensor) -> Function:
 
 
 def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
-    """The graph, which is used up, as the export packages it with AOTInductor."""
+    """Return the graph as the export packages it with AOTInductor. The graph is changed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt2"
         save_aot(graph, {}, path, device)
@@ -142,10 +150,19 @@ def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
 
 
 def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settings: Mapping[str, str]) -> Function:
-    """The graph, which is used up, as the export writes it for ONNX Runtime; for images where these are.
+    """Return the graph as the export writes it for ONNX Runtime. The graph is changed.
 
-    returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
-    raises BenchmarkError where the provider is not active
+    Args:
+        graph: Both passes.
+        images: Images of the shape and on the device that it will be called with.
+        provider: The execution provider.
+        settings: The provider's options.
+
+    Returns:
+        A function that returns logits, plain logits and self-gradient on the device, and overwrites them at every call.
+
+    Raises:
+        BenchmarkError: The provider is not active.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -1,4 +1,4 @@
-"""The requests that carry pictures: multipart forms with one or several files and, if wanted, how to answer them."""
+"""Read requests that carry pictures: multipart forms with one or several files, and options for the answer."""
 
 import asyncio
 import logging
@@ -20,24 +20,28 @@ logger = logging.getLogger("bentoml.sgn_serve")
 
 IMAGE = "image"
 IMAGES = "images"
-SELF_GRADIENT = "self_gradient"
+SELF_GRADIENT_FIELD = "self_gradient"
+"""Field, or query parameter, that switches the block on or off."""
 TOP_K = "top_k"
 MAX_TOP_K = 1000
 
 _SPOOLED_BYTES = 64 * 1024
-"""The largest file that waits in memory, where a form cannot hold too many of them."""
+"""Largest file that is kept in memory, if the form may hold only few files. Larger ones are kept on disk."""
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
-"""Of a form's names and texts. Starlette asks Python for whatever a client names, and Python keeps every name that it
-was ever asked for."""
+"""Charsets that a form may name. Python caches each look-up of a codec for ever, so a name that a client chooses would
+leak memory."""
 
 Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
 class PictureForm:
-    """files:      the picture files, open, in the order that they were sent in
-    self_gradient: the flag, None where the request does not say
-    top_k:         classes to list, None where the request does not say
+    """A form with pictures, read and checked.
+
+    Attributes:
+        files: The picture files, open, in the order in which they were sent.
+        self_gradient: Whether the block should be on, None if the request does not say.
+        top_k: Number of classes to list, None if the request does not say.
     """
 
     files: tuple[IO[bytes], ...]
@@ -47,14 +51,18 @@ class PictureForm:
 
 @asynccontextmanager
 async def read_form(
-    request: Request, settings: Settings, field: str = IMAGE, options: tuple[str, ...] = (SELF_GRADIENT, TOP_K)
+    request: Request, settings: Settings, field: str = IMAGE, options: tuple[str, ...] = (SELF_GRADIENT_FIELD, TOP_K)
 ) -> AsyncIterator[PictureForm]:
-    """Reads and checks everything of a request but the pictures' content; the files are closed when the block ends.
+    """Read and check a form, all but the content of its pictures. Leaving the `async with` block closes the files.
 
-    field:   the files' field: IMAGE for one, IMAGES for several
-    options: the other fields that are known, which may be query parameters too
+    Args:
+        request: The request. Its body has not been read yet.
+        settings: The service's settings.
+        field: Field of the files: IMAGE for one, IMAGES for several.
+        options: Other fields that may occur. They may be query parameters instead.
 
-    raises RequestError for a request that is not as it should be, or comes too slowly
+    Raises:
+        RequestError: The request is not such a form, or its body takes too long to arrive.
     """
     most = 1 if field == IMAGE else settings.max_images
     try:
@@ -78,7 +86,7 @@ async def read_form(
 
 async def _parse(request: Request, most_files: int) -> FormData:
     _check_charset(request)
-    max_files = most_files + 4  # several more than allowed, so that the answer can name the field that is too much
+    max_files = most_files + 4  # some more than allowed, so that the error can name the field with too many files
     parser = MultiPartParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
     parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
     try:
@@ -95,7 +103,7 @@ async def _parse(request: Request, most_files: int) -> FormData:
 
 
 def _check_charset(request: Request) -> None:
-    # By the function that Starlette reads it with: what another one made of it may not be what is looked up.
+    # Parse it with Starlette's function: another one might find a different name than the one that is looked up.
     _, parameters = parse_options_header(request.headers["content-type"])
     charset = parameters.get(b"charset", _CHARSETS[0])
     if charset.lower() not in _CHARSETS:
@@ -110,7 +118,7 @@ async def _check_media_type(request: Request) -> None:
         if chunk:
             raise RequestError(
                 "wrong_content_type",
-                f"the body is {media_type[:100] or 'of no stated type'}, not a multipart/form-data form",
+                f"the body is {media_type[:100] or 'of no stated type'}; send a multipart/form-data form",
             )
     raise RequestError("empty_body", "the request has no body: send the picture as a form's file")
 
@@ -140,7 +148,7 @@ def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
     for value in values:
         if not isinstance(value, UploadFile):
             raise RequestError("not_a_file", f"the field {field!r} is text, not a file; with curl: -F {field}=@x.png")
-        if not value.size and field == IMAGE:  # one of several is answered as no picture, on its own
+        if not value.size and field == IMAGE:  # an empty file among several is refused on its own, as not a picture
             raise RequestError("empty_file", f"the file in the field {field!r} is empty")
         files.append(value.file)
     return tuple(files)
@@ -151,9 +159,9 @@ def _read_flag(form: FormData, request: Request) -> bool | None:
         try:
             return parse_flag(text)
         except ValueError as error:
-            raise RequestError("bad_flag", f"{SELF_GRADIENT}={text!r}: {error}") from None
+            raise RequestError("bad_flag", f"{SELF_GRADIENT_FIELD}={text!r}: {error}") from None
 
-    return _read_option(form, request, SELF_GRADIENT, "bad_flag", parse)
+    return _read_option(form, request, SELF_GRADIENT_FIELD, "bad_flag", parse)
 
 
 def _read_top_k(form: FormData, request: Request) -> int | None:
@@ -169,7 +177,7 @@ def _read_top_k(form: FormData, request: Request) -> int | None:
 def _read_option(
     form: FormData, request: Request, name: str, code: str, parse: Callable[[str], Option]
 ) -> Option | None:
-    """What the field of that name says, or else the query parameter, both looked at; None where neither is there."""
+    """Return the parsed field of that name, else the parsed query parameter, else None. Both are checked."""
     chosen = None
     for values in (request.query_params.getlist(name), form.getlist(name)):
         if len(values) > 1:

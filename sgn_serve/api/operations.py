@@ -1,4 +1,4 @@
-"""What those who run the service ask it: its figures, and another model."""
+"""Routes for those who run the service: metrics, and a reload of the model."""
 
 import asyncio
 import os
@@ -17,26 +17,31 @@ from sgn_serve.telemetry import metrics
 
 
 class Operations:
-    """The endpoints."""
+    """Endpoints for operators.
 
-    def __init__(self, serving: PredictorSlot, reloader: Reloader):
-        self._serving = serving
+    Args:
+        slot: Holds the predictor.
+        reloader: Replaces the predictor.
+    """
+
+    def __init__(self, slot: PredictorSlot, reloader: Reloader):
+        self._slot = slot
         self._reloader = reloader
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
+        """Return the routes."""
         return [
             Route(METRICS, self.metrics),
             Route("/admin/reload", self.reload, methods=["POST"]),
         ]
 
     async def metrics(self, request: Request) -> Response:
-        """The figures of all workers."""
+        """Return the metrics of all workers."""
         return Response(await asyncio.to_thread(metrics.exposition), headers={"content-type": metrics.CONTENT_TYPE})
 
     async def reload(self, request: Request) -> Response:
-        """Swaps this worker's model; once that has worked, has the supervisor tell the other workers."""
-        if not self._serving.predictor.settings.api_tokens:
+        """Reload this worker's model, and once that has worked, have the supervisor tell the other workers."""
+        if not self._slot.predictor.settings.api_tokens:
             raise RequestError(
                 "admin_closed",
                 "this is closed while there is no token: set SGN_API_TOKEN, or send SIGHUP to reload the model",

@@ -52,6 +52,7 @@ class ObserveRequests:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count, time and log it when it is answered."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -33,6 +33,7 @@ class LimitBody:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count what it reads of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -31,6 +31,7 @@ class CrossOrigin(CORSMiddleware):
         self._on = bool(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight request, or pass a request on and add the CORS headers to its answer."""
         if not self._on or scope["type"] != "http":
             await self.app(scope, receive, send)
             return

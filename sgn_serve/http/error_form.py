@@ -32,6 +32,7 @@ class FormatErrors:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and answer its error if there is one."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -34,9 +34,10 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """How many requests each client may make at once, and since when."""
+        """Number of requests that each client may make at once, and the time of that number."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if self._rate and scope["type"] == "http" and not is_open(scope["path"]):
             self._take(_client(scope))
         await self.app(scope, receive, send)

@@ -27,6 +27,7 @@ class AssignRequestIds:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on under an id."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""How a worker ends: it says so, answers what it took, lets clients go, and only then closes its connections."""
+"""End a worker: say so, answer what was accepted, let clients go, and only then close the connections."""
 
 import asyncio
 import os
@@ -75,6 +75,8 @@ class CloseConnections:
         self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and close its connection after the answer once the process is to end."""
+
         async def closing(message: Message) -> None:
             if self._shutdown.begun and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["connection"] = "close"
@@ -90,6 +92,7 @@ class RefuseNewConnections:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if scope.get(NEW_CONNECTION):
             raise Refusal("shutting_down", "this server is about to end", _RETRY_SECONDS)
         await self.app(scope, receive, send)

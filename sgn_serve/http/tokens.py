@@ -24,6 +24,7 @@ class RequireToken:
         self._digests = [_digest(token.encode()) for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             self._check(scope)
         await self.app(scope, receive, send)

@@ -135,7 +135,7 @@ class RunningServer:
 
     @property
     def ending(self) -> bool:
-        """Whether the server has been told to end."""
+        """Return whether the server has been told to end."""
         return self._server.should_exit
 
     def end(self, number: int, frame: FrameType | None) -> None:

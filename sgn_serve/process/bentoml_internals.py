@@ -114,7 +114,7 @@ class BentomlArbiter(Arbiter):
 
     @property
     def busy(self) -> bool:
-        """Whether another command than stop is being carried out: circus drops a command that comes meanwhile."""
+        """Return whether another command than stop is being carried out. Circus drops a command that comes then."""
         return self._exclusive_running_command not in (None, _STOPPING)
 
     def call_later(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:

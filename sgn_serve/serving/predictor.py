@@ -11,6 +11,7 @@ from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.process.version import package_version
 from sgn_serve.refusals import Refusal
@@ -88,7 +89,7 @@ class Predictor:
 
     @property
     def alive(self) -> bool:
-        """Whether the batcher takes pictures."""
+        """Return whether the batcher takes pictures."""
         return self.batcher.alive
 
     def check_room(self) -> None:
@@ -186,7 +187,10 @@ class Predictor:
 
     async def _decode(self, place: Place, file: IO[bytes]) -> NDArray[np.float32]:
         with metrics.DECODE_SECONDS.time():
-            return await self._decoder.decode(file, request=place)
+            try:
+                return await self._decoder.decode(file, request=place)
+            except PictureRefused as refused:
+                raise Refusal(refused.code, str(refused), refused.retry_after) from None
 
     async def _run(
         self, place: Place, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False
@@ -208,14 +212,17 @@ class CountBatches(Observer):
     """Count what a batcher does, as metrics."""
 
     def queued(self, change: int) -> None:
+        """Count pictures that begin or cease to wait for a batch."""
         metrics.QUEUE.inc(change)
 
     def took(self, pictures: int, waited: list[float]) -> None:
+        """Count a batch, and how long its items have waited."""
         metrics.BATCH_PICTURES.observe(pictures)
         for seconds in waited:
             metrics.QUEUE_SECONDS.observe(seconds)
 
     def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
+        """Count one run of the network."""
         block = metrics.BLOCK[self_gradient]
         metrics.INFERENCE_SECONDS.labels(block).observe(seconds)
         metrics.PICTURES.labels(block).inc(pictures)

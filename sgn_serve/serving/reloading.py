@@ -1,7 +1,6 @@
 """Replace the model that is served, without a request going unanswered."""
 
 import asyncio
-import hashlib
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import BaseModel, Field
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.refusals import Refusal, ServingError
+from sgn_serve.serving.model_card import file_sha256
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
@@ -152,7 +152,6 @@ def fingerprint(model: Path) -> tuple[str, str]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""What a request's log line tells beside HTTP, noted by whoever answers it, without knowing HTTP."""
+"""Note facts about a request for its log line, in the layers below HTTP."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass

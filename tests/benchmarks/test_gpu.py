@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.command import ONNX_RUNTIME, main, started, summary, table
 from benchmarks.gpu.contenders import (
     CONTENDERS,
     REFERENCE,
-    BenchmarkError,
     contenders,
     in_aot_package,
     in_onnx_runtime,
@@ -20,8 +20,8 @@ from benchmarks.gpu.contenders import (
     on_device,
     rewritten_graph,
 )
-from export.capture.graph import passes_of
 from export.kernels import operators
+from export.passes import passes_of
 from export.rewrite.editing import is_constant
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -1,4 +1,4 @@
-"""Small networks that are hard to export wrongly without noticing, and one exported file for all tests to read."""
+"""A small checkpoint and its exported file, made once for all tests to read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from export.exporter import export_onnx
+from export.passes import Passes, passes_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.networks.self_gradient import SelfGradientNetwork
@@ -15,14 +16,21 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 @dataclass(frozen=True)
 class Exported:
+    """A checkpoint, the ONNX file exported from it, and the network in PyTorch."""
+
     checkpoint: Path
     graph: Path
     network: SelfGradientNetwork
     info: CheckpointInfo
 
     def model(self) -> onnx.ModelProto:
-        """A fresh copy, to be spoilt at will."""
+        """Return a copy of the model, which a test may change."""
         return onnx.load(self.graph)
+
+    @property
+    def passes(self) -> Passes:
+        """The passes that the file computes."""
+        return passes_of(self.network)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,12 +8,12 @@ View = Literal["full", "held", "block off", "smooth", "straight-through"]
 """How an attack's gradients see the network; training.attacks.views has the functions."""
 
 State = Literal["block on", "block off", "exported graph"]
-"""What is under attack: the network with its block on or off, or its exported graph. A column of the table."""
+"""The target of an attack: the network with its block on or off, or its exported graph. A column of the table."""
 
 STATES: tuple[State, ...] = get_args(State)
 
 Kind = Literal["clean", "white-box", "adaptive", "transfer", "black-box"]
-"""What an attack knows: the masking checklist compares the kinds."""
+"""The knowledge that an attack has of the network; the masking checklist compares the kinds."""
 
 Family = Literal["clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise"]
 """The algorithm: "cw" is PGD on Carlini and Wagner's margin loss, "noise" draws random points of the ball."""
@@ -46,7 +46,7 @@ class RowId:
     """The identity of a report's row: two rows are the same if and only if all of these are equal.
 
     Attributes:
-        state: What is under attack.
+        state: The target of the attack.
         family: The algorithm.
         steps: Steps of PGD and CW, draws of random noise; None for the others, which always take as many.
         view: How the gradients see the network.
@@ -82,7 +82,7 @@ class RowId:
 
     @property
     def kind(self) -> Kind:
-        """What the attack knows of the network."""
+        """The knowledge that the attack has of the network."""
         if self.family == "clean":
             return "clean"
         if self.source is not None or self.view == "block off":

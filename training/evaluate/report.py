@@ -23,7 +23,7 @@ AUTO_ATTACK_ROWS = tuple(RowFilter.like(family=family, view="held") for family i
 
 @dataclass(frozen=True)
 class Row:
-    """What one attack left.
+    """The result of one attack.
 
     Attributes:
         withstood: A character for each picture: 1 still classified rightly, 0 not, - not attacked because an earlier
@@ -57,7 +57,7 @@ class Earlier:
     """A command that measured rows before the one that the report is of.
 
     Attributes:
-        about: What Report.about was for that command.
+        about: The value of Report.about for that command.
         rows: The rows that it measured.
     """
 
@@ -71,11 +71,11 @@ class Report:
 
     Attributes:
         setting: Everything that the figures depend on; a saved report of another setting is not continued.
-        about: What a reader should know besides (command, versions, commit, machine), of the last command.
+        about: Other things that a reader should know (command, versions, commit, machine), of the last command.
         earlier: The commands that measured the other rows.
-        rows: What each attack left.
+        rows: The result of each attack.
         block_effect: What the block does, None where it was not measured or there is no block.
-        measured: What else the masking checklist and the plots rest on, by name.
+        measured: Other measurements that the masking checklist and the plots rest on, by name.
         checklist: The masking checklist's findings.
         likely_overestimated: Whether a finding says that the figures are likely too high.
     """

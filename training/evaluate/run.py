@@ -16,6 +16,7 @@ from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.gradient_attack import Attack
 from training.attacks.pgd import cross_entropy, margin
+from training.common.files import write_atomically
 from training.common.in_batches import in_batches
 from training.evaluate import measuring, plots
 from training.evaluate.checklist import (
@@ -83,7 +84,7 @@ class Evaluation:
         for other in self.others:
             done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done:
-            print(f"{self.path}: going on after {done} of {len(attacks)} attacks", file=sys.stderr)
+            print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
         self._check_gradients(attacks)
         self._check_determinism()
         self._attack(attacks)
@@ -134,7 +135,7 @@ class Evaluation:
             plots.convergence(iterations, folder / "convergence.png")
             written.append("convergence.png")
         findings = checklist(self.report)
-        (folder / "evaluation.md").write_text(page(self.report, findings, written))
+        write_atomically(folder / "evaluation.md", page(self.report, findings, written).encode())
         print(f"wrote {folder / 'evaluation.md'} and {len(written)} plots")
 
     def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:

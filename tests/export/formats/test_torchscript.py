@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths
 
-from export.capture.graph import CaptureError, capture, passes_of
+from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, GraphError, Verification, verify
+from export.check.verify import PICTURES, EngineError, Verification, verify
+from export.errors import CaptureError
 from export.exporter import export_graph
+from export.formats.output_names import OUTPUT_NAMES_KEY
 from export.formats.table import TORCHSCRIPT
-from export.formats.torchscript import OUTPUT_NAMES_KEY, save_torchscript, torchscript_run
+from export.formats.torchscript import save_torchscript, torchscript_runner
+from export.passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.networks import IMAGE_SIZE, network_around
@@ -61,8 +64,8 @@ def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
 
 def test_a_file_that_is_not_torchscript(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"something else")
-    with pytest.raises(GraphError, match="PyTorch cannot load the graph"):
-        torchscript_run(tmp_path / "model.pt", ("logits",))
+    with pytest.raises(EngineError, match="PyTorch cannot load the graph"):
+        torchscript_runner(tmp_path / "model.pt", ("logits",))
 
 
 class BatchInSizes(nn.Module):
@@ -92,12 +95,12 @@ def resnet() -> nn.Module:
 
 def verification(backbone: nn.Module, folder: Path) -> Verification:
     network = network_around(backbone)
-    passes, graph = passes_of(network), capture(passes_of(network), IMAGE_SIZE)
+    passes = passes_of(network)
+    graph = capture(passes, IMAGE_SIZE)
     rewrite(graph)
     save_torchscript(graph, {}, folder / "model.pt")
-    return verify(
-        torchscript_run(folder / "model.pt", passes.output_names), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)
-    )
+    runner = torchscript_runner(folder / "model.pt", passes.output_names)
+    return verify(runner, passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path
 
 
 def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="fixes the batch size"):
+    with pytest.raises(EngineError, match="fixes the batch size"):
         verification(Counted(), tmp_path)
 
 

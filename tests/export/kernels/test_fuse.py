@@ -1,4 +1,4 @@
-"""The block's kernel in exported graphs: the same answers by the kernel, by the node's body, and without the node."""
+"""The block's kernel in exported graphs: the kernel, the node's body and the graph without the node agree."""
 
 import json
 import os
@@ -14,10 +14,12 @@ import torch
 from torch import fx, nn
 
 import export.exporter
-from export.capture.graph import CaptureError, capture, passes_of
+from export.capture.graph import capture
 from export.command import main
+from export.errors import CaptureError
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
+from export.passes import passes_of
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
@@ -120,7 +122,7 @@ def fused_file(project_root: Path, checkpoint: Path, tmp_path_factory: pytest.Te
         "import pathlib, sys\n"
         "from export.kernels import onnx_functions, operators\n"
         f"operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = pathlib.Path({str(path.parent / 'none')!r})\n"
-        "from export import main\n"
+        "from export.command import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run(

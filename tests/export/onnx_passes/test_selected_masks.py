@@ -33,7 +33,7 @@ def test_the_same_values_and_other_products_left_alone() -> None:
     expected = run(model)
     apply_masks_by_selection(model)
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Greater", "Where", "Where", "Mul"]
+    assert [node.op_type for node in model.graph.node] == ["Greater", "Constant", "Where", "Constant", "Where", "Mul"]
     np.testing.assert_array_equal(run(model), expected)
 
 

@@ -103,22 +103,6 @@ def test_others_are_left_alone(graph: onnx.ModelProto) -> None:
     assert list(graph.graph.node) == before
 
 
-def test_quantized_convolutions_are_left_alone() -> None:
-    graph = model(bias=False)
-    constants = [
-        numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
-        numpy_helper.from_array(np.array(0, np.uint8), "zero"),
-    ]
-    graph.graph.initializer.extend(constants)
-    image = graph.graph.node[0].input[0]
-    graph.graph.node.insert(0, helper.make_node("QuantizeLinear", [image, "scale", "zero"], ["q"]))
-    graph.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]))
-    graph.graph.node[2].input[0] = "d"
-    write_wide_convolutions_by_winograd(graph)
-    assert graph.graph.node[2].op_type == "Conv"
-    assert operators(graph)["Conv"] == 2  # and one that cuts out the other's tiles
-
-
 def wide_backbone() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 128, 3, padding=1),
