@@ -126,7 +126,7 @@ def test_a_browser_asks_nobody_else_and_finds_what_is_searched(site_url: str) ->
     """watched_page fails for every request to another host, and for every complaint in the console."""
     with running_browser() as browser, watched_page(browser, site_url) as watched:
         watched.page.goto("/reference/settings.html")
-        watched.page.get_by_role("textbox", name="Search").fill("disagreement")
+        watched.page.get_by_role("textbox", name="Search").press_sequentially("disagreement")  # it listens to keys
         watched.page.locator(".md-search-result__link").first.wait_for()
 
 
