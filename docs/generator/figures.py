@@ -33,6 +33,9 @@ from docs.generator.results import (
 from export.reduced import Reduced
 from release.bundle import core_minutes
 from release.paired import in_words
+from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
+from sgn_serve.pictures import images, large_pictures
+from sgn_serve.process import supervisor
 from sgn_serve.settings import settings_table
 
 MAIN, START, LONGER, SILU, HELD = (
@@ -78,6 +81,11 @@ def _low_and_high(values: list[float]) -> str:
 def _ratios(network: str, engine: str) -> str:
     batches = result("engines")["architectures"][network]["batches"].values()
     return _low_and_high([row[engine]["ratio_of_best"] for row in batches])
+
+
+def _both(engine: str) -> str:
+    networks = result("engines")["architectures"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for net in networks for row in net["batches"].values()])
 
 
 def _wide(engine: str) -> str:
@@ -171,6 +179,24 @@ def _cost_ratio() -> str:
 
 
 NAMED: dict[str, Callable[[], str]] = {
+    "limit.head": lambda: f"{connections.MAX_HEAD_BYTES // 1024} KiB",
+    "limit.headers": lambda: str(connections.MAX_HEADERS),
+    "limit.requests": lambda: str(connections.MAX_REQUESTS),
+    "limit.bodies": lambda: f"{body_limits.RECEIVED_BYTES >> 20} MiB",
+    "limit.small body": lambda: f"{body_limits.SMALL_BYTES >> 10} KiB",
+    "limit.form": lambda: f"{body_limits.IN_MEMORY_BYTES >> 10} KiB",
+    "limit.clients": lambda: f"{rate_limit.MAX_CLIENTS:,}",
+    "limit.answer seconds": lambda: f"{error_form.ANSWER_SECONDS:g}",
+    "limit.last answer seconds": lambda: f"{shutdown._LONGEST_ANSWER_SECONDS:g}",
+    "limit.retry seconds": lambda: f"{supervisor._RETRY_SECONDS:g}",
+    "limit.large pictures": lambda: str(large_pictures.MAX_WAITING),
+    "limit.blocks": lambda: f"{images._BLOCKS:,}",
+    "limit.header reads": lambda: f"{images._HEADER_READS:,}",
+    "limit.exif": lambda: f"{images._EXIF_BYTES >> 10} KiB",
+    "limit.tiff bytes": lambda: f"{images._DECODER_BYTES:g}",
+    "limit.scans": lambda: str(images._USUAL_SCANS),
+    "limit.halved": lambda: f"{images._HALVED_PIXELS // 1_000_000} megapixels",
+    "engines.block off": lambda: _both("block off: ours, ONNX Runtime"),
     "min agreement": lambda: f"{Reduced.min_agreement:g}",
     "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",
     "block.correction": lambda: f"{255 * _effect('correction_mean_abs'):.1f}/255",
