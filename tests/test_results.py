@@ -137,9 +137,9 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
             RowId("block on", "pgd", 20): (model(attacked).argmax(dim=1) == labels).float().mean().item(),
         }
     claims = {RowId.from_dict(row["id"]): row["accuracy"] for row in figures["rows"]}
-    for row, accuracy in measured.items():
-        claimed = claims[row]
-        assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
+    for name, accuracy in measured.items():
+        claimed = claims[name]
+        assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), name
 
 
 def test_the_readme_shows_what_was_benchmarked(project_root):
