@@ -147,7 +147,7 @@ class _BatchNormInputGradient(torch.autograd.Function):
         return by_gradient, None, by_weight, None, None
 
 
-def _batch_norm_backward(  # noqa: PLR0913  # PyTorch's signature
+def _batch_norm_backward(  # PyTorch's signature
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
