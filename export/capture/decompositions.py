@@ -57,7 +57,7 @@ class _Windows:
     dilation: Sequence[int]
 
 
-def convolution_input_gradient(
+def convolution_input_gradient(  # noqa: PLR0913  # aten's signature
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
@@ -112,7 +112,7 @@ def relu_input_gradient(gradient: Tensor, features: Tensor, threshold: float) ->
     return gradient * (features > threshold).to(gradient.dtype)
 
 
-def max_pool_input_gradient(
+def max_pool_input_gradient(  # noqa: PLR0913  # aten's signature
     gradient: Tensor,
     features: Tensor,
     kernel_size: Sequence[int],
@@ -130,7 +130,7 @@ def max_pool_input_gradient(
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(features.shape)
 
 
-def average_pool_input_gradient(
+def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
     gradient: Tensor,
     features: Tensor,
     kernel_size: Sequence[int],

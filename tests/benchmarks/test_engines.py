@@ -51,15 +51,15 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     output = tmp_path / "engines.json"
     monkeypatch.setattr(matrix_products, "peaks", partial(matrix_products.peaks, sizes=(64, 128), seconds=0.02))
     options = ["--architectures", "wrn-10-1", "--batches", "1", "--repeats", "2", "--threads", "1"]
-    assert main([*options, "--engines", "ours, OpenVINO f32", "--output", str(output)]) == 0
+    assert main([*options, "--engines", "plain export, OpenVINO f32", "--output", str(output)]) == 0
     result = json.loads(output.read_text())
     figures = result["architectures"]["wrn-10-1"]["batches"]["1"]
     assert figures[REFERENCE]["ratio_of_best"] == 1
     assert figures[REFERENCE]["peak_mb"] > 10
     if importlib.util.find_spec("openvino") is None:
-        assert figures["ours, OpenVINO f32"] == {"error": "No module named 'openvino'"}
+        assert figures["plain export, OpenVINO f32"] == {"error": "No module named 'openvino'"}
     else:
-        assert figures["ours, OpenVINO f32"]["ratio_of_best"] > 1
+        assert figures["plain export, OpenVINO f32"]["ratio_of_best"] > 1
     speeds = result["floor"]["matrix_product_gflop_per_s"]
     assert {dtype: set(libraries) for dtype, libraries in speeds.items()} == {
         "float32": {"PyTorch", "ONNX Runtime"},
@@ -73,7 +73,7 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert result["versions"]["onnxruntime"]
     assert result["architectures"]["wrn-10-1"]["floor"]["1"]["floor: one pass, float32"]["ratio_of_best"] > 0
     printed = capsys.readouterr().out
-    assert "| ours, OpenVINO f32 |" in printed
+    assert "| plain export, OpenVINO f32 |" in printed
     assert "| floor: both passes, bfloat16 |" in printed
 
     peaks = {"float32": {"x": 1.0, "y": 2.0}, "bfloat16": {"x": 4.0}}

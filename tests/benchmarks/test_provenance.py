@@ -1,4 +1,4 @@
-"""What figures were measured with: the commit, the packages, the processor."""
+"""Provenance of figures: the commit, the packages, the processor."""
 
 import subprocess
 import sys

@@ -39,7 +39,7 @@ def runtime() -> str:
 
 @pytest.fixture(scope="module")
 def bento() -> Iterator[Path]:
-    """As `make bento` builds it; in a folder that other users may read."""
+    """Build the Bento as `make bento` does, in a folder that other users may read."""
     venv = Path(sys.prefix)
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o755)
@@ -229,7 +229,7 @@ def can_confine(environment: dict[str, str], scratch: Path) -> bool:
 def test_it_serves_read_only_and_without_rights(
     bento: Path, dockerfile: DockerfileParser, scratch: Path, tmp_path: Path
 ) -> None:
-    """With the image's environment, user, command and health check; only /tmp is another folder."""
+    """Run it with the image's environment, user, command and health check; only /tmp is another folder."""
     port = free_port()
     writable = scratch / "writable"
     writable.mkdir()
@@ -275,7 +275,7 @@ def test_it_serves_read_only_and_without_rights(
 
 
 def test_it_is_small() -> None:
-    """As benchmarks/bento_size.py measured it."""
+    """Check the size that benchmarks/bento_size.py measured."""
     measured = json.loads((ROOT / "results" / "bento_size.json").read_text())
     assert measured["bento_megabytes"] < measured["installed_megabytes"] < 500
     assert {"bentoml", "onnxruntime"} <= {Requirement(line).name for line in measured["requirements"]}

@@ -87,7 +87,7 @@ def asked(expression: str) -> Asked:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[frozenset[str]]]:
-    """What a server says that has answered and refused: per name of samples, the sets of labels."""
+    """Return the sets of labels by sample name, of a server that has answered and refused."""
     home = tmp_path_factory.mktemp("home")
     model = save_tiny_graph(home / "tiny.onnx")
     picture = encode(Image.fromarray(noise(32, 32)))

@@ -1,5 +1,6 @@
 """Graphs in reduced precision: how they are made, compared with float32, and refused."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import export.formats.table
 import export.reduced
@@ -17,6 +18,7 @@ from export.check.agreement import Agreement, measure_agreement
 from export.check.pictures import PicturesError, pictures_under, structured_pictures
 from export.check.verify import PICTURES
 from export.command import main
+from export.formats.onnx import to_onnx
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY, Reduced, export_reduced
 from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.check.test_verify import replace_value
@@ -75,13 +77,24 @@ def command(checkpoint: Path, project_root: Path, target: Path, *options: str) -
     return ["--ckpt", str(checkpoint), "--pictures", pictures, "--agreement-pictures", "100", *options, str(target)]
 
 
+@pytest.mark.usefixtures("captured_once")
 def test_fp16_is_written_with_its_agreement(
     checkpoint: Path,
     project_root: Path,
     tmp_path: Path,
     measured: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    models: list[onnx.ModelProto] = []
+
+    def once(graph: fx.GraphModule, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """Translate the graph of the first of two exports, which are the same."""
+        if not models:
+            models.append(to_onnx(graph, metadata))
+        return copy.deepcopy(models[0])
+
+    monkeypatch.setattr(export.formats.table, "to_onnx", once)
     target = tmp_path / "model.onnx"
     arguments = command(checkpoint, project_root, target, "--precision", "fp16", "--onnx")
     measured["share"] = 0.99
@@ -117,7 +130,7 @@ def test_a_backbone_of_ones_own(project_root: Path, tmp_path: Path) -> None:
     assert {item.key: item.value for item in onnx.load(target).metadata_props}[PRECISION_KEY] == "fp16"
 
 
-@pytest.mark.usefixtures("measured")
+@pytest.mark.usefixtures("measured", "captured_once")
 @pytest.mark.parametrize("factor", [0.0, float("inf")])
 def test_a_gradient_that_underflowed_or_overflowed_is_found(
     project_root: Path,
@@ -145,7 +158,7 @@ def test_a_gradient_that_underflowed_or_overflowed_is_found(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
-@pytest.mark.usefixtures("measured")
+@pytest.mark.usefixtures("measured", "captured_once")
 def test_bf16_torchscript(checkpoint: Path, project_root: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.pt"
     assert main(command(checkpoint, project_root, target, "--precision", "bf16", "--torchscript")) == 0

@@ -10,14 +10,12 @@ from training.attacks.base import AttackError, AttackOn
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
 from training.attacks.gradient_attack import Attack
-from training.attacks.rows import AUTO_ATTACK, CLEAN, RowFilter, RowId
+from training.attacks.rows import AUTO_ATTACK, AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId
 
 AnyAttack = AttackOn[Any]
 
 PAPER_STEPS = (10, 20, 40, 100)
 AVERAGED_BETA = 400.0
-PLAIN_AUTO_ATTACK = tuple(RowFilter.like(family=family, view="held") for family in AUTO_ATTACK)
-"""AutoAttack's rows in its order, without those through the smooth surrogate."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _averaged(context: Context) -> list[Attack]:
 
 
 def _averaged_smooth(context: Context) -> list[Attack]:
-    """Sharper than any of the usual betas, so nearer to the network; the noise smooths what that leaves rugged."""
+    """Use a sharper surrogate than any of the usual betas, so nearer to the network; the noise smooths its gradient."""
     if not context.has_block:
         return []
     attack = Attack(
@@ -136,7 +134,7 @@ def _to_the_end(**options: Any) -> Attack:
 
 
 def _transfer(context: Context) -> list[AnyAttack]:
-    """From the network's own block-off state: one that stops where it fools that state, and one to the end."""
+    """Attack the network's own block-off state: once until that state is fooled, and once to the end."""
     if not context.has_block:
         return []
     return [gradient_attack.block_off_transfer(20), _to_the_end(view="block off")]
@@ -152,7 +150,7 @@ def _transfer_from(context: Context) -> list[AnyAttack]:
 def _apgd_t(context: Context) -> list[AnyAttack]:
     if context.classes < FEWEST_CLASSES_FOR_DLR:
         return []
-    survivors = (CLEAN, *PLAIN_AUTO_ATTACK[:1])
+    survivors = (CLEAN, *AUTO_ATTACK_ROWS[:1])
     return [GradientStage("apgd-t", block=block, survivors_of=survivors) for block in context.blocks()]
 
 
@@ -167,7 +165,7 @@ def _on_graph(*attacks: AnyAttack, context: Context) -> list[AnyAttack]:
 
 
 def _graph_transfer(context: Context) -> list[AnyAttack]:
-    """Pictures made on the checkpoint, with every derivative that the graph lacks."""
+    """Show the graph pictures that were made on the checkpoint, with every derivative that the graph lacks."""
     if context.checkpoint is None:
         return []
     attacks = [_to_the_end(block=context.has_block)]
@@ -221,12 +219,12 @@ ENTRIES: dict[str, Entry] = {
     "fab-t": Entry(
         "AutoAttack's third",
         _each_block(
-            lambda context, block: GradientStage("fab-t", block=block, survivors_of=(CLEAN, *PLAIN_AUTO_ATTACK[:2]))
+            lambda context, block: GradientStage("fab-t", block=block, survivors_of=(CLEAN, *AUTO_ATTACK_ROWS[:2]))
         ),
     ),
     "square-cascaded": Entry(
         "AutoAttack's fourth, black box, as AutoAttack runs it: on what the other three left",
-        _each_block(lambda context, block: Square(block, context.queries, (CLEAN, *PLAIN_AUTO_ATTACK[:3]))),
+        _each_block(lambda context, block: Square(block, context.queries, (CLEAN, *AUTO_ATTACK_ROWS[:3]))),
     ),
     "square": Entry(
         "the same alone, on every rightly classified picture",

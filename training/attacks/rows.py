@@ -192,6 +192,8 @@ class RowFilter:
 
 
 CLEAN = RowFilter.like(family="clean")
+AUTO_ATTACK_ROWS = tuple(RowFilter.like(family=family, view="held") for family in AUTO_ATTACK)
+"""AutoAttack's rows in its order, without those through the smooth surrogate."""
 
 
 def any_matches(filters: Iterable[RowFilter], row: RowId) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from training.attacks.rows import Kind, RowId, more_restarts_row, more_steps_row
+from training.attacks.rows import AUTO_ATTACK_ROWS, Kind, RowId, more_restarts_row, more_steps_row
 from training.evaluate.diagnostics.accuracy_curve import LARGE
-from training.evaluate.report import AUTO_ATTACK_ROWS, Report
+from training.evaluate.report import Report
 
 Verdict = Literal["ok", "suspect", "raised", "not measured", "does not apply"]
 

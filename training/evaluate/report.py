@@ -11,14 +11,13 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from training.attacks.base import AttackOn
-from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId, State, any_matches
+from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
 from training.common.markdown import table
 from training.evaluate.measuring import lowest
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
 FORMAT = "self-gradient-evaluation/2"
-AUTO_ATTACK_ROWS = tuple(RowFilter.like(family=family, view="held") for family in AUTO_ATTACK)
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Report:
         present = self.in_state(state)
         if not all(any(one.matches(row) for row in present) for one in AUTO_ATTACK_ROWS):
             return None
-        counted = (RowFilter.like(family="clean"), *AUTO_ATTACK_ROWS)
+        counted = (CLEAN, *AUTO_ATTACK_ROWS)
         right = self._lowest_per_picture(state, lambda row: any_matches(counted, row))
         return None if right is None else right.float().mean().item()
 

@@ -21,6 +21,7 @@ openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pi
 has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@pytest.mark.usefixtures("captured_once")
 def test_written_and_checked_on_openvino(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "model.onnx"
     assert main(["--ckpt", str(checkpoint), "--openvino", str(target)]) == 0
@@ -32,6 +33,7 @@ def test_written_and_checked_on_openvino(checkpoint: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.skipif(not has_bfloat16, reason="this processor has no bfloat16")
+@pytest.mark.usefixtures("captured_once")
 def test_bf16_is_computed_by_openvino_as_the_metadata_say(
     checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported
 ) -> None:

@@ -55,7 +55,7 @@ def test_a_captured_graph_computes_the_same_with_the_operator(gradient_scaling: 
     assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.tanh.default)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("kernels", "captured_once")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_with_the_operator(
     checkpoint: Path, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -101,7 +101,7 @@ def test_what_cannot_be_fused_is_refused() -> None:
     assert fused_nodes(graph) == []
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("kernels", "captured_once")
 def test_a_library_that_onnx_runtime_cannot_load_is_one_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,6 +176,7 @@ def test_over_the_limit_is_refused_at_once_and_says_when_to_come_back():
         with pytest.raises(Overloaded) as refusal:
             batcher.reserve(1)
         assert time.perf_counter() - started < 0.05
+        assert refusal.value.retry_after is not None
         assert 2 <= refusal.value.retry_after <= 4, "20 pictures of 0.1 s"
         assert batcher.pending == 20
         await asyncio.gather(*waiting)
@@ -340,8 +341,8 @@ def test_a_cancelled_request_gives_its_room_back_at_once():
     """New requests get its room before any batch has run, and retry_after no longer counts it."""
 
     async def run():
-        observed = []
-        observer = Observer()
+        observed: list[int] = []
+        observer: Any = Observer()
         observer.queued = observed.append
         batcher = Batcher(Network(), BatchLimits(max_queue=4), observer)
         measured(batcher, 1.0)
@@ -385,7 +386,7 @@ def test_a_request_that_is_cancelled_while_its_batch_runs_is_counted_once():
     network = Network(seconds=0.1)
 
     async def work(batcher):
-        observed = []
+        observed: list[int] = []
         batcher._observer.queued = observed.append
         tasks = [asyncio.create_task(ask(batcher, value)) for value in range(2)]
         await asyncio.sleep(0.05)
@@ -402,8 +403,8 @@ def test_stopping_cancels_those_whose_batch_runs_and_those_who_wait():
     network = Network(seconds=0.2)
 
     async def run():
-        observed = []
-        observer = Observer()
+        observed: list[int] = []
+        observer: Any = Observer()
         observer.queued = observed.append
         batcher = Batcher(network, BatchLimits(max_batch=2), observer)
         batcher.start()

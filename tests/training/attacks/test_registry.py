@@ -4,7 +4,7 @@ import torch
 from training.attacks.base import AttackError
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import DEFAULT, ENTRIES, ON_GRAPH, PRESETS, Context, build_attacks
-from training.attacks.rows import RowFilter, RowId, more_restarts_row, more_steps_row
+from training.attacks.rows import RowFilter, RowId, State, more_restarts_row, more_steps_row
 from training.evaluate.report import Report
 
 EPS = 8 / 255
@@ -139,7 +139,8 @@ def test_calls_of_the_network_are_counted(network):
 
 
 def test_the_checklists_rows_are_those_that_are_built():
-    for block, state in ((True, "block on"), (False, "block off")):
+    cases: tuple[tuple[bool, State], ...] = ((True, "block on"), (False, "block off"))
+    for block, state in cases:
         built = ids(["more-steps", "restarts"], has_block=block)
         assert more_steps_row(state) in built
         assert more_restarts_row(state) in built

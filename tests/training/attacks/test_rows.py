@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_every_entry_is_among_them(every):
 @pytest.mark.parametrize("context", list(contexts()), ids=lambda one: f"{one.transfer.title}, {one.has_block}")
 def test_attacks_that_do_different_things_have_different_ids(context):
     """Whatever an attack does besides sparing pictures shows in its id, so no two of them share a row."""
-    done = {}
+    done: dict[Any, Any] = {}
     for attack in one_by_one(context):
         does = json.dumps({**attack.parameters(), "survivors_of": None}, sort_keys=True)
         assert done.setdefault(attack.id, does) == does
