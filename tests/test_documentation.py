@@ -21,6 +21,9 @@ from docs.generator.figures import NAMED
 from docs.generator.inserts import INSERTS
 from docs.generator.pages import FIGURE, INSERT, PageError, fill
 from docs.generator.results import result
+from sgn_serve.http.errors import refusal_rows
+from sgn_serve.settings import settings_table
+from sgn_serve.telemetry.metrics import metric_rows
 from tests.sgn_serve.browser import running_browser, watched_page
 from training.attacks.registry import ENTRIES
 from training.evaluate.command import build_parser
@@ -215,6 +218,16 @@ def test_the_reference_lists_every_option_and_attack() -> None:
             assert option in ("-h", "--help") or option in commands, option
     for attack in ENTRIES:
         assert f"`{attack}`" in INSERTS["attacks"]()
+
+
+def test_the_reference_lists_every_error_setting_and_metric() -> None:
+    for page, names in (
+        ("errors", [row.code for row in refusal_rows()]),
+        ("settings", [row.variable for row in settings_table()]),
+        ("metrics", [row.name for row in metric_rows()]),
+    ):
+        text = fill((DOCS / "reference" / f"{page}.md").read_text())
+        assert not [one for one in names if f"`{one}`" not in text]
 
 
 def test_intensities_are_written_as_people_write_them() -> None:
