@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MOST_WORDS = 25
 
 
@@ -232,6 +233,28 @@ def test_the_reference_lists_every_error_setting_and_metric() -> None:
 
 def test_intensities_are_written_as_people_write_them() -> None:
     assert (intensity(8 / 255), intensity(0.1), intensity(1.0)) == ("8/255", "0.1", "1")
+
+
+def test_contributing_lists_the_floors_that_are_checked() -> None:
+    text = CONTRIBUTING.read_text()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = [contract for contract in contracts if contract["name"].startswith("Floors of ")]
+    assert len(floors) == 3
+    for contract in floors:
+        (package,) = contract["containers"]
+        row = re.search(rf"^\| `{package}` \| (.*) \|$", text, re.MULTILINE)
+        assert row is not None
+        written = [set(re.findall(r"`(\w+)`", floor)) for floor in row[1].split(";")]
+        assert written == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+
+
+def test_contributing_names_places_that_there_are() -> None:
+    named = re.findall(
+        r"`((?:training|export|sgn_serve|release|benchmarks|docs|tests)/[\w/.]*)`", CONTRIBUTING.read_text()
+    )
+    assert len(named) > 10
+    for place in named:
+        assert (ROOT / place).exists(), place
 
 
 def test_pre_commit_checks_what_make_check_does() -> None:
