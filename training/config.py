@@ -26,6 +26,7 @@ _POSITIVE = (
     "validation_attacked",
 )
 _NOT_NEGATIVE = (
+    "minutes",
     "weight_decay",
     "crop_padding",
     "lr_decay",
@@ -53,6 +54,8 @@ class TrainConfig:
                           is
     init_from:            checkpoint whose backbone weights training starts from ("" for random ones)
     epochs:               passes over the training pictures
+    minutes:              time budget: the epochs' learning-rate schedule is laid over so many minutes, validation
+                          included, and training ends with them, however many epochs that makes; 0 for none
     lr:                   peak learning rate; lr_schedule "step" multiplies it by lr_decay at each of lr_milestones
                           (epochs), "cyclic" rises linearly for the first lr_warmup share and falls linearly to zero
     epsilon:              L-inf budget, units of pixel intensity
@@ -90,6 +93,7 @@ class TrainConfig:
     activation: str = "relu"
     init_from: str = ""
     epochs: int = 200
+    minutes: float = 0.0
     batch_size: int = 128
     lr: float = 0.1
     lr_schedule: Literal["step", "cyclic"] = "step"

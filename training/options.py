@@ -36,6 +36,8 @@ HELP = {
     "image_size": "side in pixels that an image folder's pictures are resized to",
     "init_from": "checkpoint whose backbone weights to start from",
     "epochs": "passes over the training pictures",
+    "minutes": "lay the schedule of --epochs over so many minutes, validation included, and end with them; 0: train "
+    "--epochs",
     "batch_size": "pictures a step, of all processes together",
     "lr": "peak learning rate",
     "lr_schedule": "step: times --lr-decay at each of --lr-milestones; cyclic: linear up, then linear down to zero",

@@ -9,11 +9,11 @@ from tqdm import tqdm
 class TrainingBar:
     """Pictures done of all epochs, time left, pictures a second, and figures.
 
-    total, done: pictures of the whole run, and of its parts before this one
+    total, done: pictures of the whole run (None where they are not known), and of its parts before this one
     visible:     False shows nothing
     """
 
-    def __init__(self, total: int, done: int, visible: bool):
+    def __init__(self, total: int | None, done: int, visible: bool):
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,

@@ -28,7 +28,7 @@ from training.data.picture_set import PictureSet
 from training.loop.epoch_choice import Selection
 from training.loop.log import RunLog
 from training.loop.progress_bar import TrainingBar
-from training.loop.schedule import learning_rate
+from training.loop.schedule import epochs_after, learning_rate
 from training.loop.state import Progress, TrainingError, description, differing_pictures, save_state
 from training.loop.validation import Validation, collapse, validation_batch_size
 from training.loop.weight_average import WeightAverage
@@ -103,6 +103,8 @@ class Trainer:
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
         self.progress = Progress()
+        self._began = time.perf_counter()  # less what earlier parts of the run took
+        self._validation_seconds = 0.0  # of the last validation; nothing is known of the first
         if state is not None:
             self._go_on_from(state)
 
@@ -139,6 +141,7 @@ class Trainer:
         WriteError
         """
         log: RunLog | None = None
+        self._began = time.perf_counter() - self.progress.wall_seconds
         with self.shard.together():
             if self.shard.first:
                 log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
@@ -148,10 +151,12 @@ class Trainer:
         yield self.progress.epoch
         images_per_epoch = self.steps_per_epoch * self.config.batch_size
         bar = TrainingBar(
-            self.config.epochs * images_per_epoch, self.progress.epoch * images_per_epoch, self.shard.first
+            None if self.config.minutes else self.config.epochs * images_per_epoch,
+            self.progress.epoch * images_per_epoch,
+            self.shard.first,
         )
         try:
-            while self.progress.epoch < self.config.epochs:
+            while not self._finished():
                 problem = self._epoch(log, bar)
                 with self.shard.together():
                     if problem:
@@ -167,6 +172,20 @@ class Trainer:
             if log is not None:
                 log.close()
 
+    def _scheduled(self, done: float) -> float:
+        """Return how far the learning-rate schedule is, in epochs, from 0 to config.epochs.
+
+        done: epochs done so far, fractions included; a time budget counts seconds instead
+        """
+        if not self.config.minutes:
+            return done
+        seconds = time.perf_counter() - self._began
+        # All processes must draw the same conclusion.
+        return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
+
+    def _finished(self) -> bool:
+        return self._scheduled(self.progress.epoch) >= self.config.epochs
+
     def _epoch(self, log: RunLog | None, bar: TrainingBar) -> str | None:
         """log: None in processes that do not write; returns what is wrong with the epoch's figures, if anything"""
         epoch = self.progress.epoch
@@ -177,13 +196,15 @@ class Trainer:
         loss, accuracy = self._train_epoch(epoch, bar)
         images_per_second = bar.images_per_second
         evaluated = self._evaluated_model()
+        validation_began = time.perf_counter()
         figures = {
-            "lr": learning_rate(self.config, epoch + 1 - 1 / self.steps_per_epoch),
+            "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
             "train_accuracy": accuracy,
             **self.validation.measure(evaluated),
             "train_images_per_second": images_per_second,
         }
+        self._validation_seconds = time.perf_counter() - validation_began
         # A gradient oracle reads the label out of the gradient: that is what it is there to show.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
@@ -228,12 +249,15 @@ class Trainer:
         return self._selection.after(figures[lowest], figures["val_clean"], self.validation.attacked)
 
     def _train_epoch(self, epoch: int, bar: TrainingBar) -> tuple[float, float]:
-        """Mean loss and accuracy over the epoch's batches."""
+        """Mean loss and accuracy over the epoch's batches. The end of a time budget cuts the epoch short."""
         self.model.train()
         sums = torch.zeros(2, device=self.device)
-        steps, batch_size = self.steps_per_epoch, self.config.batch_size
+        steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
         for index, (images, labels) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
-            rate = learning_rate(self.config, epoch + index / steps)
+            scheduled = self._scheduled(epoch + index / steps)
+            if index and scheduled >= self.config.epochs:
+                break
+            rate = learning_rate(self.config, scheduled)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             # All processes draw the whole batch's augmentation: that costs little, and makes it one process's.
@@ -242,6 +266,7 @@ class Trainer:
             inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
             sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
             bar.update(batch_size)
+            done = index + 1
             if index % 20 == 19 or index + 1 == steps:
                 loss, accuracy = self._means(sums, index + 1, epoch)
                 key = "accuracy" if self.config.method == "standard" else "attacked"
@@ -253,7 +278,7 @@ class Trainer:
                         "memory": gib(peak_memory(self.device)),
                     }
                 )
-        return self._means(sums, steps, epoch)
+        return self._means(sums, done, epoch)
 
     def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         """One step on this process's part of a batch, targets as in training.methods.Batch; its (loss, accuracy)."""
