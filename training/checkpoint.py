@@ -1,4 +1,4 @@
-"""Checkpoints: weights plus the JSON that says what they are, so that a network is rebuilt from its file alone."""
+"""Save and load checkpoints: weights, and the JSON that describes them, so that a file alone rebuilds its network."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -11,22 +11,24 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sgn_serve.graph_format import METADATA_KEY
+from training.common.errors import TrainingError, first_line
 from training.common.files import write_atomically
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
+from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 FORMAT = "self-gradient-checkpoint/1"
 
 
-class CheckpointError(ValueError):
-    """A file that is no checkpoint of ours; the message names the file, what was expected, and the fix."""
+class CheckpointError(TrainingError):
+    """A file is no checkpoint of this project. The message names the file, what was expected, and the fix."""
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """The self-gradient block's shape; the fields are SelfGradientBlock's arguments."""
+    """The self-gradient block's shape. The fields are SelfGradientBlock's arguments of the same names."""
 
     layers: int = 5
     scale: float = 1.0
@@ -37,18 +39,23 @@ class BlockConfig:
 class CheckpointInfo:
     """Everything about a trained network that is not a weight.
 
-    architecture: a name that training.networks.backbones knows, or any other for a backbone of one's own (build_model)
-    class_names:  one a logit, in order
-    image_size:   (height, width) in pixels that it was trained at
-    mean, std:    per-channel normalisation of images in [0, 1]
-    dataset:      what it was trained on, as a reader should see it
-    method:       one of training.config.METHODS; a gradient-oracle's network is a GradientOracle
-    epsilon:      L-inf budget it was trained for, in units of pixel intensity (0 for none)
-    block:        the self-gradient block, None for a plain network
-    recipe:       the whole training configuration
-    history:      figures of the epoch it was taken from
-    versions:     of Python and the packages that made it
-    activation:   of the backbone, by its name in training.networks.activations
+    Attributes:
+        architecture: A name that training.networks.backbones knows, or any other for a backbone of one's own
+            (build_model).
+        class_names: One for each logit, in order.
+        image_size: (height, width) in pixels that it was trained at.
+        mean: Per-channel mean of images in [0, 1].
+        std: Per-channel standard deviation.
+        dataset: What it was trained on, as a reader should see it.
+        method: One of training.config.METHODS. A gradient-oracle's network is a GradientOracle.
+        epsilon: L-inf budget it was trained for, in units of pixel intensity (0 for none).
+        block: The self-gradient block; None for a plain network.
+        seed: Seed of the training.
+        recipe: The whole training configuration.
+        history: Figures of the epoch it was taken from.
+        versions: Versions of Python and the packages that made it.
+        git_commit: Commit of the program that made it.
+        activation: Activation of the backbone, by its name in training.networks.activations.
     """
 
     architecture: str
@@ -68,34 +75,45 @@ class CheckpointInfo:
     activation: str = "relu"
 
     def to_json(self) -> str:
+        """Return the description as it stands in a checkpoint's metadata."""
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
-        """raises ValueError for text that is not to_json's"""
-        values = json.loads(text)
+        """Return what to_json described.
+
+        Raises:
+            CheckpointError: The text is not to_json's. The message does not name the file, which this does not know.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"its description is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"its JSON does not say format {FORMAT!r}")
-        values = _OLDER_FILES_MEAN | values
-        wanted = {item.name for item in fields(cls)}
-        if set(values) != wanted:
-            raise ValueError(f"its JSON has other fields than expected: {sorted(set(values) ^ wanted)}")
+            raise CheckpointError(f"its JSON does not say format {FORMAT!r}")
+        if differing := set(values) ^ {item.name for item in fields(cls)}:
+            raise CheckpointError(f"its JSON has other fields than expected: {sorted(differing)}")
         for name in ("class_names", "image_size", "mean", "std"):
+            if not isinstance(values[name], list):
+                raise CheckpointError(f"its JSON's {name} is no list")
             values[name] = tuple(values[name])
         if values["block"] is not None:
+            names = {item.name for item in fields(BlockConfig)}
+            if not isinstance(values["block"], dict) or set(values["block"]) != names:
+                raise CheckpointError(f"its JSON's block does not have the fields {sorted(names)}")
             values["block"] = BlockConfig(**values["block"])
         return cls(**values)
 
 
-# What files say by leaving out a field that came later.
-_OLDER_FILES_MEAN: dict[str, Any] = {"activation": "relu"}
-
-
 def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> SelfGradientNetwork:
-    """The network that `info` describes, freshly initialised.
+    """Build the network that `info` describes, freshly initialised.
 
-    backbone: the network itself, where `info.architecture` is none that training.networks.backbones knows
-    raises ValueError for an architecture or activation that is not known, or that cannot take images of info.image_size
+    Args:
+        info: The description.
+        backbone: The network itself, where training.networks.backbones does not know `info.architecture`.
+
+    Raises:
+        ArchitectureError: The architecture or the activation is unknown, or cannot take images of info.image_size.
     """
     block = None
     if info.block is not None:
@@ -115,33 +133,41 @@ def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> Self
 
 
 def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
-    """Writes weights and info to a .safetensors file, whole or not at all.
+    """Write weights and their description to a .safetensors file, completely or not at all.
 
-    state: a SelfGradientNetwork's state_dict
-    raises WriteError, with the old file left as it was
+    Args:
+        path: The file.
+        state: A SelfGradientNetwork's state_dict.
+        info: The description.
+
+    Raises:
+        WriteError: The file cannot be written. The old one is left as it was.
     """
-    # safetensors wants plain contiguous memory; channels-last weights are a layout of the trainer, not of the file.
+    # safetensors needs contiguous memory. The channels-last format of weights is the trainer's, not the file's.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: info.to_json()}))
 
 
 def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[SelfGradientNetwork, CheckpointInfo]:
-    """Rebuilds a network, in eval mode on the CPU, from its file.
+    """Rebuild a network from its file, in eval mode on the CPU.
 
-    path:     a .safetensors written by save_checkpoint, or a .pt state dict (read with weights_only=True) with its
-              info JSON beside it under the same name ending in .json
-    backbone: a module of your own that the file holds the weights of; they are loaded into it. None for an
-              architecture that training.networks.backbones knows
-    raises CheckpointError, one line, for anything else
+    Args:
+        path: A .safetensors that save_checkpoint wrote, or a .pt state dict (read with weights_only=True). The
+            description of a .pt stands beside it, under the same name ending in .json.
+        backbone: A module of your own; the file's weights are loaded into it. None for an architecture that
+            training.networks.backbones knows.
+
+    Raises:
+        CheckpointError: The file is anything else. The message is one line.
     """
     state, text = _read(path)
     try:
         info = CheckpointInfo.from_json(text)
-    except (ValueError, TypeError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{path}: not a checkpoint of this project ({error}); {_FIX}") from None
     try:
         model = build_model(info, backbone)
-    except (ValueError, TypeError) as error:
+    except (ArchitectureError, TypeError) as error:  # TypeError: the JSON's values are of other types
         raise CheckpointError(f"{path}: its network cannot be built ({error}); {_FIX_ARCHITECTURE}") from None
     try:
         model.load_state_dict(state, strict=True)
@@ -180,8 +206,10 @@ def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a plain state dict ({detail}); {_FIX}") from None
+        raise CheckpointError(f"{path}: not a plain state dict ({first_line(error)}); {_FIX}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a plain state dict of tensors; {_FIX}")
-    return state, description.read_text()
+    try:
+        return state, description.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{description}: not readable ({first_line(error)}); {_FIX}") from None

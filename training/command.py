@@ -1,4 +1,4 @@
-"""`python -m training`: trains a network to runs/<name>/model.safetensors."""
+"""The program `python -m training`: train a network to runs/<name>/model.safetensors."""
 
 import argparse
 import sys
@@ -7,49 +7,51 @@ from pathlib import Path
 import torch
 
 from training.common.devices import check_threads
+from training.common.errors import TrainingError, first_line
 from training.common.files import WriteError
 from training.common.signals import Terminated, terminable
 from training.config import TrainConfig
 from training.data.loading import load_pictures
-from training.loop.state import TrainingError, read_state
+from training.loop.state import TrainerError, read_state
 from training.loop.trainer import Trainer, check_start
 from training.options import build_parser, configure
 from training.parallel.distributed import (
     DistributedError,
     Shard,
     StoppedElsewhere,
-    first_here,
+    first_on_machine,
     local_device,
     process_group,
 )
 
-# What people can put right. CheckpointError, DatasetError and DistributedError are ValueErrors.
-ERRORS = (ValueError, TrainingError)
-
 
 def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
-    """Everything before the first epoch; what can be refused is refused before pictures are read.
+    """Do everything before the first epoch. What can be refused is refused before the pictures are read.
 
-    raises TrainingError, DatasetError, CheckpointError, DistributedError
+    Args:
+        arguments: What the command line said.
+        config: The configuration that it led to.
+        device: Where to train.
+        shard: This process's part of the work.
+
+    Raises:
+        TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
     run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
     if config.batch_size % shard.processes:
         raise DistributedError(
-            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; it is all processes' "
-            f"together: pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
+            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
+            f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
         )
     state, class_names = None, None
     if arguments.resume:
         state = read_state(run_dir / "state.pt", config)
-        if "data" in state:
-            class_names = tuple(state["data"]["class_names"])
+        class_names = tuple(state["data"]["class_names"])
     else:
         for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
             if file.exists():
-                hint = (
-                    "add --resume to go on with that run, or give" if file.suffix == ".pt" else "move it away or give"
-                )
-                raise TrainingError(f"{file} exists: {hint} another --run")
+                hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
+                raise TrainerError(f"{file} exists: {hint} another --run")
         if config.init_from:
             class_names = check_start(Path(config.init_from), config.arch, config.activation)
     pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size, class_names)
@@ -57,27 +59,31 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
 
 
 def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
-    """One process's training; returns the exit status. Of several processes one says what failed."""
+    """Train in this process and return its exit status. Of several processes one prints what failed.
+
+    Args:
+        arguments: What the command line said.
+        config: The configuration that it led to.
+        device: Where to train.
+        shard: This process's part of the work.
+    """
     resumable = ""
     try:
-        with shard.together():
+        with shard.fail_together():
             trainer = prepare(arguments, config, device, shard)
         if shard.first:
             print(describe(trainer), flush=True)
-        for epoch in trainer.run():
-            resumable = f"the same command with --resume goes on after epoch {epoch}"
+        for epoch in trainer.train():
+            resumable = f"the same command with --resume continues after epoch {epoch}"
     except StoppedElsewhere:
-        return 2
-    except WriteError as error:
-        print(f"error: {error}" + (f"; then {resumable}" if resumable else ""), file=sys.stderr)
-        return 2
+        return TrainingError.exit_status
+    except TrainingError as error:
+        hint = f"; then {resumable}" if resumable and isinstance(error, WriteError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return error.exit_status
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: out of memory on {device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
-        return 2
-    except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(f"error: out of memory on {device} ({first_line(error)}); pass a smaller --batch-size", file=sys.stderr)
+        return TrainingError.exit_status
     except (KeyboardInterrupt, Terminated) as stop:
         if shard.first:
             hint = resumable or "no epoch is saved yet, so the same command starts again"
@@ -89,7 +95,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
 
 
 def describe(trainer: Trainer) -> str:
-    """What is about to be trained, in one line."""
+    """Return a line that says what is about to be trained."""
     config, shard = trainer.config, trainer.shard
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
@@ -105,6 +111,7 @@ def describe(trainer: Trainer) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
@@ -113,10 +120,10 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(arguments.threads)
         device = local_device(arguments.device)
         config = configure(arguments, device)
-    except ERRORS as error:
-        # All processes notice the same.
-        if first_here():
+    except TrainingError as error:
+        # Every process gets the same error, so the first one of each machine prints it.
+        if first_on_machine():
             print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     with terminable(), process_group(device) as shard:
         return train(arguments, config, device, shard)

@@ -1,193 +1,314 @@
-"""The training configuration: one frozen record, saved into every checkpoint."""
+"""The training configuration: one frozen record, saved into every checkpoint.
+
+An option is described once, by its field of TrainConfig: its type, its default, and an Option with its help, range and
+training methods. The command line, the checks and the table in the documentation follow from that.
+"""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from training.attacks.pgd import Start
+from training.common.command_line import INTENSITY, Option, OptionError, flag
+from training.data.loading import DATASETS
 from training.networks.activations import ACTIVATIONS
+from training.networks.backbones import KNOWN
 from training.networks.self_gradient import GradientScaling
 
 BilateralTarget = Literal["most-confusing", "random"]
 
 METHODS = ("standard", "pgd", "bilateral", "trades", "self-gradient", "gradient-oracle")
 
-
-_POSITIVE = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "attack_steps",
-    "attack_beta",
-    "trades_beta",
-    "label_beta",
-    "block_layers",
-    "validation_pictures",
-    "validation_attacked",
-)
-_NOT_NEGATIVE = (
-    "minutes",
-    "weight_decay",
-    "crop_padding",
-    "lr_decay",
-    "weight_perturbation",
-    "gradient_alignment",
-    "cutout",
-)
-_INTENSITIES = ("epsilon", "attack_step_size")
-_SHARES = ("ema_decay", "plain_loss_share", "lr_warmup", "momentum", "label_smoothing")
-
-
-def check_intensity(name: str, value: float) -> None:
-    """raises ValueError for a value that is no difference of pixel intensities in [0, 1), such as 8 meant as 8/255"""
-    if not 0 <= value < 1:
-        meant = f"; write {value:g} of 255 levels as {value:g}/255" if 1 <= value <= 255 else ""
-        raise ValueError(f"{name} must be in [0, 1), units of pixel intensity, not {value:g}{meant}")
+_ADVERSARIAL = ("pgd", "bilateral", "trades", "self-gradient")
+_ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
+_NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
+_SELF_GRADIENT = ("self-gradient",)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; the rest is common practice.
+    """All that decides the result of a training run besides its pictures.
 
-    dataset_name:         what figures call the data ("" for the data set's own name)
-    activation:           of the backbone, by its name in training.networks.activations; "relu" leaves a backbone as it
-                          is
-    init_from:            checkpoint whose backbone weights training starts from ("" for random ones)
-    epochs:               passes over the training pictures
-    minutes:              time budget: the epochs' learning-rate schedule is laid over so many minutes, validation
-                          included, and training ends with them, however many epochs that makes; 0 for none
-    lr:                   peak learning rate; lr_schedule "step" multiplies it by lr_decay at each of lr_milestones
-                          (epochs), "cyclic" rises linearly for the first lr_warmup share and falls linearly to zero
-    epsilon:              L-inf budget, units of pixel intensity
-    attack:               the training attack: "pgd" (uniform start, projected) or "n-fgsm" (one step, stronger
-                          noise, not projected: a remedy for catastrophic overfitting)
-    attack_steps,
-    attack_step_size:     of "pgd"; the size in units of pixel intensity
-    attack_start:         of "pgd": a uniform draw from the ball, or the image itself
-    attack_view:          how the training attack sees the self-gradient: held fixed, through the smooth surrogate, or
-                          in full, through both passes (which needs a smooth activation)
-    attack_beta:          softplus sharpness of the smooth view
-    block_layers,
-    block_scale,
-    gradient_scaling:     SelfGradientBlock's arguments, for method self-gradient
-    plain_loss_share:     weight of the first pass's own cross-entropy in the loss, in [0, 1); it costs no extra pass
-    trades_beta:          weight of the divergence, for method trades
-    bilateral_target,
-    label_beta:           BilateralTraining's arguments, for method bilateral
-    label_smoothing:      share of a label that all classes divide evenly in the loss; attacks use the true label
-    weight_perturbation:  gamma of adversarial weight perturbation; 0 for none
-    gradient_alignment:   lambda of gradient alignment; 0 for none
-    cutout:               side in pixels of the hole that is cut into each picture; 0 for none
-    cutmix:               share of the pictures that get a rectangle of another one and part of its label
-    ema_decay:            per-step decay of the weight average that is validated and saved; 0 for none
-    precision:            "bf16" computes under autocast; parameters stay float32
-    validation_pictures:  held out of the training pictures
-    validation_attacked:  how many of them are attacked after each epoch
+    The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; the rest is common practice.
+
+    Raises:
+        OptionError: A value is out of range, or excludes another one.
     """
 
-    dataset: str
-    arch: str = "wrn-28-10"
-    method: str = "self-gradient"
-    dataset_name: str = ""
-    image_size: int | None = None
-    activation: str = "relu"
-    init_from: str = ""
-    epochs: int = 200
-    minutes: float = 0.0
-    batch_size: int = 128
-    lr: float = 0.1
-    lr_schedule: Literal["step", "cyclic"] = "step"
-    lr_milestones: tuple[int, ...] = (50, 100, 150)
-    lr_decay: float = 0.1
-    lr_warmup: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    epsilon: float = 8 / 255
-    attack: Literal["pgd", "n-fgsm"] = "pgd"
-    attack_steps: int = 1
-    attack_step_size: float = 10 / 255
-    attack_start: Start = "uniform"
-    attack_view: Literal["held", "smooth", "full"] = "held"
-    attack_beta: float = 20.0
-    block_layers: int = 5
-    block_scale: float = 8 / 255
-    gradient_scaling: GradientScaling = "rms"
-    plain_loss_share: float = 0.0
-    trades_beta: float = 6.0
-    bilateral_target: BilateralTarget = "most-confusing"
-    label_beta: float = 9.0
-    label_smoothing: float = 0.0
-    weight_perturbation: float = 0.0
-    gradient_alignment: float = 0.0
-    cutout: int = 0
-    cutmix: float = 0.0
-    ema_decay: float = 0.0
-    precision: Literal["float32", "bf16"] = "bf16"
-    crop_padding: int = 4
-    flip: bool = True
-    validation_pictures: int = 2000
-    validation_attacked: int = 500
-    seed: int = 0
+    dataset: Annotated[str, Option("which reader reads --data-root", choices=DATASETS, required=True)]
+    arch: Annotated[str, Option(f"backbone: {KNOWN}")] = "wrn-28-10"
+    method: Annotated[
+        str,
+        Option(
+            "training method; gradient-oracle is table 1's experiment, told the gradient of its own true loss",
+            choices=METHODS,
+        ),
+    ] = "self-gradient"
+    dataset_name: Annotated[
+        str, Option("what figures call the data, where --dataset does not say it", default="the name of --dataset")
+    ] = ""
+    image_size: Annotated[
+        int | None,
+        Option("side in pixels that an image folder's pictures are resized to", minimum=1, default="their own size"),
+    ] = None
+    activation: Annotated[
+        str,
+        Option(
+            "activation of the backbone; the smooth ones let attacks see the self-gradient", choices=tuple(ACTIVATIONS)
+        ),
+    ] = "relu"
+    init_from: Annotated[
+        str,
+        Option(
+            "checkpoint whose backbone weights to start from",
+            methods=tuple(method for method in METHODS if method != "gradient-oracle"),
+            default="random weights",
+        ),
+    ] = ""
+    epochs: Annotated[int, Option("passes over the training pictures", above=0)] = 200
+    minutes: Annotated[
+        float,
+        Option(
+            "time budget: lays the schedule of --epochs over so many minutes, validation included, and ends with them; "
+            "0: train --epochs",
+            minimum=0,
+            unit="minutes",
+        ),
+    ] = 0.0
+    batch_size: Annotated[int, Option("pictures a step, of all processes together", above=0)] = 128
+    lr: Annotated[float, Option("peak learning rate", above=0)] = 0.1
+    lr_schedule: Annotated[
+        Literal["step", "cyclic"],
+        Option("step: times --lr-decay at each of --lr-milestones; cyclic: linear up, then linear down to zero"),
+    ] = "step"
+    lr_milestones: Annotated[
+        tuple[int, ...], Option("epochs after which the step schedule decays", minimum=0, unit="epochs")
+    ] = (50, 100, 150)
+    lr_decay: Annotated[float, Option("factor of the step schedule", minimum=0)] = 0.1
+    lr_warmup: Annotated[
+        float, Option("share of the epochs in which the cyclic schedule rises", minimum=0, below=1)
+    ] = 0.2
+    momentum: Annotated[float, Option("Nesterov momentum", minimum=0, below=1)] = 0.9
+    weight_decay: Annotated[
+        float, Option("L2 weight decay of the backbone; the self-gradient block has none", minimum=0)
+    ] = 5e-4
+    epsilon: Annotated[
+        float,
+        Option("L-inf budget in units of pixel intensity, such as 8/255", minimum=0, below=1, unit=INTENSITY),
+    ] = 8 / 255
+    attack: Annotated[
+        Literal["pgd", "n-fgsm"],
+        Option(
+            "training attack; pgd is projected into the budget; n-fgsm is one step from stronger noise, not projected, "
+            "and resists catastrophic overfitting",
+            methods=_ATTACKED_BY_PGD,
+        ),
+    ] = "pgd"
+    attack_steps: Annotated[
+        int,
+        Option(
+            "steps of the pgd training attack",
+            above=0,
+            methods=(*_ATTACKED_BY_PGD, "trades"),
+            hint="to train without an attack pass --method standard",
+        ),
+    ] = 1
+    attack_step_size: Annotated[
+        float,
+        Option(
+            "size of its steps in units of pixel intensity, such as 2/255",
+            minimum=0,
+            below=1,
+            methods=(*_ATTACKED_BY_PGD, "trades"),
+            unit=INTENSITY,
+        ),
+    ] = 10 / 255
+    attack_start: Annotated[
+        Literal["uniform", "image"],
+        Option(
+            "where the pgd training attack starts: at a uniform draw from the ball, or at the picture",
+            methods=_ATTACKED_BY_PGD,
+        ),
+    ] = "uniform"
+    attack_view: Annotated[
+        Literal["held", "smooth", "full"],
+        Option(
+            "how the training attack sees the self-gradient: held fixed, through the smooth surrogate, or "
+            "differentiated in full (which needs a smooth --activation)",
+            methods=_SELF_GRADIENT,
+        ),
+    ] = "held"
+    attack_beta: Annotated[
+        float, Option("softplus sharpness of the smooth surrogate", above=0, methods=_SELF_GRADIENT)
+    ] = 20.0
+    block_layers: Annotated[
+        int, Option("1x1-convolution + tanh pairs in the self-gradient block", above=0, methods=_SELF_GRADIENT)
+    ] = 5
+    block_scale: Annotated[
+        float,
+        Option(
+            "largest correction of a pixel in units of pixel intensity, such as 8/255 (1 is the paper's)",
+            above=0,
+            maximum=1,
+            methods=_SELF_GRADIENT,
+            unit=INTENSITY,
+        ),
+    ] = 8 / 255
+    gradient_scaling: Annotated[
+        GradientScaling,
+        Option(
+            "rms: each image's gradient is divided by its root mean square first; none: the paper's",
+            methods=_SELF_GRADIENT,
+        ),
+    ] = "rms"
+    plain_loss_share: Annotated[
+        float,
+        Option(
+            "weight of the first pass's own cross-entropy in the loss; it costs no extra pass",
+            minimum=0,
+            below=1,
+            methods=_SELF_GRADIENT,
+        ),
+    ] = 0.0
+    trades_beta: Annotated[float, Option("weight of the divergence in trades", above=0, methods=("trades",))] = 6.0
+    bilateral_target: Annotated[
+        BilateralTarget, Option("class to which bilateral's attack moves a picture", methods=("bilateral",))
+    ] = "most-confusing"
+    label_beta: Annotated[
+        float,
+        Option(
+            "how many times another class's share bilateral leaves the right class", above=0, methods=("bilateral",)
+        ),
+    ] = 9.0
+    label_smoothing: Annotated[
+        float,
+        Option(
+            "share of a label that all classes divide evenly in the loss; attacks use the true label",
+            minimum=0,
+            below=1,
+            methods=_NOT_BILATERAL,
+        ),
+    ] = 0.0
+    weight_perturbation: Annotated[
+        float,
+        Option("adversarial weight perturbation, relative to each weight's norm, such as 0.005; 0 for none", minimum=0),
+    ] = 0.0
+    gradient_alignment: Annotated[
+        float,
+        Option(
+            "weight of gradient alignment, such as 0.2, against catastrophic overfitting; 0 for none",
+            minimum=0,
+            methods=_ADVERSARIAL,
+        ),
+    ] = 0.0
+    cutout: Annotated[
+        int, Option("side in pixels of a hole in each picture, such as 16; 0 for none", minimum=0, unit="pixels")
+    ] = 0
+    cutmix: Annotated[
+        float,
+        Option(
+            "share of pictures that get a rectangle of another one and part of its label, such as 0.5; 0 for none",
+            minimum=0,
+            maximum=1,
+            methods=_NOT_BILATERAL,
+            unit="a share of the pictures",
+        ),
+    ] = 0.0
+    ema_decay: Annotated[
+        float,
+        Option(
+            "decay a step of the weight average that is validated and saved, such as 0.995; 0 for none",
+            minimum=0,
+            below=1,
+        ),
+    ] = 0.0
+    precision: Annotated[
+        Literal["float32", "bf16"],
+        Option("bf16 computes under autocast; weights stay float32", default="bf16 where the hardware computes in it"),
+    ] = "bf16"
+    crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
+    flip: Annotated[bool, Option("random mirror images")] = True
+    validation_pictures: Annotated[int, Option("training pictures held out for validation", above=0)] = 2000
+    validation_attacked: Annotated[int, Option("how many of them are attacked after each epoch", above=0)] = 500
+    # NumPy's range of seeds; torch's generators overflow at 2**43, because the trainer multiplies by a million.
+    seed: Annotated[int, Option("seed of everything random", minimum=0, below=2**32)] = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; known are: {', '.join(METHODS)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {self.activation!r}; known are: {', '.join(ACTIVATIONS)}")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                fix = "; to train without an attack pass --method standard" if name == "attack_steps" else ""
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}{fix}")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in _INTENSITIES:
-            check_intensity(name, getattr(self, name))
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"cutmix is a share of the pictures, in [0, 1], not {self.cutmix}")
-        if not 0 < self.block_scale <= 1:
-            raise ValueError(
-                f"block_scale must be in (0, 1], units of pixel intensity, not {self.block_scale:g}; write 8 of 255 "
-                "levels as 8/255"
-            )
+        """Check every value against its option, then the values against each other."""
+        for item in described_options():
+            item.option.check(item.name, getattr(self, item.name))
         self._check_combination()
 
     def _check_combination(self) -> None:
-        """raises ValueError for settings that exclude each other"""
+        """Raise OptionError for settings that exclude each other."""
         if self.method != "standard" and self.epsilon == 0:
-            raise ValueError(f"--method {self.method} attacks, but epsilon is 0; pass an --epsilon such as 8/255")
+            raise OptionError(f"--method {self.method} attacks, but --epsilon is 0; pass an --epsilon such as 8/255")
         if self.attack_view != "held" and self.method != "self-gradient":
-            raise ValueError(f"--attack-view {self.attack_view} looks through a block; pass --method self-gradient")
+            raise OptionError(f"--attack-view {self.attack_view} looks through a block; pass --method self-gradient")
         if self.plain_loss_share > 0 and self.method != "self-gradient":
-            raise ValueError("--plain-loss-share weighs the first of two passes; pass --method self-gradient")
+            raise OptionError("--plain-loss-share weighs the first of two passes; pass --method self-gradient")
         if self.attack == "n-fgsm" and self.method in ("bilateral", "trades"):
-            raise ValueError(f"--method {self.method} has an attack of its own; leave --attack n-fgsm away")
+            raise OptionError(f"--method {self.method} has an attack of its own; leave --attack n-fgsm away")
         if self.method == "bilateral":
             for name in ("label_smoothing", "cutmix"):
                 if getattr(self, name) > 0:
-                    raise ValueError(
-                        f"--method bilateral perturbs labels itself; leave --{name.replace('_', '-')} away"
-                    )
+                    raise OptionError(f"--method bilateral perturbs labels itself; leave {flag(name)} away")
         if self.gradient_alignment > 0 and self.method in ("standard", "gradient-oracle"):
-            raise ValueError(
+            raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
             )
         if self.method == "gradient-oracle" and self.init_from:
-            raise ValueError("a gradient oracle has more input than other networks; leave --init-from away")
+            raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name, as checkpoints and resumable states hold them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Return the configuration that as_dict described.
+
+        Raises:
+            OptionError: Fields are missing or unknown, or their values are not allowed.
+        """
+        wanted = {item.name for item in fields(cls)}
+        if values.keys() != wanted:
+            raise OptionError(f"other options than this version's: {', '.join(sorted(values.keys() ^ wanted))}")
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
 
 
+@dataclass(frozen=True)
+class DescribedOption:
+    """An option of TrainConfig with all that its field says.
+
+    Attributes:
+        name: The field's name.
+        type: Its type without the annotation, such as float or a Literal.
+        default: Its default; dataclasses.MISSING where it has none.
+        option: Its help, range and methods, with the choices that its type names.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    option: Option
+
+
+@cache
+def described_options() -> tuple[DescribedOption, ...]:
+    """Return the options of TrainConfig in their order."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    described = []
+    for item in fields(TrainConfig):
+        kind, option = get_args(hints[item.name])
+        if get_origin(kind) is Literal:
+            option = replace(option, choices=get_args(kind))
+        described.append(DescribedOption(item.name, kind, item.default, option))
+    return tuple(described)
+
+
 def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
-    """What the paper's recipe changes with the data set and the method, as TrainConfig's arguments.
+    """Return what the paper's recipe changes with the data set and the method, as TrainConfig's arguments.
 
     Source: section 5.1.2; one-step attack for self-gradient, ten steps of 2/255 for pgd (Madry), its equal with a
     gradient oracle, and trades; labels of bilateral as its authors recommend.
@@ -203,36 +324,24 @@ def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
     return defaults
 
 
-_ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
-_BELONGS_TO: dict[str, tuple[str, ...]] = {
-    "attack": _ATTACKED_BY_PGD,
-    "attack_start": _ATTACKED_BY_PGD,
-    "attack_steps": (*_ATTACKED_BY_PGD, "trades"),
-    "attack_step_size": (*_ATTACKED_BY_PGD, "trades"),
-    "attack_view": ("self-gradient",),
-    "attack_beta": ("self-gradient",),
-    "block_layers": ("self-gradient",),
-    "block_scale": ("self-gradient",),
-    "gradient_scaling": ("self-gradient",),
-    "plain_loss_share": ("self-gradient",),
-    "trades_beta": ("trades",),
-    "bilateral_target": ("bilateral",),
-    "label_beta": ("bilateral",),
-}
-
-
 def check_given(config: TrainConfig, given: Iterable[str]) -> None:
-    """Refuses settings that somebody gave and that would be ignored.
+    """Refuse options that somebody gave and that would be ignored.
 
-    given: names of the fields that were set on purpose
-    raises ValueError
+    Args:
+        config: The configuration that they led to.
+        given: Names of the fields that were set on purpose.
+
+    Raises:
+        OptionError: One of them does nothing for this method or this attack.
     """
+    options = {item.name: item.option for item in described_options()}
     for name in given:
-        flag = "--" + name.replace("_", "-")
-        methods = _BELONGS_TO.get(name, (config.method,))
-        if config.method not in methods:
-            raise ValueError(f"{flag} does nothing for --method {config.method}; it is for {', '.join(methods)}")
+        methods = options[name].methods
+        if methods and config.method not in methods:
+            raise OptionError(f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}")
         if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
-            raise ValueError(f"{flag} does nothing for --attack n-fgsm, one step from noise; leave one of them away")
+            raise OptionError(
+                f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
+            )
         if name == "attack_beta" and config.attack_view != "smooth":
-            raise ValueError("--attack-beta is the smooth surrogate's; add --attack-view smooth")
+            raise OptionError("--attack-beta is the smooth surrogate's; add --attack-view smooth")

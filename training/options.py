@@ -1,83 +1,23 @@
-"""Describe the command line of python -m training."""
+"""The command line of `python -m training`, made from what TrainConfig says of its options."""
 
 import argparse
-from dataclasses import fields
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 
-from training.common.command_line import number
-from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.common.command_line import INTENSITY, flag, number
+from training.config import METHODS, DescribedOption, TrainConfig, check_given, described_options, recipe_defaults
 from training.data.loading import DATASETS
-from training.networks.activations import ACTIVATIONS, with_activation
-from training.networks.backbones import KNOWN, build_backbone
-
-CHOICES = {
-    "dataset": DATASETS,
-    "method": METHODS,
-    "lr_schedule": ("step", "cyclic"),
-    "attack": ("pgd", "n-fgsm"),
-    "attack_start": ("uniform", "image"),
-    "attack_view": ("held", "smooth", "full"),
-    "bilateral_target": ("most-confusing", "random"),
-    "activation": tuple(ACTIVATIONS),
-    "gradient_scaling": ("none", "rms"),
-    "precision": ("float32", "bf16"),
-}
-
-
-HELP = {
-    "dataset": "which reader reads --data-root",
-    "arch": f"backbone: {KNOWN}",
-    "method": "training method; gradient-oracle is table 1's experiment, told the gradient of its own true loss",
-    "activation": "of the backbone; the smooth ones let attacks see the self-gradient",
-    "dataset_name": "what figures call the data, where --dataset does not say it",
-    "image_size": "side in pixels that an image folder's pictures are resized to",
-    "init_from": "checkpoint whose backbone weights to start from",
-    "epochs": "passes over the training pictures",
-    "minutes": "lay the schedule of --epochs over so many minutes, validation included, and end with them; 0: train "
-    "--epochs",
-    "batch_size": "pictures a step, of all processes together",
-    "lr": "peak learning rate",
-    "lr_schedule": "step: times --lr-decay at each of --lr-milestones; cyclic: linear up, then linear down to zero",
-    "lr_milestones": "epochs at which the step schedule decays",
-    "lr_decay": "factor of the step schedule",
-    "lr_warmup": "share of the epochs in which the cyclic schedule rises",
-    "momentum": "Nesterov momentum",
-    "weight_decay": "L2 weight decay of the backbone (the block has none)",
-    "epsilon": "L-inf budget in units of pixel intensity, such as 8/255",
-    "attack": "training attack; n-fgsm is one step and resists catastrophic overfitting",
-    "attack_steps": "steps of the pgd training attack",
-    "attack_step_size": "its step in units of pixel intensity, such as 2/255",
-    "attack_start": "where the pgd training attack starts: a uniform draw from the ball, or the picture",
-    "attack_view": "training attack on a self-gradient network: gradient held fixed, seen by the smooth surrogate, or "
-    "differentiated in full (smooth activations)",
-    "attack_beta": "softplus sharpness of the smooth surrogate",
-    "block_layers": "1x1-convolution + tanh pairs in the self-gradient block",
-    "block_scale": "largest correction of a pixel, units of pixel intensity, such as 8/255 (1 is the paper's)",
-    "gradient_scaling": "rms: each image's gradient is divided by its root mean square first; none: the paper's",
-    "plain_loss_share": "weight of the block-off loss, from 0",
-    "trades_beta": "weight of the divergence in trades",
-    "bilateral_target": "class to which bilateral's attack moves a picture",
-    "label_beta": "how many times another class's share bilateral leaves the right class",
-    "label_smoothing": "share of a label that all classes divide evenly, from 0",
-    "weight_perturbation": "adversarial weight perturbation, relative to each weight's norm, such as 0.005; 0 for none",
-    "gradient_alignment": "weight of gradient alignment, such as 0.2, against catastrophic overfitting; 0 for none",
-    "cutout": "side in pixels of a hole in each picture, such as 16; 0 for none",
-    "cutmix": "share of pictures that get a rectangle of another one, such as 0.5; 0 for none",
-    "ema_decay": "decay of the weight average that is validated and saved; 0 for none",
-    "precision": "bf16 autocast or float32 (default: bf16 where the hardware computes in it)",
-    "crop_padding": "zero padding in pixels for random crops",
-    "flip": "random mirror images",
-    "validation_pictures": "training pictures held out for validation",
-    "validation_attacked": "how many of them are attacked after each epoch",
-    "seed": "seed of everything random",
-}
+from training.networks.activations import with_activation
+from training.networks.backbones import build_backbone
 
 
 def hardware_precision(device: torch.device) -> str:
-    """bf16 where the device computes in it, float32 where bf16 would be emulated and slower."""
+    """Return "bf16" where the device computes in it, "float32" where it would be emulated and slower."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
     # PyTorch has no public name for this; without the function, float32 is right everywhere, only slower.
@@ -86,6 +26,7 @@ def hardware_precision(device: torch.device) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; options of TrainConfig that are not given are absent from what it parses."""
     parser = argparse.ArgumentParser(
         "python -m training",
         description="Trains a self-gradient network or a baseline. The defaults are the paper's recipe for WRN-28-10.",
@@ -98,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="name of the run: results go to runs/<name> (default: <arch>-<method>-<dataset>); "
         "under torchrun write --run-name",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run from its last whole epoch")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run after its last complete epoch"
+    )
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -107,30 +50,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits"
     )
-    for item in fields(TrainConfig):
-        options: dict[str, Any] = {"help": HELP[item.name], "default": argparse.SUPPRESS}
-        if item.name in CHOICES:
-            options["choices"] = CHOICES[item.name]
-        elif item.name == "lr_milestones":
-            options |= {"type": int, "nargs": "*", "metavar": "EPOCH"}
-        elif item.name == "flip":
-            options["action"] = argparse.BooleanOptionalAction
-        elif item.name in ("arch", "dataset_name", "init_from"):
-            options["type"] = str
-        elif isinstance(item.default, float):
-            options |= {"type": number, "metavar": "X"}
-        else:
-            options |= {"type": int, "metavar": "N"}
-        parser.add_argument("--" + item.name.replace("_", "-"), required=item.name == "dataset", **options)
+    for item in described_options():
+        parser.add_argument(
+            flag(item.name),
+            help=_help(item),
+            default=argparse.SUPPRESS,
+            required=item.option.required,
+            **_parsing(item),
+        )
     return parser
 
 
 def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfig:
-    """Given flags over the recipe's defaults.
+    """Return the configuration: the options that were given, over the recipe's defaults.
 
-    raises ValueError for settings that are out of range or unknown
+    Args:
+        arguments: What build_parser's parser returned.
+        device: Where training will run, which decides the default precision.
+
+    Raises:
+        OptionError: An option is out of range, or does not go with another one.
+        ArchitectureError: The backbone is unknown, or cannot have this activation or take such pictures.
     """
-    names = {item.name for item in fields(TrainConfig)}
+    names = {item.name for item in described_options()}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     if "lr_milestones" in given:
         given["lr_milestones"] = tuple(given["lr_milestones"])
@@ -138,6 +80,117 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    image_size = (config.image_size, config.image_size) if config.image_size else None
+    image_size = (config.image_size, config.image_size) if config.image_size is not None else None
     with_activation(build_backbone(config.arch, 2, image_size), config.activation)
     return config
+
+
+@dataclass(frozen=True)
+class OptionRow:
+    """A row of the documentation's table of training options. Every field is text; an empty one does not apply.
+
+    Attributes:
+        name: The flag, such as "--lr-decay".
+        type: "number", "integer", "integers", "text", "switch" or "choice".
+        default: The default, and what the paper's recipe makes of it for some data sets and methods.
+        range: The numbers or the choices that are allowed.
+        methods: The training methods that it does anything for. Empty for all of them.
+        help: What it does.
+    """
+
+    name: str
+    type: str
+    default: str
+    range: str
+    methods: str
+    help: str
+
+
+def option_rows() -> Iterator[OptionRow]:
+    """Yield a row for each option of TrainConfig, in the order of --help."""
+    for item in described_options():
+        option = item.option
+        yield OptionRow(
+            name=flag(item.name),
+            type=_kind(item),
+            default=_default(item),
+            range=", ".join(option.choices) if option.choices else option.range,
+            methods=", ".join(option.methods),
+            help=option.help,
+        )
+
+
+def _kind(item: DescribedOption) -> str:
+    if item.option.choices:
+        return "choice"
+    if get_origin(item.type) is tuple:
+        return "integers"
+    # The type of an option that may be left away is "X | None".
+    kind: type = get_args(item.type)[0] if isinstance(item.type, types.UnionType) else item.type
+    return {bool: "switch", int: "integer", float: "number", str: "text"}[kind]
+
+
+def _parsing(item: DescribedOption) -> dict[str, Any]:
+    """Return what argparse needs to know to read the option's value."""
+    match _kind(item):
+        case "choice":
+            return {"choices": item.option.choices}
+        case "switch":
+            return {"action": argparse.BooleanOptionalAction}
+        case "integers":
+            return {"type": int, "nargs": "*", "metavar": "N"}
+        case "integer":
+            return {"type": int, "metavar": "N"}
+        case "number":
+            return {"type": number, "metavar": "X"}
+    return {"type": str}
+
+
+def _help(item: DescribedOption) -> str:
+    """Return the option's line of --help: what it does, its default, its range and its methods."""
+    option = item.option
+    facts = []
+    if default := _default(item):
+        facts.append(f"default: {default}")
+    if not option.choices and option.range:
+        facts.append(option.range)
+    if option.methods:
+        facts.append(f"for --method {', '.join(option.methods)}")
+    text = f"{option.help} ({'; '.join(facts)})" if facts else option.help
+    return text.replace("%", "%%")
+
+
+def _default(item: DescribedOption) -> str:
+    """Return the default as text, with the recipe's variations, such as "1; 10 for pgd, trades"."""
+    if item.option.default:
+        return item.option.default
+    if item.default is MISSING:
+        return ""
+    return "; ".join([_text(item, item.default), *_variations(item)])
+
+
+def _variations(item: DescribedOption) -> Iterator[str]:
+    """Yield the values that recipe_defaults gives an option for some data sets and methods, and for which ones."""
+    methods = item.option.methods or METHODS
+    where: dict[Any, list[tuple[str, str]]] = {}
+    for dataset in DATASETS:
+        for method in methods:
+            value = recipe_defaults(dataset, method).get(item.name, item.default)
+            if value != item.default:
+                where.setdefault(value, []).append((dataset, method))
+    for value, cases in where.items():
+        datasets = [dataset for dataset in DATASETS if any(case[0] == dataset for case in cases)]
+        some = [method for method in methods if any(case[1] == method for case in cases)]
+        parts = [*([", ".join(some)] if len(some) < len(methods) else [])]
+        parts += [", ".join(datasets)] if len(datasets) < len(DATASETS) else []
+        yield f"{_text(item, value)} for {' on '.join(parts)}"
+
+
+def _text(item: DescribedOption, value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    if item.option.unit == INTENSITY and value:
+        return f"{255 * value:g}/255"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

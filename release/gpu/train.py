@@ -19,9 +19,9 @@ from torch import Tensor
 from release.gpu import flops, pictures
 from release.gpu.stage import Run, Skip, main
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.common.errors import TrainingError
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
-from training.loop.state import TrainingError
 from training.loop.trainer import Trainer
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -128,7 +128,7 @@ def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet
     counted = count_operations(config, trainer)
     problem = ""
     try:
-        for epoch in trainer.run():
+        for epoch in trainer.train():
             if epoch > 0:
                 record_epoch(run, recipe, trainer, counted)
     except TrainingError as error:  # a collapse: the best network so far is kept, and is worth judging

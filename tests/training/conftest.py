@@ -48,3 +48,10 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return root
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of training runs, in a current folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"

@@ -93,15 +93,6 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
-def test_a_file_from_before_activations_is_a_relu_network(saved, info):
-    path, model = saved
-    description = json.loads(info.to_json())
-    del description["activation"]
-    torch.save(model.state_dict(), path.with_name("weights.pt"))
-    path.with_name("weights.json").write_text(json.dumps(description))
-    assert load_checkpoint(path.with_name("weights.pt"))[1] == info
-
-
 def test_the_activation_is_rebuilt(info, tmp_path):
     info = CheckpointInfo(**{**info.__dict__, "activation": "silu"})
     model = build_model(info).eval()
@@ -132,6 +123,10 @@ def test_loading_is_strict_about_weights(saved, info, change):
     [
         ({"format": "self-gradient-checkpoint/9"}, "does not say format"),
         ({"more": 1}, r"other fields.*more"),
+        ({"mean": 0.5}, "mean is no list"),
+        ({"block": {"layers": 5}}, r"block does not have the fields.*scale"),
+        ({"block": {"layers": 0, "scale": 1.0, "gradient_scaling": "rms"}}, "at least one layer"),
+        ({"block": {"layers": "five", "scale": 1.0, "gradient_scaling": "rms"}}, "cannot be built"),
         ({"architecture": "vgg-16"}, "unknown architecture"),
         ({"activation": "tanh"}, "unknown activation"),
     ],
@@ -141,3 +136,31 @@ def test_loading_is_strict_about_the_description(saved, info, change, match):
     torch.save(model.state_dict(), path.with_name("weights.pt"))
     path.with_name("weights.json").write_text(json.dumps(json.loads(info.to_json()) | change))
     refused(path.with_name("weights.pt"), match)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"{", "its description is not JSON"), (b"[]", "does not say format"), (b"\xff", "weights.json: not readable")],
+)
+def test_a_description_that_is_not_ours_is_refused(saved, content, match):
+    path, model = saved
+    torch.save(model.state_dict(), path.with_name("weights.pt"))
+    path.with_name("weights.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(path.with_name("weights.pt"))
+
+
+def test_a_description_without_a_field_is_refused(saved, info):
+    path, model = saved
+    description = json.loads(info.to_json())
+    del description["activation"]
+    torch.save(model.state_dict(), path.with_name("weights.pt"))
+    path.with_name("weights.json").write_text(json.dumps(description))
+    refused(path.with_name("weights.pt"), r"other fields.*activation")
+
+
+def test_the_bundled_checkpoint_is_read(project_root):
+    model, info = load_checkpoint(project_root / "sgn_serve" / "bundled" / "model.safetensors")
+    assert info.architecture == "wrn-16-2"
+    assert info.block == BlockConfig(5, 4 / 255, "rms")
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)

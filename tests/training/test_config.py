@@ -1,9 +1,11 @@
-import json
+import math
 import re
+from dataclasses import MISSING, fields
 
 import pytest
 
-from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.common.command_line import OptionError
+from training.config import METHODS, TrainConfig, check_given, described_options, recipe_defaults
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,16 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
         ({"epsilon": -0.1}, "[0, 1)"),
         ({"attack_steps": 0}, "--method standard"),
         ({"epsilon": 0.0}, "pass an --epsilon"),
-        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": 0}, "--epochs must be above 0, not 0"),
+        ({"lr": math.nan}, "--lr must be above 0, not nan"),
+        ({"lr": math.inf}, "--lr must be above 0, not inf"),
+        ({"lr_milestones": (50, -1)}, "--lr-milestones must be at least 0, epochs, not -1"),
+        ({"image_size": 0}, "--image-size must be at least 1, not 0"),
+        ({"seed": 2**32}, "--seed must be in [0, 4294967296), not 4.29497e+09"),
+        ({"block_scale": 0.0}, "in (0, 1]"),
+        ({"lr_schedule": "linear"}, "known are: step, cyclic"),
+        ({"attack_start": "near"}, "known are: uniform, image"),
+        ({"dataset": "mnist"}, "known are: cifar10"),
         ({"weight_decay": -1.0}, "at least 0"),
         ({"momentum": 1.0}, "[0, 1)"),
         ({"cutmix": 1.5}, "share of the pictures"),
@@ -31,8 +42,8 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
     ],
 )
 def test_impossible_settings_name_the_fix(settings, fix):
-    with pytest.raises(ValueError, match=re.escape(fix)) as caught:
-        TrainConfig("cifar10", **settings)
+    with pytest.raises(OptionError, match=re.escape(fix)) as caught:
+        TrainConfig(**({"dataset": "cifar10"} | settings))
     assert "\n" not in str(caught.value)
 
 
@@ -42,12 +53,14 @@ def test_impossible_settings_name_the_fix(settings, fix):
         ({"method": "pgd"}, "trades_beta", "it is for trades"),
         ({"method": "bilateral"}, "attack_steps", "does nothing for --method bilateral"),
         ({"method": "standard"}, "block_scale", "it is for self-gradient"),
+        ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, self-gradient"),
+        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, self-gradient, gradient-oracle"),
         ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
         ({}, "attack_beta", "--attack-view smooth"),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(settings, given, fix):
-    with pytest.raises(ValueError, match=re.escape(fix)):
+    with pytest.raises(OptionError, match=re.escape(fix)):
         check_given(TrainConfig("cifar10", **settings), [given])
     check_given(TrainConfig("cifar10", **settings), ["epochs", "lr", "seed", "ema_decay"])
 
@@ -60,9 +73,29 @@ def test_recipes_are_the_sources():
         TrainConfig("svhn", **({"method": method} | recipe_defaults("svhn", method)))
 
 
-def test_a_recipe_written_before_a_setting_existed_means_its_default():
-    config = TrainConfig("cifar10")
-    values = json.loads(json.dumps(config.as_dict()))
-    for name in ("activation", "trades_beta", "weight_perturbation", "cutmix", "attack_start"):
-        del values[name]
-    assert TrainConfig.from_dict(values) == config
+def test_a_configuration_survives_its_dictionary():
+    config = TrainConfig("svhn", method="trades", lr_milestones=(1, 2), image_size=None)
+    values = config.as_dict()
+    assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
+    assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config
+
+
+def test_a_dictionary_with_other_options_is_refused():
+    values = TrainConfig("cifar10").as_dict()
+    missing = {name: value for name, value in values.items() if name != "cutmix"}
+    for changed, name in ((missing, "cutmix"), (values | {"dropout": 0.1}, "dropout")):
+        with pytest.raises(OptionError, match=f"other options than this version's: {name}$"):
+            TrainConfig.from_dict(changed)
+
+
+def test_every_option_is_described_and_its_default_allowed():
+    described = described_options()
+    assert [item.name for item in described] == [item.name for item in fields(TrainConfig)]
+    for item in described:
+        assert item.option.help
+        assert set(item.option.methods) <= set(METHODS)
+        if item.default is not MISSING:
+            item.option.check(item.name, item.default)
+        # Every number is bounded, so that a message can name the range.
+        if isinstance(item.default, int | float) and not isinstance(item.default, bool):
+            assert item.option.range

@@ -1,11 +1,113 @@
-"""Numbers on the command line."""
+"""Read numbers from the command line, and describe and check options."""
 
+import argparse
+import math
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from training.common.errors import TrainingError
+
+INTENSITY = "units of pixel intensity"
+"""The unit of what is added to a pixel in [0, 1]."""
+
+
+class OptionError(TrainingError):
+    """An option's value is out of range, or the option does not go with the others. The message names the fix."""
 
 
 def number(text: str) -> float:
-    """A float, or a fraction such as 8/255.
+    """Return the number that a text such as "0.1" or "8/255" stands for.
 
-    raises ValueError for anything else
+    Raises:
+        argparse.ArgumentTypeError: It is no finite number. argparse prints the message after the option's name.
     """
-    return float(Fraction(text)) if "/" in text else float(text)
+    try:
+        value = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write it like 0.1 or 8/255")
+    return value
+
+
+def flag(name: str) -> str:
+    """Return the command-line flag of the option that is called `name` in Python."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Option:
+    """All that the command line, the checks and the documentation say about an option besides its type and default.
+
+    Attributes:
+        help: What it does, for --help and the documentation.
+        minimum: Lowest value that is allowed.
+        above: Bound that every value must exceed.
+        maximum: Highest value that is allowed.
+        below: Bound that no value may reach.
+        choices: The values that are allowed, where only a few are. Empty for a Literal type, which names its own.
+        methods: The training methods that it does anything for. Empty for all of them.
+        unit: What is measured, for the message about a value out of range.
+        hint: What a value out of range is often meant for, and the fix.
+        required: Whether the command line insists on it.
+        default: The default in words, where it depends on the machine or the value does not say what it means.
+    """
+
+    help: str
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    unit: str = ""
+    hint: str = ""
+    required: bool = False
+    default: str = ""
+
+    @property
+    def range(self) -> str:
+        """The allowed numbers as text, such as "in [0, 1)" or "at least 1". Empty where all are."""
+        low = self.minimum if self.above is None else self.above
+        high = self.maximum if self.below is None else self.below
+        if low is None and high is None:
+            return ""
+        if high is None:
+            return f"{'at least' if self.above is None else 'above'} {low}"
+        if low is None:
+            return f"{'at most' if self.below is None else 'below'} {high}"
+        return f"in {'[' if self.above is None else '('}{low}, {high}{']' if self.below is None else ')'}"
+
+    def allows(self, value: float) -> bool:
+        """Return whether a number is within the range. NaN never is."""
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+            and math.isfinite(value)
+        )
+
+    def check(self, name: str, value: Any) -> None:
+        """Check an option's value against its choices and its range.
+
+        Args:
+            name: The field's name in Python.
+            value: Its value. Each item of a tuple is checked. None and "" stand for an option that is left away.
+
+        Raises:
+            OptionError: The value is not allowed.
+        """
+        if self.choices and value not in self.choices:
+            raise OptionError(f"{flag(name)}: unknown {name} {value!r}; known are: {', '.join(self.choices)}")
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, int | float) and not self.allows(item):
+                unit = f", {self.unit}" if self.unit else ""
+                allowed = self.range or "a finite number"
+                raise OptionError(f"{flag(name)} must be {allowed}{unit}, not {item:g}{self._fix(item)}")
+
+    def _fix(self, value: float) -> str:
+        if self.unit == INTENSITY and 1 <= value <= 255:
+            return f"; write {value:g} of 255 levels as {value:g}/255"
+        return f"; {self.hint}" if self.hint else ""

@@ -1,4 +1,4 @@
-"""What --device and --threads may be, checked before any work."""
+"""Check --device and --threads before any work, and measure memory."""
 
 import os
 import resource
@@ -7,32 +7,42 @@ from pathlib import Path
 
 import torch
 
+from training.common.errors import TrainingError
+
+MIB, GIB = 2**20, 2**30
+
+
+class DeviceError(TrainingError):
+    """A device or a number of threads that this machine does not have. The message names the usable ones."""
+
 
 def checked_device(name: str) -> torch.device:
-    """The device of that name: cpu, cuda, or cuda:N.
+    """Return the device of that name: cpu, cuda, or cuda:N.
 
-    raises ValueError, naming those that there are, for any other
+    Raises:
+        DeviceError: There is no such device. The message names those that there are.
     """
     # device_count alone also counts GPUs whose driver is too old for this PyTorch.
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))]
     if name not in here:
         why = "no such device here" if gpus else "no such device here, PyTorch finds no GPU that it can use"
-        raise ValueError(f"--device {name}: {why}; pass {' or '.join(f'--device {usable}' for usable in here)}")
+        raise DeviceError(f"--device {name}: {why}; pass {' or '.join(f'--device {usable}' for usable in here)}")
     return torch.device(name)
 
 
 def check_threads(count: int | None) -> None:
-    """raises ValueError for a number of CPU threads that is none; None leaves it to PyTorch"""
+    """Check a number of CPU threads. None leaves it to PyTorch.
+
+    Raises:
+        DeviceError: It is below 1.
+    """
     if count is not None and count < 1:
-        raise ValueError(f"--threads must be at least 1, not {count}; leave it away for all cores")
-
-
-MIB, GIB = 2**20, 2**30
+        raise DeviceError(f"--threads must be at least 1, not {count}; leave it away for all cores")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the most so far: PyTorch's on a GPU, elsewhere the process's resident memory."""
+    """Return the most memory used so far, in bytes: PyTorch's on a GPU, elsewhere the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -41,7 +51,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take, None where that is not known (a CPU outside Linux).
+    """Return the memory that this process may still take, in bytes. None where that is unknown (a CPU outside Linux).
 
     Processes that torchrun started share the machine's memory evenly. A container's limit counts.
     """
@@ -61,10 +71,10 @@ def _free_on_the_machine() -> int | None:
 
 
 def _free_in_the_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """By the control group (version 2) that the process sees as its root."""
+    """Return the bytes left below the limit of the control group (version 2) that the process sees as its root."""
     try:
         limit = (group / "memory.max").read_text().strip()
-        # Files that are cached count as used, but make room.
+        # Cached files count as used, but the kernel drops them to make room. So only anonymous memory counts here.
         used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["anon"]
     except (OSError, KeyError):
         return None
@@ -72,5 +82,5 @@ def _free_in_the_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def gib(count: int) -> str:
-    """Bytes for people."""
+    """Return a number of bytes as text in GiB."""
     return f"{count / GIB:.1f} GiB"

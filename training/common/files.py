@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, so that a killed process or a full disk never costs the previous one."""
+"""Write files completely or not at all, so that a killed process or a full disk never costs the previous one."""
 
 import contextlib
 import errno
@@ -6,22 +6,27 @@ import hashlib
 import os
 from pathlib import Path
 
+from training.common.errors import TrainingError
 
-class WriteError(RuntimeError):
-    """A file that could not be written; the message names it and says why. What it held before is still there."""
+
+class WriteError(TrainingError):
+    """A file could not be written. The message names it and the reason. Its previous content is still there."""
 
     @classmethod
     def of(cls, path: Path, error: OSError) -> "WriteError":
+        """Return the error for a path that the system refused to write, with a hint that fits the reason."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space on that disk" if full else "see that it can be written to"
+        hint = "free some space on that disk" if full else "check that it can be written to"
         return cls(f"{path}: cannot be written ({error.strerror or error}); {hint}")
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replaces `path` by a file that holds `content` and is on the disk when this returns: write, fsync, rename.
+    """Replace a file by one with this content, which is on the disk when this returns: write, fsync, rename.
 
-    Takes all of the content at once because libraries that write for themselves hide the reason of a failure.
-    raises WriteError, with the old file untouched and nothing left beside it
+    It takes the whole content at once, because libraries that write for themselves hide the reason of a failure.
+
+    Raises:
+        WriteError: The old file is untouched and nothing is left beside it.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -42,7 +47,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the renaming itself on the disk."""
+    """Write a folder's entries to the disk, so that a renaming survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,13 +2,14 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of Python, PyTorch and NumPy, and the kind of machine, for a checkpoint or a result."""
+    """Return the versions of Python, PyTorch and NumPy, and the kind of machine, for a checkpoint or a result."""
     import numpy
 
     return {
@@ -19,20 +20,26 @@ def current_versions() -> dict[str, str]:
     }
 
 
-def git_commit() -> str:
-    """Return the checkout's commit, with "+changes" where tracked files differ from it, or "" outside a checkout."""
-    root = Path(__file__).parent
+def git_commit(folder: Path = Path(__file__).parent, ignore: Sequence[str] = ()) -> str:
+    """Return the checkout's commit, with "+changes" where tracked files anywhere in it differ from that commit.
+
+    Args:
+        folder: Any folder of the checkout. The default is this program's.
+        ignore: Paths from the checkout's root whose changes do not count, such as "results" for a program that writes
+            its result there.
+
+    Returns:
+        Twelve digits of the hash, "+changes" after them where files differ, or "" outside a checkout.
+    """
+    paths = [":/", *(f":(top,exclude){path}" for path in ignore)]
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", ":/"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        commit, changes = (
+            subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", *paths],
+            )
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+changes" if changes else "")

@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C, and SIGTERM as schedulers send it."""
+"""Turn SIGTERM, as schedulers send it, into an exception, as Python does with Ctrl-C."""
 
 import signal
 import threading
@@ -8,12 +8,12 @@ from types import FrameType
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt no Exception, so that nothing takes it for a failure it can handle."""
+    """SIGTERM arrived. It is no Exception, like KeyboardInterrupt, so that nothing handles it as a failure."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within, SIGTERM raises Terminated, once: files in the making are cleaned up, and a message can be printed."""
+    """Make SIGTERM raise Terminated, once, so that unfinished files are removed and a message can be printed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         # The next one would interrupt the cleaning up.

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and SVHN from the archives that their makers publish, read and verified by torchvision."""
+"""Read CIFAR-10, CIFAR-100 and SVHN from the archives that their makers publish; torchvision verifies them."""
 
 import tarfile
 import zlib
@@ -18,11 +18,12 @@ IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class Archive:
-    """What a data set looks like on the disk.
+    """How a data set lies on the disk.
 
-    folder:  that torchvision looks for in --data-root, "" where the files lie there themselves
-    tarball: that the folder comes in, "" for none
-    advice:  what to get, from where
+    Attributes:
+        folder: Folder that torchvision looks for in --data-root; "" where the files lie there themselves.
+        tarball: Archive that the folder comes in; "" for none.
+        advice: What to download, and from where, for a message.
     """
 
     folder: str
@@ -51,11 +52,16 @@ ARCHIVES = {
 
 
 def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
-    """A split of one of ARCHIVES.
+    """Read a split of one of ARCHIVES.
 
-    root: holds the unpacked folder or the tarball as downloaded, which is unpacked elsewhere for the time of reading;
-          the unpacked folder itself will do too
-    raises DatasetError where a file is missing or its checksum is not the published one
+    Args:
+        dataset: A key of ARCHIVES.
+        root: Holds the unpacked folder, or the tarball as downloaded, which is unpacked elsewhere for the time of
+            reading. The unpacked folder itself will do too.
+        split: "train" or "test".
+
+    Raises:
+        DatasetError: A file is missing, or its checksum is not the published one.
     """
     archive = ARCHIVES[dataset]
     try:
@@ -71,7 +77,7 @@ def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
 
 @contextmanager
 def _unpacked(archive: Archive, root: Path) -> Iterator[Path]:
-    """The folder to give to torchvision."""
+    """Yield the folder to give to torchvision, unpacking the tarball where only that is there."""
     if archive.folder and root.name == archive.folder:
         yield root.parent
     elif not archive.tarball or (root / archive.folder).exists() or not (root / archive.tarball).exists():
@@ -85,7 +91,7 @@ def _unpacked(archive: Archive, root: Path) -> Iterator[Path]:
 
 
 def _read(dataset: str, folder: Path, split: Split) -> PictureSet:
-    # Takes seconds to import, which an image folder need not pay.
+    # Imported here, because it takes seconds, which an image folder need not pay.
     from torchvision import datasets
 
     if dataset == "svhn":

@@ -10,15 +10,22 @@ from training.data.picture_set import PictureSet
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) to float32 in [0, 1]."""
+    """Convert uint8 images (N, 3, H, W) to float32 in [0, 1]."""
     return images.float() / 255
 
 
 def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
-    """Random crop out of a zero-padded picture and, if asked, a random mirror image, drawn per picture.
+    """Crop each zero-padded picture at random and, if asked, mirror it at random.
 
-    images:  (N, 3, H, W) uint8
-    returns: (N, 3, H, W) uint8; draws come from torch's global generator
+    The draws come from torch's global generator.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        padding: Zero padding on each side, in pixels.
+        flip: Whether half of the pictures are mirrored.
+
+    Returns:
+        (N, 3, H, W) uint8.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -34,10 +41,17 @@ def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
 
 
 def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 images and labels of the pictures at `indices`, shuffled; an incomplete last batch is left out.
+    """Yield shuffled batches of uint8 images and labels. An incomplete last batch is left out.
 
-    indices: (M), on the pictures' device, where the shuffling and gathering is done too
     The order comes from torch's global generator.
+
+    Args:
+        pictures: All pictures.
+        indices: (M), of those to yield, on the pictures' device, where they are also shuffled and gathered.
+        batch_size: Pictures in each batch.
+
+    Yields:
+        Images (batch_size, 3, H, W) and labels (batch_size).
     """
     order = indices[torch.randperm(len(indices), device=indices.device)]
     for first in range(0, len(order) - batch_size + 1, batch_size):

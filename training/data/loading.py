@@ -1,4 +1,4 @@
-"""The pictures that training and evaluation use: reading, holding out, batching, augmentation."""
+"""Load the pictures that training and evaluation use, and choose or hold out some of them."""
 
 from pathlib import Path
 
@@ -19,13 +19,19 @@ def load_pictures(
     image_size: int | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> PictureSet:
-    """Reads a whole split into memory.
+    """Read a whole split into memory.
 
-    dataset:     one of DATASETS; cifar10, cifar100 and svhn are torchvision's readers on the user's archives,
-                 image-folder is root/train/<class>/<picture> and root/test/<class>/<picture>
-    image_size:  side in pixels that an image folder's pictures are resized to; None asks that all have one size
-    class_names: of a checkpoint that the pictures are for; others are refused, if possible before long reading
-    raises DatasetError where the files are missing, unreadable or of other classes
+    Args:
+        dataset: One of DATASETS. cifar10, cifar100 and svhn are torchvision's readers on the user's archives;
+            image-folder is root/train/<class>/<picture> and root/test/<class>/<picture>.
+        root: Folder of the data set.
+        split: "train" or "test".
+        image_size: Side in pixels that an image folder's pictures are resized to. None asks that all have one size.
+        class_names: Those of a checkpoint that the pictures are for. Pictures of other classes are refused, where
+            possible before they are read. None accepts any.
+
+    Raises:
+        DatasetError: The files are missing, unreadable or of other classes.
     """
 
     def check_classes(found: tuple[str, ...]) -> None:
@@ -52,10 +58,13 @@ def _enumerate(class_names: tuple[str, ...]) -> str:
 
 
 def split_indices(pictures: PictureSet, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Holds out `count` pictures, the same number of each class (the first classes take the remainder).
+    """Hold out `count` pictures, the same number of each class (the first classes take the remainder).
 
-    returns: indices of the rest and of the held-out part, each in the order of a seeded shuffle
-    raises DatasetError where a class has too few pictures
+    Returns:
+        Indices of the rest and of the held-out part, each in the order of a seeded shuffle.
+
+    Raises:
+        DatasetError: A class has too few pictures.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pictures), generator=generator)
@@ -74,16 +83,19 @@ def split_indices(pictures: PictureSet, count: int, seed: int) -> tuple[Tensor, 
 
 
 def split_validation(pictures: PictureSet, count: int, seed: int) -> tuple[PictureSet, PictureSet]:
-    """split_indices as copies of the pictures."""
+    """Return copies of the rest and of the held-out part that split_indices finds."""
     rest, held_out = split_indices(pictures, count, seed)
     return pictures.subset(rest), pictures.subset(held_out)
 
 
 def choose_pictures(pictures: PictureSet, count: int, seed: int) -> PictureSet:
-    """`count` pictures drawn evenly over the classes, or all where there are no more, in a seeded order.
+    """Draw `count` pictures evenly over the classes, in a seeded order. All are taken where there are no more.
 
-    Checks and plots take the first of them, which in the order of an image folder would be of one class alone.
-    raises DatasetError where a class has too few for an even draw
+    The order is shuffled because checks and plots take the first pictures, which in an image folder are all of one
+    class.
+
+    Raises:
+        DatasetError: A class has too few pictures for an even draw.
     """
     if count >= len(pictures):
         return pictures.subset(torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed)))

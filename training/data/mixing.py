@@ -1,4 +1,4 @@
-"""Augmentation that cuts: a hole in the picture (cutout), or a rectangle of another one (CutMix)."""
+"""Augment pictures by cutting: a hole (cutout), or a rectangle of another picture (CutMix)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,18 @@ from torch import Tensor
 
 
 def cutout(images: Tensor, size: int, fill: Tensor) -> Tensor:
-    """Fills a square hole in each image; its centre is anywhere, so part of it may lie outside.
+    """Fill a square hole in each image. Its centre is anywhere, so part of it may lie outside.
 
-    images:  (N, C, H, W)
-    size:    side of the hole in pixels; 16 in the source for CIFAR-10, 8 for CIFAR-100
-    fill:    (1, C, 1, 1), the data's mean in the source
-    returns: (N, C, H, W); draws come from torch's global generator
+    The draws come from torch's global generator.
+
+    Args:
+        images: (N, C, H, W).
+        size: Side of the hole in pixels; 16 in the source for CIFAR-10, 8 for CIFAR-100.
+        fill: (1, C, 1, 1), the data's mean in the source.
+
+    Returns:
+        (N, C, H, W).
+
     Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout (2017).
     """
     count, _, height, width = images.shape
@@ -20,11 +26,19 @@ def cutout(images: Tensor, size: int, fill: Tensor) -> Tensor:
 
 
 def cutmix(images: Tensor, labels: Tensor, classes: int, share: float) -> tuple[Tensor, Tensor]:
-    """Pastes a rectangle of another image of the batch into some images, and mixes their labels by area.
+    """Paste a rectangle of another image of the batch into some images, and mix their labels by area.
 
-    images:  (N, C, H, W); labels: (N)
-    share:   of the images that are mixed; 0.5 in the source for CIFAR
-    returns: images, and label shares (N, classes) that sum to 1; draws come from torch's global generator
+    The draws come from torch's global generator.
+
+    Args:
+        images: (N, C, H, W).
+        labels: (N).
+        classes: How many classes there are.
+        share: Share of the images that are mixed; 0.5 in the source for CIFAR.
+
+    Returns:
+        Images (N, C, H, W), and label shares (N, classes) that sum to 1.
+
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features (2019),
     with its uniform distribution of the area, drawn for each image on its own.
     """
@@ -40,7 +54,17 @@ def cutmix(images: Tensor, labels: Tensor, classes: int, share: float) -> tuple[
 
 
 def _rectangles(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """One rectangle an image, centre anywhere, cut off at the border: sides (N) in pixels -> (N, 1, H, W) bool."""
+    """Draw one rectangle for each image, its centre anywhere, cut off at the border.
+
+    Args:
+        rows: (N), heights in pixels.
+        columns: (N), widths in pixels.
+        height: Height of the images.
+        width: Width of the images.
+
+    Returns:
+        (N, 1, H, W) bool, true inside.
+    """
     device = rows.device
 
     def inside(sides: Tensor, length: int) -> Tensor:

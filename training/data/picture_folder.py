@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder a class, read into one tensor."""
+"""Read a folder of pictures, one sub-folder for each class, into one tensor."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +15,25 @@ from training.data.picture_set import DatasetError, PictureSet
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"}
 _EXPECTED = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
-# Pictures handed to the threads at a time, so that a million of them do not queue up.
+# Pictures handed to the threads at a time, so that a million of them do not wait in a queue.
 _CHUNK = 1000
-# So many unreadable pictures are a wrong folder or a dying disk: reading on is a waste.
+# More unreadable pictures than this mean a wrong folder or a failing disk, so reading stops.
 _BROKEN_AT_MOST = 20
 
 
 def read_picture_folder(
     folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None]
 ) -> PictureSet:
-    """Every picture in folder/<class>/, the classes in alphabetical order.
+    """Read every picture in folder/<class>/, the classes in alphabetical order.
 
-    image_size:    side in pixels that pictures are resized to; None asks that all have one size
-    check_classes: called with the class names before any picture is opened; may raise
-    raises DatasetError: before any picture is decoded, where there are none, a file is no picture, sizes differ or the
-           memory will not hold them; after decoding, where some are broken further inside, with all their names
+    Args:
+        folder: Holds the folders of the classes.
+        image_size: Side in pixels that pictures are resized to. None asks that all have one size.
+        check_classes: Called with the class names before any picture is opened; may raise.
+
+    Raises:
+        DatasetError: Before any picture is decoded: there are none, a file is no picture, sizes differ, or the memory
+            will not hold them. After decoding: some are broken further inside; the message names them.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {_EXPECTED}: point --data-root at the folder that holds them")
@@ -77,9 +81,10 @@ def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
 
 
 def _for_each(work: Callable[[int], None], paths: Sequence[Path], description: str) -> None:
-    """Runs work(index) for each picture on several threads, under a progress bar where it takes long.
+    """Run work(index) for each picture on several threads, under a progress bar where it takes long.
 
-    raises DatasetError with the pictures that it failed for
+    Raises:
+        DatasetError: It failed for some pictures. The message names them.
     """
     broken: list[str] = []
 

@@ -7,19 +7,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from training.common.errors import TrainingError
+
 Split = Literal["train", "test"]
 
 
-class DatasetError(ValueError):
-    """Pictures that are missing or unreadable; the message names the place, what was expected, and the fix."""
+class DatasetError(TrainingError):
+    """Pictures are missing or unreadable. The message names the place, what was expected, and the fix."""
 
 
 @dataclass(frozen=True)
 class PictureSet:
     """Pictures of one size with their labels.
 
-    images:      (N, 3, H, W) uint8
-    labels:      (N) int64, indices into class_names
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        labels: (N) int64, indices into class_names.
+        class_names: The classes, in the order of the logits.
     """
 
     images: Tensor
@@ -27,25 +31,29 @@ class PictureSet:
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
+        """Return the number of pictures."""
         return len(self.labels)
 
     def sha256(self) -> str:
-        """Of pixels and labels in their order."""
+        """Return the SHA-256 of pixels and labels in their order, in hexadecimal."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().cpu().numpy().data)
         return digest.hexdigest()
 
     def subset(self, indices: Tensor) -> "PictureSet":
+        """Return copies of the pictures at `indices` (M)."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device) -> "PictureSet":
+        """Return the same pictures on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def channel_statistics(self, indices: Tensor | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, of intensities in [0, 1], rounded to four digits.
+        """Return mean and standard deviation of each channel, of intensities in [0, 1], rounded to four digits.
 
-        indices: (M), of the pictures that count; all by default
+        Args:
+            indices: (M), of the pictures that count; all by default.
         """
         if indices is None:
             indices = torch.arange(len(self), device=self.images.device)

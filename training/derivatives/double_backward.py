@@ -1,10 +1,13 @@
 """Cheaper second derivatives of the first pass, for training and for the smooth surrogate.
 
-Training differentiates the self-gradient once more, for the parameters, and attacks that see the block do so for the
-image. PyTorch does that right but at up to twice the cost: it carries gradients of zero back through the whole forward
-pass (the derivative of a ReLU's mask), takes batch norm apart into some forty elementwise operations, and works out a
-convolution's weights by a convolution with a kernel as large as the picture. Here the same three layers say what is
-left of their second derivative. Values and first derivatives come from the same kernels as without, to the last bit.
+Training differentiates the self-gradient once more, for the parameters. Attacks that see the block do so for the image.
+PyTorch's own second derivatives are right but cost up to twice as much:
+- It carries gradients of zero back through the whole forward pass (the derivative of a ReLU's mask).
+- It takes batch norm apart into some forty elementwise operations.
+- It computes the gradient of a convolution's weights by a convolution with a kernel as large as the picture.
+
+This module states the second derivatives of these three layers directly, which no library does. Values and first
+derivatives come from the same kernels as without it, to the last bit.
 """
 
 from typing import Any
@@ -20,12 +23,13 @@ _RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.rel
 
 
 class CheapSecondDerivatives(TorchFunctionMode):
-    """Within, ReLU, batch norm with running statistics and convolutions without bias can be differentiated twice, fast.
+    """A mode in which ReLU, frozen batch norm and convolutions without bias have cheap second derivatives.
 
-    For code that differentiates by the input and then, once, by anything; everything else stays PyTorch's.
+    It is for code that differentiates by the input and then, once, by anything. All other calls stay PyTorch's.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Send the three layers to this module's functions and everything else to PyTorch."""
         kwargs = kwargs or {}
         if func in _RELU_CALLS:
             return _ReLU.apply(args[0] if args else kwargs["input"])
@@ -52,7 +56,7 @@ class _ReLU(torch.autograd.Function):
 
 
 class _ReLUInputGradient(torch.autograd.Function):
-    """The gradient where the ReLU is open. Which ones are open has no derivative."""
+    """The gradient where the ReLU's input is positive. That mask has no derivative of its own."""
 
     @staticmethod
     def forward(gradient: Tensor, output: Tensor) -> Tensor:
@@ -79,11 +83,11 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """torch.nn.functional.batch_norm, parameters under its names."""
+    """Compute torch.nn.functional.batch_norm, whose parameter names these are."""
     if training or running_mean is None or running_var is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    # The second pass updates the statistics before the first is differentiated; the copies are what the first one saw.
-    # PyTorch does not notice: its kernel changes them without a trace.
+    # The second pass updates the statistics before the first one is differentiated, so this copies what the first one
+    # saw. PyTorch does not notice the change by itself: its kernel does not raise the tensors' version.
     running_mean, running_var = running_mean.clone(), running_var.clone()
     if weight is None or bias is None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
@@ -114,18 +118,18 @@ class _BatchNorm(torch.autograd.Function):
         weight_gradient = bias_gradient = None
         if any(of_parameters):
             _, weight_gradient, bias_gradient = _batch_norm_backward(
-                gradient, features, weight, running_mean, running_var, context.eps, [False, *of_parameters]
+                gradient, features, weight, (running_mean, running_var), context.eps, [False, *of_parameters]
             )
         return input_gradient, weight_gradient, bias_gradient, None, None, None
 
 
 class _BatchNormInputGradient(torch.autograd.Function):
-    """gradient * weight / sqrt(running_var + eps), whatever the features were."""
+    """Batch norm's input gradient, gradient * weight / sqrt(running_var + eps). It does not depend on the features."""
 
     @staticmethod
     def forward(gradient: Tensor, features: Tensor, weight: Tensor, running_var: Tensor, eps: float) -> Tensor:
         zeros = torch.zeros_like(running_var)
-        return _batch_norm_backward(gradient, features, weight, zeros, running_var, eps, [True, False, False])[0]
+        return _batch_norm_backward(gradient, features, weight, (zeros, running_var), eps, [True, False, False])[0]
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -136,9 +140,9 @@ class _BatchNormInputGradient(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, second: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight, running_var = context.saved_tensors
-        # Linear in the gradient just as batch norm (of mean zero) is in its features, so its own backward serves.
+        # Linear in the gradient, as batch norm of mean zero is in its features. So batch norm's own backward serves.
         by_gradient, by_weight, _ = _batch_norm_backward(
-            second, gradient, weight, torch.zeros_like(running_var), running_var, context.eps, [True, True, False]
+            second, gradient, weight, (torch.zeros_like(running_var), running_var), context.eps, [True, True, False]
         )
         return by_gradient, None, by_weight, None, None
 
@@ -147,14 +151,12 @@ def _batch_norm_backward(
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    statistics: tuple[Tensor, Tensor],
     eps: float,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return aten.native_batch_norm_backward(
-        gradient, features, weight, running_mean, running_var, None, None, False, eps, wanted
-    )
+    """Return the gradients of features, weight and bias that are wanted; statistics are running mean and variance."""
+    return aten.native_batch_norm_backward(gradient, features, weight, *statistics, None, None, False, eps, wanted)
 
 
 Pair = tuple[int, int]
@@ -169,12 +171,12 @@ def _conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """torch.nn.functional.conv2d, parameters under its names."""
+    """Compute torch.nn.functional.conv2d, whose parameter names these are."""
     if bias is not None or isinstance(padding, str):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     device_type = input.device.type
     if torch.is_autocast_enabled(device_type):
-        # Autocast would do this within conv2d, where the tensors saved here are no longer the ones computed with.
+        # Autocast would cast inside conv2d. The tensors saved here would then not be the ones computed with.
         dtype = torch.get_autocast_dtype(device_type)
         input, weight = input.to(dtype), weight.to(dtype)
     return _Convolution.apply(input, weight, (_pair(stride), _pair(padding), _pair(dilation), groups))
@@ -185,7 +187,7 @@ def _pair(value: int | Pair) -> list[int]:
 
 
 Geometry = tuple[list[int], list[int], list[int], int]
-"""Stride, padding, dilation, groups."""
+"""A convolution's stride, padding, dilation and groups."""
 
 
 class _Convolution(torch.autograd.Function):
@@ -211,7 +213,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _ConvolutionInputGradient(torch.autograd.Function):
-    """The transposed convolution; of the features only the shape is used."""
+    """A convolution's input gradient, the transposed convolution. It uses only the shape of the features."""
 
     @staticmethod
     def forward(gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

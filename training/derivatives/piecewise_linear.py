@@ -1,7 +1,7 @@
-"""Whether a network's self-gradient has a derivative, tried out on two random pictures.
+"""Test whether a network's self-gradient has a derivative, on two random pictures.
 
-Trying it out judges any module rightly. The names of its layers do not tell: a ReLU may be a function and no module,
-and layer norm bends what ReLUs leave straight.
+A test is right for any module. The names of its layers are not enough: a ReLU may be a function instead of a module,
+and layer norm makes a network of ReLUs nonlinear between their kinks.
 """
 
 import torch
@@ -11,13 +11,15 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 
 def is_piecewise_linear(model: SelfGradientNetwork, images: Tensor) -> bool:
-    """Whether the derivative of the self-gradient with respect to the image is exactly zero.
+    """Return whether the derivative of the self-gradient with respect to the image is exactly zero.
 
-    images: (N, 3, H, W), for their size, type and device, which must be the model's; what they show does not matter
+    If so, differentiating through both passes equals holding the first one fixed. The answer is about the network as it
+    is now: one whose self-gradient is zero everywhere, such as an untrained one with a zero classifier, passes too. The
+    test costs a dozen passes of one picture. It restores torch's global generators, whatever the network draws.
 
-    If so, differentiating through both passes equals holding the first one fixed. It is about the network as it is now:
-    one whose self-gradient is zero everywhere, such as an untrained one with a zero classifier, passes too. Costs a
-    dozen passes of one picture, and leaves torch's global generators as they were, whatever the network draws.
+    Args:
+        model: The network.
+        images: (N, 3, H, W), of the model's type and device. Only their size, type and device matter.
     """
     generator = torch.Generator().manual_seed(0)
     pictures, direction = (torch.rand(2, *images.shape[1:], generator=generator).to(images) for _ in range(2))

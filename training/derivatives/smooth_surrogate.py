@@ -1,4 +1,4 @@
-"""Piecewise linear layers, differentiated as if they were smooth: what lets an attack see a self-gradient change.
+"""Replace piecewise linear layers by smooth ones, so that an attack sees how the self-gradient changes.
 
 The maximum of several numbers is smoothed to log(sum(exp(beta * x))) / beta, which tends to it as beta grows; of x and
 0 that is the softplus. Rectifiers of every kind are written as sums of max(x, 0), pooling is a maximum as it stands.
@@ -42,20 +42,22 @@ NOT_SMOOTHED: dict[Any, str] = {
     torch.maximum: "maximum",
     torch.minimum: "minimum",
 }
-"""Piecewise linear calls that are left as they are, by the name to warn with."""
+"""Piecewise linear calls that are left as they are, with the name for the warning."""
 
 
 class SurrogateWarning(UserWarning):
-    """A layer that the smooth surrogate leaves piecewise linear, so an attack through it may be partly blind."""
+    """The smooth surrogate leaves a layer piecewise linear, so an attack through it may be partly blind."""
 
 
 class SmoothSurrogate(TorchFunctionMode):
-    """Within, piecewise linear layers compute a smooth version of themselves, in modules and functional calls alike.
+    """A mode in which piecewise linear layers compute a smooth version of themselves, as modules and as functions.
 
-    Covered: ReLU, ReLU6 and hard tanh, leaky ReLU and PReLU, hard sigmoid, hard swish, 2-d max-pooling. Anything smooth
-    is left alone (GELU, SiLU, sigmoid, tanh, ELU, ...), and a SurrogateWarning names any other piecewise linear call.
+    It covers ReLU, ReLU6 and hard tanh, leaky ReLU and PReLU, hard sigmoid, hard swish and 2-d max-pooling. Smooth
+    layers are left alone (GELU, SiLU, sigmoid, tanh, ELU, ...). A SurrogateWarning names any other piecewise linear
+    call.
 
-    beta: sharpness; every smooth version tends to the layer as it grows
+    Args:
+        beta: Sharpness. Every smooth version tends to the layer as it grows.
     """
 
     def __init__(self, beta: float):
@@ -63,6 +65,7 @@ class SmoothSurrogate(TorchFunctionMode):
         self.beta = beta
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Smooth what can be smoothed, and warn about what stays piecewise linear."""
         kwargs = kwargs or {}
         if func in _SMOOTH:
             return _SMOOTH[func](self.beta, *args, **kwargs)
@@ -117,9 +120,9 @@ def _max_pool2d(
 ) -> Tensor:
     kernel, dilations, paddings = _pair(kernel_size), _pair(dilation), _pair(padding)
     strides = _pair(stride) if stride else kernel
-    with torch.no_grad():  # for the size alone, whose rules for ceil_mode are PyTorch's
+    with torch.no_grad():  # gives the output's size by PyTorch's own rules for ceil_mode
         shape = F.max_pool2d(input, kernel, strides, paddings, dilations, ceil_mode).shape[-2:]
-    # So far beyond every edge that all windows fit; exp(beta * lowest) is 0, so what is beyond never counts.
+    # Pad so far beyond every edge that all windows fit. exp(beta * lowest) is 0, so the padding never counts.
     reach = [(shape[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 for i in range(2)]
     beyond = [max(0, reach[i] - paddings[i] - input.shape[-2 + i]) for i in range(2)]
     lowest = torch.finfo(input.dtype).min / (2 * max(beta, 1))

@@ -1,4 +1,4 @@
-"""The training log: one row an epoch, as CSV for a spreadsheet and as TensorBoard events."""
+"""Log one row of figures for each epoch, as CSV for a spreadsheet and as TensorBoard events."""
 
 import csv
 import io
@@ -7,15 +7,20 @@ from pathlib import Path
 from training.common.files import WriteError, write_atomically
 
 
-class RunLog:
-    """Appends an epoch's figures to run_dir/log.csv and run_dir/tensorboard.
+class EpochLog:
+    """Append each epoch's figures to run_dir/log.csv and run_dir/tensorboard.
 
-    first_epoch: rows of this epoch and later ones, left by a run that was interrupted after logging them, are dropped
-    raises WriteError where run_dir cannot be written to
+    Args:
+        run_dir: Folder of the training run.
+        first_epoch: The next epoch to log. Rows of this epoch and later ones are dropped: a run that was interrupted
+            after logging them left them.
+
+    Raises:
+        WriteError: run_dir cannot be written to.
     """
 
     def __init__(self, run_dir: Path, first_epoch: int):
-        # TensorBoard takes two seconds to import, which --help need not pay.
+        # Imported here, because TensorBoard takes two seconds to import, which --help need not pay.
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run_dir / "log.csv"
@@ -33,14 +38,18 @@ class RunLog:
             return list(csv.DictReader(file))
 
     def add(self, epoch: int, figures: dict[str, float]) -> None:
-        """epoch: counted from 1; figures by column, where rows that an older version wrote may lack some
+        """Write an epoch's row.
 
-        raises WriteError
+        Args:
+            epoch: Counted from 1.
+            figures: Its figures by column; the same columns in every epoch of a run.
+
+        Raises:
+            WriteError: The log cannot be written.
         """
         self._rows.append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in figures.items()})
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, restval="")
+        writer = csv.DictWriter(text, list(self._rows[-1]))
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self.path, text.getvalue().encode())
@@ -52,7 +61,11 @@ class RunLog:
             raise WriteError.of(self._folder, error) from None
 
     def close(self) -> None:
-        """raises WriteError"""
+        """Close the TensorBoard events.
+
+        Raises:
+            WriteError: They cannot be written.
+        """
         try:
             self._events.close()
         except OSError as error:

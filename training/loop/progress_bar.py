@@ -1,4 +1,4 @@
-"""The progress bar of a training run."""
+"""Show the progress of a training run."""
 
 import sys
 import time
@@ -6,11 +6,13 @@ import time
 from tqdm import tqdm
 
 
-class TrainingBar:
-    """Pictures done of all epochs, time left, pictures a second, and figures.
+class ProgressBar:
+    """A bar of the pictures done in all epochs, with the time left, the speed and the latest figures.
 
-    total, done: pictures of the whole run (None where they are not known), and of its parts before this one
-    visible:     False shows nothing
+    Args:
+        total: Pictures of the whole run; None where their number is not known.
+        done: Pictures of the parts of the run before this one.
+        visible: False shows nothing.
     """
 
     def __init__(self, total: int | None, done: int, visible: bool):
@@ -23,9 +25,9 @@ class TrainingBar:
             dynamic_ncols=terminal,
             # A log file wants a line a minute, a terminal a live bar.
             mininterval=0.5 if terminal else 60,
-            # The time left is worked out from the mean speed, because epochs end in a long validation.
+            # The time left is computed from the mean speed, because epochs end in a long validation.
             smoothing=0,
-            # The speed is shown among the figures: that of training, validation left out.
+            # The speed among the figures is that of training, without validation. So tqdm's own is left out.
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             disable=not visible,
         )
@@ -33,21 +35,22 @@ class TrainingBar:
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Pictures a second are counted from here."""
+        """Measure the speed from now on."""
         self._start = time.perf_counter()
         self._images = 0
 
     @property
     def images_per_second(self) -> float:
-        """Since the epoch's start."""
+        """The speed since the epoch's start, in pictures a second."""
         return self._images / (time.perf_counter() - self._start)
 
     def update(self, images: int) -> None:
+        """Add pictures to those that are done."""
         self._images += images
         self._bar.update(images)
 
     def show(self, figures: dict[str, str], *, of_epoch: bool = False) -> None:
-        """Figures by name; those of an epoch stay until the next one's."""
+        """Show figures by name. Those of an epoch stay until the next epoch's."""
         if of_epoch:
             self._epoch_figures = figures
             return
@@ -55,4 +58,5 @@ class TrainingBar:
         self._bar.set_postfix(speed | figures | self._epoch_figures, refresh=False)
 
     def close(self) -> None:
+        """Leave the bar as it is and end its line."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Learning rate over the course of training."""
+"""Set the learning rate over the course of training."""
 
 from training.config import TrainConfig
 
@@ -6,9 +6,10 @@ from training.config import TrainConfig
 def epochs_after(config: TrainConfig, seconds: float, reserved: float) -> float:
     """Return how far the schedule of a run with a time budget is, in epochs from 0 to config.epochs.
 
-    config:   its minutes are above 0
-    seconds:  since the run's start
-    reserved: seconds of the budget that are kept for the last validation
+    Args:
+        config: Its minutes are above 0.
+        seconds: Seconds since the run's start.
+        reserved: Seconds of the budget that are kept for the last validation.
     """
     for_training = 60 * config.minutes - reserved
     share = seconds / for_training if for_training > 0 else 1.0
@@ -16,7 +17,14 @@ def epochs_after(config: TrainConfig, seconds: float, reserved: float) -> float:
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """progress: epochs done so far, fractions included; the schedules are TrainConfig's"""
+    """Return the learning rate at a moment of training.
+
+    It is a function of the progress rather than a torch.optim.lr_scheduler, so that a resumed run needs no state of it.
+
+    Args:
+        config: Its lr_schedule names the schedule.
+        progress: Epochs done so far, fractions included.
+    """
     if config.lr_schedule == "step":
         passed = sum(progress >= milestone for milestone in config.lr_milestones)
         return config.lr * config.lr_decay**passed

@@ -1,10 +1,10 @@
-"""The training loop: epochs, validation, checkpoints, resuming."""
+"""Train a network: epochs, validation, checkpoints, resuming."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,27 +25,33 @@ from training.data.batches import augment, batches, to_float
 from training.data.loading import split_indices
 from training.data.mixing import cutmix, cutout
 from training.data.picture_set import PictureSet
-from training.loop.epoch_choice import Selection
-from training.loop.log import RunLog
-from training.loop.progress_bar import TrainingBar
+from training.loop.epoch_choice import EpochChoice
+from training.loop.log import EpochLog
+from training.loop.progress_bar import ProgressBar
 from training.loop.schedule import epochs_after, learning_rate
-from training.loop.state import Progress, TrainingError, description, differing_pictures, save_state
+from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
 from training.loop.validation import Validation, collapse, validation_batch_size
-from training.loop.weight_average import WeightAverage
+from training.loop.weight_average import weight_average
 from training.methods import build_method
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
-from training.parallel.synchronised import as_part_of_the_whole_batch
+from training.parallel.synchronised import synchronised_steps
 
 
 class Trainer:
-    """Trains one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
+    """Train one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
 
-    config:   its init_from must have passed check_start
-    pictures: the training split; part of it is held out for validation
-    state:    read_state's, to go on from; None to start
-    shard:    this process's part of the work; only the first one's writes files and shows progress
+    Args:
+        config: The configuration. Its init_from must have passed check_start.
+        pictures: The training split. Part of it is held out for validation.
+        run_dir: Folder of the results.
+        device: Where to train.
+        state: What read_state returned, to continue from; None to start.
+        shard: This process's part of the work. Only the first process writes files and shows progress.
+
+    Raises:
+        TrainerError: The pictures are too few or do not fit into memory, or the state does not fit them.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class Trainer:
         self.config, self.run_dir, self.device, self.shard = config, run_dir, device, shard
         train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
         if len(train) < config.batch_size:
-            raise TrainingError(
+            raise TrainerError(
                 f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
             )
         self.pictures, self.train_indices = _on_device(pictures, device), train.to(device)
@@ -100,28 +106,31 @@ class Trainer:
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
-        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.average = weight_average(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
         self.progress = Progress()
-        self._began = time.perf_counter()  # less what earlier parts of the run took
+        self._began = time.perf_counter()  # less the time of earlier parts of the run
         self._validation_seconds = 0.0  # of the last validation; nothing is known of the first
         if state is not None:
-            self._go_on_from(state)
+            self._resume(state)
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches in an epoch; an incomplete last one is left out."""
         return len(self.train_indices) // self.config.batch_size
 
     @property
     def checkpoint_path(self) -> Path:
+        """The network of the epoch that is kept."""
         return self.run_dir / "model.safetensors"
 
     @property
     def state_path(self) -> Path:
+        """The state to resume from."""
         return self.run_dir / "state.pt"
 
     def _build_optimizer(self) -> torch.optim.SGD:
-        # Weight decay drives the block's output to nothing within a few epochs (measured: 8e-6), so it gets none.
+        # Weight decay drives the block's output to zero within a few epochs (measured: 8e-6), so the block gets none.
         block = list(self.model.block.parameters()) if self.model.block is not None else []
         groups: list[dict[str, Any]] = [
             {"params": list(self.model.backbone.parameters()), "weight_decay": self.config.weight_decay},
@@ -134,23 +143,25 @@ class Trainer:
             nesterov=True,
         )
 
-    def run(self) -> Iterator[int]:
-        """Trains the epochs that are left, and yields how many are done and saved: at the start, then after each one.
+    def train(self) -> Iterator[int]:
+        """Train the epochs that are left, and yield how many are done and saved: at the start, then after each one.
 
-        raises TrainingError where an epoch's figures show a collapse (the best checkpoint so far is kept), and
-        WriteError
+        Raises:
+            TrainerError: An epoch's figures show a collapse, or the loss is not finite. The best checkpoint is kept.
+            WriteError: A file cannot be written.
         """
-        log: RunLog | None = None
+        log: EpochLog | None = None
         self._began = time.perf_counter() - self.progress.wall_seconds
-        with self.shard.together():
+        with self.shard.fail_together():
             if self.shard.first:
-                log = RunLog(self.run_dir, first_epoch=self.progress.epoch + 1)
+                log = EpochLog(self.run_dir, first_epoch=self.progress.epoch + 1)
                 if self.progress.epoch == 0:
-                    # So that --resume always works, and a disk that is full or read-only shows before an hour is lost.
+                    # Saved before the first epoch, so that --resume always works, and so that a full or read-only disk
+                    # is noticed before an hour is lost.
                     save_state(self.state_path, self.config, self.progress, self._state())
         yield self.progress.epoch
         images_per_epoch = self.steps_per_epoch * self.config.batch_size
-        bar = TrainingBar(
+        bar = ProgressBar(
             None if self.config.minutes else self.config.epochs * images_per_epoch,
             self.progress.epoch * images_per_epoch,
             self.shard.first,
@@ -158,14 +169,14 @@ class Trainer:
         try:
             while not self._finished():
                 problem = self._epoch(log, bar)
-                with self.shard.together():
+                with self.shard.fail_together():
                     if problem:
                         kept = (
                             "Best checkpoint so far"
                             if self.progress.epoch > 1
                             else "There is no better checkpoint than"
                         )
-                        raise TrainingError(f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}")
+                        raise TrainerError(f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}")
                 yield self.progress.epoch
         finally:
             bar.close()
@@ -175,19 +186,25 @@ class Trainer:
     def _scheduled(self, done: float) -> float:
         """Return how far the learning-rate schedule is, in epochs, from 0 to config.epochs.
 
-        done: epochs done so far, fractions included; a time budget counts seconds instead
+        Args:
+            done: Epochs done so far, fractions included. A time budget counts seconds instead.
         """
         if not self.config.minutes:
             return done
         seconds = time.perf_counter() - self._began
-        # All processes must draw the same conclusion.
+        # All processes must come to the same answer.
         return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
 
     def _finished(self) -> bool:
         return self._scheduled(self.progress.epoch) >= self.config.epochs
 
-    def _epoch(self, log: RunLog | None, bar: TrainingBar) -> str | None:
-        """log: None in processes that do not write; returns what is wrong with the epoch's figures, if anything"""
+    def _epoch(self, log: EpochLog | None, bar: ProgressBar) -> str | None:
+        """Train, validate, log and save one epoch, and return what is wrong with its figures, if anything.
+
+        Args:
+            log: None in processes that do not write.
+            bar: Shows the progress.
+        """
         epoch = self.progress.epoch
         wall, core = time.perf_counter(), time.process_time()
         # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
@@ -205,30 +222,30 @@ class Trainer:
             "train_images_per_second": images_per_second,
         }
         self._validation_seconds = time.perf_counter() - validation_began
-        # A gradient oracle reads the label out of the gradient: that is what it is there to show.
+        # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
-        # After the first epoch there is no other network to keep: without any, a collapse could not be judged.
+        # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
-        selection, best = self._selected(figures) if keep else (self._selection, False)
+        choice, best = self._choose(figures) if keep else (self._choice, False)
         progress = Progress(
             epoch=epoch + 1,
-            best_lowest=selection.highest,
+            best_lowest=choice.highest,
             best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
             wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
             core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
             problem=problem or "",
-            kept_lowest=selection.kept_lowest,
-            kept_clean=selection.kept_clean,
+            kept_lowest=choice.kept_lowest,
+            kept_clean=choice.kept_clean,
         )
         figures |= {
             "wall_seconds": progress.wall_seconds,
             "core_seconds": progress.core_seconds,
             "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
         }
-        with self.shard.together():
+        with self.shard.fail_together():
             if log is not None:
-                # In this order: whatever a kill leaves undone, the epoch is done anew from the state before it.
+                # The state is written last. Whatever a kill leaves undone, the epoch is repeated from the state before.
                 log.add(progress.epoch, figures)
                 if best:
                     self._save_best(evaluated, {"epoch": progress.epoch, **figures})
@@ -240,16 +257,20 @@ class Trainer:
         return problem
 
     @property
-    def _selection(self) -> Selection:
-        return Selection(self.progress.best_lowest, self.progress.kept_lowest, self.progress.kept_clean)
+    def _choice(self) -> EpochChoice:
+        return EpochChoice(self.progress.best_lowest, self.progress.kept_lowest, self.progress.kept_clean)
 
-    def _selected(self, figures: dict[str, Any]) -> tuple[Selection, bool]:
-        """With one more epoch, and whether to keep that one. Standard training is not meant to withstand attacks."""
+    def _choose(self, figures: dict[str, Any]) -> tuple[EpochChoice, bool]:
+        """Return the updated choice and whether to keep an epoch with these figures."""
+        # Standard training is not meant to withstand attacks.
         lowest = "val_clean" if self.config.method == "standard" else "val_lowest"
-        return self._selection.after(figures[lowest], figures["val_clean"], self.validation.attacked)
+        return self._choice.after(figures[lowest], figures["val_clean"], self.validation.attacked)
 
-    def _train_epoch(self, epoch: int, bar: TrainingBar) -> tuple[float, float]:
-        """Mean loss and accuracy over the epoch's batches. The end of a time budget cuts the epoch short."""
+    def _train_epoch(self, epoch: int, bar: ProgressBar) -> tuple[float, float]:
+        """Train one epoch and return the mean loss and accuracy over its batches.
+
+        The end of a time budget cuts the epoch short.
+        """
         self.model.train()
         sums = torch.zeros(2, device=self.device)
         steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
@@ -260,7 +281,7 @@ class Trainer:
             rate = learning_rate(self.config, scheduled)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            # All processes draw the whole batch's augmentation: that costs little, and makes it one process's.
+            # Every process draws the whole batch's augmentation, so that it equals one process's. That costs little.
             augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
             cut, targets = self._cut(augmented, labels)
             inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
@@ -281,8 +302,14 @@ class Trainer:
         return self._means(sums, done, epoch)
 
     def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        """One step on this process's part of a batch, targets as in training.methods.Batch; its (loss, accuracy)."""
-        with as_part_of_the_whole_batch(self.shard):
+        """Do one step on this process's part of a batch, and return its (loss, accuracy).
+
+        Args:
+            inputs: (n, 3, H, W) float32 in [0, 1].
+            targets: As in training.methods.Batch.
+            labels: (n), for the accuracy.
+        """
+        with synchronised_steps(self.shard):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                 step = self.method.loss(self.model, self.method.attack(self.model, inputs, targets))
             self.optimizer.zero_grad(set_to_none=True)
@@ -290,24 +317,24 @@ class Trainer:
         self.shard.average_(parameter.grad for parameter in self.model.parameters())
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(self.model)
+            self.average.update_parameters(self.model)
         accuracy = (step.logits.detach().argmax(dim=1) == labels).float().mean()
         return torch.stack([step.loss.detach(), accuracy])
 
     def _means(self, sums: Tensor, steps: int, epoch: int) -> tuple[float, float]:
-        """Loss and accuracy per step, over all processes, of sums over `steps` steps of this one's."""
+        """Return the mean loss and accuracy over all steps and processes, from the sums of this process's steps."""
         means = sums / steps
         self.shard.average_([means])
         loss, accuracy = means.tolist()
-        with self.shard.together():
+        with self.shard.fail_together():
             if not torch.isfinite(means).all():
-                raise TrainingError(
+                raise TrainerError(
                     f"epoch {epoch + 1}: the loss is {loss}; start again under another --run with a lower --lr"
                 )
         return loss, accuracy
 
     def _cut(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images and their targets after cutout and CutMix, where the configuration asks for them."""
+        """Return uint8 images and their targets after the cutout and CutMix that the configuration asks for."""
         targets = labels
         if self.config.cutout:
             mean = torch.tensor(self.info.mean, device=images.device).view(1, -1, 1, 1)
@@ -317,74 +344,83 @@ class Trainer:
         return images, targets
 
     def _evaluated_model(self) -> SelfGradientNetwork:
-        """The network that is validated and saved: the weight average where there is one."""
+        """Return the network that is validated and saved: the weight average where there is one."""
         if self.average is None:
             return self.model
-        averaged = build_model(self.info).to(self.device).to(memory_format=torch.channels_last)
-        averaged.load_state_dict(self.average.state)
-        return averaged
+        return cast(SelfGradientNetwork, self.average.module)
 
     def _save_best(self, model: SelfGradientNetwork, history: dict[str, Any]) -> None:
         save_checkpoint(self.checkpoint_path, model.state_dict(), replace(self.info, history=history))
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            "data": description(self.pictures, self.info.mean),
+            "data": describe_pictures(self.pictures, self.info.mean),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         if self.average is not None:
-            state |= {"average": self.average.state, "average_steps": self.average.steps}
+            # The count includes the network before the first step, which is not a step.
+            state |= {
+                "average": self.average.module.state_dict(),
+                "average_steps": int(self.average.n_averaged) - 1,
+            }
         return state
 
-    def _go_on_from(self, state: dict[str, Any]) -> None:
-        differing = differing_pictures(state, description(self.pictures, self.info.mean))
+    def _resume(self, state: dict[str, Any]) -> None:
+        differing = differing_pictures(state, describe_pictures(self.pictures, self.info.mean))
         if differing:
-            raise TrainingError(
-                f"{self.state_path} is of a run on other pictures ({differing}); "
+            raise TrainerError(
+                f"{self.state_path} belongs to a run on other pictures ({differing}); "
                 "give the --data-root that it was started with, or start under another --run"
             )
         self.progress = Progress(**state["progress"])
         if self.progress.problem:
-            raise TrainingError(
+            raise TrainerError(
                 f"{self.state_path}: this run stopped for good after epoch {self.progress.epoch} "
                 f"({self.progress.problem}); start again under another --run"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.state = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
-            self.average.steps = state["average_steps"]
+            self.average.module.load_state_dict(state["average"])
+            self.average.n_averaged.fill_(state["average_steps"] + 1)
         self._take_over_best()
 
     def _take_over_best(self) -> None:
-        """Killed between saving a best epoch and its state, a run has a better checkpoint than its state says."""
+        """Take over the figures of a checkpoint that is newer than the state.
+
+        A run that is killed between saving the two leaves such a checkpoint.
+        """
         try:
             _, info = load_checkpoint(self.checkpoint_path)
         except CheckpointError:
             return
         if info.history.get("epoch", 0) > self.progress.epoch:
-            selection, _ = self._selected(info.history)
+            choice, _ = self._choose(info.history)
             self.progress = replace(
                 self.progress,
-                best_lowest=selection.highest,
-                kept_lowest=selection.kept_lowest,
-                kept_clean=selection.kept_clean,
+                best_lowest=choice.highest,
+                kept_lowest=choice.kept_lowest,
+                kept_clean=choice.kept_clean,
             )
 
 
 def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
-    """The class names of a checkpoint whose backbone training is to start from; cheap, so before reading pictures.
+    """Check a checkpoint whose backbone training is to start from, and return its class names.
 
-    raises CheckpointError, and TrainingError for another architecture or activation
+    It is cheap, so it comes before the pictures are read.
+
+    Raises:
+        CheckpointError: The file is no checkpoint.
+        TrainerError: The checkpoint is of another architecture or activation.
     """
     other, info = load_checkpoint(path)
     if info.architecture != arch:
-        raise TrainingError(
+        raise TrainerError(
             f"{path} is a {info.architecture}, not a {arch}; pass a checkpoint of the same --arch to --init-from"
         )
     if info.activation != activation or isinstance(other, GradientOracle):
-        raise TrainingError(
+        raise TrainerError(
             f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
             "--activation, and no gradient-oracle, to --init-from"
         )
@@ -392,10 +428,10 @@ def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
 
 
 def _on_device(pictures: PictureSet, device: torch.device) -> PictureSet:
-    """raises TrainingError where they do not fit"""
+    """Return the pictures on a device. Raise TrainerError where they do not fit into its memory."""
     needed, free = pictures.images.numel(), free_memory(device)
     if pictures.images.device != device and free is not None and needed > free:
-        raise TrainingError(
+        raise TrainerError(
             f"the pictures take {gib(needed)} of memory on {device}, of which {gib(free)} is free; "
             "pass a smaller --image-size, or a --data-root with fewer pictures"
         )

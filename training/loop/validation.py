@@ -1,4 +1,4 @@
-"""What the trainer measures after each epoch, and how it notices training that has gone wrong."""
+"""Measure a network after each epoch, and notice training that has gone wrong."""
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
@@ -19,17 +19,21 @@ from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 
 Measurement = tuple[int, Callable[[], Tensor]]
-"""How many values, and what measures them."""
+"""The number of values, and the function that measures them."""
 
 
 @dataclass(frozen=True)
 class Validation:
     """Held-out pictures on the training device.
 
-    images, labels: (N, 3, H, W) float32 in [0, 1] and (N)
-    attacked:       how many of them, from the first, are attacked
-    shard:          with several processes, each does some of the measurements, and all know the figures
-    batch_size:     pictures that the network sees at once
+    Attributes:
+        images: (N, 3, H, W) float32 in [0, 1].
+        labels: (N).
+        attacked: How many of them, from the first, are attacked.
+        eps: L-inf budget, units of pixel intensity.
+        seed: Seed of the attacks' random starts.
+        shard: With several processes, each does some of the measurements, and all know the figures.
+        batch_size: Pictures that the network sees at once.
     """
 
     images: Tensor
@@ -41,10 +45,10 @@ class Validation:
     batch_size: int = 250
 
     def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
-        """Accuracies in [0, 1] by log column, `val_lowest` (per picture over all attacks) among them.
+        """Return accuracies in [0, 1] by log column; `val_lowest` counts pictures that withstood every attack.
 
-        With a block: also the smooth surrogate, which sees it, the attack on the block-off network, and the block's
-        effect. The model is left in eval mode.
+        A network with a block also meets the smooth surrogate, which sees the block, and the attack on the block-off
+        network; and the block's effect is measured. The model is left in eval mode.
         """
         model.eval()
         if isinstance(model, GradientOracle):
@@ -71,9 +75,9 @@ class Validation:
         return figures
 
     def _divided(self, measurements: dict[str, Measurement]) -> dict[str, Tensor]:
-        """Each measurement made by one process, then known to all.
+        """Make each measurement in one process, and return all of them in every process.
 
-        Every one of them seeds its own draws, so it does not matter which process makes it.
+        Every measurement seeds its own draws, so it does not matter which process makes it.
         """
         made = [
             measure().double().cpu()
@@ -85,14 +89,14 @@ class Validation:
         return dict(zip(measurements, known, strict=True))
 
     def _withstood(self, model: SelfGradientNetwork, attack: Attack, count: int) -> Tensor:
-        """Of the first `count` pictures."""
+        """Return which of the first `count` pictures withstand an attack."""
         images, labels = self.images[:count], self.labels[:count]
         return measuring.withstood(
             model, images, labels, attack, eps=self.eps, seed=self.seed, batch_size=self.batch_size
         )
 
     def _block_effect(self, model: SelfGradientNetwork) -> Tensor:
-        """BlockEffect's fields in their order."""
+        """Return BlockEffect's fields in their order."""
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
         torch.manual_seed(self.seed)
         attack = gradient_attack.pgd(10)
@@ -106,7 +110,7 @@ class Validation:
         return torch.tensor(astuple(effect), dtype=torch.double)
 
     def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
-        """Table 1's two figures, labels told to the network."""
+        """Return the two figures of the paper's table 1, with the labels told to the network."""
         options: dict[str, Any] = {"eps": self.eps, "seed": self.seed, "batch_size": self.batch_size}
         clean = oracle_withstood(model, self.images, self.labels, steps=0, **options)
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
@@ -128,27 +132,28 @@ class Validation:
 
 
 def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
-    """Pictures at once that fit into the memory which this process trains in, at most 250."""
+    """Return how many pictures fit at once into the memory that this process trains in, at most 250."""
     batch_size = config.batch_size // shard.processes
     if config.precision == "bf16":
         # Validation computes in float32, whose activations are twice as large.
         batch_size //= 2
     if config.method == "self-gradient":
-        # The smooth surrogate's second derivatives need more (measured: 1.2 times) than
+        # The smooth surrogate's second derivatives need more memory (measured: 1.2 times) than those of
         # training.derivatives.double_backward.
         batch_size //= 2
     return max(1, min(250, batch_size))
 
 
 def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
-    """One sentence where the epoch's figures show a known failure of adversarial training, else None.
-
-    figures:  Validation.measure's
-    best_pgd: highest val_pgd10 of the epochs before
+    """Return one sentence where an epoch's figures show a known failure of adversarial training, else None.
 
     Catastrophic overfitting: the network withstands the one-step attack it trains on and nothing else.
     Label leaking: attacked pictures are easier than clean ones, because the network reads the label out of the
     perturbation.
+
+    Args:
+        figures: Validation.measure's.
+        best_pgd: Highest val_pgd10 of the epochs before.
     """
     clean, fgsm, pgd10 = figures["val_clean"], figures["val_fgsm"], figures["val_pgd10"]
     if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + 0.1:

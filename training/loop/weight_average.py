@@ -1,26 +1,27 @@
-"""Averaging a network's weights over the course of training."""
+"""Average a network's weights over the course of training."""
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class WeightAverage:
-    """Exponential moving average of a network's parameters and buffers.
+def weight_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of a network's parameters and buffers, which starts as a copy of it.
 
-    decay: share of the average kept at each step; the first steps use less, so that the average forgets the start
+    AveragedModel.update_parameters(model) adds the network after a step. Step s keeps a share of
+    min(decay, (1 + s) / (10 + s)) of the average, so that the average forgets the untrained start.
+
+    Args:
+        model: The network before its first step.
+        decay: Share of the average that a step keeps.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.steps = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    def update(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return current
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        return average.lerp(current, 1 - kept)
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - decay)
-            else:
-                self.state[name].copy_(tensor)
+    average = AveragedModel(model, avg_fn=update, use_buffers=True)
+    # The copy that it starts from counts as the first network. Without that, the first update would overwrite the copy.
+    average.n_averaged.fill_(1)
+    return average

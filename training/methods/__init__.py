@@ -1,4 +1,4 @@
-"""Training methods: each turns a batch into the loss to minimise."""
+"""The training methods: each turns a batch into the loss to minimise."""
 
 from training.methods.build import build_method
 from training.methods.step import Batch, Method, Step

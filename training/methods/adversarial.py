@@ -13,7 +13,11 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 @dataclass(frozen=True)
 class AdversarialTraining:
-    """Cross-entropy on attacked pictures, plain network.
+    """Cross-entropy of a plain network on attacked pictures.
+
+    Attributes:
+        training_attack: Attacks each batch.
+        label_smoothing: Share of a label that all classes divide evenly in the loss.
 
     Source: Madry et al. (2018); with one step, Wong et al., Fast is better than free (2020).
     """
@@ -22,8 +26,10 @@ class AdversarialTraining:
     label_smoothing: float = 0.0
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack the pictures."""
         return Batch(images, self.training_attack(views.block_off_view(model), images, targets), targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Return the cross-entropy of the attacked pictures."""
         logits = model.plain_logits(batch.attacked).float()
         return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)

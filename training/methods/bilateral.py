@@ -1,4 +1,4 @@
-"""Bilateral adversarial training: image and label are perturbed, each by one step."""
+"""Perturb image and label, each by one step: bilateral adversarial training."""
 
 from dataclasses import dataclass
 
@@ -17,27 +17,31 @@ GAMMA = 0.01
 
 
 def most_confusing(logits: Tensor, labels: Tensor) -> Tensor:
-    """The wrong class of the highest logit, (N, classes) and (N) -> (N)."""
+    """Return the wrong class of the highest logit, of logits (N, classes) and labels (N), as (N)."""
     return logits.scatter(1, labels[:, None], float("-inf")).argmax(dim=1)
 
 
 def random_wrong_class(labels: Tensor, classes: int) -> Tensor:
-    """A class other than the label, every one as likely, (N) -> (N); torch's global generator."""
+    """Draw a class other than the label (N), all equally likely, from torch's global generator."""
     return (labels + draw_like(labels, lambda steps: steps.random_(1, classes))) % classes
 
 
 def perturbed_labels(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """Labels after their own attack: the wrong classes share epsilon_y, the less likely one the more.
+    """Return the labels after their own attack: the wrong classes share epsilon_y, less likely ones get more of it.
 
-    The gradient of the cross-entropy with respect to a label is v = -log p, so the wrong class k receives mass in
-    proportion to v_k - v_MC + gamma, MC being the most confusing (most likely) wrong class. epsilon_y is the most that
+    The gradient of the cross-entropy with respect to a label is v = -log p. MC is the most confusing (most likely)
+    wrong class. So the wrong class k receives mass in proportion to v_k - v_MC + gamma. epsilon_y is the most that
     leaves the right class beta times the share of any other; it lies between 1 / (1 + beta) and
     1 / (1 + beta / (classes - 1)).
 
-    logits:  (N, classes), of the pictures as they are
-    labels:  (N)
-    beta:    9 for ten classes (epsilon_y up to 0.5) and 11 for a hundred (up to 0.9) in the source
-    returns: (N, classes), each row of sum 1
+    Args:
+        logits: (N, classes), of the pictures as they are.
+        labels: (N).
+        beta: 9 for ten classes (epsilon_y up to 0.5) and 11 for a hundred (up to 0.9) in the source.
+
+    Returns:
+        (N, classes), each row of sum 1.
+
     Source: section 4.1 of the paper that BilateralTraining names.
     """
     values = -F.log_softmax(logits.float(), dim=1)
@@ -51,14 +55,16 @@ def perturbed_labels(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class BilateralTraining:
-    """Cross-entropy of attacked pictures against attacked labels, plain network.
+    """Cross-entropy of a plain network, of attacked pictures against attacked labels.
 
     The picture is moved from a uniform draw by one step of size eps towards another class: the most confusing one or a
     random one. Attack and labels see the network as it is at test time (batch norm frozen).
 
-    eps:    of the pictures, units of pixel intensity; 8/255 in the source
-    beta:   of the labels: see perturbed_labels
-    target: the class that the attack moves pictures to
+    Attributes:
+        eps: L-inf budget of the pictures, units of pixel intensity; 8/255 in the source.
+        beta: The labels' budget: see perturbed_labels.
+        target: The class that the attack moves pictures to.
+
     Source: Wang and Zhang, Bilateral Adversarial Training: Towards Fast Training of More Robust Models Against
     Adversarial Attacks (2019), R-MC-LA; a random target is its authors' later R-RAND-LA.
     """
@@ -68,6 +74,7 @@ class BilateralTraining:
     target: BilateralTarget
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack the pictures and their labels."""
         with frozen_batch_norm(model):
             with torch.no_grad():
                 logits = model.plain_logits(images)
@@ -88,5 +95,6 @@ class BilateralTraining:
         return Batch(images, attacked, perturbed_labels(logits, targets, self.beta))
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Return the cross-entropy of the attacked pictures against the attacked labels."""
         logits = model.plain_logits(batch.attacked).float()
         return Step(F.cross_entropy(logits, batch.targets), logits)

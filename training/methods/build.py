@@ -1,4 +1,4 @@
-"""From the configuration to the method."""
+"""Build the training method that a configuration names."""
 
 from training.config import TrainConfig
 from training.methods.adversarial import AdversarialTraining
@@ -14,8 +14,8 @@ from training.methods.weight_perturbation import WeightPerturbation
 
 
 def build_method(config: TrainConfig) -> Method:
-    """The method that the configuration names, with what its flags put around it."""
-    method = _plain_method(config)
+    """Return the method that the configuration names, inside the remedies that its options add."""
+    method = _method_alone(config)
     if config.gradient_alignment > 0:
         method = GradientAlignment(method, config.gradient_alignment, config.epsilon)
     if config.weight_perturbation > 0:
@@ -23,7 +23,7 @@ def build_method(config: TrainConfig) -> Method:
     return method
 
 
-def _plain_method(config: TrainConfig) -> Method:
+def _method_alone(config: TrainConfig) -> Method:
     smoothing = config.label_smoothing
     attack = TrainingAttack.of(config)
     match config.method:

@@ -1,4 +1,4 @@
-"""Adversarial training of the gradient oracle."""
+"""Train the gradient oracle adversarially."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,10 @@ from training.networks.self_gradient import SelfGradientNetwork
 class OracleTraining:
     """Cross-entropy on attacked pictures with the gradient of their true loss as extra input.
 
+    Attributes:
+        training_attack: Attacks each batch.
+        label_smoothing: Share of a label that all classes divide evenly in the loss.
+
     Source: Self-Gradient Networks, table 1, "With Grad"; "Without Grad" is AdversarialTraining.
     """
 
@@ -22,9 +26,11 @@ class OracleTraining:
     label_smoothing: float = 0.0
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack the pictures; the attack knows their labels, as the oracle does."""
         return Batch(images, self.training_attack(_oracle(model).seen_with(targets), images, targets), targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Return the cross-entropy of the attacked pictures."""
         logits = _oracle(model).oracle_logits(batch.attacked, batch.targets).float()
         return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)
 

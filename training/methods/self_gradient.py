@@ -1,4 +1,4 @@
-"""Training of a self-gradient network."""
+"""Train a self-gradient network."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,15 @@ from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 @dataclass(frozen=True)
 class SelfGradientTraining:
-    """Cross-entropy on attacked pictures through both passes, parameters differentiated through the self-gradient.
+    """Cross-entropy on attacked pictures through both passes, differentiating parameters through the self-gradient.
 
-    view, beta:       how the attack sees the self-gradient (TrainConfig)
-    plain_loss_share: weight of the first pass's cross-entropy
+    Attributes:
+        training_attack: Attacks each batch.
+        view: How the attack sees the self-gradient: TrainConfig's attack_view.
+        beta: Sharpness of the smooth view.
+        plain_loss_share: Weight of the first pass's cross-entropy.
+        label_smoothing: Share of a label that all classes divide evenly in the loss.
+
     Source: Self-Gradient Networks, sections 3.5 and 4.
     """
 
@@ -33,9 +38,11 @@ class SelfGradientTraining:
         return views.full_view(model) if self.view == "full" else views.held_view(model)
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack the pictures through the configured view."""
         return Batch(images, self.training_attack(self._view_of(model), images, targets), targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Return the cross-entropy of both passes' logits, mixed by plain_loss_share."""
         with CheapSecondDerivatives():
             plain_logits, gradient = model.first_pass(batch.attacked)
         logits = model.second_pass(batch.attacked, gradient).float()

@@ -1,4 +1,4 @@
-"""What every training method has in common: attack a batch, then work out the loss on it."""
+"""Define a training method: attack a batch, then compute the loss on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +13,10 @@ from training.networks.self_gradient import SelfGradientNetwork
 class Batch:
     """A batch after its attack.
 
-    images:   (N, 3, H, W) float32 in [0, 1], as they came
-    attacked: (N, 3, H, W), what the attack made of them; the images themselves where a method attacks nothing
-    targets:  (N) class indices, or (N, classes) shares that sum to 1 (of mixed or perturbed labels)
+    Attributes:
+        images: (N, 3, H, W) float32 in [0, 1], before the attack.
+        attacked: (N, 3, H, W), after it. They are the images themselves where a method attacks nothing.
+        targets: (N) class indices, or (N, classes) shares that sum to 1 (of mixed or perturbed labels).
     """
 
     images: Tensor
@@ -25,11 +26,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """One batch's outcome.
+    """The loss of one batch.
 
-    loss:   scalar, to be differentiated
-    logits: (N, classes), of the images that were trained on, for the running accuracy
-    undo:   puts weights back that were moved for this loss; backward() calls it
+    Attributes:
+        loss: Scalar, to be differentiated.
+        logits: (N, classes), of the images that were trained on, for the running accuracy.
+        undo: Puts weights back that were moved for this loss. backward() calls it.
     """
 
     loss: Tensor
@@ -37,12 +39,13 @@ class Step:
     undo: Callable[[], None] | None = None
 
     def backward(self) -> None:
-        """Adds the loss's gradient to the parameters' .grad."""
+        """Add the loss's gradient to the parameters' .grad."""
         self.loss.backward()
         if self.undo is not None:
             self.undo()
 
     def with_loss(self, loss: Tensor) -> "Step":
+        """Return this step with another loss."""
         return replace(self, loss=loss)
 
 
@@ -50,7 +53,18 @@ class Method(Protocol):
     """A training method. `loss` may be called more than once for one batch."""
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
-        """images (N, 3, H, W) float32 in [0, 1], targets as in Batch -> Batch, detached"""
+        """Attack a batch.
+
+        Args:
+            model: The network in training.
+            images: (N, 3, H, W) float32 in [0, 1].
+            targets: As in Batch.
+
+        Returns:
+            The batch, detached.
+        """
         ...
 
-    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step: ...
+    def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Compute the loss on a batch that was attacked."""
+        ...

@@ -1,4 +1,4 @@
-"""TRADES."""
+"""Train by TRADES: accuracy on clean pictures, traded off against answers that attacks do not move."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_no
 
 
 def divergence(logits: Tensor, natural_logits: Tensor) -> Tensor:
-    """KL(softmax(natural_logits) || softmax(logits)) per image, (N, classes) twice -> (N); in float32."""
+    """Return KL(softmax(natural_logits) || softmax(logits)) of each image, (N, classes) twice to (N), in float32."""
     log_shares = F.log_softmax(logits.float(), dim=1)
     natural = F.log_softmax(natural_logits.float(), dim=1)
     return F.kl_div(log_shares, natural, reduction="none", log_target=True).sum(dim=1)
@@ -22,11 +22,16 @@ def divergence(logits: Tensor, natural_logits: Tensor) -> Tensor:
 class Trades:
     """Cross-entropy on the pictures as they are, plus beta times how far an attack moves the answer.
 
-    The attack raises the divergence itself, not the cross-entropy. It sees batch norm as it is at test time, and starts
-    a little beside the picture, where the divergence has a gradient at all.
+    The attack raises the divergence itself, not the cross-entropy. It sees batch norm as it is at test time. It starts
+    a little beside the picture, because the divergence has no gradient at the picture itself.
 
-    eps, steps, step_size: of the attack, units of pixel intensity
-    beta:                  weight of the divergence; 6 in the source
+    Attributes:
+        eps: L-inf budget of the attack, units of pixel intensity.
+        steps: Steps of the attack.
+        step_size: Size of its steps, units of pixel intensity.
+        beta: Weight of the divergence; 6 in the source.
+        label_smoothing: Share of a label that all classes divide evenly in the loss.
+
     Source: Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy (2019), algorithm 1.
     """
 
@@ -37,6 +42,7 @@ class Trades:
     label_smoothing: float = 0.0
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack the pictures so that their answers diverge from the natural ones."""
         with frozen_batch_norm(model):
             with torch.no_grad():
                 natural_logits = model.plain_logits(images)
@@ -54,6 +60,7 @@ class Trades:
         return Batch(images, attacked, targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Return the natural cross-entropy plus the weighted divergence."""
         natural_logits = model.plain_logits(batch.images).float()
         logits = model.plain_logits(batch.attacked).float()
         natural_loss = F.cross_entropy(natural_logits, batch.targets, label_smoothing=self.label_smoothing)

@@ -1,4 +1,4 @@
-"""The inner maximisation that most methods share."""
+"""Attack a training batch: the inner maximisation that most methods share."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,15 @@ from training.networks.self_gradient import LogitsFunction
 
 @dataclass(frozen=True)
 class TrainingAttack:
-    """Raises the cross-entropy; fields as in TrainConfig."""
+    """The attack that raises the cross-entropy of a training batch.
+
+    Attributes:
+        kind: "pgd" or "n-fgsm".
+        eps: L-inf budget, units of pixel intensity.
+        steps: Steps of "pgd".
+        step_size: Their size, units of pixel intensity.
+        start: Where "pgd" starts.
+    """
 
     kind: str
     eps: float
@@ -21,10 +29,11 @@ class TrainingAttack:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "TrainingAttack":
+        """Return the attack that a configuration describes."""
         return cls(config.attack, config.epsilon, config.attack_steps, config.attack_step_size, config.attack_start)
 
     def __call__(self, logits_function: LogitsFunction, images: Tensor, targets: Tensor) -> Tensor:
-        """Attacked images; targets as in training.methods.Batch."""
+        """Return attacked images (N, 3, H, W). The targets are as in training.methods.Batch."""
         if self.kind == "n-fgsm":
             return pgd.noise_fgsm(logits_function, images, targets, eps=self.eps)
         return pgd.pgd(

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation, on top of any method."""
+"""Add adversarial weight perturbation to any method."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from training.methods.step import Batch, Method, Step
-from training.networks.self_gradient import SelfGradientNetwork, still_batch_norm
-from training.parallel.synchronised import average_over_the_whole_batch
+from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
+from training.parallel.synchronised import average_gradients
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class WeightPerturbation:
     the attacked batch. The loss is differentiated there and applied to the weights as they were: Step.backward()
     puts them back.
 
-    gamma:  5e-3 in the source for TRADES, 1e-2 in its code for adversarial training
+    Attributes:
+        method: The method.
+        gamma: 5e-3 in the source for TRADES, 1e-2 in its code for adversarial training.
+
     Source: Wu et al., Adversarial Weight Perturbation Helps Robust Generalization (2020), eqs. (8) to (12).
     """
 
@@ -26,24 +29,26 @@ class WeightPerturbation:
     gamma: float
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+        """Attack as the method does."""
         return self.method.attack(model, images, targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
+        """Move the weights, and return the method's loss there with an undo that puts them back."""
         weights = perturbed_weights(model)
-        with still_batch_norm(model):
+        with without_running_updates(model):
             gradients = torch.autograd.grad(self.method.loss(model, batch).loss, weights)
-        average_over_the_whole_batch(gradients)
+        average_gradients(gradients)
         before = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
             for weight, gradient in zip(weights, gradients, strict=True):
-                # The floor keeps a gradient of zero a move of zero.
+                # The clamp makes a gradient of zero a move of zero instead of 0 / 0.
                 weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp(min=1e-20)))
         step = self.method.loss(model, batch)
         return Step(step.loss, step.logits, undo=lambda: _put_back(weights, before))
 
 
 def perturbed_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Kernels and matrices: the parameters that are perturbed."""
+    """Return the parameters that are perturbed: kernels and matrices."""
     return [parameter for parameter in model.parameters() if parameter.ndim > 1]
 
 

@@ -1,14 +1,15 @@
-"""The activation as a backbone's option.
+"""The activation as an option of a backbone.
 
 With its batch norm frozen a ReLU network is piecewise linear, so its self-gradient is invisible to gradient attacks and
-learns nothing from them. A smooth activation gives it a second derivative: the full view (training.attacks.views) then
-sees the
-block without any surrogate.
+learns nothing from them. A smooth activation gives the network a second derivative. The full view
+(training.attacks.views) then sees the block without any surrogate.
 """
 
 from collections.abc import Callable
 
 from torch import nn
+
+from training.networks.errors import ArchitectureError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,23 +18,26 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     # Sharp enough to be trained like a ReLU; softplus(0) is 0.07 instead of 0.69 at sharpness 1.
     "softplus": lambda: nn.Softplus(beta=10),
 }
-"""By name: "relu" leaves a backbone as it was built; softplus has sharpness 10.
+"""Activations by name. "relu" leaves a backbone as it was built; softplus has sharpness 10.
 
 Source of the smooth ones in adversarial training: Xie et al., Smooth Adversarial Training (2020).
 """
 
 
 def with_activation(backbone: nn.Module, activation: str) -> nn.Module:
-    """The backbone with every nn.ReLU module replaced, in place.
+    """Replace every nn.ReLU module of a backbone, in place, and return the backbone.
 
-    raises ValueError for an unknown activation, or a backbone without such modules
+    Raises:
+        ArchitectureError: The activation is unknown, or the backbone has no such modules.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; known are: {', '.join(ACTIVATIONS)}")
+        raise ArchitectureError(f"unknown activation {activation!r}; known are: {', '.join(ACTIVATIONS)}")
     if activation == "relu":
         return backbone
     if not has_relu(backbone):
-        raise ValueError(f"this backbone has no ReLU modules to replace by {activation}; leave --activation away")
+        raise ArchitectureError(
+            f"this backbone has no ReLU modules to replace by {activation}; leave --activation away"
+        )
     for parent in list(backbone.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.ReLU):
@@ -42,5 +46,5 @@ def with_activation(backbone: nn.Module, activation: str) -> nn.Module:
 
 
 def has_relu(backbone: nn.Module) -> bool:
-    """Whether any of its modules is a ReLU."""
+    """Return whether any module of a backbone is an nn.ReLU."""
     return any(isinstance(module, nn.ReLU) for module in backbone.modules())

@@ -4,6 +4,7 @@ import re
 
 from torch import nn
 
+from training.networks.errors import ArchitectureError
 from training.networks.preact_resnet import PreActResNet18
 from training.networks.wide_resnet import WideResNet
 
@@ -17,15 +18,19 @@ KNOWN = (
 
 
 def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | None = None) -> nn.Module:
-    """A freshly initialised network that maps normalised images (N, 3, H, W) to logits (N, num_classes).
+    """Build a freshly initialised network that maps normalised images (N, 3, H, W) to logits (N, num_classes).
 
-    image_size: (height, width) in pixels; some timm networks are built for one size. None takes their own default
+    Args:
+        arch: The network's name, as KNOWN describes it.
+        num_classes: How many logits it has.
+        image_size: (height, width) in pixels; some timm networks are built for one size. None takes their own default.
 
-    raises ValueError, naming the known architectures, for a name that is none of them; and, one line with the fix, for
-    a timm name without timm and for a network that cannot take such images
+    Raises:
+        ArchitectureError: The name is unknown, timm is not installed, or the network cannot take such images. The
+            message is one line with the known architectures or the fix.
     """
     if arch.startswith(TIMM_PREFIX):
-        # Here, because few need it and importing it takes seconds.
+        # Imported here, because few need it and importing it takes seconds.
         from training.networks.timm_networks import build_timm_network
 
         return build_timm_network(arch.removeprefix(TIMM_PREFIX), num_classes, image_size)
@@ -33,8 +38,8 @@ def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | No
         return PreActResNet18(num_classes)
     match = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
     if match is None:
-        raise ValueError(f"unknown architecture {arch!r}; known are: {KNOWN}")
+        raise ArchitectureError(f"unknown architecture {arch!r}; known are: {KNOWN}")
     try:
         return WideResNet(int(match[1]), int(match[2]), num_classes)
-    except ValueError as error:
-        raise ValueError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None
+    except ArchitectureError as error:
+        raise ArchitectureError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None

@@ -13,7 +13,8 @@ from training.networks.wide_resnet import PreActivationBlock, initialise_convolu
 class PreActResNet18(nn.Module):
     """A 3x3 convolution, four groups of two blocks (64, 128, 256, 512 channels; strides 1, 2, 2, 2), one linear layer.
 
-    forward: (N, 3, H, W) normalised images -> (N, num_classes) logits, any H and W
+    Args:
+        num_classes: How many logits.
     """
 
     def __init__(self, num_classes: int):
@@ -34,5 +35,6 @@ class PreActResNet18(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) of any size to logits (N, num_classes)."""
         features = self.relu(self.norm(self.blocks(self.stem(images))))
         return self.classifier(features.mean(dim=(2, 3)))

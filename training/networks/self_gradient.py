@@ -12,38 +12,47 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training.networks.errors import ArchitectureError
+
 GradientScaling = Literal["none", "rms"]
 
 
 def soft_loss(logits: Tensor) -> Tensor:
-    """Sum of all logits, eq. (4).
+    """Return the sum of all logits, eq. (4).
 
-    logits:  (N, classes)
-    returns: scalar; summed over N too, never averaged, so that no image's gradient depends on its neighbours
+    Args:
+        logits: (N, classes).
+
+    Returns:
+        A scalar. It is summed over N too, never averaged, so that no image's gradient depends on its neighbours.
     """
     return logits.sum()
 
 
 def rms_normalised(gradient: Tensor) -> Tensor:
-    """Each image's gradient divided by its own root mean square, (N, C, H, W) -> (N, C, H, W); zero stays zero."""
+    """Divide each image's gradient (N, C, H, W) by its own root mean square. A gradient of zero stays zero."""
     mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
     # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
     return gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
 
 
 class SelfGradientBlock(nn.Module):
-    """Turns the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
+    """Turn the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
 
-    channels:         image channels
-    layers:           1x1-convolution + tanh pairs, five in the paper
-    scale:            factor on the last tanh, so the correction stays within [-scale, scale]; 1 is the paper's
-    gradient_scaling: "none" feeds the gradient as it is (the paper's form); "rms" divides each image's gradient by
-                      its own root mean square first, because the raw gradient of a trained network is so small
-                      (about 1e-3) that five tanh layers of ordinary weights pass on nothing
-    forward:          (N, channels, H, W) gradient -> (N, channels, H, W) correction in units of pixel intensity
+    It has no biases, hence block(0) = 0 exactly. It is initialised near the identity, each layer with a gain that makes
+    the stack steep: the correction starts near scale * sign(gradient), as section 3.3 motivates it.
 
-    No biases, hence block(0) = 0 exactly. Initialised near the identity, each layer with a gain that makes the
-    stack steep: the correction starts near scale * sign(gradient), as section 3.3 motivates it.
+    Args:
+        channels: Image channels.
+        layers: 1x1-convolution + tanh pairs, five in the paper.
+        scale: Factor on the last tanh, so the correction stays within [-scale, scale]. 1 is the paper's.
+        gradient_scaling: "none" feeds the gradient as it is (the paper's form). "rms" divides each image's gradient by
+            its own root mean square first. The raw gradient of a trained network is about 1e-3, so small that five tanh
+            layers of ordinary weights pass on nothing.
+
+    Raises:
+        ArchitectureError: There is no layer, or no such scaling.
+
     Source: section 3.3, figure 1.
     """
 
@@ -52,9 +61,9 @@ class SelfGradientBlock(nn.Module):
     ):
         super().__init__()
         if gradient_scaling not in ("none", "rms"):
-            raise ValueError(f"gradient_scaling must be 'none' or 'rms', not {gradient_scaling!r}")
+            raise ArchitectureError(f"gradient_scaling must be 'none' or 'rms', not {gradient_scaling!r}")
         if layers < 1:
-            raise ValueError(f"a self-gradient block needs at least one layer, not {layers}")
+            raise ArchitectureError(f"a self-gradient block needs at least one layer, not {layers}")
         self.scale = scale
         self.gradient_scaling = gradient_scaling
         convolutions = [nn.Conv2d(channels, channels, 1, bias=False) for _ in range(layers)]
@@ -65,6 +74,7 @@ class SelfGradientBlock(nn.Module):
                 convolution.weight.copy_(weight[:, :, None, None])
 
     def forward(self, gradient: Tensor) -> Tensor:
+        """Map a gradient (N, channels, H, W) to a correction of that shape, in units of pixel intensity."""
         if self.gradient_scaling == "rms":
             gradient = rms_normalised(gradient)
         for convolution in self.convolutions:
@@ -73,12 +83,13 @@ class SelfGradientBlock(nn.Module):
 
 
 class SelfGradientNetwork(nn.Module):
-    """Classifies image + block(gradient of the network's own summed logits).
+    """Classify image + block(gradient of the network's own summed logits).
 
-    backbone: any module that maps normalised images (N, 3, H, W) to logits (N, classes)
-    block:    the self-gradient block, or None for a plain network (the baselines)
-    mean,
-    std:      per-channel normalisation of images in [0, 1]; it belongs to the model, never to the caller
+    Args:
+        backbone: Any module that maps normalised images (N, 3, H, W) to logits (N, classes).
+        block: The self-gradient block, or None for a plain network (the baselines).
+        mean: Per-channel mean of images in [0, 1]. Normalising belongs to the model, never to the caller.
+        std: Per-channel standard deviation.
     """
 
     mean: Tensor
@@ -98,25 +109,31 @@ class SelfGradientNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def plain_logits(self, images: Tensor) -> Tensor:
-        """One pass, block off.
+        """Return the logits of one pass, with the block off.
 
-        images:  (N, 3, H, W) float in [0, 1]
-        returns: (N, classes)
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+
+        Returns:
+            (N, classes).
         """
         return self.backbone((images - self.mean) / self.std)
 
     def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The block-off logits and, from the same pass, the gradient of their soft loss.
+        """Return the block-off logits and, from the same pass, the gradient of their soft loss.
 
-        images:  (N, 3, H, W) float in [0, 1]
-        returns: plain logits (N, classes); self-gradient (N, 3, H, W), logit units per unit of pixel intensity
+        Both are differentiable with respect to parameters and images. It works under no_grad and inference_mode too.
+        Batch norm uses its running statistics here even in training: updating them in both passes breaks training, and
+        batch statistics would make one image's gradient depend on the others.
 
-        Differentiable with respect to parameters and images, also under no_grad and inference_mode. Batch norm
-        uses its running statistics here even in training: updating them in both passes breaks training, and batch
-        statistics would make one image's gradient depend on the others.
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+
+        Returns:
+            Plain logits (N, classes), and the self-gradient (N, 3, H, W) in logit units per unit of pixel intensity.
+
         Source: section 3.4, eq. (4); section 4.
         """
-
         if torch.is_inference_mode_enabled():
             # There torch.func.grad is silently wrong in PyTorch 2.11. A copy made outside is an ordinary tensor.
             with torch.inference_mode(False), torch.no_grad():
@@ -140,30 +157,44 @@ class SelfGradientNetwork(nn.Module):
             return logits.detach(), gradient
 
     def self_gradient(self, images: Tensor) -> Tensor:
-        """Gradient of the soft loss with respect to the images (first pass).
+        """Return the gradient of the soft loss with respect to the images (first pass).
 
-        images:  (N, 3, H, W) float in [0, 1]
-        returns: (N, 3, H, W), logit units per unit of pixel intensity
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+
+        Returns:
+            (N, 3, H, W), logit units per unit of pixel intensity.
+
         Source: section 3.4, eq. (4).
         """
         return self.first_pass(images)[1]
 
     def second_pass(self, images: Tensor, gradient: Tensor) -> Tensor:
-        """Logits of the corrected images, net(images + block(gradient)), for a gradient worked out before.
+        """Return the logits of the corrected images, net(images + block(gradient)), for a gradient computed before.
 
-        images, gradient: (N, 3, H, W)
-        returns:          (N, classes)
-        raises ValueError for a network without a block
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+            gradient: (N, 3, H, W), the first pass's.
+
+        Returns:
+            (N, classes).
+
+        Raises:
+            ValueError: The network has no block.
         """
         if self.block is None:
             raise ValueError("this network has no self-gradient block; use plain_logits")
         return self.plain_logits(images + self.block(gradient))
 
     def forward(self, images: Tensor, self_gradient: bool = True) -> Tensor:
-        """Logits, by two passes with the block on (f^1 of eq. (1)) or by one with it off or absent.
+        """Return the logits: of two passes with the block on (f^1 of eq. (1)), of one with it off or absent.
 
-        images:  (N, 3, H, W) float in [0, 1]
-        returns: (N, classes)
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+            self_gradient: Whether the block is on.
+
+        Returns:
+            (N, classes).
         """
         if self.block is None or not self_gradient:
             return self.plain_logits(images)
@@ -172,7 +203,7 @@ class SelfGradientNetwork(nn.Module):
 
 @contextmanager
 def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Within, batch norm normalises by its running statistics and leaves them as they are."""
+    """Make batch norm normalise by its running statistics and leave them as they are."""
     training = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
     for child in training:
         child.eval()
@@ -184,8 +215,8 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def still_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Within, batch norm normalises as it would anyway and leaves its running statistics as they are."""
+def without_running_updates(module: nn.Module) -> Iterator[None]:
+    """Make batch norm leave its running statistics as they are. It normalises as it would anyway."""
     momenta = [(child, child.momentum) for child in module.modules() if isinstance(child, _BatchNorm)]
     for child, _ in momenta:
         child.momentum = 0.0
@@ -197,4 +228,4 @@ def still_batch_norm(module: nn.Module) -> Iterator[None]:
 
 
 LogitsFunction = Callable[[Tensor], Tensor]
-"""Images (N, 3, H, W) in [0, 1] to logits (N, classes): what an attack needs to know of a network."""
+"""A function of images (N, 3, H, W) in [0, 1] that returns logits (N, classes): all that an attack needs to know."""

@@ -6,27 +6,34 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.common.errors import first_line
+from training.networks.errors import ArchitectureError
+
 
 def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] | None) -> nn.Module:
-    """A timm network with random weights; nothing is downloaded.
+    """Build a timm network with random weights. Nothing is downloaded.
 
-    name:       as timm.list_models() has it, such as resnet18
-    image_size: (height, width) in pixels that it must take, or None for its own default
-    raises ValueError, one line with the fix, where timm is not installed, has no such network, or the network does not
-    map such images to one logit a class
+    Args:
+        name: As timm.list_models() has it, such as resnet18.
+        num_classes: How many logits it has.
+        image_size: (height, width) in pixels that it must take, or None for its own default.
+
+    Raises:
+        ArchitectureError: timm is not installed or has no such network, or the network does not map such images to one
+            logit a class. The message is one line with the fix.
     """
     try:
         import timm
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise ValueError(
+        raise ArchitectureError(
             f"architecture 'timm:{name}' needs the timm library: pip install --editable '.[timm]' in the checkout"
         ) from None
     known = timm.list_models()
     if name not in known:
-        raise ValueError(f"unknown architecture 'timm:{name}'; {_nearest(name, known)}")
-    # Transformers and the like have weights for every place in the picture, so they are built for one size.
+        raise ArchitectureError(f"unknown architecture 'timm:{name}'; {_nearest(name, known)}")
+    # Transformers and the like have weights for every position in the picture, so they are built for one size.
     described = timm.get_pretrained_cfg(name)
     fixed_size = described is not None and described.fixed_input_size
     options: dict[str, Any] = {"img_size": image_size} if fixed_size and image_size is not None else {}
@@ -35,10 +42,9 @@ def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] 
         if image_size is not None:
             _check_logits(network, num_classes, image_size)
     except Exception as error:  # the library's networks raise anything, AssertionError and TypeError above all
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         size = "its own size" if image_size is None else f"{image_size[1]}x{image_size[0]}"
-        raise ValueError(
-            f"timm:{name} cannot classify pictures of {size} ({reason}); "
+        raise ArchitectureError(
+            f"timm:{name} cannot classify pictures of {size} ({first_line(error)}); "
             "choose another --arch, or for an image folder another --image-size"
         ) from None
     return network
@@ -57,9 +63,10 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _check_logits(network: nn.Module, num_classes: int, image_size: tuple[int, int]) -> None:
-    """One black picture through the network: cheap beside what comes after, and the only way to know.
+    """Pass one black picture through the network: cheap beside training, and the only way to know.
 
-    raises ValueError for another shape of logits, and whatever the network itself raises
+    Raises:
+        ArchitectureError: The logits have another shape. Whatever the network itself raises comes through too.
     """
     training = network.training
     parameter = next(network.parameters())
@@ -68,4 +75,4 @@ def _check_logits(network: nn.Module, num_classes: int, image_size: tuple[int, i
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"it returns {found} instead of logits (1, {num_classes})")
+        raise ArchitectureError(f"it returns {found} instead of logits (1, {num_classes})")

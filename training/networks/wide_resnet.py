@@ -5,9 +5,11 @@ Source: Zagoruyko and Komodakis, Wide Residual Networks (2016), the backbone of 
 
 from torch import Tensor, nn
 
+from training.networks.errors import ArchitectureError
+
 
 class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU, around a shortcut."""
+    """Two 3x3 convolutions, each after batch norm and ReLU, beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -21,6 +23,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = None if same_shape else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         activated = self.relu1(self.norm1(features))
         # Where the shape changes, the shortcut starts after the shared activation, as in the source.
         shortcut = features if self.shortcut is None else self.shortcut(activated)
@@ -28,7 +31,7 @@ class PreActivationBlock(nn.Module):
 
 
 def initialise_convolutions(network: nn.Module) -> None:
-    """Draws the weights of every convolution anew, in place (He et al. 2015, by fan-out)."""
+    """Draw the weights of every convolution anew, in place (He et al. 2015, by fan-out)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -37,16 +40,19 @@ def initialise_convolutions(network: nn.Module) -> None:
 class WideResNet(nn.Module):
     """WRN-depth-width: a 3x3 convolution, three groups of blocks (strides 1, 2, 2), mean pooling, one linear layer.
 
-    depth:   6n + 4, with n blocks a group
-    width:   multiple of the base channels 16, 32, 64
-    forward: (N, 3, H, W) normalised images -> (N, num_classes) logits, any H and W
-    raises ValueError for a depth that is not 6n + 4 (n >= 1) or a width below 1
+    Args:
+        depth: 6n + 4, with n blocks a group.
+        width: Factor on the base channels 16, 32, 64.
+        num_classes: How many logits.
+
+    Raises:
+        ArchitectureError: The depth is not 6n + 4 (n >= 1), or the width is below 1.
     """
 
     def __init__(self, depth: int, width: int, num_classes: int):
         super().__init__()
         if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise ValueError(
+            raise ArchitectureError(
                 f"wrn-{depth}-{width} does not exist: "
                 "the depth must be 10, 16, 22, 28, ... (6n + 4), the width at least 1"
             )
@@ -68,5 +74,6 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) of any size to logits (N, num_classes)."""
         features = self.relu(self.norm(self.groups(self.stem(images))))
         return self.classifier(features.mean(dim=(2, 3)))

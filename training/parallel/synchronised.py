@@ -1,4 +1,4 @@
-"""What makes a training step on part of a batch equal to a step on the whole: its random draws and its batch norm."""
+"""Make a training step on part of a batch equal to a step on the whole: its random draws and its batch norm."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ _SHARD = ContextVar("shard", default=ALONE)
 
 
 @contextmanager
-def as_part_of_the_whole_batch(shard: Shard) -> Iterator[None]:
-    """Within, the shard's training steps draw and normalise as if its part were still in the whole batch.
+def synchronised_steps(shard: Shard) -> Iterator[None]:
+    """Make the shard's training steps draw and normalise as if its part were still in the whole batch.
 
-    All processes must do the same steps in the same order within. Does nothing for an only process.
+    All processes must do the same steps in the same order inside. It changes nothing for a single process.
     """
     if shard.processes == 1:
         yield
@@ -34,16 +34,19 @@ def as_part_of_the_whole_batch(shard: Shard) -> Iterator[None]:
 
 
 def draw_like(images: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Random values for each picture, shaped like the pictures.
+    """Draw random values for each picture, shaped like the pictures.
 
-    images:  (N, ...)
-    draw:    fills a tensor that it is given with random values from torch's global generator
-    returns: (N, ...); with several processes, this one's part of what is drawn for the whole batch
+    Args:
+        images: (N, ...).
+        draw: Fills a tensor with random values from torch's global generator and returns it.
+
+    Returns:
+        (N, ...). With several processes it is this one's part of the draw for the whole batch.
     """
     shard = _SHARD.get()
     if shard.processes == 1:
         return draw(torch.empty_like(images))
-    # Values are drawn in memory order, so the whole batch must lie in memory as the part does.
+    # Values are drawn in memory order, so the whole batch must have the memory format of the part.
     channels_last = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
     whole = torch.empty(
         (len(images) * shard.processes, *images.shape[1:]),
@@ -54,16 +57,20 @@ def draw_like(images: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
     return shard.rows(draw(whole))
 
 
-def average_over_the_whole_batch(tensors: Iterable[Tensor]) -> None:
-    """Replaces gradients of the mean loss of this process's part by those of the whole batch's, in place."""
+def average_gradients(tensors: Iterable[Tensor]) -> None:
+    """Replace gradients of this process's mean loss by those of the whole batch's, in place."""
     _SHARD.get().average_(tensors)
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):
-    """Within, batch norm in training takes its statistics over the batches of all processes.
+    """A mode in which batch norm in training takes its statistics over the batches of all processes.
 
-    torch.nn.SyncBatchNorm does not run on a CPU, and replaces modules by name; this works for every module that calls
-    torch.nn.functional.batch_norm and leaves the network as it is. Differentiable once.
+    It is written by hand because torch.nn.SyncBatchNorm does not run on a CPU and replaces modules by their class. This
+    one works for every module that calls torch.nn.functional.batch_norm, and leaves the network as it is. It can be
+    differentiated once.
+
+    Args:
+        shard: This process's part of the work.
     """
 
     def __init__(self, shard: Shard):
@@ -71,6 +78,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         self.shard = shard
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Send batch norm to this module's function and everything else to PyTorch."""
         if func is F.batch_norm:
             return _batch_norm(self.shard, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -87,7 +95,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """torch.nn.functional.batch_norm, parameters under its names."""
+    """Compute torch.nn.functional.batch_norm over all processes; its parameters have the names of that function."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     other_dimensions = [0, *range(2, input.dim())]
@@ -95,12 +103,12 @@ def _batch_norm(
     own_variance, own_mean = torch.var_mean(values, dim=other_dimensions, correction=0)
     means, variances = _Gather.apply(torch.stack([own_mean, own_variance]), shard).unbind(1)
     mean = means.mean(0)
-    # The parts are equally large; their means' spread is what their own variances miss.
+    # The parts are equally large. Their own variances miss the spread of their means.
     variance = variances.mean(0) + (means - mean).square().mean(0)
     if running_mean is not None and running_var is not None:
         count = shard.processes * input.numel() // input.shape[1]
-        # As PyTorch's own batch norm does, behind autograd's back: the first pass, which normalised by these statistics
-        # and is differentiated later, would otherwise be refused.
+        # .data hides the change from autograd, as PyTorch's own batch norm does. Otherwise autograd would refuse to
+        # differentiate the first pass, which normalised by these statistics before.
         running_mean.data.lerp_(mean.detach().to(running_mean.dtype), momentum)
         running_var.data.lerp_((variance.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
     factor = torch.rsqrt(variance + eps)
@@ -114,7 +122,7 @@ def _batch_norm(
 
 
 class _Gather(torch.autograd.Function):
-    """One tensor of each process, (...) -> (processes, ...), known to all of them."""
+    """Gather one tensor of each process, (...) to (processes, ...), in all of them."""
 
     @staticmethod
     def forward(context: Any, own: Tensor, shard: Shard) -> Tensor:
@@ -126,5 +134,5 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # What this process's tensor did to the losses of all of them.
+        # This process's tensor contributed to the losses of all processes.
         return context.shard.sum_(gradient.contiguous().clone())[context.shard.rank], None

@@ -1,1 +1,1 @@
-"""One command a table: trains what is missing, judges it, and prints the paper's column beside the measured one."""
+"""Make a table or figure of the paper with one command: train, judge, and print the paper's figures beside ours."""

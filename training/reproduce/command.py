@@ -1,4 +1,4 @@
-"""`python -m training.reproduce table2`: a table or figure of the paper, trained, judged and set beside the paper's."""
+"""The program `python -m training.reproduce table2`: make a table or figure of the paper and compare it."""
 
 import argparse
 import json
@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.common.devices import check_threads
-from training.common.files import WriteError, write_atomically
+from training.common.errors import TrainingError, first_line
+from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit
 from training.common.signals import Terminated, terminable
 from training.data.loading import DATASETS, load_pictures
 from training.data.picture_set import DatasetError
 from training.reproduce import figure
+from training.reproduce.experiment import DataSource, Experiment, ReproductionError
 from training.reproduce.paper import FIGURE_2, TABLES, PaperRow
-from training.reproduce.runs import ReproductionError, Run, Source
 from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import Line, columns, details, line, lines_of, markdown
 
@@ -24,10 +27,11 @@ FIGURE = "figure2"
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         "python -m training.reproduce",
         description="Trains what a table of the paper needs and is not in runs/reproduce yet, judges it, and prints "
-        "the paper's figures beside the measured ones. Interrupted, the same command goes on.",
+        "the paper's figures beside the measured ones. After an interruption the same command continues.",
         epilog="budgets:\n" + "\n".join(f"  {name:<5}  {budget.purpose}" for name, budget in BUDGETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,10 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         choices=sorted({row.dataset for rows in TABLES.values() for row in rows}),
-        help="of a table over several data sets, this one alone",
+        help="only this data set of a table over several",
     )
     parser.add_argument(
-        "--dataset", choices=DATASETS, help="image-folder, where --data-root holds pictures in the archive's stead"
+        "--dataset", choices=DATASETS, help="image-folder, where --data-root holds pictures instead of the archive"
     )
     parser.add_argument("--dataset-name", default="", help="what figures call the pictures of an image folder")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -49,9 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def rows_of(arguments: argparse.Namespace) -> list[PaperRow]:
-    """What is asked for, line by line.
+    """Return the rows of the table or figure that is asked for.
 
-    raises ReproductionError for a data set that the table does not have, and for pictures of no one data set
+    Raises:
+        ReproductionError: The table does not have the data set, or pictures are given for a table over several.
     """
     if arguments.target == FIGURE:
         return [FIGURE_2]
@@ -68,14 +73,19 @@ def rows_of(arguments: argparse.Namespace) -> list[PaperRow]:
     return lines_of(arguments.target, datasets)
 
 
-def run_of(row: PaperRow, arguments: argparse.Namespace) -> Run:
-    source = Source(row.dataset, arguments.dataset or row.dataset, arguments.data_root, arguments.dataset_name)
-    return Run(row.system, source, arguments.budget, BUDGETS[arguments.budget], arguments.threads)
+def experiment_of(row: PaperRow, arguments: argparse.Namespace) -> Experiment:
+    """Return the experiment behind a row."""
+    source = DataSource(row.dataset, arguments.dataset or row.dataset, arguments.data_root, arguments.dataset_name)
+    return Experiment(row.system, source, arguments.budget, BUDGETS[arguments.budget], arguments.threads)
 
 
-def check_data(runs: list[Run]) -> None:
-    """raises DatasetError where the pictures of any run are missing, before the first of them is trained"""
-    sources = list(dict.fromkeys(run.source for run in runs))
+def check_data(experiments: list[Experiment]) -> None:
+    """Check that the pictures of all experiments are there, before the first of them is trained.
+
+    Raises:
+        DatasetError: Some are missing.
+    """
+    sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
         try:
             load_pictures(source.reader, source.data_root, "test")
@@ -86,43 +96,48 @@ def check_data(runs: list[Run]) -> None:
             raise DatasetError(f"{error}; or do without: {others}") from None
 
 
-def reproduce_table(rows: list[PaperRow], runs: list[Run], table: str) -> tuple[str, dict[str, Any]]:
-    """Row by row: trains and judges; returns the table as text and as JSON values."""
+def reproduce_table(rows: list[PaperRow], experiments: list[Experiment], table: str) -> tuple[str, dict[str, Any]]:
+    """Train and judge each row's system, and return the table as text and as JSON values."""
     lines: list[Line] = []
     content = []
-    for row, run in zip(rows, runs, strict=True):
-        run.train()
-        report = run.judge()
-        lines.append(line(table, row, run, report))
-        content.append(details(lines[-1], run, report))
+    for row, experiment in zip(rows, experiments, strict=True):
+        experiment.train()
+        report = experiment.judge()
+        lines.append(line(table, row, experiment, report))
+        content.append(details(lines[-1], experiment, report))
     return markdown(lines, columns(table)), {"rows": content}
 
 
-def reproduce_figure(run: Run, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Trains the network, draws figure2.png; returns its points as text and as JSON values."""
-    run.train()
-    iterations = figure.iterate_run(run)
+def reproduce_figure(experiment: Experiment, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Train the network, draw figure2.png, and return its points as text and as JSON values."""
+    experiment.train()
+    iterations = figure.iterate_block(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw(iterations, folder / f"{FIGURE}.png")
-    return figure.text(iterations), figure.as_dict(iterations, run)
+    return figure.text(iterations), figure.as_dict(iterations, experiment)
 
 
 def reproduce(arguments: argparse.Namespace, command: str) -> str:
-    """Makes what is asked for, and writes <target>.json and <target>.md; returns what to print.
+    """Make what is asked for, write <target>.json and <target>.md, and return what to print.
 
-    raises ReproductionError, ValueError (DatasetError is one), WriteError
+    Args:
+        arguments: What the command line said.
+        command: The command line itself, for the files.
+
+    Raises:
+        TrainingError: Pictures are missing, training or judging failed, or a file cannot be written.
     """
     rows = rows_of(arguments)
     check_threads(arguments.threads)
-    runs = [run_of(row, arguments) for row in rows]
-    check_data(runs)
-    for run in runs:
-        run.check()
+    experiments = [experiment_of(row, arguments) for row in rows]
+    check_data(experiments)
+    for experiment in experiments:
+        experiment.check()
     folder: Path = arguments.out or Path("results/reproduce") / arguments.budget
     if arguments.target == FIGURE:
-        text, content = reproduce_figure(runs[0], folder)
+        text, content = reproduce_figure(experiments[0], folder)
     else:
-        text, content = reproduce_table(rows, runs, arguments.target)
+        text, content = reproduce_table(rows, experiments, arguments.target)
     about = {"command": command, "versions": current_versions(), "git_commit": git_commit()}
     whole = {"format": FORMAT, "target": arguments.target, "budget": arguments.budget, **content, "about": about}
     write_atomically(folder / f"{arguments.target}.json", (json.dumps(whole, indent=1) + "\n").encode())
@@ -131,16 +146,20 @@ def reproduce(arguments: argparse.Namespace, command: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the program and return its exit status."""
     arguments = build_parser().parse_args(argv)
     command = shlex.join(["python", "-m", "training.reproduce", *(sys.argv[1:] if argv is None else argv)])
     try:
-        # A process that is being waited for ends with this one.
+        # SIGTERM must end the training or the evaluation that this process waits for, too.
         with terminable():
             print(reproduce(arguments, command))
-    except (ReproductionError, ValueError, WriteError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
+    except torch.OutOfMemoryError as error:
+        print(f"error: out of memory ({first_line(error)}); use a device with more of it", file=sys.stderr)
+        return TrainingError.exit_status
     except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     return 0

@@ -1,4 +1,4 @@
-"""Figure 2: the self-gradient, iterated, and theorem 1's bound beside it."""
+"""Make figure 2: the self-gradient, iterated, with theorem 1's bound beside it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,16 @@ from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.evaluate import plots
 from training.evaluate.diagnostics.convergence import Iteration, measure_convergence
-from training.reproduce.runs import Run
+from training.reproduce.experiment import Experiment
 
 PICTURES = 100
 
 
-def iterate_run(run: Run) -> dict[str, Iteration]:
-    """Ten iterations of a trained run's block, and of the theorem's own form, on 100 test pictures."""
-    model, info = load_checkpoint(run.checkpoint)
+def iterate_block(experiment: Experiment) -> dict[str, Iteration]:
+    """Iterate a trained network's block ten times, and the theorem's own form, on 100 test pictures."""
+    model, info = load_checkpoint(experiment.checkpoint)
     model.requires_grad_(False)
-    source = run.source
+    source = experiment.source
     pictures = load_pictures(source.reader, source.data_root, "test", info.recipe.get("image_size"), info.class_names)
     chosen = choose_pictures(pictures, PICTURES, seed=0)
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
@@ -27,7 +27,7 @@ def iterate_run(run: Run) -> dict[str, Iteration]:
 
 
 def text(iterations: dict[str, Iteration]) -> str:
-    """A Markdown table of how far each iteration moves the gradient, and what of theorem 1 held."""
+    """Return a Markdown table of how far each iteration moves the gradient, and whether theorem 1's bound held."""
     names = list(iterations)
     rows = ["| iteration | " + " | ".join(f"{name} | bound" for name in names) + " |"]
     rows.append("| ---: |" + " ---: |" * 2 * len(names))
@@ -44,13 +44,15 @@ def text(iterations: dict[str, Iteration]) -> str:
     return "\n".join(rows)
 
 
-def as_dict(iterations: dict[str, Iteration], run: Run) -> dict[str, Any]:
+def as_dict(iterations: dict[str, Iteration], experiment: Experiment) -> dict[str, Any]:
+    """Return the figure's points and the command behind them as JSON values."""
     return {
         "pictures": PICTURES,
-        "training": run.shell_command(run.training_command(resume=False)),
+        "training": experiment.shell_command(experiment.training_command(resume=False)),
         "iterations": {name: one.as_dict() for name, one in iterations.items()},
     }
 
 
 def draw(iterations: dict[str, Iteration], path: Path) -> None:
+    """Draw the figure to a PNG file."""
     plots.convergence(iterations, path)

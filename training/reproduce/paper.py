@@ -1,6 +1,6 @@
-"""What the paper reports (Aboutalebi, Shafiee and Wong, Self-Gradient Networks, tables 1 to 5), accuracy in percent.
+"""The figures that the paper reports (Aboutalebi, Shafiee and Wong, Self-Gradient Networks, tables 1 to 5), in percent.
 
-All of it is for WRN-28-10, epsilon 8/255. A system, attack or data set that the paper leaves out is simply not there.
+All are accuracies of WRN-28-10 at epsilon 8/255. A system, attack or data set that the paper leaves out is absent.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,11 @@ ATTACKS = (
 class PaperRow:
     """One line of a table of the paper.
 
-    system:  key of training.reproduce.systems.SYSTEMS
-    block:   whether the self-gradient block was on (false for every other system)
-    figures: accuracy in percent by attack
+    Attributes:
+        system: Key of training.reproduce.systems.SYSTEMS.
+        dataset: cifar10, cifar100 or svhn.
+        figures: Accuracy in percent by attack.
+        block: Whether the self-gradient block was on; False for every other system.
     """
 
     system: str
@@ -35,7 +37,7 @@ class PaperRow:
 
 
 def _row(dataset: str, system: str, cells: str) -> PaperRow:
-    """cells: a table's line as the paper prints it, "-" where it gives nothing."""
+    """Return a row from a table's line as the paper prints it, with "-" where it gives nothing."""
     figures = {attack: float(cell) for attack, cell in zip(ATTACKS, cells.split(), strict=True) if cell != "-"}
     return PaperRow(system, dataset, figures, block=system == "self-gradient")
 
@@ -75,4 +77,4 @@ TABLES: dict[str, tuple[PaperRow, ...]] = {
 """Tables 1 to 5, line by line as printed."""
 
 FIGURE_2 = PaperRow("self-gradient", "cifar10", {}, block=True)
-"""What figure 2 iterates; the paper gives no number of it, only that the change falls to about zero."""
+"""The network that figure 2 iterates. The paper gives no number, only that the change falls to about zero."""

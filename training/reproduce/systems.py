@@ -1,4 +1,4 @@
-"""The systems that the paper's tables compare, and what training them costs at each budget."""
+"""The systems that the paper's tables compare, and the budgets at which they are trained."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 class System:
     """One trained network.
 
-    title: as printed
-    flags: of `python -m training`, on top of the budget's
+    Attributes:
+        title: Its name in tables.
+        flags: Options of `python -m training`, after the budget's.
+        has_block: Whether it has a self-gradient block.
     """
 
     title: str
@@ -31,17 +33,18 @@ SYSTEMS: dict[str, System] = {
 }
 
 EXTRA = {"table2": ("trades", "self-gradient-literal")}
-"""Systems measured beside those of a table that the paper has no figures of."""
+"""Systems that are measured beside those of a table, and that the paper has no figures of."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training and judging a table gets.
+    """The amount of training and judging that a table gets.
 
-    purpose:  as --help says it
-    arch:     backbone
-    flags:    of `python -m training`, for every system
-    pictures: of the test split that are attacked
+    Attributes:
+        purpose: Its description in --help.
+        arch: Backbone.
+        flags: Options of `python -m training`, for every system.
+        pictures: How many pictures of the test split are attacked.
     """
 
     purpose: str

@@ -1,22 +1,27 @@
-"""A table of the paper with the measured figures beside its own."""
+"""Make a table of the paper with the measured figures beside the paper's."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.reproduce.experiment import Experiment
 from training.reproduce.paper import ATTACKS, TABLES, PaperRow
-from training.reproduce.runs import Run
 from training.reproduce.systems import EXTRA, SYSTEMS
 
 LOWEST = "lowest"
-"""Not in the paper: pictures that withstood every attack that was run, the smooth surrogate's among them."""
+"""A column that the paper lacks: pictures that withstood every attack that was run, the smooth surrogate's too."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A system in one state of its block, by attack: what was measured and what the paper reports, in percent.
+    """The figures of a system in one state of its block, in percent.
 
-    note: what a reader must know about the measured figures, or ""
+    Attributes:
+        title: The system's name, with the block's state in table 5.
+        dataset: cifar10, cifar100 or svhn.
+        measured: The measured accuracies by attack.
+        paper: The paper's by attack.
+        note: What a reader must know about the measured ones, or "".
     """
 
     title: str
@@ -27,7 +32,7 @@ class Line:
 
 
 def lines_of(table: str, datasets: list[str]) -> list[PaperRow]:
-    """A table's rows for these data sets, then the systems that are measured beside them."""
+    """Return a table's rows for these data sets, then the systems that are measured beside them."""
     rows = [row for row in TABLES[table] if row.dataset in datasets]
     extra = [
         PaperRow(system, dataset, {}, block=SYSTEMS[system].has_block)
@@ -38,7 +43,7 @@ def lines_of(table: str, datasets: list[str]) -> list[PaperRow]:
 
 
 def measured(report: dict[str, Any], block: bool) -> dict[str, float]:
-    """Accuracy in percent by attack, of one state of the block, out of `python -m training.evaluate`'s report."""
+    """Return the accuracies in percent by attack, for one state of the block, from an evaluation's report."""
     state = "block on" if block else "block off"
     prefix = f"{state}: "
     # A gradient oracle's report has one state, which it does not name.
@@ -52,15 +57,15 @@ def measured(report: dict[str, Any], block: bool) -> dict[str, float]:
     return figures
 
 
-def line(table: str, row: PaperRow, run: Run, report: dict[str, Any]) -> Line:
-    """A row of the table, with what the run's report says."""
+def line(table: str, row: PaperRow, experiment: Experiment, report: dict[str, Any]) -> Line:
+    """Return a row of the table with the figures of the experiment's report."""
     title = SYSTEMS[row.system].title
     if table == "table5":
         title += ", block on" if row.block else ", block off"
     notes = []
-    if run.problem():
-        notes.append(f"training stopped early ({run.problem()}); the best checkpoint until then was judged")
-    # The checklist judges the state in which the network is used, and says nothing of the other.
+    if experiment.problem():
+        notes.append(f"training stopped early ({experiment.problem()}); the best checkpoint until then was judged")
+    # The checklist judges the state in which the network is used, and not the other one.
     if row.block == SYSTEMS[row.system].has_block and report.get("robustness_likely_overestimated"):
         notes.append("the masking checklist says that these figures are likely too high")
     if row.system == "gradient-oracle":
@@ -69,13 +74,13 @@ def line(table: str, row: PaperRow, run: Run, report: dict[str, Any]) -> Line:
 
 
 def columns(table: str) -> list[str]:
-    """The paper's, and the lowest over all of them."""
+    """Return the attacks in the table's columns: the paper's, then the lowest over all that were run."""
     named = {attack for row in TABLES[table] for attack in row.figures}
     return [*(attack for attack in ATTACKS if attack in named), LOWEST]
 
 
 def markdown(lines: list[Line], attacks: list[str]) -> str:
-    """Two rows a system: measured, and the paper's where it has any."""
+    """Return a Markdown table with two rows for a system: the measured figures, and the paper's where it has any."""
     several = len({item.dataset for item in lines}) > 1
     rows = ["| accuracy, % | | " + " | ".join(attacks) + " |", "| --- | --- |" + " ---: |" * len(attacks)]
     for item in lines:
@@ -87,12 +92,12 @@ def markdown(lines: list[Line], attacks: list[str]) -> str:
     return "\n".join([*rows, *(text for note in notes for text in ("", note))])
 
 
-def details(item: Line, run: Run, report: dict[str, Any]) -> dict[str, Any]:
-    """A row for the JSON file: its figures, and the commands that they came from."""
+def details(item: Line, experiment: Experiment, report: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for the JSON file: its figures, and the commands that they came from."""
     content = {
         **asdict(item),
-        "training": run.shell_command(run.training_command(resume=False)),
-        "evaluation": run.shell_command(run.evaluation_command()),
+        "training": experiment.shell_command(experiment.training_command(resume=False)),
+        "evaluation": experiment.shell_command(experiment.evaluation_command()),
         "setting": report["setting"],
         "about": report["about"],
     }

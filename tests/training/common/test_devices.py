@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.common.devices import check_threads, checked_device
+from training.common.devices import DeviceError, check_threads, checked_device
 
 
 def machine_with(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
@@ -19,14 +19,14 @@ def test_what_is_there_may_be_named(monkeypatch):
 def test_what_is_not_there_is_refused_with_what_is(name, monkeypatch):
     machine_with(monkeypatch, gpus=2)
     message = f"^--device {name}: no such device here; pass --device cpu or --device cuda or --device cuda:0 or "
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DeviceError, match=message):
         checked_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda", "cuda:0"])
 def test_without_a_gpu_there_is_the_cpu(name, monkeypatch):
     machine_with(monkeypatch, gpus=0)
-    with pytest.raises(ValueError, match=f"^--device {name}: .* finds no GPU that it can use; pass --device cpu$"):
+    with pytest.raises(DeviceError, match=f"^--device {name}: .* finds no GPU that it can use; pass --device cpu$"):
         checked_device(name)
 
 
@@ -34,5 +34,5 @@ def test_threads():
     check_threads(None)
     check_threads(1)
     for count in (0, -1):
-        with pytest.raises(ValueError, match=f"--threads must be at least 1, not {count}; leave it away"):
+        with pytest.raises(DeviceError, match=f"--threads must be at least 1, not {count}; leave it away"):
             check_threads(count)

@@ -1,11 +1,11 @@
-from training.loop.epoch_choice import Selection
+from training.loop.epoch_choice import EpochChoice
 
 
 def kept(epochs: list[tuple[float, float]], attacked: int) -> int:
     """Which of these (val_lowest, val_clean) is kept in the end, counted from 0."""
-    selection, best = Selection(), -1
+    choice, best = EpochChoice(), -1
     for index, (lowest, clean) in enumerate(epochs):
-        selection, keep = selection.after(lowest, clean, attacked)
+        choice, keep = choice.after(lowest, clean, attacked)
         best = index if keep else best
     return best
 

@@ -13,7 +13,7 @@ from training.methods.bilateral import most_confusing, perturbed_labels, random_
 from training.methods.gradient_alignment import GradientAlignment, misalignment
 from training.methods.trades import divergence
 from training.methods.weight_perturbation import WeightPerturbation
-from training.networks.self_gradient import SelfGradientNetwork, still_batch_norm
+from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
 
 EPS = 8 / 255
 
@@ -222,7 +222,7 @@ def test_weight_perturbation_differentiates_at_moved_weights_and_puts_them_back(
     # By hand: ascend once, differentiate there.
     moved = copy.deepcopy(model)
     weights = {key: value for key, value in moved.named_parameters() if value.ndim > 1}
-    with still_batch_norm(moved):
+    with without_running_updates(moved):
         gradients = torch.autograd.grad(plain.loss(moved, made).loss, list(weights.values()))
     with torch.no_grad():
         for value, gradient in zip(weights.values(), gradients, strict=True):

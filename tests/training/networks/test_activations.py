@@ -4,6 +4,7 @@ from torch import nn
 
 from training.attacks.views import check_view, full_view, held_view, smooth_view
 from training.networks.activations import with_activation
+from training.networks.errors import ArchitectureError
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -35,9 +36,9 @@ def test_every_relu_is_replaced_and_no_weight_renamed(activation):
 
 
 def test_what_cannot_be_replaced_is_refused():
-    with pytest.raises(ValueError, match="known are: relu"):
+    with pytest.raises(ArchitectureError, match="known are: relu"):
         with_activation(nn.Identity(), "swish")
-    with pytest.raises(ValueError, match="leave --activation away"):
+    with pytest.raises(ArchitectureError, match="leave --activation away"):
         with_activation(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), "silu")
 
 

@@ -5,6 +5,7 @@ import torch
 
 from tests.needs_timm import NEEDS_TIMM, backbones
 from training.networks.backbones import build_backbone
+from training.networks.errors import ArchitectureError
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 32), (40, 24)])
@@ -30,7 +31,7 @@ def test_preact_resnet_18_ends_in_features_of_an_eighth_of_the_side():
 
 
 def refusal(*arguments) -> str:
-    with pytest.raises(ValueError, match=r"timm|known") as caught:
+    with pytest.raises(ArchitectureError, match=r"timm|known") as caught:
         build_backbone(*arguments)
     message = str(caught.value)
     assert "\n" not in message

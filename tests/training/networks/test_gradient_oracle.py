@@ -9,6 +9,7 @@ from export.command import main as export_main
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.evaluate.command import main as evaluate_main
 from training.evaluate.gradient_oracle import oracle_withstood
+from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import rms_normalised
 
@@ -66,7 +67,7 @@ def test_the_image_weights_stay_and_the_gradients_join(oracle):
     assert torch.equal(wider.weight[:, :3], weight)
     assert torch.equal(wider.bias, bias)
     assert 0.3 < wider.weight[:, 3:].std() / weight.std() < 3
-    with pytest.raises(ValueError, match="begins with a convolution"):
+    with pytest.raises(ArchitectureError, match="begins with a convolution"):
         with_gradient_input(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 3)
 
 

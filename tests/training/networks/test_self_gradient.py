@@ -3,6 +3,7 @@ import contextlib
 import pytest
 import torch
 
+from training.networks.errors import ArchitectureError
 from training.networks.self_gradient import SelfGradientBlock, frozen_batch_norm, soft_loss
 
 
@@ -158,7 +159,7 @@ def test_works_under_inference_mode(network):
 
 
 def test_impossible_blocks_are_refused():
-    with pytest.raises(ValueError, match="gradient_scaling"):
+    with pytest.raises(ArchitectureError, match="gradient_scaling"):
         SelfGradientBlock(gradient_scaling="batch")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ArchitectureError, match="at least one layer"):
         SelfGradientBlock(layers=0)

@@ -1,6 +1,7 @@
 import pytest
 
 from training.networks.backbones import build_backbone
+from training.networks.errors import ArchitectureError
 
 
 def test_wrn_28_10_has_the_published_size():
@@ -11,5 +12,5 @@ def test_wrn_28_10_has_the_published_size():
 
 @pytest.mark.parametrize("arch", ["wrn-11-2", "wrn-4-1", "wrn-16-0", "resnet", "wrn-16"])
 def test_unknown_architectures_name_the_known_ones(arch):
-    with pytest.raises(ValueError, match=r"unknown architecture .*known are: wrn-D-K"):
+    with pytest.raises(ArchitectureError, match=r"unknown architecture .*known are: wrn-D-K"):
         build_backbone(arch, 10)

@@ -67,12 +67,12 @@ def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch):
     for mine, other in zip(one, two, strict=True):
         assert mine.keys() == other.keys()
         # Sums are rounded in another order, and the sign of a gradient near zero makes that a step of epsilon: measured
-        # 1e-3 here and 1e-4 at a thousandth of epsilon. test_whole_batch compares single steps in float64.
+        # 1e-3 here and 1e-4 at a thousandth of epsilon. test_synchronised compares single steps in float64.
         assert other["train_loss"] == pytest.approx(mine["train_loss"], rel=5e-3)
         assert other["train_accuracy"] == pytest.approx(mine["train_accuracy"], abs=0.02)
         assert other["block_correction_mean_abs"] == pytest.approx(mine["block_correction_mean_abs"], rel=0.01)
 
-    # A run that one process began is gone on with by two, and an error of one of them stops both, in one line.
+    # Two processes continue a run that one process began, and an error of one of them stops both, in one line.
     stop_after_an_epoch(monkeypatch)
     assert main(arguments(picture_folder, "parts")) == 130
     Path("runs/parts/state.pt.partial").mkdir()
@@ -82,7 +82,7 @@ def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch):
     errors = [line for line in ran.stderr.splitlines() if "error: " in line]
     assert len(errors) == 1
     assert "runs/parts/state.pt: cannot be written (Is a directory)" in errors[0]
-    assert "--resume goes on after epoch 1" in errors[0]
+    assert "--resume continues after epoch 1" in errors[0]
     assert "training/loop/trainer.py" not in ran.stderr, "a traceback"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.attacks import pgd, views
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
-from training.parallel.synchronised import as_part_of_the_whole_batch, draw_like
+from training.parallel.synchronised import draw_like, synchronised_steps
 
 Result = TypeVar("Result")
 
@@ -52,7 +52,7 @@ def train(model: SelfGradientNetwork, images: Tensor, labels: Tensor, shard: Sha
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for _ in range(3):
-        with as_part_of_the_whole_batch(shard):
+        with synchronised_steps(shard):
             own_images, own_labels = shard.rows(images), shard.rows(labels)
             attacked = pgd.fgsm(views.smooth_view(model, 20), own_images, own_labels, eps=8 / 255)
             plain, gradient = model.first_pass(attacked)
@@ -101,7 +101,7 @@ def test_draws_are_the_whole_batchs(layout):
     images = torch.zeros(6, 3, 4, 4).contiguous(memory_format=layout)
 
     def draw(shard: Shard) -> Tensor:
-        with as_part_of_the_whole_batch(shard):
+        with synchronised_steps(shard):
             torch.manual_seed(3)
             return draw_like(shard.rows(images), lambda noise: noise.uniform_(-1, 1))
 

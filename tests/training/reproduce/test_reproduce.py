@@ -15,8 +15,8 @@ from training import command as train
 from training import options
 from training.evaluate import command as evaluate
 from training.reproduce import command as reproduce
+from training.reproduce.experiment import DataSource, Experiment, ReproductionError
 from training.reproduce.paper import ATTACKS, TABLES
-from training.reproduce.runs import ReproductionError, Run, Source
 from training.reproduce.systems import BUDGETS, SYSTEMS
 from training.reproduce.tables import LOWEST, columns, line, lines_of
 
@@ -27,11 +27,11 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     mains = {"training": train.main, "training.evaluate": evaluate.main}
     commands = []
 
-    def run(self: Run, arguments: list[str]) -> int:
+    def run(self: Experiment, arguments: list[str]) -> int:
         commands.append(arguments)
         return mains[arguments[1]]([*arguments[2:], "--device=cpu"])
 
-    monkeypatch.setattr(Run, "_python", run)
+    monkeypatch.setattr(Experiment, "_python", run)
     return commands
 
 
@@ -126,24 +126,24 @@ def test_bad_combinations(arguments, message, capsys):
 
 def test_a_failed_training_stops_with_its_name(tmp_path, monkeypatch, picture_folder, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Run, "_python", lambda self, arguments: 2)
+    monkeypatch.setattr(Experiment, "_python", lambda self, arguments: 2)
     assert smoke("table2", "--dataset", "image-folder", "--data-root", str(picture_folder)) == 2
     assert "training reproduce/smoke/cifar10/standard failed" in capsys.readouterr().err
 
 
 @pytest.fixture
-def finished(picture_folder, tmp_path, monkeypatch, in_this_process) -> Run:
+def finished(picture_folder, tmp_path, monkeypatch, in_this_process) -> Experiment:
     """A run that is trained, and that says so."""
     monkeypatch.chdir(tmp_path)
-    source = Source("cifar10", "image-folder", picture_folder, "")
-    run = Run("standard", source, "smoke", BUDGETS["smoke"], threads=None)
+    source = DataSource("cifar10", "image-folder", picture_folder, "")
+    run = Experiment("standard", source, "smoke", BUDGETS["smoke"], threads=None)
     run.train()
     assert run.trained()
     assert in_this_process == [run.training_command(resume=False)]
     return run
 
 
-def change_state(run: Run, change: Callable[[dict], None]) -> None:
+def change_state(run: Experiment, change: Callable[[dict], None]) -> None:
     state = torch.load(run.directory / "state.pt", weights_only=True)
     change(state)
     torch.save(state, run.directory / "state.pt")
@@ -159,6 +159,9 @@ def test_a_run_of_other_settings_is_not_taken_for_the_tables(finished, picture_f
     change_state(finished, lambda state: state["config"].update(method="pgd", seed=3))
     assert smoke("table2", *data) == 2
     assert "method (was pgd, now standard), seed (was 3, now 0); " in capsys.readouterr().err
+    change_state(finished, lambda state: state["config"].pop("cutmix"))
+    assert smoke("table2", *data) == 2
+    assert "(other options than this version's: cutmix); move " in capsys.readouterr().err
     (finished.directory / "state.pt").write_bytes(b"")
     assert smoke("table2", *data) == 2
     assert re.search(r"error: .*state.pt: not a saved training state .* away to train it anew", capsys.readouterr().err)
@@ -179,10 +182,9 @@ def test_a_run_on_other_pictures_is_not_taken_for_the_tables(finished, picture_f
         fewer.trained()
 
 
-def test_a_run_from_another_machine_or_before_the_newest_setting_is_taken(finished):
+def test_a_run_from_a_machine_of_another_precision_is_taken(finished):
     def change(state: dict) -> None:
         state["config"]["precision"] = "float32" if state["config"]["precision"] == "bf16" else "bf16"
-        del state["config"]["cutmix"], state["data"]
 
     change_state(finished, change)
     assert finished.trained()
@@ -195,7 +197,9 @@ def test_the_checklists_verdict_stands_beside_the_state_that_it_judged(tmp_path,
     notes = {}
     for table in ("table2", "table5"):
         for row in lines_of(table, ["cifar10"]):
-            run = Run(row.system, Source("cifar10", "cifar10", tmp_path, ""), "smoke", BUDGETS["smoke"], None)
+            run = Experiment(
+                row.system, DataSource("cifar10", "cifar10", tmp_path, ""), "smoke", BUDGETS["smoke"], None
+            )
             made = line(table, row, run, report)
             notes[made.title] = made.note
     assert "likely too high" not in notes.pop("self-gradient, block off")

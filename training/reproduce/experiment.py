@@ -1,4 +1,4 @@
-"""Trains and judges one system of a table, or finds that it has been done."""
+"""Train and judge one system of a table, or find that this has been done."""
 
 import json
 import os
@@ -12,28 +12,30 @@ from typing import Any
 
 import torch
 
+from training.common.errors import TrainingError
 from training.config import TrainConfig
 from training.data.loading import load_pictures, split_indices
 from training.data.picture_set import DatasetError
-from training.loop.state import TrainingError, description, differing_pictures, differing_settings, load_state
+from training.loop.state import TrainerError, describe_pictures, differing_pictures, differing_settings, load_state
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
 
 SMOOTH_BETA = "20"
 
 
-class ReproductionError(RuntimeError):
-    """A table cannot be made; the message says what failed. What was trained and measured so far stays."""
+class ReproductionError(TrainingError):
+    """A table cannot be made. The message says what failed. What was trained and measured so far stays."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a data set's pictures are and which reader reads them.
+class DataSource:
+    """The place of a data set's pictures, and the reader that reads them.
 
-    dataset:   of the paper: cifar10, cifar100 or svhn
-    reader:    --dataset of `python -m training`
-    data_root: its --data-root
-    name:      its --dataset-name, for figures; "" for the data set's own name
+    Attributes:
+        dataset: The paper's data set: cifar10, cifar100 or svhn.
+        reader: --dataset of `python -m training`.
+        data_root: Its --data-root.
+        name: Its --dataset-name, for figures; "" for the data set's own name.
     """
 
     dataset: str
@@ -42,15 +44,19 @@ class Source:
     name: str
 
     def flags(self) -> list[str]:
+        """Return the options of `python -m training` that name these pictures."""
         named = ["--dataset-name", self.name] if self.name else []
         return ["--dataset", self.reader, "--data-root", str(self.data_root), *named]
 
 
 @cache
-def training_pictures(source: Source, held_out: int, seed: int) -> dict[str, Any] | None:
-    """What a run's state says about the pictures that it is trained on, None where they are not here.
+def training_pictures(source: DataSource, held_out: int, seed: int) -> dict[str, Any] | None:
+    """Return what a training state says about its pictures; None where the pictures are not here.
 
-    held_out: for validation
+    Args:
+        source: The pictures.
+        held_out: How many are held out for validation.
+        seed: Seed of that draw.
     """
     try:
         pictures = load_pictures(source.reader, source.data_root, "train")
@@ -58,43 +64,55 @@ def training_pictures(source: Source, held_out: int, seed: int) -> dict[str, Any
         # A network that was trained elsewhere can still be judged.
         return None
     mean, _ = pictures.channel_statistics(split_indices(pictures, held_out, seed)[0])
-    return description(pictures, mean)
+    return describe_pictures(pictures, mean)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One system trained on one data set at one budget, in runs/reproduce/<budget>/<data set>/<system>."""
+class Experiment:
+    """One system, trained and judged on one data set at one budget, in runs/reproduce/<budget>/<data set>/<system>.
+
+    Attributes:
+        system: Key of training.reproduce.systems.SYSTEMS.
+        source: The pictures.
+        budget_name: Key of training.reproduce.systems.BUDGETS.
+        budget: That budget.
+        threads: CPU threads; None for PyTorch's default.
+    """
 
     system: str
-    source: Source
+    source: DataSource
     budget_name: str
     budget: Budget
     threads: int | None
 
     @property
     def name(self) -> str:
+        """The --run of `python -m training`."""
         return f"reproduce/{self.budget_name}/{self.source.dataset}/{self.system}"
 
     @property
     def directory(self) -> Path:
+        """The folder of all its files."""
         return Path("runs") / self.name
 
     @property
     def checkpoint(self) -> Path:
+        """The trained network."""
         return self.directory / "model.safetensors"
 
     @property
     def report(self) -> Path:
+        """The report of its evaluation."""
         return self.directory / "evaluation.json"
 
     def training_command(self, resume: bool) -> list[str]:
-        """Arguments of `python`."""
+        """Return the arguments of `python` that train the system."""
         arguments = ["-m", "training", *self.source.flags(), "--arch", self.budget.arch, "--run", self.name]
         arguments += [*self.budget.flags, *SYSTEMS[self.system].flags, *self._machine()]
         return [*arguments, "--resume"] if resume else arguments
 
     def evaluation_command(self) -> list[str]:
-        """Arguments of `python`: the paper's attacks, and the smooth surrogate's where there is a block."""
+        """Return the arguments of `python` that judge it, by the smooth surrogate too where there is a block."""
         source = self.source
         arguments = ["-m", "training.evaluate", "--ckpt", str(self.checkpoint), "--dataset", source.reader]
         arguments += ["--data-root", str(source.data_root), "--pictures", str(self.budget.pictures)]
@@ -108,13 +126,16 @@ class Run:
 
     @staticmethod
     def shell_command(arguments: list[str]) -> str:
+        """Return arguments of `python` as a line for a shell."""
         return "python " + shlex.join(arguments)
 
     def check(self) -> None:
-        """Whatever there is of this run, was it trained as training_command says?
+        """Check that what is there of this experiment was trained as training_command says.
 
-        Its pictures may have moved, and it may have been trained on hardware of another precision.
-        raises ReproductionError, naming what differs and the fix
+        Its pictures may have moved, and the hardware may have had another precision.
+
+        Raises:
+            ReproductionError: Settings or pictures differ. The message names them and the fix.
         """
         state = self._state()
         if state is None:
@@ -127,15 +148,15 @@ class Run:
         differing = differing_settings(saved, replace(config, precision=saved.precision))
         if differing:
             raise ReproductionError(f"{self.directory} was trained with other settings: {differing}; {fix}")
-        # States that an older version saved do not say what they were trained on, and reading pictures takes a while.
-        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed) if "data" in state else None
+        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed)
         if pictures is not None and (differing := differing_pictures(state, pictures)):
             raise ReproductionError(f"{self.directory} was trained on other pictures ({differing}); {fix}")
 
     def trained(self) -> bool:
-        """Whether the last epoch is done, or training stopped for good because its figures showed a collapse.
+        """Return whether the last epoch is done, or training stopped for good because its figures showed a collapse.
 
-        raises ReproductionError where it was not trained as training_command says
+        Raises:
+            ReproductionError: It was not trained as training_command says.
         """
         self.check()
         state = self._state()
@@ -144,7 +165,7 @@ class Run:
         return bool(self.problem()) or state["progress"]["epoch"] >= state["config"]["epochs"]
 
     def problem(self) -> str:
-        """Why training stopped early, in the trainer's words, or ""."""
+        """Return why training stopped early, in the trainer's words, or ""."""
         state = self._state()
         return "" if state is None else str(state["progress"]["problem"])
 
@@ -154,33 +175,35 @@ class Run:
             return None
         try:
             state, _ = load_state(path, f"move {self.directory} away to train it anew", mmap=True)
-        except TrainingError as error:
+        except TrainerError as error:
             raise ReproductionError(str(error)) from None
         return state
 
     def train(self) -> None:
-        """Trains what is missing; an interrupted training goes on.
+        """Train what is missing. An interrupted training continues.
 
-        raises ReproductionError
+        Raises:
+            ReproductionError: Training failed.
         """
         if self.trained():
             return
         code = self._python(self.training_command(resume=(self.directory / "state.pt").is_file()))
-        # A collapse is a result: the best checkpoint there is, is judged, and the table says so.
+        # A collapse is a result: the best checkpoint until then is judged, and the table says so.
         if code != 0 and not (self.problem() and self.checkpoint.is_file()):
-            raise ReproductionError(f"training {self.name} failed; its message is above. The same command goes on")
+            raise ReproductionError(f"training {self.name} failed; its message is above. The same command continues")
 
     def judge(self) -> dict[str, Any]:
-        """The report of the trained system; asked for every time, because it measures only what it lacks.
+        """Judge the trained system and return the report. The evaluation measures only what the report lacks.
 
-        raises ReproductionError
+        Raises:
+            ReproductionError: The evaluation failed.
         """
         if self._python(self.evaluation_command()) != 0:
-            raise ReproductionError(f"judging {self.name} failed; its message is above. The same command goes on")
+            raise ReproductionError(f"judging {self.name} failed; its message is above. The same command continues")
         report: dict[str, Any] = json.loads(self.report.read_text())
         return report
 
     def _python(self, arguments: list[str]) -> int:
-        # A process of its own keeps threads, seeds and memory of one run from touching the next.
+        # A process of its own keeps threads, seeds and memory of one experiment from reaching the next.
         print(f"$ {self.shell_command(arguments)}", file=sys.stderr, flush=True)
         return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode

@@ -1,0 +1,143 @@
+"""Interrupted and resumed training runs equal uninterrupted ones."""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny_run import arguments, failure, rows
+from training.checkpoint import load_checkpoint
+from training.command import main
+from training.loop import trainer
+
+TIMING = {"train_images_per_second", "wall_seconds", "core_seconds", "peak_memory_mib"}
+RESUMABLE = ("--method", "self-gradient", "--ema-decay", "0.9")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(picture_folder, tmp_path_factory):
+    """The run that every interrupted and resumed one must equal."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with contextlib.chdir(folder):
+        assert main(arguments(picture_folder, "whole", *RESUMABLE)) == 0
+    return folder / "runs" / "whole"
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert sorted(file.name for file in one.iterdir()) == sorted(file.name for file in other.iterdir())
+    whole, whole_info = load_checkpoint(one / "model.safetensors")
+    parts, parts_info = load_checkpoint(other / "model.safetensors")
+    assert whole_info.history["epoch"] == parts_info.history["epoch"]
+    for (name, tensor), another in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(tensor, another), name
+    for row, another_row in zip(rows(one), rows(other), strict=True):
+        assert {k: v for k, v in row.items() if k not in TIMING} == {
+            k: v for k, v in another_row.items() if k not in TIMING
+        }
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_resuming_a_killed_run_gives_the_uninterrupted_result(number, picture_folder, runs, uninterrupted):
+    interrupted = arguments(picture_folder, "parts", *RESUMABLE)
+    # The number of threads decides the order of sums, hence the last bits.
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *interrupted],
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (runs / "parts" / "log.csv").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=300)
+    if number == signal.SIGTERM:
+        assert process.returncode == 143
+        assert "--resume continues after epoch" in error
+        assert "Traceback" not in error
+    assert len(rows(runs / "parts")) < 3
+    assert main([*interrupted, "--resume"]) == 0
+    assert_same_run(uninterrupted, runs / "parts")
+
+
+@pytest.mark.parametrize("killed_before", ["save_checkpoint", "save_state"])
+def test_a_kill_between_two_files_loses_nothing(
+    killed_before, picture_folder, runs, uninterrupted, capsys, monkeypatch
+):
+    """The log is written first, then the best checkpoint, then the state: whatever is missing is done anew."""
+    original = getattr(trainer, killed_before)
+    # The state is also saved before the first epoch.
+    calls_left = iter(range(2 if killed_before == "save_state" else 1))
+
+    def killing(*arguments):
+        if next(calls_left, None) is None:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(trainer, killed_before, killing)
+    argv = arguments(picture_folder, "parts", *RESUMABLE)
+    assert main(argv) == 130
+    assert "the same command with --resume continues after epoch 1" in capsys.readouterr().err
+    assert len(rows(runs / "parts")) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(runs.parent)
+    assert main([*argv, "--resume"]) == 0
+    assert_same_run(uninterrupted, runs / "parts")
+
+
+def test_a_full_disk_costs_nothing_saved(picture_folder, runs, uninterrupted, capsys, monkeypatch):
+    original, full = os.fsync, [False]
+
+    def fsync(descriptor):
+        if full[0] and os.readlink(f"/proc/self/fd/{descriptor}").endswith("state.pt.partial"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+        full[0] |= (runs / "parts" / "log.csv").exists()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    argv = arguments(picture_folder, "parts", *RESUMABLE)
+    error = failure(capsys, argv)
+    assert "state.pt: cannot be written (No space left on device); free some space on that disk; then" in error
+    assert error.endswith("the same command with --resume continues after epoch 0")
+    monkeypatch.undo()
+    monkeypatch.chdir(runs.parent)
+    assert main([*argv, "--resume"]) == 0
+    assert_same_run(uninterrupted, runs / "parts")
+
+
+def test_a_run_is_not_resumed_on_other_pictures_of_the_same_classes(picture_folder, runs, tmp_path, capsys):
+    standard = ("--method", "standard")
+    assert main(arguments(picture_folder, "a", *standard, epochs=1)) == 0
+    shutil.copytree(picture_folder, tmp_path / "one less")
+    (tmp_path / "one less" / "train" / "red" / "000.png").unlink()
+    error = failure(capsys, arguments(tmp_path / "one less", "a", *standard, "--resume", epochs=1))
+    assert "a run on other pictures (120 of 3 classes, now 119 of 3)" in error
+    assert "--data-root" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("data"), "a training state without its data; start again under another --run"),
+        (lambda state: state["config"].pop("cutmix"), "(other options than this version's: cutmix)"),
+        (lambda state: state["progress"].update(more=1), "not a saved training state"),
+    ],
+)
+def test_a_state_of_another_form_is_refused(change, message, picture_folder, runs, uninterrupted, capsys):
+    shutil.copytree(uninterrupted, runs / "parts")
+    state = torch.load(runs / "parts" / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, runs / "parts" / "state.pt")
+    argv = arguments(picture_folder, "parts", *RESUMABLE)
+    assert message in failure(capsys, [*argv, "--resume"])

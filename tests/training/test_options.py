@@ -1,0 +1,62 @@
+"""The command line and the documentation's table follow from TrainConfig."""
+
+import pytest
+import torch
+
+from training.config import METHODS, TrainConfig, described_options, recipe_defaults
+from training.options import OptionRow, build_parser, configure, option_rows
+
+CPU = torch.device("cpu")
+GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
+
+
+def test_what_is_not_given_is_the_recipes(monkeypatch):
+    monkeypatch.setattr("training.options.hardware_precision", lambda device: "float32")
+    for method in METHODS:
+        parsed = build_parser().parse_args(["--data-root", "x", "--dataset", "svhn", "--method", method])
+        recipe = recipe_defaults("svhn", method)
+        assert configure(parsed, CPU) == TrainConfig("svhn", method=method, precision="float32", **recipe)
+
+
+def test_every_kind_of_option_is_parsed():
+    flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2", "--image-size=32"]
+    config = configure(build_parser().parse_args([*GIVEN, *flags, "--lr-schedule=cyclic", "--precision=float32"]), CPU)
+    assert config.epsilon == 4 / 255
+    assert (config.epochs, config.flip, config.lr_milestones) == (3, False, (1, 2))
+    assert (config.image_size, config.lr_schedule) == (32, "cyclic")
+
+
+@pytest.mark.parametrize("choice", ["--attack-view=blind", "--precision=fp8", "--attack-start=near"])
+def test_choices_are_those_of_the_types(choice, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*GIVEN, choice])
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_table_row_for_every_option():
+    rows = {row.name: row for row in option_rows()}
+    assert list(rows) == ["--" + item.name.replace("_", "-") for item in described_options()]
+    assert all(
+        row.help and row.type in ("number", "integer", "integers", "text", "switch", "choice") for row in rows.values()
+    )
+    assert rows["--attack-step-size"] == OptionRow(
+        name="--attack-step-size",
+        type="number",
+        default="10/255; 2/255 for pgd, gradient-oracle, trades",
+        range="in [0, 1)",
+        methods="pgd, self-gradient, gradient-oracle, trades",
+        help="size of its steps in units of pixel intensity, such as 2/255",
+    )
+    assert rows["--lr"].default == "0.1; 0.01 for svhn"
+    assert rows["--label-beta"].default == "9; 11 for cifar100"
+    assert rows["--flip"].default == "on; off for svhn"
+    assert rows["--lr-milestones"].default == "50 100 150"
+    assert rows["--dataset"].range == "cifar10, cifar100, svhn, image-folder"
+    assert rows["--block-scale"].range == "in (0, 1]"
+
+
+def test_help_names_defaults_ranges_and_methods(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = build_parser().format_help()
+    assert "weight of the divergence in trades (default: 6; above 0; for --method trades)" in text
+    assert "passes over the training pictures (default: 200; above 0)" in text
