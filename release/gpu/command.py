@@ -24,7 +24,7 @@ from release.gpu.record import NAME, Record
 from release.gpu.stage import SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
-from training.common.files import WriteError
+from training.common.errors import TrainingError
 from training.common.signals import Terminated, terminable
 
 MINUTES = (9.0, 3.0)
@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "git_commit": arguments.commit or commit(),
             }
             return run_stages(stages, settings, about, minutes)
-    except (ValueError, WriteError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
 
 
 def in_memory(folder: Path = Path("/dev/shm"), needed: int = 4 * 2**30) -> Path | None:
@@ -92,12 +92,12 @@ def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float
         ValueError: what is wrong, and what to do.
     """
     if minutes <= 0:
-        raise ValueError(f"--minutes must be above 0, not {minutes:g}")
+        raise TrainingError(f"--minutes must be above 0, not {minutes:g}")
     wanted = any(stage.name == "pictures" for stage in stages)
     if arguments.data is None and wanted and not arguments.rehearse:
-        raise ValueError("there is no --data; name an archive of an image folder, or pass --rehearse for a try")
+        raise TrainingError("there is no --data; name an archive of an image folder, or pass --rehearse for a try")
     if arguments.data is not None and not Path(arguments.data).is_file():
-        raise ValueError(f"--data {arguments.data}: no such file; name an archive of an image folder")
+        raise TrainingError(f"--data {arguments.data}: no such file; name an archive of an image folder")
 
 
 def run_stages(stages: Sequence[Stage], settings: Settings, about: dict[str, object], minutes: float) -> int:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from training.common.errors import TrainingError
+
 SHORTEST_SECONDS = 5.0
 """A stage that would get less is not started."""
 
@@ -65,7 +67,7 @@ def choose(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
     known = [stage.name for stage in stages]
     for name in names:
         if name not in known:
-            raise ValueError(f"--stages {name}: no such stage; known are: {', '.join(known)}")
+            raise TrainingError(f"--stages {name}: no such stage; known are: {', '.join(known)}")
     return tuple(stage for stage in stages if not names or stage.name in names)
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from release.gpu import flops, pictures
 from release.gpu.stage import Run, Skip, main
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.common.errors import TrainingError
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
+from training.loop.state import TrainerError
 from training.loop.trainer import Trainer
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -131,7 +131,7 @@ def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet
         for epoch in trainer.train():
             if epoch > 0:
                 record_epoch(run, recipe, trainer, counted)
-    except TrainingError as error:  # a collapse: the best network so far is kept, and is worth judging
+    except TrainerError as error:  # a collapse: the best network so far is kept, and is worth judging
         if trainer.progress.epoch == 0:
             raise
         problem = str(error)
