@@ -75,6 +75,7 @@ def asked(expression: str) -> Asked:
 
     def note(part: Any) -> None:
         if isinstance(part, promql_parser.VectorSelector):
+            assert part.name is not None
             selectors.append((part.name, frozenset(matcher.name for matcher in part.matchers.matchers)))
         if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
             grouped.update(part.modifier.labels)
@@ -85,7 +86,7 @@ def asked(expression: str) -> Asked:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[frozenset[str]]]:
-    """What a server says that has answered and refused: per name of samples, the sets of labels."""
+    """Return the sets of labels by sample name, of a server that has answered and refused."""
     home = tmp_path_factory.mktemp("home")
     model = save_tiny_graph(home / "tiny.onnx")
     picture = encode(Image.fromarray(noise(32, 32)))
@@ -154,7 +155,9 @@ def test_the_autoscalers_metric_is_there_and_the_adapter_hands_it_on(scraped: di
     assert name in scraped
     (rule,) = yaml.safe_load((PROMETHEUS / "adapter-values.yaml").read_text())["rules"]["custom"]
     assert rule["name"]["as"] == name
-    assert promql_parser.parse(rule["seriesQuery"]).name == name
+    series = promql_parser.parse(rule["seriesQuery"])
+    assert isinstance(series, promql_parser.VectorSelector)
+    assert series.name == name
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:

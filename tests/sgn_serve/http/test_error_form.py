@@ -125,6 +125,7 @@ def test_the_guide_lists_every_code(project_root):
     table = re.search(
         r"^\| status \| `code`.*?\n\n", (project_root / "docs" / "service.md").read_text(), re.MULTILINE | re.DOTALL
     )
+    assert table is not None
     listed = set(re.findall(r"`([a-z_]+)`", table[0])) - {"code"}
     assert listed == {row.code for row in refusal_rows()}
 
