@@ -18,7 +18,8 @@ from benchmarks.service import command as service
 from export.reduced import Reduced
 from release import paired
 from release.bundle import BEGIN, BUNDLED, END, RESULTS, SYSTEMS, readme_table, summary
-from training.attacks.pgd import pgd
+from training.attacks.pgd import ProjectedGradientAscent
+from training.attacks.rows import RowId
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
@@ -51,17 +52,25 @@ def test_reports_add_up_and_say_what_they_were_measured_on(name):
     assert setting["data"] == "CIFAR-10 (JPEG copy)"
     assert report["about"]["command"].startswith("python -m training.evaluate")
     assert report["about"]["git_commit"]
-    for row, bits in report["withstood"].items():
+    for row in report["rows"]:
+        bits = row["withstood"]
         assert len(bits) == setting["pictures"]
-        assert report["accuracy"][row] == pytest.approx(bits.count("1") / len(bits), abs=1e-4)
+        assert row["accuracy"] == pytest.approx(bits.count("1") / len(bits), abs=1e-4)
+        assert row["title"] == RowId.from_dict(row["id"]).title
     for state, lowest in report["lowest"].items():
-        rows = [bits for row, bits in report["withstood"].items() if row.startswith(f"{state}: ")]
+        rows = [row["withstood"] for row in report["rows"] if row["id"]["state"] == state]
         withstood = sum(all(bit == "1" for bit in picture) for picture in zip(*rows, strict=True))
         assert lowest == pytest.approx(withstood / setting["pictures"], abs=1e-4)
 
 
+def labels(name):
+    return {
+        f"{row['id']['state']}: {row['title']}" for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    }
+
+
 def test_reports_hold_every_attack_of_the_protocol():
-    rows = json.loads((RESULTS / "self-gradient.json").read_text())["accuracy"]
+    rows = labels("self-gradient")
     paper = ["clean", "FGSM", *(f"{attack}-{steps}" for attack in ("PGD", "CW") for steps in (10, 20, 40, 100))]
     quick = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
     cascade = ["APGD-CE", "APGD-T", "FAB-T"]
@@ -88,9 +97,8 @@ def test_reports_hold_every_attack_of_the_protocol():
             *carried,
         ],
     }
-    assert set(rows) == {f"{state}: {attack}" for state, names in attacks.items() for attack in names}
-    plain = json.loads((RESULTS / "longer.json").read_text())["accuracy"]
-    assert set(plain) >= {f"block off: {attack}" for attack in quick + cascade}
+    assert rows == {f"{state}: {attack}" for state, names in attacks.items() for attack in names}
+    assert labels("longer") >= {f"block off: {attack}" for attack in quick + cascade}
 
 
 def test_the_bundled_files_belong_together(figures):
@@ -121,14 +129,16 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     assert pictures.class_names == info.class_names
     images, labels = to_float(pictures.images), pictures.labels
     torch.manual_seed(0)
-    attacked = pgd(held_view(model), images, labels, eps=8 / 255, steps=20, step_size=2 / 255)
+    attack = ProjectedGradientAscent(eps=8 / 255, steps=20, step_size=2 / 255)
+    attacked = attack.perturb(held_view(model), images, labels)
     with torch.no_grad():
         measured = {
-            "block on: clean": (model(images).argmax(dim=1) == labels).float().mean().item(),
-            "block on: PGD-20": (model(attacked).argmax(dim=1) == labels).float().mean().item(),
+            RowId("block on", "clean"): (model(images).argmax(dim=1) == labels).float().mean().item(),
+            RowId("block on", "pgd", 20): (model(attacked).argmax(dim=1) == labels).float().mean().item(),
         }
+    claims = {RowId.from_dict(row["id"]): row["accuracy"] for row in figures["rows"]}
     for row, accuracy in measured.items():
-        claimed = figures["accuracy"][row]
+        claimed = claims[row]
         assert abs(accuracy - claimed) < 4 * np.sqrt(claimed * (1 - claimed) / len(labels)), row
 
 
@@ -285,12 +295,17 @@ def test_a_comparison_counts_what_one_withstood_and_the_other_did_not():
 
 
 def test_a_comparison_leaves_out_what_was_run_on_one_side_only(tmp_path):
-    surrogate = "block on: CW-20, smooth surrogate, beta 20"
-    rows = {"block on: clean": "111", "block off: clean": "111", surrogate: "011", "block off: FAB-T": "001"}
-    (tmp_path / "self-gradient.json").write_text(json.dumps({"withstood": rows}))
-    rows = {"block off: clean": "111", "block off: FAB-T": "101"}
+    def save(name, rows):
+        entries = [
+            {"id": row.as_dict(), "withstood": bits, "attack": {}, "core_seconds": None} for row, bits in rows.items()
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"setting": {"pictures": 3}, "rows": entries}))
+
+    clean, fab = RowId("block off", "clean"), RowId("block off", "fab-t")
+    surrogate = RowId("block on", "cw", 20, "smooth", 20.0)
+    save("self-gradient", {RowId("block on", "clean"): "111", clean: "111", surrogate: "011", fab: "001"})
     for name in ("start", "longer"):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"withstood": rows}))
+        save(name, {clean: "111", fab: "101"})
     compared = paired.comparisons(tmp_path)
     against_off = compared["block on against off"]
     assert (against_off["won"], against_off["lost"], against_off["left_out"]) == (0, 1, ["FAB-T"])

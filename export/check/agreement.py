@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from export.check.verify import Run
-from training.attacks.pgd import pgd
+from training.attacks.pgd import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -70,13 +70,14 @@ def measure_agreement(
     """
     same: dict[str, list[Tensor]] = {}
     view = held_view(network)
+    attack = ProjectedGradientAscent(eps=eps, steps=STEPS, step_size=STEP_SIZE, keep_best=False)
     devices = torch.random.fork_rng(devices=[])
     with devices, tqdm(total=len(pictures), desc="top-1 agreement", unit="picture", disable=None) as progress:
         torch.manual_seed(seed)
         for images in torch.split(pictures, BATCH):
             with torch.no_grad():
                 labels = network(images).argmax(1)
-            attacked = pgd(view, images, labels, eps=eps, steps=STEPS, step_size=STEP_SIZE, keep_best=False)
+            attacked = attack.perturb(view, images, labels)
             for kind, batch in (("clean", images), ("attacked", attacked)):
                 outputs = run(batch)
                 with torch.no_grad():
@@ -87,7 +88,8 @@ def measure_agreement(
             progress.update(len(images))
     shares = {name: torch.cat(values).double().mean().item() for name, values in same.items()}
     names = dict.fromkeys(key.split()[0] for key in shares)
-    attack = f"PGD-{STEPS}, L-inf, eps {eps * 255:g}/255, steps of {STEP_SIZE * 255:g}/255, first pass held fixed"
+    attack_name = f"PGD-{STEPS}, L-inf, eps {eps * 255:g}/255, steps of {STEP_SIZE * 255:g}/255, first pass held fixed"
     return tuple(
-        Agreement(name, len(pictures), shares[f"{name} clean"], shares[f"{name} attacked"], attack) for name in names
+        Agreement(name, len(pictures), shares[f"{name} clean"], shares[f"{name} attacked"], attack_name)
+        for name in names
     )

@@ -9,6 +9,7 @@ from export.command import main as export_main
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.evaluate.command import main as evaluate_main
 from training.evaluate.gradient_oracle import oracle_withstood
+from training.evaluate.measuring import Trial
 from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import rms_normalised
@@ -115,7 +116,7 @@ def test_its_figures_overwrite_no_foreign_file(saved, picture_folder, capsys):
 def test_the_attack_knows_what_the_network_knows(oracle):
     images, labels = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     told = oracle.oracle_logits(images, labels).argmax(dim=1)
-    clean = oracle_withstood(oracle, images, labels, steps=0, eps=8 / 255, seed=0, batch_size=4)
+    clean = oracle_withstood(Trial(oracle, images, labels, eps=8 / 255, seed=0, batch_size=4), steps=0)
     assert torch.equal(clean, told == labels)
-    attacked = oracle_withstood(oracle, images, labels, steps=2, eps=0.3, seed=0, batch_size=4)
+    attacked = oracle_withstood(Trial(oracle, images, labels, eps=0.3, seed=0, batch_size=4), steps=2)
     assert attacked.sum() <= clean.sum()
