@@ -1,24 +1,28 @@
-"""Says what would be served, or why nothing can be: `python -m sgn_serve.check`."""
+"""Tell what would be served, or why nothing can be: `python -m sgn_serve.check`."""
 
 import sys
 
 from sgn_serve.inference.classifier import Classifier
-from sgn_serve.inference.engines import EngineError
-from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.refusals import ServingError
 from sgn_serve.serving.model_card import model_card
-from sgn_serve.settings import SettingsError, current_settings
+from sgn_serve.settings import current_settings
 
 
 def main() -> int:
-    """Loads everything as the service does; 0, or 1 after one line on stderr that says what to fix."""
+    """Load everything as the service does.
+
+    Returns:
+        0, or an exit status after one line on stderr that says what to fix.
+    """
     try:
         settings = current_settings()
         graph = read_graph(settings.model_path)
         classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         model_card(graph, settings)
-    except (SettingsError, GraphError, EngineError) as error:
+    except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     description = classifier.description
     height, width = description.image_size
     print(

@@ -1,18 +1,20 @@
-"""Names in an exported graph: its input, its outputs and its metadata. export writes them; everybody else reads
-them."""
+"""Names of the input, the outputs and the metadata of an exported graph: export writes them, all others read them."""
 
 INPUT = "image"
 """Input, (batch, 3, H, W) float32: RGB in [0, 1]."""
 LOGITS = "logits"
-"""Output, (batch, classes): block on. Absent from a network without a block."""
+"""Output, (batch, classes): the logits with the block on. Absent from a network without a block."""
 PLAIN_LOGITS = "plain_logits"
-"""Output, (batch, classes): block off, from the first pass."""
+"""Output, (batch, classes): the logits with the block off, from the first pass."""
 SELF_GRADIENT = "self_gradient"
-"""Output, (batch, 3, H, W): the gradient of the summed logits. Absent from a network without a block."""
+"""Output, (batch, 3, H, W): the gradient of the sum of the logits with respect to the input. Absent from a network
+without a block."""
 
+CHECKPOINT_FORMAT = "self-gradient-checkpoint/1"
+"""Value of "format" in a checkpoint's description."""
 METADATA_KEY = "self_gradient_network"
 """Metadata of a checkpoint and of a graph: the checkpoint's description as JSON."""
 SHA256_KEY = "checkpoint_sha256"
 """Metadata of a graph: SHA-256 of the checkpoint that it was exported from, in hexadecimal."""
 PRECISION_KEY = "precision"
-"""Metadata of a graph in reduced precision: which one. Absent from a float32 graph."""
+"""Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""

@@ -1,4 +1,4 @@
-"""The BentoML service: starts and stops what is served, and puts our routes before BentoML's own."""
+"""The BentoML service: starts and stops what is served, and mounts our application in front of BentoML's own."""
 
 import asyncio
 import logging
@@ -9,29 +9,17 @@ import sys
 from pathlib import Path
 
 import bentoml
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sgn_serve.api.classify import Api
-from sgn_serve.api.inference_protocol import InferenceProtocol
-from sgn_serve.api.operations import Operations
-from sgn_serve.api.page import Page
-from sgn_serve.http.access_log import ObserveRequests
-from sgn_serve.http.body_limits import LimitBody
+from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import ConnectionLimits
-from sgn_serve.http.cross_origin import CrossOrigin
-from sgn_serve.http.error_form import FlatErrors
-from sgn_serve.http.own_routes import OwnRoutes
-from sgn_serve.http.rate_limit import RateLimit
-from sgn_serve.http.request_id import NameRequests
-from sgn_serve.http.shutdown import Ending, RefuseLate, SayGoodbye
-from sgn_serve.http.tokens import RequireToken
-from sgn_serve.inference.engines import EngineError
-from sgn_serve.inference.graph import GraphError, read_graph
-from sgn_serve.process.garbage import quiet_garbage
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
-from sgn_serve.serving.predictor import Predictor, Serving
-from sgn_serve.serving.reloading import Reloader, fingerprint
-from sgn_serve.settings import SettingsError, current_settings
+from sgn_serve.refusals import ServingError
+from sgn_serve.serving.predictor import Predictor
+from sgn_serve.serving.reloading import fingerprint
+from sgn_serve.settings import current_settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.logs import log_json_lines
 
@@ -40,10 +28,13 @@ logger = logging.getLogger("bentoml.sgn_serve")
 # BentoML's own default is every network there is. In a container that is right: its network is nobody else's.
 HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
 
+STATE = State()
+"""State that the service and the application share. BentoML makes each of the two by itself, without the other."""
 
-# The time limit only stands behind FlatErrors' own.
+
+# The time limit only stands behind the shorter one of FormatErrors.
 # Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request. Its metrics make a
-# label of every path that anybody asks for, and its log of requests is no JSON: see observation.py.
+# label of every path that anybody asks for, and its log of requests is no JSON: see sgn_serve/http/access_log.py.
 @bentoml.service(
     traffic={"timeout": 60},
     tracing={"excluded_urls": ".*"},
@@ -52,7 +43,7 @@ HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
     http={"host": HOST},
 )
 class RobustClassifier:
-    """Classifies pictures with a self-gradient network, with its block on or off."""
+    """Classify pictures with a self-gradient network, with its block on or off."""
 
     def __init__(self) -> None:
         log_json_lines()
@@ -60,8 +51,8 @@ class RobustClassifier:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)
             self.predictor = Predictor(read_graph(settings.model_path), settings)
-        except (SettingsError, GraphError, EngineError) as error:
-            # No exception, for uvicorn would make a page of it; and no SystemExit, which it takes for one.
+        except ServingError as error:
+            # uvicorn would print the traceback of an exception, and takes SystemExit for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(CANNOT_SERVE)
         except Exception:  # whatever it is, it would be the same again, and again
@@ -70,7 +61,7 @@ class RobustClassifier:
 
     @bentoml.on_deployment
     def check_first() -> None:
-        """Ends `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
+        """End `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
         from sgn_serve.process.supervisor import use_supervisor  # here, for it imports what no worker needs
 
         # A process of its own, so that the supervisor holds no session, and no memory of a GPU.
@@ -99,73 +90,61 @@ class RobustClassifier:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Warms the network up, and takes over how the process is reloaded and ended."""
+        """Warm the network up, and take over how the process is reloaded and ended."""
         predictor = self.predictor
         del self.predictor  # it would be kept beside the one that replaces it
         settings = predictor.settings
         limits = ConnectionLimits(settings.receive_seconds, settings.max_connections, settings.access_log)
-        ENDING.attach(limits, settings.drain_seconds)
+        STATE.shutdown.attach(limits, settings.drain_seconds)
         await predictor.start()
-        SERVING.put(predictor)
-        RELOADER.remember(self.served_files)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, RELOADER.reload_soon)
-        await RELOADER.catch_up()
-        quiet_garbage()
+        STATE.slot.put(predictor)
+        STATE.reloader.remember(self.served_files)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, STATE.reloader.reload_soon)
+        await STATE.reloader.catch_up()
+        freeze_long_lived_objects()
         metrics.WORKER_STARTS.inc()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Ends the threads."""
-        await SERVING.predictor.stop()
+        """Stop the predictor and its threads."""
+        await STATE.slot.predictor.stop()
 
     def __is_ready__(self) -> bool:
-        """For /readyz."""
-        return ready()
+        """Answer /readyz."""
+        return STATE.ready()
 
 
-def ready() -> bool:
-    """Whether requests should come here: the network has answered at the start and still does, and this is no end."""
-    return SERVING.predictor.alive and not ENDING.begun
+class OurRoutesFirst:
+    """Answer our routes, and hand every other request on to BentoML's application.
+
+    They stand before it and not within: BentoML's way to an API costs a good part of a request's time, reads bodies
+    that it should not, and turns most errors into others.
+
+    Args:
+        app: BentoML's application.
+        state: What the service shares with our application.
+    """
+
+    def __init__(self, app: ASGIApp, state: State):
+        self._bentoml = app
+
+        async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["app"] = scope[_OUTER_APP]
+            await app(scope, receive, send)
+
+        # Settings are read when a worker starts, not when this file is imported.
+        self._ours = create_app(current_settings(), state, fallback)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to our application, and everything else to BentoML's."""
+        if scope["type"] != "http":
+            await self._bentoml(scope, receive, send)
+            return
+        scope[_OUTER_APP] = scope.get("app")
+        await self._ours(scope, receive, send)
 
 
-SERVING = Serving()
-RELOADER = Reloader(SERVING)
-ENDING = Ending()
-ROUTES = [
-    *Api(SERVING).routes(),
-    *InferenceProtocol(SERVING, ready).routes(),
-    *Operations(SERVING, RELOADER).routes(),
-    *Page().routes(),
-]
+_OUTER_APP = "self_gradient.outer_app"
 
-
-# What is built from settings, which are read when a worker starts, not when this file is imported.
-def _observe(app: ASGIApp) -> ASGIApp:
-    return ObserveRequests(app, ROUTES, current_settings().access_log)
-
-
-def _cross_origin(app: ASGIApp) -> ASGIApp:
-    return CrossOrigin(app, current_settings().cors_origins)
-
-
-def _rate_limit(app: ASGIApp) -> ASGIApp:
-    return RateLimit(app, current_settings().rate_limit, current_settings().rate_burst)
-
-
-def _require_token(app: ASGIApp) -> ASGIApp:
-    return RequireToken(app, current_settings().api_tokens)
-
-
-# The last one added stands innermost: errors are flattened around the limits, and the limits stand around the routes.
-# (mypy does not see what a class decorator returns, here a bentoml.Service.)
-_add = RobustClassifier.add_asgi_middleware  # type: ignore[attr-defined]
-_add(SayGoodbye, ending=ENDING)
-_add(NameRequests)
-_add(_observe)
-_add(_cross_origin)
-_add(FlatErrors)
-_add(RefuseLate)
-_add(_rate_limit)
-_add(_require_token)
-_add(LimitBody)
-_add(OwnRoutes, routes=ROUTES)
+# mypy does not see what a class decorator returns, here a bentoml.Service.
+RobustClassifier.add_asgi_middleware(OurRoutesFirst, state=STATE)  # type: ignore[attr-defined]

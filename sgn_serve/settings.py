@@ -1,230 +1,391 @@
-"""Every setting of the service, its environment variable, its default, and what it accepts."""
+"""Every setting of the service: its environment variable, range, default and meaning, each told once."""
 
 import ipaddress
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, Self
 
-from sgn_serve.inference.engines import ENGINES, ONNX_RUNTIME
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.refusals import ServingError
 
+PREFIX = "SGN_"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
 
-
-class SettingsError(ValueError):
-    """An environment variable that cannot be used; the message, one line, names it and the fix."""
-
+ONNX_RUNTIME = "onnxruntime"
+OPENVINO = "openvino"
+ENGINES = (ONNX_RUNTIME, OPENVINO)
 
 FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
+_QUEUE_A_CORE = 16
+_SMALLEST_QUEUE = 32
+
+
+class SettingsError(ServingError):
+    """An environment variable that cannot be used. The message, one line, names it, its value and the fix."""
+
+
+class SettingRow(NamedTuple):
+    """One row of the documentation's table of settings."""
+
+    variable: str
+    accepts: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """Describe which texts a type of setting takes, as the object of "expected ..."."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Default:
+    """Describe a default that has no short text of its own."""
+
+    text: str
+
 
 def parse_flag(text: str) -> bool:
-    """raises ValueError for anything but true/false, on/off, yes/no, 1/0 in any case"""
+    """Return whether a text says true.
+
+    Raises:
+        ValueError: The text is none of true/false, on/off, yes/no, 1/0 in any case.
+    """
     try:
         return FLAGS[text.strip().lower()]
     except KeyError:
         raise ValueError("expected true or false") from None
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
-            raise ValueError(f"expected a whole number, {minimum} or more")
-        return number
-
-    return parse
+def _flag(value: Any) -> Any:
+    return parse_flag(value) if isinstance(value, str) else value
 
 
-def _within(minimum: float, maximum: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not minimum <= number <= maximum:  # as is not-a-number
-            raise ValueError(f"expected a number from {minimum:g} to {maximum:g}")
-        return number
-
-    return parse
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, str) else value  # pydantic would take "5.0" too
 
 
-def _colour(text: str) -> tuple[int, int, int]:
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise ValueError("expected a colour such as #ffffff: two hexadecimal digits each of red, green and blue")
-    red, green, blue = bytes.fromhex(text[1:])
-    return red, green, blue
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", text):
-        raise ValueError("expected up to 64 letters, digits, dots, dashes and underscores, for it is part of a URL")
-    return text
+def _colour(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        raise ValueError("no colour")
+    return tuple(bytes.fromhex(value[1:]))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("no name")
+    return value
+
+
+def _engine(value: str) -> str:
+    if value not in ENGINES:
+        raise ValueError("no engine")
+    return value
+
+
+def _providers(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
     if not names:
-        raise ValueError("expected provider names separated by commas, such as cuda,cpu")
+        raise ValueError("no names")
     return names
 
 
-def _tokens(text: str) -> tuple[str, ...]:
-    tokens = tuple(text.replace(",", " ").split())
+def _words(value: Any) -> Any:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
     if any(not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,256}", token) for token in tokens):
-        raise ValueError(
-            "expected one or several tokens of 16 to 256 letters, digits and -._~+/= separated by commas; make one "
-            "with: openssl rand -hex 32"
-        )
+        raise ValueError("no token")
     return tokens
 
 
-def _proxies(text: str) -> tuple[str, ...]:
-    proxies = tuple(text.replace(",", " ").split())
-    try:
-        for proxy in proxies:
-            ipaddress.ip_network(proxy)
-    except ValueError:
-        raise ValueError("expected addresses or networks separated by commas, such as 127.0.0.1,10.0.0.0/8") from None
-    return proxies
+def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        ipaddress.ip_network(network)
+    return networks
 
 
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(text.replace(",", " ").split())
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     if any(not re.fullmatch(r"\*|https?://[A-Za-z0-9.:\[\]-]+", origin) for origin in origins):
-        raise ValueError("expected origins separated by commas, such as https://example.org, or * for all")
+        raise ValueError("no origin")
     return origins
 
 
-def _engine(text: str) -> str:
-    if text not in ENGINES:
-        raise ValueError(f"expected {' or '.join(ENGINES)}")
-    return text
-
-
 def _default_queue() -> int:
-    """As many pictures as a core gets through in about the same time whatever the number of cores: all of them wait."""
-    return max(32, 16 * usable_cores())
+    """Scale with the cores, so that the longest wait does not depend on the machine."""
+    return max(_SMALLEST_QUEUE, _QUEUE_A_CORE * usable_cores())
 
 
-def _from(variable: str, parse: Callable[[str], Any], secret: bool = False) -> dict[str, Any]:
-    return {"variable": variable, "parse": parse, "secret": secret}
+Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Colour = Annotated[
+    tuple[int, int, int],
+    BeforeValidator(_colour),
+    Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue"),
+]
+UrlName = Annotated[
+    str,
+    AfterValidator(_name),
+    Accepts("up to 64 letters, digits, dots, dashes and underscores, for it is part of a URL"),
+]
+Engine = Annotated[str, AfterValidator(_engine), Accepts(" or ".join(ENGINES))]
+Providers = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_providers),
+    Accepts("provider names separated by commas, such as cuda,cpu"),
+]
+Tokens = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_tokens),
+    Accepts(
+        "one or several tokens of 16 to 256 letters, digits and -._~+/= separated by commas; make one with: "
+        "openssl rand -hex 32"
+    ),
+]
+Networks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_networks),
+    Accepts("addresses or networks separated by commas, such as 127.0.0.1,10.0.0.0/8"),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_origins),
+    Accepts("origins separated by commas, such as https://example.org, or * for all"),
+]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the service reads from its environment, once, when it starts.
+class Settings(BaseSettings):
+    """Hold what the service reads from its environment, once, when it starts.
 
-    model_path        SGN_MODEL            the exported graph (.onnx) to serve; default: the bundled one
-    model_name        SGN_MODEL_NAME       its name in the Open Inference Protocol; default self-gradient-network
-    self_gradient     SGN_SELF_GRADIENT    whether the block is on for a request that does not say; default true
-    top_k             SGN_TOP_K            how many classes an answer lists where the request does not say; default 5
-    max_disagreement  SGN_MAX_DISAGREEMENT with it, answers tell whether a picture is suspicious: whether the block on
-                                           and off disagree by more than so many bits, 0 to 1; default: they do not
-    engine            SGN_ENGINE           what the network runs on: onnxruntime, the default, or openvino, which is an
-                                           extra; one that cannot be used is an error
-    providers         SGN_PROVIDERS        ONNX Runtime execution providers by preference, such as cuda,cpu; one that
-                                           cannot be used is an error. Default: cuda where it works, else cpu
-    threads           SGN_THREADS          CPU threads of the network; 0, the default: all cores this process may use
-    decode_threads    SGN_DECODE_THREADS   threads that decode pictures; default 2. Pictures over a megapixel take turns
-                                           in one more
-    max_batch         SGN_MAX_BATCH        pictures that go through the network together, at most; default 32
-    batch_ms          SGN_BATCH_MS         how long one batch may take, in ms; its size adapts; default 100
-    max_wait_ms       SGN_MAX_WAIT_MS      how long an idle network waits for company, at most, in ms; default 4
-    max_queue         SGN_MAX_QUEUE        pictures accepted and not yet answered; more are refused at once; default 16
-                                           a core, and 32 at least
-    max_images        SGN_MAX_IMAGES       pictures in one request; default 16, and no more than SGN_MAX_QUEUE
-    max_bytes         SGN_MAX_BYTES        largest request body, in bytes; default 10 MiB
-    max_pixels        SGN_MAX_PIXELS       largest picture, width times height, and sum of a TIFF's tiles, checked
-                                           before it is decoded; default 25 million. Of those whose decoders take more
-                                           memory less: of WebP half, of a progressive JPEG in CMYK or with its colours
-                                           in full size (4:4:4) two thirds
-    decode_seconds    SGN_DECODE_SECONDS   how long reading a picture's header, and then its pixels, may take, in
-                                           seconds; default 5. A WebP or compressed TIFF, once begun, is decoded to its
-                                           end: those are bounded by their size
-    receive_seconds   SGN_RECEIVE_SECONDS  how long a request's head, and then its body, may take to arrive, and its
-                                           answer to be read on, in seconds; default 30
-    background        SGN_BACKGROUND       what transparent pictures lie on; default #ffffff, white
-    api_tokens        SGN_API_TOKEN        bearer tokens, any of which is wanted of every request but probes and the
-                                           page; default: none, everybody may ask
-    rate_limit        SGN_RATE_LIMIT       requests a second that one client may make; default 0, any number
-    rate_burst        SGN_RATE_BURST       requests that it may make at once before that counts; default 20
-    trusted_proxies   SGN_TRUSTED_PROXIES  proxies whose X-Forwarded-For is believed; default: nobody's
-    cors_origins      SGN_CORS_ORIGINS     other sites whose pages may ask; default: none
-    max_connections   SGN_MAX_CONNECTIONS  connections open at the same time; default 400
-    drain_seconds     SGN_DRAIN_SECONDS    how long connections are kept after SIGTERM, in seconds; default 1
-    access_log        SGN_ACCESS_LOG       whether every request is logged; default true
+    `Settings(...)` takes values by field name and reads no environment, so that a program or a test that builds its
+    own settings does not depend on the shell it runs in. `Settings.from_environment` reads the variables.
     """
 
-    model_path: Path = field(default=BUNDLED_MODEL, metadata=_from("SGN_MODEL", Path))
-    model_name: str = field(default="self-gradient-network", metadata=_from("SGN_MODEL_NAME", _name))
-    self_gradient: bool = field(default=True, metadata=_from("SGN_SELF_GRADIENT", parse_flag))
-    top_k: int = field(default=5, metadata=_from("SGN_TOP_K", _at_least(1)))
-    max_disagreement: float | None = field(default=None, metadata=_from("SGN_MAX_DISAGREEMENT", _within(0, 1)))
-    engine: str = field(default=ONNX_RUNTIME, metadata=_from("SGN_ENGINE", _engine))
-    providers: tuple[str, ...] = field(default=(), metadata=_from("SGN_PROVIDERS", _names))
-    threads: int = field(default=0, metadata=_from("SGN_THREADS", _at_least(0)))
-    decode_threads: int = field(default=2, metadata=_from("SGN_DECODE_THREADS", _at_least(1)))
-    max_batch: int = field(default=32, metadata=_from("SGN_MAX_BATCH", _at_least(1)))
-    batch_ms: float = field(default=100.0, metadata=_from("SGN_BATCH_MS", _within(1, 60_000)))
-    max_wait_ms: float = field(default=4.0, metadata=_from("SGN_MAX_WAIT_MS", _within(0, 1000)))
-    max_queue: int = field(default_factory=_default_queue, metadata=_from("SGN_MAX_QUEUE", _at_least(1)))
-    max_images: int = field(default=16, metadata=_from("SGN_MAX_IMAGES", _at_least(1)))
-    max_bytes: int = field(default=10 * 1024 * 1024, metadata=_from("SGN_MAX_BYTES", _at_least(1)))
-    max_pixels: int = field(default=25_000_000, metadata=_from("SGN_MAX_PIXELS", _at_least(1)))
-    decode_seconds: float = field(default=5.0, metadata=_from("SGN_DECODE_SECONDS", _within(0.01, 600)))
-    receive_seconds: float = field(default=30.0, metadata=_from("SGN_RECEIVE_SECONDS", _within(0.1, 50)))
-    background: tuple[int, int, int] = field(default=(255, 255, 255), metadata=_from("SGN_BACKGROUND", _colour))
-    api_tokens: tuple[str, ...] = field(default=(), repr=False, metadata=_from("SGN_API_TOKEN", _tokens, secret=True))
-    rate_limit: float = field(default=0.0, metadata=_from("SGN_RATE_LIMIT", _within(0, 1_000_000)))
-    rate_burst: int = field(default=20, metadata=_from("SGN_RATE_BURST", _at_least(1)))
-    trusted_proxies: tuple[str, ...] = field(default=(), metadata=_from("SGN_TRUSTED_PROXIES", _proxies))
-    cors_origins: tuple[str, ...] = field(default=(), metadata=_from("SGN_CORS_ORIGINS", _origins))
-    max_connections: int = field(default=400, metadata=_from("SGN_MAX_CONNECTIONS", _at_least(1)))
-    drain_seconds: float = field(default=1.0, metadata=_from("SGN_DRAIN_SECONDS", _within(0, 600)))
-    access_log: bool = field(default=True, metadata=_from("SGN_ACCESS_LOG", parse_flag))
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        case_sensitive=True,
+        env_ignore_empty=True,
+        enable_decoding=False,  # lists are separated by commas here, not JSON
+        hide_input_in_errors=True,  # a token may be among it
+        validate_by_name=True,
+        validate_by_alias=True,
+        alias_generator=AliasGenerator(validation_alias=lambda field: PREFIX + field.upper()),
+        protected_namespaces=(),  # "model" is the network here
+    )
+
+    model_path: Annotated[Path, Accepts("the path of a file"), Default("the bundled model")] = Field(
+        BUNDLED_MODEL,
+        validation_alias="SGN_MODEL",
+        description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it",
+    )
+    model_name: UrlName = Field("self-gradient-network", description="its name in the Open Inference Protocol, /v2")
+    self_gradient: Flag = Field(True, description="whether the block is on for a request that does not say")
+    top_k: WholeNumber = Field(5, ge=1, description="classes that an answer lists where the request does not say")
+    max_disagreement: Annotated[Number | None, Default("none: answers carry no verdict")] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="disagreement of block on and block off, in bits, above which an answer calls a picture suspicious",
+    )
+    engine: Engine = Field(
+        ONNX_RUNTIME,
+        description="library that the network runs on; openvino is an extra of this package. One that cannot be used "
+        "is an error",
+    )
+    providers: Annotated[Providers, Default("cuda where it works, else cpu")] = Field(
+        (), description="ONNX Runtime execution providers by preference. One that cannot be used is an error"
+    )
+    threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
+        0, ge=0, description="CPU threads of the network"
+    )
+    decode_threads: WholeNumber = Field(
+        2,
+        ge=1,
+        description="threads that decode pictures. One more decodes those over a megapixel, one at a time; at most 8 "
+        "of different requests are decoded or wait there, and more are refused",
+    )
+    max_batch: WholeNumber = Field(32, ge=1, description="pictures that go through the network together, at most")
+    batch_ms: Number = Field(100.0, ge=1, le=60_000, description="time that one batch may take, in ms; its size adapts")
+    max_wait_ms: Number = Field(
+        4.0, ge=0, le=1000, description="time that an idle network waits for more pictures, at most, in ms"
+    )
+    max_queue: Annotated[WholeNumber, Default(f"{_QUEUE_A_CORE} a core, and {_SMALLEST_QUEUE} at least")] = Field(
+        default_factory=_default_queue,
+        ge=1,
+        description="pictures accepted and not yet answered; more are refused at once",
+    )
+    max_images: WholeNumber = Field(16, ge=1, description="pictures in one request, no more than SGN_MAX_QUEUE")
+    max_bytes: Annotated[WholeNumber, Default("10 MiB")] = Field(
+        10 * 1024 * 1024, ge=1, description="largest request body, in bytes"
+    )
+    max_pixels: Annotated[WholeNumber, Default("25 million")] = Field(
+        25_000_000,
+        ge=1,
+        description="largest picture, width times height, and largest sum of a TIFF's tiles, checked before it is "
+        "decoded. Formats whose decoders take more memory are allowed less: WebP two fifths of it, a progressive JPEG "
+        "in CMYK or with its colours in full size (4:4:4) two thirds. A TIFF's largest strip or tile may take 2.5 "
+        "bytes of memory for each pixel",
+    )
+    decode_seconds: Number = Field(
+        5.0,
+        ge=0.01,
+        le=600,
+        description="time that reading a picture's header, and then its pixels, may take, in seconds. A WebP or "
+        "compressed TIFF, once begun, is decoded to its end: its size bounds its time",
+    )
+    receive_seconds: Number = Field(
+        30.0,
+        ge=0.1,
+        le=50,
+        description="time that a request's head, and then its body, may take to arrive, and that a client may stop "
+        "reading its answer, in seconds",
+    )
+    background: Annotated[Colour, Default("#ffffff")] = Field(
+        (255, 255, 255), description="colour that transparent pictures lie on"
+    )
+    api_tokens: Annotated[Tokens, Default("none: everybody may ask")] = Field(
+        (),
+        validation_alias="SGN_API_TOKEN",
+        repr=False,
+        description="bearer tokens, any of which opens. Every request needs one, but probes and the page",
+    )
+    rate_limit: Annotated[Number, Default("0: any number")] = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        description="requests a second that one client may make; each worker counts for itself",
+    )
+    rate_burst: WholeNumber = Field(
+        20, ge=1, description="requests that one client may make at once before SGN_RATE_LIMIT counts"
+    )
+    trusted_proxies: Annotated[Networks, Default("none")] = Field(
+        (), description="addresses and networks of proxies whose X-Forwarded-For says who the client is"
+    )
+    cors_origins: Annotated[Origins, Default("none")] = Field((), description="other sites whose pages may ask")
+    max_connections: WholeNumber = Field(
+        400,
+        ge=1,
+        description="connections open at the same time; more are refused. Each may take some 60 KB of memory, and a "
+        "process may often have 1024 files open",
+    )
+    drain_seconds: Number = Field(
+        1.0, ge=0, le=600, description="time that connections are kept after SIGTERM, in seconds"
+    )
+    access_log: Flag = Field(True, description="whether every request is a line of the log, successful probes excepted")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.max_images > self.max_queue:
+            raise ValueError(
+                f"SGN_MAX_IMAGES={self.max_images} is more than SGN_MAX_QUEUE={self.max_queue}: a full request "
+                "would never be accepted; raise SGN_MAX_QUEUE"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the constructor alone; see from_environment."""
+        return (init_settings,)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Settings from the SGN_* variables; an empty one counts as not set.
+        """Return the settings that the SGN_* variables name. An empty variable counts as not set.
 
-        raises SettingsError for a value that is not accepted, for values that exclude each other, and for an SGN_
-        variable that does not exist
+        Raises:
+            SettingsError: A value is not accepted, two values exclude each other, or an SGN_ variable does not exist.
         """
-        by_variable = {item.metadata["variable"]: item for item in fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, text in environment.items():
-            if not variable.startswith("SGN_") or not text:
-                continue
+        source = _Environment(cls, environment)
+        by_variable = {_variable(field): field for field in cls.model_fields.values()}
+        for variable in source.env_vars:
             if variable not in by_variable:
                 raise SettingsError(f"{variable} is not a setting; the settings are: {', '.join(by_variable)}")
-            item = by_variable[variable]
-            try:
-                values[item.name] = item.metadata["parse"](text)
-            except ValueError as error:
-                shown = variable if item.metadata["secret"] else f"{variable}={text!r}"
-                raise SettingsError(f"{shown} cannot be used: {error}") from None
-        settings = cls(**values)
-        if settings.max_images > settings.max_queue:
-            raise SettingsError(
-                f"SGN_MAX_IMAGES={settings.max_images} is more than SGN_MAX_QUEUE={settings.max_queue}: a full request "
-                "would never be accepted; raise SGN_MAX_QUEUE"
-            )
-        return settings
+        try:
+            return cls(**source())
+        except ValidationError as errors:
+            error = errors.errors()[0]
+        if not error["loc"]:
+            raise SettingsError(str(error["ctx"]["error"]))
+        variable = str(error["loc"][0])
+        field = by_variable[variable]
+        shown = f"{variable}={environment[variable]!r}" if field.repr else variable  # a secret is not told
+        raise SettingsError(f"{shown} cannot be used: expected {_accepts(field)}")
+
+
+class _Environment(EnvSettingsSource):
+    """Read the variables of a given environment instead of the process's."""
+
+    def __init__(self, settings: type[BaseSettings], environment: Mapping[str, str]):
+        super().__init__(settings)
+        self.env_vars = {name: text for name, text in environment.items() if name.startswith(PREFIX) and text}
+
+
+def settings_table() -> list[SettingRow]:
+    """Return every setting, in the order of Settings: the documentation's table is generated from it."""
+    rows = []
+    for field in Settings.model_fields.values():
+        default = next((item.text for item in field.metadata if isinstance(item, Default)), str(field.default))
+        if isinstance(field.default, bool):
+            default = str(field.default).lower()
+        elif isinstance(field.default, float) and default == str(field.default):
+            default = f"{field.default:g}"
+        assert field.description, "every setting says what it means"
+        rows.append(SettingRow(_variable(field), _accepts(field), default, field.description))
+    return rows
 
 
 @cache
 def current_settings() -> Settings:
-    """This process's settings, read from its environment at the first call.
+    """Return this process's settings, read from its environment at the first call.
 
-    raises SettingsError as from_environment does
+    Raises:
+        SettingsError: See Settings.from_environment.
     """
     return Settings.from_environment(os.environ)
+
+
+def _variable(field: FieldInfo) -> str:
+    return str(field.validation_alias)
+
+
+def _accepts(field: FieldInfo) -> str:
+    """Return which texts a setting takes, as the object of "expected ..."."""
+    for item in field.metadata:
+        if isinstance(item, Accepts):
+            return item.text
+    least, most = (
+        next((getattr(item, bound) for item in field.metadata if hasattr(item, bound)), None) for bound in ("ge", "le")
+    )
+    return f"a whole number, {least} or more" if most is None else f"a number from {least:.10g} to {most:.10g}"

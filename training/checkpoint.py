@@ -152,8 +152,8 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
     """Rebuild a network from its file, in eval mode on the CPU.
 
     Args:
-        path: A .safetensors written by save_checkpoint, or a .pt state dict (read with weights_only=True) with the JSON
-            of its description beside it, under the same name ending in .json.
+        path: A .safetensors that save_checkpoint wrote, or a .pt state dict (read with weights_only=True). The
+            description of a .pt stands beside it, under the same name ending in .json.
         backbone: A module of your own; the file's weights are loaded into it. None for an architecture that
             training.networks.backbones knows.
 

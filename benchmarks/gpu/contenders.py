@@ -3,35 +3,40 @@
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy
-import onnxruntime
 import torch
 from torch import Tensor, fx
 
 from benchmarks.untrained import untrained_network
 from export.capture.graph import capture, output_names_of, passes_of
-from export.formats.aot import save_aot
 from export.formats.placement import move_graph
-from export.formats.table import ONNX
-from export.kernels.fuse import fuse_block
+from export.kernels import operators
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
-CONTENDERS = (
-    REFERENCE,
-    "eager, both passes",
-    "compiled (max-autotune), the network itself",
-    "compiled (max-autotune), both passes",
-    "compiled (max-autotune), fused block",
-    "graph, CUDA graph",
-    "graph, fused block, CUDA graph",
-    "graph, AOTInductor",
+ONNX_RUNTIME = "graph, ONNX Runtime"
+"""A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
+TIERS = (
+    (REFERENCE, "eager, both passes", "graph, CUDA graph"),
+    ("graph, fused block, CUDA graph",),
+    ("compiled, the network itself", "compiled, both passes", "compiled, both passes, CUDA graph"),
+    (ONNX_RUNTIME,),
+    (
+        "compiled (max-autotune), the network itself",
+        "compiled (max-autotune), both passes",
+        "compiled (max-autotune), fused block",
+    ),
+    ("graph, AOTInductor",),
 )
+"""What is compared, by what it costs to make: the cheap and important ones are measured first, of all settings."""
+CONTENDERS = tuple(name for tier in TIERS for name in tier if name != ONNX_RUNTIME)
+MAX_AUTOTUNE = "max-autotune"
 WARM_UP_CALLS = 3
 
 Function = Callable[[Tensor], Any]
@@ -42,8 +47,9 @@ class BenchmarkError(RuntimeError):
     """A benchmark that cannot be run; the message, one line, says why and what to do."""
 
 
+@cache
 def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """An untrained self-gradient network, in eval mode on the CPU."""
+    """An untrained self-gradient network, in eval mode on the CPU, the same at every call: it is to stay as it is."""
     return untrained_network(architecture, image_size)[0].eval().requires_grad_(False)
 
 
@@ -59,11 +65,23 @@ def rewritten_graph(
     network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
     graph = capture(passes_of(network), (image_size, image_size))
     if fused:
+        from export.kernels.fuse import fuse_block  # wants the ONNX packages, which not every machine with a GPU has
+
         fuse_block(graph, network.block)
     rewrite(graph)
     if dtype != torch.float32:
         lower_precision(graph, dtype)
     return graph
+
+
+@cache
+def _written(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool) -> fx.GraphModule:
+    return rewritten_graph(network, image_size, dtype, fused)
+
+
+def graph_of(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False) -> fx.GraphModule:
+    """A copy of rewritten_graph's, which takes seconds to make and is the same for every batch size."""
+    return copy.deepcopy(_written(network, image_size, dtype, fused))
 
 
 def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
@@ -78,36 +96,63 @@ def contenders(
 ) -> dict[str, Build]:
     """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
 
-    network: in float32; it is moved to the device
+    Graphs are captured and networks moved when the first contender that needs them is made.
+
+    network: in float32, on the CPU; it stays as it is
     images:  (N, 3, image_size, image_size) float32
     """
-    plain = on_device(rewritten_graph(network, image_size, dtype), device)
-    fused = on_device(rewritten_graph(network, image_size, dtype, fused=True), device)
-    packaged = rewritten_graph(network, image_size, dtype)
-    network = network.to(device, dtype).to(memory_format=torch.channels_last)
 
-    def one_pass(images: Tensor) -> Tensor:
-        return network.plain_logits(images.to(dtype))
+    @cache
+    def moved() -> SelfGradientNetwork:
+        return copy.deepcopy(network).to(device, dtype).to(memory_format=torch.channels_last)
 
-    def both_passes(images: Tensor) -> Tensor:
-        logits: Tensor = network(images.to(dtype))
+    @cache
+    def plain() -> fx.GraphModule:
+        return on_device(graph_of(network, image_size, dtype), device)
+
+    @cache
+    def fused() -> fx.GraphModule:
+        require_kernels(device)
+        return on_device(graph_of(network, image_size, dtype, fused=True), device)
+
+    @cache
+    def compiled_plain() -> Function:
+        return compiled(plain())
+
+    def one_pass(model: SelfGradientNetwork, images: Tensor) -> Tensor:
+        return model.plain_logits(images.to(dtype))
+
+    def both_passes(model: SelfGradientNetwork, images: Tensor) -> Tensor:
+        logits: Tensor = model(images.to(dtype))
         return logits
 
-    builds: tuple[Build, ...] = (
-        lambda: one_pass,
-        lambda: both_passes,
-        lambda: compiled(both_passes),
-        lambda: compiled(plain),
-        lambda: compiled(fused),
-        lambda: in_cuda_graph(plain, images),
-        lambda: in_cuda_graph(fused, images),
-        lambda: in_aot_package(packaged, device),
-    )
-    return dict(zip(CONTENDERS, builds, strict=True))
+    builds: dict[str, Build] = {
+        REFERENCE: lambda: partial(one_pass, moved()),
+        "eager, both passes": lambda: partial(both_passes, moved()),
+        "graph, CUDA graph": lambda: in_cuda_graph(plain(), images),
+        "graph, fused block, CUDA graph": lambda: in_cuda_graph(fused(), images),
+        "compiled, the network itself": lambda: compiled(partial(both_passes, moved())),
+        "compiled, both passes": compiled_plain,
+        "compiled, both passes, CUDA graph": lambda: in_cuda_graph(compiled_plain(), images),
+        "compiled (max-autotune), the network itself": lambda: compiled(partial(both_passes, moved()), MAX_AUTOTUNE),
+        "compiled (max-autotune), both passes": lambda: compiled(plain(), MAX_AUTOTUNE),
+        "compiled (max-autotune), fused block": lambda: compiled(fused(), MAX_AUTOTUNE),
+        "graph, AOTInductor": lambda: in_aot_package(graph_of(network, image_size, dtype), device),
+    }
+    return {name: builds[name] for name in CONTENDERS}
 
 
-def compiled(function: Function) -> Function:
-    result: Function = torch.compile(function, mode="max-autotune", dynamic=False)
+def require_kernels(device: torch.device) -> None:
+    """raises KernelsError where the fused kernels are not built, BenchmarkError where they are built without CUDA"""
+    operators.load()
+    with_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA")
+    if device.type == "cuda" and not with_cuda:
+        raise BenchmarkError("the fused kernels are built without CUDA: install nvcc and run `make kernels CUDA=1`")
+
+
+def compiled(function: Function, mode: str = "default") -> Function:
+    """mode: torch.compile's; MAX_AUTOTUNE tries kernels out and uses CUDA graphs, but takes minutes"""
+    result: Function = torch.compile(function, mode=mode, dynamic=False)
     return result
 
 
@@ -134,6 +179,8 @@ def in_cuda_graph(function: Function, images: Tensor) -> Function:
 
 def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
     """The graph, which is used up, as the export packages it with AOTInductor."""
+    from export.formats.aot import save_aot  # its checks want ONNX Runtime, which not every machine with a GPU has
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt2"
         save_aot(graph, {}, path, device)
@@ -147,6 +194,10 @@ def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settin
     returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
     raises BenchmarkError where the provider is not active
     """
+    import onnxruntime
+
+    from export.formats.table import ONNX
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         names = output_names_of(graph)

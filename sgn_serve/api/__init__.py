@@ -1,1 +1,1 @@
-"""Routes: what a client can ask, how a request is read, and how the interface is described."""
+"""Routes: read requests, ask the predictor, answer, and describe all of this as OpenAPI."""

@@ -1,4 +1,4 @@
-"""The HTTP API: reads a request, asks the predictor, answers."""
+"""Routes that classify and explain pictures, and that describe the model and the API."""
 
 from typing import Any
 
@@ -9,21 +9,25 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.api.form import IMAGES, read_form
 from sgn_serve.api.openapi.document import bentoml_schema, describe_api
-from sgn_serve.http.errors import RequestError
 from sgn_serve.http.request_id import request_id
-from sgn_serve.serving.answers import Error, Predictions, Refusal
-from sgn_serve.serving.predictor import Serving
+from sgn_serve.refusals import Refusal
+from sgn_serve.serving.answers import Error, ErrorAnswer, Predictions
+from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.telemetry import metrics
 
 
 class Api:
-    """The endpoints. serving: filled before the first request"""
+    """Endpoints for pictures, for the model card and for the descriptions of the API.
 
-    def __init__(self, serving: Serving):
-        self._serving = serving
+    Args:
+        slot: Holds the predictor. It must be filled before the first request.
+    """
+
+    def __init__(self, slot: PredictorSlot):
+        self._slot = slot
 
     def routes(self) -> list[BaseRoute]:
-        """The most frequent first, for they are tried in order."""
+        """Return the routes, most frequent first, because they are tried in order."""
         return [
             Route("/classify", self.classify, methods=["POST"]),
             Route("/classify_batch", self.classify_batch, methods=["POST"]),
@@ -34,28 +38,28 @@ class Api:
         ]
 
     async def classify(self, request: Request) -> Response:
-        """Classifies one picture."""
-        predictor = self._serving.predictor
+        """Classify one picture."""
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings) as form:
-            predictor = self._serving.predictor  # again, for reading may have taken longer than a reload
+            predictor = self._slot.predictor  # again: there may have been a reload while the form was read
             return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
 
     async def classify_batch(self, request: Request) -> Response:
-        """Classifies several pictures, each answered or refused on its own."""
-        predictor = self._serving.predictor
+        """Classify several pictures; each is answered or refused on its own."""
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, IMAGES) as form:
-            answers = await self._serving.predictor.classify_all(form.files, form.self_gradient, form.top_k)
+            answers = await self._slot.predictor.classify_all(form.files, form.self_gradient, form.top_k)
         name = request_id(request.scope)
         for answer in answers:
-            if isinstance(answer, RequestError):
+            if isinstance(answer, Refusal):
                 metrics.ERRORS.labels(answer.code).inc()
         return _json(
             Predictions(
                 predictions=[
-                    Refusal(error=Error(code=answer.code, message=answer.message, request_id=name))
-                    if isinstance(answer, RequestError)
+                    ErrorAnswer(error=Error(code=answer.code, message=answer.message, request_id=name))
+                    if isinstance(answer, Refusal)
                     else answer
                     for answer in answers
                 ]
@@ -63,26 +67,26 @@ class Api:
         )
 
     async def explain(self, request: Request) -> Response:
-        """Draws where the network's logits hang on the picture."""
-        predictor = self._serving.predictor
+        """Draw the self-gradient: how much each pixel changes the sum of the logits."""
+        predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings, options=()) as form:
-            return Response(await self._serving.predictor.explain(form.files[0]), media_type="image/png")
+            return Response(await self._slot.predictor.explain(form.files[0]), media_type="image/png")
 
     async def model(self, request: Request) -> Response:
-        """The model card."""
-        return _json(self._serving.predictor.card)
+        """Return the model card."""
+        return _json(self._slot.predictor.card)
 
     async def docs(self, request: Request) -> Response:
-        """This API, in OpenAPI's words."""
+        """Return the description of this API as an OpenAPI document."""
         return JSONResponse(self._document())
 
     async def schema(self, request: Request) -> Response:
-        """This API, in the words that BentoML's own clients read."""
+        """Return the description of this API that BentoML's own clients read."""
         return JSONResponse(bentoml_schema())
 
     def _document(self) -> dict[str, Any]:
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         return describe_api(predictor.settings, predictor.description)
 
 

@@ -1,8 +1,9 @@
-"""The Open Inference Protocol, version 2, with its binary tensor extension: for clients of other inference servers.
+"""Routes of the Open Inference Protocol, version 2, with its binary tensor extension, for its existing clients.
 
-Pictures come as tensors here, decoded and resized by the client: the graph's input and outputs, by the export's names.
-Errors have the protocol's own form, {"error": "a sentence"}, because its clients read it; code and request_id stand
-beside it.
+Clients decode and resize the pictures themselves and send tensors. The names are those of the graph's input and
+outputs. Errors have the protocol's own form, {"error": "a sentence"}, which its clients read, with code and request_id
+added.
+
 Source: https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md.
 """
 
@@ -12,7 +13,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -23,24 +23,32 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import NOT_READY, RequestError
+from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Description
 from sgn_serve.process.version import package_version
-from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.predictor import Predictor, PredictorSlot
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 _BYTES_A_NUMBER = 32
-"""Longest way to write a number that a client would use."""
+"""Longest text of a number that a client would send."""
 _VALUES_BESIDE = 10_000
-"""In a request's JSON, besides its numbers: each takes up to a hundred bytes of memory, however short it is written."""
+"""Values that a request's JSON may have besides its numbers. Each takes up to a hundred bytes of memory, however short
+its text is."""
 _LARGE_BYTES = 64 * 1024
-"""A larger body is parsed beside the event loop."""
+"""A larger body is parsed in a thread."""
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """images: (n, 3, H, W) in [0, 1]; outputs: names, each with whether it goes out in binary; id: to be echoed"""
+    """A parsed inference request.
+
+    Attributes:
+        images: RGB in [0, 1], (n, 3, H, W).
+        outputs: Names of the wanted outputs, each with whether it is wanted in binary.
+        id: Text to repeat in the answer, None for none.
+    """
 
     images: NDArray[np.float32]
     outputs: dict[str, bool]
@@ -48,20 +56,25 @@ class InferRequest:
 
 
 class InferenceProtocol:
-    """The endpoints. ready: whether requests should come here"""
+    """Endpoints of the protocol.
 
-    def __init__(self, serving: Serving, ready: Callable[[], bool]):
-        self._serving = serving
+    Args:
+        slot: Holds the predictor.
+        ready: Returns whether this server should get requests.
+    """
+
+    def __init__(self, slot: PredictorSlot, ready: Callable[[], bool]):
+        self._slot = slot
         self._is_ready = ready
-        # One thread, so that only one large body at a time is Python's lists, which take twenty times its memory.
+        # One thread, because a body as Python's lists takes twenty times its memory: one large body at a time.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     def routes(self) -> list[BaseRoute]:
-        """With and without a version, of which there is one."""
+        """Return the routes, each with and without the version in its path. There is one version."""
         routes: list[BaseRoute] = [
             Route("/v2", self.server),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
+            Route(PROTOCOL_LIVE, self.live),
+            Route(PROTOCOL_READY, self.ready),
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -72,7 +85,7 @@ class InferenceProtocol:
         return routes
 
     async def server(self, request: Request) -> Response:
-        """What this server is."""
+        """Return the server's name, version and extensions."""
         return JSONResponse(
             {
                 "name": "self-gradient-networks",
@@ -82,16 +95,16 @@ class InferenceProtocol:
         )
 
     async def live(self, request: Request) -> Response:
-        """Whether the process answers."""
+        """Answer, which tells that the process is alive."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether requests are answered."""
+        """Return whether this server should get requests."""
         self._check_ready()
         return JSONResponse({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        """The graph's input and outputs."""
+        """Return the names and shapes of the graph's input and outputs."""
         predictor = self._find(request)
         description = predictor.description
         return JSONResponse(
@@ -105,24 +118,22 @@ class InferenceProtocol:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Whether the network answers."""
+        """Return whether the network answers."""
         name = self._find(request).settings.model_name
         self._check_ready()
         return JSONResponse({"name": name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        """Runs the graph on some pictures; with the block's outputs left out it costs one pass instead of two."""
+        """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two."""
         predictor = self._find(request)
         predictor.check_room()
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "compressed requests are not accepted"
-            )
+            raise RequestError("unsupported_encoding", "compressed requests are not accepted")
         body = await _read(request, predictor)
         while True:
             predictor = self._find(request)
             asked = await self._parse(body, request, predictor)
-            if predictor is self._serving.predictor:  # else reading or parsing took longer than a reload
+            if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
                 break
         block = not asked.outputs.keys() <= {PLAIN_LOGITS}
         logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
@@ -136,14 +147,13 @@ class InferenceProtocol:
 
     def _check_ready(self) -> None:
         if not self._is_ready():
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "not_ready", NOT_READY)
+            raise RequestError("not_ready", NOT_READY)
 
     def _find(self, request: Request) -> Predictor:
-        predictor = self._serving.predictor
+        predictor = self._slot.predictor
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
         if name != predictor.settings.model_name or version != VERSION:
             raise RequestError(
-                HTTPStatus.NOT_FOUND,
                 "unknown_model",
                 f"there is no model {name!r} in version {version!r}; there is {predictor.settings.model_name!r} in "
                 f"version {VERSION!r}",
@@ -152,7 +162,7 @@ class InferenceProtocol:
 
 
 def output_names(description: Description) -> list[str]:
-    """What can be asked for."""
+    """Return the names of the outputs that can be asked for."""
     names = [LOGITS, PLAIN_LOGITS] if description.has_block else [PLAIN_LOGITS]
     return names + ([SELF_GRADIENT] if description.has_gradient else [])
 
@@ -160,21 +170,25 @@ def output_names(description: Description) -> list[str]:
 def parse_request(
     body: bytes | bytearray, header_length: str | None, description: Description, most: int
 ) -> InferRequest:
-    """An inference request.
+    """Parse and check an inference request.
 
-    body:          JSON, and after it the binary tensors if there are any
-    header_length: how many bytes of it are JSON, as sent; None for all
-    most:          pictures, at most
-    raises RequestError for one that is not as it should be
+    Args:
+        body: JSON, followed by the binary tensors if there are any.
+        header_length: Length of the JSON in bytes, as the client's header says; None if all of it is JSON.
+        description: The graph that the request is for.
+        most: Most pictures of a request.
+
+    Raises:
+        RequestError: The request does not follow the protocol, or does not fit the graph.
     """
     length = len(body)
     if header_length is not None:
         number = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
         length = int(header_length) if number else -1
         if not 0 <= length <= len(body):
-            raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, of a body of {len(body)} bytes")
+            raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, but the body has {len(body)} bytes")
     values = sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{"))
-    allowed = _VALUES_BESIDE + 2 * most * 3 * math.prod(description.image_size)  # room for a list around each number
+    allowed = _VALUES_BESIDE + 2 * most * 3 * math.prod(description.image_size)  # each number may be a list of its own
     if values > allowed:
         raise _bad(f"the JSON has some {values} values, more than {allowed}")
     try:
@@ -194,7 +208,7 @@ def parse_request(
 
 
 def _is_text(name: str) -> bool:
-    """Whether it can be answered: JSON can write halves of characters, UTF-8 cannot."""
+    """Return whether an id can be repeated in an answer. JSON can hold unpaired surrogates, UTF-8 cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -231,13 +245,13 @@ def _parse_tensor(
         values = _parse_numbers(tensor.get("data"))
     if values.size != numbers:
         raise _bad(f"the input has {values.size} numbers instead of {numbers}")
-    if not (values.min() >= 0 and values.max() <= 1):  # nor not-a-number
+    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
         raise _bad("the input's numbers must lie from 0 to 1")
     return values.reshape(shape)
 
 
 def _parse_numbers(data: Any) -> NDArray[np.float32]:
-    """Flat or nested lists of numbers, and nothing else that NumPy would take for numbers."""
+    """Return flat or nested lists of numbers as an array. Nothing else that NumPy would convert is accepted."""
     try:
         values = np.asarray(data)
     except (ValueError, OverflowError):
@@ -259,10 +273,10 @@ def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str,
     wanted = {}
     for output in outputs:
         if not isinstance(output, dict) or output.get("name") not in names:
-            raise _bad(f"each of 'outputs' must have a name out of: {', '.join(names)}")
+            raise _bad(f"the name of each of 'outputs' must be one of: {', '.join(names)}")
         parameters = output.get("parameters")
         if isinstance(parameters, dict) and "classification" in parameters:
-            raise _bad("the classification extension is not there; POST the picture to /classify instead")
+            raise _bad("the classification extension is not supported; POST the picture to /classify instead")
         wanted[output["name"]] = _binary(parameters, "binary_data", all_binary)
     return wanted
 
@@ -301,7 +315,11 @@ def _respond(asked: InferRequest, logits: Logits, model_name: str) -> Response:
 
 
 async def _read(request: Request, predictor: Predictor) -> bytearray:
-    """The body, if it is no larger and no slower than a full request needs to be."""
+    """Read the body.
+
+    Raises:
+        RequestError: The body is larger than a request with the most pictures needs, or takes too long to arrive.
+    """
     settings = predictor.settings
     numbers = _most(predictor) * 3 * math.prod(predictor.description.image_size)
     largest = 4096 + _BYTES_A_NUMBER * numbers
@@ -312,14 +330,12 @@ async def _read(request: Request, predictor: Predictor) -> bytearray:
                 body += chunk
                 if len(body) > largest:
                     raise RequestError(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                         "body_too_large",
-                        f"the request body is larger than {largest} bytes, room for {_most(predictor)} pictures",
+                        f"the request body is larger than {largest} bytes, which hold {_most(predictor)} pictures",
                         {"connection": "close"},
                     )
     except TimeoutError:
         raise RequestError(
-            HTTPStatus.REQUEST_TIMEOUT,
             "too_slow_request",
             f"the request's body took more than {settings.receive_seconds:g} s to arrive",
             {"connection": "close"},
@@ -342,4 +358,4 @@ def _shape(name: str, description: Description) -> list[int]:
 
 
 def _bad(message: str) -> RequestError:
-    return RequestError(HTTPStatus.BAD_REQUEST, "bad_tensor_request", message)
+    return RequestError("bad_tensor_request", message)

@@ -1,4 +1,4 @@
-"""The pages for people: /ui to try the network, / to read the API; plain files, with strict security headers."""
+"""Routes for people: /ui to try the network, / to read about the API. Plain files with strict security headers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ _POLICY = {
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
 }
-# Swagger UI, which is BentoML's, writes style attributes and has its icons in data URLs.
+# Swagger UI, which comes with BentoML, writes style attributes and has its icons in data URLs.
 _API_POLICY = {**_POLICY, "style-src-attr": "'unsafe-inline'", "img-src": "'self' data:"}
 _UI_POLICY = {**_POLICY, "require-trusted-types-for": "'script'", "trusted-types": "'none'"}
 
@@ -35,19 +35,19 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # kept, but asked for again: a new version of the service is seen at once
+    "cache-control": "no-cache",  # browsers check their copy each time, so that a new version is seen at once
 }
 
 
 class Page:
-    """The routes of the pages. Everything in them is relative, so that they work behind a proxy's prefix too."""
+    """Serves the pages. Every link in them is relative, so that they also work behind a proxy's path prefix."""
 
     def __init__(self) -> None:
         self._static = StaticFiles(directory=FOLDER / "static")
         self._examples = StaticFiles(directory=FOLDER / "examples")
 
     def routes(self) -> list[BaseRoute]:
-        """Beside the API's."""
+        """Return the routes."""
         return [
             Route("/", self.api),
             Route("/ui", self.ui),
@@ -57,23 +57,23 @@ class Page:
         ]
 
     async def api(self, request: Request) -> Response:
-        """The API's description by Swagger UI. BentoML's own page here would load a tracker from elsewhere."""
+        """Return Swagger UI with the API's description. BentoML's own page here loads a tracker from another site."""
         return _page("api.html", _API_POLICY)
 
     async def ui(self, request: Request) -> Response:
-        """The page to try the network on."""
+        """Return the page to try the network on."""
         return _page("page.html", _UI_POLICY)
 
     async def without_slash(self, request: Request) -> Response:
-        """Its relative links hold at /ui alone."""
+        """Redirect to /ui, the only address at which the page's relative links work."""
         return RedirectResponse("../ui")
 
     async def static(self, request: Request) -> Response:
-        """Its styles and scripts."""
+        """Return one of the page's styles and scripts."""
         return await _file(request, self._static, STATIC)
 
     async def examples(self, request: Request) -> Response:
-        """Its pictures, and what was recorded of them."""
+        """Return one of the example pictures, or the answers that were recorded for them."""
         return await _file(request, self._examples, EXAMPLES)
 
 

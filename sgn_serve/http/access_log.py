@@ -1,46 +1,29 @@
-"""Every request counted, timed, and told in the log: never its pictures, its query, or its headers."""
+"""Count, time and log every request: never its pictures, its query, or its headers."""
 
 import logging
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.errors import error_code
+from sgn_serve.http.paths import API_PAGE, BENTOML_PROBES, METRICS, PAGE, PROBES, is_page
 from sgn_serve.http.request_id import request_id, trace_id
 from sgn_serve.telemetry import metrics
+from sgn_serve.telemetry.request_facts import RequestFacts, begin_facts
 
 logger = logging.getLogger("bentoml.sgn_serve.access")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
-_PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-_BENTOML = frozenset({"/", "/livez", "/healthz", "/readyz"})
-_PAGE = "/ui"
+_QUIET = PROBES | {METRICS}
+"""Paths that are asked every few seconds: not logged while they succeed."""
+_BENTOML = BENTOML_PROBES | {API_PAGE}
+"""Paths that BentoML's application answers, or would: known, though they may be none of our routes."""
 _LONGEST_PATH = 200
 
 
-@dataclass
-class Facts:
-    """What a request's log line tells beside what HTTP does. batch_size: of the largest batch its pictures were in"""
-
-    batch_size: int | None = None
-
-    def note_batch(self, pictures: int) -> None:
-        self.batch_size = max(pictures, self.batch_size or 0)
-
-
-_FACTS: ContextVar[Facts] = ContextVar("facts")
-
-
-def facts() -> Facts:
-    """Of the request that is being answered; of none where there is none."""
-    return _FACTS.get(Facts())
-
-
-def tell_refused(scope: Scope, status: int, log: bool) -> None:
-    """Counts and logs an error that was answered at the connection, where there is no request to observe."""
+def log_refused_connection(scope: Scope, status: int, log: bool) -> None:
+    """Count and log an error that was answered at the connection, where there is no request to observe."""
     code = error_code(scope)
     metrics.ERRORS.labels(code).inc()
     if log:
@@ -50,10 +33,12 @@ def tell_refused(scope: Scope, status: int, log: bool) -> None:
 
 
 class ObserveRequests:
-    """Counts, times and logs requests.
+    """Count, time and log requests.
 
-    routes: the known ones: the others are counted as one
-    log:    whether requests are logged; successful probes never are
+    Args:
+        app: The application to observe.
+        routes: Known routes. All others are counted as one, so that labels take few values.
+        log: Whether requests are logged. Successful probes never are.
     """
 
     def __init__(self, app: ASGIApp, routes: list[BaseRoute], log: bool):
@@ -67,12 +52,12 @@ class ObserveRequests:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count, time and log it when it is answered."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        found = Facts()
-        _FACTS.set(found)
+        facts = begin_facts()
         status = 0
 
         async def watched(message: Message) -> None:
@@ -86,9 +71,9 @@ class ObserveRequests:
             await self.app(scope, receive, watched)
         finally:
             metrics.IN_FLIGHT.dec()
-            self._tell(scope, status, time.perf_counter() - started, found)
+            self._tell(scope, status, time.perf_counter() - started, facts)
 
-    def _tell(self, scope: Scope, status: int, seconds: float, found: Facts) -> None:
+    def _tell(self, scope: Scope, status: int, seconds: float, facts: RequestFacts) -> None:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else metrics.OTHER
         metrics.REQUESTS.labels(route, method, str(status)).inc()
@@ -96,7 +81,7 @@ class ObserveRequests:
         code = error_code(scope)
         if code is not None:
             metrics.ERRORS.labels(code).inc()
-        if not self._log or (scope["path"] in _PROBES and status == 200):
+        if not self._log or (scope["path"] in _QUIET and status == 200):
             return
         client = scope.get("client")
         fields = {
@@ -108,7 +93,7 @@ class ObserveRequests:
             "status": status,
             "error": code,
             "duration_ms": round(1000 * seconds, 2),
-            "batch_size": found.batch_size,
+            "batch_size": facts.batch_size,
         }
         logger.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
@@ -117,6 +102,6 @@ class ObserveRequests:
         known = self._paths.get((scope.get("endpoint"), frozenset(scope.get("path_params", ()))))  # type: ignore[arg-type]
         if known is not None:
             return known
-        if path == _PAGE or path.startswith(f"{_PAGE}/"):
-            return _PAGE
+        if is_page(path):
+            return PAGE
         return path if path in _BENTOML else metrics.OTHER

@@ -1,42 +1,46 @@
 """Limit the size of each request body, and the memory of all of them together."""
 
-from http import HTTPStatus
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.errors import RequestError
-from sgn_serve.settings import current_settings
+from sgn_serve.http.paths import is_protocol
 
 RECEIVED_BYTES = 12 * 1024 * 1024
-"""Memory for all the bodies that are being received, or wait: what 300 MB leave beside the largest picture's decoding,
-and room for 48 uploads of any size at the same time."""
-
-
+"""Memory for all the bodies that are being received, or wait. It is what 300 MB leave beside the largest picture's
+decoding, and room for 48 uploads of any size at the same time."""
 SMALL_BYTES = 16 * 1024
-"""A body up to this is taken even when that is used up, so that uploads that stall keep no small picture out."""
+"""A body up to this is taken even when RECEIVED_BYTES are used up: stalled uploads keep no small picture out."""
+IN_MEMORY_BYTES = 256 * 1024
+"""Memory that all files of one form may take. What is larger waits on the disk to be decoded."""
+_RETRY_SECONDS = 1
 
 
 class LimitBody:
-    """Limits each body, and all of them together.
+    """Limit each body, and all of them together.
 
-    One of more than max_bytes is refused: at once where its length is declared, else while it streams in. So is one
+    A body of more than max_bytes is refused: at once where its length is declared, else while it streams in. So is one
     that would need more memory than there is for the bodies of all the requests that are not yet answered.
+
+    Args:
+        app: The application to protect.
+        max_bytes: Largest body, in bytes.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, max_bytes: int):
         self.app = app
-        self.max_bytes = current_settings().max_bytes
+        self.max_bytes = max_bytes
         self._room = max(RECEIVED_BYTES, self.max_bytes)
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count what it reads of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise self._too_large()
-        most = self.max_bytes if scope["path"].startswith("/v2") else IN_MEMORY_BYTES
+        most = self.max_bytes if is_protocol(scope["path"]) else IN_MEMORY_BYTES
         received = held = 0
 
         async def counted() -> Message:
@@ -59,20 +63,15 @@ class LimitBody:
 
     def _no_room(self) -> RequestError:
         return RequestError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
             "overloaded",
             "too many bodies are being received; try again in 1 s",
-            {"retry-after": "1", "connection": "close"},
+            {"connection": "close"},
+            _RETRY_SECONDS,
         )
 
     def _too_large(self) -> RequestError:
         return RequestError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "body_too_large",
             f"the request body is larger than {self.max_bytes} bytes",
             {"connection": "close"},  # for nobody reads what the client goes on sending
         )
-
-
-IN_MEMORY_BYTES = 256 * 1024
-"""What a form's files may take of the memory, all together; what is larger waits on the disk to be decoded."""

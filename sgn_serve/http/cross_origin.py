@@ -1,4 +1,4 @@
-"""Which other sites' pages may ask (CORS): none, unless they are named."""
+"""Let pages of other sites ask (CORS): none, unless the settings name their sites."""
 
 from http import HTTPStatus
 
@@ -6,14 +6,18 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sgn_serve.http.errors import error_response
+from sgn_serve.http.errors import refusal_response
 from sgn_serve.http.request_id import HEADER
+from sgn_serve.refusals import Refusal
 
 
 class CrossOrigin(CORSMiddleware):
-    """Starlette's, with its refusals in our form. Cookies are never allowed, for there are none.
+    """Put Starlette's CORS refusals into the service's form of errors. Cookies are never allowed, for there are none.
 
-    origins: such as https://example.org; "*" for all; empty: nothing is said of CORS, so that browsers refuse
+    Args:
+        app: The application that other sites' pages may ask.
+        origins: Sites such as https://example.org, or "*" for all. Empty: answers carry no CORS headers, so that
+            browsers refuse.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]):
@@ -27,6 +31,7 @@ class CrossOrigin(CORSMiddleware):
         self._on = bool(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight request, or pass a request on and add the CORS headers to its answer."""
         if not self._on or scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -34,8 +39,7 @@ class CrossOrigin(CORSMiddleware):
         if scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
             response = self.preflight_response(headers)
             if response.status_code >= HTTPStatus.BAD_REQUEST:
-                message = bytes(response.body).decode()
-                response = error_response(scope, HTTPStatus.BAD_REQUEST, "cross_origin_refused", message)
+                response = refusal_response(scope, Refusal("cross_origin_refused", bytes(response.body).decode()))
             await response(scope, receive, send)
             return
         await super().__call__(scope, receive, send)

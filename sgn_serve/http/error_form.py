@@ -1,4 +1,4 @@
-"""What stands around every request: our routes, a limit on the body, and errors in one form."""
+"""Answer every error in one form, whoever raised or answered it, and limit how long an answer may take."""
 
 import asyncio
 import json
@@ -11,26 +11,28 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sgn_serve.http.errors import NOT_READY, RequestError, error_response, note_error
+from sgn_serve.http.errors import CLIENT_GONE, NOT_READY, error_response, note_error, refusal_response
 from sgn_serve.http.request_id import request_id
+from sgn_serve.refusals import Refusal
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 ANSWER_SECONDS = 55.0
-"""Until a request's answer begins; its parts have limits of their own, so that only a very slow network comes near it.
-How long a client takes over an answer is limited at its connection."""
+"""Time until a request's answer begins. Its parts have limits of their own, so that only a very slow network comes near
+it. How long a client takes to read an answer is limited at its connection."""
 
 
-class FlatErrors:
-    """Answers every error in our one form: those that were raised, and those that BentoML and Starlette answered.
+class FormatErrors:
+    """Answer every error in the service's form: those that were raised, and those that BentoML and Starlette answered.
 
-    A request that takes too long is one too: BentoML's own time limit would answer it in another form.
+    A request that takes too long is an error too: BentoML's own time limit would answer it in another form.
     """
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and answer its error if there is one."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -48,7 +50,7 @@ class FlatErrors:
         async def rewrite(message: Message) -> None:
             nonlocal start, body
             if message["type"] == "http.response.start" and message["status"] >= 400:
-                start = message  # not ours: our own errors are raised
+                start = message  # BentoML's or Starlette's: our own errors are raised
                 return
             if start is None or message["type"] != "http.response.body":
                 begin()
@@ -70,25 +72,25 @@ class FlatErrors:
 
 
 def _answer(error: Exception, scope: Scope) -> Response:
-    """The answer to an exception."""
-    if isinstance(error, RequestError):
-        return error_response(scope, error.status, error.code, error.message, error.headers)
+    """Return the answer to an exception."""
+    if isinstance(error, Refusal):
+        return refusal_response(scope, error)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         return error_response(scope, status, _code(status), _message(status, b"", scope), error.headers)
     if isinstance(error, TimeoutError):
-        message = f"there was no answer within {ANSWER_SECONDS:g} s"
-        return error_response(scope, HTTPStatus.GATEWAY_TIMEOUT, "timeout", message)
+        return refusal_response(scope, Refusal("timeout", f"there was no answer within {ANSWER_SECONDS:g} s"))
     if isinstance(error, ClientDisconnect):
-        note_error(scope, "client_gone")
+        note_error(scope, CLIENT_GONE)
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it
     logger.error("request %s failed", request_id(scope), exc_info=error)
-    message = "the server failed; its log tells why, under this request_id"
-    return error_response(scope, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message)
+    return refusal_response(
+        scope, Refusal("internal_error", "the server failed; its log tells why, under this request_id")
+    )
 
 
 def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
-    """Somebody else's error answer in our form."""
+    """Return an error that BentoML or Starlette answered in the service's form."""
     status = HTTPStatus(start["status"])
     headers = {
         name.decode("latin-1"): value.decode("latin-1")

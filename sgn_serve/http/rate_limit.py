@@ -1,30 +1,31 @@
-"""No client may ask for more than its share."""
+"""Limit the requests of each client."""
 
 import ipaddress
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sgn_serve.http.errors import RequestError
-from sgn_serve.http.tokens import is_open
+from sgn_serve.http.paths import is_open
+from sgn_serve.refusals import Refusal
 
 MAX_CLIENTS = 10_000
-"""Clients that are remembered; of more, those seen longest ago are forgotten, and start anew."""
+"""Clients that are remembered. Where there are more, those seen longest ago are forgotten, and start anew."""
 
 
 class RateLimit:
-    """A token bucket for each client: `burst` requests at once, then `rate` a second.
+    """Keep a token bucket for each client: `burst` requests at once, then `rate` a second.
 
-    A client is an IP address, of IPv6 the first 64 bits, which is what one customer gets. Probes and the page's
-    own files are not counted.
+    A client is an IPv4 address, or the first 64 bits of an IPv6 address, which is what one customer gets. Probes and
+    the page's own files are not counted.
 
-    rate:  requests a second; 0 for no limit
-    burst: requests
-    clock: seconds
+    Args:
+        app: The application to protect.
+        rate: Requests a second, 0 for no limit.
+        burst: Requests at once.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, app: ASGIApp, rate: float, burst: int, clock: Callable[[], float] = time.monotonic):
@@ -33,9 +34,10 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Per client: how many requests it may make at once, as of when."""
+        """Number of requests that each client may make at once, and the time of that number."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if self._rate and scope["type"] == "http" and not is_open(scope["path"]):
             self._take(_client(scope))
         await self.app(scope, receive, send)
@@ -49,11 +51,8 @@ class RateLimit:
             self._buckets.popitem(last=False)
         if left < 1:
             seconds = math.ceil((1 - left) / self._rate)
-            raise RequestError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "rate_limited",
-                f"more than {self._rate:g} requests a second; try again in {seconds} s",
-                {"retry-after": str(seconds)},
+            raise Refusal(
+                "rate_limited", f"more than {self._rate:g} requests a second; try again in {seconds} s", seconds
             )
 
 

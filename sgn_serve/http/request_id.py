@@ -1,4 +1,4 @@
-"""One name for each request, by which its answer, its errors and its log lines can be found."""
+"""Give each request an id, by which its answer, its errors and its log lines can be found."""
 
 import itertools
 import re
@@ -16,21 +16,22 @@ _NUMBER = itertools.count(1)
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class NameRequests:
-    """Gives every request an id, and says it in the answer's X-Request-ID header.
+class AssignRequestIds:
+    """Give every request an id, and add it to the answer as the X-Request-ID header.
 
-    The client's own is kept where it is plain (up to 128 letters, digits and ._:/+=@-, so that it can break neither
-    logs nor headers); else it is the trace id of a traceparent header (W3C Trace Context); else a new one.
+    The client's own id is kept where it is plain: up to 128 letters, digits and ._:/+=@-, so that it can break neither
+    logs nor headers. Otherwise it is the trace id of a traceparent header (W3C Trace Context), or else a new one.
     """
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on under an id."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name = name_request(scope)
+        name = assign_request_id(scope)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -40,20 +41,20 @@ class NameRequests:
         await self.app(scope, receive, named)
 
 
-def name_request(scope: Scope) -> str:
-    """Gives a request its id."""
+def assign_request_id(scope: Scope) -> str:
+    """Choose a request's id, store it in the request's scope, and return it."""
     name: str = _choose(dict(scope["headers"]))
     scope[_KEY] = name
     return name
 
 
 def request_id(scope: Scope) -> str:
-    """The id of a request that has been given one."""
+    """Return the id of a request, which assign_request_id has stored."""
     return str(scope[_KEY])
 
 
 def trace_id(scope: Scope) -> str | None:
-    """The trace id of a request's traceparent header, where it has one."""
+    """Return the trace id of a request's traceparent header, None where it has none."""
     trace = _TRACE.fullmatch(dict(scope["headers"]).get(b"traceparent", b""))
     return trace[1].decode("ascii") if trace else None
 

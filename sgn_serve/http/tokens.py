@@ -1,28 +1,22 @@
-"""Who may ask: bearer tokens (RFC 6750)."""
+"""Check bearer tokens (RFC 6750)."""
 
 import hashlib
 import hmac
-from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.http.errors import RequestError
+from sgn_serve.http.paths import is_open
 
-OPEN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
-"""What orchestrators ask, without a token: these say that the server is there, and nothing else."""
-_PAGE = "/ui"
 _REALM = 'Bearer realm="self-gradient-network"'
 
 
-def is_open(path: str) -> bool:
-    """Whether a path is a probe's, or the page's."""
-    return path in OPEN_PATHS or path == _PAGE or path.startswith(f"{_PAGE}/")
-
-
 class RequireToken:
-    """Wants `Authorization: Bearer TOKEN` with one of the tokens, of everything but OPEN_PATHS and the page.
+    """Require `Authorization: Bearer TOKEN` with one of the tokens for everything but probes and the page.
 
-    tokens: empty for a service that is open to everybody; /admin/reload is closed then
+    Args:
+        app: The application to protect.
+        tokens: Known tokens, empty for a service that is open to everybody. /admin/reload is closed then.
     """
 
     def __init__(self, app: ASGIApp, tokens: tuple[str, ...]):
@@ -30,6 +24,7 @@ class RequireToken:
         self._digests = [_digest(token.encode()) for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             self._check(scope)
         await self.app(scope, receive, send)
@@ -41,25 +36,23 @@ class RequireToken:
         scheme, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not token:
             raise RequestError(
-                HTTPStatus.UNAUTHORIZED,
                 "no_token",
                 "this needs a token: send the header 'Authorization: Bearer TOKEN'",
                 {"www-authenticate": _REALM},
             )
         if not self._known(token.strip()):
             raise RequestError(
-                HTTPStatus.UNAUTHORIZED,
                 "wrong_token",
                 "the token is not one of this server's",
                 {"www-authenticate": f'{_REALM}, error="invalid_token"'},
             )
 
     def _known(self, token: bytes) -> bool:
-        """Takes the same time whichever token it is, or is like: all are compared, to the end."""
+        """Return whether a token is known, in the same time for every token: all are compared, to the end."""
         digest = _digest(token)
         return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
 
 
 def _digest(token: bytes) -> bytes:
-    """Of one length for every token."""
+    """Return a digest, which has the same length for every token."""
     return hashlib.sha256(token).digest()

@@ -1,1 +1,1 @@
-"""The exported graph: loading, engines, batching and classification."""
+"""Run an exported graph: read it, start an engine, classify and batch. Nothing here imports http or api."""

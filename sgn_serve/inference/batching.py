@@ -1,9 +1,15 @@
-"""Micro-batching within the process: pictures of requests that come at the same time go through the network together.
+"""Dynamic batching: pictures of requests that arrive at about the same time go through the network together.
 
-While one batch runs, the next one gathers, so that under load nobody waits for the sake of a batch. Only an idle
-network waits, and only for company that is on its way: for half as many pictures as were lately under way together,
-and for a few milliseconds at most. How many pictures a batch may hold follows from how long they lately took, so that
-a slow network does not make everybody wait for a long batch, and a fast one gets large ones.
+While one batch runs, the next one gathers. Under load, no request waits just to fill a batch.
+
+An idle network waits for more pictures only if some are on their way, being received or decoded. It waits for half as
+many as were recently under way together, and for a few milliseconds at most.
+
+The running time that a batch is expected to take limits its size. A slow network gets small batches, so that nobody
+waits long for one; a fast network gets large ones.
+
+This is written by hand because a batchable API of BentoML takes one list: each request's options would have to travel
+within its items, and one bad item would fail the whole batch.
 """
 
 import asyncio
@@ -21,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.refusals import Overloaded
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -28,46 +35,44 @@ _NEW_SHARE = 0.2
 """Weight of the newest measurement in running means."""
 
 
-class Overloaded(Exception):
-    """No room for more pictures.
-
-    retry_after: seconds, 1 or more, after which those accepted now should be answered
-    waiting:     of what there are too many
-    """
-
-    def __init__(self, retry_after: int, waiting: str = "pictures"):
-        super().__init__(f"too many {waiting} are waiting; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
 class Observer:
-    """What a batcher tells while it works, always on the event loop; this one does not listen.
+    """Callbacks of a batcher, for metrics; these ones do nothing.
 
-    What it raises concerns nobody who waits for an answer: the first time it is logged.
+    All of them run on the event loop. An exception in one does not reach the requests; the first is logged.
     """
 
     def queued(self, change: int) -> None:
-        """So many more pictures, or fewer, have been accepted and wait for a batch."""
+        """Take note that the number of pictures that wait for a batch has changed by `change`."""
 
     def took(self, pictures: int, waited: list[float]) -> None:
-        """A batch begins: so many pictures, and for each of its items the seconds since it was decoded."""
+        """Take note that a batch begins.
+
+        Args:
+            pictures: Number of pictures in the batch.
+            waited: For each request in it, the seconds since its pictures were decoded.
+        """
 
     def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
-        """The network has run once."""
+        """Take note that the network has run once, with the block on or off, and how long that took."""
 
 
-class Run(Protocol):
-    """What a batch is run with: Classifier.logits, or something like it."""
+class LogitsFunction(Protocol):
+    """The network as the batcher calls it: `Classifier.logits`, or a function with the same signature."""
 
-    def __call__(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits: ...
+    def __call__(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
+        """Return the logits of a batch; see Classifier.logits."""
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """max_batch:   pictures in one batch, at most
-    batch_seconds:  how long one batch may take: what a batch holds adapts to it (one request always goes)
-    max_wait:       seconds that an idle network waits for company, at most
-    max_queue:      pictures accepted and not yet answered, at most
+    """Limits of the batches and of the queue.
+
+    Args:
+        max_batch: Most pictures in one batch.
+        batch_seconds: Longest time that a batch should take. The number of pictures adapts to it, but one request is
+            always taken.
+        max_wait: Longest time in seconds that an idle network waits for more pictures.
+        max_queue: Most pictures that are accepted and not yet answered.
     """
 
     max_batch: int = 32
@@ -78,6 +83,8 @@ class BatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class _Item:
+    """Pictures of one request in the queue."""
+
     images: NDArray[np.float32]
     self_gradient: bool
     with_gradient: bool
@@ -86,16 +93,17 @@ class _Item:
 
 
 class Place:
-    """Room for some pictures, from Batcher.reserve; what is not used of it is given back when the `with` block ends.
+    """Reserved room for some pictures, made by `Batcher.reserve`.
 
-    Room that is taken and not used yet tells the batcher that company is on its way.
+    Leaving its `with` block gives back the room that was not used. Room that is reserved and not yet used tells the
+    batcher that more pictures are on their way.
     """
 
     def __init__(self, batcher: "Batcher", pictures: int):
         self._batcher = batcher
         self._left = pictures
         self.batch_size = 0
-        """Pictures in the largest batch that any of these were in."""
+        """Number of pictures in the largest batch that contained any of these."""
 
     def __enter__(self) -> "Place":
         return self
@@ -104,15 +112,20 @@ class Place:
         self.give_back(self._left)
 
     def give_back(self, pictures: int) -> None:
-        """Says that so many of the pictures will not come."""
+        """Give back the room of pictures that will not come."""
         self._left -= pictures
         self._batcher._leave(pictures)
 
     async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
-        """Waits for a batch and for its run.
+        """Put pictures into the queue and wait for their logits.
 
-        images:  (n, 3, H, W), at most as many as there is room for
-        returns: the logits of these n alone
+        Args:
+            images: (n, 3, H, W) in [0, 1], at most as many as there is reserved room for.
+            self_gradient: Whether the block is on.
+            with_gradient: Whether the self-gradient is wanted too.
+
+        Returns:
+            The logits of these n pictures.
         """
         self._left -= len(images)
         logits, batch_size = await self._batcher._enqueue(images, self_gradient, with_gradient)
@@ -121,17 +134,19 @@ class Place:
 
 
 class Batcher:
-    """Runs pictures in batches, in one thread of its own, so that no two runs compete for cores.
+    """Runs pictures in batches, in a thread of its own, so that two runs never compete for the cores.
 
-    Whatever goes wrong with a batch is raised to those who wait for it. Should the batcher end nevertheless, so does
-    the process: nobody would ever be answered again, while a supervisor starts another worker.
+    An error in a batch is raised to the requests in that batch. If the batcher's own task ends nevertheless, it ends
+    the process: no request would ever be answered again, while a supervisor starts another worker.
 
-    run:     called with a batch (n, 3, H, W), from that thread; once with the block off and once with it on where the
-             batch holds requests of both kinds
-    observer: told of what it does
+    Args:
+        run: The network. It is called in the batcher's thread with a batch (n, 3, H, W). A batch that holds requests
+            of both kinds is two calls, one with the block off and one with it on.
+        limits: Limits of the batches and of the queue.
+        observer: Callbacks for metrics.
     """
 
-    def __init__(self, run: Run, limits: BatchLimits, observer: Observer | None = None):
+    def __init__(self, run: LogitsFunction, limits: BatchLimits, observer: Observer | None = None):
         self._run = run
         self.limits = limits
         self._observer = observer or Observer()
@@ -143,64 +158,82 @@ class Batcher:
         self._seconds_each = {False: 0.0, True: 0.0}
         self._company = 1.0
         self.pending = 0
-        """Pictures accepted and not yet answered."""
+        """Number of pictures accepted and not yet answered."""
 
     def start(self) -> None:
-        """Starts taking batches; called on the event loop."""
+        """Start to run batches. Call it on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
         self._task.add_done_callback(_end_process)
 
     async def stop(self) -> None:
-        """Ends the batch that runs; whoever still waits is cancelled."""
+        """Stop, and wait for the thread to end. Every request that is not answered yet is cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        for item in self._queue:
+        for item in list(self._queue):
             item.answer.cancel()
-            self._leave(len(item.images))
-        self._queue.clear()
+            self._forget(item)
         await asyncio.to_thread(self._executor.shutdown)
 
     @property
     def alive(self) -> bool:
-        """Whether it takes batches."""
+        """Whether the batcher still runs batches."""
         return self._task is not None and not self._task.done()
 
     def check_room(self, pictures: int = 1) -> None:
-        """raises Overloaded where there is no room for so many more"""
+        """Check that there is room for some more pictures.
+
+        Raises:
+            Overloaded: There is no room for them.
+        """
         if self.pending + pictures > self.limits.max_queue:
             slowest = max(self._seconds_each.values())
             raise Overloaded(max(1, math.ceil(self.pending * slowest)))
 
     def reserve(self, pictures: int) -> Place:
-        """Room for so many pictures. raises Overloaded"""
+        """Reserve room for some pictures.
+
+        Raises:
+            Overloaded: There is no room for them.
+        """
         self.check_room(pictures)
         self.pending += pictures
         self._tell(self._observer.queued, pictures)
         return Place(self, pictures)
 
     def _leave(self, pictures: int, waiting: bool = True) -> None:
+        """Count pictures as no longer pending. waiting: whether the observer still counts them as waiting."""
         self.pending -= pictures
         if waiting:
             self._tell(self._observer.queued, -pictures)
         self._changed.set()
+
+    def _forget(self, item: _Item) -> None:
+        """Remove an item that nobody waits for from the queue and from every sum; nothing if it is not queued."""
+        if item in self._queue:
+            self._queue.remove(item)
+            self._leave(len(item.images))
 
     def _tell(self, observe: Callable[..., None], *facts: object) -> None:
         try:
             observe(*facts)
         except Exception:
             if not self._observer_failed:
-                logger.exception("the batcher's observer fails; this is told only once")
+                logger.exception("the batcher's observer fails; further failures are not logged")
             self._observer_failed = True
 
     async def _enqueue(
         self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool
     ) -> tuple[Logits, int]:
         answer = asyncio.get_running_loop().create_future()
-        self._queue.append(_Item(images, self_gradient, with_gradient, answer))
+        item = _Item(images, self_gradient, with_gradient, answer)
+        self._queue.append(item)
         self._changed.set()
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._forget(item)  # queued only if the request was cancelled: its room is free at once
 
     async def _serve(self) -> None:
         while True:
@@ -218,6 +251,11 @@ class Batcher:
         runs: list[tuple[bool, int, float]] = []
         try:
             answers, runs = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
+        except asyncio.CancelledError:  # the batcher is being stopped: nobody would answer these any more
+            for item in items:
+                item.answer.cancel()
+                self._leave(len(item.images), waiting=False)
+            raise
         except Exception as error:  # such as no memory for a thread
             logger.exception("a batch of %d pictures could not be run", pictures)
             answers = [error] * len(items)
@@ -233,54 +271,60 @@ class Batcher:
             self._tell(self._observer.ran, *run)
 
     async def _gather(self) -> None:
-        """Returns when there is something to run and no sense, or no time, to wait for more."""
+        """Wait until there is something to run, and until waiting for more pictures has no use or no time left."""
         while not self._queue:
             self._changed.clear()
             await self._changed.wait()
         self._company = max(self.pending, (1 - _NEW_SHARE) * self._company + _NEW_SHARE * self.pending)
         deadline = time.perf_counter() + self.limits.max_wait
-        # For half of them: while these run the others arrive, so that afterwards two groups take turns and the network
-        # never waits for the answers to be sent and the next requests to be read.
+        # Half of them are enough: while these run, the others arrive. From then on two groups take turns, and the
+        # network never waits for answers to be sent and the next requests to be read.
         while self._queued() < min(self._company, self._batch_room()) / 2:
             left = deadline - time.perf_counter()
             if left <= 0:
                 return
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):  # Python 3.11's wait_for may lose the cancellation by `stop`
+                    await self._changed.wait()
             except TimeoutError:
                 return
 
     def _queued(self) -> int:
+        """Return the number of pictures in the queue."""
         return sum(len(item.images) for item in self._queue)
 
     def _batch_room(self) -> int:
-        """Pictures that fit into one batch, going by how long they lately took."""
+        """Return how many pictures fit into one batch, from the recent running times."""
         slowest = max(self._seconds_each.values())
         in_time = int(self.limits.batch_seconds / slowest) if slowest else self.limits.max_batch
         return max(1, min(in_time, self.limits.max_batch))
 
     def _take(self) -> list[_Item]:
-        """The longest queued first, as many as the limits allow; one at least, where there is one."""
+        """Remove the next batch from the queue, oldest first, as much as the limits allow but at least one item.
+
+        Cancelled items are dropped; they count neither as pictures nor as time.
+        """
         items: list[_Item] = []
         pictures, seconds = 0, 0.0
         while self._queue:
             item = self._queue[0]
+            if item.answer.cancelled():
+                self._forget(item)
+                continue
             pictures += len(item.images)
             seconds += len(item.images) * self._seconds_each[item.self_gradient]
             if items and (pictures > self.limits.max_batch or seconds > self.limits.batch_seconds):
                 break
-            self._queue.popleft()
-            if item.answer.cancelled():  # whoever asked has gone
-                self._leave(len(item.images))
-                pictures -= len(item.images)
-            else:
-                items.append(item)
+            items.append(self._queue.popleft())
         return items
 
     def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[tuple[bool, int, float]]]:
-        """Answers a batch, in its order, and says with the block off and on how many pictures took how many seconds; in
-        the inference thread.
+        """Run a batch in the inference thread.
+
+        Returns:
+            An answer or an error for each item, in order, and for each run of the network: whether the block was on,
+            the number of pictures and the seconds.
         """
         answers: dict[_Item, Logits | Exception] = {}
         runs = []
@@ -298,7 +342,7 @@ class Batcher:
                 for item in group:
                     answers[item] = logits[start : start + len(item.images)]
                     start += len(item.images)
-            except Exception as error:  # goes to those who wait: the batcher itself goes on
+            except Exception as error:  # raised to those who wait; the batcher itself goes on
                 logger.exception("a batch of %d pictures failed", pictures)
                 answers.update(dict.fromkeys(group, error))
                 continue
@@ -307,13 +351,14 @@ class Batcher:
         return [answers[item] for item in items], runs
 
     def _measure(self, self_gradient: bool, seconds_each: float) -> None:
+        """Update the running mean of the seconds a picture takes."""
         known = self._seconds_each[self_gradient]
         new = seconds_each if known == 0 else (1 - _NEW_SHARE) * known + _NEW_SHARE * seconds_each
         self._seconds_each[self_gradient] = new
 
 
 def _end_process(task: "asyncio.Task[None]") -> None:
-    """After a batcher's task that was not told to end."""
+    """End the process, unless the batcher's task was cancelled by `stop`."""
     if not task.cancelled():
-        logger.critical("the batcher has ended, and this process with it", exc_info=task.exception())
+        logger.critical("the batcher has failed, so this process ends", exc_info=task.exception())
         os._exit(1)

@@ -1,4 +1,4 @@
-"""A graph on its engine: execution providers, threads, and the two ways through it, block on and block off."""
+"""Classify with an exported graph: in one pass with the block off, or in two passes with the block on."""
 
 import logging
 import re
@@ -10,47 +10,59 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from sgn_serve.inference.engines import ONNX_RUNTIME, OPENVINO, EngineError, OpenVinoSession, Session
+from sgn_serve.inference.engines import (
+    CPU,
+    EngineError,
+    OpenVinoSession,
+    Session,
+    onnx_runtime_session,
+    resolve_providers,
+)
 from sgn_serve.inference.graph import Description, Graph, GraphError
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.settings import ONNX_RUNTIME, OPENVINO
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
 ENGINE_NAMES = {ONNX_RUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 
 
 @dataclass(frozen=True)
 class Logits:
-    """plain: (N, classes), block off
-    corrected:  (N, classes), block on, or None where it was not asked for
-    gradient:   (N, 3, H, W), the self-gradient, or None where it was not asked for
+    """Outputs of the network for a batch of N pictures.
+
+    Attributes:
+        plain: Logits with the block off, (N, classes).
+        corrected: Logits with the block on, (N, classes), or None if they were not asked for.
+        gradient: The self-gradient, (N, 3, H, W), or None if it was not asked for.
     """
 
     plain: NDArray[np.float32]
     corrected: NDArray[np.float32] | None
     gradient: NDArray[np.float32] | None = None
 
-    def __getitem__(self, some: slice) -> "Logits":
-        """Of some of the pictures."""
-        return Logits(*(None if values is None else values[some] for values in self._all()))  # type: ignore[arg-type]
-
-    def _all(self) -> tuple[NDArray[np.float32] | None, ...]:
-        return (self.plain, self.corrected, self.gradient)
+    def __getitem__(self, pictures: slice) -> "Logits":
+        """Return the outputs for a slice of the batch."""
+        return Logits(
+            self.plain[pictures],
+            None if self.corrected is None else self.corrected[pictures],
+            None if self.gradient is None else self.gradient[pictures],
+        )
 
 
 class Classifier:
-    """Runs a graph, in one pass (block off) or two (block on).
+    """Runs a graph in one pass (block off) or two (block on).
 
-    graph:     as read_graph returns it
-    providers: ONNX Runtime's execution providers by preference, such as ("cuda", "cpu"); empty: CUDA where it works,
-               else the CPU
-    threads:   CPU threads of one inference; 0 for all cores that this process may use
-    engine:    onnxruntime or openvino, which has no providers to choose from
+    Args:
+        graph: The graph, from read_graph.
+        providers: ONNX Runtime's execution providers in order of preference, such as ("cuda", "cpu"). If empty, CUDA
+            where it works, else the CPU.
+        threads: CPU threads of one inference. 0 for all cores that this process may use.
+        engine: onnxruntime or openvino. OpenVINO has no providers to choose from.
 
-    raises EngineError for an engine or a provider that is not active afterwards, GraphError for a graph that does not
-    run or whose logits do not match its class names
+    Raises:
+        EngineError: The engine cannot be used, or a requested provider is not active.
+        GraphError: The graph does not run, or its logits do not match its class names.
     """
 
     def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0, engine: str = ONNX_RUNTIME):
@@ -68,14 +80,8 @@ class Classifier:
         self.engine = engine
         self.providers = resolve_providers(providers) if engine == ONNX_RUNTIME else []
         self._threads = threads or usable_cores()
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = self._threads
-        self._options.inter_op_num_threads = 1
-        # Threads that spin while they have nothing to do would take the cores from decoding and from the event loop.
-        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._options.log_severity_level = 3  # errors only: its warnings are about the machine, not about the graph
         try:
-            # Two sessions, because one runs all of its graph whatever is asked of it.
+            # Two sessions, because a session runs its whole graph whichever outputs it is asked for.
             self._plain: Session = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
             self._both: Session | None = None
             if graph.description.has_block:
@@ -92,16 +98,19 @@ class Classifier:
         return " ".join([ENGINE_NAMES[self.engine], ", ".join(self.providers)]).strip()
 
     def logits(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
-        """Classifies.
+        """Run the network on a batch.
 
-        images:        (N, 3, H, W) RGB in [0, 1]
-        self_gradient: two passes, block on, or one, block off
-        with_gradient: the self-gradient too, which the two passes work out anyway
-        raises ValueError if the block is wanted of a network without one, or the gradient where the graph has no such
-        output or the block is off
+        Args:
+            images: RGB in [0, 1], (N, 3, H, W).
+            self_gradient: True for the block on, in two passes; False for the block off, in one pass.
+            with_gradient: Whether to return the self-gradient too. The two passes compute it anyway.
+
+        Raises:
+            ValueError: The network has no block, or the self-gradient is asked for with the block off or from a graph
+                without that output.
         """
         if with_gradient and not (self_gradient and self.description.has_gradient):
-            raise ValueError("the self-gradient is there with the block on only, of a graph that has it as an output")
+            raise ValueError("the self-gradient needs the block on, and a graph that has it as an output")
         if not self_gradient:
             (plain,) = self._plain.run([PLAIN_LOGITS], {INPUT: images})
             return Logits(plain, None)
@@ -111,9 +120,10 @@ class Classifier:
         return Logits(*self._both.run(outputs, {INPUT: images}))
 
     def _session(self, model: onnx.ModelProto, explicit: bool) -> Session:
+        """Start a part of the graph. explicit: whether somebody asked for these providers."""
         if self.engine == OPENVINO:
             return OpenVinoSession(model, self._threads, self.description.precision)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), self._options, providers=self.providers)
+        session = onnx_runtime_session(model, self._threads, self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:
             session.disable_fallback()
@@ -128,6 +138,7 @@ class Classifier:
         return session
 
     def _check_classes(self) -> None:
+        """Run a black picture and check that there is one logit for each class name."""
         height, width = self.description.image_size
         black = np.zeros((1, 3, height, width), np.float32)
         logits = self.logits(black, self_gradient=self.description.has_block)
@@ -138,7 +149,7 @@ class Classifier:
 
 
 def _refusal(error: Exception) -> str:
-    """What an engine has against a graph and the fix, in one line, without the place in its own source."""
+    """Return, in one line, why an engine refuses a graph, and the fix; without the place in the engine's source."""
     text = " ".join(str(error).split())
     reason = re.sub(r"\S+\.(?:h|cc|cpp):\d+ [^(]*\(.*?\) (?=\w)", "", text, count=1)
     opset = re.search(r"Opset (\d+) is .* till opset (\d+)", text)
@@ -150,30 +161,5 @@ def _refusal(error: Exception) -> str:
 
 
 def two_pass_outputs(description: Description) -> list[str]:
-    """What the two-pass part of a graph answers: the logits, and the self-gradient where the graph has it."""
+    """Return the outputs of the two-pass part of a graph: the logits, and the self-gradient if the graph has it."""
     return [LOGITS, PLAIN_LOGITS] + ([SELF_GRADIENT] if description.has_gradient else [])
-
-
-def resolve_providers(requested: tuple[str, ...]) -> list[str]:
-    """ONNX Runtime's names of the providers asked for ("cuda" or "CUDAExecutionProvider", in any case).
-
-    requested: empty for CUDA where this ONNX Runtime was built with it, then the CPU
-    raises EngineError for one that this ONNX Runtime was built without
-    """
-    available = onnxruntime.get_available_providers()
-    if not requested:
-        names = [name for name in (CUDA, CPU) if name in available]
-    else:
-        by_short_name = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
-        names = []
-        for name in requested:
-            short = name.lower().removesuffix("executionprovider")
-            if short not in by_short_name:
-                raise EngineError(
-                    f"SGN_PROVIDERS asks for {name}, which this ONNX Runtime does not have; it has "
-                    f"{', '.join(by_short_name)} (cuda needs the gpu extra instead of the cpu one)"
-                )
-            names.append(by_short_name[short])
-    if CUDA in names:
-        onnxruntime.preload_dlls()  # finds CUDA and cuDNN where pip put them
-    return names

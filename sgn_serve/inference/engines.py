@@ -1,4 +1,4 @@
-"""The libraries that a graph can run on, each as a session like ONNX Runtime's: what was asked for, or an error."""
+"""Start a graph on ONNX Runtime or OpenVINO: exactly as it was asked for, or with an error that names the fix."""
 
 import importlib.util
 import io
@@ -8,35 +8,91 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
-ONNX_RUNTIME = "onnxruntime"
-OPENVINO = "openvino"
-ENGINES = (ONNX_RUNTIME, OPENVINO)
+from sgn_serve.refusals import ServingError
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
-"""By the metadata's precision: OpenVINO's hint, and its two names of what it computes in."""
+"""For each precision in the metadata: OpenVINO's hint, which it also reports as used, and its other name for it."""
 
 
-class EngineError(RuntimeError):
-    """An engine, or an execution provider of it, that was asked for and cannot be used; the message, one line, names
-    the fix."""
+class EngineError(ServingError):
+    """An engine, or one of its execution providers, was asked for and cannot be used.
+
+    The message is one line that names the fix.
+    """
 
 
 class Session(Protocol):
     """A graph that is ready to run."""
 
     def run(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> Sequence[Any]:
-        """The values of the named outputs, in order."""
+        """Run the graph and return the values of the named outputs, in order."""
+
+
+def onnx_runtime_session(
+    model: onnx.ModelProto, threads: int, providers: Sequence[str]
+) -> onnxruntime.InferenceSession:
+    """Start a graph on ONNX Runtime.
+
+    Args:
+        model: The graph.
+        threads: CPU threads of one inference.
+        providers: Execution providers by ONNX Runtime's names, in order of preference. ONNX Runtime leaves out those
+            that it cannot start; the session's get_providers() tells which are active.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads must not spin: they would take the cores from decoding and from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors only: the warnings are about the machine, not about the graph
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+
+
+def resolve_providers(requested: Sequence[str]) -> list[str]:
+    """Return ONNX Runtime's names of execution providers, such as "CUDAExecutionProvider" for "cuda".
+
+    Args:
+        requested: Short or full names, in any case. If empty, CUDA where this ONNX Runtime was built with it, then the
+            CPU.
+
+    Raises:
+        EngineError: This ONNX Runtime was built without one of them.
+    """
+    available = onnxruntime.get_available_providers()
+    if not requested:
+        names = [name for name in (CUDA, CPU) if name in available]
+    else:
+        by_short_name = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
+        names = []
+        for name in requested:
+            short = name.lower().removesuffix("executionprovider")
+            if short not in by_short_name:
+                raise EngineError(
+                    f"SGN_PROVIDERS asks for {name}, which this ONNX Runtime does not have; it has "
+                    f"{', '.join(by_short_name)} (cuda needs the gpu extra instead of the cpu one)"
+                )
+            names.append(by_short_name[short])
+    if CUDA in names:
+        onnxruntime.preload_dlls()  # loads CUDA and cuDNN from where pip installed them
+    return names
 
 
 class OpenVinoSession:
     """A graph on OpenVINO's CPU device.
 
-    threads:   CPU threads of one inference
-    precision: as in the graph's metadata: None for float32, or bf16
-    raises EngineError where OpenVINO is not installed, for a precision that it does not serve, and where the processor
-    has no bfloat16
+    Args:
+        model: The graph.
+        threads: CPU threads of one inference.
+        precision: The precision in the graph's metadata: None for float32, or bf16.
+
+    Raises:
+        EngineError: OpenVINO is not installed, does not serve this precision, or the processor has no bfloat16.
     """
 
     def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
@@ -55,7 +111,7 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # A pinned thread would wait for whoever holds its core: decoding, or another process.
+            # A pinned thread would wait for its core while decoding, or another process, uses it.
             "ENABLE_CPU_PINNING": False,
         }
         compiled = _compile(model, settings)
@@ -69,7 +125,8 @@ class OpenVinoSession:
         self._running = threading.Lock()
 
     def run(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> Sequence[Any]:
-        with self._running:  # the request holds one inference's values
+        """Run the graph and return copies of the named outputs, in order."""
+        with self._running:  # the request holds the values of one inference at a time
             self._request.infer(dict(inputs), share_inputs=True)
             return [self._request.get_tensor(name).data.copy() for name in outputs]
 

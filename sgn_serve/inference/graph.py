@@ -1,4 +1,4 @@
-"""Exported graph files: what they say of themselves, and the parts that can be cut out of them."""
+"""Read exported graph files, check them, and cut parts out of them."""
 
 import json
 from collections.abc import Mapping
@@ -9,28 +9,37 @@ from typing import Any
 import onnx
 from onnx.utils import Extractor
 
-from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY
-
-CHECKPOINT_FORMAT = "self-gradient-checkpoint/1"
+from sgn_serve.graph_format import (
+    CHECKPOINT_FORMAT,
+    INPUT,
+    LOGITS,
+    METADATA_KEY,
+    PLAIN_LOGITS,
+    PRECISION_KEY,
+    SELF_GRADIENT,
+    SHA256_KEY,
+)
+from sgn_serve.refusals import ServingError
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
 
-class GraphError(ValueError):
-    """A file that cannot be served; the message, one line, names the file, what was expected, and the fix."""
+class GraphError(ServingError):
+    """A file cannot be served. The message, one line, names the file, what was expected, and the fix."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a graph says of itself.
+    """The description of a graph, from its metadata and its outputs.
 
-    class_names: one a logit, in order
-    image_size:  (height, width) in pixels that the network was trained at
-    sha256:      of the checkpoint that the graph was exported from: the model's identity
-    has_block:   whether there is a self-gradient block to switch on
-    has_gradient: whether the graph answers with the self-gradient too
-    checkpoint:  the checkpoint's whole description, as training wrote it
-    precision:   what the graph was exported for: None for float32, or bf16, fp16 or int8-first-pass
+    Attributes:
+        class_names: A name for each logit, in order.
+        image_size: (height, width) in pixels that the network was trained at.
+        sha256: SHA-256 of the checkpoint that the graph was exported from, which identifies the model.
+        has_block: Whether there is a self-gradient block to switch on.
+        has_gradient: Whether the self-gradient is an output.
+        checkpoint: The checkpoint's whole description, as training wrote it.
+        precision: The precision that the graph was exported for, such as bf16. None for float32.
     """
 
     class_names: tuple[str, ...]
@@ -44,30 +53,34 @@ class Description:
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported graph, read and found fit to serve."""
+    """An exported graph that was read and checked."""
 
     path: Path
     model: onnx.ModelProto
     description: Description
 
     def cut(self, outputs: list[str]) -> onnx.ModelProto:
-        """The part of the graph that leads from the image to `outputs`, and no node more.
+        """Return the part of the graph that computes `outputs` from the image, without any other node.
 
-        Asking ONNX Runtime for a few of a graph's outputs runs the whole graph all the same; a part runs alone.
+        ONNX Runtime runs the whole graph even if it is asked for only some of the outputs.
         """
         return Extractor(self.model).extract_model([INPUT], outputs)
 
 
 def read_graph(path: Path) -> Graph:
-    """Reads an exported graph and checks it against the contract of the export.
+    """Read an exported graph and check that it has the inputs, outputs and metadata that export writes.
 
-    raises GraphError for a missing file and for one that was not written by this project's export
+    Args:
+        path: The .onnx file.
+
+    Raises:
+        GraphError: The file is missing, or was not written by this project's export.
     """
     if not path.is_file():
         raise GraphError(f"{path}: no such file; {_FIX}")
     try:
         model = onnx.load(path)
-    except Exception as error:  # protobuf, onnx and the file system each raise their own
+    except Exception as error:  # protobuf, onnx and the file system raise exceptions without a common base
         raise GraphError(f"{path}: not an ONNX file ({type(error).__name__}); {_FIX}") from None
     if not model.graph.node:
         raise GraphError(f"{path}: not an ONNX graph, or one without nodes; {_FIX}")

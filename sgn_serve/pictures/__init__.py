@@ -1,1 +1,1 @@
-"""Read pictures: NumPy and Pillow only."""
+"""Read and draw pictures. Nothing here imports more than NumPy, Pillow and the standard library."""

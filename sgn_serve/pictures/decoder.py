@@ -1,4 +1,4 @@
-"""Pictures decoded in threads, beside the event loop and the network, without large ones holding up small ones."""
+"""Decode pictures in threads, so that neither the event loop nor small pictures wait for large ones."""
 
 import asyncio
 from collections.abc import Hashable
@@ -13,21 +13,23 @@ from sgn_serve.pictures import images
 from sgn_serve.pictures.large_pictures import LargePictures
 
 LARGE_PIXELS = 1_000_000
+"""A picture with more pixels is decoded in the thread for large pictures."""
 
 
 class Decoder:
     """Decodes pictures to one size.
 
-    size:       (height, width) in pixels
-    max_pixels: largest width times height
-    background: RGB that transparency lies on, 0 to 255
-    seconds:    for one picture, see images.open_picture
-    threads:    for pictures of up to a megapixel. Larger ones take turns in one more thread, for one may need a dozen
-                bytes of memory a pixel while it is decoded; few may wait for it (large_pictures.py)
+    A picture whose request is cancelled before its turn is not decoded. One that is being decoded may hold its thread
+    to the end, because some of Pillow's decoders read their file only once. open_picture therefore refuses, by size,
+    what would take such a decoder more than a second or two.
 
-    A decoder that reads its file only once holds its thread to the end, whoever waits for it; open_picture refuses, by
-    size, what would take it more than a second or two. Pictures whose turn has not come when their request is given up
-    are not decoded.
+    Args:
+        size: (height, width) in pixels.
+        max_pixels: Largest width times height.
+        background: Colour under transparent pixels: RGB, 0 to 255.
+        seconds: Time limit for one picture, see images.open_picture.
+        threads: Number of threads for pictures of up to a megapixel. Larger ones take turns in one more thread, because
+            one may need a dozen bytes of memory a pixel while it is decoded. Few may wait for it: see LargePictures.
     """
 
     def __init__(
@@ -47,10 +49,17 @@ class Decoder:
         self._waiting = LargePictures()
 
     async def decode(self, file: IO[bytes], request: Hashable) -> NDArray[np.float32]:
-        """A picture file, at its beginning, as the network takes it: (3, H, W) in [0, 1].
+        """Decode a picture file in a thread.
 
-        request: whose picture it is: those of one may wait for each other
-        raises images.ImageError, and batching.Overloaded for a large one that too many others wait before
+        Args:
+            file: The file, at its beginning.
+            request: The request that the picture belongs to. Large pictures of one request may wait for each other.
+
+        Returns:
+            RGB in [0, 1], (3, H, W).
+
+        Raises:
+            PictureRefused: The file cannot be decoded, or too many large pictures of other requests wait.
         """
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self._small, self._open, file)
@@ -60,12 +69,12 @@ class Decoder:
         return picture
 
     def close(self) -> None:
-        """Ends the threads when they are done."""
+        """End the threads as soon as they are done, without waiting for them."""
         self._small.shutdown(wait=False)
         self._large.shutdown(wait=False)
 
     def _open(self, file: IO[bytes]) -> NDArray[np.float32] | Image.Image:
-        """The pixels; of a large picture only its header, read."""
+        """Return the pixels of a small picture; return a large one opened, with its pixels not decoded."""
         picture = images.open_picture(file, self.max_pixels, self.seconds)
         if images.decoded_pixels(picture) > LARGE_PIXELS:
             return picture

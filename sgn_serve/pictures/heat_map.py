@@ -1,4 +1,4 @@
-"""The self-gradient as a picture: where, and how strongly, the network's logits hang on the pixels."""
+"""Draw the self-gradient: how much each pixel changes the sum of the network's logits."""
 
 from io import BytesIO
 
@@ -8,18 +8,21 @@ from PIL import Image
 
 _SIDE = 256
 _STRONGEST = 99
-"""Percentile of the strengths that is drawn as the strongest, so that one pixel does not leave the others dark."""
+"""Percentile of the strengths that is drawn brightest, so that a single pixel does not leave all others dark."""
 
 _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
-"""Dark to bright, evenly in lightness: five colours of the map "inferno"."""
+"""Five colours of the map "inferno", from dark to bright in even steps of lightness."""
 
 
 def heat_map(image: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The picture in grey with the gradient's strength over it, from nothing (grey) to the strongest (bright).
+    """Draw the magnitude of a gradient over its picture in grey: the stronger, the brighter.
 
-    image:    (3, H, W) in [0, 1]
-    gradient: (3, H, W), in any unit: each picture is drawn by its own strongest pixels
-    returns:  (H, W, 3)
+    Args:
+        image: RGB in [0, 1], (3, H, W).
+        gradient: (3, H, W) in any unit, because each picture is scaled by its own strongest pixels.
+
+    Returns:
+        RGB, (H, W, 3).
     """
     strength = np.sqrt((gradient.astype(np.float64) ** 2).sum(axis=0))
     strongest = np.percentile(strength, _STRONGEST) or strength.max()
@@ -33,7 +36,12 @@ def heat_map(image: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArr
 
 
 def heat_map_png(image: NDArray[np.float32], gradient: NDArray[np.float32]) -> bytes:
-    """heat_map as a PNG file, every pixel a square where the picture is small."""
+    """Return heat_map as a PNG file. A small picture is enlarged, each pixel to a square.
+
+    Args:
+        image: See heat_map.
+        gradient: See heat_map.
+    """
     drawn = Image.fromarray(heat_map(image, gradient))
     scale = max(1, -(-_SIDE // max(drawn.size)))
     file = BytesIO()

@@ -1,4 +1,4 @@
-"""Picture files to arrays: bytes in, float32 (3, H, W) in [0, 1] out, within limits of pixels, memory and time."""
+"""Decode picture files to float32 arrays (3, H, W) in [0, 1], with limits on pixels, memory and time."""
 
 import math
 import time
@@ -12,60 +12,43 @@ from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sgn_serve.pictures import jpeg, tiff
+from sgn_serve.pictures.errors import DamagedImage, NotAnImage, TooManyPixels, TooSlow, UnsupportedPixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names of the formats that are accepted; no other decoder is ever tried."""
+"""Accepted formats, by Pillow's names. No other decoder is ever tried."""
 
-# Pillow's own limit is a second one, at another place and in other words; open_picture() checks the caller's instead.
+# Pillow has a limit of its own, with messages of its own. It is switched off: open_picture() checks the caller's limit.
 Image.MAX_IMAGE_PIXELS = None
-# Of 16-bit greys in the other byte order, Pillow knows those whose zero is black only.
+# Big-endian 16-bit grey TIFFs with white at zero: Pillow knows only those with black at zero.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 WHITE = (255, 255, 255)
 _STRIP_PIXELS = 1_000_000
+"""Pixels that are converted to RGB at a time."""
 _HEADER_READS = 100_000
+"""Most reads of a picture's header."""
 _EXIF_BYTES = 1 << 18
+"""Most bytes of EXIF that are read."""
 _BLOCKS = 100_000
+"""Most strips or tiles of a TIFF."""
 _DECODER_BYTES = 2.5
-"""What a TIFF's decoder may take beside the picture, for every pixel allowed."""
+"""Most memory that a TIFF's decoder may take beside the picture, in bytes for every pixel allowed."""
 _HALVED_PIXELS = 4_000_000
 _HALVED_SHRINKING = 16
-"""A JPEG that is larger, and shrunk at least so much in both directions, is decoded at half its size: the average of so
-many pixels hardly changes, and they take a quarter of the memory."""
+"""A JPEG with more pixels, shrunk at least this much in both directions, is decoded at half its size. The average of so
+many pixels hardly changes, and decoding takes a quarter of the memory."""
 _USUAL_SCANS = 12
+"""Scans that any JPEG may have."""
 _SCANNED_PIXELS = 300_000_000
+"""Most pixels, times scans, of a JPEG with more scans than that."""
 _JPEG_SCAN = b"\xff\xda"
 
 
-class ImageError(ValueError):
-    """A file that cannot be made a picture; the message says why."""
-
-
-class NotAnImage(ImageError):
-    """None of the accepted formats."""
-
-
-class TooManyPixels(ImageError):
-    """More pixels than allowed."""
-
-
-class DamagedImage(ImageError):
-    """It starts like a picture, but cannot be decoded to the end."""
-
-
-class UnsupportedPixels(ImageError):
-    """A picture whose pixels have no known place between black and white, such as floating-point ones."""
-
-
-class TooSlow(ImageError):
-    """Decoding it takes longer than allowed."""
-
-
 class _TimedFile:
-    """A file that can be read until a deadline: what makes Pillow stop in the middle of a picture.
+    """A file that refuses to be read after a deadline, which stops Pillow in the middle of a picture.
 
-    A header can be read only so often, too: Pillow makes objects of each of its parts, however small.
-    It has no fileno on purpose, for decoders would read past the deadline through it.
+    The reads of a header are limited too, because Pillow makes objects of each of its parts, however small.
+    There is no fileno on purpose: decoders would read past the deadline through it.
     """
 
     def __init__(self, file: IO[bytes], seconds: float):
@@ -78,6 +61,7 @@ class _TimedFile:
         self.close = file.close
 
     def start_pixels(self) -> None:
+        """Start the time limit for the pixels; reads are no longer counted."""
         self._deadline = time.monotonic() + self._seconds
         self._reads = math.inf
 
@@ -104,21 +88,41 @@ def decode(
     background: tuple[int, int, int] = WHITE,
     seconds: float = 60.0,
 ) -> NDArray[np.float32]:
-    """A picture file as a network takes it: open_picture, then to_array."""
+    """Decode a picture file to the array that a network takes: open_picture, then to_array.
+
+    Args:
+        data: The file, at its beginning.
+        size: Wanted (height, width) in pixels.
+        max_pixels: See open_picture.
+        background: Colour under transparent pixels: RGB, 0 to 255.
+        seconds: See open_picture.
+
+    Returns:
+        RGB in [0, 1], (3, height, width).
+
+    Raises:
+        PictureRefused: The file cannot be made such an array; see open_picture and to_array.
+    """
     return to_array(open_picture(data, max_pixels, seconds), size, background)
 
 
 def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0) -> Image.Image:
-    """Reads a picture file's header; the pixels come when they are asked for.
+    """Read a picture file's header and check it against the limits. No pixels are decoded yet.
 
-    data:       the file, at its beginning
-    max_pixels: largest width times height, and largest sum of a TIFF's tiles; of WebP two fifths, for its decoder keeps
-                the picture three times, and two thirds of a progressive JPEG in CMYK or with its colours in full size
-    seconds:    for the header, and again for the pixels; looked at whenever the decoder reads on. Nothing can stop a
-                decoder between two reads, and those of WebP and compressed TIFF read once: what bounds their time is
-                what is refused here, by size
+    Args:
+        data: The file, at its beginning.
+        max_pixels: Largest width times height, and largest sum of a TIFF's tiles. WebP may have two fifths of it,
+            because its decoder keeps the picture three times. A progressive JPEG in CMYK, or without chroma
+            subsampling, may have two thirds.
+        seconds: Time limit for the header, and again for the pixels. It is checked whenever the decoder reads on.
+            Nothing can stop a decoder between two reads, and those of WebP and compressed TIFF read only once. The
+            limits on size, which are checked here, bound their time.
 
-    raises NotAnImage, TooManyPixels, DamagedImage, TooSlow
+    Raises:
+        NotAnImage: None of the accepted formats.
+        TooManyPixels: More pixels, or more memory to decode them, than allowed.
+        DamagedImage: The header cannot be read.
+        TooSlow: Reading the header takes too long, or decoding would.
     """
     file = BytesIO(data) if isinstance(data, bytes) else data
     layout, header = _look_ahead(file)
@@ -131,7 +135,7 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
         ) from None
     except TooSlow:
         raise
-    except Exception as error:  # Pillow's parsers raise whatever a broken header makes them stumble on
+    except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size
     allowed = max_pixels
@@ -151,7 +155,10 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
 
 
 def decoded_pixels(picture: Image.Image) -> int:
-    """Pixels that decoding an opened picture makes: of a tiled TIFF all of its tiles', however few it shows."""
+    """Return the number of pixels that decoding an opened picture makes.
+
+    A tiled TIFF counts all pixels of its tiles, however few of them the picture shows.
+    """
     tags = getattr(picture, "tag_v2", {})
     if TiffImagePlugin.TILEWIDTH not in tags:
         return picture.width * picture.height
@@ -164,22 +171,30 @@ def decoded_pixels(picture: Image.Image) -> int:
 def to_array(
     picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] = WHITE
 ) -> NDArray[np.float32]:
-    """Decodes an opened picture, and closes it.
+    """Decode an opened picture, and close it.
 
-    size:       (height, width) wanted, in pixels
-    background: RGB that transparency lies on, 0 to 255
-    returns:    (3, height, width) RGB in [0, 1]
+    A picture of another size is stretched to the wanted one whatever its aspect ratio, so that nothing is cut off
+    (bilinear, antialiased when shrinking). One of that size keeps every value. The EXIF orientation is applied. Only
+    the first frame of an animation is read. Colour profiles are ignored.
 
-    A picture of another size is stretched to the wanted one whatever its aspect, so that nothing is cut off
-    (bilinear, antialiased when shrinking); one that has it already keeps every value. The EXIF orientation is applied,
-    of an animation the first frame is taken, colour profiles are ignored. It takes what Pillow's decoder needs, up to
-    four bytes of memory a pixel for the picture and, while it decodes, half to three times as much beside it.
+    Memory: up to four bytes a pixel for the picture and, while Pillow decodes it, half to three times as much again.
 
-    raises DamagedImage, UnsupportedPixels, TooSlow
+    Args:
+        picture: As open_picture returns it.
+        size: Wanted (height, width) in pixels.
+        background: Colour under transparent pixels: RGB, 0 to 255.
+
+    Returns:
+        RGB in [0, 1], (3, height, width).
+
+    Raises:
+        DamagedImage: The pixels cannot be decoded to the end.
+        UnsupportedPixels: The pixels have no known black and white.
+        TooSlow: Decoding takes longer than open_picture was told.
     """
     file: Any = picture.fp  # type: ignore[attr-defined]
     if isinstance(file, _TimedFile):
-        file.start_pixels()  # it may have waited for its turn since it was opened
+        file.start_pixels()  # a new deadline: the picture may have waited for its turn since it was opened
     height, width = size
     with picture:
         _halve(picture, max(size))
@@ -187,10 +202,10 @@ def to_array(
             picture.load()
         except TooSlow:
             raise
-        except Exception as error:  # as above, now for broken pixel data
+        except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
         turn = _orientation(picture)
-        # Shrunk before it is turned: turning a large picture would take as much memory again.
+        # Shrink before turning: turning a large picture would take as much memory again.
         rgb = _resized_rgb(picture, (height, width) if turn in _SIDEWAYS else (width, height), background)
     if turn is not None:
         rgb = rgb.transpose(turn)
@@ -199,7 +214,7 @@ def to_array(
 
 
 def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
-    """What a TIFF or JPEG file says of its decoding, read before Pillow makes objects of its tags."""
+    """Read what a TIFF or JPEG file says about the cost of decoding it, before Pillow makes objects of its tags."""
     position = file.tell()
     start = file.read(4)
     file.seek(position)
@@ -222,7 +237,7 @@ def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None
 
 
 def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None:
-    """Refuses a TIFF that would take libtiff, which nothing can stop, more memory or time than its size explains."""
+    """Refuse a TIFF that costs more memory or time than its size explains. Nothing can stop libtiff once it runs."""
     if layout.pixels > max_pixels:
         raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
     allowed = int(max_pixels * _DECODER_BYTES)
@@ -246,7 +261,7 @@ def _size(file: IO[bytes]) -> int:
 
 
 def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> float:
-    """How many coefficients of two bytes the decoder keeps of every pixel, until the last scan."""
+    """Return how many coefficients, of two bytes each, the decoder keeps for every pixel until the last scan."""
     if "progressive" not in picture.info and header is not None and header.components == picture.layers:
         return 0  # all colours in one scan
     sizes = [(down, across) for _, down, across, _ in picture.layer]
@@ -255,10 +270,10 @@ def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> fl
 
 
 def _check_scans(file: IO[bytes], header: jpeg.Header | None, pixels: int) -> None:
-    """Refuses a large JPEG of many scans: for a few bytes each, the decoder walks over all pixels.
+    """Refuse a large JPEG with many scans: the decoder walks over all pixels for each, even if it has few bytes.
 
-    The marker cannot be part of the pixel data; what cameras and editors write has ten scans. Those of the further
-    pictures in a file (MPO) count as well.
+    Scans are counted by their marker, which cannot be part of the pixel data. Cameras and editors write ten scans.
+    Further pictures in the same file (MPO) count as well.
     """
     position = file.tell()
     file.seek(0)
@@ -288,7 +303,7 @@ _SIDEWAYS = (
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
     if len(picture.info.get("exif", b"")) > _EXIF_BYTES:
-        return None  # Pillow makes an object of every value in it
+        return None  # Pillow would make an object of every value in it
     try:
         return _TURNS.get(picture.getexif().get(ExifTag.Orientation, 1))
     except Exception:  # EXIF is a hint: a damaged one does not make the picture unreadable
@@ -296,7 +311,7 @@ def _orientation(picture: Image.Image) -> Image.Transpose | None:
 
 
 def _halve(picture: Image.Image, wanted: int) -> None:
-    """Has a large JPEG that is not loaded yet decoded at half its size."""
+    """Make Pillow decode a large JPEG at half its size, if it will be shrunk far more than that."""
     width, height = picture.size
     large = width * height > _HALVED_PIXELS and min(width, height) >= _HALVED_SHRINKING * wanted
     if large and isinstance(picture, JpegImageFile):
@@ -304,10 +319,10 @@ def _halve(picture: Image.Image, wanted: int) -> None:
 
 
 def _resized_rgb(picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
-    """Whatever its mode, as RGB of that width and height.
+    """Return a decoded picture of any mode as RGB of that (width, height).
 
-    In strips, each resized across and then all together down, as Pillow resizes a whole picture too: so that a large
-    one needs no second copy of itself.
+    It is converted in strips: each is resized across, then all of them together down, as Pillow resizes a whole
+    picture. A large picture thus needs no second copy of itself.
     """
     if picture.mode in ("I", "F"):
         raise UnsupportedPixels(
@@ -349,10 +364,10 @@ def _strip_to_rgb(strip: Image.Image, levels: tuple[int, int], background: tuple
 
 
 def _levels(picture: Image.Image) -> tuple[int, int]:
-    """The values of black and white in a mode of 16 bits.
+    """Return the values of black and white of a picture in a 16-bit mode.
 
-    TIFF pixels of 12 bits are stored in one as they are, and so are those that are white at zero: of the latter, Pillow
-    turns only those of up to 8 bits. A TIFF that does not say where its white is has it there, as in Pillow.
+    Pillow stores 12-bit TIFF pixels unscaled in such a mode. It inverts TIFFs with white at zero only up to 8 bits. A
+    TIFF that does not say which end is white has white at zero, as in Pillow.
     """
     tags = getattr(picture, "tag_v2", None)
     if tags is None:
@@ -363,4 +378,5 @@ def _levels(picture: Image.Image) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
+    """Return an exception's message as part of one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

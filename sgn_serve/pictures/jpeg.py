@@ -1,21 +1,23 @@
-"""What the header of a JPEG file tells of the memory and time that its decoder will take."""
+"""Read the header of a JPEG file: how much memory and time its decoder will take."""
 
 from dataclasses import dataclass
 
 _SCAN = 0xDA
 _EXIF = 0xE1
 _ALONE = {0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF}
-"""Second bytes after which there is no segment: stuffing and markers without a length."""
+"""Second bytes of markers without a segment: byte stuffing, and markers that have no length."""
 _MOST_SEGMENTS = 100_000
 
 
 @dataclass(frozen=True)
 class Header:
-    """What comes before the pixels.
+    """Facts from the header of a JPEG, which precedes the pixels.
 
-    exif_bytes: of all EXIF segments, which readers join
-    first_scan: where its marker is; 0 if none was found
-    components: colour components in it. Fewer than the picture's: its decoder has to keep all of them until the end
+    Attributes:
+        exif_bytes: Bytes of all EXIF segments together; readers join them.
+        first_scan: Position of the first scan's marker, 0 if there is none.
+        components: Colour components in the first scan. If the picture has more, its decoder has to keep the
+            coefficients of all scans until the last one.
     """
 
     exif_bytes: int
@@ -24,7 +26,13 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads it from the whole file, up to the first scan or the point where it makes no sense any more."""
+    """Read the header from a whole file.
+
+    Reading ends at the first scan, or where the file is no longer a sequence of segments.
+
+    Args:
+        data: The whole file.
+    """
     at, exif_bytes = 0, 0
     for _ in range(_MOST_SEGMENTS):
         at = data.find(b"\xff", at)

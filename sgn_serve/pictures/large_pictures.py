@@ -1,4 +1,4 @@
-"""Whose large pictures may wait for the one thread that decodes them, so that none of them waits for a minute."""
+"""Limit how many large pictures wait for the one thread that decodes them, so that none waits for a minute."""
 
 import math
 import time
@@ -6,22 +6,24 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from sgn_serve.inference.batching import Overloaded
+from sgn_serve.pictures.errors import TooManyWaiting
 
 MAX_WAITING = 8
-"""Large pictures of different requests, the one that is decoded counted. The slowest take a second or two each: so the
-last waits for seconds, and behind a request of 16 still for less than an answer may take; and small pictures find most
-of the queue's places free."""
+"""Most large pictures of different requests that wait, the one that is being decoded included.
+
+The slowest take a second or two each. The last one therefore waits for seconds; behind a request with 16 pictures it
+still waits for less than an answer may take. Small pictures find most of the places in the queue free.
+"""
 _SLOW_SECONDS = 1.0
-"""What one takes, until that was measured."""
+"""Assumed time to decode one, until it was measured."""
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in the running mean."""
 
 
 class LargePictures:
-    """Those that wait for their turn, or are being decoded.
+    """Counts the large pictures that wait for their turn or are being decoded.
 
-    The pictures of one request may wait for each other, however many they are, if the others' are few enough.
+    The pictures of one request may wait for each other, however many they are. Only the others' are limited.
     """
 
     def __init__(self) -> None:
@@ -30,10 +32,17 @@ class LargePictures:
 
     @contextmanager
     def wait(self, request: Hashable) -> Iterator[None]:
-        """Around the wait for a turn and the turn itself, of one picture of a request. raises Overloaded"""
+        """Return a context manager around the wait of one picture for its turn, and around the turn itself.
+
+        Args:
+            request: The request that the picture belongs to.
+
+        Raises:
+            TooManyWaiting: Too many large pictures of other requests wait.
+        """
         waiting = self._waiting.total()
         if waiting - self._waiting[request] >= MAX_WAITING:
-            raise Overloaded(max(1, math.ceil(waiting * self._seconds_each)), "large pictures")
+            raise TooManyWaiting(max(1, math.ceil(waiting * self._seconds_each)))
         self._waiting[request] += 1
         try:
             yield
@@ -44,7 +53,10 @@ class LargePictures:
 
     @contextmanager
     def measure(self) -> Iterator[None]:
-        """Around the decoding of one, in its thread: how soon the others have their turn follows from it."""
+        """Return a context manager around the decoding of one picture, in its thread.
+
+        It measures the time, from which TooManyWaiting tells when to come back.
+        """
         started = time.perf_counter()
         try:
             yield

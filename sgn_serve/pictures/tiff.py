@@ -1,10 +1,13 @@
-"""How a TIFF file stores its picture, read from its directory before any decoder is given the file.
+"""Read from a TIFF file's directory how its picture is stored, before any decoder is given the file.
 
-Width times height bounds little of what a TIFF costs. libtiff allocates whole strips or tiles of the size that tags
-give, however small the picture; it decodes all of them in one call that nothing can stop, each from as many bytes as
-a tag says, and loads every tag; Pillow makes an object of each value of many tags. And what one of them takes from a
-directory that breaks the rules says nothing about the other, for they pass over different entries. So a directory has
-to keep the rules that the two would break differently.
+Width times height says little about the cost of a TIFF:
+
+- libtiff allocates whole strips or tiles of the size that tags give, however small the picture.
+- It decodes all of them in one call that nothing can stop, each from as many bytes as a tag says.
+- It loads every tag, and Pillow makes an object of each value of many tags.
+
+libtiff and Pillow ignore different entries of a directory that breaks the rules. What one of them reads says nothing
+about the other. A directory is therefore refused where the two would read it differently.
 """
 
 import struct
@@ -21,34 +24,36 @@ _SEVERAL = (_BITS, _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES)
 _DEPTHS = (32997, 32998)
 _BIG = (b"II\x2b\0", b"MM\0\x2b")
 _DIRECTORIES = (34665, 34853, 40965)
-"""Tags that point to directories which Pillow reads as well: EXIF, GPS, interoperability."""
+"""Tags that point to further directories, which Pillow reads too: EXIF, GPS, interoperability."""
 _MOST_ENTRIES = 65_535
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value, by the number of its type."""
+"""Size of a value in bytes, by the number of its type."""
 _INTEGERS = {3: "H", 4: "L", 16: "Q"}
 _POINTERS = {**_INTEGERS, 13: "L"}
 _TEXT = (1, 2, 7)
-"""Types whose values Pillow keeps in one object."""
+"""Types whose values Pillow keeps all in one object."""
 _RATIONALS = (5, 10)
 _NUMBERS_A_RATIONAL = 10
-"""How many numbers take the memory of one rational."""
+"""One rational takes the memory of this many numbers."""
 _MOST_NUMBERS = 300_000
 
 _RAW, _OLD_JPEG, _JPEG, _LZMA, _ZSTD, _WEBP = 1, 6, 7, 34925, 50000, 50001
 _COPIES = {_RAW: 0, _JPEG: 3, _LZMA: 2, _ZSTD: 2, _WEBP: 3}
-"""How often decoding a strip or tile keeps it, by compression; once, if not listed. Pillow reads raw ones in place."""
+"""Copies of a strip or tile that decoding keeps, by compression; one, if not listed. Pillow reads raw ones in place."""
 _YCBCR = 6
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the first picture of a TIFF is stored.
+    """Storage of the first picture of a TIFF.
 
-    pixels:         of all its strips or tiles, what lies beyond the picture's edges included
-    blocks:         strips or tiles, of all colour planes, or places given for them if there are more
-    encoded_bytes:  of all of them, as the file says; what several share counts several times. 0 without compression
-    memory:         bytes that decoding takes beside the picture's own
+    Attributes:
+        pixels: Pixels of all strips or tiles, including those beyond the picture's edges.
+        blocks: Number of strips or tiles of all colour planes, or the number of offsets given for them if larger.
+        encoded_bytes: Sum of their sizes that the file declares. Bytes that several of them share count several times.
+            0 without compression.
+        memory: Bytes that decoding takes in addition to the picture's own.
     """
 
     pixels: int
@@ -59,7 +64,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Entry:
-    """kind: number of its type. data: its values, None where they lie beyond the file."""
+    """An entry of a directory.
+
+    Attributes:
+        kind: Number of its type.
+        count: Number of values.
+        data: The values' bytes, None if they lie beyond the end of the file.
+    """
 
     kind: int
     count: int
@@ -67,19 +78,23 @@ class _Entry:
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file with this beginning is read as a TIFF, if at all."""
+    """Return whether a file that starts like this is read as a TIFF, if it is read at all."""
     return start[:4] in (b"II\x2a\0", b"MM\0\x2a", b"II\0\x2a", b"MM\x2a\0", *_BIG)
 
 
 def read_layout(data: bytes) -> Layout:
-    """Reads it from the whole file.
+    """Read how the first picture of a file is stored.
 
-    raises ValueError for what decoders would take differently, and for more tags than a picture needs
+    Args:
+        data: The whole file.
+
+    Raises:
+        ValueError: libtiff and Pillow would read the directory differently, or it has more values than a picture needs.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[:4] in _BIG
     if big and order == ">":
-        raise ValueError("BigTIFF is read in little-endian order only")  # Pillow would take it for an ordinary one
+        raise ValueError("BigTIFF is read in little-endian order only")  # Pillow would read it as an ordinary TIFF
     try:
         (offset,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
         entries: dict[int, _Entry] = {}
@@ -94,13 +109,15 @@ def read_layout(data: bytes) -> Layout:
 
 
 def _entries(data: bytes, offset: int, order: str, big: bool) -> Iterator[tuple[int, _Entry]]:
-    """A directory's entries with their tags.
+    """Yield a directory's tags and entries.
 
-    raises struct.error at the file's end, and ValueError for more than anybody could want to read
+    Raises:
+        struct.error: The directory reaches beyond the end of the file.
+        ValueError: It has too many entries or values.
     """
     head, entry, inline, pointer = ("Q", "HHQ8s", 8, "Q") if big else ("H", "HHL4s", 4, "L")
     if offset > len(data):
-        raise struct.error("it starts beyond the file")  # unpack_from raises others for the largest numbers
+        raise struct.error("it starts beyond the file")  # unpack_from raises another error for the largest numbers
     (entries,) = struct.unpack_from(order + head, data, offset)
     if entries > _MOST_ENTRIES:
         raise ValueError(f"its directory has {entries} entries")
@@ -109,7 +126,7 @@ def _entries(data: bytes, offset: int, order: str, big: bool) -> Iterator[tuple[
         position = offset + struct.calcsize(order + head) + at * struct.calcsize(order + entry)
         tag, kind, count, value = struct.unpack_from(order + entry, data, position)
         if kind not in _SIZES:
-            yield tag, _Entry(kind, count, b"")  # to be passed over, says the standard
+            yield tag, _Entry(kind, count, b"")  # the standard says to ignore unknown types
             continue
         size = count * _SIZES[kind]
         if size > inline:
@@ -127,7 +144,7 @@ def _entries(data: bytes, offset: int, order: str, big: bool) -> Iterator[tuple[
 
 
 def _check(tag: int, entry: _Entry) -> None:
-    """Refuses an entry that not all decoders read."""
+    """Refuse an entry that not all decoders read."""
     if entry.data is None:
         raise ValueError(f"tag {tag} reaches beyond the file")
     if tag in _SINGLE + _SEVERAL and (entry.kind not in _INTEGERS or entry.count < 1):
@@ -139,7 +156,7 @@ def _check(tag: int, entry: _Entry) -> None:
 
 
 def _check_below(data: bytes, entries: Iterable[tuple[int, _Entry]], order: str, big: bool, depth: int = 0) -> None:
-    """Refuses directories with too many values below these entries. Other damage is Pillow's to pass over."""
+    """Refuse directories with too many values that these entries point to. Pillow ignores other damage there."""
     for tag, entry in entries:
         if tag in _DIRECTORIES and depth < 2 and entry.data and entry.count == 1 and entry.kind in _POINTERS:
             (offset,) = struct.unpack(order + _POINTERS[entry.kind], entry.data)
@@ -164,7 +181,7 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
     if {_STRIP_OFFSETS, _TILE_OFFSETS} <= entries.keys() or {_STRIP_BYTES, _TILE_BYTES} <= entries.keys():
         raise ValueError("it has strips and tiles")
     if not tiled:
-        block_height = min(block_height, height)  # of one strip, decoders take what they need
+        block_height = min(block_height, height)  # decoders take no more rows of a strip than the picture has
     across, down = ceil(width / block_width), ceil(height / block_height)
 
     (compression,), (photometric,) = numbers(_COMPRESSION, _RAW), numbers(_PHOTOMETRIC, 0)
@@ -173,7 +190,7 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
     samples = max(samples, len(bits))
     block_bits = max(bits) * samples * _COPIES.get(compression, 1)
     if (photometric == _YCBCR and compression != _RAW) or compression == _OLD_JPEG:
-        block_bits += 32  # libtiff makes RGBA of them
+        block_bits += 32  # libtiff converts them to RGBA
     turned = _is_turned(entries, order)
     return Layout(
         pixels=across * block_width * down * block_height if tiled else width * height,
@@ -186,7 +203,7 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
 
 
 def _is_turned(entries: dict[int, _Entry], order: str) -> bool:
-    """Whether Pillow turns the picture as soon as it is decoded, into a second one."""
+    """Return whether Pillow turns the picture into a second one as soon as it is decoded."""
     if _ORIENTATION in entries:
         entry = entries[_ORIENTATION]
         return entry.data != struct.pack(order + _INTEGERS.get(entry.kind, "H"), 1)

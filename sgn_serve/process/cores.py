@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use; a container's quota counts, which ONNX Runtime does not look at."""
+"""Count the CPU cores that this process may use. A container's quota counts, which ONNX Runtime does not look at."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
-    """Cores that this process may run on, or its cgroup's quota where that is less, rounded up; 1 at least.
+    """Return the cores that this process may run on, or its cgroup's quota where that is less.
 
     More threads than the quota allows would use it up early in each period of 100 ms, and wait for the rest of it.
 
-    cgroups: where the kernel shows this container's control group
+    Args:
+        cgroups: Folder in which the kernel shows this container's control group.
+
+    Returns:
+        A whole number, rounded up, 1 at least.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
@@ -19,7 +23,7 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def _quota(cgroups: Path) -> int | None:
-    """In cores, rounded up; None where there is none."""
+    """Return the control group's quota in cores, rounded up, None where there is none."""
     try:
         if (cgroups / "cpu.max").exists():  # version 2
             allowed, period = (cgroups / "cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""What the API answers."""
+"""Describe what the API answers, and work it out from the logits."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from sgn_serve.inference.graph import Description
 
 
 class ClassProbability(BaseModel):
-    """One class and how likely it is."""
+    """One class and its probability."""
 
     label: str
     index: int = Field(description="position of the class among the network's outputs, from 0")
@@ -34,31 +34,33 @@ class Prediction(ClassProbability):
 
 
 class Error(BaseModel):
-    """Why there is no answer."""
+    """Why a request has no answer."""
 
     code: str = Field(description="a constant for programs, such as not_an_image")
     message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
     request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
 
 
-class Refusal(BaseModel):
-    """What every error is answered with."""
+class ErrorAnswer(BaseModel):
+    """The body of every error answer outside /v2."""
 
     error: Error
 
 
 class Predictions(BaseModel):
-    """The answers to several pictures, in the order that they were sent in."""
+    """The answers to several pictures, in the order in which they were sent."""
 
-    predictions: list[Prediction | Refusal]
+    predictions: list[Prediction | ErrorAnswer]
 
 
 def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:
-    """The answer to the first picture of a batch.
+    """Return the answer to the first picture of a batch.
 
-    logits: of the batch, (N, classes)
-    top_k:  classes to list, at most; all of them where there are fewer
-    max_disagreement: in bits; more is suspicious. None for no such verdict
+    Args:
+        logits: Logits of the batch, (N, classes).
+        description: Description of the graph that gave them.
+        top_k: Classes to list, at most.
+        max_disagreement: Disagreement, in bits, above which the picture is suspicious. None for no such verdict.
     """
     both = logits.corrected is not None
     rows = softmax(logits.plain[:1] if logits.corrected is None else np.stack([logits.plain[0], logits.corrected[0]]))
@@ -66,7 +68,7 @@ def predict(logits: Logits, description: Description, top_k: int, max_disagreeme
     # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
     ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k].tolist()]
     bits = disagreement_bits(answer, plain) if both else None
-    # At once, from plain values: models within models would be made one by one, at twice the cost.
+    # Validate plain values at once: models within models would be made one by one, at twice the cost.
     return Prediction.model_validate(
         {
             **ranked[0],
@@ -81,19 +83,20 @@ def predict(logits: Logits, description: Description, top_k: int, max_disagreeme
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(..., classes) logits to (..., classes) probabilities, worked out in float64."""
+    """Return the probabilities of logits, (..., classes) each, computed in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _class(probabilities: NDArray[np.float64], index: int, description: Description) -> dict[str, str | int | float]:
-    """What a ClassProbability is made of."""
+    """Return the fields of a ClassProbability."""
     return {"label": description.class_names[index], "index": index, "probability": float(probabilities[index])}
 
 
 def disagreement_bits(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Jensen-Shannon divergence of two distributions, (classes,) each: 0 bits where they are equal, 1 where no class is
-    possible in both.
+    """Return the Jensen-Shannon divergence of two distributions, (classes,) each, in bits.
+
+    It is 0 where they are equal, and 1 where no class is possible in both.
 
     Source: Lin, Divergence Measures Based on the Shannon Entropy (1991), with the logarithm to base 2.
     """

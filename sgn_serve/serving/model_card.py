@@ -1,4 +1,4 @@
-"""The model card: what is served, how it was trained and measured; everything in it comes from the model's files.
+"""Make the model card: what is served, how it was trained and measured. All of it comes from the model's files.
 
 The graph's own metadata describes it. The figures are in a JSON file of the same name beside it (model.onnx and
 model.json), as release/bundle.py writes it for the bundled model; a graph without one has no measured figures.
@@ -24,7 +24,7 @@ RAISED = ("raised", "suspect")
 
 
 class Preprocessing(BaseModel):
-    """What happens to a picture before the network sees it."""
+    """Describe what happens to a picture before the network sees it."""
 
     formats: list[str]
     height: int = Field(description="pixels that every picture is stretched to, whatever its aspect")
@@ -63,7 +63,7 @@ class Measured(BaseModel):
 
 
 class Flag(BaseModel):
-    """A sign that a figure is likely too high."""
+    """A sign that a measured accuracy is likely too high."""
 
     name: str
     verdict: str
@@ -73,7 +73,7 @@ class Flag(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What is served."""
+    """Describe what is served."""
 
     name: str
     model: str = Field(description="SHA-256 of the checkpoint that the graph was exported from")
@@ -96,10 +96,11 @@ class ModelCard(BaseModel):
 
 
 def model_card(graph: Graph, settings: Settings) -> ModelCard:
-    """The card of a graph as these settings serve it.
+    """Return the card of a graph as these settings serve it.
 
-    raises GraphError where the file beside it says that it holds this graph's figures, and holds something else, and
-    where the graph's own metadata do not describe a network
+    Raises:
+        GraphError: The file beside the graph says that it holds its figures, and holds something else. Or the graph's
+            own metadata do not describe a network.
     """
     description = graph.description
     checkpoint = description.checkpoint
@@ -117,7 +118,7 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
         return ModelCard(
             name=settings.model_name,
             model=description.sha256,
-            graph_sha256=hashlib.sha256(graph.path.read_bytes()).hexdigest(),
+            graph_sha256=file_sha256(graph.path),
             architecture=checkpoint.get("architecture"),
             method=checkpoint.get("method"),
             has_block=description.has_block,
@@ -145,8 +146,14 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
         ) from None
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
-    """The figures beside a graph; none where there are none, or they are of another checkpoint."""
+    """Return the figures beside a graph, none where there are none or they belong to another checkpoint."""
     try:
         figures = json.loads(path.read_text())
     except FileNotFoundError:
@@ -155,7 +162,7 @@ def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
         logger.warning("%s cannot be read, so the model card has no figures: %s", path, error)
         return {}
     if not isinstance(figures, dict) or figures.get("checkpoint_sha256") != sha256:
-        logger.warning("%s is of another checkpoint, so the model card has no figures", path)
+        logger.warning("%s belongs to another checkpoint, so the model card has no figures", path)
         return {}
     return figures
 
@@ -194,5 +201,5 @@ def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:
 
 
 def _reason(error: Exception) -> str:
-    """An exception's message as part of one line."""
+    """Return an exception's message as part of one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

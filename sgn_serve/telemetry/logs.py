@@ -1,4 +1,4 @@
-"""Logs as JSON lines, of the supervisor and of its workers alike."""
+"""Write the logs of the supervisor and of its workers as JSON lines."""
 
 import logging
 import warnings
@@ -9,19 +9,20 @@ _LOGGERS = ("", "bentoml", "uvicorn.error", "circus")
 
 
 def log_json_lines() -> None:
-    """From now on, in this process, everything that is logged is one JSON object a line."""
+    """Write each log record of this process as one line of JSON from now on."""
     formatter = JsonFormatter(
         ["levelname", "name", "message"], timestamp="time", rename_fields={"levelname": "level", "name": "logger"}
     )
     for handler in {handler for name in _LOGGERS for handler in logging.getLogger(name).handlers}:
         handler.setFormatter(formatter)
-        handler.filters.clear()  # BentoML's adds fields for its own format, a request_id that is none among them
+        handler.filters.clear()  # BentoML's filter adds fields of its own, among them a request_id that is not ours
     ignore_pillow()
 
 
 def ignore_pillow() -> None:
-    """Drops Pillow's warnings of odd pictures: they are no JSON, and Python keeps each that is worded anew.
+    """Drop Pillow's warnings about odd pictures.
 
-    What makes a picture unreadable is an exception, and is answered.
+    They are not JSON, and Python keeps every warning with a new text in memory. Nothing is lost: a picture that cannot
+    be read raises an exception, which is answered.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")

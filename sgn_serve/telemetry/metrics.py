@@ -1,10 +1,12 @@
-"""What is counted, for Prometheus: docs/metrics.md says what each means.
+"""Metrics for Prometheus. Each is declared once, here; `metric_rows` lists them for the documentation.
 
-Several workers count into files of a folder that BentoML makes ($PROMETHEUS_MULTIPROC_DIR), and any of them answers
-with the sums. Labels take few values, whatever clients send.
+With several workers, each writes its values into files of a folder that BentoML makes ($PROMETHEUS_MULTIPROC_DIR). Any
+worker answers with the sums. Every label takes few values, whatever clients send.
 """
 
 import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as _exposition
@@ -12,56 +14,114 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 OTHER = "other"
+"""Label of routes and methods that the service does not have."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-REQUESTS = Counter("sgn_requests_total", "Requests answered.", ["route", "method", "status"])
-REQUEST_SECONDS = Histogram(
-    "sgn_request_seconds", "From a request's head to the last byte of its answer.", ["route"], buckets=_SECONDS
+
+class MetricRow(NamedTuple):
+    """One row of the documentation's table of metrics. A histogram has _bucket, _sum and _count."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+_ROWS: list[MetricRow] = []
+
+
+def metric_rows() -> list[MetricRow]:
+    """Return every metric, in the order of their declarations: the documentation's table of metrics."""
+    return list(_ROWS)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    _ROWS.append(MetricRow(name, "counter", labels, meaning))
+    return Counter(name, meaning, labels)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    """Declare a gauge. A worker that ends, however it ends, stops counting in it at once."""
+    _ROWS.append(MetricRow(name, "gauge", labels, meaning))
+    return Gauge(name, meaning, labels, multiprocess_mode="livesum")
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+    _ROWS.append(MetricRow(name, "histogram", labels, meaning))
+    return Histogram(name, meaning, labels, buckets=buckets)
+
+
+REQUESTS = _counter("sgn_requests_total", "Requests answered.", "route", "method", "status")
+REQUEST_SECONDS = _histogram(
+    "sgn_request_seconds", "Seconds from the head of a request to the last byte of its answer.", "route"
 )
-IN_FLIGHT = Gauge("sgn_requests_in_flight", "Requests begun and not yet answered.", multiprocess_mode="livesum")
-ERRORS = Counter("sgn_errors_total", "Errors answered, by their code.", ["code"])
-QUEUE = Gauge("sgn_queue_pictures", "Pictures accepted and waiting for a batch.", multiprocess_mode="livesum")
-QUEUE_LIMIT = Gauge(
-    "sgn_queue_limit_pictures", "Pictures that may be accepted and not yet answered.", multiprocess_mode="livesum"
+IN_FLIGHT = _gauge("sgn_requests_in_flight", "Requests begun and not yet answered.")
+ERRORS = _counter(
+    "sgn_errors_total",
+    "Errors answered, by their code. Errors at the connection count too, and so does each picture of /classify_batch "
+    "that is refused on its own. With the code client_gone, the client went away before it was answered.",
+    "code",
 )
-QUEUE_SECONDS = Histogram("sgn_queue_seconds", "How long a decoded picture waited for its batch.", buckets=_SECONDS)
-DECODE_SECONDS = Histogram(
-    "sgn_decode_seconds", "Decoding one picture, the wait for a thread included.", buckets=_SECONDS
+QUEUE = _gauge(
+    "sgn_queue_pictures",
+    "Pictures accepted and waiting for a batch, those included that are still being decoded. Scale on this one.",
 )
-BATCH_PICTURES = Histogram("sgn_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256))
-INFERENCE_SECONDS = Histogram("sgn_inference_seconds", "One run of the network.", ["block"], buckets=_SECONDS)
-PICTURES = Counter("sgn_pictures_total", "Pictures that went through the network.", ["block"])
-DISAGREEMENT = Histogram(
+QUEUE_LIMIT = _gauge(
+    "sgn_queue_limit_pictures",
+    "Most pictures that may be accepted and not yet answered (SGN_MAX_QUEUE); more are refused as overloaded.",
+)
+QUEUE_SECONDS = _histogram(
+    "sgn_queue_seconds",
+    "Seconds that a decoded picture, or the tensors of a request under /v2, waited for a batch.",
+)
+DECODE_SECONDS = _histogram(
+    "sgn_decode_seconds", "Seconds to decode one picture, including the wait for a decoding thread."
+)
+BATCH_PICTURES = _histogram("sgn_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256))
+INFERENCE_SECONDS = _histogram(
+    "sgn_inference_seconds",
+    "Seconds of one run of the network. A batch with the block on for some requests and off for others is two runs.",
+    "block",
+)
+PICTURES = _counter("sgn_pictures_total", "Pictures that went through the network.", "block")
+DISAGREEMENT = _histogram(
     "sgn_disagreement_bits",
-    "Disagreement of the answers with the block on and off.",
+    "Disagreement between the answers with the block on and off, in bits, for requests with the block on.",
     buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1),
 )
-SUSPICIOUS = Counter("sgn_suspicious_total", "Answers whose disagreement is above the limit.")
-MODEL = Gauge(
+SUSPICIOUS = _counter("sgn_suspicious_total", "Answers with a disagreement above SGN_MAX_DISAGREEMENT.")
+MODEL = _gauge(
     "sgn_model_info",
-    "Workers that serve this model.",
-    ["name", "model", "graph_sha256", "version"],
-    multiprocess_mode="livesum",
+    "Workers that serve this model: its name, the SHA-256 of its checkpoint and of its graph, and the version of this "
+    "package. 0 for a model that was replaced.",
+    "name",
+    "model",
+    "graph_sha256",
+    "version",
 )
-RELOADS = Counter("sgn_reloads_total", "Reloads of the model.", ["outcome"])
-WORKER_STARTS = Counter("sgn_worker_starts_total", "Workers that became ready.")
+RELOADS = _counter("sgn_reloads_total", "Reloads of the model, one for each worker, by their outcome.", "outcome")
+WORKER_STARTS = _counter(
+    "sgn_worker_starts_total", "Workers that became ready. If there are more than workers, some of them died."
+)
 
 BLOCK = {False: "off", True: "on"}
+"""Values of the label block."""
 SWAPPED, UNCHANGED, REFUSED = "swapped", "unchanged", "refused"
+"""Values of the label outcome."""
 
-# A rate from nothing to one is a rate only if the nothing was there to be scraped.
+# Prometheus computes no rate from a series that appears with its first event, so these start at 0.
 for _block in BLOCK.values():
     PICTURES.labels(_block)
     INFERENCE_SECONDS.labels(_block)
-for _code in ("internal_error", "timeout", "overloaded"):  # those that alerts wait for
+for _code in ("internal_error", "timeout", "overloaded"):  # the codes that alerts watch
     ERRORS.labels(_code)
 for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)
 
 
 def exposition() -> bytes:
-    """The figures of all workers, in Prometheus' text format."""
+    """Return the metrics of all workers in Prometheus' text format."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return _exposition(REGISTRY)
     registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""A headless Chromium, and pages in it that remember what went wrong in them."""
+"""Run a headless Chromium with pages that record their errors."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def chromium() -> str:
-    """Where Chromium is; skips the test where it is not."""
+    """Return the path of Chromium, or skip the test if it is not installed."""
     for name in NAMES:
         found = shutil.which(name)
         if found:
@@ -39,7 +39,7 @@ def chromium() -> str:
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """Until the block ends. No asyncio.run works meanwhile in this thread, for Playwright's loop runs in it."""
+    """Run a browser until the block ends. Playwright's event loop runs in this thread, so asyncio.run fails in it."""
     path = chromium()
     # Chromium refuses its own sandbox to root, whom CI runs as; it only loads what these tests serve.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -51,11 +51,12 @@ def running_browser() -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page.
+    """A page and its errors.
 
-    page:      Playwright's
-    complaints: what it wrote to the console as errors or warnings, and exceptions that nobody caught
-    elsewhere: addresses outside of the server that it asked for
+    Attributes:
+        page: Playwright's page.
+        complaints: Errors and warnings on the console, and uncaught exceptions.
+        elsewhere: Requested addresses that are not on the server.
     """
 
     page: Page
@@ -63,14 +64,14 @@ class Watched:
     elsewhere: list[str] = field(default_factory=list)
 
     def sent(self) -> list[dict[str, Any]]:
-        """The forms that it has sent, in order: the path and the fields of each, files as lists of bytes."""
+        """Return the forms that the page has sent, in order: path and fields of each, files as lists of bytes."""
         forms: list[dict[str, Any]] = self.page.evaluate("window.sent")
         return forms
 
 
 @contextmanager
 def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Watched]:
-    """A new page, of which every complaint is a failure; url: of the server; options: of Browser.new_context"""
+    """Open a new page; any complaint fails the test. url: the server. options: see Browser.new_context."""
     context = browser.new_context(base_url=url, **options)
     context.add_init_script(_NOTE_FORMS)
     page = context.new_page()

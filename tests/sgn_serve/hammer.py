@@ -1,4 +1,4 @@
-"""Clients that ask a server without a pause, and remember what they were answered."""
+"""Run clients that send requests to a server without a pause and record the answers."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
 
 @dataclass(frozen=True)
 class Answer:
-    """asked, answered: when, by time.monotonic(); status: or the name of the exception; label: of an answer"""
+    """An answer. asked, answered: time.monotonic(); status: HTTP status, or an exception's name; label: the class."""
 
     asked: float
     answered: float
@@ -26,7 +26,7 @@ class Answer:
 
 
 class Hammer:
-    """So many clients at once, each keeping its connection, until the `with` block ends."""
+    """Run that many clients at once until the `with` block ends. Each keeps its connection."""
 
     def __init__(self, url: str, clients: int = 6, **headers: str):
         self._url = url
@@ -51,7 +51,7 @@ class Hammer:
         return Counter(answer.status for answer in self.answers)
 
     def wait_for(self, answers: int, seconds: float = 60.0) -> None:
-        """Until so many more have been answered with 200."""
+        """Wait until that many more requests have been answered with 200."""
         wanted = self.statuses()[200] + answers
         deadline = time.monotonic() + seconds
         while self.statuses()[200] < wanted:

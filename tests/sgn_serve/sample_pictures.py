@@ -1,4 +1,4 @@
-"""Picture files made in memory."""
+"""Make picture files in memory."""
 
 import struct
 import zlib
@@ -17,22 +17,25 @@ def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> by
 
 
 def noise(height: int = 8, width: int = 8, seed: int = 0) -> NDArray[np.uint8]:
-    """(height, width, 3) of random RGB"""
+    """Return random RGB, (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
-    """One of a PNG's chunks."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b"") -> bytes:
-    """A PNG written by hand, for what Pillow does not write: 16-bit colour, or more pixels than there is data for.
+    """Write a PNG that Pillow cannot write: with 16-bit colour, or with more pixels than data.
 
-    depth:       bits a channel
-    colour:      PNG's colour type: 0 grey, 2 RGB, 4 grey with alpha, 6 RGBA
-    rows:        each row with its filter byte, uncompressed
-    transparent: content of a tRNS chunk
+    Args:
+        width: Pixels, as the header says.
+        height: Pixels, as the header says.
+        depth: Bits a channel.
+        colour: PNG's colour type: 0 grey, 2 RGB, 4 grey with alpha, 6 RGBA.
+        rows: Each row with its filter byte, uncompressed.
+        transparent: Content of a tRNS chunk.
     """
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -41,15 +44,16 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, transpare
 
 
 TIFF_DATA = 8
-"""Where tiff() puts its data."""
+"""Offset at which tiff() puts its data."""
 
 
 def tiff(data: bytes, tags: dict[int, Any], order: str = "<") -> bytes:
-    """A TIFF written by hand, for what Pillow does not write: tiles, and tags that are wrong.
+    """Write a TIFF that Pillow cannot write: with tiles, or with wrong tags.
 
-    data:  strips, tiles, or what else tags point to; at TIFF_DATA
-    tags:  a number, several, or (type, count, value or offset), which is written as it is
-    order: "<" little-endian, ">" big-endian
+    Args:
+        data: Strips, tiles, or whatever else tags point to; written at TIFF_DATA.
+        tags: For each tag a number, several numbers, or (type, count, value or offset), which is written unchanged.
+        order: "<" little-endian, ">" big-endian.
     """
     start = TIFF_DATA + len(data) + len(data) % 2
     beyond = start + 2 + 12 * len(tags) + 4
@@ -71,11 +75,14 @@ def tiff(data: bytes, tags: dict[int, Any], order: str = "<") -> bytes:
 
 
 def tiled(width: int, height: int, tile: tuple[int, int], encoded: bytes, **tags: Any) -> bytes:
-    """A deflated 8-bit grey TIFF, all of whose tiles are the same.
+    """Write a deflated 8-bit grey TIFF in which all tiles share the same data.
 
-    tile:    its width and height
-    encoded: its pixels, deflated
-    tags:    others by number, such as t277=3
+    Args:
+        width: Pixels of the picture.
+        height: Pixels of the picture.
+        tile: Width and height of a tile.
+        encoded: Deflated pixels of a tile.
+        tags: Further tags by number, such as t277=3.
     """
     count = -(-width // tile[0]) * -(-height // tile[1])
     ordinary = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 322: tile[0], 323: tile[1]}
@@ -84,12 +91,12 @@ def tiled(width: int, height: int, tile: tuple[int, int], encoded: bytes, **tags
 
 
 def odd_exif(tag: int) -> bytes:
-    """A JPEG in whose EXIF a text is longer than the file, of which Pillow warns as it reads it."""
+    """Return a JPEG with a text in its EXIF that is longer than the file. Pillow warns when it reads it."""
     return encode(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\0\0" + tiff(b"", {tag: (2, 9999, TIFF_DATA)}))
 
 
 def first_scans(progressive: bytes, scans: int) -> bytes:
-    """A progressive JPEG of fewer scans, which leave out details."""
+    """Return a progressive JPEG cut off after its first scans, which lack details."""
     at = -1
     for _ in range(scans + 1):
         at = progressive.index(b"\xff\xda", at + 1)
@@ -97,10 +104,10 @@ def first_scans(progressive: bytes, scans: int) -> bytes:
 
 
 def exif_of_rationals(tag: int, count: int) -> bytes:
-    """EXIF one of whose tags has many values; without the name that starts it in a JPEG."""
+    """Return EXIF with many values in one tag, without the name that EXIF starts with in a JPEG."""
     return tiff(bytes(8 * count), {tag: (5, count, TIFF_DATA), 296: 2})
 
 
 def jpeg_segments(marker: int, contents: list[bytes]) -> bytes:
-    """Segments for a JPEG's header."""
+    """Return segments of a JPEG's header."""
     return b"".join(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for content in contents)

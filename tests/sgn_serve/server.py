@@ -1,4 +1,4 @@
-"""A real server process, as `bentoml serve` starts it, for tests to talk to."""
+"""What tests talk to: a real server process, as `bentoml serve` starts it, or the application without one."""
 
 import json
 import os
@@ -14,6 +14,10 @@ from typing import Any
 
 import httpx
 import psutil
+from starlette.testclient import TestClient
+
+from sgn_serve.app import create_app
+from sgn_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_SECONDS = 120
@@ -58,6 +62,19 @@ def running_server(home: Path, **settings: str) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def application_client(settings: Settings, address: str = "192.0.2.1", **options: Any) -> Iterator[TestClient]:
+    """Runs the application in this process until the block ends, and yields a client of it.
+
+    settings: see sgn_serve/settings.py; ONNX Runtime runs on the CPU whatever they say
+    address:  where the client says it is
+    options:  see create_app
+    """
+    app = create_app(settings.model_copy(update={"providers": ("cpu",)}), **options)
+    with TestClient(app, client=(address, 1)) as client:
+        yield client
 
 
 def serve_command(port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Clients that were not written for this service: tritonclient, BentoML's own, curl."""
+"""Use clients that were not written for this service: tritonclient, BentoML's own, curl."""
 
 import json
 import subprocess
@@ -116,35 +116,35 @@ GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5
         ({"inputs": [GOOD], "id": "half of a character: \ud800"}, "'id'"),
     ],
 )
-def test_bad_inference_requests(client, body, message):
-    response = client.post(INFER, content=body if isinstance(body, bytes) else json.dumps(body))
+def test_bad_inference_requests(app_client, body, message):
+    response = app_client.post(INFER, content=body if isinstance(body, bytes) else json.dumps(body))
     assert response.status_code == 400, response.text
     assert list(response.json()) == ["error", "code", "request_id"]
     assert message in response.json()["error"]
     assert response.json()["code"] == "bad_tensor_request"
 
 
-def test_binary_bodies_that_do_not_add_up(client):
+def test_binary_bodies_that_do_not_add_up(app_client):
     body = json.dumps({"inputs": [{**{k: GOOD[k] for k in ("name", "datatype", "shape")}}]}).encode()
     for length in ("-1", "x", "99999", "3", "9" * 5000, "0" * 5000):
-        response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: length})
+        response = app_client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: length})
         assert response.status_code == 400, length
-    response = client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: str(len(body))})
+    response = app_client.post(INFER, content=body + b"\0" * 768, headers={HEADER_LENGTH: str(len(body))})
     assert "no 'binary_data_size'" in response.json()["error"]
-    assert client.post(INFER, content=b" " * 90_000).status_code == 413, "more than eight pictures may need"
-    assert client.get(INFER).status_code == 405
-    assert isinstance(client.get("/v2/nowhere").json()["error"], str)
+    assert app_client.post(INFER, content=b" " * 90_000).status_code == 413, "more than eight pictures may need"
+    assert app_client.get(INFER).status_code == 405
+    assert isinstance(app_client.get("/v2/nowhere").json()["error"], str)
 
 
 BENTOML_CLIENT = """
 import bentoml, json, shutil, sys
 url, path = sys.argv[1:]
-with bentoml.SyncHTTPClient(url, timeout=60) as client:
-    drawing = shutil.copy(client.explain(image=path), path + ".drawn")
-    answers = [client.classify(image=path), client.classify(image=path, self_gradient=False, top_k=1)]
-    answers += client.classify_batch(images=[path, path], top_k=1)["predictions"]
+with bentoml.SyncHTTPClient(url, timeout=60) as app_client:
+    drawing = shutil.copy(app_client.explain(image=path), path + ".drawn")
+    answers = [app_client.classify(image=path), app_client.classify(image=path, self_gradient=False, top_k=1)]
+    answers += app_client.classify_batch(images=[path, path], top_k=1)["predictions"]
     try:
-        refusal = client.classify(image=path, top_k=0)
+        refusal = app_client.classify(image=path, top_k=0)
     except bentoml.exceptions.BentoMLException as error:
         refusal = str(error)
     print(json.dumps([answers, drawing, refusal]))

@@ -1,4 +1,4 @@
-"""Thousands of mutated pictures and forms, and bombs, against a real server: no 5xx, no trace, no memory gone."""
+"""Send thousands of mutated pictures, forms and bombs to a real server: no 5xx, no traceback, no lost memory."""
 
 import json
 import random
@@ -36,13 +36,13 @@ PICTURES = 1560
 FORMS = 500
 TENSORS = 600
 STALLED = 195
-"""Twice as many are nearly all the connections that may be open."""
+"""Connections that stall; twice as many are nearly all that may be open."""
 MEMORY = 300e6
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
 
 
 class Fuzzed:
-    """A server with the default limits, and what it used before anything was sent."""
+    """A server with the default limits, and the memory that its workers used when idle."""
 
     def __init__(self, server, client):
         self.server = server
@@ -56,12 +56,12 @@ class Fuzzed:
         return self.client.post(path, files={"image": ("x", picture)})
 
     def ask_many(self):
-        """The status of as many pictures in one request as may be."""
+        """Send a request with the most pictures that are allowed, and return its status."""
         picture = encode(Image.fromarray(noise()))
         return self.client.post("/classify_batch", files=[("images", ("x", picture))] * 16).status_code
 
     def insist(self, picture):
-        """Its status, asked again as long as there is no room for it."""
+        """Send a picture again until there is room for it, and return its status."""
         while (response := self.ask(picture)).status_code == 503:
             assert response.json()["error"]["code"] in ("overloaded", "too_many_connections")
             assert 1 <= int(response.headers["retry-after"]) <= 10
@@ -69,7 +69,7 @@ class Fuzzed:
         return self.check(response)
 
     def check(self, response):
-        """Answered, or refused in the one form of errors; the status."""
+        """Check that a request was answered, or refused with an error in our form; return its status."""
         assert response.status_code in (200, 400, 413, 415), response.text
         if response.status_code != 200:
             assert list(response.json()) == ["error"]
@@ -77,7 +77,7 @@ class Fuzzed:
         return response.status_code
 
     def check_alive(self):
-        """The same workers as ever, with no trace in the log and no more memory at any time than is allowed."""
+        """Check that no worker died, that none logged a traceback, and that none ever used more memory than allowed."""
         assert self.ask(encode(Image.fromarray(noise()))).status_code == 200
         assert "Traceback" not in self.server.log.read_text()
         for pid, idle in self.idle.items():
@@ -89,7 +89,7 @@ class Fuzzed:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
-    """With the bundled model, for what its largest batches take counts too."""
+    """Run a server with the bundled model, because the memory of its largest batches counts too."""
     home = tmp_path_factory.mktemp("home")
     with running_server(home) as server, httpx.Client(base_url=server.url, timeout=120) as client:
         fuzzed = Fuzzed(server, client)
@@ -99,7 +99,7 @@ def fuzzed(tmp_path_factory):
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut out, doubled, or the end cut off; headers, at the front, more often than the rest."""
+    """Change, cut out or double some bytes, or cut off the end. Headers, at the front, are hit more often."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 6)):
         reach = len(changed) if rng.random() < 0.5 else min(len(changed), 120)
@@ -161,7 +161,7 @@ ODD = (None, True, 3.0, -1, 0, 10**30, 1e300, float("nan"), "", "logits", "half 
 
 
 def altered(asked, rng: random.Random):
-    """JSON of which one part, at any depth, is another, or is left out."""
+    """Return JSON with one part, at any depth, replaced or left out."""
     if isinstance(asked, dict) and asked and rng.random() < 0.85:
         key = rng.choice(list(asked))
         if rng.random() < 0.1:
@@ -205,7 +205,7 @@ def test_mutated_tensors(fuzzed):
 
 
 def large_headers() -> dict[str, bytes]:
-    """Small files of every format that say they are pictures of at least 268 megapixels."""
+    """Return small files of every format whose headers declare at least 268 megapixels."""
     small = {name: bytearray(encode(Image.new("RGB", (8, 8)), name)) for name in FORMATS if name not in ("PNG", "WEBP")}
     struct.pack_into("<ii", small["BMP"], 18, 60_000, 60_000)
     struct.pack_into("<HH", small["GIF"], 6, 65_535, 65_535)
@@ -228,11 +228,11 @@ def test_pixels_are_counted_before_any_is_decoded(fuzzed, file_format):
 
 
 SIDE = 5000
-"""Of a picture of 25 megapixels, just allowed."""
+"""Side of a picture with 25 megapixels, which is just allowed."""
 
 
 def largest_pictures() -> list[bytes]:
-    """What takes the most memory of what is allowed, and last something that is no picture."""
+    """Return the allowed pictures that take the most memory, and last a file that is not a picture."""
     colour = Image.new("RGB", (SIDE, SIDE), (200, 30, 40))
     inks = colour.convert("CMYK")
     two_thirds = (0, 0, SIDE, SIDE * 2 // 3)
@@ -270,7 +270,7 @@ def test_more_than_ten_megabytes_is_too_much(fuzzed):
 
 
 def hidden_bombs() -> dict[str, bytes]:
-    """Small pictures whose metadata or pixels unpack to far more than the header says, by format."""
+    """Return small pictures whose metadata or pixels unpack to far more than the header says."""
     bomb = zlib.compress(bytes(330_000_000), 1)
     small = encode(Image.new("RGB", (8, 8), "red"))
     end_of_header = small.index(b"IDAT") - 4
@@ -316,7 +316,7 @@ def test_bombs_that_the_header_does_not_tell_of(fuzzed):
 
 
 def stalling(fuzzed, data: bytes) -> socket.socket:
-    """A connection that has sent this and will send no more."""
+    """Open a connection, send data and then send nothing more."""
     host, port = fuzzed.server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=60)
     with suppress(OSError):  # refused before all is sent
@@ -325,7 +325,7 @@ def stalling(fuzzed, data: bytes) -> socket.socket:
 
 
 def unfinished_body(file: int, files: int) -> bytes:
-    """Of a form of 2 megabytes, this many files of this size, small enough to be kept in memory."""
+    """Return the start of a form of 2 megabytes: that many files of that size, small enough to be kept in memory."""
     part = b'--edge\r\nContent-Disposition: form-data; name="images"; filename="x.png"\r\n\r\n'
     head = "POST /classify_batch HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n"
     head += "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"

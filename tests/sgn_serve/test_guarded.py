@@ -1,16 +1,21 @@
-"""A server with tokens, a rate limit, other origins and a trusted proxy: what it lets in, and what its logs tell."""
+"""Tokens, a rate limit, other origins and a trusted proxy: what is let in, and what the logs tell."""
 
 import itertools
 import json
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from starlette.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from sgn_serve.app import create_app
+from sgn_serve.http.paths import PROBES
+from sgn_serve.settings import Settings
 from tests.sgn_serve.hammer import RED
 from tests.sgn_serve.sample_pictures import encode, odd_exif
 from tests.sgn_serve.server import read_answer, running_server
@@ -24,28 +29,43 @@ ADDRESSES = (f"198.51.100.{number}" for number in itertools.count(1))
 FILES = {"image": RED}
 
 
+GUARDS = {
+    "SGN_API_TOKEN": ", ".join(TOKENS),
+    "SGN_CORS_ORIGINS": ORIGIN,
+    "SGN_RATE_LIMIT": "0.01",
+    "SGN_RATE_BURST": str(BURST),
+    "SGN_TRUSTED_PROXIES": "127.0.0.1",
+    "SGN_MAX_CONNECTIONS": str(CONNECTIONS),
+}
+
+
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
+def guarded_server(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    settings = {
-        "SGN_MODEL": str(save_tiny_graph(home / "tiny.onnx")),
-        "SGN_API_TOKEN": ", ".join(TOKENS),
-        "SGN_CORS_ORIGINS": ORIGIN,
-        "SGN_RATE_LIMIT": "0.01",
-        "SGN_RATE_BURST": str(BURST),
-        "SGN_TRUSTED_PROXIES": "127.0.0.1",
-        "SGN_MAX_CONNECTIONS": str(CONNECTIONS),
-    }
-    with running_server(home, **settings) as server:
+    with running_server(home, SGN_MODEL=str(save_tiny_graph(home / "tiny.onnx")), **GUARDS) as server:
         yield server
 
 
-def client_of(server, address=None, token=TOKENS[0]):
-    """A client behind a proxy that says where it is: by default where nobody has been."""
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """The same application without a server, behind uvicorn's own middleware for what a proxy says."""
+    model = save_tiny_graph(tmp_path_factory.mktemp("app") / "tiny.onnx")
+    settings = Settings.from_environment({"SGN_MODEL": str(model), "SGN_PROVIDERS": "cpu", **GUARDS})
+    app = ProxyHeadersMiddleware(create_app(settings), trusted_hosts=list(settings.trusted_proxies))
+    with TestClient(app, client=("127.0.0.1", 1)) as client:
+        yield client
+
+
+def client_of(asked, address=None, token=TOKENS[0]):
+    """A client, of a server or of the application, behind a proxy that says where it is: by default a new address."""
     headers = {"x-forwarded-for": address or next(ADDRESSES)}
     if token:
         headers["authorization"] = f"Bearer {token}"
-    return httpx.Client(base_url=server.url, headers=headers, timeout=60)
+    if isinstance(asked, TestClient):
+        client = TestClient(asked.app, headers=headers, client=("127.0.0.1", 1))
+        client.portal = asked.portal  # the event loop that the application has been started on
+        return nullcontext(client)
+    return httpx.Client(base_url=asked.url, headers=headers, timeout=60)
 
 
 def lines(server):
@@ -85,9 +105,9 @@ def test_everything_else_is_closed(guarded, token, code):
         assert (response.status_code, response.json()["code"]) == (401, code)
 
 
-def test_probes_are_open_and_not_limited(guarded):
-    with client_of(guarded, token=None) as client:
-        for path in ("/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+def test_probes_are_open_and_not_limited(guarded_server):
+    with client_of(guarded_server, token=None) as client:
+        for path in PROBES:
             for _ in range(BURST):
                 assert client.get(path).status_code == 200
 
@@ -125,13 +145,13 @@ def test_whoever_guesses_tokens_is_limited_too(guarded):
         assert [client.get("/model").status_code for _ in range(BURST + 1)] == [401] * BURST + [429]
 
 
-def test_of_forwarded_addresses_only_what_the_proxy_saw_counts(guarded):
+def test_of_forwarded_addresses_only_what_the_proxy_saw_counts(guarded_server):
     victim, attacker = next(ADDRESSES), next(ADDRESSES)
     for number in range(BURST + 1):
-        with client_of(guarded, f"{victim}, 203.0.113.{number}, {attacker}") as client:
+        with client_of(guarded_server, f"{victim}, 203.0.113.{number}, {attacker}") as client:
             status = client.get("/model").status_code
     assert status == 429, "the last one is what the trusted proxy wrote; the others are what the client made up"
-    with client_of(guarded, victim) as client:
+    with client_of(guarded_server, victim) as client:
         assert client.get("/model").status_code == 200
 
 
@@ -155,8 +175,8 @@ def test_pages_of_the_named_origin_may_ask(guarded):
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_more_connections_than_allowed_are_refused(guarded):
-    host, port = guarded.url.removeprefix("http://").split(":")
+def test_more_connections_than_allowed_are_refused(guarded_server):
+    host, port = guarded_server.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
         opened = [
             stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(CONNECTIONS + 5)
@@ -167,25 +187,25 @@ def test_more_connections_than_allowed_are_refused(guarded):
             assert (status, told["error"]["code"]) == (503, "too_many_connections")
             assert headers["retry-after"] == "1"
             assert headers["x-request-id"] == told["error"]["request_id"]
-            line = logged(guarded, told["error"]["request_id"])
+            line = logged(guarded_server, told["error"]["request_id"])
             assert (line["status"], line["error"], line["client"]) == (503, "too_many_connections", "127.0.0.1")
         opened[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert opened[0].recv(1000).startswith(b"HTTP/1.1 200 ")
-    with client_of(guarded) as client:
+    with client_of(guarded_server) as client:
         assert client.get("/livez").status_code == 200, "when the others have gone"
 
 
-def test_a_request_is_one_line_of_the_log(guarded):
+def test_a_request_is_one_line_of_the_log(guarded_server):
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     address = next(ADDRESSES)
-    with client_of(guarded, address) as client:
+    with client_of(guarded_server, address) as client:
         client.post(
             "/classify",
             files=FILES,
             headers={"x-request-id": "line-1", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
         )
         client.post("/classify?self_gradient=secret-in-the-query", files=FILES, headers={"x-request-id": "line-2"})
-    line = logged(guarded, "line-1")
+    line = logged(guarded_server, "line-1")
     assert {name: line[name] for name in ("level", "message", "method", "path", "status", "batch_size", "client")} == {
         "level": "INFO",
         "message": "request",
@@ -198,29 +218,29 @@ def test_a_request_is_one_line_of_the_log(guarded):
     assert line["trace_id"] == trace
     assert line["duration_ms"] > 0
     assert line["time"].startswith("20")
-    assert (logged(guarded, "line-2")["status"], logged(guarded, "line-2")["error"]) == (400, "bad_flag")
+    assert (logged(guarded_server, "line-2")["status"], logged(guarded_server, "line-2")["error"]) == (400, "bad_flag")
 
 
-def test_logs_hold_no_secrets_and_no_pictures(guarded):
-    with client_of(guarded, token="guessed-and-wrong-token") as client:
+def test_logs_hold_no_secrets_and_no_pictures(guarded_server):
+    with client_of(guarded_server, token="guessed-and-wrong-token") as client:
         client.post("/classify?token=in-the-query", files=FILES, headers={"x-request-id": "secret-1"})
         client.get("/nowhere/%0a%7b%22forged%22%3a1%7d", headers={"x-request-id": "secret-2"})
         client.get("/" + "x" * 5000, headers={"x-request-id": "secret-3"})
-    with client_of(guarded) as client:
+    with client_of(guarded_server) as client:
         client.post("/classify", files={"image": ("private-name.png", encode_text("marked-pixels"))})
-    assert logged(guarded, "secret-2")["path"] == '/nowhere/\n{"forged":1}', "one line, escaped"
-    assert len(logged(guarded, "secret-3")["path"]) == 200
-    text = guarded.log.read_text()
+    assert logged(guarded_server, "secret-2")["path"] == '/nowhere/\n{"forged":1}', "one line, escaped"
+    assert len(logged(guarded_server, "secret-3")["path"]) == 200
+    text = guarded_server.log.read_text()
     for secret in (*TOKENS, "guessed-and-wrong", "in-the-query", "private-name", "marked-pixels", "IHDR", "Bearer"):
         assert secret not in text, secret
 
 
-def test_of_pictures_that_pillow_finds_odd_the_log_tells_no_more_than_of_others(guarded):
-    with client_of(guarded) as client:
+def test_of_pictures_that_pillow_finds_odd_the_log_tells_no_more_than_of_others(guarded_server):
+    with client_of(guarded_server) as client:
         for tag in (271, 272):
             answer = client.post("/classify", files={"image": odd_exif(tag)}, headers={"x-request-id": f"odd-{tag}"})
             assert answer.status_code == 200, answer.text
-    assert logged(guarded, "odd-272")["status"] == 200, "every line is JSON"
+    assert logged(guarded_server, "odd-272")["status"] == 200, "every line is JSON"
 
 
 def encode_text(text):
@@ -230,7 +250,7 @@ def encode_text(text):
     return encode(Image.new("RGB", (8, 8)), pnginfo=chunk)
 
 
-def test_probes_are_not_logged(guarded):
-    with client_of(guarded, token=None) as client:
+def test_probes_are_not_logged(guarded_server):
+    with client_of(guarded_server, token=None) as client:
         client.get("/readyz", headers={"x-request-id": "probe-1"})
-    assert all(line.get("request_id") != "probe-1" for line in lines(guarded))
+    assert all(line.get("request_id") != "probe-1" for line in lines(guarded_server))

@@ -1,10 +1,10 @@
-import dataclasses
-import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, parse_flag
+from sgn_serve.pictures.large_pictures import MAX_WAITING
+from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, parse_flag, settings_table
 
 
 def test_defaults():
@@ -47,7 +47,7 @@ def test_every_setting_can_be_set():
         "SGN_DRAIN_SECONDS": ("5", 5.0),
         "SGN_ACCESS_LOG": ("false", False),
     }
-    by_variable = {item.metadata["variable"]: item.name for item in dataclasses.fields(Settings)}
+    by_variable = {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
     assert values.keys() == by_variable.keys()
     settings = Settings.from_environment({variable: text for variable, (text, _) in values.items()})
     for variable, (_, value) in values.items():
@@ -105,9 +105,44 @@ def test_tokens_are_not_shown():
     assert "0123456789abcdef" not in repr(settings)
 
 
-def test_the_docstring_documents_every_variable():
-    documented = set(re.findall(r"SGN_[A-Z_]+", Settings.__doc__ or ""))
-    assert documented == {item.metadata["variable"] for item in dataclasses.fields(Settings)}
+def test_settings_built_in_code_read_no_environment(monkeypatch):
+    monkeypatch.setenv("SGN_TOP_K", "7")
+    monkeypatch.setenv("SGN_COLOUR", "red")
+    assert Settings().top_k == 5
+    assert Settings(top_k=6).top_k == 6
+    with pytest.raises(ValidationError):
+        Settings(top_k=0)
+    with pytest.raises(ValidationError):
+        Settings().top_k = 1
+
+
+def test_names_count_as_they_are_written():
+    assert Settings.from_environment({"sgn_top_k": "7"}).top_k == 5
+
+
+def test_the_table_tells_every_setting_and_its_default():
+    rows = {row.variable: row for row in settings_table()}
+    assert rows.keys() == {str(field.validation_alias) for field in Settings.model_fields.values()}
+    assert rows["SGN_SELF_GRADIENT"][1:3] == ("true or false", "true")
+    assert rows["SGN_TOP_K"][1:3] == ("a whole number, 1 or more", "5")
+    assert rows["SGN_RATE_LIMIT"][1:3] == ("a number from 0 to 1000000", "0: any number")
+    assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "5")
+    assert rows["SGN_API_TOKEN"].default.startswith("none")
+    assert all(text and "\n" not in text and "|" not in text for row in rows.values() for text in row)
+    for variable, field in (
+        (row.variable, field) for row, field in zip(rows.values(), Settings.model_fields, strict=True)
+    ):
+        written = rows[variable].default
+        value = getattr(Settings(), field)
+        if isinstance(value, int | float) and written.replace(".", "").isdigit():
+            assert float(written) == value, "as the code has it"
+
+
+def test_the_table_tells_what_the_code_does():
+    """Two sentences of it that other modules decide."""
+    rows = {row.variable: row.meaning for row in settings_table()}
+    assert f"at most {MAX_WAITING} of different requests" in rows["SGN_DECODE_THREADS"]
+    assert "WebP two fifths" in rows["SGN_MAX_PIXELS"], "as tests/sgn_serve/pictures/test_images.py finds it"
 
 
 @pytest.mark.parametrize(

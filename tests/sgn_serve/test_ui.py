@@ -53,7 +53,7 @@ def page(watched):
 
 
 def settled(page: Page) -> None:
-    """Waits until the page has an answer, or an error."""
+    """Wait until the page has an answer or an error."""
     page.wait_for_function(
         "() => document.getElementById('answers').ariaBusy === 'false' &&"
         " (document.querySelector('.verdict') || !document.getElementById('problem').hidden)"
@@ -61,7 +61,7 @@ def settled(page: Page) -> None:
 
 
 def act(page: Page, action) -> None:
-    """Does something that makes the page ask the server, and waits for what comes of it."""
+    """Do something that makes the page ask the server, and wait for the outcome."""
     page.evaluate("document.getElementById('answers').ariaBusy = 'waiting'")
     action()
     settled(page)
@@ -86,7 +86,7 @@ def attack(page: Page, attacked: str) -> None:
 
 
 def verdicts(page: Page) -> dict[str, str]:
-    """Heading of each verdict to its label."""
+    """Return the label of each verdict by its heading."""
     return {
         verdict.locator(".who").inner_text(): verdict.locator(".label").inner_text()
         for verdict in page.locator(".verdict").all()
@@ -94,7 +94,7 @@ def verdicts(page: Page) -> dict[str, str]:
 
 
 def bars(page: Page) -> dict[str, list[str]]:
-    """Label of each row to its figures."""
+    """Return the figures of each row by its label."""
     return {
         row.locator("th").inner_text().split()[0]: row.locator(".value").all_inner_texts()
         for row in page.locator("#bars tr").all()
@@ -111,12 +111,12 @@ def shares(answer: dict) -> dict[str, str]:
 
 
 def sent_picture(watched: Watched) -> np.ndarray:
-    """(H, W, 3) of the picture in the last form that the page has sent"""
+    """Return the picture in the last form that the page has sent, (H, W, 3)."""
     return np.asarray(Image.open(BytesIO(bytes(watched.sent()[-1]["image"]))).convert("RGB"))
 
 
 def example_where(described, attacked, condition):
-    """The first example whose record under an attack at full strength meets a condition on (example, tampering)."""
+    """Return the first example, and its label, that meets condition(example, record of the attack)."""
     for example in described["examples"]:
         if condition(example, example["tampered"][attacked]):
             return example, described["class_names"][example["label"]]
@@ -221,7 +221,7 @@ def test_this_model_can_be_fooled_too(page, described):
     recorded = example["tampered"]["bundled"]["bundled"][-1]
     assert verdicts(page)["Block on live"] == described["class_names"][recorded["label"]] != label
     expect(page.locator("#outcome")).to_have_text(re.compile("^This model is fooled|^Both models are fooled"))
-    expect(page.get_by_role("heading", name="More robust is not invulnerable")).to_be_visible()
+    expect(page.get_by_role("heading", name="More robust does not mean invulnerable")).to_be_visible()
 
 
 def test_play_walks_through_every_strength(page, described):
@@ -371,7 +371,7 @@ def test_the_policy_holds_in_the_browser(watched):
 
 
 def test_a_token_is_asked_for_only_when_the_server_wants_one(browser, url):
-    """The server's answer to a request without a token is played here; the page's part is real."""
+    """The server's answer to a request without a token is faked here; the page's part is real."""
     seen = []
 
     def guard(route: Route) -> None:

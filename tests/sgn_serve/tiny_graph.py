@@ -1,4 +1,4 @@
-"""A hand-made graph that keeps the export's contract, small enough to reason about: colours to class names."""
+"""Build a tiny graph with the inputs, outputs and metadata of an exported one. It maps colours to class names."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, SELF_GRADIENT, SHA256_KEY
+
 CLASS_NAMES = ("red", "green", "blue")
 SHA256 = "0123456789abcdef" * 4
 SHIFT = np.float32([0.0, 0.0, 0.25])
-"""What its "block" adds to the image, per channel: with it on, every picture turns a little bluer."""
+"""The "block" adds this to each channel of the image: with it on, every picture turns a little bluer."""
 
 
 def save_tiny_graph(
@@ -22,16 +24,21 @@ def save_tiny_graph(
     checkpoint: dict[str, Any] | None = None,
     class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> Path:
-    """Writes a network whose logits are ten times the mean of each channel.
+    """Write a graph whose logits are ten times the mean of each channel.
 
-    metadata:   instead of the contract's
-    checkpoint: fields that differ in the checkpoint's JSON
+    Args:
+        path: The .onnx file to write.
+        image_size: (height, width) in pixels.
+        block: Whether the graph has a block.
+        metadata: Metadata instead of those that export writes.
+        checkpoint: Fields that differ in the checkpoint's JSON.
+        class_names: A name for each logit.
     """
     height, width = image_size
     batch = "batch"
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, height, width])
-    plain_logits = helper.make_tensor_value_info("plain_logits", TensorProto.FLOAT, [batch, 3])
-    nodes = _pass("image", "plain_logits")
+    image = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, height, width])
+    plain_logits = helper.make_tensor_value_info(PLAIN_LOGITS, TensorProto.FLOAT, [batch, 3])
+    nodes = _pass(INPUT, PLAIN_LOGITS)
     outputs = [plain_logits]
     constants = [
         numpy_helper.from_array(np.int64([2, 3]), "axes"),
@@ -39,19 +46,19 @@ def save_tiny_graph(
     ]
     if block:
         nodes += [
-            helper.make_node("Mul", ["image", "zero"], ["zeros"]),
-            helper.make_node("Add", ["zeros", "shift"], ["self_gradient"]),
-            helper.make_node("Add", ["image", "self_gradient"], ["corrected"]),
-            *_pass("corrected", "logits"),
+            helper.make_node("Mul", [INPUT, "zero"], ["zeros"]),
+            helper.make_node("Add", ["zeros", "shift"], [SELF_GRADIENT]),
+            helper.make_node("Add", [INPUT, SELF_GRADIENT], ["corrected"]),
+            *_pass("corrected", LOGITS),
         ]
         constants += [
             numpy_helper.from_array(np.float32(0), "zero"),
             numpy_helper.from_array(SHIFT.reshape(1, 3, 1, 1), "shift"),
         ]
         outputs = [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3]),
+            helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [batch, 3]),
             plain_logits,
-            helper.make_tensor_value_info("self_gradient", TensorProto.FLOAT, [batch, 3, height, width]),
+            helper.make_tensor_value_info(SELF_GRADIENT, TensorProto.FLOAT, [batch, 3, height, width]),
         ]
     graph = helper.make_graph(nodes, "tiny", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -63,9 +70,7 @@ def save_tiny_graph(
     }
     helper.set_model_props(
         model,
-        {"self_gradient_network": json.dumps(description), "checkpoint_sha256": SHA256}
-        if metadata is None
-        else metadata,
+        {METADATA_KEY: json.dumps(description), SHA256_KEY: SHA256} if metadata is None else metadata,
     )
     onnx.checker.check_model(model)
     onnx.save(model, path)

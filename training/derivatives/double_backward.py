@@ -1,11 +1,13 @@
 """Cheaper second derivatives of the first pass, for training and for the smooth surrogate.
 
 Training differentiates the self-gradient once more, for the parameters. Attacks that see the block do so for the image.
-PyTorch's own second derivatives are right but cost up to twice as much. It carries gradients of zero back through the
-whole forward pass (the derivative of a ReLU's mask), takes batch norm apart into some forty elementwise operations, and
-computes the gradient of a convolution's weights by a convolution with a kernel as large as the picture. This module
-states the second derivatives of these three layers directly, which no library does. Values and first derivatives come
-from the same kernels as without it, to the last bit.
+PyTorch's own second derivatives are right but cost up to twice as much:
+- It carries gradients of zero back through the whole forward pass (the derivative of a ReLU's mask).
+- It takes batch norm apart into some forty elementwise operations.
+- It computes the gradient of a convolution's weights by a convolution with a kernel as large as the picture.
+
+This module states the second derivatives of these three layers directly, which no library does. Values and first
+derivatives come from the same kernels as without it, to the last bit.
 """
 
 from typing import Any
@@ -116,7 +118,7 @@ class _BatchNorm(torch.autograd.Function):
         weight_gradient = bias_gradient = None
         if any(of_parameters):
             _, weight_gradient, bias_gradient = _batch_norm_backward(
-                gradient, features, weight, running_mean, running_var, context.eps, [False, *of_parameters]
+                gradient, features, weight, (running_mean, running_var), context.eps, [False, *of_parameters]
             )
         return input_gradient, weight_gradient, bias_gradient, None, None, None
 
@@ -127,7 +129,7 @@ class _BatchNormInputGradient(torch.autograd.Function):
     @staticmethod
     def forward(gradient: Tensor, features: Tensor, weight: Tensor, running_var: Tensor, eps: float) -> Tensor:
         zeros = torch.zeros_like(running_var)
-        return _batch_norm_backward(gradient, features, weight, zeros, running_var, eps, [True, False, False])[0]
+        return _batch_norm_backward(gradient, features, weight, (zeros, running_var), eps, [True, False, False])[0]
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -140,7 +142,7 @@ class _BatchNormInputGradient(torch.autograd.Function):
         gradient, weight, running_var = context.saved_tensors
         # Linear in the gradient, as batch norm of mean zero is in its features. So batch norm's own backward serves.
         by_gradient, by_weight, _ = _batch_norm_backward(
-            second, gradient, weight, torch.zeros_like(running_var), running_var, context.eps, [True, True, False]
+            second, gradient, weight, (torch.zeros_like(running_var), running_var), context.eps, [True, True, False]
         )
         return by_gradient, None, by_weight, None, None
 
@@ -149,14 +151,12 @@ def _batch_norm_backward(
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    statistics: tuple[Tensor, Tensor],
     eps: float,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return aten.native_batch_norm_backward(
-        gradient, features, weight, running_mean, running_var, None, None, False, eps, wanted
-    )
+    """Return the gradients of features, weight and bias that are wanted; statistics are running mean and variance."""
+    return aten.native_batch_norm_backward(gradient, features, weight, *statistics, None, None, False, eps, wanted)
 
 
 Pair = tuple[int, int]

@@ -29,8 +29,8 @@ def random_wrong_class(labels: Tensor, classes: int) -> Tensor:
 def perturbed_labels(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     """Return the labels after their own attack: the wrong classes share epsilon_y, less likely ones get more of it.
 
-    The gradient of the cross-entropy with respect to a label is v = -log p, so the wrong class k receives mass in
-    proportion to v_k - v_MC + gamma, MC being the most confusing (most likely) wrong class. epsilon_y is the most that
+    The gradient of the cross-entropy with respect to a label is v = -log p. MC is the most confusing (most likely)
+    wrong class. So the wrong class k receives mass in proportion to v_k - v_MC + gamma. epsilon_y is the most that
     leaves the right class beta times the share of any other; it lies between 1 / (1 + beta) and
     1 / (1 + beta / (classes - 1)).
 

@@ -47,8 +47,8 @@ class SelfGradientBlock(nn.Module):
         layers: 1x1-convolution + tanh pairs, five in the paper.
         scale: Factor on the last tanh, so the correction stays within [-scale, scale]. 1 is the paper's.
         gradient_scaling: "none" feeds the gradient as it is (the paper's form). "rms" divides each image's gradient by
-            its own root mean square first, because the raw gradient of a trained network is so small (about 1e-3) that
-            five tanh layers of ordinary weights pass on nothing.
+            its own root mean square first. The raw gradient of a trained network is about 1e-3, so small that five tanh
+            layers of ordinary weights pass on nothing.
 
     Raises:
         ArchitectureError: There is no layer, or no such scaling.

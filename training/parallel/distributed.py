@@ -1,7 +1,7 @@
 """Train one network in several processes, as `torchrun --nproc-per-node N -m training ...` starts them.
 
 Every process holds all pictures and the same weights, draws the same batch, and computes its own part of it
-(Shard.rows). The gradients are averaged after the backward pass, batch norm takes its statistics over the whole batch,
+(Shard.rows). The gradients are averaged after the backward pass. Batch norm takes its statistics over the whole batch,
 and per-picture random draws are the whole batch's (training.parallel.synchronised). So the loss curve is that of one
 process at the same --batch-size, but for the order in which sums are rounded. torch's DistributedDataParallel does not
 serve: it hooks a module's forward, and the training methods run the two passes without calling it.

@@ -1,4 +1,4 @@
-"""What the API takes and answers, errors included: as an OpenAPI document, and as BentoML's own clients want it."""
+"""Describe the API and its errors: as an OpenAPI document, and in the form that BentoML's own clients read."""
 
 from http import HTTPStatus
 from typing import Any
@@ -6,56 +6,67 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT, TOP_K
+from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.tokens import is_open
+from sgn_serve.http.paths import is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.images import FORMATS
 from sgn_serve.process.version import package_version
-from sgn_serve.serving.answers import Prediction, Predictions, Refusal
+from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
 from sgn_serve.serving.model_card import ModelCard
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.settings import FLAGS, Settings
 
-_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, Refusal, ModelCard, Reloaded)
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Reloaded)
 METHODS = {"get", "post"}
 _REFERENCE = "#/components/schemas/{model}"
 
 ERRORS = {
-    HTTPStatus.BAD_REQUEST: "the request, a field or a parameter is not as it should be, or a picture is damaged",
+    HTTPStatus.BAD_REQUEST: "the request, a field or a parameter is wrong, or the picture is damaged",
     HTTPStatus.REQUEST_TIMEOUT: "the body took too long to arrive",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or pixels, or too much work to decode",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "not the kind of body that is expected, or no picture of a known format",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed; its log tells why",
-    HTTPStatus.SERVICE_UNAVAILABLE: "too many pictures are waiting; Retry-After says when to come back",
-    HTTPStatus.GATEWAY_TIMEOUT: "the network took too long",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too many bytes or pixels, or the picture takes too long to decode",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "wrong content type of the body, or a picture in an unknown format",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the server failed; its log says why",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many pictures are waiting; try again after Retry-After",
+    HTTPStatus.GATEWAY_TIMEOUT: "the network took too long to answer",
 }
 
 _AT_THE_CONNECTION = {
-    HTTPStatus.BAD_REQUEST: "this is no HTTP request, or a damaged one",
+    HTTPStatus.BAD_REQUEST: "not an HTTP request, or a damaged one",
     HTTPStatus.REQUEST_TIMEOUT: "the request took too long to arrive",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the head is over {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers",
-    HTTPStatus.SERVICE_UNAVAILABLE: "the server is about to end, or too many connections are open",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        f"the request's head has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: "the server is shutting down, or too many connections are open",
 }
-"""What a request may be answered before its path is known, or after."""
+"""Errors that a connection may answer with, before the request's path is known or after."""
 
-_RETRY_AFTER = {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+_RETRY_AFTER = {"description": "seconds to wait before trying again", "schema": {"type": "integer", "minimum": 1}}
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
-        "description": "the request's own, or its traceparent's trace id, or a new one",
+        "description": "the request's own X-Request-ID, else the trace id of its traceparent, else a new id",
         "required": True,
         "schema": {"type": "string"},
     },
-    "WWW-Authenticate": {"description": "what is needed", "required": True, "schema": {"type": "string"}},
+    "WWW-Authenticate": {
+        "description": "the kind of token that is needed",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "Retry-After": _RETRY_AFTER | {"required": True},
     "Retry-After-If-Known": _RETRY_AFTER,
 }
-"""Described once, by their place among the document's components."""
+"""Headers of answers, by their names among the document's components."""
 
 
 def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a service with these settings and this network."""
+    """Return the OpenAPI 3.1 document of a service.
+
+    Args:
+        settings: The service's settings; limits and defaults are described.
+        description: The served graph.
+    """
     document = _describe(settings, description)
     for path, operations in document["paths"].items():
         for method in METHODS & operations.keys():
@@ -65,7 +76,7 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             for status, meaning in _for_all(settings, is_open(path)).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
-                error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, Refusal)
+                error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
                 answers[str(status.value)] = error
             for number, answer in answers.items():
                 answer["headers"] = _headers(int(number))
@@ -76,25 +87,25 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
 
 
 def _for_all(settings: Settings, open_to_all: bool) -> dict[HTTPStatus, str]:
-    """What every request may be answered, by these settings."""
+    """Return the errors that any request may be answered with, and their meanings."""
     statuses = dict(_AT_THE_CONNECTION)
     statuses[HTTPStatus.REQUEST_ENTITY_TOO_LARGE] = f"the body is larger than {settings.max_bytes} bytes"
     if settings.api_tokens and not open_to_all:
-        statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong one"
+        statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong token"
     if settings.rate_limit and not open_to_all:
-        statuses[HTTPStatus.TOO_MANY_REQUESTS] = "too many requests of this client; Retry-After says when to come back"
+        statuses[HTTPStatus.TOO_MANY_REQUESTS] = "too many requests from this client; try again after Retry-After"
     return statuses
 
 
 def _headers(status: int) -> dict[str, Any]:
-    """What an answer's headers say, beside what HTTP itself wants there."""
+    """Describe the headers of an answer, without those that HTTP itself prescribes."""
     said = {"X-Request-ID": "X-Request-ID"}
     if status == HTTPStatus.UNAUTHORIZED:
         said["WWW-Authenticate"] = "WWW-Authenticate"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         said["Retry-After"] = "Retry-After"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        said["Retry-After"] = "Retry-After-If-Known"  # a network that does not answer knows no time
+        said["Retry-After"] = "Retry-After-If-Known"  # if the network does not answer, there is no time to tell
     return {name: {"$ref": f"#/components/headers/{component}"} for name, component in said.items()}
 
 
@@ -104,7 +115,7 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Self-gradient network",
-            "description": "Classifies pictures with a self-gradient network, with its block on or off. "
+            "description": "Classifies pictures with a self-gradient network, with its self-gradient block on or off. "
             f"Classes: {', '.join(description.class_names)}.",
             "version": package_version(),
         },
@@ -116,22 +127,22 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             "/model": {
                 "get": {
                     "operationId": "model",
-                    "summary": "The model card: what is served, how it was trained and measured.",
-                    "responses": {"200": _answer("the card", ModelCard)},
+                    "summary": "Returns the model card: which model is served, how it was trained and measured.",
+                    "responses": {"200": _answer("the model card", ModelCard)},
                 }
             },
-            "/healthz": _text("healthz", "Whether the process answers."),
-            "/livez": _text("livez", "Whether the process answers."),
-            "/readyz": _text("readyz", "Whether the network answers.", may_fail=True),
-            "/metrics": _text("metrics", "Figures for Prometheus."),
+            "/healthz": _text("healthz", "Tells whether the process answers."),
+            "/livez": _text("livez", "Tells whether the process answers."),
+            "/readyz": _text("readyz", "Tells whether the network answers.", may_fail=True),
+            "/metrics": _text("metrics", "Returns metrics in Prometheus' text format."),
             "/admin/reload": {
                 "post": {
                     "operationId": "reload",
-                    "summary": "Serves what the model's file holds now; closed while the service has no token.",
+                    "summary": "Reloads the model from its file. Closed while the service has no token.",
                     "responses": {
-                        "200": _answer("what came of it", Reloaded),
-                        "403": _answer("closed", Refusal),
-                        "409": _answer("the new model cannot be served; the old one still is", Refusal),
+                        "200": _answer("the outcome of the reload", Reloaded),
+                        "403": _answer("closed, because the service has no token", ErrorAnswer),
+                        "409": _answer("the new model cannot be served; the old one is still served", ErrorAnswer),
                     },
                 }
             },
@@ -143,8 +154,8 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
 
 
 def bentoml_schema() -> dict[str, Any]:
-    """What `bentoml.SyncHTTPClient` reads from /schema.json to know which methods it has."""
-    options = {SELF_GRADIENT: {"type": "boolean"}, TOP_K: {"type": "integer"}}
+    """Return what `bentoml.SyncHTTPClient` reads from /schema.json to find the service's methods."""
+    options = {SELF_GRADIENT_FIELD: {"type": "boolean"}, TOP_K: {"type": "integer"}}
     file = {"type": "file", "format": "image"}
     several = {"type": "array", "items": file}
     answer = {"type": "object"}
@@ -159,7 +170,13 @@ def bentoml_schema() -> dict[str, Any]:
         "routes": [
             route("classify", IMAGE, {IMAGE: file, **options}, answer, "Classifies one picture."),
             route("classify_batch", IMAGES, {IMAGES: several, **options}, answer, "Classifies several pictures."),
-            route("explain", IMAGE, {IMAGE: file}, {"type": "file", "format": "image"}, "Draws the self-gradient."),
+            route(
+                "explain",
+                IMAGE,
+                {IMAGE: file},
+                {"type": "file", "format": "image"},
+                "Draws the self-gradient over one picture.",
+            ),
         ],
     }
 
@@ -168,8 +185,8 @@ def _classify(settings: Settings) -> dict[str, Any]:
     return {
         "operationId": "classify",
         "summary": "Classifies one picture.",
-        "description": f"The picture: {', '.join(FORMATS)}, at most {settings.max_pixels} pixels. Where the form and "
-        "the query both say how to answer, the form counts.",
+        "description": f"Formats: {', '.join(FORMATS)}; at most {settings.max_pixels} pixels. If an option is given in "
+        "the form and in the query, the form's value counts.",
         "parameters": _parameters(settings),
         "requestBody": _form(IMAGE, _PICTURE, _options(settings)),
         "responses": {"200": _answer("the answer", Prediction), **_errors()},
@@ -180,7 +197,7 @@ def _classify_batch(settings: Settings) -> dict[str, Any]:
     several = {"type": "array", "items": _PICTURE, "minItems": 1, "maxItems": settings.max_images}
     return {
         "operationId": "classify_batch",
-        "summary": "Classifies several pictures, each answered or refused on its own, in order.",
+        "summary": "Classifies several pictures, in order. Each is answered or refused on its own.",
         "parameters": _parameters(settings),
         "requestBody": _form(IMAGES, several, _options(settings)),
         "responses": {"200": _answer("the answers", Predictions), **_errors()},
@@ -191,8 +208,8 @@ def _explain(settings: Settings) -> dict[str, Any]:
     drawing = {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}}
     return {
         "operationId": "explain",
-        "summary": "Draws where, and how strongly, the network's logits hang on the picture.",
-        "description": "The magnitude of the self-gradient as a heat map over the picture as the network sees it.",
+        "summary": "Draws the self-gradient: how much each pixel changes the sum of the logits.",
+        "description": "A heat map of the self-gradient's magnitude over the picture, as the network sees it.",
         "requestBody": _form(IMAGE, _PICTURE, {}),
         "responses": {"200": {"description": "the drawing", "content": drawing}, **_errors()},
     }
@@ -202,17 +219,17 @@ _PICTURE = {"type": "string", "format": "binary"}
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """How to answer: fields of the form, or query parameters."""
+    """Describe the options for the answer, which are fields of the form or query parameters."""
     return {
-        SELF_GRADIENT: {
+        SELF_GRADIENT_FIELD: {
             "enum": [True, False, *FLAGS],
-            "description": f"block on, two passes, or off, one; {str(settings.self_gradient).lower()} if not said",
+            "description": f"block on (two passes) or off (one pass); default: {str(settings.self_gradient).lower()}",
         },
         TOP_K: {
             "type": "integer",
             "minimum": 1,
             "maximum": MAX_TOP_K,
-            "description": f"how many classes to list; {settings.top_k} if not said",
+            "description": f"number of classes to list; default: {settings.top_k}",
         },
     }
 
@@ -235,7 +252,7 @@ def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[st
 
 
 def _errors() -> dict[str, Any]:
-    return {str(status.value): _answer(meaning, Refusal) for status, meaning in ERRORS.items()}
+    return {str(status.value): _answer(meaning, ErrorAnswer) for status, meaning in ERRORS.items()}
 
 
 def _answer(meaning: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -244,7 +261,9 @@ def _answer(meaning: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _text(name: str, summary: str, may_fail: bool = False) -> dict[str, Any]:
-    answers: dict[str, Any] = {"200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    answers: dict[str, Any] = {
+        "200": {"description": "the answer as text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
     if may_fail:
-        answers["503"] = _answer("no", Refusal)
+        answers["503"] = _answer("not ready", ErrorAnswer)
     return {"get": {"operationId": name, "summary": summary, "responses": answers}}

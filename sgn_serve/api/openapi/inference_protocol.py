@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's part of the OpenAPI document."""
+"""Describe the routes of the Open Inference Protocol for the OpenAPI document."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -57,14 +57,17 @@ SCHEMAS: dict[str, Any] = {
 
 
 def paths(settings: Settings, description: Description, errors: Mapping[HTTPStatus, str]) -> dict[str, Any]:
-    """Every path of the protocol.
+    """Return the description of every path of the protocol.
 
-    errors: what each status that an inference may be refused with means
+    Args:
+        settings: The service's settings.
+        description: The served graph.
+        errors: Meaning of each status that an inference may be refused with.
     """
     described: dict[str, Any] = {
-        "/v2": _get("v2_server", "What this server is.", "ServerMetadata"),
-        "/v2/health/live": _get("v2_live", "Whether the process answers.", "ServerLive"),
-        "/v2/health/ready": _get("v2_ready", "Whether the network answers.", "ServerReady", may_fail=True),
+        "/v2": _get("v2_server", "Returns the server's name, version and extensions.", "ServerMetadata"),
+        "/v2/health/live": _get("v2_live", "Tells whether the process answers.", "ServerLive"),
+        "/v2/health/ready": _get("v2_ready", "Tells whether the network answers.", "ServerReady", may_fail=True),
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"const": settings.model_name}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"const": VERSION}}
@@ -73,13 +76,17 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
         ("/v2/models/{name}/versions/{version}", "_version", [name, version]),
     ):
         unknown = {"404": _answer("there is no such model", "ProtocolError")}
-        described[model] = _get(f"v2_model{suffix}", "The graph's input and outputs.", "ModelMetadata")
-        described[f"{model}/ready"] = _get(f"v2_model_ready{suffix}", "Is it ready?", "ModelReady", may_fail=True)
+        described[model] = _get(
+            f"v2_model{suffix}", "Returns the names and shapes of the graph's input and outputs.", "ModelMetadata"
+        )
+        described[f"{model}/ready"] = _get(
+            f"v2_model_ready{suffix}", "Tells whether the network answers.", "ModelReady", may_fail=True
+        )
         described[f"{model}/infer"] = {
             "post": {
                 "operationId": f"v2_infer{suffix}",
-                "summary": "Runs the graph on pictures that are tensors already.",
-                "description": f"JSON, or JSON and then binary tensors, with the header {HEADER_LENGTH}.",
+                "summary": "Runs the graph on pictures that are already tensors.",
+                "description": f"The body is JSON, or JSON and binary tensors; {HEADER_LENGTH} is the JSON's length.",
                 "parameters": [{"name": HEADER_LENGTH, "in": "header", "schema": {"type": "integer", "minimum": 0}}],
                 "requestBody": {
                     "required": True,
@@ -90,7 +97,7 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
                 },
                 "responses": {
                     "200": {
-                        "description": "the outputs; in binary where that was asked for",
+                        "description": "the outputs, in binary if that was asked for",
                         "content": {
                             "application/json": {"schema": {"$ref": "#/components/schemas/InferAnswer"}},
                             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -109,13 +116,15 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
 
 
 def error(meaning: str, early: bool = False) -> dict[str, Any]:
-    """An error in the protocol's form, described.
+    """Describe an error in the protocol's form.
 
-    early: it may be answered before the path is known, and is then in the service's own form
+    Args:
+        meaning: The description of the error.
+        early: Whether it may be answered before the path is known. It then has the service's own form.
     """
     if not early:
         return _answer(meaning, "ProtocolError")
-    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "Refusal")]
+    forms = [{"$ref": f"#/components/schemas/{schema}"} for schema in ("ProtocolError", "ErrorAnswer")]
     return {"description": meaning, "content": {"application/json": {"schema": {"anyOf": forms}}}}
 
 
@@ -127,7 +136,10 @@ def _infer_request(settings: Settings, description: Description) -> dict[str, An
         name={"const": INPUT},
         datatype={"const": "FP32"},
         shape={"type": "array", "prefixItems": shape, "minItems": 4, "maxItems": 4},
-        data={"type": "array", "description": "as many numbers from 0 to 1 as the shape says, flat or nested"},
+        data={
+            "type": "array",
+            "description": "numbers from 0 to 1, as many as the shape says, in one flat list or in nested lists",
+        },
         parameters=_object([], binary_data_size={"type": "integer"}),
     )
     output = _object(
@@ -147,7 +159,7 @@ def _infer_request(settings: Settings, description: Description) -> dict[str, An
 def _get(name: str, summary: str, schema: str, may_fail: bool = False) -> dict[str, Any]:
     answers = {"200": _answer("the answer", schema)}
     if may_fail:
-        answers["503"] = _answer("no", "ProtocolError")
+        answers["503"] = _answer("not ready", "ProtocolError")
     return {"get": {"operationId": name, "summary": summary, "responses": answers}}
 
 

@@ -1,4 +1,4 @@
-"""The pages' part of the OpenAPI document."""
+"""Describe the pages for the OpenAPI document."""
 
 from typing import Any
 
@@ -6,12 +6,14 @@ from sgn_serve.api.page import EXAMPLES, STATIC
 
 
 def paths() -> dict[str, Any]:
-    """The pages and their files."""
+    """Return the descriptions of the pages and of their files."""
     return {
-        "/": {"get": _get("api_page", "The API's description, for people.", "text/html")},
-        "/ui": {"get": _get("ui", "A page to try the network on, and to try to fool it.", "text/html")},
-        "/ui/static/{file}": _files("ui_static", "Its styles and scripts.", STATIC),
-        "/ui/examples/{file}": _files("ui_examples", "Its pictures, and what was recorded of them.", EXAMPLES),
+        "/": {"get": _get("api_page", "Returns a page that describes the API.", "text/html")},
+        "/ui": {"get": _get("ui", "Returns a page to try the network on, and to try to fool it.", "text/html")},
+        "/ui/static/{file}": _files("ui_static", "Returns a style sheet or script of the page.", STATIC),
+        "/ui/examples/{file}": _files(
+            "ui_examples", "Returns an example picture, or the recorded answers for all of them.", EXAMPLES
+        ),
     }
 
 
@@ -28,13 +30,13 @@ def _files(name: str, summary: str, files: tuple[str, ...]) -> dict[str, Any]:
     kinds = sorted({_KINDS[file.rsplit(".", 1)[1]] for file in files})
     file = {"name": "file", "in": "path", "required": True, "schema": {"enum": list(files)}}
     described = _get(name, summary, *kinds)
-    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     described["responses"]["404"] = {"description": "there is no such file", "content": refusal}
     return {"parameters": [file], "get": described}
 
 
 def _get(name: str, summary: str, *kinds: str) -> dict[str, Any]:
-    # JSON is the one kind that a schema says anything of.
+    # A schema can only describe JSON; for the other kinds it says that they are text.
     content = {kind: {"schema": {} if kind == "application/json" else {"type": "string"}} for kind in kinds}
     answer = {"description": "the file", "content": content}
     return {"operationId": name, "summary": summary, "responses": {"200": answer}}

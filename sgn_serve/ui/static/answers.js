@@ -1,11 +1,11 @@
-// What the models say: a verdict each, and bars.
+// Shows what the models say: a verdict for each, and bars.
 
 import { element, percent } from "./elements.js";
 
 const ROWS = 8;
 
-// One model's answer, to be shown in a column.
-// name, kind: "on", "off" or "standard"; shares: label -> probability; live: whether the server has just said so
+// One model's answer, shown in a column.
+// name: its heading; kind: "on", "off" or "standard"; shares: label -> probability; live: from the server, not recorded
 export class Answer {
   constructor(name, kind, shares, live) {
     this.name = name;
@@ -19,7 +19,7 @@ export class Answer {
     return this.shares.get(this.label);
   }
 
-  // "right" or "wrong"; "" where the truth is not known, or none of the classes
+  // Returns "right" or "wrong", or "" if the true class is not known or not among the model's classes.
   judged(truth) {
     return truth === null ? "" : this.label === truth ? "right" : "wrong";
   }
@@ -60,7 +60,7 @@ function verdict(answer, truth) {
   return element("div", { className: `verdict ${answer.kind} ${judged}` }, name, said, how);
 }
 
-// The likeliest classes of the first answer; every answer's likeliest one and the true one are among them.
+// Returns the likeliest classes of the first answer, with every answer's likeliest class and the true one among them.
 function labels(answers, truth) {
   if (answers.length === 0) {
     return [];
@@ -92,7 +92,7 @@ function cell(answer, label) {
   return element("td", { className: answer.kind }, number, track);
 }
 
-// What has come of it, in a sentence. tampered: whether the picture is
+// Returns the outcome in a sentence. tampered: whether the picture is
 export function outcome(answers, truth, tampered) {
   const [first] = answers;
   const standard = answers.find((answer) => answer.kind === "standard");
@@ -112,7 +112,7 @@ export function outcome(answers, truth, tampered) {
     : `This model ${wrong}, the standard model is not.`;
 }
 
-// The same for who cannot see the bars.
+// Returns the answers as text, for screen readers.
 export function summary(answers, truth) {
   return answers
     .map((answer) => {

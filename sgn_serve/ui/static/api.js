@@ -1,4 +1,4 @@
-// Swagger UI, as BentoML brings it along; the description is not sent to a validator elsewhere.
+// Starts Swagger UI, which comes with BentoML. The API's description is not sent to a validator on another site.
 
 window.ui = SwaggerUIBundle({
   url: "docs.json",

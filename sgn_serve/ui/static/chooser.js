@@ -1,4 +1,4 @@
-// Choosing a picture: an example, a file, a drop, or one from the clipboard.
+// Lets the visitor choose a picture: an example, a file, a dropped file, or one from the clipboard.
 
 import { element } from "./elements.js";
 import { exampleUrl } from "./examples.js";
@@ -40,7 +40,7 @@ export function onOwnPicture(choose) {
   });
   document.addEventListener("paste", (event) => take(event.clipboardData?.files[0]));
 
-  // The whole page takes a drop, so that one beside the field does not leave the page.
+  // The whole page accepts drops: the browser would open a file that is dropped beside the field instead of this page.
   let within = 0;
   const mark = () => drop.classList.toggle("over", within > 0);
   const carriesFile = (event) => event.dataTransfer?.types.includes("Files");

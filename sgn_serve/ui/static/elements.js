@@ -1,4 +1,4 @@
-// A DOM element in one call: its name, its properties, its children.
+// Makes a DOM element with its properties and children in one call.
 
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);

@@ -1,4 +1,4 @@
-// The bundled examples: pictures, and perturbations of them that were worked out beforehand.
+// Loads the bundled examples: pictures, and perturbations of them that were computed in advance.
 
 const FOLDER = "ui/examples/";
 
@@ -16,7 +16,7 @@ export function exampleUrl(example) {
 
 const decoded = new Map();
 
-// An ImageData of a bundled file, the very values that are in it.
+// Returns an ImageData of a bundled file, with exactly the values in the file.
 async function pixels(file) {
   if (!decoded.has(file)) {
     const response = await fetch(FOLDER + file);
@@ -36,7 +36,7 @@ function canvas(width, height) {
   return element.getContext("2d", { willReadFrequently: true });
 }
 
-// The example with its perturbation at a strength from 0 to `steps`: a PNG file of it, and the difference.
+// Returns the example with its perturbation at a strength from 0 to `steps`, as a PNG file, and the difference.
 export async function tampered(example, attacked, strength, steps) {
   const clean = await pixels(example.file);
   const full = await pixels(example.tampered[attacked].file);
@@ -53,7 +53,7 @@ export async function tampered(example, attacked, strength, steps) {
   return { file, difference };
 }
 
-// Rounded half away from zero, as release/adversarial_examples.py does, so that it stays within strength/255.
+// Rounds half away from zero, as release/adversarial_examples.py does, so that the change is at most strength/255.
 function scaled(difference, strength, steps) {
   return Math.sign(difference) * Math.floor((2 * Math.abs(difference) * strength + steps) / (2 * steps));
 }

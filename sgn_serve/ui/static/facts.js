@@ -1,10 +1,10 @@
-// What the server serves, and how far what the page shows carries: from the model card and the recorded counts.
+// Tells which model is served and what the page does not show, from the model card and the recorded counts.
 
 import { element, percent } from "./elements.js";
 
 const KINDS = { clean: "as they are", "against standard": "made to fool the standard model", "against bundled": "made to fool this model" };
 
-// Whether the served model is the one that the examples were made for.
+// Returns whether the served model is the one that the examples were made for.
 export function sameModel(card, described) {
   return card.model === described.models.bundled.checkpoint_sha256;
 }
@@ -22,8 +22,8 @@ export function showOtherModel(card, described) {
     document.getElementById("this-model").textContent = "the bundled model";
     other.textContent =
       `The server serves model ${card.model.slice(0, 8)}, but these perturbations were made against the bundled model ` +
-      `${described.models.bundled.checkpoint_sha256.slice(0, 8)} and the standard one. Whoever attacked the served ` +
-      "model itself would do more harm than you see here.";
+      `${described.models.bundled.checkpoint_sha256.slice(0, 8)} and the standard one. Attacks on the served model ` +
+      "itself would fool it more often than you see here.";
   }
 }
 
@@ -40,14 +40,15 @@ function recordedAndLive({ models }) {
     element(
       "p",
       {},
-      "This model's answers come from the server, each time you move the slider. The standard model's were recorded when " +
-        `the perturbations were made: a ${models.standard.architecture} trained on the same data, without any defence.`,
+      "This model's answers come from the server each time you move the slider. The standard model's answers were " +
+        "recorded when the perturbations were made. " +
+        `It is a ${models.standard.architecture}, trained on the same data without any defence.`,
     ),
     element(
       "p",
       {},
-      "Perturbations change each colour value by at most 8 of 255, and were worked out by somebody who knows everything " +
-        `of the model attacked (this model: ${attacks("bundled")}; standard: ${attacks("standard")}).`,
+      "Perturbations change each colour value by at most 8 of 255. They were computed with full knowledge of the attacked " +
+        `model (this model: ${attacks("bundled")}; standard: ${attacks("standard")}).`,
     ),
   );
 }
@@ -57,11 +58,11 @@ function robustness(card, described) {
   return element(
     "div",
     {},
-    element("h3", {}, "More robust is not invulnerable"),
+    element("h3", {}, "More robust does not mean invulnerable"),
     element(
       "p",
       {},
-      `So many of the ${described.right_of_all.pictures} example pictures of this repository are classified rightly ` +
+      `Number of this repository's ${described.right_of_all.pictures} example pictures that are classified correctly ` +
         "(recorded, at full strength):",
     ),
     counts(described),
@@ -72,8 +73,8 @@ function robustness(card, described) {
 function lowest({ pictures, data, lowest: shares }) {
   const words = Object.entries(shares).map(([state, share]) => `${percent(share)} with the ${state}`);
   return (
-    `Of ${pictures.toLocaleString("en")} test pictures of ${data}, so many withstood every attack of the model card: ` +
-    `${words.join(", ")}. Stronger attacks may leave fewer.`
+    `Share of ${pictures.toLocaleString("en")} test pictures of ${data} that are classified correctly under every attack ` +
+    `in the model card: ${words.join(", ")}. Stronger attacks may leave fewer.`
   );
 }
 
@@ -98,7 +99,7 @@ export function disagreementNote(card) {
   }
   const worth = area < 0.7 ? "hardly a sign of tampering" : area < 0.9 ? "some sign of tampering" : "a sign of tampering";
   return (
-    `How far the answers with the block on and off lie apart, 0 to 1 bit: ${worth} ` +
-    `(area under the ROC curve ${area} for PGD-20 pictures; 0.5 is chance).`
+    `Difference between the answers with the block on and off, from 0 to 1 bit. It is ${worth}: the area under the ROC ` +
+    `curve is ${area} for PGD-20 pictures, and 0.5 is chance.`
   );
 }

@@ -1,4 +1,4 @@
-// The page: what is chosen, what is asked, what is shown.
+// The page: holds what is chosen, asks the server, shows the answers.
 
 import { fromRecord, fromServer, outcome, showAnswers, summary } from "./answers.js";
 import { onOwnPicture, showGallery } from "./chooser.js";
@@ -8,8 +8,8 @@ import { ask, onTokenWanted } from "./server.js";
 import { markLive, markStrength, showStrip } from "./strip.js";
 import { askForToken } from "./token.js";
 
-const PAUSE_MS = 90; // while the slider moves
-const PLAY_MS = 600; // at least, a step
+const PAUSE_MS = 90; // before a request while the slider moves
+const PLAY_MS = 600; // shortest time that a step is shown
 
 const byId = (id) => document.getElementById(id);
 const block = byId("block");
@@ -18,8 +18,8 @@ const play = byId("play");
 
 let described = null; // examples.json
 let card = null; // the server's model card
-let example = null; // what is shown: one of the examples,
-let own = null; // or a file of the visitor's
+let example = null; // the example that is shown, or null
+let own = null; // the visitor's file that is shown, or null
 let request = new AbortController();
 let playing = false;
 
@@ -30,7 +30,7 @@ const trueLabel = () => {
   return label && (!card || card.classes.includes(label)) ? label : null;
 };
 
-// Shows the chosen picture, then asks the server about it; a newer call ends this one.
+// Shows the chosen picture, then asks the server about it. A newer call aborts an older one.
 async function update({ pause = 0 } = {}) {
   request.abort();
   request = new AbortController();
@@ -66,8 +66,8 @@ async function showPicture(at, signal) {
   byId("tampering").hidden = !example;
   if (!example) {
     showImage(picture, own, "Your picture");
-    byId("picture-caption").textContent = "Your picture; the network sees it as the heat map does";
-    byId("strength-note").textContent = "Perturbations were worked out beforehand for the examples: choose one of them to tamper with it.";
+    byId("picture-caption").textContent = "Your picture. The network sees it at the size of the heat map.";
+    byId("strength-note").textContent = "Perturbations exist only for the examples, because they were computed in advance. Choose an example to tamper with it.";
     return own;
   }
   const { file, difference } = await tampered(example, attacked(), at, described.steps);
@@ -79,7 +79,7 @@ async function showPicture(at, signal) {
   const words = at ? `${at} of 255` : "none";
   byId("strength-text").textContent = words;
   strength.setAttribute("aria-valuetext", words);
-  byId("strength-note").textContent = `Each colour value may change by so many of 255; found by ${example.tampered[attacked()].attack}.`;
+  byId("strength-note").textContent = `Largest change of a colour value, out of 255. Found by ${example.tampered[attacked()].attack}.`;
   markStrength(at);
   return file;
 }

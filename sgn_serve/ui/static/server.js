@@ -1,4 +1,4 @@
-// Talks to the server: one fetch with the token, the time it took, and errors as the server words them.
+// Talks to the server: sends requests with the token, measures their time, and raises the server's errors.
 
 export class Refused extends Error {
   constructor(status, code, message, requestId) {
@@ -13,14 +13,14 @@ let token = "";
 let askForToken = null;
 let asking = null;
 
-// ask: what to do where the server wants a token, or another one; takes its message, promises the token
+// ask: called when the server wants a token, or another one; takes the server's message, promises the token
 export function onTokenWanted(ask) {
   askForToken = ask;
 }
 
-// The answer to a request, and the milliseconds from sending it to having read it whole.
-// read: a method of Response, such as "json"; fields: of a form, or null for a GET
-// throws Refused for an error of the server, AbortError where the signal says so
+// Returns the answer to a request, and the milliseconds from sending it to the end of the answer.
+// read: a method of Response, such as "json"; fields: fields of a form to send, or null for a GET
+// throws Refused for an error of the server, and AbortError when the signal aborts
 export async function ask(path, { fields = null, read = "json", signal } = {}) {
   for (;;) {
     const sent = token;
@@ -34,7 +34,7 @@ export async function ask(path, { fields = null, read = "json", signal } = {}) {
       throw refused;
     }
     if (sent === token) {
-      // Several requests may find out at once: one question is enough.
+      // Several requests may need the token at the same time: ask the visitor once.
       asking ??= askForToken(refused.message).finally(() => (asking = null));
       token = await asking;
     }
@@ -57,8 +57,8 @@ async function reach(path, fields, signal) {
       throw error;
     }
     const size = fields?.image?.size ?? 0;
-    const hint = size > 1e6 ? `; the file (${(size / 1e6).toFixed(1)} MB) may be larger than it takes` : "";
-    throw new Refused(0, "unreachable", `The server cannot be reached, or broke off${hint}.`, "");
+    const hint = size > 1e6 ? `; the file (${(size / 1e6).toFixed(1)} MB) may be larger than the server accepts` : "";
+    throw new Refused(0, "unreachable", `The server cannot be reached, or closed the connection${hint}.`, "");
   }
 }
 

@@ -1,4 +1,4 @@
-// Who is right at which strength: a row for each model, a cell for each strength.
+// Shows which model is right at which strength: a row for each model, a cell for each strength.
 
 import { element } from "./elements.js";
 

@@ -1,4 +1,4 @@
-// The field for a token: there only while the server asks for one.
+// Shows the field for a token while the server asks for one.
 
 const form = document.getElementById("token-form");
 const field = document.getElementById("token");

@@ -1,4 +1,4 @@
-"""How forms are read, without a server."""
+"""Read forms without a server."""
 
 import asyncio
 import encodings
@@ -7,14 +7,14 @@ import pytest
 from starlette.requests import Request
 
 from sgn_serve.api.form import read_form
-from sgn_serve.http.errors import RequestError
+from sgn_serve.http.errors import STATUS, RequestError
 from sgn_serve.settings import Settings
 
 FORM = "multipart/form-data; boundary=edge"
 
 
 def read(content_type, part_headers="", name="image"):
-    """The content of the one file of a form."""
+    """Return the content of the only file of a form."""
     body = (
         f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n{part_headers}\r\n'
         "picture\r\n--edge--\r\n"
@@ -43,7 +43,7 @@ def test_python_remembers_no_charset_that_a_client_made_up():
     for number in range(3):
         with pytest.raises(RequestError, match="send it as UTF-8") as refused:
             read(f"{FORM}; charset=made-up-{number}")
-        assert (refused.value.status, refused.value.code) == (400, "bad_form")
+        assert (STATUS[refused.value.code], refused.value.code) == (400, "bad_form")
         for hidden in (f"charset*=utf-8''made-up-{number}", f"charset*=made-up-{number}''utf-8"):
             assert read(f"{FORM}; {hidden}") == b"picture", "a form has no such parameters"
         assert read(FORM, f"Content-Type: text/plain; charset=made-up-{number}\r\n") == b"picture"

@@ -1,4 +1,4 @@
-"""The protocol's endpoints around a predictor, without a server; see test_clients for what clients see of them."""
+"""Test the protocol's endpoints without a server. See test_clients for its clients."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from sgn_serve.api import inference_protocol
 from sgn_serve.api.inference_protocol import InferenceProtocol
 from sgn_serve.http.errors import RequestError
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.settings import Settings
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -33,7 +33,7 @@ def new_predictor(path, **description):
 
 
 def infer(serving, *bodies):
-    """The answers to some requests, one after the other."""
+    """Return the answers to some requests, sent one after the other."""
 
     async def run():
         started = [serving.predictor]
@@ -59,7 +59,7 @@ def test_a_large_body_is_parsed_beside_the_event_loop(tmp_path, monkeypatch):
         return parse(*arguments)
 
     monkeypatch.setattr(inference_protocol, "parse_request", watched)
-    serving = Serving()
+    serving = PredictorSlot()
     serving.put(new_predictor(tmp_path / "tiny.onnx"))
     answers = infer(serving, asked(*ONE), asked(*MANY), asked(*MANY))
     assert [len(answer.json()["outputs"][0]["data"]) for answer in answers] == [3, 48, 48]
@@ -69,7 +69,7 @@ def test_a_large_body_is_parsed_beside_the_event_loop(tmp_path, monkeypatch):
 
 def test_a_body_is_checked_against_the_model_that_answers_it(tmp_path, monkeypatch):
     parse = inference_protocol.parse_request
-    serving = Serving()
+    serving = PredictorSlot()
     serving.put(new_predictor(tmp_path / "old.onnx"))
     new = new_predictor(tmp_path / "new.onnx", image_size=(16, 16))
 

@@ -1,4 +1,4 @@
-"""The pages as files over HTTP: what is there, what is not, and how it may be used. See test_ui for the browser."""
+"""Test the files of the pages and their security headers over HTTP. See test_ui for the browser."""
 
 import re
 
@@ -14,8 +14,8 @@ def policy(response) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/ui"])
-def test_a_page_may_load_nothing_from_elsewhere(client, path):
-    response = client.get(path)
+def test_a_page_may_load_nothing_from_elsewhere(app_client, path):
+    response = app_client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     allowed = policy(response)
@@ -27,15 +27,15 @@ def test_a_page_may_load_nothing_from_elsewhere(client, path):
     assert allowed["base-uri"] == "'none'"
 
 
-def test_nothing_on_the_page_is_trusted_but_its_files(client):
-    allowed = policy(client.get("/ui"))
+def test_nothing_on_the_page_is_trusted_but_its_files(app_client):
+    allowed = policy(app_client.get("/ui"))
     assert "unsafe" not in str(allowed)
     assert allowed["require-trusted-types-for"] == "'script'"
 
 
 @pytest.mark.parametrize("path", ["/", "/ui", "/ui/static/main.js", "/ui/examples/examples.json"])
-def test_every_file_has_the_security_headers(client, path):
-    headers = client.get(path).headers
+def test_every_file_has_the_security_headers(app_client, path):
+    headers = app_client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert headers["referrer-policy"] == "no-referrer"
@@ -51,7 +51,7 @@ def test_scripts_and_styles_are_files(name):
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://", text)
 
 
-def test_every_file_that_is_named_is_there(client):
+def test_every_file_that_is_named_is_there(client):  # by a server, because BentoML brings Swagger UI along
     named = {reference for name in HTML for reference in re.findall(r"(?:src|href)=\"([^#\"]+)\"", _text(name))}
     assert {"ui/static/main.js", "ui/static/page.css", "./", "ui"} <= named
     for reference in named:
@@ -62,11 +62,11 @@ def _text(name: str) -> str:
     return (FOLDER / name).read_text()
 
 
-def test_what_was_loaded_once_is_only_asked_for_again(client):
-    first = client.get("/ui/static/page.css")
+def test_what_was_loaded_once_is_only_asked_for_again(app_client):
+    first = app_client.get("/ui/static/page.css")
     assert first.headers["content-type"].startswith("text/css")
     assert first.headers["cache-control"] == "no-cache"
-    again = client.get("/ui/static/page.css", headers={"if-none-match": first.headers["etag"]})
+    again = app_client.get("/ui/static/page.css", headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
@@ -81,16 +81,16 @@ def test_what_was_loaded_once_is_only_asked_for_again(client):
         "/ui/x",
     ],
 )
-def test_nothing_else_is_there(client, path):
+def test_nothing_else_is_there(client, path):  # by a server, because it decodes paths itself
     response = client.get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
 
 
-def test_a_page_only_answers(client):
-    assert client.post("/ui").status_code == 405
-    assert client.head("/ui").status_code == 200
-    redirect = client.get("/ui/")
+def test_a_page_only_answers(app_client):
+    assert app_client.post("/ui").status_code == 405
+    assert app_client.head("/ui").status_code == 200
+    redirect = app_client.get("/ui/", follow_redirects=False)
     assert redirect.status_code == 307
     assert redirect.headers["location"] == "../ui"  # behind a proxy's prefix too
 

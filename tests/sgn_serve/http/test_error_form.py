@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import pickle
 import re
 
 import pytest
@@ -12,13 +13,15 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from sgn_serve.api.form import read_form
 from sgn_serve.http import error_form
-from sgn_serve.http.error_form import FlatErrors
-from sgn_serve.http.request_id import NameRequests
+from sgn_serve.http.error_form import FormatErrors
+from sgn_serve.http.errors import STATUS, RequestError, refusal_rows
+from sgn_serve.http.request_id import AssignRequestIds
+from sgn_serve.refusals import CODES, Overloaded, Refusal
 from sgn_serve.settings import Settings
 
 
 def answer(app, path="/x", headers=(), reading_seconds=0.0):
-    """Status, headers and JSON that `app` within FlatErrors answers a GET with.
+    """Status, headers and JSON that `app` within FormatErrors answers a GET with.
 
     reading_seconds: that the client takes over each part of the answer
     """
@@ -32,7 +35,7 @@ def answer(app, path="/x", headers=(), reading_seconds=0.0):
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"x-request-id", b"me"), *headers]}
-    asyncio.run(NameRequests(FlatErrors(app))(scope, receive, send))
+    asyncio.run(AssignRequestIds(FormatErrors(app))(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
 
@@ -110,12 +113,53 @@ def test_a_form_that_there_is_no_room_for_is_a_503(monkeypatch, caplog):
     assert "No space left" in caplog.text
 
 
+def test_every_code_has_a_status_and_a_meaning():
+    assert STATUS.keys() == CODES.keys()
+    rows = refusal_rows()
+    assert {row.code: row.status for row in rows} == STATUS
+    assert {row.code: row.meaning for row in rows} == CODES
+    assert [row.status for row in rows] == sorted(row.status for row in rows)
+
+
 def test_the_guide_lists_every_code(project_root):
     table = re.search(
         r"^\| status \| `code`.*?\n\n", (project_root / "docs" / "service.md").read_text(), re.MULTILINE | re.DOTALL
     )
     listed = set(re.findall(r"`([a-z_]+)`", table[0])) - {"code"}
-    sources = "\n".join(path.read_text() for path in (project_root / "sgn_serve").rglob("*.py"))
-    raised = set(re.findall(r"(?:HTTPStatus\.[A-Z_]+|_BAD_REQUEST),\s*\"([a-z_]+)\"", sources))
-    raised |= set(re.findall(r"\"(bad_[a-z_]+)\"", sources))
-    assert listed == raised | {"not_found", "method_not_allowed"}
+    assert listed == {row.code for row in refusal_rows()}
+
+
+def test_a_code_that_is_not_listed_cannot_be_raised():
+    with pytest.raises(LookupError, match=r"'misspelt' is missing from sgn_serve\.refusals\.CODES"):
+        Refusal("misspelt", "x")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "headers"),
+    [
+        (Refusal("no_block", "no block"), 400, {}),
+        (Overloaded(7), 503, {b"retry-after": b"7"}),
+        (RequestError("body_too_large", "too large", {"connection": "close"}), 413, {b"connection": b"close"}),
+        (Refusal("not_an_image", "no picture"), 415, {}),
+        (Refusal("unsupported_pixels", "odd"), 415, {}),
+        (Refusal("too_many_pixels", "too many"), 413, {}),
+        (Refusal("too_slow_to_decode", "too slow"), 413, {}),
+        (Refusal("damaged_image", "damaged"), 400, {}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Refusal) else "",
+)
+def test_a_refusal_is_answered_with_its_status_and_headers(refusal, status, headers):
+    async def app(scope, receive, send):
+        raise refusal
+
+    answered, told_headers, told = answer(app)
+    assert (answered, told["error"]["code"], told["error"]["message"]) == (status, refusal.code, str(refusal))
+    assert headers.items() <= told_headers.items()
+    assert (b"retry-after" in told_headers) is (refusal.retry_after is not None)
+    sent = pickle.loads(pickle.dumps(refusal))
+    assert (type(sent), sent.code, str(sent), sent.retry_after) == (
+        type(refusal),
+        refusal.code,
+        refusal.message,
+        refusal.retry_after,
+    )

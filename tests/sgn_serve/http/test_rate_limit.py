@@ -2,8 +2,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from sgn_serve.http import rate_limit
-from sgn_serve.http.errors import RequestError
 from sgn_serve.http.rate_limit import RateLimit
+from sgn_serve.refusals import Refusal
 from tests.sgn_serve.asgi import ask
 
 
@@ -18,8 +18,8 @@ class Limited:
         """Seconds to wait, 0 where the request is let in."""
         try:
             ask(self._app, path, client=client)
-        except RequestError as error:
-            return int(error.headers["retry-after"]) if error.code == "rate_limited" else -1
+        except Refusal as refusal:
+            return refusal.retry_after if refusal.code == "rate_limited" else -1
         return 0
 
     def let_in(self, times, **request):
@@ -74,5 +74,5 @@ def test_memory_is_bounded(monkeypatch):
         limited.let_in(6, client=f"192.0.2.{number}")
         assert limited.remembered() <= 10
     assert limited.let_in(9, client="192.0.2.49") == 0, "of those seen last nothing is forgotten"
-    with pytest.raises(RequestError):
+    with pytest.raises(Refusal):
         ask(limited._app, client="192.0.2.41")

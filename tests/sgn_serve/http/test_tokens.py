@@ -3,7 +3,7 @@ import hmac
 import pytest
 from starlette.responses import PlainTextResponse
 
-from sgn_serve.http.errors import RequestError
+from sgn_serve.http.errors import STATUS, RequestError
 from sgn_serve.http.tokens import RequireToken
 from tests.sgn_serve.asgi import ask
 
@@ -15,7 +15,7 @@ def code(path="/classify", tokens=TOKENS, **headers):
     try:
         ask(RequireToken(PlainTextResponse("in"), tokens), path, headers=headers)
     except RequestError as error:
-        return error.status, error.code, (error.headers or {}).get("www-authenticate", "")
+        return STATUS[error.code], error.code, error.headers.get("www-authenticate", "")
     return None
 
 

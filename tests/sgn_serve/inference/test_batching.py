@@ -1,4 +1,4 @@
-"""The batcher with a network of which every run is seen."""
+"""Test the batcher with a network that records its runs."""
 
 import asyncio
 import threading
@@ -7,12 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Overloaded
+from sgn_serve.inference.batching import Batcher, BatchLimits, Observer
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.refusals import Overloaded
 
 
 class Network:
-    """Logits that are the picture's mean, plus 100 with the block on; runs: (pictures, block on) of each."""
+    """Returns the pictures' means as logits, plus 100 with the block on. runs: (pictures, block on) of each run."""
 
     def __init__(self, seconds_each=0.0, seconds=0.0):
         self.runs = []
@@ -35,7 +36,7 @@ def picture(value, pictures=1):
 
 
 def with_batcher(network, work, observer=None, **limits):
-    """What `work(batcher)` returns, run beside a batcher that is stopped afterwards and has lost nothing."""
+    """Return `work(batcher)`, run with a batcher that is stopped afterwards and must have lost nothing."""
 
     async def run():
         batcher = Batcher(network, BatchLimits(**limits), observer)
@@ -249,7 +250,7 @@ def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, ca
 
 
 def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
-    """Nobody would ever be answered again: the supervisor starts another worker."""
+    """No request would ever be answered again, while the supervisor starts another worker."""
     ended = []
     monkeypatch.setattr("os._exit", ended.append)
 
@@ -288,3 +289,142 @@ def test_whoever_has_gone_is_left_out():
 
     with_batcher(network, work, max_wait=0)
     assert network.runs == [(1, True), (1, True)]
+
+
+def measured(batcher, seconds_each):
+    """Tell the batcher how long one picture takes, without running any."""
+    for self_gradient in (False, True):
+        batcher._measure(self_gradient, seconds_each)
+
+
+async def enqueue(batcher, number, self_gradient=True, pictures=1):
+    """Return tasks whose pictures are in the queue."""
+    tasks = [asyncio.create_task(ask(batcher, 0, self_gradient, pictures)) for _ in range(number)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def cancel(tasks):
+    for task in tasks:
+        task.cancel()
+    assert all(
+        isinstance(error, asyncio.CancelledError) for error in await asyncio.gather(*tasks, return_exceptions=True)
+    )
+
+
+@pytest.mark.parametrize("forgotten", [True, False], ids=["removed", "still queued"])
+@pytest.mark.parametrize("self_gradient", [True, False])
+def test_cancelled_requests_take_neither_places_nor_time_of_a_batch(self_gradient, forgotten):
+    """Nine cancelled requests of 10 ms each in front of ten others: all ten fit into a batch of 100 ms."""
+
+    async def run():
+        batcher = Batcher(Network(), BatchLimits(max_batch=10, batch_seconds=0.1))  # not started: nothing is taken
+        measured(batcher, 0.01)
+        gone = await enqueue(batcher, 9, self_gradient)
+        kept = await enqueue(batcher, 10, self_gradient)
+        for task in gone:
+            task.cancel()
+        if forgotten:
+            await asyncio.sleep(0)
+        assert len(batcher._take()) == 10
+        assert batcher.pending == 10
+        await cancel(kept)
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_request_gives_its_room_back_at_once():
+    """New requests get its room before any batch has run, and retry_after no longer counts it."""
+
+    async def run():
+        observed = []
+        observer = Observer()
+        observer.queued = observed.append
+        batcher = Batcher(Network(), BatchLimits(max_queue=4), observer)
+        measured(batcher, 1.0)
+        gone = await enqueue(batcher, 1, pictures=3)
+        with pytest.raises(Overloaded) as refusal:
+            batcher.check_room(2)
+        assert refusal.value.retry_after == 3
+        await cancel(gone)
+        assert (batcher.pending, batcher._queued(), sum(observed)) == (0, 0, 0)
+        batcher.check_room(4)
+        kept = await enqueue(batcher, 1, pictures=2)
+        with pytest.raises(Overloaded) as refusal:
+            batcher.check_room(3)
+        assert refusal.value.retry_after == 2
+        await cancel(kept)
+        assert (batcher.pending, sum(observed)) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_cancelled_requests_are_no_company_to_start_a_batch_for():
+    network = Network()
+
+    async def work(batcher):
+        with batcher.reserve(4):  # being decoded
+            first = asyncio.create_task(ask(batcher, 0))
+            gone = await enqueue(batcher, 1)
+            await asyncio.sleep(0.01)
+            await cancel(gone)
+            more = await enqueue(batcher, 1)
+            await asyncio.sleep(0.02)
+            assert network.runs == [], "two are there, and half of six are waited for"
+            more += await enqueue(batcher, 1)
+            await asyncio.wait_for(asyncio.gather(first, *more), 5)
+
+    with_batcher(network, work, max_wait=60)
+    assert network.runs == [(3, True)]
+
+
+def test_a_request_that_is_cancelled_while_its_batch_runs_is_counted_once():
+    network = Network(seconds=0.1)
+
+    async def work(batcher):
+        observed = []
+        batcher._observer.queued = observed.append
+        tasks = [asyncio.create_task(ask(batcher, value)) for value in range(2)]
+        await asyncio.sleep(0.05)
+        assert network.runs == [(2, True)]
+        await cancel(tasks[:1])
+        assert batcher.pending == 2, "the network still runs both"
+        assert (await tasks[1]).plain[0, 0] == 1
+        assert (batcher.pending, sum(observed)) == (0, 0)
+
+    with_batcher(network, work)
+
+
+def test_stopping_cancels_those_whose_batch_runs_and_those_who_wait():
+    network = Network(seconds=0.2)
+
+    async def run():
+        observed = []
+        observer = Observer()
+        observer.queued = observed.append
+        batcher = Batcher(network, BatchLimits(max_batch=2), observer)
+        batcher.start()
+        tasks = [asyncio.create_task(ask(batcher, value)) for value in range(3)]
+        await asyncio.sleep(0.05)
+        assert network.runs == [(2, True)]
+        await batcher.stop()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+        assert (batcher.pending, sum(observed)) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_stopping_at_the_moment_a_request_is_cancelled_ends_the_batcher():
+    """On Python 3.11 asyncio.wait_for loses a cancellation that arrives together with the awaited result."""
+
+    async def work(batcher):
+        with batcher.reserve(6):  # being decoded, so that the batcher waits for them
+            tasks = await enqueue(batcher, 1)
+            await asyncio.sleep(0.01)
+        task = asyncio.create_task(batcher.stop())  # beside the change that `with` has just told of
+        await asyncio.wait({task}, timeout=5)
+        assert task.done()
+        await cancel(tasks)
+
+    with_batcher(Network(), work, max_wait=60)

@@ -6,8 +6,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from sgn_serve.inference.classifier import Classifier, resolve_providers
-from sgn_serve.inference.engines import EngineError
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
@@ -112,7 +112,7 @@ def test_a_provider_that_is_not_there_is_an_error():
 
 
 class CpuOnlySession(onnxruntime.InferenceSession):
-    """As ONNX Runtime behaves where CUDA is built in but cannot start: it says so, and goes on with the CPU."""
+    """Behaves like ONNX Runtime where CUDA is built in but cannot start: it says so, and goes on with the CPU."""
 
     def __init__(self, model, options, providers):
         super().__init__(model, options, providers=["CPUExecutionProvider"])

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from sgn_serve import graph_format
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
 from sgn_serve.inference.graph import GraphError, read_graph
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
@@ -101,3 +102,18 @@ def test_an_input_of_another_size_than_the_metadata_say_is_refused_in_one_line(t
     onnx.save(model, path)
     with pytest.raises(GraphError, match=r"its input image is .*x3x8x9, but its metadata say batchx3x6x9"):
         read_graph(path)
+
+
+def test_the_names_in_a_graph_do_not_change():
+    """Graphs that were exported before, and clients of /v2, know these names."""
+    names = {name: value for name, value in vars(graph_format).items() if name.isupper()}
+    assert names == {
+        "INPUT": "image",
+        "LOGITS": "logits",
+        "PLAIN_LOGITS": "plain_logits",
+        "SELF_GRADIENT": "self_gradient",
+        "CHECKPOINT_FORMAT": "self-gradient-checkpoint/1",
+        "METADATA_KEY": "self_gradient_network",
+        "SHA256_KEY": "checkpoint_sha256",
+        "PRECISION_KEY": "precision",
+    }

@@ -7,9 +7,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from sgn_serve.inference.batching import Overloaded
 from sgn_serve.pictures import images
 from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures.errors import TooManyWaiting
 from sgn_serve.pictures.large_pictures import MAX_WAITING
 from tests.sgn_serve.sample_pictures import encode, tiled
 
@@ -20,7 +20,7 @@ LARGE = encode(Image.new("L", (1000, 1001)))
 
 @pytest.fixture
 def threads(monkeypatch):
-    """The names of the threads in which pixels were decoded, in order."""
+    """Record the names of the threads in which pixels are decoded, in order."""
     names = []
     to_array = images.to_array
 
@@ -49,7 +49,7 @@ def test_what_takes_much_memory_takes_turns(file, large, threads):
 
 
 def test_pictures_that_nobody_waits_for_any_more_are_not_decoded(threads):
-    """So that what outlives its request is one picture a thread, and no queue of them."""
+    """At most one picture a thread outlives its request, never a queue of them."""
     entered, go_on = threading.Event(), threading.Event()
 
     class Held(BytesIO):
@@ -80,7 +80,7 @@ def test_pictures_that_nobody_waits_for_any_more_are_not_decoded(threads):
 
 @pytest.fixture
 def go_on(monkeypatch):
-    """Large pictures are decoded once it is set."""
+    """Hold large pictures back until this event is set."""
     event = threading.Event()
     to_array = images.to_array
 
@@ -94,7 +94,7 @@ def go_on(monkeypatch):
 
 
 async def asked(decoder, *requests):
-    """Tasks that decode a large picture each, refused or waiting for the thread by now."""
+    """Return tasks that decode a large picture each; by now each is refused or waits for the thread."""
     tasks = [asyncio.create_task(decoder.decode(BytesIO(LARGE), request)) for request in requests]
     await decoder.decode(BytesIO(SMALL), None)  # one thread, which has read the headers before it
     return tasks
@@ -105,7 +105,7 @@ def test_few_large_pictures_wait_and_small_ones_never_for_them(go_on):
         decoder = Decoder(SIZE, max_pixels=2_000_000, threads=1)
         waiting = await asked(decoder, *range(MAX_WAITING))
         (refused,) = await asked(decoder, "another")
-        with pytest.raises(Overloaded, match="too many large pictures are waiting") as refusal:
+        with pytest.raises(TooManyWaiting, match="too many large pictures are waiting") as refusal:
             await asyncio.wait_for(refused, 5)
         assert refusal.value.retry_after == MAX_WAITING, "a second each, as long as none was measured"
         waiting.pop().cancel()
@@ -125,7 +125,7 @@ def test_the_large_pictures_of_one_request_wait_for_each_other_but_those_of_few_
         waiting = await asked(decoder, *["one"] * 16)
         for other in range(2):
             (refused,) = await asked(decoder, other)
-            with pytest.raises(Overloaded):
+            with pytest.raises(TooManyWaiting):
                 await asyncio.wait_for(refused, 5)
         go_on.set()
         assert len(await asyncio.gather(*waiting)) == 16
@@ -143,7 +143,7 @@ def test_how_soon_large_pictures_are_decoded_is_learnt(go_on):
         go_on.clear()
         waiting = await asked(decoder, *["one"] * 8)
         (refused,) = await asked(decoder, "another")
-        with pytest.raises(Overloaded) as refusal:
+        with pytest.raises(TooManyWaiting) as refusal:
             await refused
         assert refusal.value.retry_after < 8
         go_on.set()

@@ -9,6 +9,14 @@ import pytest
 from PIL import Image
 
 from sgn_serve.pictures import images
+from sgn_serve.pictures.errors import (
+    DamagedImage,
+    NotAnImage,
+    PictureRefused,
+    TooManyPixels,
+    TooSlow,
+    UnsupportedPixels,
+)
 from sgn_serve.pictures.images import decode
 from tests.sgn_serve.sample_pictures import (
     TIFF_DATA,
@@ -27,7 +35,7 @@ LIMIT = 10_000
 
 
 def as_bytes(pixels):
-    """(3, H, W) in [0, 1] back to the (H, W, 3) of 0 to 255 that it must have come from, exactly."""
+    """Convert (3, H, W) in [0, 1] back to exact values from 0 to 255, (H, W, 3)."""
     values = pixels.transpose(1, 2, 0) * np.float32(255)
     assert np.abs(values - values.round()).max() < 1e-4
     return values.round().astype(np.uint8)
@@ -158,26 +166,24 @@ def test_an_animations_first_frame_is_taken():
 
 def test_pixels_are_counted_before_they_are_decoded():
     bomb = png(100_000, 100_000, 8, 2, b"")  # nothing to decode: asked to, it would be damaged
-    with pytest.raises(
-        images.TooManyPixels, match="PNG picture has 100000 x 100000 = 10000000000 pixels, more than 10000"
-    ):
+    with pytest.raises(TooManyPixels, match="PNG picture has 100000 x 100000 = 10000000000 pixels, more than 10000"):
         decode(bomb, SIZE, LIMIT)
     assert decode(encode(Image.fromarray(noise(100, 100))), SIZE, LIMIT).shape == (3, 8, 8), (
         "the limit itself is allowed"
     )
-    with pytest.raises(images.TooManyPixels):
+    with pytest.raises(TooManyPixels):
         decode(encode(Image.fromarray(noise(100, 101))), SIZE, LIMIT)
 
 
 def test_webp_pixels_count_more_than_twice():
     allowed = encode(Image.fromarray(noise(40, 100)), "WEBP")
     assert decode(allowed, SIZE, LIMIT).shape == (3, 8, 8)
-    with pytest.raises(images.TooManyPixels, match="more than 4000"):
+    with pytest.raises(TooManyPixels, match="more than 4000"):
         decode(encode(Image.fromarray(noise(41, 100)), "WEBP"), SIZE, LIMIT)
 
 
 class SlowFile(BytesIO):
-    """A file that takes a while to read from, as a picture that takes a while to decode; from when it is told to."""
+    """A file that is slow to read once `slow` is set, like a picture that is slow to decode."""
 
     slow = False
 
@@ -191,25 +197,25 @@ class SlowFile(BytesIO):
 def test_reading_a_header_ends_at_the_time_limit(file_format):
     file = SlowFile(encode(Image.fromarray(noise(64, 64)), file_format))
     file.slow = True
-    with pytest.raises(images.TooSlow, match=r"more than 0\.01 s"):
+    with pytest.raises(TooSlow, match=r"more than 0\.01 s"):
         images.open_picture(file, LIMIT, seconds=0.01)
 
 
 @pytest.mark.parametrize("file_format", sorted({*images.FORMATS} - {"WEBP"}))
 def test_decoding_pixels_ends_at_the_time_limit(file_format):
-    """Between two reads of the file; a WebP's decoder reads it once."""
+    """The time is checked between two reads of the file. A WebP's decoder reads it once."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     file = SlowFile(encode(Image.fromarray(pixels), file_format))
     picture = images.open_picture(file, 400 * 400, seconds=0.02)
     file.slow = True
-    with pytest.raises(images.TooSlow, match=r"more than 0\.02 s"):
+    with pytest.raises(TooSlow, match=r"more than 0\.02 s"):
         images.to_array(picture, SIZE)
 
 
 def test_a_header_of_very_many_parts_is_refused():
     jpeg = encode(Image.fromarray(noise()), "JPEG")
     parts = jpeg_segments(0xE2, [b""] * 100_000)
-    with pytest.raises(images.TooSlow, match="too many parts"):
+    with pytest.raises(TooSlow, match="too many parts"):
         images.open_picture(jpeg[:2] + parts + jpeg[2:], LIMIT)
 
 
@@ -219,7 +225,7 @@ def test_a_large_jpeg_of_many_scans_is_refused():
     assert 5 < ordinary.count(scan[:2]) <= 12
     assert decode(ordinary, SIZE, LIMIT).shape == (3, 8, 8)
     large = encode(Image.new("L", (3000, 3000)), "JPEG")
-    with pytest.raises(images.TooSlow, match="41 scans, more than 33"):
+    with pytest.raises(TooSlow, match="41 scans, more than 33"):
         decode(large[:-2] + 40 * scan + large[-2:], SIZE, 10_000_000)
 
 
@@ -237,7 +243,7 @@ def test_a_large_mpo_of_many_scans_is_refused():
     file = large[:2] + jpeg_segments(0xE2, [b"MPF\0" + pictures]) + large[2:-2] + scans + large[-2:]
     with Image.open(BytesIO(file)) as opened:
         assert opened.format == "MPO"
-    with pytest.raises(images.TooSlow, match="41 scans, more than 33"):
+    with pytest.raises(TooSlow, match="41 scans, more than 33"):
         decode(file, SIZE, 10_000_000)
 
 
@@ -261,23 +267,23 @@ def test_jpegs_whose_decoder_keeps_all_colours_of_every_pixel_count_more():
         one_colour_a_scan,
     ]
     for file in too_large:
-        with pytest.raises(images.TooManyPixels, match="100 x 67 = 6700 pixels, more than 6666"):
+        with pytest.raises(TooManyPixels, match="100 x 67 = 6700 pixels, more than 6666"):
             images.open_picture(file, LIMIT)
 
 
 def test_a_jpeg_without_its_colours_is_damaged():
     file = encode(Image.new("RGB", (8, 8)), "JPEG", progressive=True)
     frame = file.index(b"\xff\xc2\0\x11")
-    with pytest.raises(images.DamagedImage):
+    with pytest.raises(DamagedImage):
         decode(file[: frame + 2] + b"\0\x08" + file[frame + 4 : frame + 10] + file[frame + 19 :], SIZE, LIMIT)
 
 
 def test_exif_of_very_many_values_is_not_read():
-    """Pillow would make an object of each."""
+    """Pillow would make an object of each value."""
     body = exif_of_rationals(282, 200_000)
     jpeg = encode(Image.fromarray(noise()), "JPEG")
     segments = jpeg_segments(0xE1, [b"Exif\0\0" + body[at : at + 65_000] for at in range(0, len(body), 65_000)])
-    with pytest.raises(images.DamagedImage, match="bytes of EXIF, more than"):
+    with pytest.raises(DamagedImage, match="bytes of EXIF, more than"):
         images.open_picture(jpeg[:2] + segments + jpeg[2:], LIMIT)
 
     png = encode(Image.fromarray(noise()))
@@ -312,9 +318,9 @@ def test_tiles_are_counted_before_they_are_decoded():
     tile = zlib.compress(bytes(range(100)) * 100)  # 100 x 100
     within = decode(tiled(10, 8, (100, 100), tile), (8, 10), LIMIT)
     assert as_bytes(within)[3, :, 0].tolist() == list(range(10))
-    with pytest.raises(images.TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
+    with pytest.raises(TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
         images.open_picture(tiled(16, 16, (200, 100), tile), LIMIT)
-    with pytest.raises(images.TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
+    with pytest.raises(TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
         images.open_picture(tiled(20, 1, (10, 1000), tile), LIMIT)
     assert images.decoded_pixels(images.open_picture(tiled(10, 8, (100, 90), tile), LIMIT)) == 9000
 
@@ -329,7 +335,7 @@ def test_a_tiff_that_takes_more_memory_than_its_pixels_is_refused():
     for accepted, limit in ((strip(8, 50), LIMIT), (strip(16, 25), LIMIT), (strip(8, 25, t274=6), 20_000)):
         assert decode(accepted, SIZE, limit).shape == (3, 8, 8)
     for refused in (strip(16, 50), strip(8, 50, t274=6), strip(8, 100, t259=7), strip(8, 100, t259=34925)):
-        with pytest.raises(images.TooManyPixels, match="save it in smaller strips"):
+        with pytest.raises(TooManyPixels, match="save it in smaller strips"):
             images.open_picture(refused, LIMIT)
 
 
@@ -337,9 +343,9 @@ def test_a_tiff_whose_tiles_are_read_again_and_again_is_refused():
     tile = zlib.compress(bytes(256))
     empty = tile[:2] + b"\0\0\0\xff\xff" * 10_000 + tile[2:]
     assert decode(tiled(16, 16, (16, 16), empty), SIZE, LIMIT).max() == 0
-    with pytest.raises(images.DamagedImage, match=f"tiles have {3 * len(empty)} bytes, the file only"):
+    with pytest.raises(DamagedImage, match=f"tiles have {3 * len(empty)} bytes, the file only"):
         images.open_picture(tiled(48, 16, (16, 16), empty), LIMIT)
-    with pytest.raises(images.TooSlow, match="102400 strips or tiles, more than 100000"):
+    with pytest.raises(TooSlow, match="102400 strips or tiles, more than 100000"):
         images.open_picture(tiled(1024, 100, (1, 1), b""), 1_000_000)
 
 
@@ -375,25 +381,25 @@ def test_transparency_lies_on_the_background_that_is_configured():
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.4", b"\0" * 1000])
 def test_other_files_are_not_images(data):
-    with pytest.raises(images.NotAnImage, match="PNG, JPEG"):
+    with pytest.raises(NotAnImage, match="PNG, JPEG"):
         decode(data, SIZE, LIMIT)
 
 
 def test_a_format_that_is_not_listed_is_not_tried():
-    with pytest.raises(images.NotAnImage):
+    with pytest.raises(NotAnImage):
         decode(encode(Image.fromarray(noise()), "PPM"), SIZE, LIMIT)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pixels_without_a_known_white_are_refused(mode):
-    with pytest.raises(images.UnsupportedPixels, match="8 or 16 bits"):
+    with pytest.raises(UnsupportedPixels, match="8 or 16 bits"):
         decode(encode(Image.new(mode, (8, 8)), "TIFF"), SIZE, LIMIT)
 
 
 @pytest.mark.parametrize("file_format", images.FORMATS)
 def test_a_truncated_picture_is_refused(file_format):
     whole = encode(Image.fromarray(noise(64, 64)), file_format)
-    with pytest.raises((images.DamagedImage, images.NotAnImage)):
+    with pytest.raises((DamagedImage, NotAnImage)):
         decode(whole[: len(whole) // 2], SIZE, LIMIT)
 
 
@@ -410,7 +416,7 @@ def test_damaged_files_raise_nothing_but_image_errors(file_format):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow says on the side what it finds odd
                 decoded = decode(bytes(damaged), SIZE, LIMIT)
-        except images.ImageError:
+        except PictureRefused:
             refused += 1
         else:
             assert decoded.shape == (3, 8, 8)

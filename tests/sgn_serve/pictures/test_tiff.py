@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from sgn_serve.pictures import images
+from sgn_serve.pictures.errors import DamagedImage, NotAnImage, TooSlow
 from sgn_serve.pictures.tiff import is_tiff, read_layout
 from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, noise, tiff
 
@@ -55,7 +56,7 @@ def test_strips_and_tiles_are_counted():
     ],
 )
 def test_what_decoders_would_read_differently_is_refused(tags, reason):
-    with pytest.raises(images.DamagedImage, match=reason):
+    with pytest.raises(DamagedImage, match=reason):
         opened(tiff(PIXELS, tags))
 
 
@@ -65,14 +66,14 @@ def test_a_size_that_occurs_twice_is_refused():
     def renamed(old, new):
         return file.replace(struct.pack("<HH", old, 4), struct.pack("<HH", new, 4))
 
-    with pytest.raises(images.DamagedImage, match="tag 322 occurs twice"):
+    with pytest.raises(DamagedImage, match="tag 322 occurs twice"):
         opened(renamed(321, 322))
     file = tiff(PIXELS, TILES | {304: 1 << 20, 305: 1 << 20})
     assert opened(renamed(304, 305)).size == (16, 16), "a description may occur twice"
 
 
 def test_a_big_endian_bigtiff_is_refused():
-    with pytest.raises(images.DamagedImage, match="little-endian"):
+    with pytest.raises(DamagedImage, match="little-endian"):
         opened(b"MM\0\x2b\0\x08\0\0" + bytes(100))
 
 
@@ -81,29 +82,29 @@ def test_tags_of_very_many_values_are_refused(kind):
     count = 40_000 if kind in (5, 10) else 400_000
     data = bytes(count * 8)
     for tag in (282, 40_000):
-        with pytest.raises(images.DamagedImage, match=f"too many values, tag {tag} {count}"):
+        with pytest.raises(DamagedImage, match=f"too many values, tag {tag} {count}"):
             opened(tiff(data, TAGS | {tag: (kind, count, TIFF_DATA)}))
 
 
 def test_a_directory_beyond_the_file_is_refused():
     bigtiff = b"II\x2b\0\x08\0\0\0" + b"\xff" * 8
     for file in (bigtiff, b"II\x2a\0" + b"\xff" * 4, tiff(PIXELS, TAGS)[:-12], b"II\x2a\0", bigtiff[:9]):
-        with pytest.raises(images.DamagedImage, match="cut off"):
+        with pytest.raises(DamagedImage, match="cut off"):
             opened(file)
 
 
 def test_more_places_than_strips_are_refused():
-    """Pillow makes an object of each."""
+    """Pillow makes an object of each value."""
     places = {273: (4, 100_001, TIFF_DATA), 259: 1, 279: 256}
-    with pytest.raises(images.TooSlow, match="100001 strips or tiles, more than 100000"):
+    with pytest.raises(TooSlow, match="100001 strips or tiles, more than 100000"):
         opened(tiff(bytes(4 * 100_001), TAGS | places))
 
 
 def test_tags_that_share_what_they_say_are_refused():
-    """Each of them is read, and kept."""
+    """Pillow reads and keeps each of them."""
     data = PIXELS + bytes(1000)
     shared = {40_000 + number: (1, len(data), TIFF_DATA) for number in range(3)}
-    with pytest.raises(images.DamagedImage, match="too many values"):
+    with pytest.raises(DamagedImage, match="too many values"):
         opened(tiff(data, TAGS | shared))
     assert opened(tiff(data, TAGS | {40_000: (1, len(data), TIFF_DATA)})).size == (16, 16)
 
@@ -112,7 +113,7 @@ def test_tags_that_share_what_they_say_are_refused():
 def test_exif_of_very_many_values_is_refused(tag):
     below = tiff(bytes(8 * 60_000), {37_000: (5, 60_000, TIFF_DATA)})
     (offset,) = struct.unpack_from("<L", below, 4)
-    with pytest.raises(images.DamagedImage, match="too many values, tag 37000"):
+    with pytest.raises(DamagedImage, match="too many values, tag 37000"):
         opened(tiff(below[8:], TAGS | {tag: offset}))
 
 
@@ -124,5 +125,5 @@ def test_damaged_exif_does_not_make_a_picture_unreadable(offset):
 
 
 def test_what_is_no_tiff_is_not_called_one():
-    with pytest.raises(images.NotAnImage):
+    with pytest.raises(NotAnImage):
         opened(b"II think, therefore" + bytes(100))

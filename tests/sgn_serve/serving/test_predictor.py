@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgn_serve.http.errors import RequestError
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures import images
+from sgn_serve.pictures.errors import (
+    DamagedImage,
+    NotAnImage,
+    TooManyPixels,
+    TooManyWaiting,
+    TooSlow,
+    UnsupportedPixels,
+)
 from sgn_serve.pictures.large_pictures import MAX_WAITING
+from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import Prediction
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
@@ -56,7 +64,7 @@ def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_
 
 def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkeypatch):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, decode_threads=1)
+    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, max_images=8, decode_threads=1)
     predictor = Predictor(read_graph(model), settings)
     small, large = (encode(Image.new("RGB", (side, side), "red")) for side in (8, 1001))
     go_on = threading.Event()
@@ -75,12 +83,11 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
             waiting.append(asyncio.create_task(predictor.classify(BytesIO(large), None, None)))
             await predictor.classify(BytesIO(small), None, None)
         for _ in range(8):
-            with pytest.raises(RequestError, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
+            with pytest.raises(Refusal, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
                 await predictor.classify(BytesIO(large), None, None)
-            assert (no.value.status, no.value.code) == (503, "overloaded")
-            assert no.value.headers == {"retry-after": str(MAX_WAITING)}
+            assert (no.value.code, no.value.retry_after) == ("overloaded", MAX_WAITING)
         several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
-        assert [type(answer) for answer in several] == [Prediction, RequestError, Prediction]
+        assert [type(answer) for answer in several] == [Prediction, Refusal, Prediction]
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
         go_on.set()
@@ -91,3 +98,29 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
         await predictor.stop()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("refused", "code"),
+    [
+        (NotAnImage("why"), "not_an_image"),
+        (UnsupportedPixels("why"), "unsupported_pixels"),
+        (TooManyPixels("why"), "too_many_pixels"),
+        (TooSlow("why"), "too_slow_to_decode"),
+        (DamagedImage("why"), "damaged_image"),
+        (TooManyWaiting(7), "overloaded"),
+    ],
+)
+def test_a_picture_that_is_refused_is_a_refusal_with_its_code_and_message(tmp_path, monkeypatch, refused, code):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    predictor = Predictor(read_graph(model), Settings(model_path=model))
+
+    async def decode(file, request):
+        raise refused
+
+    monkeypatch.setattr(predictor._decoder, "decode", decode)
+    with pytest.raises(Refusal) as raised:
+        asyncio.run(predictor.classify(BytesIO(), None, None))
+    assert (raised.value.code, raised.value.message) == (code, str(refused))
+    assert raised.value.retry_after == refused.retry_after == (7 if code == "overloaded" else None)
+    assert predictor.batcher.pending == 0

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from sgn_serve.http.errors import RequestError
 from sgn_serve.inference.graph import read_graph
+from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
-from sgn_serve.serving.predictor import Predictor, Serving
+from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
@@ -165,7 +165,7 @@ def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, 
         raise ZeroDivisionError("nobody thought of this")
 
     settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"))
-    serving = Serving()
+    serving = PredictorSlot()
     old = Predictor(read_graph(settings.model_path), settings)
     serving.put(old)
     monkeypatch.setattr(reloading, "read_graph", fail)
@@ -177,9 +177,9 @@ def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, 
         finally:
             await old.stop()
 
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(Refusal) as refused:
         asyncio.run(reload())
-    assert (refused.value.status, refused.value.code) == (409, "model_refused")
+    assert refused.value.code == "model_refused"
     assert "tiny.onnx: ZeroDivisionError" in refused.value.message
     assert "nobody thought of this" in caplog.text
     assert serving.predictor is old
@@ -198,7 +198,7 @@ def reload_counts():
 def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(tmp_path, names, counted):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     settings = Settings(model_path=model)
-    serving = Serving()
+    serving = PredictorSlot()
     reloader = Reloader(serving)
     before = reload_counts()
 
@@ -231,7 +231,7 @@ async def start(worker):
 
     asyncio.get_running_loop().add_signal_handler = replace_and_listen
     await worker.start()
-    print(service.SERVING.predictor.description.class_names[0])
+    print(service.STATE.slot.predictor.description.class_names[0])
     await worker.stop()
 
 asyncio.run(start(service.RobustClassifier.inner()))

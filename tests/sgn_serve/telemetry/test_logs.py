@@ -1,4 +1,4 @@
-"""What is logged, and what is not, without a server."""
+"""Test without a server what is not logged."""
 
 import warnings
 

@@ -1,11 +1,10 @@
-"""/metrics of a running server: what docs/metrics.md promises, no more and no less, in few series."""
-
-import re
+"""Test /metrics of a running server: exactly the declared metrics, in few series."""
 
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from sgn_serve.telemetry import metrics
 from tests.sgn_serve.hammer import RED
 from tests.sgn_serve.sample_pictures import encode, noise
 
@@ -13,7 +12,7 @@ TRUNCATED = encode(Image.fromarray(noise()))[:100]
 
 
 def scrape(client):
-    """Every sample: (name, labels) to its value."""
+    """Return the value of every sample by (name, labels)."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(client.get("/metrics").text)
@@ -22,7 +21,7 @@ def scrape(client):
 
 
 def change(client, ask):
-    """By how much each figure rises while `ask` is called, without the scrapes themselves."""
+    """Return how much each value rises while `ask` is called, without the scrapes themselves."""
     before = scrape(client)
     ask()
     after = scrape(client)
@@ -30,22 +29,30 @@ def change(client, ask):
     return {key: value for key, value in risen.items() if ("route", "/metrics") not in key[1]}
 
 
-def documented(project_root):
-    """Name to labels."""
-    text = (project_root / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(sgn_\w+)` \| \w+(?:: ([^|]*))? \|", text, re.M)
-    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
-
-
-def test_what_is_documented_is_there_and_nothing_else(client, project_root):
-    client.post("/classify", files={"image": RED})
-    client.post("/classify")
-    found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(client.get("/metrics").text):
+def exposed(text):
+    """Return the type and labels of each metric by its name."""
+    found = {}
+    for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels}
-        found[name] = labels - {"le"}
-    assert found == documented(project_root)
+        found[name] = (family.type, labels - {"le"})
+    return found
+
+
+def test_what_is_declared_is_there_and_nothing_else(client):
+    client.post("/classify", files={"image": RED})
+    client.post("/classify")
+    declared = {row.name: (row.type, set(row.labels)) for row in metrics.metric_rows()}
+    assert exposed(client.get("/metrics").text) == declared
+
+
+def test_every_metric_says_what_it_counts():
+    rows = metrics.metric_rows()
+    assert len({row.name for row in rows}) == len(rows) == 16
+    text = metrics.exposition().decode()
+    for row in rows:
+        assert row.meaning.endswith("."), row.name
+        assert f"# HELP {row.name} {row.meaning}" in text
 
 
 def test_a_request_is_counted(client):

@@ -35,7 +35,7 @@ def test_bad_image_folders_are_named(picture_folder, tmp_path):
 
 
 def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded(picture_folder, monkeypatch):
-    monkeypatch.setattr("training.data.loading.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
     monkeypatch.setattr("PIL.Image.Image.convert", lambda *_: pytest.fail("decoded a picture"))
     with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take 0.0 GiB of memory, .*--image-size"):
         load_pictures("image-folder", picture_folder, "train")
@@ -44,7 +44,7 @@ def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded
 def test_reading_shows_progress(picture_folder, capfd, monkeypatch):
     # Reading is quick here, so the bar must not wait.
     monkeypatch.setattr(
-        "training.data.loading.picture_folder.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0})
+        "training.data.picture_folder.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0})
     )
     load_pictures("image-folder", picture_folder, "test")
     shown = capfd.readouterr().err

@@ -89,15 +89,20 @@ def test_the_second_pass_does_not_move_the_statistics_under_the_first():
         assert torch.equal(moved[name], value), name
 
 
-def test_the_same_loss_under_autocast(network):
-    model = network().train().to(memory_format=torch.channels_last)
+def test_the_same_loss_under_autocast_and_gradients_as_exact_as_pytorchs(network):
+    """Against float32. How far bfloat16 rounds PyTorch's own second derivatives depends on the processor's kernels."""
+    model = network(gradient_scaling="none", scale=8 / 255).train().to(memory_format=torch.channels_last)
     images = torch.rand(8, 3, 16, 16).to(memory_format=torch.channels_last)
+    _, _, exact = loss_and_gradients(model, images, 0.0, cheap=False)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _, expected = loss_and_gradients(model, images, 0.0, cheap=False)
         cheap_loss, _, cheap = loss_and_gradients(model, images, 0.0, cheap=True)
     assert torch.equal(cheap_loss, loss)
-    for name, value in expected.items():
-        torch.testing.assert_close(cheap[name], value, rtol=0.05, atol=0.02 * value.abs().max().item(), msg=name)
+    for name, value in exact.items():
+        # Measured: PyTorch's error is at most 0.4 of a gradient's norm, and the ratio of the two at most 1.002.
+        error, cheap_error = ((gradients[name] - value).norm() for gradients in (expected, cheap))
+        assert cheap_error <= 1.1 * error, name
+        assert cheap_error < 0.6 * value.norm(), name
 
 
 class Convolutions(TorchDispatchMode):

@@ -71,22 +71,21 @@ def test_resuming_a_killed_run_gives_the_uninterrupted_result(number, picture_fo
     assert_same_run(uninterrupted, runs / "parts")
 
 
-@pytest.mark.parametrize("killed_before", ["trainer.save_checkpoint", "trainer.save_state"])
+@pytest.mark.parametrize("killed_before", ["save_checkpoint", "save_state"])
 def test_a_kill_between_two_files_loses_nothing(
     killed_before, picture_folder, runs, uninterrupted, capsys, monkeypatch
 ):
     """The log is written first, then the best checkpoint, then the state: whatever is missing is done anew."""
-    module, name = killed_before.split(".")
-    original = getattr(trainer, name)
+    original = getattr(trainer, killed_before)
     # The state is also saved before the first epoch.
-    calls_left = iter(range(2 if name == "save_state" else 1))
+    calls_left = iter(range(2 if killed_before == "save_state" else 1))
 
     def killing(*arguments):
         if next(calls_left, None) is None:
             raise KeyboardInterrupt
         original(*arguments)
 
-    monkeypatch.setattr(f"training.{module}.{name}", killing)
+    monkeypatch.setattr(trainer, killed_before, killing)
     argv = arguments(picture_folder, "parts", *RESUMABLE)
     assert main(argv) == 130
     assert "the same command with --resume continues after epoch 1" in capsys.readouterr().err

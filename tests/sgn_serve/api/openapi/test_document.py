@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running server, by schemathesis: generated requests, good and bad."""
+"""Compare the OpenAPI document with the answers: schemathesis generates requests, good and bad."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from sgn_serve.api.inference_protocol import InferenceProtocol
 from sgn_serve.api.openapi.document import METHODS
 from sgn_serve.api.operations import Operations
 from sgn_serve.api.page import Page
-from sgn_serve.serving.predictor import Serving
+from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.serving.reloading import Reloader
 
 EXAMPLES = 10
@@ -26,8 +26,8 @@ def test_every_answer_is_as_described(server, tmp_path):
     assert "Traceback" not in server.log.read_text()
 
 
-def test_every_operation_tells_what_any_request_may_be_answered(client):
-    document = client.get("/docs.json").json()
+def test_every_operation_tells_what_any_request_may_be_answered(app_client):
+    document = app_client.get("/docs.json").json()
 
     def header(answer, name):
         component = answer["headers"][name]["$ref"].rsplit("/", 1)[1]
@@ -41,10 +41,10 @@ def test_every_operation_tells_what_any_request_may_be_answered(client):
             assert header(answers["503"], "Retry-After")["schema"]["type"] == "integer"
 
 
-def test_every_path_is_described(client):
-    described = client.get("/docs.json").json()["paths"]
+def test_every_path_is_described(app_client):
+    described = app_client.get("/docs.json").json()["paths"]
     hidden = {"/docs.json", "/schema.json", "/ui/"}
-    serving = Serving()
+    serving = PredictorSlot()
     routes = [
         *Api(serving).routes(),
         *InferenceProtocol(serving, lambda: True).routes(),

@@ -1,0 +1,29 @@
+"""Name the paths that several parts of the service treat alike: probes, metrics, pages and the inference protocol."""
+
+BENTOML_PROBES = frozenset({"/livez", "/healthz", "/readyz"})
+"""Probes that BentoML's application answers."""
+PROTOCOL_LIVE = "/v2/health/live"
+PROTOCOL_READY = "/v2/health/ready"
+PROBES = BENTOML_PROBES | {PROTOCOL_LIVE, PROTOCOL_READY}
+"""Paths that orchestrators ask. They need no token, count towards no rate limit and are not logged while they succeed:
+they say whether the server is there, and nothing else."""
+METRICS = "/metrics"
+API_PAGE = "/"
+PAGE = "/ui"
+PROTOCOL = "/v2"
+"""Prefix of the Open Inference Protocol, which has its own form of errors."""
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path is the page's, or one of its files'."""
+    return path == PAGE or path.startswith(f"{PAGE}/")
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path needs no token and counts towards no rate limit: a probe, or the page."""
+    return path in PROBES or is_page(path)
+
+
+def is_protocol(path: str) -> bool:
+    """Return whether a path is the Open Inference Protocol's."""
+    return path.startswith(PROTOCOL)

@@ -1,0 +1,135 @@
+"""Everything that touches undocumented parts of BentoML, and of circus, with which it supervises its workers.
+
+BentoML has no setting to change how it supervises. pyproject.toml bounds its version, and missing_parts says which part
+a newer one has lost. The rest of the service uses documented parts only: bentoml.service with its hooks,
+add_asgi_middleware, and the method __is_ready__.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import bentoml._internal.utils.circus as bentoml_circus
+from bentoml._internal.utils.circus import Arbiter
+from circus.arbiter import Arbiter as CircusArbiter  # type: ignore[import-untyped]
+from circus.process import Process  # type: ignore[import-untyped]
+from circus.sockets import CircusSockets  # type: ignore[import-untyped]
+from circus.watcher import Watcher  # type: ignore[import-untyped]
+
+_STOPPING = "arbiter_stop"
+
+
+class Part(NamedTuple):
+    """An undocumented part: its owner, its name, and why it is needed."""
+
+    owner: type
+    name: str
+    why: str
+
+
+PARTS = (
+    Part(Arbiter, "start", "overridden: ends with a status of its own where nothing can be served"),
+    Part(Arbiter, "stop", "overridden: closes the port first"),
+    Part(Arbiter, "reload", "overridden: passes SIGHUP on instead of replacing the workers"),
+    Part(Arbiter, "iter_watchers", "used: finds the workers"),
+    Part(CircusSockets, "close_all", "used: closes the port"),
+    Part(Process, "pid", "used: finds out whether a worker catches SIGHUP"),
+    Part(Process, "send_signal", "used: passes SIGHUP on"),
+)
+ARBITER_ATTRIBUTES = {
+    "_exclusive_running_command": "read: circus drops a command that comes while another one runs",
+    "loop": "used: timers",
+    "sockets": "used: the port",
+    "exit_stack": "closed where nothing can be served",
+}
+"""Attributes that an arbiter makes when it is built, and why they are needed. They are looked for in its source."""
+WATCHER_ATTRIBUTES = {
+    "respawn": "set: whether dead workers are replaced",
+    "hooks": "added to: what is called when a worker has ended",
+    "processes": "read: the workers",
+    "env": "read: the workers' folder of metrics",
+}
+"""Attributes that a watcher makes when it is built, and why they are needed."""
+
+
+def missing_parts() -> list[str]:
+    """Return one sentence for every part that the installed BentoML or circus lacks, none where all are there."""
+    missing = [
+        f"{part.owner.__module__}.{part.owner.__qualname__} has no {part.name} any more, which is {part.why}"
+        for part in PARTS
+        if not hasattr(part.owner, part.name)
+    ]
+    if "Arbiter" not in inspect.getsource(bentoml_circus.create_standalone_arbiter):
+        missing.append("bentoml's create_standalone_arbiter does not look up its Arbiter any more, which is replaced")
+    if "check_delay" not in inspect.signature(CircusArbiter.__init__).parameters:
+        missing.append(
+            "circus's Arbiter has no parameter check_delay any more, which says how soon dead workers are seen"
+        )
+    for attributes, owners in (
+        (ARBITER_ATTRIBUTES, (Arbiter, *CircusArbiter.__mro__[:-1])),
+        (WATCHER_ATTRIBUTES, (Watcher,)),
+    ):
+        source = "\n".join(inspect.getsource(owner) for owner in owners)
+        missing += [
+            f"{owners[0].__module__}.{owners[0].__qualname__} has no attribute {name} any more, which is {why}"
+            for name, why in attributes.items()
+            if not re.search(rf"\bself\.{name}\b", source)
+        ]
+    return missing
+
+
+def use_arbiter(arbiter: type[Arbiter]) -> None:
+    """Make BentoML supervise its workers with this class, from now on, in this process."""
+    bentoml_circus.Arbiter = arbiter  # type: ignore[misc]
+
+
+class BentomlArbiter(Arbiter):
+    """BentoML's supervisor, with names for the undocumented parts that are used of it.
+
+    Args:
+        watchers: Circus's watchers, each of which keeps a number of workers running.
+        check_seconds: Time between two looks for dead workers.
+        after_exit: Called when a worker has ended, with its watcher, its process id and its exit status.
+        arguments: Further arguments of circus's Arbiter.
+        options: Further arguments of circus's Arbiter.
+    """
+
+    def __init__(
+        self,
+        watchers: list[Any],
+        check_seconds: float,
+        after_exit: Callable[[Any, int, int], None],
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(watchers, *arguments, **{**options, "check_delay": check_seconds})
+
+        def after_reap(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> None:
+            after_exit(watcher, process_pid, exit_code)
+
+        for watcher in watchers:
+            watcher.respawn = True
+            watcher.hooks["after_reap"] = after_reap
+
+    @property
+    def busy(self) -> bool:
+        """Return whether another command than stop is being carried out. Circus drops a command that comes then."""
+        return self._exclusive_running_command not in (None, _STOPPING)
+
+    def call_later(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function on the arbiter's event loop."""
+        self.loop.call_later(seconds, function, *arguments)
+
+    def close_port(self) -> None:
+        """Stop listening. The workers have sockets of their own for connections that they have taken."""
+        self.sockets.close_all()
+
+    def leave(self) -> None:
+        """Close what BentoML keeps open while the arbiter runs."""
+        self.exit_stack.close()
+
+    def workers(self) -> Iterator[Any]:
+        """Yield the processes of all workers, each with pid and send_signal."""
+        for watcher in self.iter_watchers():
+            yield from watcher.processes.values()
