@@ -9,6 +9,7 @@
 #   make docs    the documentation as a site, in build/site (make docs-serve: at http://127.0.0.1:8000)
 #   make constraints  constraints.txt, with what pyproject.toml newly asks for (UPGRADE=--upgrade: everything anew)
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
+#   make gpu     what to do with MINUTES of a GPU: tests, figures, training on DATA, attacks; all results in OUT
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
 
 PYTHON ?= python3
@@ -18,6 +19,12 @@ PORT ?= 3000
 HOST ?= 127.0.0.1
 # cpu or gpu: which ONNX Runtime is installed.
 RUNTIME ?= $(shell nvidia-smi > /dev/null 2>&1 && echo gpu || echo cpu)
+
+# What make gpu does; REHEARSE=1 does it tiny on the CPU, and then needs no DATA.
+MINUTES ?= 9
+DATA ?=
+OUT ?= build/gpu
+REHEARSE ?=
 
 # What image is built, and with what.
 IMAGE ?= self-gradient-network:$(RUNTIME)
@@ -31,7 +38,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image test coverage check check-results docs docs-serve constraints kernels bench format clean
+.PHONY: help serve bento image test coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -94,6 +101,11 @@ constraints: | $(BIN)/python
 kernels: $(TESTING)
 	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python) \
 	  ORT_INCLUDE_DIR=$(abspath $(ORT_INCLUDE_DIR))
+
+# A machine with a GPU may reach no network: nothing is installed, and without a virtual environment PYTHON runs it.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m release.gpu --out $(OUT) \
+	  $(if $(REHEARSE),--rehearse,--minutes $(MINUTES)) $(if $(DATA),--data $(DATA))
 
 bench: $(TESTING)
 	$(BIN)/python -m benchmarks.block_cost

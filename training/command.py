@@ -101,6 +101,9 @@ def describe(trainer: Trainer) -> str:
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
     done = trainer.progress.epoch
     epochs = f"epochs {done + 1} to {config.epochs}" if done < config.epochs else f"all {done} epochs are done"
+    if config.minutes:
+        used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
+        epochs = f"{config.minutes:g} minutes{used}"
     return (
         f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train_indices)} pictures of "
         f"{trainer.info.dataset}, {config.precision} on {device}, {epochs}"

@@ -66,6 +66,15 @@ class TrainConfig:
         ),
     ] = ""
     epochs: Annotated[int, Option("passes over the training pictures", above=0)] = 200
+    minutes: Annotated[
+        float,
+        Option(
+            "time budget: lays the schedule of --epochs over so many minutes, validation included, and ends with them; "
+            "0: train --epochs",
+            minimum=0,
+            unit="minutes",
+        ),
+    ] = 0.0
     batch_size: Annotated[int, Option("pictures a step, of all processes together", above=0)] = 128
     lr: Annotated[float, Option("peak learning rate", above=0)] = 0.1
     lr_schedule: Annotated[

@@ -1,54 +1,91 @@
-"""Measure what both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, and alternatives.
+"""What both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
 
-    make kernels
+    make kernels                   # for the rows of the fused block
     pip install onnxruntime-gpu    # in onnxruntime's place, for the row of ONNX Runtime
     python -m benchmarks.gpu
 
-Writes results/gpu.json. Figures that are there already, of the same machine, versions and commit, are kept. CUDA
-events time all contenders in turn, round by round. Ratios are to one eager pass, block off, in the same round. Every
-contender is given float32 pictures on the GPU. In bf16 and fp16, PyTorch casts the whole network; the graph is lowered
-as the export lowers it. ONNX Runtime waits for the GPU at the end of every call, the others do not.
+Writes results/gpu.json, and goes on with what is there of the same machine, versions and commit. Timed with CUDA
+events, the contenders of a tier in turn, round by round; ratios are to one eager pass, block off, in the same round.
+The tiers that cost least are measured first, of every network, precision and batch size. A contender that cannot be
+had here is left out, with the reason in the file. Every contender is given float32 pictures on the GPU. In bf16 and
+fp16 the network itself is PyTorch's cast of all of it; the graph is lowered as the export lowers it. ONNX Runtime waits
+for the GPU at the end of every call, the others do not.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.contenders import (
+    CONTENDERS,
+    ONNX_RUNTIME,
     REFERENCE,
+    TIERS,
     WARM_UP_CALLS,
     Build,
     Function,
     contenders,
+    graph_of,
     in_onnx_runtime,
     network_of,
-    rewritten_graph,
 )
 from benchmarks.provenance import commit
-from export.kernels import operators
 from training.common import markdown
+from training.common.errors import first_line
+from training.common.files import write_atomically
 from training.common.provenance import current_versions
+from training.networks.self_gradient import SelfGradientNetwork
 
 RESULT = Path(__file__).parents[2] / "results" / "gpu.json"
-ONNX_RUNTIME = "graph, ONNX Runtime"
-"""A contender where ONNX Runtime is a build for GPUs. The ONNX export has no bf16."""
 ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
 CUDA_PROVIDER = "CUDAExecutionProvider"
+NAMES = [*CONTENDERS, ONNX_RUNTIME]
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+ENOUGH_ROUNDS = 3
+"""Of a contender's rounds when the time is up."""
+TIME_IS_UP = "the time was up"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long things are measured.
+
+    rounds:   times that every contender is timed
+    calls:    calls that are timed together
+    deadline: moment of time.monotonic after which no contender is made and no round but the first ones begun
+    """
+
+    rounds: int
+    calls: int
+    deadline: float = math.inf
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.deadline
+
+
 def milliseconds(function: Function, images: Tensor, calls: int) -> float:
-    """Return the GPU time of one call in milliseconds, the mean of `calls` in a row."""
+    """Time of one call, the mean of `calls` in a row: the GPU's own, or for images on the CPU the wall clock's."""
+    if images.device.type != "cuda":
+        began = time.perf_counter()
+        for _ in range(calls):
+            function(images)
+        return 1000 * (time.perf_counter() - began) / calls
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
@@ -58,48 +95,63 @@ def milliseconds(function: Function, images: Tensor, calls: int) -> float:
     return start.elapsed_time(end) / calls
 
 
-def measure(builds: Mapping[str, Build], images: Tensor, rounds: int, calls: int) -> dict[str, Any]:
-    """Time all contenders in turn, and measure the memory that making and calling each of them takes.
+def measure(
+    builds: Mapping[str, Build], images: Tensor, effort: Effort
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Times of all contenders in turn, and the memory that making and calling each takes beside what is there already.
 
-    A CUDA graph takes its memory when it is made. What max-autotune takes to try kernels counts too, and so does what
-    libraries take beside PyTorch's allocator.
+    builds:  the reference among them
+    returns: figures by contender, and why contenders were left out
+    raises BenchmarkError where the reference itself cannot be had
 
-    Args:
-        builds: A function for each contender, which makes it.
-        images: (N, 3, H, W) float32 on the GPU.
-        rounds: How often each contender is timed.
-        calls: How many calls are timed together.
+    A CUDA graph takes its memory when it is made; of max-autotune, what trying kernels out takes is counted too, and of
+    all what libraries take beside PyTorch's allocator.
     """
-    memory, functions = {}, {}
+    memory, functions, left_out = {}, {}, {}
     for name, build in tqdm(builds.items(), desc="warming up", leave=False):
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() + memory_beside_pytorch()
-        functions[name] = build()
-        for _ in range(WARM_UP_CALLS):
-            functions[name](images)
-        torch.cuda.synchronize()
-        memory[name] = torch.cuda.max_memory_allocated() + memory_beside_pytorch() - before
+        if effort.over and name != REFERENCE:
+            left_out[name] = TIME_IS_UP
+            continue
+        try:
+            functions[name], memory[name] = warmed_up(build, images)
+        except Exception as error:  # compilers, drivers and engines raise what they like
+            if name == REFERENCE:
+                raise BenchmarkError(f"{name}: {first_line(error)}") from error
+            left_out[name] = f"{type(error).__name__}: {first_line(error)}"[:300]
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in tqdm(range(rounds), desc="rounds", leave=False):
+    for index in tqdm(range(effort.rounds), desc="rounds", leave=False):
+        if effort.over and index >= ENOUGH_ROUNDS:
+            break
         for name, function in functions.items():
-            times[name].append(milliseconds(function, images, calls))
-    return summary(times, memory)
+            times[name].append(milliseconds(function, images, effort.calls))
+    return summary(times, memory), left_out
+
+
+def warmed_up(build: Build, images: Tensor) -> tuple[Function, int]:
+    """Makes a contender and calls it a few times; returns it with the most bytes of GPU memory that this took."""
+    if images.device.type != "cuda":
+        function, memory = build(), 0
+        for _ in range(WARM_UP_CALLS):
+            function(images)
+        return function, memory
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() + memory_beside_pytorch()
+    function = build()
+    for _ in range(WARM_UP_CALLS):
+        function(images)
+    torch.cuda.synchronize()
+    return function, torch.cuda.max_memory_allocated() + memory_beside_pytorch() - before
 
 
 def memory_beside_pytorch() -> int:
-    """Return how many bytes of the GPU are in use that PyTorch's allocator did not reserve."""
+    """Bytes of the GPU in use that PyTorch's allocator did not reserve, whoever did."""
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
 
 
 def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict[str, Any]:
-    """Return best and median time, ratio to the reference and peak memory by contender.
-
-    Args:
-        times: Milliseconds of each round, by contender. The ratio is the median over rounds.
-        memory: Peak bytes by contender.
-    """
+    """By contender: best and median time, the median over rounds of its ratio to the reference, peak memory."""
     return {
         name: {
             "best_ms": round(min(own), 4),
@@ -119,63 +171,54 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown.table(header, rows, "lrrrr")
 
 
-def ready_device() -> torch.device:
-    """Return the GPU, with the fused kernels loaded.
+def ready_device(name: str) -> torch.device:
+    """The device of that name.
 
-    Raises:
-        BenchmarkError: There is no GPU, or the kernels are not built for it.
+    raises BenchmarkError where there is none
     """
-    if not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("no NVIDIA GPU that PyTorch can use: this benchmark needs one; for the CPU: make bench")
-    try:
-        operators.load()
-    except operators.KernelsError as error:
-        raise BenchmarkError(str(error)) from None
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA"):
-        raise BenchmarkError("the fused kernels are built without CUDA: install nvcc and run `make kernels CUDA=1`")
-    return torch.device("cuda")
+    return torch.device(name)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse the command line, by default the process's."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=["wrn-16-2", "wrn-28-10"], help="architectures")
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="formats")
+    parser.add_argument("--rounds", type=int, default=30, help="times that every contender is timed")
+    parser.add_argument("--calls", type=int, default=20, help="calls that are timed together")
     parser.add_argument(
-        "--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="number formats"
+        "--contenders", nargs="+", choices=NAMES, default=NAMES, help="rows; the reference always comes"
     )
-    parser.add_argument("--rounds", type=int, default=30, help="how often every contender is timed")
-    parser.add_argument("--calls", type=int, default=20, help="how many calls are timed together")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="measure nothing new after so many seconds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to rehearse; no GPU's figures")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
-def started(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result to go on with: the file's where it has the same setting, otherwise one without figures.
-
-    Args:
-        path: The JSON file. It need not be there.
-        setting: Machine, versions, commit and options.
-    """
+def started(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file holds of the same run, to go on with; the run with no results yet where it is of another."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         found = {}
-    results = found.pop("results", {})
-    return {**setting, "results": results if found == setting else {}}
+    results, left_out = found.pop("results", {}), found.pop("left_out", {})
+    same = found == run
+    return {**run, "results": results if same else {}, "left_out": left_out if same else {}}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
+    effort = Effort(options.rounds, options.calls, time.monotonic() + options.seconds)
     try:
-        device = ready_device()
+        device = ready_device(options.device)
         result = started(
             options.output,
             {
                 "command": "python -m benchmarks.gpu",
-                "gpu": torch.cuda.get_device_name(device),
+                "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a rehearsal on the CPU",
                 "versions": current_versions(),
                 "git_commit": commit(),
                 "image_size": options.image_size,
@@ -183,35 +226,72 @@ def main(arguments: list[str] | None = None) -> int:
                 "calls": options.calls,
             },
         )
-        for architecture in options.arch:
-            for precision in options.precisions:
-                for batch in options.batches:
-                    key = f"{architecture}, {precision}, batch {batch}"
-                    if key not in result["results"]:
-                        result["results"][key] = measured(architecture, options, precision, batch, device)
+        for tier in TIERS:
+            for architecture in options.arch:
+                for precision in options.precisions:
+                    for batch in options.batches:
+                        key = f"{architecture}, {precision}, batch {batch}"
+                        rows = result["results"].setdefault(key, {})
+                        missing = [name for name in tier if name in options.contenders and name not in rows]
+                        if precision not in ONNX_RUNTIME_PRECISIONS:
+                            missing = [name for name in missing if name != ONNX_RUNTIME]
+                        if effort.over or not missing:
+                            continue
+                        found, left_out = measured(
+                            Setting(architecture, options.image_size, precision, batch, device), missing, effort
+                        )
+                        rows |= {name: row for name, row in found.items() if name not in rows}
+                        result["left_out"].setdefault(key, {}).update(left_out)
+                        for name in rows:
+                            result["left_out"][key].pop(name, None)
                         options.output.parent.mkdir(exist_ok=True)
-                        options.output.write_text(json.dumps(result, indent=1) + "\n")  # kept if it is interrupted
-                    print(f"\n{key}\n{table(result['results'][key])}", flush=True)
+                        write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
+                        print(f"\n{key}\n{table(found)}", flush=True)
+                        for name, reason in left_out.items():
+                            print(f"left out: {name}: {reason}", flush=True)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is timed: an architecture of pictures of one size, a precision (a key of PRECISIONS), a batch size."""
+
+    architecture: str
+    image_size: int
+    precision: str
+    batch: int
+    device: torch.device
+
+
 def measured(
-    architecture: str, options: argparse.Namespace, precision: str, batch: int, device: torch.device
-) -> dict[str, Any]:
-    """Measure one architecture, precision and batch size, and return the figures by contender."""
-    tf32 = precision == "tf32"
+    setting: Setting, names: Sequence[str], effort: Effort
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The figures of these contenders and of the reference, and why contenders were left out."""
+    tf32 = setting.precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    dtype, size = PRECISIONS[precision], options.image_size
-    images = torch.rand(batch, 3, size, size, device=device)
-    network = network_of(architecture, size)
-    settings = {"device_id": "0", "use_tf32": str(int(tf32))}
-    written = rewritten_graph(network, size, dtype)
+    torch._dynamo.reset()  # what it compiled for other settings counts towards its limits
+    dtype, size = PRECISIONS[setting.precision], setting.image_size
+    images = torch.rand(setting.batch, 3, size, size, device=setting.device)
+    network = network_of(setting.architecture, size)
     with torch.no_grad():
-        builds = contenders(network, size, device, dtype, images)
-        if precision in ONNX_RUNTIME_PRECISIONS and CUDA_PROVIDER in onnxruntime.get_available_providers():
-            builds[ONNX_RUNTIME] = lambda: in_onnx_runtime(written, images, CUDA_PROVIDER, settings)
-        return measure(builds, images, options.rounds, options.calls)
+        possible = contenders(network, size, setting.device, dtype, images)
+        possible[ONNX_RUNTIME] = partial(onnx_runtime_contender, network, setting, images)
+        builds = {name: build for name, build in possible.items() if name == REFERENCE or name in names}
+        return measure(builds, images, effort)
+
+
+def onnx_runtime_contender(network: SelfGradientNetwork, setting: Setting, images: Tensor) -> Function:
+    """Raises BenchmarkError where ONNX Runtime is not there for GPUs"""
+    try:
+        from onnxruntime import get_available_providers
+    except ImportError:
+        raise BenchmarkError("ONNX Runtime is not installed") from None
+    if CUDA_PROVIDER not in get_available_providers():
+        raise BenchmarkError(f"the installed ONNX Runtime has no {CUDA_PROVIDER}: install onnxruntime-gpu")
+    written = graph_of(network, setting.image_size, PRECISIONS[setting.precision])
+    settings = {"device_id": "0", "use_tf32": str(int(setting.precision == "tf32"))}
+    return in_onnx_runtime(written, images, CUDA_PROVIDER, settings)

@@ -1,64 +1,70 @@
-"""Build the contenders of benchmarks.gpu: a self-gradient network's two passes, run on a GPU in every known way."""
+"""What benchmarks.gpu times: a self-gradient network's two passes, made to run on a GPU in each way that we know of."""
 
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy
-import onnxruntime
 import torch
 from torch import Tensor, fx
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
 from export.capture.graph import capture, output_names_of
-from export.formats.aot import save_aot
 from export.formats.placement import move_graph
-from export.formats.table import ONNX
-from export.kernels.fuse import fuse_block
+from export.kernels import operators
 from export.passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
-CONTENDERS = (
-    REFERENCE,
-    "eager, both passes",
-    "compiled (max-autotune), the network itself",
-    "compiled (max-autotune), both passes",
-    "compiled (max-autotune), fused block",
-    "graph, CUDA graph",
-    "graph, fused block, CUDA graph",
-    "graph, AOTInductor",
+ONNX_RUNTIME = "graph, ONNX Runtime"
+"""A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
+TIERS = (
+    (REFERENCE, "eager, both passes", "graph, CUDA graph"),
+    ("graph, fused block, CUDA graph",),
+    ("compiled, the network itself", "compiled, both passes", "compiled, both passes, CUDA graph"),
+    (ONNX_RUNTIME,),
+    (
+        "compiled (max-autotune), the network itself",
+        "compiled (max-autotune), both passes",
+        "compiled (max-autotune), fused block",
+    ),
+    ("graph, AOTInductor",),
 )
+"""What is compared, by what it costs to make: the cheap and important ones are measured first, of all settings."""
+CONTENDERS = tuple(name for tier in TIERS for name in tier if name != ONNX_RUNTIME)
+MAX_AUTOTUNE = "max-autotune"
 WARM_UP_CALLS = 3
 
 Function = Callable[[Tensor], Any]
 Build = Callable[[], Function]
 
 
+@cache
 def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """Return an untrained self-gradient network, in eval mode on the CPU."""
+    """An untrained self-gradient network, in eval mode on the CPU, the same at every call: it is to stay as it is."""
     return untrained_network(architecture, image_size)[0].eval().requires_grad_(False)
 
 
 def rewritten_graph(
     network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False
 ) -> fx.GraphModule:
-    """Return both passes as the one graph that is exported, float32 in and out, on the CPU.
+    """Both passes as the one graph that is exported, float32 in and out, on the CPU; the network stays as it is.
 
-    Args:
-        network: The network, in float32. It is not changed.
-        image_size: Height and width in pixels.
-        dtype: The dtype of the convolutions.
-        fused: Whether the block is its fused kernel.
+    network: in float32
+    dtype:   of the convolutions
+    fused:   with the block's fused kernel
     """
     network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
     graph = capture(passes_of(network), (image_size, image_size))
     if fused:
+        from export.kernels.fuse import fuse_block  # wants the ONNX packages, which not every machine with a GPU has
+
         fuse_block(graph, network.block)
     rewrite(graph)
     if dtype != torch.float32:
@@ -66,12 +72,19 @@ def rewritten_graph(
     return graph
 
 
-def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """Move a graph to the device, and return it. Weights are computed once and stored.
+@cache
+def _written(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool) -> fx.GraphModule:
+    return rewritten_graph(network, image_size, dtype, fused)
 
-    Otherwise the flipped and scaled ones would be computed at every call.
-    """
-    store_weights(graph)
+
+def graph_of(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False) -> fx.GraphModule:
+    """A copy of rewritten_graph's, which takes seconds to make and is the same for every batch size."""
+    return copy.deepcopy(_written(network, image_size, dtype, fused))
+
+
+def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    """The graph itself, weights worked out, on the device."""
+    store_weights(graph)  # flipped and scaled ones would be worked out again at every call
     move_graph(graph, device)
     return graph
 
@@ -79,48 +92,70 @@ def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
 def contenders(
     network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
 ) -> dict[str, Build]:
-    """Return, for each contender but ONNX Runtime, a function that makes it, compiled and captured for these images.
+    """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
 
-    Args:
-        network: The network, in float32. It is moved to the device.
-        image_size: Height and width in pixels.
-        device: The GPU.
-        dtype: The dtype of the convolutions.
-        images: (N, 3, image_size, image_size) float32.
+    Graphs are captured and networks moved when the first contender that needs them is made.
+
+    network: in float32, on the CPU; it stays as it is
+    images:  (N, 3, image_size, image_size) float32
     """
-    plain = on_device(rewritten_graph(network, image_size, dtype), device)
-    fused = on_device(rewritten_graph(network, image_size, dtype, fused=True), device)
-    packaged = rewritten_graph(network, image_size, dtype)
-    network = network.to(device, dtype).to(memory_format=torch.channels_last)
 
-    def one_pass(images: Tensor) -> Tensor:
-        return network.plain_logits(images.to(dtype))
+    @cache
+    def moved() -> SelfGradientNetwork:
+        return copy.deepcopy(network).to(device, dtype).to(memory_format=torch.channels_last)
 
-    def both_passes(images: Tensor) -> Tensor:
-        logits: Tensor = network(images.to(dtype))
+    @cache
+    def plain() -> fx.GraphModule:
+        return on_device(graph_of(network, image_size, dtype), device)
+
+    @cache
+    def fused() -> fx.GraphModule:
+        require_kernels(device)
+        return on_device(graph_of(network, image_size, dtype, fused=True), device)
+
+    @cache
+    def compiled_plain() -> Function:
+        return compiled(plain())
+
+    def one_pass(model: SelfGradientNetwork, images: Tensor) -> Tensor:
+        return model.plain_logits(images.to(dtype))
+
+    def both_passes(model: SelfGradientNetwork, images: Tensor) -> Tensor:
+        logits: Tensor = model(images.to(dtype))
         return logits
 
-    builds: tuple[Build, ...] = (
-        lambda: one_pass,
-        lambda: both_passes,
-        lambda: compiled(both_passes),
-        lambda: compiled(plain),
-        lambda: compiled(fused),
-        lambda: in_cuda_graph(plain, images),
-        lambda: in_cuda_graph(fused, images),
-        lambda: in_aot_package(packaged, device),
-    )
-    return dict(zip(CONTENDERS, builds, strict=True))
+    builds: dict[str, Build] = {
+        REFERENCE: lambda: partial(one_pass, moved()),
+        "eager, both passes": lambda: partial(both_passes, moved()),
+        "graph, CUDA graph": lambda: in_cuda_graph(plain(), images),
+        "graph, fused block, CUDA graph": lambda: in_cuda_graph(fused(), images),
+        "compiled, the network itself": lambda: compiled(partial(both_passes, moved())),
+        "compiled, both passes": compiled_plain,
+        "compiled, both passes, CUDA graph": lambda: in_cuda_graph(compiled_plain(), images),
+        "compiled (max-autotune), the network itself": lambda: compiled(partial(both_passes, moved()), MAX_AUTOTUNE),
+        "compiled (max-autotune), both passes": lambda: compiled(plain(), MAX_AUTOTUNE),
+        "compiled (max-autotune), fused block": lambda: compiled(fused(), MAX_AUTOTUNE),
+        "graph, AOTInductor": lambda: in_aot_package(graph_of(network, image_size, dtype), device),
+    }
+    return {name: builds[name] for name in CONTENDERS}
 
 
-def compiled(function: Function) -> Function:
-    """Return the function compiled by torch.compile with max-autotune, for images of one shape."""
-    result: Function = torch.compile(function, mode="max-autotune", dynamic=False)
+def require_kernels(device: torch.device) -> None:
+    """Raises KernelsError where the fused kernels are not built, BenchmarkError where they are built without CUDA"""
+    operators.load()
+    with_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA")
+    if device.type == "cuda" and not with_cuda:
+        raise BenchmarkError("the fused kernels are built without CUDA: install nvcc and run `make kernels CUDA=1`")
+
+
+def compiled(function: Function, mode: str = "default") -> Function:
+    """mode: torch.compile's; MAX_AUTOTUNE tries kernels out and uses CUDA graphs, but takes minutes"""
+    result: Function = torch.compile(function, mode=mode, dynamic=False)
     return result
 
 
 def in_cuda_graph(function: Function, images: Tensor) -> Function:
-    """Return the function's kernels as one CUDA graph for images of this shape, which needs one launch for all."""
+    """The function's kernels as one CUDA graph, for images of this shape: no launch is paid for one by one."""
     given = images.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -141,7 +176,9 @@ def in_cuda_graph(function: Function, images: Tensor) -> Function:
 
 
 def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
-    """Return the graph as the export packages it with AOTInductor. The graph is changed."""
+    """The graph, which is used up, as the export packages it with AOTInductor."""
+    from export.formats.aot import save_aot  # its checks want ONNX Runtime, which not every machine with a GPU has
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt2"
         save_aot(graph, {}, path, device)
@@ -150,20 +187,15 @@ def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
 
 
 def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settings: Mapping[str, str]) -> Function:
-    """Return the graph as the export writes it for ONNX Runtime. The graph is changed.
+    """The graph, which is used up, as the export writes it for ONNX Runtime; for images where these are.
 
-    Args:
-        graph: Both passes.
-        images: Images of the shape and on the device that it will be called with.
-        provider: The execution provider.
-        settings: The provider's options.
-
-    Returns:
-        A function that returns logits, plain logits and self-gradient on the device, and overwrites them at every call.
-
-    Raises:
-        BenchmarkError: The provider is not active.
+    returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
+    raises BenchmarkError where the provider is not active
     """
+    import onnxruntime
+
+    from export.formats.table import ONNX
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         names = output_names_of(graph)

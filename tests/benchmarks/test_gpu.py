@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.gpu.command import ONNX_RUNTIME, main, started, summary, table
+from benchmarks.gpu.command import TIME_IS_UP, Effort, main, measure, started, summary, table
 from benchmarks.gpu.contenders import (
     CONTENDERS,
+    ONNX_RUNTIME,
     REFERENCE,
     contenders,
     in_aot_package,
@@ -77,7 +78,6 @@ def test_a_graph_is_the_exports(dtype: torch.dtype, tolerance: float, fused: boo
     assert {node.meta["val"].dtype for node in set(convolutions) - set(of_the_block)} == {dtype}
 
 
-@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_itself_computes_in_the_precision(dtype: torch.dtype) -> None:
     images = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -123,10 +123,53 @@ def check_outputs(found: Sequence[torch.Tensor], network: SelfGradientNetwork, i
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     path, run = tmp_path / "gpu.json", {"gpu": "one", "rounds": 30}
-    assert started(path, run) == {**run, "results": {}}
+    assert started(path, run) == {**run, "results": {}, "left_out": {}}
     path.write_text(json.dumps({**run, "results": {"wrn-16-2, tf32, batch 1": {}}}))
     assert started(path, run)["results"] == {"wrn-16-2, tf32, batch 1": {}}
     assert started(path, {**run, "gpu": "another"})["results"] == {}
+
+
+def test_contenders_are_added_to_what_was_measured_and_missing_ones_are_told(tmp_path: Path) -> None:
+    output = tmp_path / "gpu.json"
+    options = [
+        "--device=cpu",
+        "--arch=wrn-10-1",
+        f"--image-size={IMAGE_SIZE}",
+        "--batches",
+        "2",
+        "--precisions",
+        "tf32",
+    ]
+    options += ["--rounds=1", "--calls=1", f"--output={output}", "--contenders"]
+    key = "wrn-10-1, tf32, batch 2"
+    assert main([*options, CONTENDERS[1]]) == 0
+    first = json.loads(output.read_text())
+    assert list(first["results"][key]) == list(CONTENDERS[:2])
+    assert first["gpu"] == "none: a rehearsal on the CPU"
+    assert main([*options, ONNX_RUNTIME]) == 0
+    both = json.loads(output.read_text())
+    assert both["results"] == first["results"]
+    assert "no CUDAExecutionProvider" in both["left_out"][key][ONNX_RUNTIME]
+
+
+def test_when_the_time_is_up_only_the_reference_is_measured() -> None:
+    images = torch.zeros(1, 3, 4, 4)
+    builds = {REFERENCE: lambda: torch.relu, "other": lambda: torch.relu}
+    rows, left_out = measure(builds, images, Effort(rounds=2, calls=1, deadline=0))
+    assert list(rows) == [REFERENCE]
+    assert left_out == {"other": TIME_IS_UP}
+
+
+def test_a_contender_that_fails_is_left_out_with_its_reason() -> None:
+    def refuse() -> None:
+        raise RuntimeError("no compiler\nmore lines")
+
+    builds = {REFERENCE: lambda: torch.relu, "compiled": refuse}
+    rows, left_out = measure(builds, torch.zeros(1, 3, 4, 4), Effort(rounds=1, calls=1))
+    assert list(rows) == [REFERENCE]
+    assert left_out == {"compiled": "RuntimeError: no compiler"}
+    with pytest.raises(BenchmarkError, match=f"{REFERENCE}: no compiler"):
+        measure({REFERENCE: refuse}, torch.zeros(1, 3, 4, 4), Effort(rounds=1, calls=1))
 
 
 def test_ratios_are_taken_within_rounds() -> None:

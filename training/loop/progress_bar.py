@@ -10,12 +10,12 @@ class ProgressBar:
     """A bar of the pictures done in all epochs, with the time left, the speed and the latest figures.
 
     Args:
-        total: Pictures of the whole run.
+        total: Pictures of the whole run; None where their number is not known.
         done: Pictures of the parts of the run before this one.
         visible: False shows nothing.
     """
 
-    def __init__(self, total: int, done: int, visible: bool):
+    def __init__(self, total: int | None, done: int, visible: bool):
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,

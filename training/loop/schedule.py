@@ -3,6 +3,19 @@
 from training.config import TrainConfig
 
 
+def epochs_after(config: TrainConfig, seconds: float, reserved: float) -> float:
+    """Return how far the schedule of a run with a time budget is, in epochs from 0 to config.epochs.
+
+    Args:
+        config: Its minutes are above 0.
+        seconds: Seconds since the run's start.
+        reserved: Seconds of the budget that are kept for the last validation.
+    """
+    for_training = 60 * config.minutes - reserved
+    share = seconds / for_training if for_training > 0 else 1.0
+    return config.epochs * min(1.0, share)
+
+
 def learning_rate(config: TrainConfig, progress: float) -> float:
     """Return the learning rate at a moment of training.
 

@@ -28,7 +28,7 @@ from training.data.picture_set import PictureSet
 from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
 from training.loop.progress_bar import ProgressBar
-from training.loop.schedule import learning_rate
+from training.loop.schedule import epochs_after, learning_rate
 from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
 from training.loop.validation import Validation, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
@@ -109,6 +109,8 @@ class Trainer:
         self.average = weight_average(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
         self.progress = Progress()
+        self._began = time.perf_counter()  # less the time of earlier parts of the run
+        self._validation_seconds = 0.0  # of the last validation; nothing is known of the first
         if state is not None:
             self._resume(state)
 
@@ -149,6 +151,7 @@ class Trainer:
             WriteError: A file cannot be written.
         """
         log: EpochLog | None = None
+        self._began = time.perf_counter() - self.progress.wall_seconds
         with self.shard.fail_together():
             if self.shard.first:
                 log = EpochLog(self.run_dir, first_epoch=self.progress.epoch + 1)
@@ -159,10 +162,12 @@ class Trainer:
         yield self.progress.epoch
         images_per_epoch = self.steps_per_epoch * self.config.batch_size
         bar = ProgressBar(
-            self.config.epochs * images_per_epoch, self.progress.epoch * images_per_epoch, self.shard.first
+            None if self.config.minutes else self.config.epochs * images_per_epoch,
+            self.progress.epoch * images_per_epoch,
+            self.shard.first,
         )
         try:
-            while self.progress.epoch < self.config.epochs:
+            while not self._finished():
                 problem = self._epoch(log, bar)
                 with self.shard.fail_together():
                     if problem:
@@ -177,6 +182,21 @@ class Trainer:
             bar.close()
             if log is not None:
                 log.close()
+
+    def _scheduled(self, done: float) -> float:
+        """Return how far the learning-rate schedule is, in epochs, from 0 to config.epochs.
+
+        Args:
+            done: Epochs done so far, fractions included. A time budget counts seconds instead.
+        """
+        if not self.config.minutes:
+            return done
+        seconds = time.perf_counter() - self._began
+        # All processes must come to the same answer.
+        return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
+
+    def _finished(self) -> bool:
+        return self._scheduled(self.progress.epoch) >= self.config.epochs
 
     def _epoch(self, log: EpochLog | None, bar: ProgressBar) -> str | None:
         """Train, validate, log and save one epoch, and return what is wrong with its figures, if anything.
@@ -193,13 +213,15 @@ class Trainer:
         loss, accuracy = self._train_epoch(epoch, bar)
         images_per_second = bar.images_per_second
         evaluated = self._evaluated_model()
+        validation_began = time.perf_counter()
         figures = {
-            "lr": learning_rate(self.config, epoch + 1 - 1 / self.steps_per_epoch),
+            "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
             "train_accuracy": accuracy,
             **self.validation.measure(evaluated),
             "train_images_per_second": images_per_second,
         }
+        self._validation_seconds = time.perf_counter() - validation_began
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
@@ -245,12 +267,18 @@ class Trainer:
         return self._choice.after(figures[lowest], figures["val_clean"], self.validation.attacked)
 
     def _train_epoch(self, epoch: int, bar: ProgressBar) -> tuple[float, float]:
-        """Train one epoch and return the mean loss and accuracy over its batches."""
+        """Train one epoch and return the mean loss and accuracy over its batches.
+
+        The end of a time budget cuts the epoch short.
+        """
         self.model.train()
         sums = torch.zeros(2, device=self.device)
-        steps, batch_size = self.steps_per_epoch, self.config.batch_size
+        steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
         for index, (images, labels) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
-            rate = learning_rate(self.config, epoch + index / steps)
+            scheduled = self._scheduled(epoch + index / steps)
+            if index and scheduled >= self.config.epochs:
+                break
+            rate = learning_rate(self.config, scheduled)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             # Every process draws the whole batch's augmentation, so that it equals one process's. That costs little.
@@ -259,6 +287,7 @@ class Trainer:
             inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
             sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
             bar.update(batch_size)
+            done = index + 1
             if index % 20 == 19 or index + 1 == steps:
                 loss, accuracy = self._means(sums, index + 1, epoch)
                 key = "accuracy" if self.config.method == "standard" else "attacked"
@@ -270,7 +299,7 @@ class Trainer:
                         "memory": gib(peak_memory(self.device)),
                     }
                 )
-        return self._means(sums, steps, epoch)
+        return self._means(sums, done, epoch)
 
     def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         """Do one step on this process's part of a batch, and return its (loss, accuracy).

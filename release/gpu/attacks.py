@@ -1,0 +1,154 @@
+"""Attack the trained networks with AutoAttack's two kinds of APGD: block on, block off, and the plain network.
+
+Batch by batch: every batch is attacked in all columns before the next one, so that whatever was done when the time is
+up is a sample of pictures, with a confidence interval.
+"""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from release.gpu import pictures
+from release.gpu.stage import Run, Skip, main
+from release.gpu.train import PLAIN, SELF_GRADIENT, checkpoint
+from training.attacks import base, gradient_attack
+from training.attacks.auto_attack import GradientStage
+from training.attacks.registry import AnyAttack
+from training.checkpoint import load_checkpoint
+from training.data.batches import to_float
+from training.data.loading import choose_pictures
+from training.evaluate import measuring
+from training.evaluate.measuring import Trial
+from training.evaluate.report import wilson_interval
+from training.networks.self_gradient import SelfGradientNetwork
+
+EPS = 8 / 255
+SEED = 1  # the bundled network's reports are on the same pictures
+PICTURES = (1000, 20)
+BATCH = (250, 10)
+ITERATIONS = (100, 5)
+END_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A network in one state.
+
+    rows: its attacks in order; each one is run on what withstood those before it
+    """
+
+    name: str
+    model: SelfGradientNetwork
+    rows: tuple[AnyAttack, ...]
+
+
+def attack(run: Run) -> None:
+    """Attack batch after batch while there is time for another one, and record the accuracy so far after each.
+
+    Raises:
+        Skip: there is no GPU, or there are no pictures, or there is no network.
+    """
+    device = run.device()
+    columns = networks(run, device)
+    chosen = choose_pictures(pictures.load(run, "test"), PICTURES[run.rehearse], SEED)
+    images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
+    labels = chosen.labels.to(device)
+    tf32 = "TF32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+    run.record(eps=EPS, seed=SEED, pictures_wanted=len(labels), convolutions=tf32, data=run.settings.dataset_name)
+    withstood: dict[str, dict[str, list[bool]]] = {
+        column.name: {row.id.title: [] for row in column.rows} for column in columns
+    }
+    size, longest = BATCH[run.rehearse], 0.0
+    for start in range(0, len(labels), size):
+        # One batch may take a fifth longer than another: more of its pictures withstand.
+        if start and run.seconds_left() - END_SECONDS < 1.2 * longest:
+            break
+        began = time.monotonic()
+        for column in columns:
+            some = slice(start, start + size)
+            for name, right in cascade(column, images[some], labels[some], size):
+                withstood[column.name][name] += right.tolist()
+                record(run, withstood)
+        longest = max(longest, time.monotonic() - began)
+
+
+def networks(run: Run, device: torch.device) -> list[Column]:
+    """Return what is attacked, of the networks that were trained.
+
+    Raises:
+        Skip: there are none.
+    """
+    columns = []
+    for recipe, states in ((SELF_GRADIENT, (True, False)), (PLAIN, (False,))):
+        path = checkpoint(run.out, recipe)
+        if path.is_file():
+            model, _ = load_checkpoint(path)
+            model.to(device).to(memory_format=torch.channels_last)
+            model.requires_grad_(False)
+            for block in states:
+                name = f"{recipe.file}, {base.block_state(block)}" if recipe is SELF_GRADIENT else recipe.file
+                columns.append(Column(name, model, rows(block, ITERATIONS[run.rehearse])))
+    if not columns:
+        raise Skip("no network was trained")
+    return columns
+
+
+def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
+    """Return the attacks of one column. Without the package pyautoattack, this project's own PGD and CW."""
+    if importlib.util.find_spec("pyautoattack") is None:
+        print("pyautoattack is not installed: PGD and CW in its place")
+        return (
+            gradient_attack.clean(block),
+            gradient_attack.pgd(iterations, block),
+            gradient_attack.cw(iterations, block),
+        )
+    return (
+        gradient_attack.clean(block),
+        GradientStage("apgd-ce", block=block, iterations=iterations),
+        GradientStage("apgd-t", block=block, iterations=iterations),
+    )
+
+
+def cascade(column: Column, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield each attack's name, and which pictures withstood it and all before it, (N) bool on the CPU.
+
+    images, labels: (N, 3, H, W) in [0, 1] and (N)
+    """
+    trial = Trial(column.model, images, labels, EPS, SEED, batch_size)
+    left = torch.ones(len(labels), dtype=torch.bool)
+    for row in column.rows:
+        if left.any():
+            left[left.clone()] = measuring.withstood(trial.chosen(left), row)
+        yield row.id.title, left.clone()
+
+
+def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:
+    """Record every column's accuracies with the number of pictures and the 95 % confidence interval."""
+    accuracy: dict[str, dict[str, Any]] = {}
+    says = []
+    for name, attacked in withstood.items():
+        accuracy[name] = {}
+        for row, right in attacked.items():
+            if right:
+                low, high = wilson_interval(sum(right), len(right))
+                accuracy[name][row] = {
+                    "accuracy": round(sum(right) / len(right), 4),
+                    "interval_95": [round(low, 4), round(high, 4)],
+                    "pictures": len(right),
+                }
+        if accuracy[name]:
+            row, last = list(accuracy[name].items())[-1]
+            low, high = (100 * end for end in last["interval_95"])
+            share = f"{100 * last['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
+            says.append(f"{name} {share} of {last['pictures']} after {row}")
+    run.record("; ".join(says), accuracy=accuracy)
+
+
+if __name__ == "__main__":
+    sys.exit(main(attack))

@@ -1,0 +1,193 @@
+"""Train the plain network by one-step adversarial training, then the self-gradient network that continues it.
+
+Both for the seconds that the stage has, with the learning rate laid over them; after every epoch the network that the
+trainer keeps lies in the run's folder in half precision.
+"""
+
+import contextlib
+import csv
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from release.gpu import flops, pictures
+from release.gpu.stage import Run, Skip, main
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import TrainConfig
+from training.data.picture_set import PictureSet
+from training.loop.state import TrainerError
+from training.loop.trainer import Trainer
+from training.networks.self_gradient import SelfGradientNetwork
+
+SPARE_SECONDS = 6.0
+"""Kept of a stage for its end, and for a last validation that takes longer than the one before."""
+REHEARSED_SECONDS = 8.0
+VALIDATION_BATCH = 500
+REHEARSAL: dict[str, Any] = {
+    "batch_size": 16,
+    "crop_padding": 1,
+    "precision": "float32",
+    "validation_pictures": 20,
+    "validation_attacked": 10,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the two networks.
+
+    file:     its checkpoint in the run's folder, and the start of its training log's name
+    settings: TrainConfig's that differ from its defaults
+    start:    the recipe whose network it continues
+    """
+
+    file: str
+    settings: dict[str, Any]
+    start: "Recipe | None" = None
+
+
+# N-FGSM: over tens of epochs a one-step attack without its noise may end in catastrophic overfitting.
+PLAIN = Recipe(
+    "plain", {"method": "pgd", "attack": "n-fgsm", "lr": 0.3, "lr_warmup": 0.2, "batch_size": 256, "ema_decay": 0.999}
+)
+# As the bundled network continued its plain one.
+SELF_GRADIENT = Recipe(
+    "self-gradient",
+    {
+        "method": "self-gradient",
+        "attack_step_size": 10 / 255,
+        "attack_view": "smooth",
+        "block_scale": 4 / 255,
+        "plain_loss_share": 0.3,
+        "lr": 0.03,
+        "ema_decay": 0.995,
+    },
+    start=PLAIN,
+)
+RECIPES = {"train-plain": PLAIN, "train-self-gradient": SELF_GRADIENT}
+
+
+def checkpoint(folder: Path, recipe: Recipe) -> Path:
+    """Return where a recipe's network is kept in half precision."""
+    return folder / f"{recipe.file}.safetensors"
+
+
+def train(run: Run) -> None:
+    """Train the network of the stage's name, record every epoch, and keep the network in half precision.
+
+    Raises:
+        Skip: there is no GPU, or there are no pictures, or there is no network to continue.
+    """
+    recipe = RECIPES[run.name]
+    device = run.device()
+    start = ""
+    if recipe.start is not None:
+        full, half = run.work / recipe.start.file / "model.safetensors", checkpoint(run.out, recipe.start)
+        found = [path for path in (full, half) if path.is_file()]
+        if not found:
+            raise Skip(f"there is no {half.name} to continue: see stage train-plain")
+        start = str(found[0])
+    chosen = pictures.load(run, "train")
+    seconds = run.seconds_left() - SPARE_SECONDS
+    if run.rehearse:
+        seconds = min(seconds, REHEARSED_SECONDS)
+    if seconds <= 0:
+        raise Skip("no time is left to train")
+    config = TrainConfig(
+        **{
+            "dataset": "image-folder",
+            "dataset_name": run.settings.dataset_name,
+            "arch": run.settings.arch,
+            "init_from": start,
+            "lr_schedule": "cyclic",
+            "minutes": seconds / 60,
+            **recipe.settings,
+            **(REHEARSAL if run.rehearse else {}),
+        }
+    )
+    train_into(run, recipe, config, chosen, device)
+
+
+def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet, device: torch.device) -> None:
+    """Train, and after each epoch record the log's rows and replace the network in the run's folder.
+
+    Raises:
+        TrainingError: training failed before its first epoch was done.
+    """
+    began = time.monotonic()
+    trainer = Trainer(config, chosen, run.work / recipe.file, device)
+    if device.type == "cuda":
+        # The trainer's own choice spares memory, of which there is plenty; small batches would leave the GPU waiting.
+        trainer.validation = replace(trainer.validation, batch_size=VALIDATION_BATCH)
+    counted = count_operations(config, trainer)
+    problem = ""
+    try:
+        for epoch in trainer.train():
+            if epoch > 0:
+                record_epoch(run, recipe, trainer, counted)
+    except TrainerError as error:  # a collapse: the best network so far is kept, and is worth judging
+        if trainer.progress.epoch == 0:
+            raise
+        problem = str(error)
+        record_epoch(run, recipe, trainer, counted)
+    run.record(problem=problem, config=config.as_dict(), seconds=round(time.monotonic() - began, 1))
+
+
+def count_operations(config: TrainConfig, trainer: Trainer) -> float | None:
+    """Return a training step's operations for one picture; None where PyTorch cannot count them.
+
+    PyTorch's random numbers are left as they were.
+    """
+    state = torch.get_rng_state()
+    try:
+        return flops.of_training_step(config, trainer.info)
+    except Exception as error:  # a figure less is no reason not to train
+        print(f"operations not counted: {type(error).__name__}: {error}")
+        return None
+    finally:
+        torch.set_rng_state(state)
+
+
+def half_precision(model: SelfGradientNetwork) -> dict[str, Tensor]:
+    """Return a network's weights and statistics, those that are floating-point numbers in half precision."""
+    state = model.state_dict()
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | None) -> None:
+    """Put the kept network and the log into the run's folder, and the last epoch's figures into gpu.json."""
+    model, info = load_checkpoint(trainer.checkpoint_path)
+    target = checkpoint(run.out, recipe)
+    save_checkpoint(target, half_precision(model), info)
+    log = trainer.run_dir / "log.csv"
+    with contextlib.suppress(OSError):
+        shutil.copyfile(log, run.out / f"{recipe.file}-training.csv")
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    last, kept = rows[-1], rows[info.history["epoch"] - 1]
+    speed = float(last["train_images_per_second"])
+    says = (
+        f"{len(rows)} epochs at {speed:.0f} pictures/s; epoch {info.history['epoch']} is kept: clean "
+        f"{100 * float(kept['val_clean']):.1f} %, lowest under attack {100 * float(kept['val_lowest']):.1f} % "
+        "(validation)"
+    )
+    figures: dict[str, Any] = {"epochs": len(rows), "kept": kept, "last": last, "checkpoint": target.name}
+    if counted is not None:
+        rate = speed * counted / 1e12
+        peak = run.figures_of("peak").get("bf16_matmul_tflops")
+        figures |= {
+            "operations_per_picture": counted,
+            "tflops": round(rate, 3),
+            "share_of_bf16_peak": round(rate / peak, 4) if peak else None,
+        }
+    run.record(says, **figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(train))

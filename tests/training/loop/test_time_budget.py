@@ -1,0 +1,51 @@
+"""A time budget: the learning-rate schedule over elapsed time, its end, and resuming within it."""
+
+from tests.training.tiny_run import arguments, rows
+from training.checkpoint import load_checkpoint
+from training.command import main
+from training.loop import trainer
+
+
+class Clock:
+    """Stands in for the module time in the trainer: every look takes `tick` seconds."""
+
+    def __init__(self, tick: float):
+        self.now, self.tick = 1000.0, tick
+
+    def perf_counter(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now
+
+
+def test_a_time_budget_lays_the_schedule_over_the_minutes(picture_folder, runs, capsys, monkeypatch):
+    monkeypatch.setattr(trainer, "time", Clock(tick=1.0))
+    options = arguments(picture_folder, "timed", "--method=standard", "--lr=0.1", "--lr-warmup=0.5", "--minutes=0.5")
+    assert main(options) == 0
+    assert "float32 on cpu, 0.5 minutes\n" in capsys.readouterr().out
+    log = rows(runs / "timed")
+    # Three steps an epoch, and a few looks at the clock around them: half a minute is over after some epochs.
+    assert 2 < len(log) < 10
+    rates = [float(row["lr"]) for row in log]
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) > 0.08
+    assert 0 <= rates[-1] < 0.02
+    assert float(log[-1]["wall_seconds"]) <= 32
+    _, info = load_checkpoint(runs / "timed" / "model.safetensors")
+    assert info.recipe["minutes"] == 0.5
+
+
+def test_a_time_budget_is_resumed_where_it_was(picture_folder, runs, capsys, monkeypatch):
+    monkeypatch.setattr(trainer, "time", Clock(tick=1.0))
+    options = arguments(picture_folder, "timed", "--method=standard", "--minutes=0.5")
+    assert main(options) == 0
+    log = rows(runs / "timed")
+    used = float(log[-1]["wall_seconds"]) / 60
+    capsys.readouterr()
+    assert main([*options, "--resume"]) == 0
+    assert f"0.5 minutes, of which {used:.1f} are used" in capsys.readouterr().out
+    assert len(log) <= len(rows(runs / "timed")) <= len(log) + 1
