@@ -1,5 +1,6 @@
 """`python -m release.gpu`: a whole rehearsal without packages that a GPU's image may lack, and what can go wrong."""
 
+import ast
 import json
 import signal
 import subprocess
@@ -298,6 +299,23 @@ def test_a_damaged_archive_is_no_reason_to_wait(tmp_path: Path) -> None:
     (tmp_path / "damaged.tar").write_bytes(bytes(range(256)) * 400)
     with pytest.raises(subprocess.CalledProcessError, match="tar"):
         pictures.read_archive(tmp_path / "damaged.tar", tmp_path / "unpacked")
+
+
+def marked_gpu(file: Path) -> bool:
+    """Whether a file uses pytest.mark.gpu."""
+    source = file.read_text()
+    return "gpu" in source and any(
+        isinstance(node, ast.Attribute) and node.attr == "gpu" and ast.unparse(node.value).split(".")[-1] == "mark"
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_the_stage_tests_runs_every_test_that_is_marked_gpu(project_root: Path) -> None:
+    marked = {file.relative_to(project_root) for file in (project_root / "tests").rglob("*.py") if marked_gpu(file)}
+    for place in map(Path, {*gpu_tests.FOLDERS, *gpu_tests.REHEARSED}):
+        assert (project_root / place).exists()
+        assert any(file.is_relative_to(place) for file in marked), f"{place} has no test that is marked gpu"
+    assert not [file for file in marked if not any(file.is_relative_to(place) for place in gpu_tests.FOLDERS)]
 
 
 def test_a_junit_report_is_counted(tmp_path: Path) -> None:
