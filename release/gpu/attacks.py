@@ -29,9 +29,9 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 EPS = 8 / 255
 SEED = 1  # chooses the same pictures as the bundled network's reports
-PICTURES = (1000, 20)
+PICTURES = (1000, 10)
 """Pictures to attack at most: in a run, in a rehearsal."""
-BATCH = (250, 10)
+BATCH = (250, 5)
 """Batch size: in a run, in a rehearsal."""
 ITERATIONS = (100, 5)
 """Steps of an attack: in a run, in a rehearsal."""

@@ -177,7 +177,8 @@ def run_stage(stage: Stage, seconds: float, record: Record, saved: Path, setting
     }
     if settings.rehearse:
         # On a busy machine, threads that spin while they wait for another thread's core make it ten times slower.
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        # Tiny work needs one thread alone.
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     command = stage.process(str(saved), began + seconds - GRACE_SECONDS)
     outcome = supervise(command, seconds, Path(settings.out) / "log.txt", environment=environment)
     status, reason = judged(outcome, seconds)

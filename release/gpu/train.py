@@ -27,7 +27,7 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 SPARE_SECONDS = 6.0
 """Kept for the end of the stage, and for a last validation that takes longer than the one before."""
-REHEARSED_SECONDS = 8.0
+REHEARSED_SECONDS = 3.0
 """Seconds of training in a rehearsal."""
 VALIDATION_BATCH = 500
 """Validation's batch size on a GPU."""

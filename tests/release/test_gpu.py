@@ -45,7 +45,7 @@ FAILING = Stage(
 OVERLONG = Stage(
     "planted overlong stage",
     "",
-    8,
+    6,
     command=(
         sys.executable,
         "-c",
@@ -137,7 +137,7 @@ def test_a_stage_that_fails_and_one_that_overruns_are_told_and_the_next_ones_run
     stages = rehearsal[0]["stages"]
     failed, overran = stages[FAILING.name], stages[OVERLONG.name]
     assert (failed["status"], failed["reason"], failed["output"]) == ("failed", "planted", ["so far", "planted"])
-    assert (overran["status"], overran["reason"]) == ("overran", "its 8 s were up")
+    assert (overran["status"], overran["reason"]) == ("overran", "its 6 s were up")
     (child,) = map(int, overran["output"])
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
@@ -212,7 +212,7 @@ def test_the_service_answers_in_a_rehearsal(tmp_path: Path) -> None:
 def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "release.gpu", "--rehearse", "--out", str(tmp_path), "--stages"]
     process = subprocess.Popen(
-        [*command, "environment", "pictures", "train-plain"], cwd=project_root, stdout=subprocess.PIPE, text=True
+        [*command, "pictures", "train-plain"], cwd=project_root, stdout=subprocess.PIPE, text=True
     )
     try:
         record = Record(tmp_path / NAME)
@@ -228,7 +228,7 @@ def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path)
         process.kill()
     assert process.returncode == 143
     stages = record.read()["stages"]
-    assert [stages[name]["status"] for name in stages] == ["done", "done", "stopped"]
+    assert [stages[name]["status"] for name in stages] == ["done", "stopped"]
     assert output.strip().splitlines()[-1] == "train-plain: stopped: the run was told to stop"
     assert not child.is_running()
 
