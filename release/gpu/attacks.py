@@ -33,10 +33,10 @@ PICTURES = (1000, 10)
 """Pictures to attack at most: in a run, in a rehearsal."""
 BATCH = (250, 5)
 """Batch size: in a run, in a rehearsal."""
-ITERATIONS = (100, 5)
+ITERATIONS = (100, 2)
 """Steps of an attack: in a run, in a rehearsal."""
 END_SECONDS = 3.0
-"""Kept for the end of the stage."""
+"""Seconds kept for the end of the stage."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from training.common.signals import Terminated, terminable
 MINUTES = (9.0, 3.0)
 """Defaults of --minutes: in a run, in a rehearsal."""
 END_SECONDS = 5.0
-"""Kept of the minutes for the summary."""
+"""Seconds of the minutes that are kept for the summary."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

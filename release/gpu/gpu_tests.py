@@ -16,7 +16,7 @@ FOLDERS = ("tests/export/kernels", "tests/benchmarks/test_gpu.py", "tests/export
 REHEARSED = ("tests/benchmarks/test_gpu.py",)
 """Tests of a rehearsal. Without a GPU they are collected and skipped."""
 END_SECONDS = 5.0
-"""Kept for pytest to write its report after the interrupt."""
+"""Seconds kept for pytest to write its report after the interrupt."""
 
 
 def test(run: Run) -> None:

@@ -18,8 +18,8 @@ class Stage:
         name: Its name in gpu.json; its process gets it as --name.
         module: The module of release.gpu that its process runs.
         seconds: Its time limit.
-        share: A lower limit, as a share of the time that is left when it starts, less what later stages reserve. None
-            sets no lower limit.
+        share: A second limit, as a share of the time that is left when it starts, less what later stages reserve. The
+            shorter limit counts. None sets no second limit.
         reserved: Seconds that earlier stages with a share leave for this one.
         command: A command line to run instead of the module.
     """

@@ -25,7 +25,7 @@ BOUNDARY = "self-gradient-boundary"
 REQUESTS = 20
 """Requests that are timed."""
 END_SECONDS = 4.0
-"""Kept for the server to end."""
+"""Seconds kept for the server to end."""
 
 
 def serve(run: Run) -> None:

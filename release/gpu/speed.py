@@ -27,7 +27,7 @@ REHEARSED_TIERS = TIERS[:2]
 PASSES = {REFERENCE: "one pass"}
 """Contenders that do not compute both passes."""
 END_SECONDS = 6.0
-"""Kept for the end of the stage."""
+"""Seconds kept for the end of the stage."""
 FEWEST_SECONDS = 8.0
 """Least time with which a tier is started: PyTorch alone takes seconds to start."""
 

@@ -26,7 +26,7 @@ from training.loop.trainer import Trainer
 from training.networks.self_gradient import SelfGradientNetwork
 
 SPARE_SECONDS = 6.0
-"""Kept for the end of the stage, and for a last validation that takes longer than the one before."""
+"""Seconds kept for the end of the stage, and for a last validation that takes longer than the one before."""
 REHEARSED_SECONDS = 3.0
 """Seconds of training in a rehearsal."""
 VALIDATION_BATCH = 500
@@ -192,7 +192,7 @@ def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | No
     last, kept = rows[-1], rows[info.history["epoch"] - 1]
     speed = float(last["train_images_per_second"])
     says = (
-        f"{len(rows)} epochs at {speed:.0f} pictures/s; epoch {info.history['epoch']} is kept: clean "
+        f"{len(rows)} epoch{'s' * (len(rows) > 1)} at {speed:.0f} pictures/s; epoch {info.history['epoch']} is kept: clean "
         f"{100 * float(kept['val_clean']):.1f} %, lowest under attack {100 * float(kept['val_lowest']):.1f} % "
         "(validation)"
     )
