@@ -192,9 +192,9 @@ def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | No
     last, kept = rows[-1], rows[info.history["epoch"] - 1]
     speed = float(last["train_images_per_second"])
     says = (
-        f"{len(rows)} epoch{'s' * (len(rows) > 1)} at {speed:.0f} pictures/s; epoch {info.history['epoch']} is kept: clean "
-        f"{100 * float(kept['val_clean']):.1f} %, lowest under attack {100 * float(kept['val_lowest']):.1f} % "
-        "(validation)"
+        f"{len(rows)} epoch{'s' * (len(rows) > 1)} at {speed:.0f} pictures/s; "
+        f"epoch {info.history['epoch']} is kept: clean {100 * float(kept['val_clean']):.1f} %, "
+        f"lowest under attack {100 * float(kept['val_lowest']):.1f} % (validation)"
     )
     figures: dict[str, Any] = {"epochs": len(rows), "kept": kept, "last": last, "checkpoint": target.name}
     if counted is not None:
