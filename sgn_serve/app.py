@@ -20,6 +20,7 @@ from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
 from sgn_serve.http.tokens import RequireToken
+from sgn_serve.http.websockets import RefuseWebSockets
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
@@ -74,6 +75,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
         Middleware(CrossOrigin, origins=settings.cors_origins),
         Middleware(FormatErrors),  # around everything that refuses
         Middleware(RefuseNewConnections),
+        Middleware(RefuseWebSockets),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
         Middleware(RequireToken, tokens=settings.api_tokens),
         Middleware(LimitBody, max_bytes=settings.max_bytes),

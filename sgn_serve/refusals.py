@@ -11,6 +11,7 @@ CODES = MappingProxyType(
     {
         "bad_http": "the connection carries no HTTP request, or a damaged one",
         "head_too_large": "the request's head has too many bytes or too many headers",
+        "no_websocket": "the request is the handshake of a WebSocket, and the server speaks none",
         "too_slow_request": "the request's head or body took too long to arrive",
         "too_many_connections": "too many connections are open",
         "shutting_down": "the server is about to end and takes no new connections",

@@ -5,11 +5,25 @@ from dataclasses import dataclass
 NEW_CONNECTION = "self_gradient.new_connection"
 """Key in a request's scope: whether its connection was made after the process was told to end."""
 
+WEBSOCKET = "self_gradient.websocket"
+"""Key in a request's scope: whether it is the handshake of a WebSocket."""
+
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 """Headers and trailers of one request. Each takes far more memory than its bytes."""
 MAX_REQUESTS = 16
-"""Requests on one connection, each sent before the one before it is answered. Hardly any client does so at all."""
+"""Requests on one connection, each sent before the one before it is answered. Hardly any client does so at all.
+Those beyond it are not read: the connection ends after the answers to the first ones."""
+
+LINGER_SECONDS = 2.0
+"""Time that an answered client may send nothing before its connection is closed, where a part of what it sends is not
+read. Closed at once, the connection would be reset, and the answer lost."""
+LINGER_BYTES = 64 * 1024 * 1024
+"""Bytes that are read and thrown away on such a connection."""
+LINGER_REFUSED_BYTES = 1024 * 1024
+"""The same where the connection carries no request, or a damaged one."""
+MAX_LINGERING = 32
+"""Connections beyond the limit that may wait for their clients like this."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
         "damaged_image",
         "bad_tensor_request",
         "bad_http",
+        "no_websocket",
         "cross_origin_refused",
     ),
     HTTPStatus.UNAUTHORIZED: ("no_token", "wrong_token"),

@@ -159,6 +159,12 @@ def test_requests_sent_all_at_once_take_turns_and_too_many_end_the_connection(cl
         while chunk := connection.recv(100_000):
             answer += chunk
     assert answer.count(b"HTTP/1.1 200 ") == MAX_REQUESTS
+    with connect(server) as connection:
+        connection.sendall(ask * (MAX_REQUESTS + 1))
+        answer = b""
+        while chunk := connection.recv(100_000):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 200 ") == MAX_REQUESTS, "the first ones are answered"
     with ExitStack() as stack:
         many = [stack.enter_context(connect(server)) for _ in range(10)]
         started = time.monotonic()
