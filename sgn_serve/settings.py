@@ -291,8 +291,8 @@ class Settings(BaseSettings):
     max_connections: WholeNumber = Field(
         400,
         ge=1,
-        description="connections open at the same time; more are refused. Each may take some 60 KB of memory, and a "
-        "process may often have 1024 files open",
+        description="connections open at the same time; more are refused. Each may take some 60 KB of memory. A "
+        "process that may have too few files open (ulimit -n) takes fewer, and says so at the start",
     )
     drain_seconds: Number = Field(
         1.0, ge=0, le=600, description="time that connections are kept after SIGTERM, in seconds"

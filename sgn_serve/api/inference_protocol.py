@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from sgn_serve.api.json_body import ON_LOOP_BYTES, JsonError, is_text, parse_json
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
@@ -36,8 +38,9 @@ _BYTES_A_NUMBER = 32
 _VALUES_BESIDE = 10_000
 """Values that a request's JSON may have besides its numbers. Each takes up to a hundred bytes of memory, however short
 its text is."""
-_LARGE_BYTES = 64 * 1024
-"""A larger body is parsed in a thread."""
+_DEEPEST = 8
+"""Lists within lists that a tensor's numbers may lie in."""
+_LONGEST_ID = 1000
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class InferenceProtocol:
 
     async def _parse(self, body: bytearray, request: Request, predictor: Predictor) -> InferRequest:
         given = (body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
-        if len(body) <= _LARGE_BYTES:
+        if len(body) <= ON_LOOP_BYTES:
             return parse_request(*given)
         return await asyncio.get_running_loop().run_in_executor(self._parser, parse_request, *given)
 
@@ -152,10 +155,11 @@ class InferenceProtocol:
     def _find(self, request: Request) -> Predictor:
         predictor = self._slot.predictor
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
-        if name != predictor.settings.model_name or version != VERSION:
+        served = predictor.settings.model_name
+        if name != served or version != VERSION:
             raise RequestError(
                 "unknown_model",
-                f"there is no model {name!r} in version {version!r}; there is {predictor.settings.model_name!r} in "
+                f"there is no model {name[:100]!r} in version {version[:100]!r}; there is {served!r} in "
                 f"version {VERSION!r}",
             )
         return predictor
@@ -192,9 +196,9 @@ def parse_request(
     if values > allowed:
         raise _bad(f"the JSON has some {values} values, more than {allowed}")
     try:
-        asked = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:
-        raise _bad(f"the body is not JSON ({' '.join(str(error).split())[:100]})") from None
+        asked = parse_json(body[:length])
+    except JsonError as error:
+        raise _bad(f"the body is not JSON ({error})") from None
     if not isinstance(asked, dict):
         raise _bad("the body is not a JSON object")
     inputs = asked.get("inputs")
@@ -202,18 +206,9 @@ def parse_request(
         raise _bad(f"'inputs' must be a list of one tensor, {INPUT!r}")
     images = _parse_tensor(inputs[0], body[length:], description, most)
     name = asked.get("id")
-    if name is not None and not (isinstance(name, str) and _is_text(name)):
-        raise _bad("'id' must be a string of characters")
+    if name is not None and not (isinstance(name, str) and len(name) <= _LONGEST_ID and is_text(name)):
+        raise _bad(f"'id' must be a string of {_LONGEST_ID} characters at most")
     return InferRequest(images, _parse_outputs(asked, description), name)
-
-
-def _is_text(name: str) -> bool:
-    """Return whether an id can be repeated in an answer. JSON can hold unpaired surrogates, UTF-8 cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parse_tensor(
@@ -242,24 +237,39 @@ def _parse_tensor(
     else:
         if binary:
             raise _bad("there are bytes after the JSON, but no 'binary_data_size'")
-        values = _parse_numbers(tensor.get("data"))
-    if values.size != numbers:
-        raise _bad(f"the input has {values.size} numbers instead of {numbers}")
+        values = _parse_numbers(tensor.get("data"), numbers)
     if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
         raise _bad("the input's numbers must lie from 0 to 1")
     return values.reshape(shape)
 
 
-def _parse_numbers(data: Any) -> NDArray[np.float32]:
-    """Return flat or nested lists of numbers as an array. Nothing else that NumPy would convert is accepted."""
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError):
-        raise _bad("the input's 'data' must be numbers, in one list or in lists of one length") from None
-    if values.dtype.kind not in "iuf" or values.ndim == 0:
+def _parse_numbers(data: Any, numbers: int) -> NDArray[np.float32]:
+    """Return flat or nested lists of numbers as an array.
+
+    The types are looked at before NumPy is: of numbers with one long string among them it would make an array of
+    strings, each as long as the longest.
+    """
+    if type(data) is not list:
         raise _bad("the input's 'data' must be a list of numbers")
+    for _ in range(_DEEPEST):
+        types = set(map(type, data))
+        if types <= {int, float}:  # true is none
+            break
+        if types != {list}:
+            raise _bad("the input's 'data' must be a list of numbers")
+        if len(set(map(len, data))) != 1:
+            raise _bad("the input's 'data' must be numbers, in one list or in lists of one length")
+        data = list(chain.from_iterable(data))
+    else:
+        raise _bad("the input's 'data' must be a list of numbers")
+    if len(data) != numbers:
+        raise _bad(f"the input has {len(data)} numbers instead of {numbers}")
+    try:
+        values = np.fromiter(data, np.float64, numbers)
+    except OverflowError:
+        raise _bad("the input's numbers must lie from 0 to 1") from None
     with np.errstate(over="ignore"):
-        return values.astype(np.float32).ravel()
+        return values.astype(np.float32)
 
 
 def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str, bool]:

@@ -1,5 +1,6 @@
 """Limits of one connection, and of all of them: sgn_serve/http/uvicorn_internals.py keeps them."""
 
+import resource
 from dataclasses import dataclass
 
 NEW_CONNECTION = "self_gradient.new_connection"
@@ -24,6 +25,22 @@ LINGER_REFUSED_BYTES = 1024 * 1024
 """The same where the connection carries no request, or a damaged one."""
 MAX_LINGERING = 32
 """Connections beyond the limit that may wait for their clients like this."""
+
+OTHER_FILES = 128
+"""Files that a worker may have open besides its connections: libraries, metrics, forms that wait on the disk, and
+connections that linger."""
+
+
+def allowed_connections(wanted: int) -> int:
+    """Return how many connections this process can have open, wanted at most.
+
+    Beyond its limit of open files a process can take no connection, nor open the file of a form: then nobody would be
+    answered at all, not even with a 503.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, max(files - OTHER_FILES, files // 4)))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5
         ({"inputs": [{**GOOD, "data": [True] * 192}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "data": [[0.5], [0.5, 0.5]]}]}, "numbers"),
         ({"inputs": [{**GOOD, "data": [10**200] * 192}]}, "numbers"),
-        ({"inputs": [{**GOOD, "data": [float("nan")] * 192}]}, "from 0 to 1"),
+        ({"inputs": [{**GOOD, "data": [float("nan")] * 192}]}, "NaN is no number in JSON"),
         ({"inputs": [{**GOOD, "data": 0.5}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "data": None}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 768}}]}, "'binary_data_size'"),
