@@ -16,6 +16,7 @@ from sgn_serve.http.access_log import ObserveRequests
 from sgn_serve.http.body_limits import LimitBody
 from sgn_serve.http.cross_origin import CrossOrigin
 from sgn_serve.http.error_form import FormatErrors
+from sgn_serve.http.packed_bodies import UnpackBody
 from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
@@ -78,6 +79,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
         Middleware(RefuseWebSockets),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
         Middleware(RequireToken, tokens=settings.api_tokens),
+        Middleware(UnpackBody, max_bytes=settings.max_bytes),
         Middleware(LimitBody, max_bytes=settings.max_bytes),
     ]
 

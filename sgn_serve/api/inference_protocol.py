@@ -11,7 +11,6 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -22,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sgn_serve.api.json_body import ON_LOOP_BYTES, JsonError, is_text, parse_json
+from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, is_text, parse_beside, parse_json
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
@@ -35,9 +34,6 @@ HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 _BYTES_A_NUMBER = 32
 """Longest text of a number that a client would send."""
-_VALUES_BESIDE = 10_000
-"""Values that a request's JSON may have besides its numbers. Each takes up to a hundred bytes of memory, however short
-its text is."""
 _DEEPEST = 8
 """Lists within lists that a tensor's numbers may lie in."""
 _LONGEST_ID = 1000
@@ -69,8 +65,6 @@ class InferenceProtocol:
     def __init__(self, slot: PredictorSlot, ready: Callable[[], bool]):
         self._slot = slot
         self._is_ready = ready
-        # One thread, because a body as Python's lists takes twenty times its memory: one large body at a time.
-        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, each with and without the version in its path. There is one version."""
@@ -130,8 +124,6 @@ class InferenceProtocol:
         """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two."""
         predictor = self._find(request)
         predictor.check_room()
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestError("unsupported_encoding", "compressed requests are not accepted")
         body = await _read(request, predictor)
         while True:
             predictor = self._find(request)
@@ -143,10 +135,9 @@ class InferenceProtocol:
         return _respond(asked, logits, predictor.settings.model_name)
 
     async def _parse(self, body: bytearray, request: Request, predictor: Predictor) -> InferRequest:
-        given = (body, request.headers.get(HEADER_LENGTH), predictor.description, _most(predictor))
-        if len(body) <= ON_LOOP_BYTES:
-            return parse_request(*given)
-        return await asyncio.get_running_loop().run_in_executor(self._parser, parse_request, *given)
+        header_length = request.headers.get(HEADER_LENGTH)
+        given = (body, header_length, predictor.description, _most(predictor))
+        return await parse_beside(len(body), parse_request, *given)
 
     def _check_ready(self) -> None:
         if not self._is_ready():
@@ -191,8 +182,8 @@ def parse_request(
         length = int(header_length) if number else -1
         if not 0 <= length <= len(body):
             raise _bad(f"the header {HEADER_LENGTH} is {header_length[:40]!r}, but the body has {len(body)} bytes")
-    values = sum(body.count(mark, 0, length) for mark in (b",", b"[", b"{"))
-    allowed = _VALUES_BESIDE + 2 * most * 3 * math.prod(description.image_size)  # each number may be a list of its own
+    values = count_values(body, length)
+    allowed = MAX_VALUES + 2 * most * 3 * math.prod(description.image_size)  # each number may be a list of its own
     if values > allowed:
         raise _bad(f"the JSON has some {values} values, more than {allowed}")
     try:

@@ -1,10 +1,22 @@
 """Parse JSON that a client sent: strictly, and without what Python's parser adds to JSON."""
 
+import asyncio
 import json
-from typing import Any, NoReturn
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, TypeVar
 
 ON_LOOP_BYTES = 4 * 1024
 """A larger body is parsed in a thread: the event loop has others to answer."""
+
+MAX_VALUES = 10_000
+"""Values that a request's JSON may have besides a tensor's numbers. Each takes up to a hundred bytes of memory, however
+short its text is."""
+
+# One thread, because a body as Python's lists takes twenty times its memory: one large body at a time.
+_THREAD = ThreadPoolExecutor(1, thread_name_prefix="parse")
+
+Result = TypeVar("Result")
 
 
 class JsonError(ValueError):
@@ -36,6 +48,24 @@ def parse_json(text: bytes | bytearray) -> Any:
         raise JsonError("a number has too many digits") from None
     except RecursionError:
         raise JsonError("it is nested too deeply") from None
+
+
+def count_values(text: bytes | bytearray, length: int) -> int:
+    """Return about how many values a JSON text has in its first bytes, without parsing it."""
+    return sum(text.count(mark, 0, length) for mark in (b",", b"[", b"{"))
+
+
+async def parse_beside(size: int, parse: Callable[..., Result], *arguments: Any) -> Result:
+    """Return parse(*arguments): called in a thread, where the body that it parses has more than ON_LOOP_BYTES.
+
+    Args:
+        size: Bytes of the body.
+        parse: The function.
+        arguments: Its arguments.
+    """
+    if size <= ON_LOOP_BYTES:
+        return parse(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, parse, *arguments)
 
 
 def is_text(value: str) -> bool:

@@ -21,6 +21,8 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
     HTTPStatus.BAD_REQUEST: (
         "empty_body",
         "bad_form",
+        "bad_json",
+        "damaged_encoding",
         "unknown_field",
         "unknown_parameter",
         "no_image",

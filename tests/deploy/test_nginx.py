@@ -208,7 +208,7 @@ def test_what_nginx_answers_itself_is_in_the_services_form(proxy: Proxy) -> None
         assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "not_found"), path
     # One at the limit goes through; the service's own limit is the same.
     at_limit = httpx.post(f"{proxy.url}/classify", content=bytes(Settings().max_bytes), timeout=60)
-    assert at_limit.json()["error"]["code"] == "wrong_content_type"
+    assert at_limit.json()["error"]["code"] == "not_an_image"
 
 
 NO_REQUESTS = {

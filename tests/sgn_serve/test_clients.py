@@ -68,6 +68,14 @@ def test_triton_without_outputs_gets_the_logits(triton_client, images):
     assert answer.as_numpy("self_gradient") is None
 
 
+def test_triton_may_pack_what_it_sends(triton_client, images):
+    plain, packed = (
+        triton_client.infer(NAME, tensor(images), request_compression_algorithm=name).as_numpy("logits")
+        for name in (None, "gzip")
+    )
+    np.testing.assert_array_equal(packed, plain)
+
+
 def test_triton_reads_why_not(triton_client, images):
     def refusal(given, **options):
         with pytest.raises(InferenceServerException) as refused:
@@ -77,7 +85,7 @@ def test_triton_reads_why_not(triton_client, images):
     assert "[404] there is no model 'another'" in refusal(tensor(images), name="another")
     assert "[400] the input's 'shape'" in refusal(tensor(images[:, :, :4].copy()))
     assert "[400] the input's numbers must lie from 0 to 1" in refusal(tensor(images * 2))
-    assert "[415] compressed requests" in refusal(tensor(images), request_compression_algorithm="gzip")
+    assert "is deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
     many = np.zeros((9, 3, 8, 8), np.float32)
     assert "N from 1 to 8" in refusal(tensor(many))
 
@@ -180,4 +188,8 @@ def test_curl(server, tmp_path):
     assert len(answer["top_k"]) == 3
     images = ["-F", f"images=@{path}", "-F", f"images=@{path}"]
     assert curl(*images, f"{server.url}/classify_batch?top_k=3&self_gradient=false")["predictions"] == [answer] * 2
+    bare = f"{server.url}/classify?top_k=3&self_gradient=false"
+    assert curl("--data-binary", f"@{path}", bare) == answer
+    assert curl("-T", str(path), "-X", "POST", bare) == answer
+    assert curl("-F", f"image=<{path}", bare) == answer, "a part without a file name"
     assert curl("-F", "image=http://127.0.0.1/x.png", f"{server.url}/classify")["error"]["code"] == "not_a_file"

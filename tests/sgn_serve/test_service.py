@@ -31,7 +31,7 @@ def test_an_answer(client, app_client):
     [
         ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
         ({}, 400, "empty_body", "no body"),
-        ({"content": RED, "headers": {"content-type": "image/png"}}, 415, "wrong_content_type", "image/png"),
+        ({"content": RED, "headers": {"content-type": "text/plain"}}, 415, "wrong_content_type", "text/plain"),
         ({"files": {"image": b"\0" * MAX_BYTES}}, 413, "body_too_large", "100000 bytes"),
     ],
     ids=["not an image", "no body", "no form", "too large a body"],

@@ -216,6 +216,7 @@ def _explain(settings: Settings) -> dict[str, Any]:
 
 
 _PICTURE = {"type": "string", "format": "binary"}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "the picture's file, or its data URL"}
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -240,15 +241,40 @@ def _parameters(settings: Settings) -> list[dict[str, Any]]:
 
 def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     form = {
-        "schema": {
-            "type": "object",
-            "properties": {field: files, **options},
-            "required": [field],
-            "additionalProperties": False,
-        },
+        "schema": _body_schema(field, files, options),
         "encoding": {field: {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}},
     }
-    return {"required": True, "content": {"multipart/form-data": form}}
+    also = {SELF_GRADIENT_FIELD: {"enum": [0, 1]}, TOP_K: {"type": "string", "pattern": "^[0-9]{1,4}$"}}
+    loose = {name: {"anyOf": [schema, also[name], {"type": "null"}]} for name, schema in options.items()}
+    in_json = {"schema": _body_schema(field, _in_base64(files), loose)}
+    bare = {"schema": {}}  # a body that is no JSON and no form has no schema
+    return {
+        "required": True,
+        "description": "A form with files, JSON with the pictures as base64, or one picture as the whole body, with "
+        "its options in the query. Any of them may be sent with Content-Encoding: gzip.",
+        "content": {
+            "multipart/form-data": form,
+            "application/json": in_json,
+            "image/*": bare,
+            "application/octet-stream": bare,
+        },
+    }
+
+
+def _body_schema(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {field: files, **options},
+        "required": [field],
+        "additionalProperties": False,
+    }
+
+
+def _in_base64(files: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of files, or of one, in a body of JSON."""
+    if "items" in files:
+        return files | {"items": _BASE64}
+    return _BASE64
 
 
 def _errors() -> dict[str, Any]:
