@@ -15,6 +15,7 @@ from sgn_serve.api.page import Page
 from sgn_serve.http.access_log import ObserveRequests
 from sgn_serve.http.body_limits import LimitBody
 from sgn_serve.http.cross_origin import CrossOrigin
+from sgn_serve.http.cross_site import RefuseOtherSites
 from sgn_serve.http.error_form import FormatErrors
 from sgn_serve.http.packed_bodies import UnpackBody
 from sgn_serve.http.rate_limit import RateLimit
@@ -78,6 +79,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
         Middleware(RefuseNewConnections),
         Middleware(RefuseWebSockets),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
+        Middleware(RefuseOtherSites, origins=settings.cors_origins, has_tokens=bool(settings.api_tokens)),
         Middleware(RequireToken, tokens=settings.api_tokens),
         Middleware(UnpackBody, max_bytes=settings.max_bytes),
         Middleware(LimitBody, max_bytes=settings.max_bytes),

@@ -73,7 +73,7 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
             answers = operations[method]["responses"]
             if is_open(path):
                 operations[method]["security"] = []
-            for status, meaning in _for_all(settings, is_open(path)).items():
+            for status, meaning in _for_all(settings, is_open(path), method).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
                 error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
@@ -86,10 +86,12 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
     return document
 
 
-def _for_all(settings: Settings, open_to_all: bool) -> dict[HTTPStatus, str]:
+def _for_all(settings: Settings, open_to_all: bool, method: str) -> dict[HTTPStatus, str]:
     """Return the errors that any request may be answered with, and their meanings."""
     statuses = dict(_AT_THE_CONNECTION)
     statuses[HTTPStatus.REQUEST_ENTITY_TOO_LARGE] = f"the body is larger than {settings.max_bytes} bytes"
+    if method == "post" and not settings.api_tokens:
+        statuses[HTTPStatus.FORBIDDEN] = "the request comes from a page of another site"
     if settings.api_tokens and not open_to_all:
         statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong token"
     if settings.rate_limit and not open_to_all:
@@ -247,7 +249,7 @@ def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[st
     also = {SELF_GRADIENT_FIELD: {"enum": [0, 1]}, TOP_K: {"type": "string", "pattern": "^[0-9]{1,4}$"}}
     loose = {name: {"anyOf": [schema, also[name], {"type": "null"}]} for name, schema in options.items()}
     in_json = {"schema": _body_schema(field, _in_base64(files), loose)}
-    bare = {"schema": {}}  # a body that is no JSON and no form has no schema
+    bare: dict[str, Any] = {"schema": {}}  # a body that is no JSON and no form has no schema
     return {
         "required": True,
         "description": "A form with files, JSON with the pictures as base64, or one picture as the whole body, with "
