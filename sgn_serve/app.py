@@ -18,6 +18,7 @@ from sgn_serve.http.cross_origin import CrossOrigin
 from sgn_serve.http.cross_site import RefuseOtherSites
 from sgn_serve.http.error_form import FormatErrors
 from sgn_serve.http.packed_bodies import UnpackBody
+from sgn_serve.http.prefix import TakePrefix
 from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
@@ -73,6 +74,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
     middleware = [  # the first stands outermost
         Middleware(CloseConnections, shutdown=shared.shutdown),
         Middleware(AssignRequestIds),
+        Middleware(TakePrefix, root_path=settings.root_path, proxies=settings.trusted_proxies),
         Middleware(ObserveRequests, routes=routes, log=settings.access_log),
         Middleware(CrossOrigin, origins=settings.cors_origins),
         Middleware(FormatErrors),  # around everything that refuses

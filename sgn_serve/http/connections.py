@@ -6,6 +6,8 @@ from dataclasses import dataclass
 NEW_CONNECTION = "self_gradient.new_connection"
 """Key in a request's scope: whether its connection was made after the process was told to end."""
 
+PEER = "self_gradient.peer"
+"""Key in a request's scope: the address at the other end of its connection, whatever a proxy there says of itself."""
 WEBSOCKET = "self_gradient.websocket"
 """Key in a request's scope: whether it is the handshake of a WebSocket."""
 

@@ -29,6 +29,7 @@ from sgn_serve.http.connections import (
     MAX_LINGERING,
     MAX_REQUESTS,
     NEW_CONNECTION,
+    PEER,
     WEBSOCKET,
     ConnectionLimits,
 )
@@ -248,6 +249,7 @@ class Connection(HttpToolsProtocol):
         self._stop(self._head_timer)
         self._head_timer = None
         self.scope[NEW_CONNECTION] = self._new  # type: ignore[literal-required]
+        self.scope[PEER] = self.client  # type: ignore[literal-required]
         self.scope[WEBSOCKET] = self._websocket  # type: ignore[literal-required]
         self._websocket = False
         super().on_headers_complete()

@@ -60,14 +60,16 @@ HEADERS: dict[str, dict[str, Any]] = {
 """Headers of answers, by their names among the document's components."""
 
 
-def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
+def describe_api(settings: Settings, description: Description, prefix: str = "") -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service.
 
     Args:
         settings: The service's settings; limits and defaults are described.
         description: The served graph.
+        prefix: Path under which a proxy serves all paths, empty for none.
     """
     document = _describe(settings, description)
+    document["servers"] = [{"url": prefix or "/"}]
     for path, operations in document["paths"].items():
         for method in METHODS & operations.keys():
             answers = operations[method]["responses"]
@@ -121,7 +123,6 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             f"Classes: {', '.join(description.class_names)}.",
             "version": package_version(),
         },
-        "servers": [{"url": "/"}],
         "paths": {
             "/classify": {"post": _classify(settings)},
             "/classify_batch": {"post": _classify_batch(settings)},
