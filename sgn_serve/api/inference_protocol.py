@@ -1,16 +1,19 @@
 """Routes of the Open Inference Protocol, version 2, with its binary tensor extension, for its existing clients.
 
 Clients decode and resize the pictures themselves and send tensors. The names are those of the graph's input and
-outputs. Errors have the protocol's own form, {"error": "a sentence"}, which its clients read, with code and request_id
-added.
+outputs. Tensors are numbers from 0 to 1 in three precisions, or bytes from 0 to 255. An output may be asked for as its
+largest classes. Errors have the protocol's own form, {"error": "a sentence"}, which its clients read, with code and
+request_id added.
 
-Source: https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md.
+Source: https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md,
+extension_classification.md and extension_model_configuration.md.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -32,6 +35,9 @@ from sgn_serve.serving.predictor import Predictor, PredictorSlot
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
+DATATYPES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "UINT8": "u1"}
+"""Datatypes of an input, and how NumPy names their bytes. The network itself takes FP32."""
+_BYTE = "UINT8"
 _BYTES_A_NUMBER = 32
 """Longest text of a number that a client would send."""
 _DEEPEST = 8
@@ -40,17 +46,30 @@ _LONGEST_ID = 1000
 
 
 @dataclass(frozen=True)
+class WantedOutput:
+    """How an output is wanted.
+
+    Attributes:
+        binary: Whether in binary, behind the JSON.
+        classes: Number of its largest values to return with their classes' names; None for all values as numbers.
+    """
+
+    binary: bool
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
 class InferRequest:
     """A parsed inference request.
 
     Attributes:
         images: RGB in [0, 1], (n, 3, H, W).
-        outputs: Names of the wanted outputs, each with whether it is wanted in binary.
+        outputs: Names of the wanted outputs, each with how it is wanted.
         id: Text to repeat in the answer, None for none.
     """
 
     images: NDArray[np.float32]
-    outputs: dict[str, bool]
+    outputs: dict[str, WantedOutput]
     id: str | None
 
 
@@ -77,6 +96,7 @@ class InferenceProtocol:
             routes += [
                 Route(f"{model}/infer", self.infer, methods=["POST"]),
                 Route(f"{model}/ready", self.model_ready),
+                Route(f"{model}/config", self.config),
                 Route(model, self.model),
             ]
         return routes
@@ -87,7 +107,7 @@ class InferenceProtocol:
             {
                 "name": "self-gradient-networks",
                 "version": package_version(),
-                "extensions": ["binary_tensor_data"],
+                "extensions": ["binary_tensor_data", "classification", "model_configuration"],
             }
         )
 
@@ -114,6 +134,21 @@ class InferenceProtocol:
             }
         )
 
+    async def config(self, request: Request) -> Response:
+        """Return the model's configuration as Triton would have it: shapes without the batch, and its largest size."""
+        predictor = self._find(request)
+        description = predictor.description
+        return JSONResponse(
+            {
+                "name": predictor.settings.model_name,
+                "platform": "onnxruntime_onnx",
+                "backend": "onnxruntime",
+                "max_batch_size": _most(predictor),
+                "input": [_configured(INPUT, [3, *description.image_size])],
+                "output": [_configured(name, _shape(name, description)[1:]) for name in output_names(description)],
+            }
+        )
+
     async def model_ready(self, request: Request) -> Response:
         """Return whether the network answers."""
         name = self._find(request).settings.model_name
@@ -132,7 +167,7 @@ class InferenceProtocol:
                 break
         block = not asked.outputs.keys() <= {PLAIN_LOGITS}
         logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
-        return _respond(asked, logits, predictor.settings.model_name)
+        return _respond(asked, logits, predictor)
 
     async def _parse(self, body: bytearray, request: Request, predictor: Predictor) -> InferRequest:
         header_length = request.headers.get(HEADER_LENGTH)
@@ -207,8 +242,10 @@ def _parse_tensor(
 ) -> NDArray[np.float32]:
     if tensor.get("name") != INPUT:
         raise _bad(f"the input must be named {INPUT!r}")
-    if tensor.get("datatype") != "FP32":
-        raise _bad("the input's 'datatype' must be 'FP32'")
+    datatype = tensor.get("datatype")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise _bad(f"the input's 'datatype' must be one of: {', '.join(map(repr, DATATYPES))}")
+    stored = np.dtype(DATATYPES[datatype])
     shape = tensor.get("shape")
     wanted = [3, *description.image_size]
     if (
@@ -222,14 +259,20 @@ def _parse_tensor(
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     numbers = math.prod(shape)
     if size is not None:
-        if type(size) is not int or size != 4 * numbers or len(binary) != size or "data" in tensor:
-            raise _bad(f"'binary_data_size' must be {4 * numbers}, with as many bytes after the JSON and no 'data'")
-        values = np.frombuffer(binary, "<f4").astype(np.float32)
+        wanted_size = stored.itemsize * numbers
+        if type(size) is not int or size != wanted_size or len(binary) != size or "data" in tensor:
+            raise _bad(f"'binary_data_size' must be {wanted_size}, with as many bytes after the JSON and no 'data'")
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.frombuffer(binary, stored).astype(np.float32)
     else:
         if binary:
             raise _bad("there are bytes after the JSON, but no 'binary_data_size'")
         values = _parse_numbers(tensor.get("data"), numbers)
-    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
+    if datatype == _BYTE:
+        if not (values.min() >= 0 and values.max() <= 255 and np.array_equal(values, np.rint(values))):
+            raise _bad("the input's bytes must be whole numbers from 0 to 255")
+        values /= np.float32(255)
+    elif not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
         raise _bad("the input's numbers must lie from 0 to 1")
     return values.reshape(shape)
 
@@ -263,12 +306,12 @@ def _parse_numbers(data: Any, numbers: int) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str, bool]:
+def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str, WantedOutput]:
     names = output_names(description)
     all_binary = _binary(asked.get("parameters"), "binary_data_output", False)
     outputs = asked.get("outputs")
     if outputs is None:
-        return dict.fromkeys(names[:2], all_binary)
+        return dict.fromkeys(names[:2], WantedOutput(all_binary))
     if not isinstance(outputs, list) or not outputs:
         raise _bad(f"'outputs' must be a list of some of: {', '.join(names)}; without it the logits are returned")
     wanted = {}
@@ -276,10 +319,19 @@ def _parse_outputs(asked: dict[str, Any], description: Description) -> dict[str,
         if not isinstance(output, dict) or output.get("name") not in names:
             raise _bad(f"the name of each of 'outputs' must be one of: {', '.join(names)}")
         parameters = output.get("parameters")
-        if isinstance(parameters, dict) and "classification" in parameters:
-            raise _bad("the classification extension is not supported; POST the picture to /classify instead")
-        wanted[output["name"]] = _binary(parameters, "binary_data", all_binary)
+        binary = _binary(parameters, "binary_data", all_binary)
+        wanted[output["name"]] = WantedOutput(binary, _classes(output["name"], parameters))
     return wanted
+
+
+def _classes(name: str, parameters: Any) -> int | None:
+    """Return for how many classes an output's parameters ask, None where they ask for numbers."""
+    count = parameters.get("classification") if isinstance(parameters, dict) else None
+    if count is None:
+        return None
+    if name == SELF_GRADIENT or type(count) is not int or count < 1:
+        raise _bad(f"'classification' must be a number of classes, 1 or more, and not of {SELF_GRADIENT!r}")
+    return count
 
 
 def _binary(parameters: Any, name: str, default: bool) -> bool:
@@ -291,28 +343,48 @@ def _binary(parameters: Any, name: str, default: bool) -> bool:
     return value
 
 
-def _respond(asked: InferRequest, logits: Logits, model_name: str) -> Response:
+def _respond(asked: InferRequest, logits: Logits, predictor: Predictor) -> Response:
     values = {LOGITS: logits.corrected, PLAIN_LOGITS: logits.plain, SELF_GRADIENT: logits.gradient}
     outputs = []
     binary = b""
-    for name, in_binary in asked.outputs.items():
+    for name, wanted in asked.outputs.items():
         array = values[name]
         assert array is not None, "it was asked for"
-        output = _tensor(name, list(array.shape))
-        if in_binary:
-            raw = array.astype("<f4").tobytes()
+        if wanted.classes is None:
+            output = _tensor(name, list(array.shape))
+            raw = array.astype("<f4").tobytes() if wanted.binary else b""
+            data: list[Any] = [] if wanted.binary else array.ravel().tolist()
+        else:
+            rows = _largest(array, wanted.classes, predictor.description.class_names)
+            output = {"name": name, "datatype": "BYTES", "shape": [len(rows), len(rows[0])]}
+            data = [text for row in rows for text in row]
+            raw = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, data))
+        if wanted.binary:
             output["parameters"] = {"binary_data_size": len(raw)}
             binary += raw
         else:
-            output["data"] = array.ravel().tolist()
+            output["data"] = data
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": model_name, "model_version": VERSION, "outputs": outputs}
+    answer: dict[str, Any] = {
+        "model_name": predictor.settings.model_name,
+        "model_version": VERSION,
+        "outputs": outputs,
+    }
     if asked.id is not None:
         answer["id"] = asked.id
     if not binary:
         return JSONResponse(answer)
     header = json.dumps(answer).encode()
     return Response(header + binary, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(header))})
+
+
+def _largest(logits: NDArray[np.float32], count: int, class_names: Sequence[str]) -> list[list[str]]:
+    """Return "value:index:name" of each row's largest logits, largest first, as many as there are at most."""
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return [
+        [f"{row[index]:f}:{index}:{class_names[index]}" for index in indices]
+        for row, indices in zip(logits.tolist(), ranked.tolist(), strict=True)
+    ]
 
 
 async def _read(request: Request, predictor: Predictor) -> bytearray:
@@ -350,6 +422,10 @@ def _most(predictor: Predictor) -> int:
 
 def _tensor(name: str, shape: list[int]) -> dict[str, Any]:
     return {"name": name, "datatype": "FP32", "shape": shape}
+
+
+def _configured(name: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "data_type": "TYPE_FP32", "dims": shape}
 
 
 def _shape(name: str, description: Description) -> list[int]:
