@@ -47,6 +47,9 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # While Starlette sends a file, it would read a body that nobody wants, only to learn whether the client is
+        # there. A refusal of that body would then break the answer off. From this version of ASGI on it does not.
+        scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
         if declared.isdigit() and int(declared) > self.max_bytes:

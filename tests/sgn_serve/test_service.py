@@ -66,6 +66,19 @@ def test_a_body_without_declared_length_is_cut_off_at_the_limit(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
+def test_a_body_that_nobody_wants_spoils_no_answer(client, server, encoding):
+    def endless():
+        for _ in range(50):
+            yield b"x" * 10_000
+
+    for path in ("/ui", "/ui/static/main.js", "/", "/livez", "/model"):
+        response = client.request("GET", path, content=endless(), headers={"content-encoding": encoding})
+        assert response.status_code == 200, path
+        assert len(response.content) == int(response.headers["content-length"]), path
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_a_client_that_hangs_up_leaves_no_trace(client, server):
     address = server.url.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1]))) as connection:
