@@ -15,11 +15,15 @@ from sgn_serve.api.page import Page
 from sgn_serve.http.access_log import ObserveRequests
 from sgn_serve.http.body_limits import LimitBody
 from sgn_serve.http.cross_origin import CrossOrigin
+from sgn_serve.http.cross_site import RefuseOtherSites
 from sgn_serve.http.error_form import FormatErrors
+from sgn_serve.http.packed_bodies import UnpackBody
+from sgn_serve.http.prefix import TakePrefix
 from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
 from sgn_serve.http.tokens import RequireToken
+from sgn_serve.http.websockets import RefuseWebSockets
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
@@ -70,12 +74,16 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
     middleware = [  # the first stands outermost
         Middleware(CloseConnections, shutdown=shared.shutdown),
         Middleware(AssignRequestIds),
+        Middleware(TakePrefix, root_path=settings.root_path, proxies=settings.trusted_proxies),
         Middleware(ObserveRequests, routes=routes, log=settings.access_log),
         Middleware(CrossOrigin, origins=settings.cors_origins),
         Middleware(FormatErrors),  # around everything that refuses
         Middleware(RefuseNewConnections),
+        Middleware(RefuseWebSockets),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
+        Middleware(RefuseOtherSites, origins=settings.cors_origins, has_tokens=bool(settings.api_tokens)),
         Middleware(RequireToken, tokens=settings.api_tokens),
+        Middleware(UnpackBody, max_bytes=settings.max_bytes),
         Middleware(LimitBody, max_bytes=settings.max_bytes),
     ]
 

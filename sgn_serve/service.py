@@ -12,7 +12,7 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.app import State, create_app
-from sgn_serve.http.connections import ConnectionLimits
+from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
@@ -77,6 +77,16 @@ class RobustClassifier:
             raise SystemExit(check.returncode)
         log_json_lines()
         logger.info("%s", check.stdout.strip())
+        wanted = current_settings().max_connections
+        allowed = allowed_connections(wanted)
+        if allowed < wanted:
+            logger.warning(
+                "this process may have so few files open that %d connections are taken at the same time instead of "
+                "SGN_MAX_CONNECTIONS=%d; raise the limit with: ulimit -n %d",
+                allowed,
+                wanted,
+                wanted + OTHER_FILES,
+            )
         use_supervisor()
         # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed:
         # some 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this as they start.
@@ -94,7 +104,8 @@ class RobustClassifier:
         predictor = self.predictor
         del self.predictor  # it would be kept beside the one that replaces it
         settings = predictor.settings
-        limits = ConnectionLimits(settings.receive_seconds, settings.max_connections, settings.access_log)
+        connections = allowed_connections(settings.max_connections)
+        limits = ConnectionLimits(settings.receive_seconds, connections, settings.access_log)
         STATE.shutdown.attach(limits, settings.drain_seconds)
         await predictor.start()
         STATE.slot.put(predictor)

@@ -131,6 +131,12 @@ def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _root_path(path: str) -> str:
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
+        raise ValueError("no path")
+    return path.rstrip("/")
+
+
 def _default_queue() -> int:
     """Scale with the cores, so that the longest wait does not depend on the machine."""
     return max(_SMALLEST_QUEUE, _QUEUE_A_CORE * usable_cores())
@@ -169,6 +175,11 @@ Networks = Annotated[
     BeforeValidator(_words),
     AfterValidator(_networks),
     Accepts("addresses or networks separated by commas, such as 127.0.0.1,10.0.0.0/8"),
+]
+RootPath = Annotated[
+    str,
+    AfterValidator(_root_path),
+    Accepts("a path of letters, digits and ._~- such as /classifier"),
 ]
 Origins = Annotated[
     tuple[str, ...],
@@ -285,14 +296,19 @@ class Settings(BaseSettings):
         20, ge=1, description="requests that one client may make at once before SGN_RATE_LIMIT counts"
     )
     trusted_proxies: Annotated[Networks, Default("none")] = Field(
-        (), description="addresses and networks of proxies whose X-Forwarded-For says who the client is"
+        (),
+        description="addresses and networks of proxies whose X-Forwarded-For says who the client is, and "
+        "whose X-Forwarded-Prefix says under which path they serve",
+    )
+    root_path: Annotated[RootPath, Default("none")] = Field(
+        "", description="path that a proxy serves under, whether it takes it off or not; links begin with it"
     )
     cors_origins: Annotated[Origins, Default("none")] = Field((), description="other sites whose pages may ask")
     max_connections: WholeNumber = Field(
         400,
         ge=1,
-        description="connections open at the same time; more are refused. Each may take some 60 KB of memory, and a "
-        "process may often have 1024 files open",
+        description="connections open at the same time; more are refused. Each may take some 60 KB of memory. A "
+        "process that may have too few files open (ulimit -n) takes fewer, and says so at the start",
     )
     drain_seconds: Number = Field(
         1.0, ge=0, le=600, description="time that connections are kept after SIGTERM, in seconds"

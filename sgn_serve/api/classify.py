@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.api.form import IMAGES, read_form
 from sgn_serve.api.openapi.document import bentoml_schema, describe_api
+from sgn_serve.http.prefix import prefix_of
 from sgn_serve.http.request_id import request_id
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import Error, ErrorAnswer, Predictions
@@ -79,15 +80,15 @@ class Api:
 
     async def docs(self, request: Request) -> Response:
         """Return the description of this API as an OpenAPI document."""
-        return JSONResponse(self._document())
+        return JSONResponse(self._document(prefix_of(request.scope)))
 
     async def schema(self, request: Request) -> Response:
         """Return the description of this API that BentoML's own clients read."""
         return JSONResponse(bentoml_schema())
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self, prefix: str) -> dict[str, Any]:
         predictor = self._slot.predictor
-        return describe_api(predictor.settings, predictor.description)
+        return describe_api(predictor.settings, predictor.description, prefix)
 
 
 def _json(answer: BaseModel) -> Response:

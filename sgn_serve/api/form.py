@@ -1,18 +1,27 @@
-"""Read requests that carry pictures: multipart forms with one or several files, and options for the answer."""
+"""Read requests that carry pictures, and options for the answer.
+
+They are multipart forms with one or several files, a picture as the whole body, or JSON with pictures as base64.
+"""
 
 import asyncio
+import base64
+import binascii
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, TypeVar
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from sgn_serve.http.body_limits import IN_MEMORY_BYTES
+from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
+from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, media_type
 from sgn_serve.http.errors import RequestError
 from sgn_serve.settings import Settings, parse_flag
 
@@ -30,6 +39,11 @@ _SPOOLED_BYTES = 64 * 1024
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 """Charsets that a form may name. Python caches each look-up of a codec for ever, so a name that a client chooses would
 leak memory."""
+_BARE = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+"""Media types, besides image/..., of a body that is a picture itself. curl --data-binary sends the last one."""
+_TEXT_HEAD = 1024
+"""Bytes of a file without a name that are looked at: is it a text, sent where a file was meant?"""
+_DATA_URL = re.compile(r"data:[a-zA-Z0-9.+/-]{0,100};base64,")
 
 Option = TypeVar("Option")
 
@@ -67,8 +81,7 @@ async def read_form(
     most = 1 if field == IMAGE else settings.max_images
     try:
         async with asyncio.timeout(settings.receive_seconds):
-            await _check_media_type(request)
-            form = await _parse(request, most)
+            form = await _read(request, field, most)
     except TimeoutError:
         raise RequestError(
             "too_slow_request",
@@ -84,15 +97,16 @@ async def read_form(
                 value.file.close()
 
 
-async def _parse(request: Request, most_files: int) -> FormData:
-    _check_charset(request)
-    max_files = most_files + 4  # some more than allowed, so that the error can name the field with too many files
-    parser = MultiPartParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
-    parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
+async def _read(request: Request, field: str, most: int) -> FormData:
+    """Return any of the three kinds of body as a form."""
+    content_type = request.headers.get("content-type", "")
+    kind = media_type(content_type)
     try:
-        return await parser.parse()
-    except MultiPartException as error:
-        raise RequestError("bad_form", f"the multipart form cannot be read: {error.message}") from None
+        if kind == "multipart/form-data":
+            return await _parse(request, field, most)
+        if is_json(content_type):
+            return await _read_json(request, field, most)
+        return await _read_bare(request, field, kind)
     except OSError as error:  # the disk is full, or too many files are open
         logger.error("no room for a form's files: %s", error)
         raise RequestError(
@@ -100,6 +114,123 @@ async def _parse(request: Request, most_files: int) -> FormData:
             "there is no room for the form's files; try again in 1 s",
             {"retry-after": "1", "connection": "close"},
         ) from None
+
+
+class _PictureParser(MultiPartParser):
+    """Take every part of the pictures' field for a file, whether it has a file name or not.
+
+    Clients leave it out where they send bytes from memory, or send `filename*` alone, which RFC 7578 forbids and
+    Starlette does not read.
+    """
+
+    field = IMAGE
+
+    def on_headers_finished(self) -> None:
+        """Take the end of a part's head."""
+        disposition = self._current_part.content_disposition
+        _, options = parse_options_header(disposition)
+        if disposition and options.get(b"name") == self.field.encode() and b"filename" not in options:
+            self._current_part.content_disposition = disposition + b'; filename=""'
+        super().on_headers_finished()
+
+
+async def _parse(request: Request, field: str, most_files: int) -> FormData:
+    _check_charset(request)
+    max_files = most_files + 4  # some more than allowed, so that the error can name the field with too many files
+    parser = _PictureParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
+    parser.field = field
+    parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise RequestError("bad_form", f"the multipart form cannot be read: {error.message}") from None
+
+
+async def _read_bare(request: Request, field: str, kind: str) -> FormData:
+    """Return a body that is the picture itself as a form with one file."""
+    spooled = SpooledTemporaryFile(max_size=_SPOOLED_BYTES)  # noqa: SIM115, for read_form closes it
+    file = UploadFile(spooled, size=0, filename="x")  # type: ignore[arg-type]
+    try:
+        async for chunk in request.stream():
+            if chunk and not file.size and not _is_picture(kind, chunk, field):
+                raise RequestError(
+                    "wrong_content_type",
+                    f"the body is {kind[:100]}; send a multipart/form-data form, the picture itself as image/png or "
+                    "application/octet-stream, or JSON",
+                )
+            await file.write(chunk)
+        if not file.size:
+            raise RequestError("empty_body", "the request has no body: send the picture as a form's file")
+        await file.seek(0)
+    except BaseException:
+        file.file.close()
+        raise
+    return FormData([(field, file)])
+
+
+def _is_picture(kind: str, begin: bytes, field: str) -> bool:
+    """Return whether a body of a media type that begins so may be a picture itself."""
+    fields = tuple(f"{name}=".encode() for name in (field, SELF_GRADIENT_FIELD, TOP_K))
+    urlencoded = kind == _BARE[-1] and begin.startswith(fields)
+    return (kind in _BARE or kind.startswith("image/")) and not urlencoded
+
+
+async def _read_json(request: Request, field: str, most: int) -> FormData:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+    if not body:
+        raise RequestError("empty_body", "the request has no body: send the picture as a form's file")
+    return await parse_beside(len(body), _parse_json_form, body, field, most)
+
+
+def _parse_json_form(body: bytearray, field: str, most: int) -> FormData:
+    """Return {"image": "base64", ...} as a form: pictures as files, numbers and flags as texts."""
+    if count_values(body, len(body)) > MAX_VALUES:
+        raise RequestError("bad_json", f"the JSON has more than {MAX_VALUES} values")
+    try:
+        asked = parse_json(body)
+    except JsonError as error:
+        raise RequestError("bad_json", f"the body is not JSON ({error})") from None
+    body.clear()
+    if not isinstance(asked, dict):
+        raise RequestError("bad_json", f'the body is no JSON object such as {{"{field}": "..."}}')
+    items: list[tuple[str, str | UploadFile]] = []
+    for name, value in asked.items():
+        if name == field:
+            pictures = value if field == IMAGES and isinstance(value, list) else [value]
+            if len(pictures) > most:
+                raise RequestError("too_many_images", f"{field!r} has {len(pictures)} pictures: send {most} at most")
+            items += [(field, _from_base64(picture, field)) for picture in pictures]
+        elif value is not None:
+            items.append((name, _option_text(name, value)))
+    return FormData(items)
+
+
+def _option_text(name: str, value: Any) -> str:
+    """Return an option as the text that it would be in a form."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int) and len(text := str(value)) <= _TEXT_HEAD:
+        return text
+    raise RequestError("bad_json", f"{name[:100]!r} must be a short text, a whole number, true or false")
+
+
+def _from_base64(value: Any, field: str) -> UploadFile:
+    """Return a picture from base64: of either alphabet, with line breaks and padding or without, or as a data URL."""
+    if not isinstance(value, str):
+        raise RequestError("bad_json", f"{field!r} must be a picture's bytes as base64, in a string")
+    begin = _DATA_URL.match(value)
+    text = value[begin.end() :] if begin else value
+    try:
+        plain = text.encode("ascii").translate(_ALPHABET, b" \r\n\t").rstrip(b"=")
+        content = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise RequestError("bad_json", f"{field!r} is no base64: send the picture's bytes in it") from None
+    return UploadFile(BytesIO(content), size=len(content), filename="x")
+
+
+_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 def _check_charset(request: Request) -> None:
@@ -110,25 +241,12 @@ def _check_charset(request: Request) -> None:
         raise RequestError("bad_form", f"the form's charset is {charset.decode('latin-1')[:40]!r}: send it as UTF-8")
 
 
-async def _check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type == "multipart/form-data":
-        return
-    async for chunk in request.stream():
-        if chunk:
-            raise RequestError(
-                "wrong_content_type",
-                f"the body is {media_type[:100] or 'of no stated type'}; send a multipart/form-data form",
-            )
-    raise RequestError("empty_body", "the request has no body: send the picture as a form's file")
-
-
 def _check_names(form: FormData, request: Request, field: str, options: tuple[str, ...]) -> None:
     known = (field, *options)
     unknown = [name for name in form if name not in known]
     if unknown:
         raise RequestError(
-            "unknown_field", f"the form has the field {unknown[0]!r}; its fields are: {', '.join(known)}"
+            "unknown_field", f"the form has the field {unknown[0][:100]!r}; its fields are: {', '.join(known)}"
         )
     unknown = [name for name in request.query_params if name not in options]
     if unknown:
@@ -146,12 +264,20 @@ def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
         )
     files = []
     for value in values:
-        if not isinstance(value, UploadFile):
+        if not isinstance(value, UploadFile) or (not value.filename and _is_text(value.file)):
             raise RequestError("not_a_file", f"the field {field!r} is text, not a file; with curl: -F {field}=@x.png")
         if not value.size and field == IMAGE:  # an empty file among several is refused on its own, as not a picture
             raise RequestError("empty_file", f"the file in the field {field!r} is empty")
         files.append(value.file)
     return tuple(files)
+
+
+def _is_text(file: IO[bytes]) -> bool:
+    """Return whether a file begins as a text does, and not as a picture. The position in the file stays."""
+    begin = file.read(_TEXT_HEAD)
+    file.seek(0)
+    netpbm = re.match(rb"P[1-7]\s", begin)
+    return bool(begin) and not netpbm and not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", begin)
 
 
 def _read_flag(form: FormData, request: Request) -> bool | None:

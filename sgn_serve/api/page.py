@@ -50,6 +50,7 @@ class Page:
         """Return the routes."""
         return [
             Route("/", self.api),
+            Route("/docs", self.docs),
             Route("/ui", self.ui),
             Route("/ui/", self.without_slash),
             Route("/ui/static/{file}", self.static),
@@ -59,6 +60,10 @@ class Page:
     async def api(self, request: Request) -> Response:
         """Return Swagger UI with the API's description. BentoML's own page here loads a tracker from another site."""
         return _page("api.html", _API_POLICY)
+
+    async def docs(self, request: Request) -> Response:
+        """Redirect to /, for many services have their documentation at /docs."""
+        return RedirectResponse("./")
 
     async def ui(self, request: Request) -> Response:
         """Return the page to try the network on."""

@@ -15,6 +15,16 @@ IN_MEMORY_BYTES = 256 * 1024
 _RETRY_SECONDS = 1
 
 
+def media_type(content_type: str) -> str:
+    """Return the media type of a Content-Type header, without its parameters, in lower case."""
+    return content_type.split(";")[0].strip().lower()
+
+
+def is_json(content_type: str) -> bool:
+    """Return whether a Content-Type header says JSON, which is held in memory as a whole."""
+    return media_type(content_type) == "application/json"
+
+
 class LimitBody:
     """Limit each body, and all of them together.
 
@@ -37,10 +47,15 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
+        # While Starlette sends a file, it would read a body that nobody wants, only to learn whether the client is
+        # there. A refusal of that body would then break the answer off. From this version of ASGI on it does not.
+        scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise self._too_large()
-        most = self.max_bytes if is_protocol(scope["path"]) else IN_MEMORY_BYTES
+        whole = is_protocol(scope["path"]) or is_json(headers.get(b"content-type", b"").decode("latin-1"))
+        most = self.max_bytes if whole else IN_MEMORY_BYTES
         received = held = 0
 
         async def counted() -> Message:

@@ -9,20 +9,28 @@ import inspect
 import signal
 from collections.abc import Callable
 from functools import partial
+from http import HTTPMethod
 from types import FrameType
 from typing import Any, NamedTuple
 
-from starlette.types import Scope
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 
 from sgn_serve.http.access_log import log_refused_connection
 from sgn_serve.http.connections import (
+    LINGER_BYTES,
+    LINGER_REFUSED_BYTES,
+    LINGER_SECONDS,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    MAX_LINGERING,
     MAX_REQUESTS,
     NEW_CONNECTION,
+    PEER,
+    WEBSOCKET,
     ConnectionLimits,
 )
 from sgn_serve.http.errors import STATUS, refusal_response
@@ -41,7 +49,13 @@ class Part(NamedTuple):
 
 PROTOCOL_PARTS = (
     Part("connection_made", "overridden: starts the timer of the first head, and refuses where too many are open"),
-    Part("data_received", "overridden: counts bytes that the parser keeps"),
+    Part("data_received", "overridden: counts bytes that the parser keeps, and ignores upgrades"),
+    Part("eof_received", "overridden: answers clients that have closed their side"),
+    Part("_start_asgi_task", "overridden: an answer to a request that is not read to its end closes the connection"),
+    Part("_unset_keepalive_if_required", "called: something has arrived"),
+    Part("parser", "replaced: a request that asks for an upgrade is parsed again without it"),
+    Part("on_url", "keeps the target of the latest request as url, which is read"),
+    Part("pipeline", "read: requests that wait for the answers before theirs"),
     Part("on_header", "overridden: counts headers and trailers"),
     Part("on_headers_complete", "overridden: makes the cycle, whose transport is replaced"),
     Part("on_body", "overridden: a body is not a head"),
@@ -65,6 +79,8 @@ CYCLE_PARTS = (
     Part("response_complete", "read: whether an answer is due"),
     Part("disconnected", "set: uvicorn itself tells only the latest of several requests"),
     Part("message_event", "set: wakes a request that waits for its body"),
+    Part("more_body", "read: whether the request has arrived to its end"),
+    Part("keep_alive", "set: whether the connection goes on after the answer"),
 )
 SERVER_PARTS = (
     Part("config", "written to: which class makes connections, and how long requests may take at the end"),
@@ -144,30 +160,42 @@ class RunningServer:
 
 
 class Connection(HttpToolsProtocol):
-    """Limit what uvicorn's own connection leaves without a limit.
+    """Limit what uvicorn's own connection leaves without a limit, and leave no byte to be taken for another request.
 
     uvicorn waits for ever for a head that has begun, keeps all of a head or a trailer however long it is, and all
     requests that are sent at once however many they are. It also waits for ever for a client that does not read.
     Bodies are limited where they are read (sgn_serve/api/form.py, LimitBody).
+
+    Where a request asks for an upgrade, as Java's HttpClient does by default (h2c), uvicorn's parser takes its body for
+    the next request. Here the upgrade is ignored, as RFC 9110, section 7.8, allows.
+
+    An answer reaches clients that still send: their connection is closed for writing, and what they send is thrown
+    away for a while (RFC 9112, section 9.6). Clients that have closed their own side are answered too.
 
     Args:
         limits: See ConnectionLimits.
         ending: Returns whether the process was told to end.
     """
 
+    transport: "LingeringTransport"  # type: ignore[assignment]
+
     def __init__(self, *args: Any, limits: ConnectionLimits, ending: Callable[[], bool], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._ending = ending
         self._new = False
+        self._websocket = False
         self._unparsed = 0
+        self._stopped = False
+        self._to_discard = LINGER_BYTES
         self._open: list[RequestResponseCycle] = []
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a head, or refuse the connection where too many are open."""
-        super().connection_made(transport)
+        lingering = LingeringTransport(transport, self.loop, self._limits.seconds, self._lingers)
+        super().connection_made(lingering)  # type: ignore[arg-type]
         self._new = self._ending()
         if len(self.connections) > self._limits.connections:
             self._refuse("too_many_connections", "too many connections are open; try again in 1 s", _RETRY_SECONDS)
@@ -175,13 +203,24 @@ class Connection(HttpToolsProtocol):
             self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what arrives, and refuse more than MAX_HEAD_BYTES of which the parser makes nothing."""
+        """Parse what arrives, and refuse more than MAX_HEAD_BYTES of which the parser makes nothing."""
+        if self._stopped or self.transport.is_closing():
+            self._discard(len(data))
+            return
+        self._unset_keepalive_if_required()
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
         self._unparsed += len(data)
-        super().data_received(data)
-        if self._unparsed > MAX_HEAD_BYTES:
+        self._parse(data)
+        if self._unparsed > MAX_HEAD_BYTES and not self._stopped:
             self._refuse_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether answers are due to a client that sends nothing more. A request that is cut off gets none."""
+        if self.transport.is_closing():
+            return False
+        self.transport.can_linger = False
+        return self._stop_reading()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header or a trailer.
@@ -200,17 +239,20 @@ class Connection(HttpToolsProtocol):
         Raises:
             ValueError: It is one request too many at once. This ends the parsing.
         """
+        if self.parser.should_upgrade():
+            return  # it comes again, without the upgrade
         self._unparsed = 0
         self._open = [cycle for cycle in self._open if not cycle.response_complete]
         if len(self._open) >= MAX_REQUESTS:
+            self._stop_reading()
             raise ValueError(f"more than {MAX_REQUESTS} requests at once")
         self._stop(self._head_timer)
         self._head_timer = None
         self.scope[NEW_CONNECTION] = self._new  # type: ignore[literal-required]
-        before = self.cycle
+        self.scope[PEER] = self.client  # type: ignore[literal-required]
+        self.scope[WEBSOCKET] = self._websocket  # type: ignore[literal-required]
+        self._websocket = False
         super().on_headers_complete()
-        if self.cycle is before:  # a WebSocket's head, which uvicorn hands to another protocol
-            return
         if self.scope["method"] != "HEAD":
             self.cycle.transport = DeferredHead(self.cycle)  # type: ignore[assignment]
         self._open.append(self.cycle)
@@ -222,6 +264,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
+        if self.parser.should_upgrade():
+            return  # the parser takes the head for all of it
         self._unparsed = 0
         super().on_message_complete()
 
@@ -243,10 +287,87 @@ class Connection(HttpToolsProtocol):
         """Stop the timers, and tell every request that its client has gone."""
         self._stop(self._head_timer)
         self._stop(self._write_timer)
+        self.transport.stop_lingering()
         for cycle in self._open:  # uvicorn itself tells only the latest, where a client sends several at once
-            cycle.disconnected = not cycle.response_complete
-            cycle.message_event.set()
+            _give_up(cycle)
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        super()._start_asgi_task(cycle, partial(_answer, cycle, app))
+
+    def _parse(self, data: bytes) -> None:
+        while data and not self._stopped:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+            except HttpParserError:
+                if not self._stopped:
+                    self.send_400_response("")
+                return
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        """Return the head that was just parsed without its wish for an upgrade, and make a parser for it.
+
+        The parser skips the body of such a request, and cannot be told otherwise. The new one sees the same headers, so
+        that it and no other code decides where the body ends. Nothing is returned where the request is refused.
+        """
+        method = self.parser.get_method()
+        if method == HTTPMethod.CONNECT.encode():
+            self._refuse("method_not_allowed", "this server does not take CONNECT: it is no proxy")
+            return b""
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        wanted: list[bytes] = []
+        for name, value in self.headers:
+            left = value
+            if name == b"upgrade":
+                wanted += _tokens(value)
+                continue
+            if name == b"connection":
+                left = b", ".join(token for token in _tokens(value) if token != b"upgrade")
+                if not left:
+                    continue
+            lines.append(name + b": " + left)
+        if any(b"\r" in line or b"\n" in line for line in lines):
+            self.send_400_response("")
+            return b""
+        self._websocket = method == HTTPMethod.GET.encode() and b"websocket" in wanted
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _stop_reading(self) -> bool:
+        """Parse nothing more, and close the connection after the answers to what has arrived to its end.
+
+        Returns:
+            Whether there are such answers. Without them the caller closes the connection.
+        """
+        self._stopped = True
+        self._stop(self._head_timer)
+        due = [cycle for cycle in self._open if not cycle.response_complete]
+        if due and due[-1].more_body:
+            dropped = due.pop()
+            if due:  # else it is being answered already
+                self.pipeline = type(self.pipeline)(item for item in self.pipeline if item[0] is not dropped)
+        if due:
+            due[-1].keep_alive = False
+        return bool(due)
+
+    def _discard(self, size: int) -> None:
+        self._to_discard -= size
+        if self._to_discard >= 0:
+            self.transport.go_on_lingering()
+        elif self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.transport.pause_reading()  # answers are due
+
+    def _lingers(self) -> bool:
+        """Return whether the client may still be sending something that is not read."""
+        unread = self._stopped or bool(self.pipeline) or (self.cycle is not None and self.cycle.more_body)
+        return unread and len(self.connections) <= self._limits.connections + MAX_LINGERING
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(
@@ -264,28 +385,118 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, code: str, message: str, retry_after: int | None = None) -> None:
         """Answer instead of the application, which has seen no request, or not all of it, and close the connection.
 
-        Where answers to earlier requests are due or under way, this one would be taken for theirs: then only close.
+        Where answers to earlier requests are due, this one would be taken for theirs: then they are given, and nothing
+        else. Where a part of the same request's answer is written, only the connection is closed.
         """
         if self.transport.is_closing():
             return
-        due = [cycle for cycle in self._open if not cycle.response_complete]
-        path = due[0].scope["path"] if due else ""
+        others_due = self._stop_reading()
+        self._to_discard = LINGER_REFUSED_BYTES
+        cut_off = [cycle for cycle in self._open if not cycle.response_complete and cycle.more_body]
+        path = cut_off[-1].scope["path"] if cut_off else ""
         scope: Scope = {"path": path, "headers": [], "client": self.client}
         name = assign_request_id(scope)
         answer = refusal_response(scope, Refusal(code, message, retry_after))
         status = STATUS[code]
-        if len(due) <= 1 and not any(cycle.response_started for cycle in due):
-            head = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
-            head += [b"%s: %s" % header for header in answer.raw_headers]
-            head += [b"%s: %s" % (HEADER.encode(), name.encode()), b"connection: close"]
-            self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
-        self.transport.close()
+        if not others_due:
+            if not any(cycle.response_started for cycle in cut_off):
+                head = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode())]
+                head += [b"%s: %s" % header for header in answer.raw_headers]
+                head += [b"%s: %s" % (HEADER.encode(), name.encode()), b"connection: close"]
+                self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+            for cycle in cut_off:
+                _give_up(cycle)
+            self.transport.close()
         log_refused_connection(scope, status, self._limits.log)
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
             timer.cancel()
+
+
+def _give_up(cycle: RequestResponseCycle) -> None:
+    """Tell a request that is not answered yet that its client has gone."""
+    cycle.disconnected = not cycle.response_complete
+    cycle.message_event.set()
+
+
+async def _answer(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, and close its connection where it has not arrived to its end by then."""
+
+    async def closing(message: Message) -> None:
+        if cycle.more_body and message["type"] == "http.response.start":
+            cycle.keep_alive = False
+        await send(message)
+
+    await app(scope, receive, closing)
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    """Return the items of a header that is a list, in lower case."""
+    return [token for token in (part.strip().lower() for part in value.split(b",")) if token]
+
+
+class LingeringTransport:
+    """Stand between a connection and its socket: where the client may still be sending, close in two steps.
+
+    A socket that is closed with something unread is reset, and the answer is lost on its way. The first call of close()
+    ends the writing alone. What arrives until the client closes its side is thrown away, for a limited time.
+
+    Args:
+        transport: The event loop's transport.
+        loop: The event loop.
+        seconds: Longest time between the two steps.
+        lingers: Returns whether the client may still be sending.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        lingers: Callable[[], bool],
+    ):
+        self._transport = transport
+        self._loop = loop
+        self._seconds = seconds
+        self._lingers = lingers
+        self._last_moment: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.can_linger = transport.can_write_eof()
+        self.write = transport.write
+        self.abort = transport.abort
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.get_extra_info = transport.get_extra_info
+
+    def is_closing(self) -> bool:
+        """Return whether the connection was closed, in one step or in two, or the client has gone."""
+        return self._last_moment is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection once everything is written; where the client may still be sending, a little later."""
+        if self.is_closing() or not self.can_linger or not self._lingers():
+            self.stop_lingering()
+            self._transport.close()
+            return
+        self._last_moment = self._loop.time() + self._seconds
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self.go_on_lingering()
+
+    def go_on_lingering(self) -> None:
+        """Wait for more to arrive, where the connection lingers."""
+        self.stop_lingering()
+        if self._last_moment is not None:
+            moment = min(self._loop.time() + LINGER_SECONDS, self._last_moment)
+            self._timer = self._loop.call_at(moment, self._transport.close)
+
+    def stop_lingering(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class DeferredHead:
@@ -301,7 +512,7 @@ class DeferredHead:
 
     def __init__(self, cycle: RequestResponseCycle):
         self._cycle = cycle
-        self._transport: asyncio.Transport = cycle.transport
+        self._transport = cycle.transport
         self._head: bytes | None = None
         self._passed_on = False
 

@@ -208,7 +208,17 @@ def test_what_nginx_answers_itself_is_in_the_services_form(proxy: Proxy) -> None
         assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "not_found"), path
     # One at the limit goes through; the service's own limit is the same.
     at_limit = httpx.post(f"{proxy.url}/classify", content=bytes(Settings().max_bytes), timeout=60)
-    assert at_limit.json()["error"]["code"] == "wrong_content_type"
+    assert at_limit.json()["error"]["code"] == "not_an_image"
+
+
+@needs_nginx
+def test_what_a_client_says_of_a_proxy_is_not_believed(proxy: Proxy) -> None:
+    made_up = {"x-forwarded-prefix": "/made-up", "x-forwarded-host": "example.org", "x-forwarded-for": "203.0.113.7"}
+    assert httpx.get(f"{proxy.url}/docs.json", headers=made_up).json()["servers"] == [{"url": "/"}]
+    other = httpx.post(f"{proxy.url}/classify", headers={**made_up, "origin": "https://example.org"})
+    assert other.json()["error"]["code"] == "cross_origin_refused"
+    own = httpx.post(f"{proxy.url}/classify", headers={"origin": proxy.url})
+    assert own.json()["error"]["code"] == "empty_body"
 
 
 NO_REQUESTS = {

@@ -1,11 +1,15 @@
 """What the application answers, without a server around it: statuses, JSON, headers and limits."""
 
+import base64
+import gzip
+import json
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from sgn_serve.app import State, create_app
@@ -120,6 +124,8 @@ def multipart(*parts: tuple[str, bytes], end: bytes = b"--edge--\r\n") -> bytes:
 
 IMAGE_HEADER = 'Content-Disposition: form-data; name="image"; filename="x.png"'
 
+JSON = {"content-type": "application/json"}
+PACKED = {"content-type": "image/png", "content-encoding": "gzip"}
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "not an image": ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
     "text file called png": ({"files": {"image": ("x.png", b"hello", "image/png")}}, 415, "not_an_image", "PNG"),
@@ -166,11 +172,12 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "not_a_file",
         "-F image=@x.png",
     ),
-    "long string instead of file": ({"files": {"image": (None, "x" * 5000)}}, 400, "bad_form", "1KB"),
+    "long string instead of file": ({"files": {"image": (None, "x" * 5000)}}, 400, "not_a_file", "-F image=@x.png"),
+    "long option": ({"files": {"image": RED, "top_k": (None, "1" * 5000)}}, 400, "bad_form", "1KB"),
     "two files": ({"files": [("image", RED), ("image", RED)]}, 400, "too_many_images", "send 1 at most"),
     "ten files": ({"files": [("image", RED)] * 10}, 400, "bad_form", "Too many files"),
     "file and string": ({"files": [("image", RED), ("image", (None, "x"))]}, 400, "too_many_images", "2"),
-    "too many fields": ({"files": [("image", (None, "x"))] * 20}, 400, "bad_form", "Too many fields"),
+    "too many fields": ({"files": [("top_k", (None, "1"))] * 20}, 400, "bad_form", "Too many fields"),
     "unknown flag": (
         {"files": {"image": RED}, "data": {"self_gradient": "maybe"}},
         400,
@@ -194,15 +201,80 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "bad_flag",
         "2 times",
     ),
-    "JSON body": ({"json": {"image": "aGVsbG8="}}, 415, "wrong_content_type", "application/json"),
-    "urlencoded form": ({"data": {"self_gradient": "false"}}, 415, "wrong_content_type", "x-www-form-urlencoded"),
-    "bare picture": (
-        {"content": RED, "headers": {"content-type": "image/png"}},
-        415,
-        "wrong_content_type",
-        "image/png",
+    "JSON without a picture": ({"json": {"top_k": 1}}, 400, "no_image", "no field 'image'"),
+    "JSON that is no object": ({"json": ["aGVsbG8="]}, 400, "bad_json", '{"image": "..."}'),
+    "JSON that is none": ({"content": b"{", "headers": JSON}, 400, "bad_json", "not JSON"),
+    "JSON in UTF-16": ({"content": '{"image": ""}'.encode("utf-16"), "headers": JSON}, 400, "bad_json", "not UTF-8"),
+    "JSON with a key twice": ({"content": b'{"top_k":1,"top_k":2}', "headers": JSON}, 400, "bad_json", "a key twice"),
+    "JSON with NaN": ({"content": b'{"top_k":NaN}', "headers": JSON}, 400, "bad_json", "NaN is no number"),
+    "JSON with a long number": (
+        {"content": b'{"top_k":' + b"9" * 5000 + b"}", "headers": JSON},
+        400,
+        "bad_json",
+        "too many digits",
     ),
-    "no content type": ({"content": RED}, 415, "wrong_content_type", "no stated type"),
+    "JSON with a number of many digits": (
+        {"content": b'{"image":"","top_k":' + b"9" * 4000 + b"}", "headers": JSON},
+        400,
+        "bad_json",
+        "'top_k' must be a short text",
+    ),
+    "JSON in JSON": (
+        {"content": b'{"top_k":' + b"[" * 9000 + b"]" * 9000 + b"}", "headers": JSON},
+        400,
+        "bad_json",
+        "nested too deeply",
+    ),
+    "JSON of many values": ({"content": b"[" + b"[]," * 9000, "headers": JSON}, 400, "bad_json", "10000 values"),
+    "JSON with a list": ({"json": {"image": ["aGVsbG8="]}}, 400, "bad_json", "base64, in a string"),
+    "JSON with an address": ({"json": {"image": "http://127.0.0.1/x.png"}}, 400, "bad_json", "no base64"),
+    "JSON with no text": ({"content": rb'{"image":"\ud800"}', "headers": JSON}, 400, "bad_json", "no base64"),
+    "JSON with nothing": ({"json": {"image": ""}}, 400, "empty_file", "empty"),
+    "JSON with hello": ({"json": {"image": "aGVsbG8="}}, 415, "not_an_image", "PNG"),
+    "JSON with an unknown field": ({"json": {"image": "", "x": 1}}, 400, "unknown_field", "'x'"),
+    "JSON with a wrong option": ({"json": {"image": "aGVsbG8=", "top_k": 0}}, 400, "bad_top_k", "from 1 to 1000"),
+    "JSON with half a number": ({"json": {"image": "aGVsbG8=", "top_k": 1.5}}, 400, "bad_json", "a whole number"),
+    "JSON of nothing": ({"content": b"", "headers": JSON}, 400, "empty_body", "no body"),
+    "urlencoded form": ({"data": {"self_gradient": "false"}}, 415, "wrong_content_type", "x-www-form-urlencoded"),
+    "text": ({"content": RED, "headers": {"content-type": "text/plain"}}, 415, "wrong_content_type", "text/plain"),
+    "bare text": ({"content": b"hello", "headers": {"content-type": "image/png"}}, 415, "not_an_image", "PNG"),
+    "packed by brotli": (
+        {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "br"}},
+        415,
+        "unsupported_encoding",
+        "is br: send it plain, or as gzip",
+    ),
+    "packed twice": (
+        {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "gzip, gzip"}},
+        415,
+        "unsupported_encoding",
+        "gzip, gzip",
+    ),
+    "not packed": ({"content": RED, "headers": PACKED}, 400, "damaged_encoding", "cannot be unpacked"),
+    "packed and cut off": ({"content": gzip.compress(RED)[:-1], "headers": PACKED}, 400, "damaged_encoding", "cut off"),
+    "packed and more": (
+        {"content": gzip.compress(RED) + b"xy", "headers": PACKED},
+        400,
+        "damaged_encoding",
+        "unpacked",
+    ),
+    "packed nothing": ({"content": gzip.compress(b""), "headers": PACKED}, 400, "empty_body", "no body"),
+    "packed nothing without end": (
+        {"content": gzip.compress(b"") * 2000, "headers": PACKED},
+        400,
+        "damaged_encoding",
+        "1000 members",
+    ),
+    "a bomb": ({"content": gzip.compress(bytes(20_000_000)), "headers": PACKED}, 413, "body_too_large", "100000 bytes"),
+    "a bomb in a form": (
+        {
+            "content": gzip.compress(multipart((IMAGE_HEADER, bytes(20_000_000)))),
+            "headers": {"content-type": FORM, "content-encoding": "gzip"},
+        },
+        413,
+        "body_too_large",
+        "100000 bytes",
+    ),
     "BentoML's pickle": (
         {"content": b"x", "headers": {"content-type": "application/vnd.bentoml+pickle"}},
         415,
@@ -264,6 +336,89 @@ def test_bad_requests_are_4xx_and_say_what_is_accepted(client, caplog, name):
     check_error(response, status, code, message)
     assert [record for record in caplog.records if record.exc_info] == []
     assert classify(client)["label"] == "red", "the next request is answered as ever"
+
+
+BASE64 = base64.b64encode(RED).decode()
+SENT: dict[str, dict[str, Any]] = {
+    "bare": {"content": RED, "headers": {"content-type": "image/png"}},
+    "bare of another type": {"content": RED, "headers": {"content-type": "IMAGE/JPEG; q=1"}},
+    "curl --data-binary": {"content": RED, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+    "octets": {"content": RED, "headers": {"content-type": "application/octet-stream"}},
+    "no content type": {"content": RED},
+    "JSON": {"json": {"image": BASE64}},
+    "JSON without padding": {"json": {"image": BASE64.rstrip("=")}},
+    "JSON in lines": {"json": {"image": base64.encodebytes(RED).decode()}},
+    "JSON for URLs": {"json": {"image": base64.urlsafe_b64encode(RED).decode()}},
+    "a data URL": {"json": {"image": "data:image/png;base64," + BASE64, "top_k": None}},
+    "no file name": {"files": {"image": (None, RED)}},
+    "an empty file name": {"files": {"image": ("", RED)}},
+    "filename*": {
+        "content": multipart(("Content-Disposition: form-data; name=image; filename*=UTF-8''%C3%A4.png", RED)),
+        "headers": {"content-type": FORM},
+    },
+    "packed": {"content": gzip.compress(RED), "headers": PACKED},
+    "packed in two members": {"content": gzip.compress(RED[:50]) + gzip.compress(RED[50:]), "headers": PACKED},
+    "a packed form": {
+        "content": gzip.compress(multipart((IMAGE_HEADER, RED))),
+        "headers": {"content-type": FORM, "content-encoding": "x-gzip"},
+    },
+    "packed JSON": {
+        "content": gzip.compress(json.dumps({"image": BASE64}).encode()),
+        "headers": {**JSON, "content-encoding": "GZIP"},
+    },
+    "encoded as it is": {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "identity"}},
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_picture_is_taken_however_it_is_sent(client, name):
+    wanted = classify(client)
+    response = client.post("/classify", **SENT[name])
+    assert response.status_code == 200, response.text
+    assert response.json() == wanted
+    drawn = client.post("/explain", **SENT[name])
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    if "files" not in SENT[name] and "multipart" not in str(SENT[name]) and "json" not in str(SENT[name]):
+        assert client.post("/classify_batch", **SENT[name]).json()["predictions"] == [wanted]
+        one = client.post("/classify?top_k=1&self_gradient=off", **SENT[name]).json()
+        assert (len(one["top_k"]), one["self_gradient"]) == (1, False)
+
+
+def test_json_carries_options_and_several_pictures(client):
+    for options in ({"top_k": 1, "self_gradient": False}, {"top_k": "1", "self_gradient": "off"}):
+        one = client.post("/classify", json={"image": BASE64, **options}).json()
+        assert (len(one["top_k"]), one["self_gradient"]) == (1, False)
+        several = client.post("/classify_batch", json={"images": [BASE64, "aGVsbG8=", BASE64], **options}).json()
+        first, second, third = several["predictions"]
+        assert first == third == one
+        assert second["error"]["code"] == "not_an_image"
+    many = client.post("/classify_batch", json={"images": [BASE64] * 9})
+    check_error(many, 400, "too_many_images", "send 8 at most")
+    assert client.post("/classify_batch", json={"images": BASE64}).json()["predictions"][0]["label"] == "red"
+
+
+def test_large_pictures_are_taken_however_they_are_sent(client):
+    def commented(size):
+        comment = PngInfo()
+        comment.add_text("Comment", "x" * size)
+        return encode(Image.fromarray(noise(80, 80)), pnginfo=comment)
+
+    large = commented(70_000)  # more than is kept in memory
+    wanted = classify(client, large)
+    assert client.post("/classify", content=large).json() == wanted
+    assert client.post("/classify", content=gzip.compress(large), headers=PACKED).json() == wanted
+    in_json = client.post("/classify", json={"image": base64.b64encode(commented(50_000)).decode()})
+    assert in_json.json() == wanted
+
+
+def test_tensors_may_be_packed(client):
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    path = "/v2/models/self-gradient-network/infer"
+    packed = client.post(path, content=gzip.compress(body), headers={"content-encoding": "gzip"})
+    assert packed.json() == client.post(path, content=body).json()
+    bomb = client.post(path, content=gzip.compress(bytes(20_000_000)), headers={"content-encoding": "gzip"})
+    assert (bomb.status_code, bomb.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from PIL import Image
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from sgn_serve.api.inference_protocol import HEADER_LENGTH
 from tests.sgn_serve.sample_pictures import encode, noise
-from tests.sgn_serve.tiny_graph import SHIFT
+from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHIFT
 
 NAME = "self-gradient-network"
 INFER = f"/v2/models/{NAME}/infer"
@@ -68,6 +68,65 @@ def test_triton_without_outputs_gets_the_logits(triton_client, images):
     assert answer.as_numpy("self_gradient") is None
 
 
+@pytest.mark.parametrize("datatype", [np.float16, np.float64, np.uint8])
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_sends_other_datatypes(triton_client, images, datatype, binary):
+    if datatype is np.uint8:
+        given = (255 * images).astype(np.uint8)
+        wanted = given / 255
+    else:
+        given = images.astype(datatype)
+        wanted = given
+    if datatype is np.float16 and not binary:
+        pytest.skip("tritonclient sends FP16 in binary alone")
+    asked = triton.InferInput("image", list(given.shape), np_to_triton_dtype(given.dtype))
+    asked.set_data_from_numpy(given, binary_data=binary)
+    answer = triton_client.infer(NAME, [asked]).as_numpy("plain_logits")
+    np.testing.assert_allclose(answer, 10 * wanted.astype(np.float32).mean(axis=(2, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_triton_classifies_as_its_example_does(triton_client, images, binary, count):
+    """Its image_client asks for classes, and splits "value:index:label" at the colons."""
+    outputs = [
+        triton.InferRequestedOutput("plain_logits", binary_data=binary, class_count=count),
+        triton.InferRequestedOutput("logits", binary_data=not binary),
+    ]
+    answer = triton_client.infer(NAME, tensor(images), outputs=outputs)
+    plain = 10 * images.mean(axis=(2, 3))
+    rows = answer.as_numpy("plain_logits")
+    assert rows.shape == (3, min(count, 3))
+    for row, logits in zip(rows, plain, strict=True):
+        texts = [text.decode() if isinstance(text, bytes) else text for text in row]
+        split = [text.split(":") for text in texts]
+        order = np.argsort(-logits)[:count].tolist()
+        assert [int(index) for _, index, _ in split] == order
+        assert [label for _, _, label in split] == [CLASS_NAMES[index] for index in order]
+        np.testing.assert_allclose([float(value) for value, _, _ in split], logits[order], atol=1e-5)
+    np.testing.assert_allclose(answer.as_numpy("logits"), plain + 10 * SHIFT, atol=1e-5)
+
+
+def test_triton_reads_the_configuration(triton_client):
+    config = triton_client.get_model_config(NAME, "1")
+    assert config == triton_client.get_model_config(NAME)
+    assert config["max_batch_size"] == 8
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}]
+    assert [(one["name"], one["dims"]) for one in config["output"]] == [
+        ("logits", [3]),
+        ("plain_logits", [3]),
+        ("self_gradient", [3, 8, 8]),
+    ]
+
+
+def test_triton_may_pack_what_it_sends(triton_client, images):
+    plain, packed = (
+        triton_client.infer(NAME, tensor(images), request_compression_algorithm=name).as_numpy("logits")
+        for name in (None, "gzip")
+    )
+    np.testing.assert_array_equal(packed, plain)
+
+
 def test_triton_reads_why_not(triton_client, images):
     def refusal(given, **options):
         with pytest.raises(InferenceServerException) as refused:
@@ -77,7 +136,7 @@ def test_triton_reads_why_not(triton_client, images):
     assert "[404] there is no model 'another'" in refusal(tensor(images), name="another")
     assert "[400] the input's 'shape'" in refusal(tensor(images[:, :, :4].copy()))
     assert "[400] the input's numbers must lie from 0 to 1" in refusal(tensor(images * 2))
-    assert "[415] compressed requests" in refusal(tensor(images), request_compression_algorithm="gzip")
+    assert "is deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
     many = np.zeros((9, 3, 8, 8), np.float32)
     assert "N from 1 to 8" in refusal(tensor(many))
 
@@ -104,13 +163,23 @@ GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5
         ({"inputs": [{**GOOD, "data": [True] * 192}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "data": [[0.5], [0.5, 0.5]]}]}, "numbers"),
         ({"inputs": [{**GOOD, "data": [10**200] * 192}]}, "numbers"),
-        ({"inputs": [{**GOOD, "data": [float("nan")] * 192}]}, "from 0 to 1"),
+        ({"inputs": [{**GOOD, "data": [float("nan")] * 192}]}, "NaN is no number in JSON"),
         ({"inputs": [{**GOOD, "data": 0.5}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "data": None}]}, "list of numbers"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 768}}]}, "'binary_data_size'"),
         ({"inputs": [GOOD], "outputs": []}, "'outputs'"),
         ({"inputs": [GOOD], "outputs": [{"name": "x"}]}, "'outputs'"),
-        ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": 1}}]}, "classification"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": 0}}]}, "1 or more"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": True}}]}, "1 or more"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": "1"}}]}, "1 or more"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "self_gradient", "parameters": {"classification": 1}}]},
+            "not of 'self_gradient'",
+        ),
+        ({"inputs": [{**GOOD, "datatype": "UINT8"}]}, "whole numbers from 0 to 255"),
+        ({"inputs": [{**GOOD, "datatype": "UINT8", "data": [256] * 192}]}, "whole numbers from 0 to 255"),
+        ({"inputs": [{**GOOD, "datatype": "UINT8", "data": [-1] * 192}]}, "whole numbers from 0 to 255"),
+        ({"inputs": [{**GOOD, "datatype": ["FP32"]}]}, "'FP32', 'FP16'"),
         ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "true or false"),
         ({"inputs": [GOOD], "id": 7}, "'id'"),
         ({"inputs": [GOOD], "id": "half of a character: \ud800"}, "'id'"),
@@ -180,4 +249,8 @@ def test_curl(server, tmp_path):
     assert len(answer["top_k"]) == 3
     images = ["-F", f"images=@{path}", "-F", f"images=@{path}"]
     assert curl(*images, f"{server.url}/classify_batch?top_k=3&self_gradient=false")["predictions"] == [answer] * 2
+    bare = f"{server.url}/classify?top_k=3&self_gradient=false"
+    assert curl("--data-binary", f"@{path}", bare) == answer
+    assert curl("-T", str(path), "-X", "POST", bare) == answer
+    assert curl("-F", f"image=<{path}", bare) == answer, "a part without a file name"
     assert curl("-F", "image=http://127.0.0.1/x.png", f"{server.url}/classify")["error"]["code"] == "not_a_file"

@@ -165,7 +165,7 @@ def test_pages_of_the_named_origin_may_ask(guarded):
     assert allowed.status_code == 200
     assert allowed.headers["access-control-allow-origin"] == ORIGIN
     assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
-    assert refused.status_code == 400
+    assert refused.status_code == 403
     assert refused.json()["error"]["code"] == "cross_origin_refused"
     assert "access-control-allow-origin" not in refused.headers
     with client_of(guarded) as client:

@@ -31,7 +31,7 @@ def test_an_answer(client, app_client):
     [
         ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
         ({}, 400, "empty_body", "no body"),
-        ({"content": RED, "headers": {"content-type": "image/png"}}, 415, "wrong_content_type", "image/png"),
+        ({"content": RED, "headers": {"content-type": "text/plain"}}, 415, "wrong_content_type", "text/plain"),
         ({"files": {"image": b"\0" * MAX_BYTES}}, 413, "body_too_large", "100000 bytes"),
     ],
     ids=["not an image", "no body", "no form", "too large a body"],
@@ -63,6 +63,19 @@ def test_a_body_without_declared_length_is_cut_off_at_the_limit(client, server):
 
     response = client.post("/classify", content=endless(), headers={"content-type": FORM})
     check_error(response, 413, "body_too_large", "100000 bytes")
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
+def test_a_body_that_nobody_wants_spoils_no_answer(client, server, encoding):
+    def endless():
+        for _ in range(50):
+            yield b"x" * 10_000
+
+    for path in ("/ui", "/ui/static/main.js", "/", "/livez", "/model"):
+        response = client.request("GET", path, content=endless(), headers={"content-encoding": encoding})
+        assert response.status_code == 200, path
+        assert len(response.content) == int(response.headers["content-length"]), path
     assert "Traceback" not in server.log.read_text()
 
 

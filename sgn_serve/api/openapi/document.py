@@ -60,20 +60,22 @@ HEADERS: dict[str, dict[str, Any]] = {
 """Headers of answers, by their names among the document's components."""
 
 
-def describe_api(settings: Settings, description: Description) -> dict[str, Any]:
+def describe_api(settings: Settings, description: Description, prefix: str = "") -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service.
 
     Args:
         settings: The service's settings; limits and defaults are described.
         description: The served graph.
+        prefix: Path under which a proxy serves all paths, empty for none.
     """
     document = _describe(settings, description)
+    document["servers"] = [{"url": prefix or "/"}]
     for path, operations in document["paths"].items():
         for method in METHODS & operations.keys():
             answers = operations[method]["responses"]
             if is_open(path):
                 operations[method]["security"] = []
-            for status, meaning in _for_all(settings, is_open(path)).items():
+            for status, meaning in _for_all(settings, is_open(path), method).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
                 error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
@@ -86,10 +88,12 @@ def describe_api(settings: Settings, description: Description) -> dict[str, Any]
     return document
 
 
-def _for_all(settings: Settings, open_to_all: bool) -> dict[HTTPStatus, str]:
+def _for_all(settings: Settings, open_to_all: bool, method: str) -> dict[HTTPStatus, str]:
     """Return the errors that any request may be answered with, and their meanings."""
     statuses = dict(_AT_THE_CONNECTION)
     statuses[HTTPStatus.REQUEST_ENTITY_TOO_LARGE] = f"the body is larger than {settings.max_bytes} bytes"
+    if method == "post" and not settings.api_tokens:
+        statuses[HTTPStatus.FORBIDDEN] = "the request comes from a page of another site"
     if settings.api_tokens and not open_to_all:
         statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong token"
     if settings.rate_limit and not open_to_all:
@@ -119,7 +123,6 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             f"Classes: {', '.join(description.class_names)}.",
             "version": package_version(),
         },
-        "servers": [{"url": "/"}],
         "paths": {
             "/classify": {"post": _classify(settings)},
             "/classify_batch": {"post": _classify_batch(settings)},
@@ -216,6 +219,7 @@ def _explain(settings: Settings) -> dict[str, Any]:
 
 
 _PICTURE = {"type": "string", "format": "binary"}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "the picture's file, or its data URL"}
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -240,15 +244,40 @@ def _parameters(settings: Settings) -> list[dict[str, Any]]:
 
 def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     form = {
-        "schema": {
-            "type": "object",
-            "properties": {field: files, **options},
-            "required": [field],
-            "additionalProperties": False,
-        },
+        "schema": _body_schema(field, files, options),
         "encoding": {field: {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}},
     }
-    return {"required": True, "content": {"multipart/form-data": form}}
+    also = {SELF_GRADIENT_FIELD: {"enum": [0, 1]}, TOP_K: {"type": "string", "pattern": "^[0-9]{1,4}$"}}
+    loose = {name: {"anyOf": [schema, also[name], {"type": "null"}]} for name, schema in options.items()}
+    in_json = {"schema": _body_schema(field, _in_base64(files), loose)}
+    bare: dict[str, Any] = {"schema": {}}  # a body that is no JSON and no form has no schema
+    return {
+        "required": True,
+        "description": "A form with files, JSON with the pictures as base64, or one picture as the whole body, with "
+        "its options in the query. Any of them may be sent with Content-Encoding: gzip.",
+        "content": {
+            "multipart/form-data": form,
+            "application/json": in_json,
+            "image/*": bare,
+            "application/octet-stream": bare,
+        },
+    }
+
+
+def _body_schema(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {field: files, **options},
+        "required": [field],
+        "additionalProperties": False,
+    }
+
+
+def _in_base64(files: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of files, or of one, in a body of JSON."""
+    if "items" in files:
+        return files | {"items": _BASE64}
+    return _BASE64
 
 
 def _errors() -> dict[str, Any]:

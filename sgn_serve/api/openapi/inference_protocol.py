@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from sgn_serve.api.inference_protocol import HEADER_LENGTH, VERSION, output_names
+from sgn_serve.api.inference_protocol import DATATYPES, HEADER_LENGTH, VERSION, output_names
 from sgn_serve.graph_format import INPUT
 from sgn_serve.inference.graph import Description
 from sgn_serve.settings import Settings
@@ -18,6 +18,7 @@ _STRING = {"type": "string"}
 _SIZES = {"type": "array", "items": {"type": "integer"}}
 _TENSOR = {"name": _STRING, "datatype": {"const": "FP32"}, "shape": _SIZES}
 _DECLARED = _object(["name", "datatype", "shape"], **_TENSOR)
+_CONFIGURED = _object(["name", "data_type", "dims"], name=_STRING, data_type={"const": "TYPE_FP32"}, dims=_SIZES)
 
 SCHEMAS: dict[str, Any] = {
     "ProtocolError": _object(["error", "code", "request_id"], error=_STRING, code=_STRING, request_id=_STRING),
@@ -35,6 +36,15 @@ SCHEMAS: dict[str, Any] = {
         inputs={"type": "array", "items": _DECLARED},
         outputs={"type": "array", "items": _DECLARED},
     ),
+    "ModelConfig": _object(
+        ["name", "platform", "backend", "max_batch_size", "input", "output"],
+        name=_STRING,
+        platform=_STRING,
+        backend=_STRING,
+        max_batch_size={"type": "integer"},
+        input={"type": "array", "items": _CONFIGURED},
+        output={"type": "array", "items": _CONFIGURED},
+    ),
     "ModelReady": _object(["name", "ready"], name=_STRING, ready={"type": "boolean"}),
     "ServerLive": _object(["live"], live={"type": "boolean"}),
     "ServerReady": _object(["ready"], ready={"type": "boolean"}),
@@ -47,8 +57,8 @@ SCHEMAS: dict[str, Any] = {
             "type": "array",
             "items": _object(
                 ["name", "datatype", "shape"],
-                **_TENSOR,
-                data={"type": "array", "items": {"type": "number"}},
+                **{**_TENSOR, "datatype": {"enum": ["FP32", "BYTES"]}},
+                data={"type": "array", "items": {"type": ["number", "string"]}},
                 parameters=_object([], binary_data_size={"type": "integer"}),
             ),
         },
@@ -82,6 +92,9 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
         described[f"{model}/ready"] = _get(
             f"v2_model_ready{suffix}", "Tells whether the network answers.", "ModelReady", may_fail=True
         )
+        described[f"{model}/config"] = _get(
+            f"v2_model_config{suffix}", "Returns the largest batch and the shapes of one picture.", "ModelConfig"
+        )
         described[f"{model}/infer"] = {
             "post": {
                 "operationId": f"v2_infer{suffix}",
@@ -107,7 +120,7 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
                 },
             }
         }
-        for path in (model, f"{model}/ready", f"{model}/infer"):
+        for path in (model, f"{model}/ready", f"{model}/config", f"{model}/infer"):
             described[path]["parameters"] = parameters
             for operation in ("get", "post"):
                 if operation in described[path]:
@@ -134,18 +147,23 @@ def _infer_request(settings: Settings, description: Description) -> dict[str, An
     tensor = _object(
         ["name", "datatype", "shape"],
         name={"const": INPUT},
-        datatype={"const": "FP32"},
+        datatype={"enum": list(DATATYPES)},
         shape={"type": "array", "prefixItems": shape, "minItems": 4, "maxItems": 4},
         data={
             "type": "array",
-            "description": "numbers from 0 to 1, as many as the shape says, in one flat list or in nested lists",
+            "description": "numbers from 0 to 1, with UINT8 from 0 to 255, as many as the shape says, in one flat list "
+            "or in nested lists",
         },
         parameters=_object([], binary_data_size={"type": "integer"}),
     )
     output = _object(
         ["name"],
         name={"enum": output_names(description)},
-        parameters=_object([], binary_data={"type": "boolean"}),
+        parameters=_object(
+            [],
+            binary_data={"type": "boolean"},
+            classification={"type": ["integer", "null"], "minimum": 1, "description": "largest classes to return"},
+        ),
     )
     return _object(
         ["inputs"],

@@ -1,6 +1,7 @@
 """Clients that are slow, endless, deaf, or gone: they hold up nobody, and are cut off."""
 
 import re
+import resource
 import select
 import socket
 import struct
@@ -12,10 +13,11 @@ import psutil
 import pytest
 
 from sgn_serve.http.body_limits import RECEIVED_BYTES
-from sgn_serve.http.connections import MAX_HEADERS, MAX_REQUESTS
+from sgn_serve.http.connections import MAX_HEADERS, MAX_REQUESTS, OTHER_FILES
 from tests.sgn_serve.conftest import RECEIVE_SECONDS
 from tests.sgn_serve.hammer import RED, Hammer
-from tests.sgn_serve.server import read_answer
+from tests.sgn_serve.server import read_answer, running_server
+from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
 BODY = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + RED + b"\r\n--edge--\r\n"
@@ -160,6 +162,12 @@ def test_requests_sent_all_at_once_take_turns_and_too_many_end_the_connection(cl
         while chunk := connection.recv(100_000):
             answer += chunk
     assert answer.count(b"HTTP/1.1 200 ") == MAX_REQUESTS
+    with connect(server) as connection:
+        connection.sendall(ask * (MAX_REQUESTS + 1))
+        answer = b""
+        while chunk := connection.recv(100_000):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 200 ") == MAX_REQUESTS, "the first ones are answered"
     with ExitStack() as stack:
         many = [stack.enter_context(connect(server)) for _ in range(10)]
         started = time.monotonic()
@@ -281,3 +289,30 @@ def test_an_address_that_a_client_makes_up_is_not_believed(client, server):
     (line,) = lines
     assert '"client": "127.0.0.1"' in line
     assert "203.0.113.77" not in line
+
+
+def test_no_more_connections_than_files_that_may_be_open(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 300
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
+    try:
+        running = running_server(tmp_path, SGN_MODEL=str(save_tiny_graph(tmp_path / "tiny.onnx")))
+        server = running.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with ExitStack() as stack:
+        stack.push(running.__exit__)
+        allowed = files - OTHER_FILES
+        (line,) = [line for line in server.log.read_text().splitlines() if "SGN_MAX_CONNECTIONS" in line]
+        assert f"so few files open that {allowed} connections" in line
+        assert "ulimit -n 528" in line
+        connections = [stack.enter_context(connect(server)) for _ in range(files + 50)]
+        for connection in connections:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY))
+        connections[0].sendall(BODY)
+        assert connections[0].recv(100_000).startswith(b"HTTP/1.1 200 OK"), "those that it has are answered"
+        status, _, told = read_answer(connections[allowed + 10])
+        assert (status, told["error"]["code"]) == (503, "too_many_connections")
+        assert "Too many open files" not in server.log.read_text()
+        (worker,) = psutil.Process(server.pid).children()
+        assert worker.num_fds() < files
