@@ -10,7 +10,7 @@ from torch import Tensor
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.rows import RowFilter, RowId
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
 
 
 class ExportedGraphError(TrainingError):
@@ -45,8 +45,9 @@ class ExportedGraph:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            detail = " ".join(str(error).split())[:300]
-            raise ExportedGraphError(f"{path}: ONNX Runtime cannot run it ({detail}); export it again") from None
+            raise ExportedGraphError(
+                f"{path}: ONNX Runtime cannot run it ({one_line(error)}); export it again"
+            ) from None
         metadata = self._session.get_modelmeta().custom_metadata_map
         if metadata.get(PRECISION_KEY) == "bf16":  # float16 and 8 bits are in the graph itself
             raise ExportedGraphError(
