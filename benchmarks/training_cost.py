@@ -57,7 +57,7 @@ def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], Non
     """Return a function that does one whole training step on a fixed random batch: attack, loss, gradients, optimiser.
 
     Args:
-        setting: What is timed and where.
+        setting: The network, the batch and the device that are timed.
         options: The method's options, an item of METHODS.
     """
     method = options["method"]

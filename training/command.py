@@ -29,7 +29,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     """Do everything before the first epoch. What can be refused is refused before the pictures are read.
 
     Args:
-        arguments: What the command line said.
+        arguments: The parsed command line.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.
@@ -62,7 +62,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
     """Train in this process and return its exit status. Of several processes one prints what failed.
 
     Args:
-        arguments: What the command line said.
+        arguments: The parsed command line.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.
