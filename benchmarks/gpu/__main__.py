@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`."""
+"""Run `python -m benchmarks.gpu`."""
 
 import sys
 

@@ -1,15 +1,17 @@
-"""What both passes cost on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
+"""Time both passes on an NVIDIA GPU: the exported graph, with and without fused kernels, beside the alternatives.
 
     make kernels                   # for the rows of the fused block
-    pip install onnxruntime-gpu    # in onnxruntime's place, for the row of ONNX Runtime
+    pip install onnxruntime-gpu    # instead of onnxruntime, for the row of ONNX Runtime
     python -m benchmarks.gpu
 
-Writes results/gpu.json, and goes on with what is there of the same machine, versions and commit. Timed with CUDA
-events, the contenders of a tier in turn, round by round; ratios are to one eager pass, block off, in the same round.
-The tiers that cost least are measured first, of every network, precision and batch size. A contender that cannot be
-had here is left out, with the reason in the file. Every contender is given float32 pictures on the GPU. In bf16 and
-fp16 the network itself is PyTorch's cast of all of it; the graph is lowered as the export lowers it. ONNX Runtime waits
-for the GPU at the end of every call, the others do not.
+Writes results/gpu.json. A file of the same machine, versions and commit is continued.
+
+The contenders of a tier are timed in turn, round by round, with CUDA events. Ratios are to one eager pass, block off,
+in the same round. The tiers that cost least to build come first, for all networks, precisions and batch sizes. The file
+gives the reason why a contender is left out.
+
+Every contender takes float32 pictures on the GPU. In bf16 and fp16, PyTorch casts the whole network itself, while the
+graph is lowered as the export lowers it. ONNX Runtime waits for the GPU at the end of every call; the others do not.
 """
 
 import argparse
@@ -54,20 +56,20 @@ ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 NAMES = [*CONTENDERS, ONNX_RUNTIME]
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 ENOUGH_ROUNDS = 3
-"""Of a contender's rounds when the time is up."""
+"""Rounds that are measured even after the time is up."""
 TIME_IS_UP = "the time was up"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long things are measured.
+    """Limits of a measurement.
 
-    rounds:   times that every contender is timed
-    calls:    calls that are timed together
-    deadline: moment of time.monotonic after which no contender is made and no round but the first ones begun
+    Attributes:
+        rounds: How often every contender is timed.
+        calls: Calls that are timed together.
+        deadline: A moment of time.monotonic. After it no contender is built but the reference, and no round is started
+            but the first ENOUGH_ROUNDS.
     """
 
     rounds: int
@@ -76,11 +78,15 @@ class Effort:
 
     @property
     def over(self) -> bool:
+        """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
 
 def milliseconds(function: Function, images: Tensor, calls: int) -> float:
-    """Time of one call, the mean of `calls` in a row: the GPU's own, or for images on the CPU the wall clock's."""
+    """Return the milliseconds of one call, as the mean of `calls` in a row.
+
+    CUDA events time images on the GPU, the wall clock times images on the CPU.
+    """
     if images.device.type != "cuda":
         began = time.perf_counter()
         for _ in range(calls):
@@ -98,14 +104,21 @@ def milliseconds(function: Function, images: Tensor, calls: int) -> float:
 def measure(
     builds: Mapping[str, Build], images: Tensor, effort: Effort
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Times of all contenders in turn, and the memory that making and calling each takes beside what is there already.
+    """Time all contenders in turn, and measure the memory that building and calling each one adds.
 
-    builds:  the reference among them
-    returns: figures by contender, and why contenders were left out
-    raises BenchmarkError where the reference itself cannot be had
+    The peak includes what max-autotune needs to try kernels out, and what libraries take outside PyTorch's allocator. A
+    CUDA graph takes its memory when it is built.
 
-    A CUDA graph takes its memory when it is made; of max-autotune, what trying kernels out takes is counted too, and of
-    all what libraries take beside PyTorch's allocator.
+    Args:
+        builds: The contenders by name, the reference among them.
+        images: (N, 3, H, W) float32, on the device to measure.
+        effort: The number of rounds and calls, and the deadline.
+
+    Returns:
+        The figures by contender, and by contender the reason why it was left out.
+
+    Raises:
+        BenchmarkError: The reference itself fails.
     """
     memory, functions, left_out = {}, {}, {}
     for name, build in tqdm(builds.items(), desc="warming up", leave=False):
@@ -114,7 +127,7 @@ def measure(
             continue
         try:
             functions[name], memory[name] = warmed_up(build, images)
-        except Exception as error:  # compilers, drivers and engines raise what they like
+        except Exception as error:  # compilers, drivers and engines raise errors of any type
             if name == REFERENCE:
                 raise BenchmarkError(f"{name}: {first_line(error)}") from error
             left_out[name] = f"{type(error).__name__}: {first_line(error)}"[:300]
@@ -128,7 +141,11 @@ def measure(
 
 
 def warmed_up(build: Build, images: Tensor) -> tuple[Function, int]:
-    """Makes a contender and calls it a few times; returns it with the most bytes of GPU memory that this took."""
+    """Build a contender and call it a few times.
+
+    Returns:
+        The contender, and the peak of GPU memory that this added, in bytes; 0 on the CPU.
+    """
     if images.device.type != "cuda":
         function, memory = build(), 0
         for _ in range(WARM_UP_CALLS):
@@ -145,13 +162,21 @@ def warmed_up(build: Build, images: Tensor) -> tuple[Function, int]:
 
 
 def memory_beside_pytorch() -> int:
-    """Bytes of the GPU in use that PyTorch's allocator did not reserve, whoever did."""
+    """Return the bytes of GPU memory in use, by any process, that PyTorch's allocator did not reserve."""
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
 
 
 def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict[str, Any]:
-    """By contender: best and median time, the median over rounds of its ratio to the reference, peak memory."""
+    """Summarise the rounds.
+
+    Args:
+        times: Milliseconds of a call by contender, one a round.
+        memory: Peak memory by contender, bytes.
+
+    Returns:
+        By contender: best and median time, the median over rounds of the ratio to the reference, and peak memory.
+    """
     return {
         name: {
             "best_ms": round(min(own), 4),
@@ -172,9 +197,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ready_device(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
-    raises BenchmarkError where there is none
+    Raises:
+        BenchmarkError: PyTorch has no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BenchmarkError("no NVIDIA GPU that PyTorch can use: this benchmark needs one; for the CPU: make bench")
@@ -182,24 +208,33 @@ def ready_device(name: str) -> torch.device:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=["wrn-16-2", "wrn-28-10"], help="architectures")
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["tf32", "bf16", "fp16"], help="formats")
-    parser.add_argument("--rounds", type=int, default=30, help="times that every contender is timed")
+    parser.add_argument("--rounds", type=int, default=30, help="how often every contender is timed")
     parser.add_argument("--calls", type=int, default=20, help="calls that are timed together")
     parser.add_argument(
-        "--contenders", nargs="+", choices=NAMES, default=NAMES, help="rows; the reference always comes"
+        "--contenders", nargs="+", choices=NAMES, default=NAMES, help="rows; the reference is always measured"
     )
-    parser.add_argument("--seconds", type=float, default=math.inf, help="measure nothing new after so many seconds")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to rehearse; no GPU's figures")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start nothing new after so many seconds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
 def started(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file holds of the same run, to go on with; the run with no results yet where it is of another."""
+    """Return the result to continue.
+
+    Args:
+        path: The JSON file; it may be missing.
+        run: The machine, versions, commit and options.
+
+    Returns:
+        The file's content if it is of this run, else the run without results.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -210,6 +245,7 @@ def started(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 after an error line."""
     options = parse_arguments(arguments)
     effort = Effort(options.rounds, options.calls, time.monotonic() + options.seconds)
     try:
@@ -257,7 +293,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed: an architecture of pictures of one size, a precision (a key of PRECISIONS), a batch size."""
+    """A network and its input, in one number format.
+
+    Attributes:
+        architecture: The backbone's name.
+        image_size: Height and width in pixels.
+        precision: A key of PRECISIONS.
+        batch: The batch size.
+        device: Where to measure.
+    """
 
     architecture: str
     image_size: int
@@ -269,11 +313,23 @@ class Setting:
 def measured(
     setting: Setting, names: Sequence[str], effort: Effort
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The figures of these contenders and of the reference, and why contenders were left out."""
+    """Build and time contenders in one setting.
+
+    Args:
+        setting: The network, the precision and the batch size.
+        names: Contenders to measure; the reference is measured with them.
+        effort: The number of rounds and calls, and the deadline.
+
+    Returns:
+        The figures by contender, and by contender the reason why it was left out.
+
+    Raises:
+        BenchmarkError: The reference itself fails.
+    """
     tf32 = setting.precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    torch._dynamo.reset()  # what it compiled for other settings counts towards its limits
+    torch._dynamo.reset()  # graphs compiled for other settings count towards its limits
     dtype, size = PRECISIONS[setting.precision], setting.image_size
     images = torch.rand(setting.batch, 3, size, size, device=setting.device)
     network = network_of(setting.architecture, size)
@@ -285,7 +341,11 @@ def measured(
 
 
 def onnx_runtime_contender(network: SelfGradientNetwork, setting: Setting, images: Tensor) -> Function:
-    """Raises BenchmarkError where ONNX Runtime is not there for GPUs"""
+    """Build the contender of ONNX Runtime, on its CUDA provider.
+
+    Raises:
+        BenchmarkError: ONNX Runtime is not installed, or its build has no CUDA provider.
+    """
     try:
         from onnxruntime import get_available_providers
     except ImportError:

@@ -1,4 +1,4 @@
-"""What benchmarks.gpu times: a self-gradient network's two passes, made to run on a GPU in each way that we know of."""
+"""Build both passes for a GPU: eager, compiled, as a CUDA graph, as an AOTInductor package, in ONNX Runtime."""
 
 import copy
 import tempfile
@@ -23,7 +23,7 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
 ONNX_RUNTIME = "graph, ONNX Runtime"
-"""A contender where there is a build for GPUs, but in bf16, which the ONNX export does not have."""
+"""The contender that needs ONNX Runtime's build for GPUs. It has no bf16, because the ONNX export has none."""
 TIERS = (
     (REFERENCE, "eager, both passes", "graph, CUDA graph"),
     ("graph, fused block, CUDA graph",),
@@ -36,7 +36,7 @@ TIERS = (
     ),
     ("graph, AOTInductor",),
 )
-"""What is compared, by what it costs to make: the cheap and important ones are measured first, of all settings."""
+"""Contenders by the cost of building them. The cheap and important tiers are measured first, in all settings."""
 CONTENDERS = tuple(name for tier in TIERS for name in tier if name != ONNX_RUNTIME)
 MAX_AUTOTUNE = "max-autotune"
 WARM_UP_CALLS = 3
@@ -47,23 +47,32 @@ Build = Callable[[], Function]
 
 @cache
 def network_of(architecture: str, image_size: int) -> SelfGradientNetwork:
-    """An untrained self-gradient network, in eval mode on the CPU, the same at every call: it is to stay as it is."""
+    """Return an untrained self-gradient network, in eval mode on the CPU.
+
+    Calls with equal arguments return the same object, so callers must not change it.
+
+    Args:
+        architecture: The backbone's name.
+        image_size: Height and width in pixels.
+    """
     return untrained_network(architecture, image_size)[0].eval().requires_grad_(False)
 
 
 def rewritten_graph(
     network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False
 ) -> fx.GraphModule:
-    """Both passes as the one graph that is exported, float32 in and out, on the CPU; the network stays as it is.
+    """Return both passes as the graph that the export writes, float32 in and out, on the CPU.
 
-    network: in float32
-    dtype:   of the convolutions
-    fused:   with the block's fused kernel
+    Args:
+        network: The network, in float32. It is not changed.
+        image_size: Height and width in pixels.
+        dtype: Type that the convolutions compute in.
+        fused: Whether the block is one fused kernel.
     """
-    network = copy.deepcopy(network)  # a graph shares the network's weights, which are about to be moved
+    network = copy.deepcopy(network)  # the graph shares its network's weights, and callers move the graph
     graph = capture(passes_of(network), (image_size, image_size))
     if fused:
-        from export.kernels.fuse import fuse_block  # wants the ONNX packages, which not every machine with a GPU has
+        from export.kernels.fuse import fuse_block  # needs the ONNX packages, which some machines with a GPU lack
 
         fuse_block(graph, network.block)
     rewrite(graph)
@@ -78,13 +87,13 @@ def _written(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, 
 
 
 def graph_of(network: SelfGradientNetwork, image_size: int, dtype: torch.dtype, fused: bool = False) -> fx.GraphModule:
-    """A copy of rewritten_graph's, which takes seconds to make and is the same for every batch size."""
+    """Return a copy of what rewritten_graph returns, which takes seconds to build and fits every batch size."""
     return copy.deepcopy(_written(network, image_size, dtype, fused))
 
 
 def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """The graph itself, weights worked out, on the device."""
-    store_weights(graph)  # flipped and scaled ones would be worked out again at every call
+    """Compute the graph's weights in advance, move the graph to the device, and return it."""
+    store_weights(graph)  # flipped and scaled weights would be computed again at every call
     move_graph(graph, device)
     return graph
 
@@ -92,12 +101,16 @@ def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
 def contenders(
     network: SelfGradientNetwork, image_size: int, device: torch.device, dtype: torch.dtype, images: Tensor
 ) -> dict[str, Build]:
-    """What is compared, by name, but for ONNX Runtime: how each is made, compiled and captured for these images.
+    """Return the builders of all contenders but ONNX Runtime, by name.
 
-    Graphs are captured and networks moved when the first contender that needs them is made.
+    Graphs are captured and networks moved when the first contender that needs them is built.
 
-    network: in float32, on the CPU; it stays as it is
-    images:  (N, 3, image_size, image_size) float32
+    Args:
+        network: The network, in float32, on the CPU. It is not changed.
+        image_size: Height and width in pixels.
+        device: Where the contenders run.
+        dtype: Type that the convolutions compute in.
+        images: (N, 3, image_size, image_size) float32 on the device. Contenders are built for this shape.
     """
 
     @cache
@@ -141,7 +154,12 @@ def contenders(
 
 
 def require_kernels(device: torch.device) -> None:
-    """Raises KernelsError where the fused kernels are not built, BenchmarkError where they are built without CUDA"""
+    """Load the fused kernels, and check that they can run on the device.
+
+    Raises:
+        KernelsError: They are not built.
+        BenchmarkError: They are built without CUDA and the device is a GPU.
+    """
     operators.load()
     with_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA")
     if device.type == "cuda" and not with_cuda:
@@ -149,13 +167,23 @@ def require_kernels(device: torch.device) -> None:
 
 
 def compiled(function: Function, mode: str = "default") -> Function:
-    """mode: torch.compile's; MAX_AUTOTUNE tries kernels out and uses CUDA graphs, but takes minutes"""
+    """Return the function compiled by torch.compile for fixed shapes.
+
+    Args:
+        function: The function.
+        mode: torch.compile's mode. MAX_AUTOTUNE tries kernels out and uses CUDA graphs, but takes minutes.
+    """
     result: Function = torch.compile(function, mode=mode, dynamic=False)
     return result
 
 
 def in_cuda_graph(function: Function, images: Tensor) -> Function:
-    """The function's kernels as one CUDA graph, for images of this shape: no launch is paid for one by one."""
+    """Return a replay of the function's kernels as one CUDA graph, which costs one launch instead of many.
+
+    Args:
+        function: The function.
+        images: Images of the one shape that the replay takes.
+    """
     given = images.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -176,8 +204,8 @@ def in_cuda_graph(function: Function, images: Tensor) -> Function:
 
 
 def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
-    """The graph, which is used up, as the export packages it with AOTInductor."""
-    from export.formats.aot import save_aot  # its checks want ONNX Runtime, which not every machine with a GPU has
+    """Return the AOTInductor package that the export writes of a graph. The graph cannot be used afterwards."""
+    from export.formats.aot import save_aot  # its checks need ONNX Runtime, which some machines with a GPU lack
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt2"
@@ -187,10 +215,19 @@ def in_aot_package(graph: fx.GraphModule, device: torch.device) -> Function:
 
 
 def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settings: Mapping[str, str]) -> Function:
-    """The graph, which is used up, as the export writes it for ONNX Runtime; for images where these are.
+    """Return the ONNX Runtime session of a graph that the export writes. The graph cannot be used afterwards.
 
-    returns: a function that writes over what it returned before: logits, plain logits, self-gradient, on the device
-    raises BenchmarkError where the provider is not active
+    Args:
+        graph: The graph.
+        images: Images of the one shape, and on the device, that the function takes.
+        provider: Name of the execution provider.
+        settings: The provider's options.
+
+    Returns:
+        A function that returns logits, plain logits and self-gradient on the device. Each call overwrites them.
+
+    Raises:
+        BenchmarkError: The provider is not active.
     """
     import onnxruntime
 

@@ -1,1 +1,1 @@
-"""Everything worth doing with some minutes of a GPU, as one command: `python -m release.gpu`, or `make gpu`."""
+"""Test, measure, train and attack in some minutes of a GPU, with one command: `python -m release.gpu` or `make gpu`."""

@@ -1,4 +1,4 @@
-"""`python -m release.gpu`."""
+"""Run `python -m release.gpu`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Attack the trained networks with AutoAttack's two kinds of APGD: block on, block off, and the plain network.
 
-Batch by batch: every batch is attacked in all columns before the next one, so that whatever was done when the time is
-up is a sample of pictures, with a confidence interval.
+Every batch is attacked in all columns before the next batch. When the time is up, the pictures done so far are
+therefore a sample with a confidence interval.
 """
 
 import importlib.util
@@ -24,23 +24,29 @@ from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate import measuring
-from training.evaluate.measuring import Trial
 from training.evaluate.report import wilson_interval
 from training.networks.self_gradient import SelfGradientNetwork
 
 EPS = 8 / 255
-SEED = 1  # the bundled network's reports are on the same pictures
-PICTURES = (1000, 20)
-BATCH = (250, 10)
-ITERATIONS = (100, 5)
+SEED = 1  # chooses the same pictures as the bundled network's reports
+PICTURES = (1000, 10)
+"""Pictures to attack at most: in a run, in a rehearsal."""
+BATCH = (250, 5)
+"""Batch size: in a run, in a rehearsal."""
+ITERATIONS = (100, 2)
+"""Steps of an attack: in a run, in a rehearsal."""
 END_SECONDS = 3.0
+"""Seconds kept for the end of the stage."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A network in one state.
+    """A network in one state, and its attacks.
 
-    rows: its attacks in order; each one is run on what withstood those before it
+    Attributes:
+        name: Its name in gpu.json.
+        model: The network.
+        rows: The attacks in order. Each is run on the pictures that withstood those before it.
     """
 
     name: str
@@ -49,10 +55,10 @@ class Column:
 
 
 def attack(run: Run) -> None:
-    """Attack batch after batch while there is time for another one, and record the accuracy so far after each.
+    """Attack batch after batch while there is time for another one. Record the accuracy so far after each attack.
 
     Raises:
-        Skip: there is no GPU, or there are no pictures, or there is no network.
+        Skip: There is no GPU, there are no pictures, or there is no network.
     """
     device = run.device()
     columns = networks(run, device)
@@ -66,7 +72,7 @@ def attack(run: Run) -> None:
     }
     size, longest = BATCH[run.rehearse], 0.0
     for start in range(0, len(labels), size):
-        # One batch may take a fifth longer than another: more of its pictures withstand.
+        # A batch may take a fifth longer than the one before, because more of its pictures withstand.
         if start and run.seconds_left() - END_SECONDS < 1.2 * longest:
             break
         began = time.monotonic()
@@ -79,10 +85,10 @@ def attack(run: Run) -> None:
 
 
 def networks(run: Run, device: torch.device) -> list[Column]:
-    """Return what is attacked, of the networks that were trained.
+    """Return the columns of the networks that were trained.
 
     Raises:
-        Skip: there are none.
+        Skip: No network was trained.
     """
     columns = []
     for recipe, states in ((SELF_GRADIENT, (True, False)), (PLAIN, (False,))):
@@ -100,9 +106,14 @@ def networks(run: Run, device: torch.device) -> list[Column]:
 
 
 def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
-    """Return the attacks of one column. Without the package pyautoattack, this project's own PGD and CW."""
+    """Return the attacks of one column: clean, APGD-CE and APGD-T. Without the package pyautoattack: clean, PGD and CW.
+
+    Args:
+        block: Whether the network has its block on.
+        iterations: Steps of each attack.
+    """
     if importlib.util.find_spec("pyautoattack") is None:
-        print("pyautoattack is not installed: PGD and CW in its place")
+        print("pyautoattack is not installed: attacking by PGD and CW instead")
         return (
             gradient_attack.clean(block),
             gradient_attack.pgd(iterations, block),
@@ -116,11 +127,18 @@ def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
 
 
 def cascade(column: Column, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield each attack's name, and which pictures withstood it and all before it, (N) bool on the CPU.
+    """Run a column's attacks one after the other.
 
-    images, labels: (N, 3, H, W) in [0, 1] and (N)
+    Args:
+        column: The network and its attacks.
+        images: (N, 3, H, W) float32 in [0, 1].
+        labels: (N).
+        batch_size: Pictures that are attacked at once.
+
+    Yields:
+        The attack's title, and which pictures withstood it and all before it, (N) bool on the CPU.
     """
-    trial = Trial(column.model, images, labels, EPS, SEED, batch_size)
+    trial = measuring.Trial(column.model, images, labels, EPS, SEED, batch_size)
     left = torch.ones(len(labels), dtype=torch.bool)
     for row in column.rows:
         if left.any():
@@ -129,7 +147,12 @@ def cascade(column: Column, images: Tensor, labels: Tensor, batch_size: int) -> 
 
 
 def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:
-    """Record every column's accuracies with the number of pictures and the 95 % confidence interval."""
+    """Record every column's accuracies with the number of pictures and the 95 % confidence interval.
+
+    Args:
+        run: The stage's view of the run.
+        withstood: By column and attack: whether each picture so far withstood it and all attacks before it.
+    """
     accuracy: dict[str, dict[str, Any]] = {}
     says = []
     for name, attacked in withstood.items():

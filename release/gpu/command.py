@@ -1,10 +1,10 @@
-"""Use some minutes of a GPU well: test, measure, train, attack, and keep whatever was done.
+"""Use some minutes of a GPU: test, measure, train, attack, and keep every result.
 
     python -m release.gpu --minutes 9 --data cifar10-jpeg.tar.xz --out gpu-run
-    python -m release.gpu --rehearse --out rehearsal      # all of it, tiny, on the CPU
+    python -m release.gpu --rehearse --out rehearsal      # every stage, tiny, on the CPU
 
-Stages run one after the other, each in a process of its own with a time limit; one that fails does not keep the next
-from running. OUT/gpu.json says after every step what was done, also when the command is killed.
+Stages run one after the other, each in its own process with a time limit. If one fails, the next still runs.
+OUT/gpu.json is replaced after every step, so it holds the results so far even if the command is killed.
 """
 
 import argparse
@@ -28,29 +28,36 @@ from training.common.errors import TrainingError
 from training.common.signals import Terminated, terminable
 
 MINUTES = (9.0, 3.0)
-"""Default of --minutes: of a run, of a rehearsal."""
+"""Defaults of --minutes: in a run, in a rehearsal."""
 END_SECONDS = 5.0
-"""Of the minutes, kept for the end."""
+"""Seconds of the minutes that are kept for the summary."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, help="for everything (9; 3 in a rehearsal)")
+    parser.add_argument(
+        "--minutes", type=float, help="time limit of all stages together (default: 9; 3 in a rehearsal)"
+    )
     parser.add_argument(
         "--data", help="tar archive of an image folder: train/<class>/<picture>, test/<class>/<picture>"
     )
-    parser.add_argument("--dataset-name", default="CIFAR-10 (JPEG copy)", help="what figures call it")
+    parser.add_argument("--dataset-name", default="CIFAR-10 (JPEG copy)", help="the data's name in the figures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--rehearse", action="store_true", help="everything tiny, on the CPU")
+    parser.add_argument("--rehearse", action="store_true", help="run every stage, tiny, on the CPU")
     parser.add_argument(
-        "--stages", nargs="+", default=[], metavar="STAGE", help=f"of {', '.join(stage.name for stage in PLAN)}"
+        "--stages",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help=f"run these alone: {', '.join(stage.name for stage in PLAN)}",
     )
-    parser.add_argument("--commit", help="to record, where this is no checkout")
+    parser.add_argument("--commit", help="git commit to record, if this folder is no git checkout")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the arguments and run the stages; return the exit status."""
+    """Check the arguments, run the stages and return the exit status: that of run_stages, or 2 after an error line."""
     arguments = parse_arguments(argv)
     minutes = MINUTES[arguments.rehearse] if arguments.minutes is None else arguments.minutes
     try:
@@ -78,7 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def in_memory(folder: Path = Path("/dev/shm"), needed: int = 4 * 2**30) -> Path | None:
-    """Return a folder in memory with room for the unpacked pictures, which are many small files; None without one."""
+    """Return a folder in memory with room for the unpacked pictures, which are many small files.
+
+    Args:
+        folder: The folder.
+        needed: Bytes that must be free.
+
+    Returns:
+        The folder; None if it is missing, too small or not writable.
+    """
     try:
         return folder if shutil.disk_usage(folder).free >= needed and os.access(folder, os.W_OK) else None
     except OSError:
@@ -86,10 +101,10 @@ def in_memory(folder: Path = Path("/dev/shm"), needed: int = 4 * 2**30) -> Path 
 
 
 def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float) -> None:
-    """Refuse what cannot work before any minute is spent.
+    """Check the options before any time is spent.
 
     Raises:
-        ValueError: what is wrong, and what to do.
+        TrainingError: An option cannot work; the message names the fix.
     """
     if minutes <= 0:
         raise TrainingError(f"--minutes must be above 0, not {minutes:g}")
@@ -103,9 +118,14 @@ def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float
 def run_stages(stages: Sequence[Stage], settings: Settings, about: dict[str, object], minutes: float) -> int:
     """Run stages one after the other and print a line for each, then the summary.
 
-    about: what gpu.json says of the run
+    Args:
+        stages: The stages.
+        settings: The settings that all stages share.
+        about: Description of the run, for gpu.json.
+        minutes: Time limit of all stages together.
+
     Returns:
-        0 where every stage is done or skipped, 1 where one is not, 143 or 130 where the run was told to stop.
+        0 if every stage is done or skipped, 1 if one is not, 143 after SIGTERM, 130 after Ctrl-C.
     """
     began = time.monotonic()
     out, work = Path(settings.out), Path(settings.work)
@@ -137,23 +157,28 @@ def run_stages(stages: Sequence[Stage], settings: Settings, about: dict[str, obj
 def run_stage(stage: Stage, seconds: float, record: Record, saved: Path, settings: Settings) -> None:
     """Run one stage and record how it ended.
 
-    seconds: that it may take, its end included
-    saved:   file with the run's settings
+    Args:
+        stage: The stage.
+        seconds: Its time limit, its end included. Below SHORTEST_SECONDS it is skipped.
+        record: gpu.json.
+        saved: File with the run's settings.
+        settings: The same settings.
     """
     if seconds < SHORTEST_SECONDS:
         record.update(stage.name, status="skipped", reason=f"only {seconds:.0f} s were left for it")
         return
     record.update(stage.name, status="running", limit_seconds=round(seconds, 1))
     began = time.monotonic()
-    # What PyTorch compiles goes with the run's other files, not into the user's home.
+    # PyTorch's compiled code lies in the run's own folder, not in the user's home.
     environment = {
         "TORCHINDUCTOR_CACHE_DIR": str(Path(settings.work) / "inductor"),
-        # nvcc's usual place is not on every machine's path.
+        # nvcc's usual folder is missing from some machines' path.
         "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/local/cuda/bin",
     }
     if settings.rehearse:
-        # Threads that spin while they wait for one that does not get a core make a busy machine ten times slower.
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        # On a busy machine, threads that spin while they wait for another thread's core make it ten times slower.
+        # Tiny work needs one thread alone.
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     command = stage.process(str(saved), began + seconds - GRACE_SECONDS)
     outcome = supervise(command, seconds, Path(settings.out) / "log.txt", environment=environment)
     status, reason = judged(outcome, seconds)
@@ -162,7 +187,12 @@ def run_stage(stage: Stage, seconds: float, record: Record, saved: Path, setting
 
 
 def judged(outcome: Outcome, seconds: float) -> tuple[str, str]:
-    """Return a stage's status and, where it is not done, the reason."""
+    """Return a stage's status, and the reason if it is not done.
+
+    Args:
+        outcome: How its process ended.
+        seconds: Its time limit.
+    """
     if outcome.overran:
         return "overran", f"its {seconds:.0f} s were up"
     if outcome.status == SKIPPED:

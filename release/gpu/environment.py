@@ -1,4 +1,4 @@
-"""Say what the machine has: card, driver, versions, processors."""
+"""Record the machine: card, driver, versions, processors."""
 
 import os
 import shutil
@@ -27,10 +27,14 @@ PACKAGES = (
     "pytest",
 )
 QUERY = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm")
+"""Fields that `nvidia-smi` is asked for."""
 
 
 def report(run: Run) -> None:
-    """Record the machine. The card's name is PyTorch's: what `nvidia-smi` shows may be hidden from PyTorch."""
+    """Record the machine.
+
+    The card's name is the one that PyTorch reports, because `nvidia-smi` may show a card that is hidden from PyTorch.
+    """
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     run.record(
         f"{card}, PyTorch {torch.__version__}, {os.cpu_count()} cores",
@@ -46,15 +50,17 @@ def report(run: Run) -> None:
 
 
 def first_line(*command: str) -> str:
+    """Return the first line that a program prints, or "" if it is missing or fails."""
     return next(iter(_output(*command)), "")
 
 
 def last_line(*command: str) -> str:
+    """Return the last line that a program prints, or "" if it is missing or fails."""
     return (_output(*command) or [""])[-1]
 
 
 def _output(*command: str) -> list[str]:
-    """Return the lines that a program prints; none where it is missing or fails."""
+    """Return the lines that a program prints, or none if it is missing or fails."""
     if shutil.which(command[0]) is None:
         return []
     found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -1,4 +1,4 @@
-"""Run the tests that are marked gpu, and count them."""
+"""Run the tests that are marked gpu, and count their outcomes."""
 
 import importlib.util
 import signal
@@ -11,15 +11,16 @@ from typing import Any
 from release.gpu.stage import Run, Skip, main
 from release.gpu.supervise import supervise
 
-# The quick ones first: what has been tested when the time is up counts.
 FOLDERS = ("tests/export/kernels", "tests/benchmarks/test_gpu.py", "tests/export/formats/test_aot.py")
+"""Every place of a test marked gpu. Quick tests come first, because the tests done when the time is up still count."""
 REHEARSED = ("tests/benchmarks/test_gpu.py",)
+"""Tests of a rehearsal. Without a GPU they are collected and skipped."""
 END_SECONDS = 5.0
-"""Kept for pytest to write its report after the interrupt."""
+"""Seconds kept for pytest to write its report after the interrupt."""
 
 
 def test(run: Run) -> None:
-    """Run pytest, interrupt it when the time is up, and record what its report counts.
+    """Run pytest, interrupt it when the time is up, and record the tests by outcome.
 
     Raises:
         Skip: pytest is not installed.
@@ -29,7 +30,7 @@ def test(run: Run) -> None:
         raise Skip("pytest is not installed")
     report = run.work / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", f"--junitxml={report}"]
-    # Another PyTorch than the tested one may warn; a warning is no failure of a kernel.
+    # Another PyTorch than the tested one may warn; a warning does not show that a kernel is wrong.
     command += ["-W", "default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     outcome = supervise(
         [*command, *(REHEARSED if run.rehearse else FOLDERS)],
@@ -48,7 +49,12 @@ def test(run: Run) -> None:
 
 
 def counts(report: Path) -> dict[str, Any]:
-    """Return what a JUnit report says: tests by outcome, reasons of skips, and the messages of failures."""
+    """Return the figures of a JUnit report.
+
+    Returns:
+        "counts": tests by outcome; "skipped_because": skipped tests by reason; "failures": messages by test, cut after
+        500 characters.
+    """
     cases = list(ElementTree.parse(report).iter("testcase"))
     outcomes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

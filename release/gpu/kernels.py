@@ -1,4 +1,4 @@
-"""Build the fused kernels with nvcc, so that the tests and the benchmark find them, without a virtual environment."""
+"""Build the fused kernels with nvcc for the tests and the benchmark, without a virtual environment."""
 
 import shutil
 import sys
@@ -11,11 +11,11 @@ COMMAND = ("make", "--no-print-directory", "-C", "export/kernels", f"PYTHON={sys
 
 
 def build(run: Run) -> None:
-    """Run the kernels' Makefile with CUDA=1; in a rehearsal only its check of what the build needs.
+    """Run the kernels' Makefile with CUDA=1. A rehearsal runs only its check that the build can work.
 
     Raises:
         Skip: make or nvcc is missing.
-        RuntimeError: the build failed.
+        RuntimeError: The build failed.
     """
     for tool in ("make",) if run.rehearse else ("make", "nvcc"):
         if shutil.which(tool) is None:
@@ -26,7 +26,11 @@ def build(run: Run) -> None:
         raise RuntimeError(" / ".join(outcome.tail[-3:]))
     libraries = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "build" / "kernels").glob("torch-*/*.so"))
     seconds = round(time.monotonic() - began, 1)
-    says = "what the build needs is there; a rehearsal builds nothing" if run.rehearse else f"built in {seconds} s"
+    says = (
+        "everything that the build needs is installed; a rehearsal builds nothing"
+        if run.rehearse
+        else f"built in {seconds} s"
+    )
     run.record(says, build_seconds=seconds, libraries=libraries)
 
 

@@ -1,4 +1,4 @@
-"""Measure what the device can do at most, so that figures can be told as shares of it."""
+"""Measure the device's peak speeds, so that figures can be given as shares of them."""
 
 import statistics
 import sys
@@ -12,24 +12,34 @@ from torch import Tensor
 from release.gpu.stage import Run, main
 
 ROUNDS = 5
+"""How often each operation is timed."""
 CALLS = 10
+"""Calls that are timed together."""
 MATRIX = (8192, 256)
 """Side of the square matrices: in a run, in a rehearsal."""
 CONVOLUTIONS = ((64, 32), (128, 32), (160, 32), (256, 16), (320, 16), (512, 16), (640, 8))
-"""Channels, and side of the picture; the widths of the networks and beyond."""
+"""Pairs of channels and picture side in pixels: the networks' own, and wider ones."""
 CONVOLUTION_BATCH = (256, 2)
+"""Batch size of the convolutions: in a run, in a rehearsal."""
 COPY_BYTES = (2**31, 2**24)
+"""Bytes that are copied: in a run, in a rehearsal."""
 
 
 def measure(run: Run) -> None:
-    """Record TFLOP/s of matrix products and of 3x3 convolutions, and GB/s of a copy within the device's memory."""
+    """Record TFLOP/s of matrix products and of 3x3 convolutions, and GB/s of a copy within the device's memory.
+
+    A copied byte counts twice, once for the read and once for the write.
+
+    Raises:
+        Skip: There is no GPU.
+    """
     device = run.device()
     side, batch, size = (values[run.rehearse] for values in (MATRIX, CONVOLUTION_BATCH, COPY_BYTES))
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     figures: dict[str, float] = {}
     for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
-        # Random numbers: products of zeros run faster than those of data do.
+        # The numbers are random, because products of zeros run faster than products of real data.
         one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         seconds = seconds_of(lambda a=one, b=other: a @ b, device)  # type: ignore[misc]
         figures[f"{name}_matmul_tflops"] = round(2 * side**3 / seconds / 1e12, 3)
@@ -54,9 +64,12 @@ def measure(run: Run) -> None:
 
 
 def convolution_tflops(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> float:
-    """Return TFLOP/s of a 3x3 convolution that keeps the number of channels, channels last.
+    """Return the TFLOP/s of a 3x3 convolution that keeps the number of channels, in channels-last layout.
 
-    shape: of its input, (N, C, H, W)
+    Args:
+        shape: The input's shape, (N, C, H, W).
+        dtype: The numbers' type.
+        device: Where to measure.
     """
     batch, channels, height, width = shape
     images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -67,7 +80,7 @@ def convolution_tflops(shape: tuple[int, int, int, int], dtype: torch.dtype, dev
 
 
 def seconds_of(function: Callable[[], Tensor], device: torch.device) -> float:
-    """Return the time of one call: the median over rounds of the mean over calls, after three calls to warm up."""
+    """Return the seconds of one call: the median over rounds of the mean over calls, after three warm-up calls."""
     for _ in range(3):
         function()
     times = []

@@ -1,4 +1,4 @@
-"""Unpack the archive and read its pictures, once for all stages; a rehearsal without an archive makes some up."""
+"""Unpack the archive and read its pictures, once for all stages. A rehearsal without an archive generates pictures."""
 
 import bz2
 import contextlib
@@ -25,6 +25,7 @@ from training.data.picture_set import PictureSet, Split
 FILE = "pictures-{}.pt"
 SPLITS: tuple[Split, ...] = ("train", "test")
 MOST_PROCESSES = 16
+"""Processes that read pictures at the same time, at most."""
 GENERATED_CLASSES = tuple(f"class{index}" for index in range(10))
 GENERATED_COLOURS = [(r, g, b) for r in (30, 225) for g in (30, 225) for b in (30, 225)] + [
     (128, 30, 225),
@@ -32,10 +33,16 @@ GENERATED_COLOURS = [(r, g, b) for r in (30, 225) for g in (30, 225) for b in (3
 ]
 GENERATED_PER_CLASS = {"train": 48, "test": 4}
 GENERATED_SIDE = 8
+"""Height and width of generated pictures, in pixels."""
 
 
 def prepare(run: Run) -> None:
-    """Save both splits for the stages that train and attack, and record how many pictures they hold."""
+    """Save both splits for the stages that train and attack, and record how many pictures they hold.
+
+    Raises:
+        DatasetError: The archive holds no image folder, or a picture is broken.
+        CalledProcessError: tar cannot unpack the archive.
+    """
     began = time.monotonic()
     data = run.settings.data
     sets = read_archive(Path(data), run.work / "data") if data else {split: generated(split) for split in SPLITS}
@@ -47,14 +54,14 @@ def prepare(run: Run) -> None:
     counts = {split: len(pictures) for split, pictures in sets.items()}
     seconds = round(time.monotonic() - began, 1)
     says = f"{counts['train']} and {counts['test']} pictures in {seconds} s"
-    run.record(says if data else f"{says}, made up", pictures=counts, seconds=seconds)
+    run.record(says if data else f"{says}, generated", pictures=counts, seconds=seconds)
 
 
 def load(run: Run, split: Split) -> PictureSet:
     """Return the pictures that `prepare` saved.
 
     Raises:
-        Skip: there are none.
+        Skip: It saved none.
     """
     path = run.work / FILE.format(split)
     if not path.is_file():
@@ -66,16 +73,17 @@ def load(run: Run, split: Split) -> PictureSet:
 def read_archive(archive: Path, folder: Path) -> dict[Split, PictureSet]:
     """Unpack an archive of an image folder (train/<class>/<picture>, test/<class>/<picture>) and read it.
 
-    Classes are read by processes of their own: decoding holds Python's lock most of the time.
+    Each class is read in its own process, because decoding holds Python's lock most of the time.
 
     Args:
-        archive: a tar file, as it is or compressed: .xz, .gz or .bz2
-        folder: where to unpack it; it may not exist yet
+        archive: A tar file, uncompressed or .xz, .gz or .bz2.
+        folder: Where to unpack it. It need not exist.
+
     Returns:
-        What training.data.loading.load_pictures reads of each split.
+        Both splits, as training.data.loading.load_pictures reads them.
 
     Raises:
-        DatasetError: it is no image folder, or a picture is broken.
+        DatasetError: It is no image folder, or a picture is broken.
         CalledProcessError: tar cannot unpack it.
     """
     unpack(archive, folder / "all")
@@ -87,9 +95,13 @@ def read_archive(archive: Path, folder: Path) -> dict[Split, PictureSet]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar file into a new folder, by the program tar: Python takes ten times as long for many small files.
+    """Unpack a tar file into a new folder.
 
-    Python decompresses it, so that no other program is needed.
+    Python decompresses it, so no other program is needed. The program tar unpacks it, because Python takes ten times as
+    long for many small files.
+
+    Raises:
+        CalledProcessError: tar cannot unpack it.
     """
     folder.mkdir(parents=True)
     readers: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
@@ -97,7 +109,7 @@ def unpack(archive: Path, folder: Path) -> None:
     command = ["tar", "-x", "--no-same-owner", "-C", str(folder)]
     with opened(archive, "rb") as source, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # tar has ended: its exit status says more
+        with contextlib.suppress(BrokenPipeError):  # tar has ended, and its exit status tells why
             shutil.copyfileobj(source, process.stdin)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
@@ -107,7 +119,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _class_folders(folder: Path, split: Split) -> list[tuple[Path, Split]]:
-    """Return one root an image class, each with a link to that class alone; the first is that of the first class."""
+    """Return one root folder for each class, in the classes' order. Each holds a link to that class alone."""
     classes = sorted(entry for entry in (folder / "all" / split).iterdir() if entry.is_dir())
     roots = []
     for source in classes:
@@ -119,7 +131,10 @@ def _class_folders(folder: Path, split: Split) -> list[tuple[Path, Split]]:
 
 
 def _read(part: tuple[Path, Split]) -> tuple[str, NDArray[np.uint8]]:
-    """Return a class's name and its pictures (N, 3, H, W), as an array: tensors would need shared memory."""
+    """Return a class's name and its pictures, (N, 3, H, W).
+
+    The pictures are an array, because sending tensors to another process needs shared memory.
+    """
     root, split = part
     pictures = load_pictures("image-folder", root, split)
     return pictures.class_names[0], pictures.images.numpy()
@@ -133,7 +148,7 @@ def _joined(classes: list[tuple[str, NDArray[np.uint8]]]) -> PictureSet:
 
 
 def generated(split: Split) -> PictureSet:
-    """Return pictures of ten classes that differ in colour under noise; the splits share no picture."""
+    """Return pictures of ten classes that differ in colour, with noise. The splits have different noise."""
     generator = torch.Generator().manual_seed(SPLITS.index(split))
     count = GENERATED_PER_CLASS[split] * len(GENERATED_CLASSES)
     labels = torch.arange(count) % len(GENERATED_CLASSES)

@@ -1,4 +1,4 @@
-"""The stages of a run: their order, and how long each may take."""
+"""Set the stages of a run, their order and their time limits."""
 
 import sys
 from collections.abc import Sequence
@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from training.common.errors import TrainingError
 
 SHORTEST_SECONDS = 5.0
-"""A stage that would get less is not started."""
+"""Least time limit with which a stage is started."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One process of a run.
 
-    name:     as recorded, and as the process is told
-    module:   of release.gpu, whose process it is
-    seconds:  at most
-    share:    of what is left when it starts, less what later stages reserve; None for all of `seconds`
-    reserved: seconds that shares before this stage leave to it
-    command:  what to run instead of the module
+    Attributes:
+        name: Its name in gpu.json; its process gets it as --name.
+        module: The module of release.gpu that its process runs.
+        seconds: Its time limit.
+        share: A second limit, as a share of the time that is left when it starts, less what later stages reserve. The
+            shorter limit counts. None sets no second limit.
+        reserved: Seconds that earlier stages with a share leave for this one.
+        command: A command line to run instead of the module.
     """
 
     name: str
@@ -32,8 +34,9 @@ class Stage:
     def process(self, settings: str, deadline: float) -> list[str]:
         """Return the command line.
 
-        settings: path of the run's settings
-        deadline: moment of time.monotonic at which the stage should be done by itself
+        Args:
+            settings: Path of the run's settings.
+            deadline: The moment of time.monotonic by which the stage should end by itself.
         """
         if self.command:
             return list(self.command)
@@ -49,20 +52,20 @@ PLAN = (
     Stage("speed", "speed", 120),
     Stage("serving", "serving", 40),
     Stage("pictures", "pictures", 60),
-    # The continuation costs about four times as much a picture, and was two of 26 epochs in the bundled network.
+    # The continuation costs about four times as much per picture, and took two of the bundled network's 26 epochs.
     Stage("train-plain", "train", 3600, share=0.62),
     Stage("train-self-gradient", "train", 3600, share=1.0),
     Stage("attacks", "attacks", 3600, reserved=95),
 )
 REHEARSAL = tuple(replace(stage, seconds=90, share=None, reserved=0) for stage in PLAN)
-"""The same stages, far less to do. A busy machine may take several times as long as an idle one."""
+"""The same stages with tiny work. The limits allow for a busy machine, which may take several times as long."""
 
 
 def choose(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of these names, in the plan's order; all of them for no names.
+    """Return the stages of these names, in the plan's order. Without names, return all stages.
 
     Raises:
-        ValueError: a name is not known; the message lists those that are.
+        TrainingError: A name is unknown; the message lists the known names.
     """
     known = [stage.name for stage in stages]
     for name in names:
@@ -72,11 +75,12 @@ def choose(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def limit(stages: Sequence[Stage], index: int, left: float) -> float:
-    """Return how many seconds a stage may take, 0 or more.
+    """Return a stage's time limit in seconds, 0 or more.
 
-    stages: of the run
-    index:  of the stage
-    left:   seconds that are left of the whole run
+    Args:
+        stages: The run's stages.
+        index: The stage's place among them.
+        left: Seconds that are left of the whole run.
     """
     stage = stages[index]
     if stage.share is not None:

@@ -1,4 +1,4 @@
-"""gpu.json: the state of a run, replaced as a whole after every step, so that a kill leaves it readable."""
+"""Write gpu.json, the state of a run. It is replaced atomically after every step, so a kill leaves it readable."""
 
 import json
 from collections.abc import Iterable
@@ -11,29 +11,36 @@ from training.common.files import write_atomically
 NAME = "gpu.json"
 FORMAT = "self-gradient-gpu/1"
 SAYS = "says"
-"""Figure of a stage: its result as one sentence, for the summary."""
+"""Name of the figure that gives a stage's result as one sentence, for the summary."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The file. One process at a time writes it: a stage while it runs, the command itself between stages."""
+    """The file gpu.json. One process at a time writes it: a stage while it runs, the command between stages.
+
+    Attributes:
+        path: The file's path.
+    """
 
     path: Path
 
     def start(self, about: dict[str, Any], stages: Iterable[str]) -> None:
         """Replace the file by one in which every stage is waiting.
 
-        about: what a reader should know of the run
+        Args:
+            about: Description of the run.
+            stages: The stages' names, in order.
         """
         waiting = {name: {"status": "waiting", "reason": "", "figures": {}} for name in stages}
         self._write({"format": FORMAT, **about, "stages": waiting})
 
     def read(self) -> dict[str, Any]:
+        """Return the file's content."""
         content: dict[str, Any] = json.loads(self.path.read_text())
         return content
 
     def stage(self, name: str) -> dict[str, Any]:
-        """Return what is recorded of a stage; an empty record for one that is not part of the run."""
+        """Return the record of a stage. It is empty for a stage that is not part of the run."""
         found: dict[str, Any] = self.read()["stages"].get(name, {"status": "left out", "reason": "", "figures": {}})
         return found
 
@@ -44,13 +51,13 @@ class Record:
         self._write(content)
 
     def add_figures(self, name: str, figures: dict[str, Any]) -> None:
-        """Add figures to those of a stage."""
+        """Add figures to a stage's figures."""
         content = self.read()
         content["stages"][name]["figures"] |= figures
         self._write(content)
 
     def finish(self, **fields: Any) -> None:
-        """Set fields of the run itself."""
+        """Set fields of the run, such as its summary."""
         self._write(self.read() | fields)
 
     def _write(self, content: dict[str, Any]) -> None:

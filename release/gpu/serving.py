@@ -1,4 +1,4 @@
-"""Try the service with ONNX Runtime on the GPU, as deploy/kubernetes/gpu sets it up, as far as it is installed."""
+"""Try the service with ONNX Runtime on the GPU, as deploy/kubernetes/gpu runs it, if it is installed."""
 
 import contextlib
 import importlib.util
@@ -18,20 +18,23 @@ from release.gpu.supervise import ROOT
 
 NEEDED = ("bentoml", "onnxruntime", "onnx", "pydantic", "starlette")
 PROVIDERS = ("cuda", "cpu")
-"""Value of SGN_PROVIDERS: in a run, in a rehearsal. Not deploy/kubernetes/gpu's "cuda,cpu", which may fall back."""
+"""SGN_PROVIDERS: in a run, in a rehearsal. The "cuda,cpu" of deploy/kubernetes/gpu could fall back to the CPU."""
 CUDA_PROVIDER = "CUDAExecutionProvider"
 EXAMPLE = ROOT / "examples" / "airplane_00.png"
 BOUNDARY = "self-gradient-boundary"
 REQUESTS = 20
+"""Requests that are timed."""
 END_SECONDS = 4.0
+"""Seconds kept for the server to end."""
 
 
 def serve(run: Run) -> None:
     """Start the service, classify an example picture through its API, and record how long an answer takes.
 
     Raises:
-        Skip: what serving needs is not installed, or ONNX Runtime has no CUDA provider.
-        RuntimeError: the server does not start, or refuses the picture.
+        Skip: A package is not installed, or ONNX Runtime has no CUDA provider.
+        RuntimeError: The server does not start.
+        HTTPError: The server refuses the picture.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -59,7 +62,15 @@ def serve(run: Run) -> None:
 
 @contextlib.contextmanager
 def server(home: Path, providers: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]", Path]]:
-    """Run `bentoml serve` on a free port until the block ends; yield its address, process and log."""
+    """Run `bentoml serve` on a free port until the block ends.
+
+    Args:
+        home: Folder for BentoML's files and the server's log.
+        providers: Value of SGN_PROVIDERS.
+
+    Yields:
+        The server's URL, its process and its log file.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -86,13 +97,13 @@ def server(home: Path, providers: str) -> Iterator[tuple[str, "subprocess.Popen[
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path, run: Run) -> None:
-    """Return when the server is ready.
+    """Wait until the server is ready.
 
     Raises:
-        RuntimeError: it has ended, or is not ready in time; the message holds its last line.
+        RuntimeError: It has ended, or is not ready in time; the message has its last line.
     """
     while process.poll() is None and run.seconds_left() > END_SECONDS:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2):  # URLError is one
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2):  # URLError is an OSError
             return
         time.sleep(0.1)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -101,7 +112,14 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path, ru
 
 
 def classify(url: str) -> tuple[float, Any]:
-    """Return the seconds until the answer to the example picture, and the answer."""
+    """Ask the server to classify the example picture.
+
+    Returns:
+        The seconds until the answer, and the answer's JSON.
+
+    Raises:
+        HTTPError: The server refuses the picture.
+    """
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="{EXAMPLE.name}"\r\n\r\n'
     form = head.encode() + EXAMPLE.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={BOUNDARY}"

@@ -1,6 +1,6 @@
-"""Time both passes with benchmarks.gpu, a process for each group of contenders, the important ones first.
+"""Time both passes with benchmarks.gpu, one process for each tier of contenders, important ones first.
 
-A process of its own for each: a kernel that no GPU has run may leave a GPU's context unusable for what comes after it.
+Tiers are apart because a kernel that no GPU has run yet may leave its process unable to use the GPU.
 """
 
 import json
@@ -14,26 +14,30 @@ from release.gpu.supervise import supervise
 
 FILE = "benchmark.json"
 IMAGE_SIZE = (32, 8)
+"""Height and width in pixels: in a run, in a rehearsal."""
 ARCHITECTURES = (("wrn-16-2", "wrn-28-10"), ("wrn-10-1",))
+"""Networks that are timed: in a run, in a rehearsal."""
 OPTIONS = (
     ("--precisions", "bf16", "tf32", "--batches", "1", "256", "--rounds", "10", "--calls", "5"),
     ("--precisions", "tf32", "--batches", "1", "2", "--rounds", "2", "--calls", "1"),
 )
-"""Of the benchmark: in a run, in a rehearsal. Few rounds: a WRN-28-10's two passes take tens of milliseconds."""
+"""Options of the benchmark: in a run, in a rehearsal. Few rounds, as a WRN-28-10's passes take tens of milliseconds."""
 REHEARSED_TIERS = TIERS[:2]
-"""The others compile for minutes on a CPU, or need ONNX Runtime for a GPU."""
+"""Tiers of a rehearsal. The others compile for minutes on a CPU, or need ONNX Runtime for a GPU."""
 PASSES = {REFERENCE: "one pass"}
+"""Contenders that do not compute both passes."""
 END_SECONDS = 6.0
+"""Seconds kept for the end of the stage."""
 FEWEST_SECONDS = 8.0
-"""A process that would get less is not started: PyTorch alone takes seconds to start."""
+"""Least time with which a tier is started: PyTorch alone takes seconds to start."""
 
 
 def time_passes(run: Run) -> None:
-    """Run the benchmark while there is time, and record each figure with its share of the measured peak.
+    """Run the benchmark tier by tier while there is time. Record each figure with its share of the measured peak.
 
     Raises:
-        Skip: there is no GPU.
-        RuntimeError: nothing could be measured.
+        Skip: There is no GPU.
+        RuntimeError: Nothing was measured.
     """
     device = run.device()
     operations = {
@@ -60,7 +64,13 @@ def time_passes(run: Run) -> None:
 
 
 def record(run: Run, benchmark: dict[str, Any], operations: dict[str, dict[str, float]]) -> None:
-    """Record best times, TFLOP/s and shares of the measured peak of the same precision."""
+    """Record best times, TFLOP/s and shares of the measured peak of the same precision.
+
+    Args:
+        run: The stage's view of the run.
+        benchmark: The file that benchmarks.gpu writes.
+        operations: Operations for one picture by architecture, as flops.of_network counts them.
+    """
     peaks = run.figures_of("peak")
     rows: dict[str, dict[str, Any]] = {}
     for key, contenders in benchmark["results"].items():
@@ -86,7 +96,7 @@ def record(run: Run, benchmark: dict[str, Any], operations: dict[str, dict[str, 
 
 
 def headline(rows: dict[str, dict[str, Any]]) -> str:
-    """Return one sentence: how many figures there are, and both passes of one picture by the fastest contender."""
+    """Return one sentence: the number of figures, and the least time of both passes on one picture."""
     measured = sum(len(row) for row in rows.values())
     single = [
         (row["best_ms"], name, key)

@@ -1,4 +1,4 @@
-"""What every stage is told, and how it ends."""
+"""Give every stage its settings, its deadline and its way to record figures or to be skipped."""
 
 import argparse
 import json
@@ -12,24 +12,25 @@ from release.gpu.supervise import seconds_until
 from training.common.signals import Terminated, terminable
 
 SKIPPED = 75
-"""Exit status of a stage that cannot be run here; the last line of its output says why."""
+"""Exit status of a stage that cannot run on this machine. The last line of its output is the reason."""
 ARCHITECTURES = ("wrn-16-4", "wrn-10-1")
-"""Of the networks that are trained: in a run, in a rehearsal."""
+"""Architectures of the trained networks: in a run, in a rehearsal."""
 
 
 class Skip(Exception):
-    """A stage that cannot be run here; the message, one line, says why."""
+    """A stage cannot run on this machine. The message, one line, is the reason."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's settings, the same for all stages.
+    """Settings that all stages of a run share.
 
-    out:          folder for what is kept
-    work:         folder for what is not
-    data:         archive of an image folder; "" generates pictures
-    dataset_name: what figures call the data
-    rehearse:     whether everything is tiny and on the CPU
+    Attributes:
+        out: Folder of the results.
+        work: Folder of files that are deleted when the run ends.
+        data: Archive of an image folder; "" generates pictures.
+        dataset_name: The data's name in the figures.
+        rehearse: Whether everything is tiny and on the CPU.
     """
 
     out: str
@@ -39,14 +40,17 @@ class Settings:
     rehearse: bool
 
     def save(self, path: Path) -> None:
+        """Write the settings to a JSON file."""
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Settings":
+        """Return the settings that save wrote."""
         return cls(**json.loads(path.read_text()))
 
     @property
     def arch(self) -> str:
+        """Architecture of the trained networks."""
         return ARCHITECTURES[self.rehearse]
 
 
@@ -54,7 +58,10 @@ class Settings:
 class Run:
     """One stage's view of the run.
 
-    deadline: moment of time.monotonic by which the stage should be done; some seconds later it is killed
+    Attributes:
+        name: The stage's name.
+        settings: The settings that all stages share.
+        deadline: The moment of time.monotonic by which the stage should end. It is killed some seconds later.
     """
 
     name: str
@@ -63,43 +70,50 @@ class Run:
 
     @property
     def out(self) -> Path:
+        """Folder of the results."""
         return Path(self.settings.out)
 
     @property
     def work(self) -> Path:
+        """Folder of files that are deleted when the run ends."""
         return Path(self.settings.work)
 
     @property
     def rehearse(self) -> bool:
+        """Whether everything is tiny and on the CPU."""
         return self.settings.rehearse
 
     @property
     def log(self) -> Path:
+        """File that gets the output of every stage."""
         return self.out / "log.txt"
 
     def seconds_left(self) -> float:
+        """Return the seconds until the deadline; negative after it."""
         return seconds_until(self.deadline)
 
     def record(self, says: str = "", /, **figures: Any) -> None:
-        """Add figures to the stage's in gpu.json, at once.
+        """Add figures to the stage's record in gpu.json, at once.
 
-        says: the result so far as one sentence; "" leaves the last one
+        Args:
+            says: The result so far as one sentence; "" keeps the last one.
+            **figures: The figures by name.
         """
         Record(self.out / NAME).add_figures(self.name, figures | ({SAYS: says} if says else {}))
 
     def figures_of(self, stage: str) -> dict[str, Any]:
-        """Return what another stage of the run has recorded."""
+        """Return the figures that another stage of the run has recorded so far."""
         figures: dict[str, Any] = Record(self.out / NAME).stage(stage)["figures"]
         return figures
 
     def device(self) -> Any:
         """Return the torch.device to use.
 
-        cuDNN does not try out algorithms (torch.backends.cudnn.benchmark): attacks drop pictures that have fallen, and
-        every new batch size would be tried out anew.
+        torch.backends.cudnn.benchmark stays off. Attacks drop pictures that have fallen, and cuDNN would try its
+        algorithms out again for every new batch size.
 
         Raises:
-            Skip: there is no GPU, and this is no rehearsal.
+            Skip: There is no GPU, and this is no rehearsal.
         """
         import torch
 
@@ -111,14 +125,22 @@ class Run:
 
 
 def main(work: Callable[[Run], None], argv: list[str] | None = None) -> int:
-    """Run a stage as its process: parse its arguments, call `work`, and turn Skip into an exit status."""
+    """Run a stage as a process of its own.
+
+    Args:
+        work: The stage.
+        argv: The command line; None for the process's own.
+
+    Returns:
+        The exit status: 0, SKIPPED, or 143 after SIGTERM.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--settings", type=Path, required=True)
     parser.add_argument("--deadline", type=float, required=True)
     arguments = parser.parse_args(argv)
     try:
-        with terminable():  # so that what it started is ended with it
+        with terminable():  # so that SIGTERM also ends the processes that the stage started
             work(Run(arguments.name, Settings.load(arguments.settings), arguments.deadline))
     except Skip as reason:
         print(reason)

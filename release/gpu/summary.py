@@ -1,22 +1,29 @@
-"""The end of the output: a line for each stage, so that a reader knows what ran, what did not, and why."""
+"""Summarise a run with one line for each stage: whether it ran, its result, and why there is no more."""
 
 from typing import Any
 
 from release.gpu.record import SAYS
 
 LINE_LENGTH = 240
+"""Characters of a line at most; a longer one is cut."""
 
 
 def summary(content: dict[str, Any]) -> list[str]:
-    """Return a line a stage, in order.
+    """Return one line for each stage, in order.
 
-    content: of gpu.json
+    Args:
+        content: The content of gpu.json.
     """
     return [line(name, stage) for name, stage in content["stages"].items()]
 
 
 def line(name: str, stage: dict[str, Any]) -> str:
-    """Return what became of a stage: its result, and why there is none or no more."""
+    """Return a stage's line: name, status, seconds, result, and the reason for no result or an incomplete one.
+
+    Args:
+        name: The stage's name.
+        stage: Its record.
+    """
     parts = [stage["figures"].get(SAYS, ""), stage["reason"], stage["figures"].get("problem", "")]
     took = f" ({stage['seconds']:.0f} s)" if "seconds" in stage else ""
     text = f"{name}: {stage['status']}{took}: {'; '.join(part for part in parts if part)}".rstrip(": ")

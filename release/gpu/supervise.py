@@ -1,4 +1,4 @@
-"""Run a command under a time limit, and end it with all processes that it started."""
+"""Run a command under a time limit, and end it together with all processes that it started."""
 
 import contextlib
 import os
@@ -14,19 +14,21 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 GRACE_SECONDS = 3.0
-"""Between the request to end and the kill."""
+"""Seconds between the signal to end and the kill."""
 TAIL_LINES = 20
+"""Lines of output that an Outcome keeps."""
 LOG_BYTES = 4_000_000
-"""A log is cut there: what comes back from a lent machine may be limited."""
+"""Size at which a log is cut, because the files that a borrowed machine sends back may be limited."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """The end of a command.
 
-    status:  its exit status; negative for a signal
-    overran: whether the time limit ended it
-    tail:    the last lines of its output, empty ones left out
+    Attributes:
+        status: Its exit status; negative for a signal.
+        overran: Whether the time limit ended it.
+        tail: The last lines of its output, without empty lines.
     """
 
     status: int
@@ -35,7 +37,7 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """The last line of the output, or the exit status where there is none."""
+        """The last line of the output, or the exit status if there was no output."""
         return self.tail[-1] if self.tail else f"no output, exit status {self.status}"
 
 
@@ -47,11 +49,16 @@ def supervise(
     environment: Mapping[str, str] | None = None,
     first_signal: signal.Signals = signal.SIGTERM,
 ) -> Outcome:
-    """Run a command from the project's root, its output appended to `log`, for at most so many seconds.
+    """Run a command from the project's root under a time limit.
 
-    environment:  variables beside this process's
-    first_signal: asks the command to end when its time is up; GRACE_SECONDS later its process group is killed
-    Whatever ends this function, also an exception such as Terminated, ends the command's process group.
+    The command's process group is killed however this function ends, also by an exception such as Terminated.
+
+    Args:
+        command: The command line.
+        seconds: The time limit.
+        log: File that the output is appended to.
+        environment: Variables added to this process's own.
+        first_signal: Signal sent when the time is up. GRACE_SECONDS later the process group is killed.
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     process = subprocess.Popen(
@@ -77,7 +84,7 @@ def supervise(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_SECONDS)
     finally:
-        # Also what an ended command left running, such as compilers.
+        # A command that has ended may have left processes running, such as compilers.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
         # A process that has left the group may hold the pipe open.
@@ -102,5 +109,5 @@ def _copy(output: IO[str], log: Path, tail: "deque[str]") -> None:
 
 
 def seconds_until(deadline: float) -> float:
-    """Return how long it is until a moment of time.monotonic, which all processes of a machine share."""
+    """Return the seconds until a moment of time.monotonic, which all processes of a machine share."""
     return deadline - time.monotonic()

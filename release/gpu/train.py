@@ -1,7 +1,7 @@
 """Train the plain network by one-step adversarial training, then the self-gradient network that continues it.
 
-Both for the seconds that the stage has, with the learning rate laid over them; after every epoch the network that the
-trainer keeps lies in the run's folder in half precision.
+Each stage trains for the time that it has, with the learning-rate schedule laid over that time. After every epoch, the
+network that the trainer keeps is written to the run's folder in half precision.
 """
 
 import contextlib
@@ -26,9 +26,11 @@ from training.loop.trainer import Trainer
 from training.networks.self_gradient import SelfGradientNetwork
 
 SPARE_SECONDS = 6.0
-"""Kept of a stage for its end, and for a last validation that takes longer than the one before."""
-REHEARSED_SECONDS = 8.0
+"""Seconds kept for the end of the stage, and for a last validation that takes longer than the one before."""
+REHEARSED_SECONDS = 3.0
+"""Seconds of training in a rehearsal."""
 VALIDATION_BATCH = 500
+"""Validation's batch size on a GPU."""
 REHEARSAL: dict[str, Any] = {
     "batch_size": 16,
     "crop_padding": 1,
@@ -36,15 +38,17 @@ REHEARSAL: dict[str, Any] = {
     "validation_pictures": 20,
     "validation_attacked": 10,
 }
+"""Options of a rehearsal."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One of the two networks.
+    """The training of one of the two networks.
 
-    file:     its checkpoint in the run's folder, and the start of its training log's name
-    settings: TrainConfig's that differ from its defaults
-    start:    the recipe whose network it continues
+    Attributes:
+        file: Name of its checkpoint in the run's folder, without the suffix. Its training log's name begins with it.
+        settings: Fields of TrainConfig that differ from the defaults.
+        start: The recipe whose network it continues.
     """
 
     file: str
@@ -56,7 +60,7 @@ class Recipe:
 PLAIN = Recipe(
     "plain", {"method": "pgd", "attack": "n-fgsm", "lr": 0.3, "lr_warmup": 0.2, "batch_size": 256, "ema_decay": 0.999}
 )
-# As the bundled network continued its plain one.
+# The settings by which the bundled network continued its plain one.
 SELF_GRADIENT = Recipe(
     "self-gradient",
     {
@@ -74,15 +78,16 @@ RECIPES = {"train-plain": PLAIN, "train-self-gradient": SELF_GRADIENT}
 
 
 def checkpoint(folder: Path, recipe: Recipe) -> Path:
-    """Return where a recipe's network is kept in half precision."""
+    """Return the path of a recipe's network in half precision."""
     return folder / f"{recipe.file}.safetensors"
 
 
 def train(run: Run) -> None:
-    """Train the network of the stage's name, record every epoch, and keep the network in half precision.
+    """Train the network that the stage is named after. Record every epoch, and keep the network in half precision.
 
     Raises:
-        Skip: there is no GPU, or there are no pictures, or there is no network to continue.
+        Skip: There is no GPU, no pictures, no network to continue or no time left.
+        TrainingError: Training failed before its first epoch was done.
     """
     recipe = RECIPES[run.name]
     device = run.device()
@@ -115,15 +120,22 @@ def train(run: Run) -> None:
 
 
 def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet, device: torch.device) -> None:
-    """Train, and after each epoch record the log's rows and replace the network in the run's folder.
+    """Train. After each epoch, record its figures and replace the network in the run's folder.
+
+    Args:
+        run: The stage's view of the run.
+        recipe: The recipe.
+        config: The training configuration.
+        chosen: The training pictures.
+        device: Where to train.
 
     Raises:
-        TrainingError: training failed before its first epoch was done.
+        TrainingError: Training failed before its first epoch was done.
     """
     began = time.monotonic()
     trainer = Trainer(config, chosen, run.work / recipe.file, device)
     if device.type == "cuda":
-        # The trainer's own choice spares memory, of which there is plenty; small batches would leave the GPU waiting.
+        # The trainer's own choice saves memory, which a GPU has enough of. Its small batches would leave the GPU idle.
         trainer.validation = replace(trainer.validation, batch_size=VALIDATION_BATCH)
     counted = count_operations(config, trainer)
     problem = ""
@@ -131,7 +143,7 @@ def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet
         for epoch in trainer.train():
             if epoch > 0:
                 record_epoch(run, recipe, trainer, counted)
-    except TrainerError as error:  # a collapse: the best network so far is kept, and is worth judging
+    except TrainerError as error:  # after a collapse the best network so far is kept, and can be judged
         if trainer.progress.epoch == 0:
             raise
         problem = str(error)
@@ -140,14 +152,14 @@ def train_into(run: Run, recipe: Recipe, config: TrainConfig, chosen: PictureSet
 
 
 def count_operations(config: TrainConfig, trainer: Trainer) -> float | None:
-    """Return a training step's operations for one picture; None where PyTorch cannot count them.
+    """Return a training step's operations for one picture; None if PyTorch cannot count them.
 
-    PyTorch's random numbers are left as they were.
+    The state of PyTorch's random generator is restored.
     """
     state = torch.get_rng_state()
     try:
         return flops.of_training_step(config, trainer.info)
-    except Exception as error:  # a figure less is no reason not to train
+    except Exception as error:  # training does not need this figure
         print(f"operations not counted: {type(error).__name__}: {error}")
         return None
     finally:
@@ -155,13 +167,20 @@ def count_operations(config: TrainConfig, trainer: Trainer) -> float | None:
 
 
 def half_precision(model: SelfGradientNetwork) -> dict[str, Tensor]:
-    """Return a network's weights and statistics, those that are floating-point numbers in half precision."""
+    """Return a network's state_dict with all floating-point tensors in half precision."""
     state = model.state_dict()
     return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | None) -> None:
-    """Put the kept network and the log into the run's folder, and the last epoch's figures into gpu.json."""
+    """Copy the kept network and the log to the run's folder, and record the last epoch's figures.
+
+    Args:
+        run: The stage's view of the run.
+        recipe: The recipe.
+        trainer: The trainer, with at least one epoch done.
+        counted: Operations of a training step for one picture; None if they are not known.
+    """
     model, info = load_checkpoint(trainer.checkpoint_path)
     target = checkpoint(run.out, recipe)
     save_checkpoint(target, half_precision(model), info)
@@ -173,9 +192,9 @@ def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | No
     last, kept = rows[-1], rows[info.history["epoch"] - 1]
     speed = float(last["train_images_per_second"])
     says = (
-        f"{len(rows)} epochs at {speed:.0f} pictures/s; epoch {info.history['epoch']} is kept: clean "
-        f"{100 * float(kept['val_clean']):.1f} %, lowest under attack {100 * float(kept['val_lowest']):.1f} % "
-        "(validation)"
+        f"{len(rows)} epoch{'s' * (len(rows) > 1)} at {speed:.0f} pictures/s; "
+        f"epoch {info.history['epoch']} is kept: clean {100 * float(kept['val_clean']):.1f} %, "
+        f"lowest under attack {100 * float(kept['val_lowest']):.1f} % (validation)"
     )
     figures: dict[str, Any] = {"epochs": len(rows), "kept": kept, "last": last, "checkpoint": target.name}
     if counted is not None:

@@ -14,6 +14,8 @@ from benchmarks.gpu.contenders import (
     CONTENDERS,
     ONNX_RUNTIME,
     REFERENCE,
+    Build,
+    Function,
     contenders,
     in_aot_package,
     in_onnx_runtime,
@@ -161,10 +163,10 @@ def test_when_the_time_is_up_only_the_reference_is_measured() -> None:
 
 
 def test_a_contender_that_fails_is_left_out_with_its_reason() -> None:
-    def refuse() -> None:
+    def refuse() -> Function:
         raise RuntimeError("no compiler\nmore lines")
 
-    builds = {REFERENCE: lambda: torch.relu, "compiled": refuse}
+    builds: dict[str, Build] = {REFERENCE: lambda: torch.relu, "compiled": refuse}
     rows, left_out = measure(builds, torch.zeros(1, 3, 4, 4), Effort(rounds=1, calls=1))
     assert list(rows) == [REFERENCE]
     assert left_out == {"compiled": "RuntimeError: no compiler"}

@@ -1,5 +1,6 @@
 """`python -m release.gpu`: a whole rehearsal without packages that a GPU's image may lack, and what can go wrong."""
 
+import ast
 import json
 import signal
 import subprocess
@@ -44,7 +45,7 @@ FAILING = Stage(
 OVERLONG = Stage(
     "planted overlong stage",
     "",
-    8,
+    6,
     command=(
         sys.executable,
         "-c",
@@ -136,7 +137,7 @@ def test_a_stage_that_fails_and_one_that_overruns_are_told_and_the_next_ones_run
     stages = rehearsal[0]["stages"]
     failed, overran = stages[FAILING.name], stages[OVERLONG.name]
     assert (failed["status"], failed["reason"], failed["output"]) == ("failed", "planted", ["so far", "planted"])
-    assert (overran["status"], overran["reason"]) == ("overran", "its 8 s were up")
+    assert (overran["status"], overran["reason"]) == ("overran", "its 6 s were up")
     (child,) = map(int, overran["output"])
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
@@ -211,7 +212,7 @@ def test_the_service_answers_in_a_rehearsal(tmp_path: Path) -> None:
 def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "release.gpu", "--rehearse", "--out", str(tmp_path), "--stages"]
     process = subprocess.Popen(
-        [*command, "environment", "pictures", "train-plain"], cwd=project_root, stdout=subprocess.PIPE, text=True
+        [*command, "pictures", "train-plain"], cwd=project_root, stdout=subprocess.PIPE, text=True
     )
     try:
         record = Record(tmp_path / NAME)
@@ -227,7 +228,7 @@ def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path)
         process.kill()
     assert process.returncode == 143
     stages = record.read()["stages"]
-    assert [stages[name]["status"] for name in stages] == ["done", "done", "stopped"]
+    assert [stages[name]["status"] for name in stages] == ["done", "stopped"]
     assert output.strip().splitlines()[-1] == "train-plain: stopped: the run was told to stop"
     assert not child.is_running()
 
@@ -298,6 +299,23 @@ def test_a_damaged_archive_is_no_reason_to_wait(tmp_path: Path) -> None:
     (tmp_path / "damaged.tar").write_bytes(bytes(range(256)) * 400)
     with pytest.raises(subprocess.CalledProcessError, match="tar"):
         pictures.read_archive(tmp_path / "damaged.tar", tmp_path / "unpacked")
+
+
+def marked_gpu(file: Path) -> bool:
+    """Whether a file uses pytest.mark.gpu."""
+    source = file.read_text()
+    return "gpu" in source and any(
+        isinstance(node, ast.Attribute) and node.attr == "gpu" and ast.unparse(node.value).split(".")[-1] == "mark"
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def test_the_stage_tests_runs_every_test_that_is_marked_gpu(project_root: Path) -> None:
+    marked = {file.relative_to(project_root) for file in (project_root / "tests").rglob("*.py") if marked_gpu(file)}
+    for place in map(Path, {*gpu_tests.FOLDERS, *gpu_tests.REHEARSED}):
+        assert (project_root / place).exists()
+        assert any(file.is_relative_to(place) for file in marked), f"{place} has no test that is marked gpu"
+    assert not [file for file in marked if not any(file.is_relative_to(place) for place in gpu_tests.FOLDERS)]
 
 
 def test_a_junit_report_is_counted(tmp_path: Path) -> None:
