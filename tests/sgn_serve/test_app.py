@@ -1,4 +1,4 @@
-"""What the application answers, without a server around it: statuses, JSON, headers and limits."""
+"""The application's answers, without a server around it: statuses, JSON, headers and limits."""
 
 from io import BytesIO
 from typing import Any
