@@ -221,13 +221,13 @@ class Report:
         """Take what a saved report of the same setting has measured and this one has not.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
-        A row whose attack had other parameters then is measured again, unless the only difference is that the saved row
-        spared fewer pictures that earlier rows had taken. Rows that stay keep their `about`.
+        A row whose attack had other parameters then is measured again. One difference is allowed: the saved row may
+        have spared fewer pictures that earlier rows had taken. Rows that stay keep their `about`.
 
         Args:
             path: The saved report; nothing is taken where there is no such file.
-            attacks: What is asked for now.
-            fix: What the caller can do about a file that is not as it must be.
+            attacks: The attacks that are asked for now.
+            fix: The fix for a file that is not as it must be, for the message.
 
         Returns:
             How many of `attacks` are done by that.

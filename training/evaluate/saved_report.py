@@ -21,7 +21,7 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
         path: A JSON file.
         file_format: The format that it must say it has.
         setting: The setting that it must be of.
-        fix: What the caller can do about a file that is not as it must be.
+        fix: The fix for a file that is not as it must be, for the message.
 
     Raises:
         SavedReportError: The file is anything else. Hours of results are not to be overwritten.

@@ -66,7 +66,7 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
 
     Args:
         path: The file.
-        fix: What to do about a file that is no state, for the message.
+        fix: The fix for a file that is no state, for the message.
         mmap: Leave tensors in the file until they are used.
 
     Raises:
