@@ -2,8 +2,8 @@
 
     python -m benchmarks.precisions --pictures data/test
 
-Writes results/precisions.json. For every format and precision that a CPU runs, it holds the share of 1,000 real
-pictures, and of their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same
+Writes results/precisions.json. It covers every format and precision that a CPU runs. Each has the share of 1,000
+real pictures, and of their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same
 before it writes a file. Nothing is refused here, however low the share.
 """
 

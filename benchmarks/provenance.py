@@ -33,7 +33,7 @@ def processor(cpu_info: Path = CPU_INFO) -> str:
     """Return the processor's name and its vector extensions, such as "AMD EPYC (avx512f, avx512_bf16)".
 
     Args:
-        cpu_info: What Linux says about the processor. Without that file, only the name or the kind is returned.
+        cpu_info: Linux's file about the processor. Without it, only the name or the kind is returned.
     """
     try:
         lines = dict(line.split(":", 1) for line in cpu_info.read_text().splitlines() if ":" in line)

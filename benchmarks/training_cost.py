@@ -31,11 +31,11 @@ from training.options import hardware_precision
 
 RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
 REFERENCE = "PGD-10"
-SELF_GRADIENT = "self-gradient, one step"
+ONE_STEP = "self-gradient, one step"
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {"method": "standard"},
     "adversarial, one step": {"method": "pgd", "attack_steps": 1, "attack_step_size": 10 / 255},
-    SELF_GRADIENT: {"method": "self-gradient"},
+    ONE_STEP: {"method": "self-gradient"},
     "TRADES, 10 steps": {"method": "trades"},
     REFERENCE: {"method": "pgd"},
 }
@@ -57,7 +57,7 @@ def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], Non
     """Return a function that does one whole training step on a fixed random batch: attack, loss, gradients, optimiser.
 
     Args:
-        setting: What is timed and where.
+        setting: The network, the batch and the device that are timed.
         options: The method's options, an item of METHODS.
     """
     method = options["method"]
@@ -120,8 +120,8 @@ def summary(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
         }
     return {
         "methods": methods,
-        "self_gradient_to_pgd10": methods[SELF_GRADIENT]["ratio_to_pgd10"],
-        "times_cheaper_than_pgd10": round(1 / methods[SELF_GRADIENT]["ratio_to_pgd10"], 2),
+        "self_gradient_to_pgd10": methods[ONE_STEP]["ratio_to_pgd10"],
+        "times_cheaper_than_pgd10": round(1 / methods[ONE_STEP]["ratio_to_pgd10"], 2),
     }
 
 

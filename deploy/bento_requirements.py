@@ -52,7 +52,7 @@ def pinned(required: list[Requirement], versions: Mapping[str, str]) -> list[str
     """Return NAME==VERSION of everything that is required, and of what that requires in turn, sorted.
 
     Args:
-        required: What is asked for directly.
+        required: The requirements that are asked for directly.
         versions: The tested version of each package, by canonical name.
 
     Raises:

@@ -123,7 +123,7 @@ def export_reduced(
         PrecisionError: The format has no such precision.
         VerificationError: The outputs differ by more than the precision explains.
         AgreementError: The answers differ too often.
-        ExportError, CheckpointError: As in `export_graph`.
+        ExportError, CheckpointError: See `export_graph`.
     """
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))

@@ -61,7 +61,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
 
     Args:
         settings: See sgn_serve/settings.py.
-        state: What is shared with signals and reloads, None for a new one.
+        state: The state shared with signals and reloads, None for a new one.
         fallback: Answers every request that none of the routes match, None for 404.
     """
     shared = state or State()

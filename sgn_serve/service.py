@@ -133,7 +133,7 @@ class OurRoutesFirst:
 
     Args:
         app: BentoML's application.
-        state: What the service shares with our application.
+        state: The state that the service shares with our application.
     """
 
     def __init__(self, app: ASGIApp, state: State):

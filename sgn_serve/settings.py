@@ -192,8 +192,8 @@ Origins = Annotated[
 class Settings(BaseSettings):
     """Hold what the service reads from its environment, once, when it starts.
 
-    `Settings(...)` takes values by field name and reads no environment, so that a program or a test that builds its
-    own settings does not depend on the shell it runs in. `Settings.from_environment` reads the variables.
+    `Settings(...)` takes values by field name and reads no environment: a program or a test that builds its own
+    settings must not depend on its shell. `Settings.from_environment` reads the variables.
     """
 
     model_config = SettingsConfigDict(

@@ -1,4 +1,4 @@
-"""What importing a package loads. Who may import whom stands in pyproject.toml and is checked by `lint-imports`."""
+"""Check what importing a package loads. `lint-imports` checks who may import whom, by pyproject.toml."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the README, CONTRIBUTING.md and the pages of docs/ tell people to type works.
+"""Run what the README, CONTRIBUTING.md and the pages of docs/ tell people to type.
 
 Every ```sh block is run by bash, and every ```python block by Python, in a folder that looks like the checkout. Blocks
 of one page share a folder and are run in order; a test of one block runs those before it first. The differences:

@@ -10,16 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sgn_serve.graph_format import METADATA_KEY
-from training.common.errors import TrainingError, first_line
+from sgn_serve.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
+from training.common.errors import TrainingError, first_line, one_line
 from training.common.files import write_atomically
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
-
-FORMAT = "self-gradient-checkpoint/1"
 
 
 class CheckpointError(TrainingError):
@@ -46,7 +44,7 @@ class CheckpointInfo:
         image_size: (height, width) in pixels that it was trained at.
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation.
-        dataset: What it was trained on, as a reader should see it.
+        dataset: The name of the data set that it was trained on, for readers.
         method: One of training.config.METHODS. A gradient-oracle's network is a GradientOracle.
         epsilon: L-inf budget it was trained for, in units of pixel intensity (0 for none).
         block: The self-gradient block; None for a plain network.
@@ -76,7 +74,7 @@ class CheckpointInfo:
 
     def to_json(self) -> str:
         """Return the description as it stands in a checkpoint's metadata."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return json.dumps({"format": CHECKPOINT_FORMAT, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
@@ -89,8 +87,8 @@ class CheckpointInfo:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise CheckpointError(f"its description is not JSON: {error}") from None
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise CheckpointError(f"its JSON does not say format {FORMAT!r}")
+        if not isinstance(values, dict) or values.pop("format", None) != CHECKPOINT_FORMAT:
+            raise CheckpointError(f"its JSON does not say format {CHECKPOINT_FORMAT!r}")
         if differing := set(values) ^ {item.name for item in fields(cls)}:
             raise CheckpointError(f"its JSON has other fields than expected: {sorted(differing)}")
         for name in ("class_names", "image_size", "mean", "std"):
@@ -172,9 +170,8 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: its weights do not fit the {info.architecture} that it describes ({detail[:300]}); {_FIX}"
+            f"{path}: its weights do not fit the {info.architecture} that it describes ({one_line(error)}); {_FIX}"
         ) from None
     return model.eval(), info
 

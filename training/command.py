@@ -26,10 +26,10 @@ from training.parallel.distributed import (
 
 
 def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
-    """Do everything before the first epoch. What can be refused is refused before the pictures are read.
+    """Do everything before the first epoch, and refuse what can be refused before the pictures are read.
 
     Args:
-        arguments: What the command line said.
+        arguments: The parsed command line.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.
@@ -59,10 +59,10 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
 
 
 def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
-    """Train in this process and return its exit status. Of several processes one prints what failed.
+    """Train in this process and return its exit status. One of several processes prints what failed.
 
     Args:
-        arguments: What the command line said.
+        arguments: The parsed command line.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.

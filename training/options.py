@@ -65,7 +65,7 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     """Return the configuration: the options that were given, over the recipe's defaults.
 
     Args:
-        arguments: What build_parser's parser returned.
+        arguments: The namespace that build_parser's parser returned.
         device: Where training will run, which decides the default precision.
 
     Raises:
@@ -95,7 +95,7 @@ class OptionRow:
         default: The default, and what the paper's recipe makes of it for some data sets and methods.
         range: The numbers or the choices that are allowed.
         methods: The training methods that it does anything for. Empty for all of them.
-        help: What it does.
+        help: Its effect in words.
     """
 
     name: str

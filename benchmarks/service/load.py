@@ -85,7 +85,7 @@ async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: 
         requests: The bytes of HTTP requests.
         concurrency: The number of connections.
         seconds: How long to measure.
-        warm_up: Seconds before that. What is answered in them does not count.
+        warm_up: Seconds before that. Their answers do not count.
     """
     record = Record()
     begin = time.perf_counter() + warm_up

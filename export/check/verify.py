@@ -155,7 +155,7 @@ def verify(
 
     Args:
         runner: The graph.
-        passes: What was captured, of a network in eval mode on the CPU.
+        passes: The captured passes, of a network in eval mode on the CPU.
         pictures: (PICTURES, C, H, W) in [0, 1], all different.
         tolerances: Bounds by output; REDUCED_TOLERANCES for a graph in reduced precision.
 

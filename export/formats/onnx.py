@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, fx
@@ -20,6 +19,7 @@ from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
 from sgn_serve.graph_format import INPUT
 from training.common.errors import first_line
+from training.common.onnx_runtime import cpu_session
 
 OPSET = 18
 """The newest opset that torch.onnx writes without a conversion; every runtime of the last three years reads it."""
@@ -108,15 +108,8 @@ def onnx_runner(
     Raises:
         EngineError: The graph cannot be loaded, or its outputs are others.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only, and they are raised
     try:
-        if custom_operators is not None:
-            options.register_custom_ops_library(str(custom_operators))
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
+        session = cpu_session(model, torch.get_num_threads(), custom_operators)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise EngineError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
     require_outputs([output.name for output in session.get_outputs()], output_names)

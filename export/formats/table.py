@@ -32,7 +32,7 @@ class Format:
     Attributes:
         name: Name of the option, without its dashes.
         file_name: The file's default name, beside the checkpoint.
-        content: What the file is, for messages.
+        content: The kind of file in words, for messages.
         save: Writes a rewritten graph; it may change the graph.
         runner: Loads the file into its engine, on the CPU unless it was compiled for a GPU. Takes the file and its
             outputs' names; pictures and outputs are on the CPU.

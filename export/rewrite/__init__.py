@@ -1,6 +1,6 @@
 """Rewrites of the captured graph: small named passes that do not change what the graph computes.
 
-A pass changes the graph in place and leaves alone what it does not apply to. They are written by hand on torch.fx:
+A pass changes the graph in place and leaves alone what it does not apply to. They are written by hand on torch.fx.
 onnxscript's fusions skip a weight that two nodes share, and here every weight serves both passes of the network.
 """
 

@@ -12,7 +12,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
 
     In eval mode batch norm is one multiplication and addition for each channel: scale = weight / sqrt(variance + eps),
     shift = bias - mean * scale. The norm is left alone where it follows something else, as the residual sum in a
-    pre-activation network, and where the convolution's result is used elsewhere too.
+    pre-activation network. It is also left alone where the convolution's result is used elsewhere too.
     Source: Jacob et al., Quantization and Training of Neural Networks (2018), section 3.2.
     """
     editor = Editor(graph)

@@ -11,9 +11,9 @@ def fold_channel_scales(graph: fx.GraphModule) -> None:
     """Fold, in place, multiplications by one constant for each channel into the weights of a convolution.
 
     The factor goes into the convolution that alone uses the product. Otherwise it goes into the convolutions that alone
-    make the other factor, through ReLU masks and sums between them:
-    (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication. Where neither is
-    possible the product is left alone.
+    make the other factor, through ReLU masks and sums between them.
+    Formula: (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication. Where
+    neither is possible the product is left alone.
     """
     editor = Editor(graph)
     for product in list(graph.graph.nodes):

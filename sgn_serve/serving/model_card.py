@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from sgn_serve.graph_format import METADATA_KEY
 from sgn_serve.inference.graph import Graph, GraphError
 from sgn_serve.pictures.images import FORMATS
+from sgn_serve.refusals import one_line
 from sgn_serve.settings import Settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -111,8 +112,8 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
         disagreement = _disagreement(figures)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(
-            f"{graph.path.with_suffix('.json')}: these are no figures of a model ({_reason(error)}); "
-            "write them as release/bundle.py does, or take the file away"
+            f"{graph.path.with_suffix('.json')}: these are no figures of a model "
+            f"({type(error).__name__}: {one_line(error)}); write them as release/bundle.py does, or take the file away"
         ) from None
     try:
         return ModelCard(
@@ -142,7 +143,8 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
         )
     except ValueError as error:  # pydantic's among them
         raise GraphError(
-            f"{graph.path}: its metadata {METADATA_KEY} cannot be used ({_reason(error)}); export it again"
+            f"{graph.path}: its metadata {METADATA_KEY} cannot be used "
+            f"({type(error).__name__}: {one_line(error)}); export it again"
         ) from None
 
 
@@ -198,8 +200,3 @@ def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:
         for finding in findings
         if finding["verdict"] in RAISED
     ]
-
-
-def _reason(error: Exception) -> str:
-    """Return an exception's message as part of one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -49,7 +49,7 @@ class Predictor:
     Every method that answers raises Refusal for what a client has to change, and for too many pictures at once.
 
     Args:
-        graph: As read_graph returns it.
+        graph: The graph that read_graph returned.
         settings: See sgn_serve/settings.py.
 
     Raises:

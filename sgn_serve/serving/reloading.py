@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
-from sgn_serve.refusals import Refusal, ServingError
+from sgn_serve.refusals import Refusal, ServingError, one_line
 from sgn_serve.serving.model_card import file_sha256
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.settings import Settings
@@ -112,9 +112,7 @@ class Reloader:
             await new.start()
         except Exception as error:  # whatever ONNX Runtime makes of it
             await new.stop()
-            raise _refused(
-                f"{settings.model_path}: it does not answer ({' '.join(str(error).split())[:300]})"
-            ) from None
+            raise _refused(f"{settings.model_path}: it does not answer ({one_line(error)})") from None
         return new
 
     def _keep(self, task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""What tests talk to: a real server process, as `bentoml serve` starts it, or the application without one."""
+"""Start what tests talk to: a real server process, as `bentoml serve` starts it, or the application without one."""
 
 import json
 import os

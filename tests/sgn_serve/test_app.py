@@ -1,4 +1,4 @@
-"""What the application answers, without a server around it: statuses, JSON, headers and limits."""
+"""The application's answers, without a server around it: statuses, JSON, headers and limits."""
 
 import base64
 import gzip

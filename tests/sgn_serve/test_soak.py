@@ -28,7 +28,7 @@ EXPECTED = {200, 400, 404, 413, 415, 503}
 
 
 def make_pictures():
-    """Of every format, small and, as JPEG, over a megapixel."""
+    """Return small pictures of every format, and a JPEG of more than a megapixel."""
     small = [
         encode(Image.fromarray(noise(*size)), file_format)
         for size in ((32, 32), (8, 8), (150, 100))

@@ -10,7 +10,8 @@ from torch import Tensor
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.rows import RowFilter, RowId
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
+from training.common.onnx_runtime import cpu_session
 
 
 class ExportedGraphError(TrainingError):
@@ -32,21 +33,16 @@ class ExportedGraph:
             ExportedGraphError: The file cannot be run, or is of another checkpoint or of a precision that ONNX Runtime
                 does not compute in.
         """
-        try:
-            # Imported here because only an evaluation with --onnx needs it.
-            import onnxruntime
-        except ImportError:
-            raise ExportedGraphError("--onnx needs ONNX Runtime: pip install onnxruntime") from None
         if not path.is_file():
             raise ExportedGraphError(f"{path}: no such file; write it with `python -m export --ckpt ... --onnx {path}`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = cpu_session(path, threads)
+        except ImportError:
+            raise ExportedGraphError("--onnx needs ONNX Runtime: pip install onnxruntime") from None
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            detail = " ".join(str(error).split())[:300]
-            raise ExportedGraphError(f"{path}: ONNX Runtime cannot run it ({detail}); export it again") from None
+            raise ExportedGraphError(
+                f"{path}: ONNX Runtime cannot run it ({one_line(error)}); export it again"
+            ) from None
         metadata = self._session.get_modelmeta().custom_metadata_map
         if metadata.get(PRECISION_KEY) == "bf16":  # float16 and 8 bits are in the graph itself
             raise ExportedGraphError(

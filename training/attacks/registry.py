@@ -293,7 +293,7 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
 
     Args:
         names: Presets and names, each possibly several with commas between them.
-        context: What the attacks are built for.
+        context: The network, the budget and the options.
 
     Raises:
         AttackError: A name is unknown, or its attack cannot be had here; the message has the known names or the need.

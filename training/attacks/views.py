@@ -1,7 +1,7 @@
 """Show a network to an attack: functions with the network's exact logits but different derivatives.
 
-The block is nearly invisible to gradient attacks. With its batch norm frozen, a ReLU network is piecewise linear, so
-the derivative of its input gradient is zero almost everywhere, although that gradient moves a lot within an epsilon
+The block is nearly invisible to gradient attacks. With its batch norm frozen, a ReLU network is piecewise linear.
+The derivative of its input gradient is zero almost everywhere, although that gradient moves a lot within an epsilon
 ball. Differentiating honestly through both passes therefore equals holding the first pass fixed; the smooth view is
 the attack that does see the block. Any other network (smooth activations, layer norm) shows it through both passes.
 """
@@ -118,9 +118,9 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
 
     Backwards the block is the identity times its scale, and the first pass before it is that of smooth_view.
 
-    The block is a steep stack of tanh layers whose derivative nearly vanishes where they saturate, so even a gradient
-    that sees the first pass may not get through it: this one steps over the tanh layers. (Stepping over block and
-    first pass together is the held view: there the correction's derivative is zero. A correction whose derivative is
+    The block is a steep stack of tanh layers, whose derivative nearly vanishes where they saturate. Even a gradient
+    that sees the first pass may not get through them, so this one steps over them. (Stepping over block and first pass
+    together is the held view: there the correction's derivative is zero. A correction whose derivative is
     one would only double that gradient, and these attacks use its sign.)
 
     Source: the straight-through estimator as in Athalye et al., Obfuscated Gradients Give a False Sense of Security

@@ -41,15 +41,15 @@ class Option:
     """All that the command line, the checks and the documentation say about an option besides its type and default.
 
     Attributes:
-        help: What it does, for --help and the documentation.
+        help: Its effect in words, for --help and the documentation.
         minimum: Lowest value that is allowed.
         above: Bound that every value must exceed.
         maximum: Highest value that is allowed.
         below: Bound that no value may reach.
         choices: The values that are allowed, where only a few are. Empty for a Literal type, which names its own.
         methods: The training methods that it does anything for. Empty for all of them.
-        unit: What is measured, for the message about a value out of range.
-        hint: What a value out of range is often meant for, and the fix.
+        unit: The unit, for the message about a value out of range.
+        hint: The usual intention behind a value out of range, and the fix.
         required: Whether the command line insists on it.
         default: The default in words, where it depends on the machine or the value does not say what it means.
     """

@@ -14,3 +14,8 @@ class TrainingError(Exception):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's whole message on one line, cut after 300 characters, or its type where it has no message."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

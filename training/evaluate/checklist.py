@@ -36,7 +36,7 @@ class Finding:
 
     Attributes:
         name: The item.
-        value: What was measured, None where nothing was.
+        value: The measured value, None where there is none.
         threshold: When the item is raised, in words.
         verdict: The result.
         consequence: Whether a raised item makes the figures likely too high.

@@ -22,8 +22,8 @@ WARNING = "A gradient oracle is told the true label of every picture: these figu
 def oracle_withstood(trial: Trial[GradientOracle], steps: int) -> Tensor:
     """Return which pictures a gradient oracle classifies rightly when it is told their labels.
 
-    The attack holds the gradient input fixed and the oracle works it out anew at each step, from the label as well:
-    network and attacker know the same. This is the paper's experiment, not a measure of robustness. Torch's global
+    The attack holds the gradient input fixed, and the oracle works it out anew at each step, from the label as well.
+    Network and attacker know the same. This is the paper's experiment, not a measure of robustness. Torch's global
     generator is set to the trial's seed.
 
     Source: Self-Gradient Networks, section 2, table 1.
@@ -54,7 +54,7 @@ def judge_oracle(trial: Trial[GradientOracle], setting: dict[str, Any], about: d
     Args:
         trial: The oracle and the pictures.
         setting: Everything that the figures depend on (training.evaluate.report.Report).
-        about: What a reader should know besides.
+        about: Other facts for the reader: command, versions, commit, machine.
         path: JSON file.
 
     Returns:

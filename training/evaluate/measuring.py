@@ -62,7 +62,7 @@ def withstood(trial: Trial[Target], attack: AttackOn[Target], progress: RowProgr
     Args:
         trial: The network and the pictures.
         attack: The attack.
-        progress: What an interrupted process has measured. It is continued, and kept up to date after every batch.
+        progress: The results of an interrupted process. They are continued, and kept up to date after every batch.
 
     Returns:
         (N) bool on the CPU.

@@ -73,7 +73,7 @@ class Report:
         about: Other things that a reader should know (command, versions, commit, machine), of the last command.
         earlier: The commands that measured the other rows.
         rows: The result of each attack.
-        block_effect: What the block does, None where it was not measured or there is no block.
+        block_effect: The effect of the block, None where it was not measured or there is no block.
         measured: Other measurements that the masking checklist and the plots rest on, by name.
         checklist: The masking checklist's findings.
         likely_overestimated: Whether a finding says that the figures are likely too high.
@@ -221,13 +221,13 @@ class Report:
         """Take what a saved report of the same setting has measured and this one has not.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
-        A row whose attack had other parameters then is measured again, unless the only difference is that the saved row
-        spared fewer pictures that earlier rows had taken. What stays keeps its `about`.
+        A row whose attack had other parameters then is measured again. One difference is allowed: the saved row may
+        have spared fewer pictures that earlier rows had taken. Rows that stay keep their `about`.
 
         Args:
             path: The saved report; nothing is taken where there is no such file.
-            attacks: What is asked for now.
-            fix: What the caller can do about a file that is not as it must be.
+            attacks: The attacks that are asked for now.
+            fix: The fix for a file that is not as it must be, for the message.
 
         Returns:
             How many of `attacks` are done by that.

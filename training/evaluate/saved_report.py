@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
 
 FIX = "pass another --report, or delete that file to measure anew"
 FIX_OF_OTHERS = "take it out of --rows-from"
@@ -21,7 +21,7 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
         path: A JSON file.
         file_format: The format that it must say it has.
         setting: The setting that it must be of.
-        fix: What the caller can do about a file that is not as it must be.
+        fix: The fix for a file that is not as it must be, for the message.
 
     Raises:
         SavedReportError: The file is anything else. Hours of results are not to be overwritten.
@@ -31,8 +31,7 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
     try:
         saved = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise SavedReportError(f"{path}: not a readable report ({reason}); {fix}") from None
+        raise SavedReportError(f"{path}: not a readable report ({one_line(error)}); {fix}") from None
     found = saved.get("format") if isinstance(saved, dict) else None
     if found != file_format or not isinstance(saved.get("setting"), dict):
         raise SavedReportError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
 from training.common.files import write_atomically
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
@@ -66,7 +66,7 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
 
     Args:
         path: The file.
-        fix: What to do about a file that is no state, for the message.
+        fix: The fix for a file that is no state, for the message.
         mmap: Leave tensors in the file until they are used.
 
     Raises:
@@ -78,8 +78,7 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
         Progress(**state["progress"])
         missing = {"data", "model", "optimizer"} - state.keys()
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrainerError(f"{path}: not a saved training state ({reason}); {fix}") from None
+        raise TrainerError(f"{path}: not a saved training state ({one_line(error)}); {fix}") from None
     if missing:
         raise TrainerError(f"{path}: a training state without its {' and '.join(sorted(missing))}; {fix}")
     return state, saved

@@ -47,7 +47,7 @@ class Trainer:
         pictures: The training split. Part of it is held out for validation.
         run_dir: Folder of the results.
         device: Where to train.
-        state: What read_state returned, to continue from; None to start.
+        state: The state that read_state returned, to continue from; None to start.
         shard: This process's part of the work. Only the first process writes files and shows progress.
 
     Raises:
@@ -306,7 +306,7 @@ class Trainer:
 
         Args:
             inputs: (n, 3, H, W) float32 in [0, 1].
-            targets: As in training.methods.Batch.
+            targets: See training.methods.Batch.
             labels: (n), for the accuracy.
         """
         with synchronised_steps(self.shard):

@@ -21,7 +21,7 @@ def misalignment(model: SelfGradientNetwork, images: Tensor, targets: Tensor, ep
     Args:
         model: The network in training.
         images: (N, 3, H, W).
-        targets: As in Batch.
+        targets: See Batch.
         eps: Radius of the balls, units of pixel intensity. The draws are uniform.
 
     Returns:

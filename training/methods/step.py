@@ -58,7 +58,7 @@ class Method(Protocol):
         Args:
             model: The network in training.
             images: (N, 3, H, W) float32 in [0, 1].
-            targets: As in Batch.
+            targets: See Batch.
 
         Returns:
             The batch, detached.

@@ -47,7 +47,7 @@ def with_gradient_input(backbone: nn.Module, channels: int) -> nn.Module:
 class GradientOracle(SelfGradientNetwork):
     """A plain network with a second picture as input: the gradient of its own true loss ("With Grad" in table 1).
 
-    As in section 4, the gradient is computed in a first pass in which the gradient input is zero. It is data to the
+    The gradient is computed in a first pass in which the gradient input is zero. It is data to the
     second pass (the paper: "extra information"): parameters are not differentiated through it. Each image's gradient is
     divided by its root mean square, because the raw one is too small (about 1e-3) to be read beside an image; the paper
     does not say how it scaled it.

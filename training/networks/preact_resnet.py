@@ -1,8 +1,10 @@
 """The pre-activation residual network of 18 layers for small images.
 
-Source: He et al., Identity Mappings in Deep Residual Networks (2016), in the form that robustness research uses for
-CIFAR (Rice et al., Overfitting in Adversarially Robust Deep Learning (2020), and RobustBench's one-step models): a 3x3
-stem without pooling, batch norm and ReLU after the last block.
+The form is the one that robustness research uses for CIFAR: a 3x3 stem without pooling, batch norm and ReLU after the
+last block.
+
+Source: He et al., Identity Mappings in Deep Residual Networks (2016); the form: Rice et al., Overfitting in
+Adversarially Robust Deep Learning (2020), and RobustBench's one-step models.
 """
 
 from torch import Tensor, nn

@@ -14,7 +14,7 @@ def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] 
     """Build a timm network with random weights. Nothing is downloaded.
 
     Args:
-        name: As timm.list_models() has it, such as resnet18.
+        name: A name of timm.list_models(), such as resnet18.
         num_classes: How many logits it has.
         image_size: (height, width) in pixels that it must take, or None for its own default.
 

@@ -121,7 +121,7 @@ def reproduce(arguments: argparse.Namespace, command: str) -> str:
     """Make what is asked for, write <target>.json and <target>.md, and return what to print.
 
     Args:
-        arguments: What the command line said.
+        arguments: The parsed command line.
         command: The command line itself, for the files.
 
     Raises:

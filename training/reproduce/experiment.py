@@ -24,7 +24,7 @@ SMOOTH_BETA = "20"
 
 
 class ReproductionError(TrainingError):
-    """A table cannot be made. The message says what failed. What was trained and measured so far stays."""
+    """A table cannot be made. The message says what failed. Checkpoints and reports made so far stay."""
 
 
 @dataclass(frozen=True)

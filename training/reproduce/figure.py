@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from training.checkpoint import load_checkpoint
+from training.common.markdown import table
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.evaluate import plots
@@ -29,19 +30,20 @@ def iterate_block(experiment: Experiment) -> dict[str, Iteration]:
 def text(iterations: dict[str, Iteration]) -> str:
     """Return a Markdown table of how far each iteration moves the gradient, and whether theorem 1's bound held."""
     names = list(iterations)
-    rows = ["| iteration | " + " | ".join(f"{name} | bound" for name in names) + " |"]
-    rows.append("| ---: |" + " ---: |" * 2 * len(names))
+    header = ["iteration", *(title for name in names for title in (name, "bound"))]
+    rows = []
     for n in range(len(iterations[names[0]].gradient_change)):
-        cells = []
+        cells = [str(n + 1)]
         for name in names:
             one = iterations[name]
             cells += [f"{one.gradient_change[n]:.3g}", f"{one.bound()[n]:.3g}"]
-        rows.append(f"| {n + 1} | " + " | ".join(cells) + " |")
-    rows += ["", "L2 norm of the gradient's change, mean over pictures. The paper draws it falling to about zero."]
+        rows.append(cells)
+    lines = [table(header, rows, "r" * len(header))]
+    lines += ["", "L2 norm of the gradient's change, mean over pictures. The paper draws it falling to about zero."]
     for name, one in iterations.items():
         bound = f"{'keeps' if one.within_bound() else 'does not keep'} to the bound of theorem 1's proof"
-        rows += ["", f"{name}: the last step is {one.left_over():.1%} of the first; it {bound}."]
-    return "\n".join(rows)
+        lines += ["", f"{name}: the last step is {one.left_over():.1%} of the first; it {bound}."]
+    return "\n".join(lines)
 
 
 def as_dict(iterations: dict[str, Iteration], experiment: Experiment) -> dict[str, Any]:

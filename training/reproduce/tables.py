@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.attacks.base import block_state
+from training.common.markdown import table as markdown_table
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.reproduce.experiment import Experiment
 from training.reproduce.paper import ATTACKS, TABLES, PaperRow
@@ -23,7 +24,7 @@ class Line:
         dataset: cifar10, cifar100 or svhn.
         measured: The measured accuracies by attack.
         paper: The paper's by attack.
-        note: What a reader must know about the measured ones, or "".
+        note: A caveat about the measured ones, or "".
     """
 
     title: str
@@ -81,14 +82,16 @@ def columns(table: str) -> list[str]:
 def markdown(lines: list[Line], attacks: list[str]) -> str:
     """Return a Markdown table with two rows for a system: the measured figures, and the paper's where it has any."""
     several = len({item.dataset for item in lines}) > 1
-    rows = ["| accuracy, % | | " + " | ".join(attacks) + " |", "| --- | --- |" + " ---: |" * len(attacks)]
+    header = ["accuracy, %", "", *attacks]
+    rows = []
     for item in lines:
         title = item.title + (f", {item.dataset}" if several else "") + ("*" if item.note else "")
-        rows.append(f"| {title} | measured | {_cells(item.measured, attacks)} |")
+        rows.append([title, "measured", *_cells(item.measured, attacks)])
         if item.paper:
-            rows.append(f"| | paper | {_cells(item.paper, attacks)} |")
+            rows.append(["", "paper", *_cells(item.paper, attacks)])
     notes = list(dict.fromkeys(f"\\* {item.title}: {item.note}." for item in lines if item.note))
-    return "\n".join([*rows, *(text for note in notes for text in ("", note))])
+    written = markdown_table(header, rows, "ll" + "r" * len(attacks))
+    return "\n".join([written, *(text for note in notes for text in ("", note))])
 
 
 def details(item: Line, experiment: Experiment, report: dict[str, Any]) -> dict[str, Any]:
@@ -104,5 +107,5 @@ def details(item: Line, experiment: Experiment, report: dict[str, Any]) -> dict[
     return loaded
 
 
-def _cells(figures: dict[str, float], attacks: list[str]) -> str:
-    return " | ".join(f"{figures[attack]:.1f}" if attack in figures else "-" for attack in attacks)
+def _cells(figures: dict[str, float], attacks: list[str]) -> list[str]:
+    return [f"{figures[attack]:.1f}" if attack in figures else "-" for attack in attacks]

@@ -96,7 +96,7 @@ def test_weights_are_stored_once_under_their_names(exported: Exported) -> None:
 
 
 def test_one_pass_can_be_cut_out(exported: Exported, tmp_path: Path) -> None:
-    """What the service does to answer with the block off at the price of one pass."""
+    """The service cuts the graph so, to answer with the block off at the price of one pass."""
     one_pass = tmp_path / "plain.onnx"
     onnx.utils.extract_model(str(exported.graph), str(one_pass), ["image"], ["plain_logits"])
     images = structured_pictures(5, 3, IMAGE_SIZE, seed=6)

@@ -1,4 +1,4 @@
-"""What the implementations are compared on: dtypes, memory layouts, awkward sizes, and how far apart two may be."""
+"""Cases to compare the implementations on: dtypes, memory layouts, awkward sizes, and how far apart two may be."""
 
 from dataclasses import dataclass
 

@@ -74,7 +74,7 @@ def test_factors_are_worked_out_at_export() -> None:
 
 
 class WithoutWeights(nn.BatchNorm2d):
-    """What affine=False computes, on statistics that do something."""
+    """Normalise as affine=False does, by statistics that change the features."""
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.batch_norm(input, self.running_mean, self.running_var)

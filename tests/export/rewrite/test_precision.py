@@ -7,8 +7,8 @@ from tests.export.rewrite.graphs import aten, captured, relative_error
 from tests.needs_timm import backbones
 from training.networks.backbones import build_backbone
 
-# Of the logits and the self-gradient, which an untrained network's block and its masks make coarse, and of the plain
-# logits. A wrong gradient is off by 1 and more.
+# Bounds for the logits and the self-gradient, which an untrained network's block and its masks make coarse, and for the
+# plain logits. A wrong gradient is off by 1 and more.
 TOLERANCES = {torch.float16: (0.15, 0.005), torch.bfloat16: (0.3, 0.02)}
 
 

@@ -15,7 +15,10 @@ from training.networks.wide_resnet import WideResNet
 
 
 def multiplications_by_constants(graph: object) -> int:
-    """Of feature maps; those of weights are expressions that are computed once."""
+    """Return how many feature maps are multiplied by a constant.
+
+    Multiplications of weights are expressions that are computed once.
+    """
     return sum(
         node.target in (aten.mul.Tensor, aten.div.Tensor)
         and any(getattr(source, "op", "") == "get_attr" for source in node.args)

@@ -1,4 +1,4 @@
-"""What is served, when its parts fail."""
+"""The predictor's answers when its parts fail."""
 
 import asyncio
 import threading

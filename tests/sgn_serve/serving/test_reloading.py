@@ -46,7 +46,7 @@ class Reloadable:
         return self.client.post("/admin/reload")
 
     def workers_by_model(self):
-        """Of each graph that a worker serves: how many do."""
+        """Return how many workers serve each graph, by the graph's hash."""
         found = re.findall(r'^sgn_model_info\{graph_sha256="(\w+)".*\} (\d+)', self.client.get("/metrics").text, re.M)
         return {name: int(workers) for name, workers in found if workers != "0"}
 

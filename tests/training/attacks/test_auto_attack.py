@@ -83,7 +83,7 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
 
 
 def test_a_smooth_network_is_attacked_through_both_passes_and_a_relu_network_with_the_first_held(network):
-    """As the package does that knows nothing of views: on the network itself, by double backward."""
+    """Attack the network itself by double backward, as the package does, which knows nothing of views."""
     torch.manual_seed(0)
     images, attack, eps = torch.rand(8, 3, 12, 12), GradientStage("apgd-ce", iterations=5), 2 / 255
     for activation in ("silu", "relu"):

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from training.attacks.views import full_view, held_view, smooth_view
+from training.attacks.views import averaged_view, full_view, held_view, smooth_view, straight_through_view
 from training.derivatives.smooth_surrogate import SmoothSurrogate
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
@@ -57,3 +57,57 @@ def test_smooth_view_sees_the_block_behind_any_piecewise_linear_layers():
     logits, smooth = image_gradient(smooth_view(model, 5.0), images)
     torch.testing.assert_close(logits, model(images).detach())
     assert (smooth - held).norm() > 0.01 * held.norm()
+
+
+def test_logits_are_exact(network):
+    images = torch.rand(3, 3, 12, 12)
+    for scaling in ("rms", "none"):
+        model = network(gradient_scaling=scaling)
+        exact = model(images).detach()
+        for view in (straight_through_view(model, 20.0), averaged_view(held_view(model), 3, 0.01)):
+            torch.testing.assert_close(image_gradient(view, images)[0], exact, rtol=0, atol=1e-5)
+    plain = network(block=False)
+    torch.testing.assert_close(straight_through_view(plain, 20.0)(images), plain(images))
+
+
+def test_straight_through_sees_a_block_whose_tanh_layers_are_saturated(network):
+    model = network(scale=0.1).double()
+    with torch.no_grad():
+        for convolution in model.block.convolutions:
+            convolution.weight.mul_(30)
+    images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    held = image_gradient(held_view(model), images)[1]
+    smooth = image_gradient(smooth_view(model, 5.0), images)[1]
+    through = image_gradient(straight_through_view(model, 5.0), images)[1]
+    assert (through - held).norm() > 10 * (smooth - held).norm()
+
+
+def test_straight_through_of_an_identity_block_is_the_smooth_view(network):
+    """Where the block is the identity times its scale to first order, stepping over it changes nothing."""
+    model = network(gradient_scaling="none", scale=1.0).double()
+    with torch.no_grad():
+        for convolution in model.block.convolutions:
+            convolution.weight.copy_(torch.eye(3, dtype=torch.float64)[:, :, None, None])
+        # So small a gradient that tanh is linear.
+        model.backbone.classifier.weight.mul_(1e-4)
+    images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    smooth = image_gradient(smooth_view(model, 5.0), images)[1]
+    through = image_gradient(straight_through_view(model, 5.0), images)[1]
+    torch.testing.assert_close(through, smooth, rtol=1e-3, atol=1e-12)
+
+
+def test_averaging_is_over_the_neighbourhood():
+    """A gradient that flips sign from cell to cell averages out; a constant one stays."""
+    images = torch.full((1, 3, 4, 4), 0.5)
+    torch.manual_seed(0)
+
+    def rippled(inputs):
+        return (inputs + 0.01 * torch.sin(1000 * inputs)).flatten(1).sum(dim=1, keepdim=True)
+
+    def slope(view):
+        inputs = images.clone().requires_grad_()
+        return torch.autograd.grad(view(inputs).sum(), inputs)[0]
+
+    raw = slope(rippled) - 1
+    averaged = slope(averaged_view(rippled, 200, 0.05)) - 1
+    assert averaged.abs().mean() < 0.2 * raw.abs().mean()

@@ -106,7 +106,7 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
         measured.append(attack.id.title)
         return result
 
-    # What is measured besides the rows is not what this test counts.
+    # This test counts rows alone, so the other measurements are left out.
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
     monkeypatch.setattr(measuring, "withstood", interrupting)
     assert main(argv) == status
@@ -242,7 +242,7 @@ def test_a_data_set_of_another_class_count_is_refused(checkpoint, picture_folder
 
 @pytest.fixture
 def rows_alone(monkeypatch):
-    """What is measured besides the rows takes longer than one row does."""
+    """Leave out the other measurements, which take longer than one row does."""
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
 
 

@@ -150,7 +150,7 @@ FIRST, SECOND, THIRD = ({"command": f"evaluate {name}", "git_commit": name} for 
 
 
 def gone_on(path, about, *attacks) -> Report:
-    """What a command does: takes over, measures what is lacking, saves."""
+    """Do what a command does: take over, measure what is lacking, save."""
     report = Report(setting=SETTING, about=about)
     report.take_over(path, attacks)
     for attack in attacks:

@@ -85,7 +85,7 @@ def test_steps_on_two_halves_are_a_step_on_the_whole(network):
 
 
 def test_without_common_statistics_the_halves_differ(network, monkeypatch):
-    """What the test above would miss if batch norm had no say in it."""
+    """Without this, the test above could pass because batch norm has no effect."""
     monkeypatch.setattr(
         "training.parallel.synchronised._batch_norm", lambda shard, *rest, **more: F.batch_norm(*rest, **more)
     )

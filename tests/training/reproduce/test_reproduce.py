@@ -52,8 +52,8 @@ def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, mo
     assert smoke("table1", *data) == 0
     printed = capsys.readouterr().out
     assert re.search(r"\| PGD-10 with the true gradient\* \| measured \| \d+\.\d \| \d+\.\d \| - \|", printed)
-    assert "| | paper | 92.1 | 82.4 | - |" in printed
-    assert "| | paper | 85.7 | 45.1 | - |" in printed
+    assert "|  | paper | 92.1 | 82.4 | - |" in printed
+    assert "|  | paper | 85.7 | 45.1 | - |" in printed
     assert "is told the true label of every picture" in printed
     oracle, plain = result("table1")["rows"]
     assert oracle["measured"].keys() >= {"clean", "PGD-10"}

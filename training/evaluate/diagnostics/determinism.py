@@ -9,9 +9,9 @@ from training.attacks.base import TargetModel
 def batch_dependence(model: TargetModel, images: Tensor) -> float:
     """Return how much the logits change when an image is classified alone and not among the others.
 
-    Rounding changes about 1e-7. The median is taken because rounding may now and then switch a ReLU whose input is
-    nearly zero, and so move the self-gradient of a single image by far more (1e-4 of the logits was seen). An answer
-    that really depends on the batch does so for nearly every image.
+    Rounding changes about 1e-7. It may also switch a ReLU whose input is nearly zero. That moves the self-gradient of
+    this one image by far more (1e-4 of the logits was seen). The median leaves it out. An answer that really depends on
+    the batch does so for nearly every image.
 
     Args:
         model: The network.
