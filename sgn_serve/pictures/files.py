@@ -11,7 +11,7 @@ from sgn_serve.pictures import images
 FORMATS = (*images.FORMATS, "PPM")
 """Formats that are read, by Pillow's names: those that are served, and the portable pixmaps of research data sets."""
 SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 """Endings of their names in lower case. The content, and not the name, tells which format a file has."""

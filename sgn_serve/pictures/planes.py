@@ -31,7 +31,9 @@ def correct(picture: Image.Image) -> None:
         return
     tags = picture.tag_v2
     if picture.mode not in ("I", "F") and _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)):
-        raise UnsupportedPixels("the TIFF picture has signed samples, whose black is unknown; save it with unsigned ones")
+        raise UnsupportedPixels(
+            "the TIFF picture has signed samples, whose black is unknown; save it with unsigned ones"
+        )
     if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != _SEPARATE:
         return
     if tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) == 1:

@@ -198,7 +198,9 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
     return Layout(
         pixels=across * block_width * down * block_height if tiled else width * height,
         blocks=max(
-            across * down * (samples if planes == _SEPARATE else 1), len(numbers(_STRIP_OFFSETS)), len(numbers(_TILE_OFFSETS))
+            across * down * (samples if planes == _SEPARATE else 1),
+            len(numbers(_STRIP_OFFSETS)),
+            len(numbers(_TILE_OFFSETS)),
         ),
         encoded_bytes=0 if compression == _RAW else sum(numbers(_STRIP_BYTES)) + sum(numbers(_TILE_BYTES)),
         memory=block_width * block_height * block_bits // 8 + (width * height * 4 if turned else 0),
