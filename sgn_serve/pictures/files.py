@@ -1,4 +1,4 @@
-"""Read picture files of one's own, for training, evaluation and export, to the very arrays that serving makes of them."""
+"""Read picture files of one's own to the very arrays that serving makes of them: for training, evaluation and export."""
 
 import math
 from pathlib import Path

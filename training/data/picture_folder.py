@@ -1,6 +1,5 @@
 """Read a folder of pictures, one sub-folder for each class, into one tensor."""
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,16 +22,17 @@ _BROKEN_AT_MOST = 20
 
 
 def read_picture_folder(
-    folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None]
+    folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None], say: Callable[[str], None]
 ) -> PictureSet:
     """Read every picture in folder/<class>/ and the folders in it, the classes in alphabetical order.
 
-    They are read as they are served. What is passed over is counted and named in one line on standard error.
+    They are read as they are served.
 
     Args:
         folder: Holds the folders of the classes.
         image_size: Side in pixels that pictures are resized to. None asks that all have one size.
         check_classes: Called with the class names before any picture is opened; may raise.
+        say: Called with a line that counts and names what is passed over, if anything is.
 
     Raises:
         DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
@@ -45,12 +45,22 @@ def read_picture_folder(
     class_names = _class_names(folder, skipped)
     found = [find_pictures(folder / name, skipped) for name in class_names]
     if str(skipped):
-        print(f"{folder}: skipped {skipped}", file=sys.stderr)
+        say(f"{folder}: skipped {skipped}")
     _check_found(folder, dict(zip(class_names, found, strict=True)))
     check_classes(class_names)
     paths = [path for pictures in found for path in pictures]
     labels = [index for index, pictures in enumerate(found) for _ in pictures]
     return PictureSet(_read(folder, paths, image_size), torch.tensor(labels), class_names)
+
+
+def missing_test(root: Path) -> str | None:
+    """Return a line for somebody who trains on root/train if there is no root/test to judge the network on."""
+    if (root / "test").is_dir() or not (root / "train").is_dir():
+        return None
+    return (
+        f"{root / 'test'} is missing: training goes on without it, but python -m training.evaluate judges a network on "
+        "the pictures there"
+    )
 
 
 def _class_names(folder: Path, skipped: Skipped) -> tuple[str, ...]:
@@ -96,7 +106,7 @@ def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
     def look(index: int) -> None:
         sizes[index] = read_size(paths[index])
 
-    _for_each(look, paths, "checking pictures")
+    _for_each(look, paths, folder, "checking pictures")
     if image_size is None and len(set(sizes)) > 1:
         raise DatasetError(f"{folder}: pictures of {len(set(sizes))} sizes; resize them all with --image-size PIXELS")
     height, width = sizes[0] if image_size is None else (image_size, image_size)
@@ -111,23 +121,23 @@ def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
     def decode(index: int) -> None:
         images[index] = read_rgb(paths[index], (height, width)).transpose(2, 0, 1)
 
-    _for_each(decode, paths, "reading pictures")
+    _for_each(decode, paths, folder, "reading pictures")
     return torch.from_numpy(images)
 
 
-def _for_each(work: Callable[[int], None], paths: Sequence[Path], description: str) -> None:
+def _for_each(work: Callable[[int], None], paths: Sequence[Path], folder: Path, description: str) -> None:
     """Run work(index) for each picture on several threads, under a progress bar where it takes long.
 
     Raises:
-        DatasetError: It failed for some pictures. The message names them.
+        DatasetError: It failed for some pictures. The message names them, and the classes without any other picture.
     """
-    broken: list[str] = []
+    broken: dict[Path, str] = {}
 
     def guarded(index: int) -> None:
         try:
             work(index)
         except Exception as error:  # a broken picture makes Pillow raise OSError, SyntaxError, struct.error, ...
-            broken.append(f"{paths[index]}: not a readable picture ({' '.join(str(error).split())})")
+            broken[paths[index]] = f"{paths[index]}: not a readable picture ({' '.join(str(error).split())})"
 
     # Without a delay the bar would flash up for the smallest folder.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=description, unit="picture", delay=2) as bar:
@@ -138,6 +148,10 @@ def _for_each(work: Callable[[int], None], paths: Sequence[Path], description: s
             if len(broken) > _BROKEN_AT_MOST:
                 break
     if broken:
-        shown = "; ".join(sorted(broken)[:5])
+        shown = "; ".join(sorted(broken.values())[:5])
         more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise DatasetError(f"{shown}{more}; remove or replace what is broken")
+        of_class = {path: path.relative_to(folder).parts[0] for path in paths}
+        without = {of_class[path] for path in broken} - {of_class[path] for path in paths if path not in broken}
+        names = ", ".join(repr(name) for name in sorted(without)[:5])
+        none = f"no picture of class {names} can be read: " if without else ""
+        raise DatasetError(f"{none}{shown}{more}; remove or replace what is broken")
