@@ -1,4 +1,4 @@
-"""Read picture files of one's own to the very arrays that serving makes of them: for training, evaluation and export."""
+"""Read picture files of one's own, in training, evaluation and export, to the arrays that serving makes of them."""
 
 import math
 from pathlib import Path

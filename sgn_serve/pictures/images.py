@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import gamma, jpeg, planes, tiff
+from sgn_serve.pictures import gamma, jpeg, planes, tiff, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -226,8 +226,8 @@ def to_rgb(
     Args:
         picture: As open_picture returns it.
         size: Wanted (height, width) in pixels. None keeps the picture's own.
-        background: Colour under transparent pixels, and around a GIF's first frame that is smaller than its screen:
-            RGB, 0 to 255.
+        background: Colour under transparent pixels, and around an animation's first frame that is smaller than its
+            canvas: RGB, 0 to 255.
 
     Returns:
         RGB from 0 to 255, (height, width, 3).
@@ -384,15 +384,18 @@ class _Colours:
 
 
 def _covered(picture: Image.Image) -> tuple[int, int, int, int] | None:
-    """Return the part of a GIF's screen that its first frame covers: left, top, right, bottom. None for all of it.
+    """Return the part of an animation's canvas that its first frame covers: left, top, right, bottom. None for all.
 
-    Pillow fills the rest with colour 0 of the palette, whatever that is. Browsers leave it transparent.
+    Browsers leave the rest transparent. Pillow fills it with colour 0 of a GIF's palette, or with black in a WebP that
+    does not say that it has an alpha channel.
     """
-    tiles = getattr(picture, "tile", ())
-    if picture.format != "GIF" or not tiles:
+    if picture.format == "GIF" and picture.tile:  # type: ignore[attr-defined]
+        covered = picture.tile[0].extents  # type: ignore[attr-defined]
+    elif picture.format == "WEBP" and picture.mode == "RGB":
+        covered = webp.first_frame(picture.fp)  # type: ignore[attr-defined]
+    else:
         return None
-    left, top, right, bottom = tiles[0].extents
-    return None if (left, top, right, bottom) == (0, 0, *picture.size) else (left, top, right, bottom)
+    return None if covered in (None, (0, 0, *picture.size)) else tuple(covered)
 
 
 def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours) -> Image.Image:
@@ -401,11 +404,14 @@ def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours)
     It is converted in strips: each is resized across, then all of them together down, as Pillow resizes a whole
     picture. A large picture thus needs no second copy of itself.
     """
+    if picture.mode == "I" and picture.format == "PPM":  # 16 bits, which Pillow keeps in 32
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
     if picture.mode in ("I", "F"):
         raise UnsupportedPixels(
             "the picture has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits a channel"
         )
-    if picture.mode == "RGB" and not picture.has_transparency_data and colours.exponent == 1:
+    plain = picture.mode == "RGB" and not picture.has_transparency_data
+    if plain and colours.exponent == 1 and colours.covered is None:
         return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
     width, height = picture.size
     rows = max(1, _STRIP_PIXELS // width)

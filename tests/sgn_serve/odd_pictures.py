@@ -243,6 +243,28 @@ def _gifs(rgb: RGB) -> Iterator[OddPicture]:
     yield OddPicture("grey.gif", encode(Image.fromarray(rgb).convert("L"), "GIF"), _as_rgb(_grey(rgb)))
 
 
+def write_webp(frame: bytes, canvas: tuple[int, int], place: tuple[int, int], size: tuple[int, int]) -> bytes:
+    """Write an animated WebP, said to have no alpha, whose only frame covers a part of its canvas.
+
+    Args:
+        frame: A WebP file of one picture.
+        canvas: (height, width).
+        place: Row and column of the frame's first pixel, both even.
+        size: (height, width) of the frame.
+    """
+
+    def number(value: int) -> bytes:
+        return value.to_bytes(3, "little")
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack("<L", len(content)) + content + bytes(len(content) % 2)
+
+    where = number(place[1] // 2) + number(place[0] // 2) + number(size[1] - 1) + number(size[0] - 1)
+    content = b"WEBP" + chunk(b"VP8X", b"\x02\0\0\0" + number(canvas[1] - 1) + number(canvas[0] - 1))
+    content += chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", where + number(100) + b"\0" + frame[12:])
+    return b"RIFF" + struct.pack("<L", len(content)) + content
+
+
 def _webps(rgb: RGB) -> Iterator[OddPicture]:
     picture = Image.fromarray(rgb)
     lossless = {"lossless": True, "exact": True}
@@ -253,6 +275,11 @@ def _webps(rgb: RGB) -> Iterator[OddPicture]:
     layer = Image.fromarray(np.dstack([rgb, alpha]))
     below = np.where(alpha[..., None] == 0, 255, rgb).astype(np.uint8)
     yield OddPicture("alpha.webp", encode(layer, "WEBP", **lossless), below)
+    height, width = rgb.shape[:2]
+    frame = encode(Image.fromarray(rgb[4 : height - 2, 6:]), "WEBP", quality=100)
+    around = np.full_like(rgb, 255)
+    around[4 : height - 2, 6:] = rgb[4 : height - 2, 6:]
+    yield OddPicture("part.webp", write_webp(frame, (height, width), (4, 6), (height - 6, width - 6)), around, 10.0)
     frames = [Image.new("RGB", picture.size)]
     yield OddPicture("animated.webp", encode(picture, "WEBP", save_all=True, append_images=frames, **lossless), rgb)
 

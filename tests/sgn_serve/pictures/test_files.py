@@ -39,4 +39,7 @@ def test_the_size_of_a_png_whose_orientation_follows_its_pixels():
 
 
 def test_portable_pixmaps_are_read():
+    greys = np.array([[0, 257, 30 * 257, 65535]], np.uint16)
+    deep = b"P5 4 1 65535\n" + greys.astype(">u2").tobytes()
+    assert read_rgb(deep, None)[0, :, 0].tolist() == [0, 1, 30, 255]
     assert np.array_equal(read_rgb(encode(Image.fromarray(noise()), "PPM"), None), noise())
