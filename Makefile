@@ -3,7 +3,11 @@
 #   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make test    every test
-#   make check   format, lint and types
+#   make check   format, lint, which package imports which, and types
+#   make check-results  committed figures against the tables and sentences that show them
+#   make coverage  every test, and which lines of the programs they run: the total and the ten lowest files
+#   make docs    the documentation as a site, in build/site (make docs-serve: at http://127.0.0.1:8000)
+#   make constraints  constraints.txt, with what pyproject.toml newly asks for (UPGRADE=--upgrade: everything anew)
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
 #   make gpu     what to do with MINUTES of a GPU: tests, figures, training on DATA, attacks; all results in OUT
 #   make bench   what the block costs on this machine: results/block_cost.json, engines.json
@@ -34,7 +38,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image test check kernels gpu bench format clean
+.PHONY: help serve bento image test coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -56,15 +60,43 @@ image:
 
 # A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
 # our kernels, a browser's driver) would share it with the trainings, and once they brought it down.
+PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
+PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
+
 test: $(TESTING)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/training
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/export
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore tests/training --ignore tests/export
+	@status=0; for part in $(PARTS); do $(BIN)/python $(PYTEST) $$part || status=1; done; exit $$status
+
+coverage: $(TESTING)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@status=0; for part in $(PARTS); do $(BIN)/coverage run $(PYTEST) $$part || status=1; done; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --sort=cover > build/coverage/report.txt; \
+	echo "The ten files of which the tests run the least; all of them are in build/coverage/report.txt:"; \
+	sed -n '1,12p' build/coverage/report.txt; tail -n 1 build/coverage/report.txt; exit $$status
 
 check: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+check-results: $(TESTING)
+	$(BIN)/python $(PYTEST) tests/test_results.py
+
+# By python -m, so that the generator of the pages (docs/generator) is found. The variable: no advertisement of another program.
+docs: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: $(TESTING)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
+
+# For every Python and system that pyproject.toml allows, with the versions that stand there already where they still fit.
+# Names of registries and hashes stay out: whoever installs has a registry of their own.
+constraints: | $(BIN)/python
+	@$(INSTALL) uv
+	@mkdir -p build && cp constraints.txt build/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-header --no-annotate --no-emit-index-url $(UPGRADE) \
+	  --output-file build/constraints.txt pyproject.toml
+	@{ grep '^#' constraints.txt; cat build/constraints.txt; } > build/constraints.new && mv build/constraints.new constraints.txt
 
 kernels: $(TESTING)
 	@$(MAKE) --no-print-directory -C export/kernels PYTHON=$(abspath $(BIN)/python) \
@@ -93,9 +125,9 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing what training, export and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
+	@echo "Installing what training, export, the documentation and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
-	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,dev]"
+	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,docs,dev]"
 	@touch $@ $(SERVING)
 
 # onnxruntime and onnxruntime-gpu are one module under two names: the one that goes would take the other's files along.

@@ -1,1 +1,1 @@
-"""One script per claim; each writes results/*.json, which the README's figures come from."""
+"""Measure what the documents claim: a module for each claim, which writes results/*.json."""

@@ -1,8 +1,9 @@
-"""How large the Bento is when it is installed: its requirements in a new virtual environment, and its own files.
+"""Measure how large the Bento is when it is installed: its requirements in a new environment, and its own files.
 
     make bento && python -m benchmarks.bento_size
 
-Writes results/bento_size.json. The Bento's service is then loaded there, so that nothing it needs was left out.
+Writes results/bento_size.json. The Bento's service is then loaded in that environment, which shows that nothing it
+needs was left out.
 """
 
 import argparse
@@ -14,37 +15,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import BenchmarkError
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bento_size.json"
 LARGEST = 10
 
 
 def latest_bento() -> Path:
-    """The newest one in BentoML's store. raises ValueError where there is none"""
+    """Return the folder of the newest Bento in BentoML's store.
+
+    Raises:
+        BenchmarkError: There is none.
+    """
     command = [sys.executable, "-m", "bentoml", "get", "robust_classifier:latest", "--output", "path"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError("there is no Bento; build one: make bento")
+        raise BenchmarkError("there is no Bento; build one: make bento")
     return Path(done.stdout.strip())
 
 
 def megabytes(folder: Path) -> float:
-    """Of the files' contents."""
+    """Return the size of all files of a folder, in units of 1e6 bytes. Links are left out."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink()) / 1e6
 
 
 def measure(bento: Path, folder: Path) -> dict[str, Any]:
-    """Installs into `folder`. raises subprocess.CalledProcessError where that, or loading the service, fails"""
+    """Install a Bento's requirements, load its service, and return the sizes.
+
+    Args:
+        bento: The Bento's folder.
+        folder: Where the virtual environment is made.
+
+    Raises:
+        BenchmarkError: The requirements cannot be installed, or the service cannot be loaded with them.
+    """
     requirements = bento / "env" / "python" / "requirements.txt"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    _run([sys.executable, "-m", "venv", str(folder)])
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
     empty = megabytes(folder)
-    subprocess.run([*pip, "install", "--requirement", str(requirements)], check=True)
-    loaded = subprocess.run(
-        [str(python), "-m", "sgn_serve.check"], cwd=bento / "src", capture_output=True, text=True, check=True
-    )
-    print(loaded.stdout.strip(), file=sys.stderr)
+    _run([*pip, "install", "--requirement", str(requirements)])
+    print(_run([str(python), "-m", "sgn_serve.check"], bento / "src").strip(), file=sys.stderr)
     (packages,) = folder.glob("lib/python*/site-packages")
     sizes = {path.name: megabytes(path) for path in packages.iterdir() if path.is_dir()}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
@@ -58,14 +70,23 @@ def measure(bento: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def _run(command: Sequence[str], folder: Path | None = None) -> str:
+    """Return what a command printed. Its errors go to this process's standard error."""
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"{' '.join(command)}: ended with {done.returncode}; see the lines above")
+    return done.stdout
+
+
 def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.bento_size", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/bento_size.json)")
     arguments = parser.parse_args(command_line)
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,9 +1,9 @@
-"""What the block costs at serving time: ONNX Runtime's latency with the block on against off, taken in one run.
+"""Measure what the block costs at serving time: ONNX Runtime's latency with the block on and off, in one run.
 
     python -m benchmarks.block_cost
 
-Writes results/block_cost.json: best of many calls, alternating, per batch size, and their ratio; and how long it takes
-to load the graph, from the file to a network that can answer.
+Writes results/block_cost.json. It holds the best latency of many alternating calls for each batch size, and the ratio.
+It also holds how long the graph takes to load, from the file to a network that can answer.
 """
 
 import argparse
@@ -23,13 +23,14 @@ from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.settings import BUNDLED_MODEL
+from training.common.markdown import table
 
 LOADS = 10
 RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"
 
 
 def latency_ms(classifier: Classifier, batch: int, repeats: int) -> dict[str, float]:
-    """Best of `repeats` calls with the block on and off, alternating so that both meet the same disturbances."""
+    """Return the best of `repeats` calls with the block on and off, which alternate to meet the same disturbances."""
     height, width = classifier.description.image_size
     images = np.random.default_rng(0).random((batch, 3, height, width), dtype=np.float32)
     best = {True: float("inf"), False: float("inf")}
@@ -43,7 +44,7 @@ def latency_ms(classifier: Classifier, batch: int, repeats: int) -> dict[str, fl
 
 
 def load_ms(model: Path, threads: int, repeats: int = LOADS) -> dict[str, float]:
-    """Best and median of `repeats` loads, and the one before them, which no cache has helped."""
+    """Return the best and the median of `repeats` loads, and the first one, which no cache has helped."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -53,6 +54,7 @@ def load_ms(model: Path, threads: int, repeats: int = LOADS) -> dict[str, float]
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.block_cost", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
@@ -79,11 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
         "latency": {},
     }
     print(f"loading: {load['median']} ms, at first {load['first']} ms")
-    print("| batch | block on, ms | block off, ms | ratio |\n| ---: | ---: | ---: | ---: |")
     for batch in options.batches:
-        figures = latency_ms(classifier, batch, options.repeats)
-        result["latency"][str(batch)] = figures
-        print(f"| {batch} | {figures['block_on_ms']} | {figures['block_off_ms']} | {figures['ratio']} |", flush=True)
+        result["latency"][str(batch)] = latency_ms(classifier, batch, options.repeats)
+    rows = [[batch, *map(str, figures.values())] for batch, figures in result["latency"].items()]
+    print(table(("batch", "block on, ms", "block off, ms", "ratio"), rows, "rrrr"))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     return 0

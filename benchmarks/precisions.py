@@ -1,10 +1,10 @@
-"""How often each reduced precision gives float32's answer: the bundled network on pictures as they are and attacked.
+"""Measure how often each reduced precision gives float32's answer, on clean and on attacked pictures.
 
     python -m benchmarks.precisions --pictures data/test
 
-Writes results/precisions.json: for every format and precision that a CPU runs, the share of 1,000 real pictures, and of
-their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same before it writes a
-file; here nothing is refused, however low the share.
+Writes results/precisions.json. For every format and precision that a CPU runs, it holds the share of 1,000 real
+pictures, and of their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same
+before it writes a file. Nothing is refused here, however low the share.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from typing import Any
 
 from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
-from export.exporter import VerificationError
+from export.check.verify import VerificationError
 from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
+from training.common import markdown
 from training.common.files import sha256
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +34,24 @@ ROWS = (
     ("torchscript", "bf16"),
     ("aot", "bf16"),
     ("onnx", "fp16"),
-    ("onnx", "int8-first-pass"),
 )
 
 
 def measure(checkpoint: Path, pictures: Path, row: tuple[str, str], count: int) -> dict[str, Any]:
-    """One format and precision: agreements by output, or {"error"} where this machine has no such engine."""
+    """Export in one format and precision, and compare it with float32.
+
+    Args:
+        checkpoint: The checkpoint file.
+        pictures: A folder of pictures like those that the network was trained on.
+        row: The format's name and the precision.
+        count: How many pictures are compared.
+
+    Returns:
+        The agreements by output, or {"error": message} where this machine has no such engine.
+
+    Raises:
+        PicturesError: The folder has too few pictures.
+    """
     name, precision = row
     file_format = next(item for item in FORMATS if item.name == name)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,22 +64,20 @@ def measure(checkpoint: Path, pictures: Path, row: tuple[str, str], count: int) 
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Of the result's rows, in Markdown."""
-    lines = [
-        "| format, precision | clean | after PGD-20 | block off: clean | after PGD-20 |",
-        "| --- |" + " ---: |" * 4,
-    ]
+    """Return the result's rows as a Markdown table, shares in percent."""
+    header = ("format, precision", "clean", "after PGD-20", "block off: clean", "after PGD-20")
+    lines = []
     for name, row in rows.items():
         if "error" in row:
-            lines.append(f"| {name} | not measured: {row['error']} | | | |")
+            lines.append([name, f"not measured: {row['error']}", "", "", ""])
         else:
             outputs = (row["agreement"][output] for output in ("logits", "plain_logits"))
-            shares = (f"{100 * item[kind]:.1f}" for item in outputs for kind in ("clean", "attacked"))
-            lines.append(f"| {name} | {' | '.join(shares)} |")
-    return "\n".join(lines)
+            lines.append([name, *(f"{100 * item[kind]:.1f}" for item in outputs for kind in ("clean", "attacked"))])
+    return markdown.table(header, lines, "lrrrr")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.precisions", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures like those trained on")
     parser.add_argument("--count", type=int, default=Reduced.pictures, help="how many of them")

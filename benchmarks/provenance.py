@@ -1,32 +1,25 @@
-"""What a benchmark's figures were measured with: the commit, the versions of packages, the processor."""
+"""Tell what a benchmark's figures were measured with: the commit, the versions of packages, the processor."""
 
 import platform
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from training.common.provenance import git_commit
+
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def commit(root: Path = ROOT) -> str:
-    """The checkout's commit, with "+changes" where files but those of results/ differ, or "" outside a checkout."""
-    try:
-        head, changes = (
-            subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (
-                ["rev-parse", "--short=12", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", ".", ":!results"],
-            )
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+changes" if changes else "")
+def commit() -> str:
+    """Return the checkout's commit, with "+changes" where files outside results/ differ from it.
+
+    A benchmark writes its figures there, so changes in results/ do not change what it measures.
+    """
+    return git_commit(ignore=("results",))
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of Python and of those packages; "not installed" where one is not."""
+    """Return the versions of Python and of those packages, "not installed" for a package that is not there."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -37,7 +30,11 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def processor(cpu_info: Path = CPU_INFO) -> str:
-    """Its name and what it can do beyond the common, as far as the system tells: "AMD EPYC (avx512f, avx512_bf16)"."""
+    """Return the processor's name and its vector extensions, such as "AMD EPYC (avx512f, avx512_bf16)".
+
+    Args:
+        cpu_info: What Linux says about the processor. Without that file, only the name or the kind is returned.
+    """
     try:
         lines = dict(line.split(":", 1) for line in cpu_info.read_text().splitlines() if ":" in line)
     except OSError:

@@ -1,9 +1,9 @@
-"""What a training step of each method costs: steps of all of them in turn, on one backbone, in one run.
+"""Measure what a training step of each method costs: steps of all methods in turn, on one backbone, in one run.
 
     python -m benchmarks.training_cost --arch wrn-28-10
 
-Writes results/training_cost.json: milliseconds and images/s of each method's step, and the ratio of the one-step
-self-gradient step to PGD-10's. The ratio is taken within each round, where both met the same disturbances.
+Writes results/training_cost.json. It holds milliseconds and images/s of each method's step, and the ratio of the
+one-step self-gradient step to PGD-10's. The ratio is taken within each round, where both meet the same disturbances.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from benchmarks.untrained import untrained_network
 from training.checkpoint import BlockConfig
+from training.common import markdown
+from training.common.errors import TrainingError
 from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig, recipe_defaults
 from training.methods import build_method
@@ -37,12 +39,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "TRADES, 10 steps": {"method": "trades"},
     REFERENCE: {"method": "pgd"},
 }
-"""By name in the result: what differs from the recipe's defaults."""
+"""The options of each method that differ from the recipe's defaults, by the method's name in the result."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed; fields as in TrainConfig, times on the given device."""
+    """A setting to time training steps in. The fields are as in TrainConfig."""
 
     arch: str
     image_size: int
@@ -52,7 +54,12 @@ class Setting:
 
 
 def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], None]:
-    """One whole training step (attack, loss, gradients, optimiser) on a fixed random batch."""
+    """Return a function that does one whole training step on a fixed random batch: attack, loss, gradients, optimiser.
+
+    Args:
+        setting: What is timed and where.
+        options: The method's options, an item of METHODS.
+    """
     method = options["method"]
     config = TrainConfig(
         **({"dataset": "cifar10", "arch": setting.arch} | recipe_defaults("cifar10", method) | options)
@@ -80,7 +87,7 @@ def training_step(setting: Setting, options: dict[str, Any]) -> Callable[[], Non
 
 
 def measure(setting: Setting, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each method's step by round: every round times one step of every method, after one to warm up."""
+    """Return the seconds of each method's step by round, after a round that only warms up."""
     steps = {name: training_step(setting, options) for name, options in METHODS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for index in tqdm(range(rounds + 1), unit="round"):
@@ -93,7 +100,12 @@ def measure(setting: Setting, rounds: int) -> dict[str, list[float]]:
 
 
 def summary(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
-    """Per method the best and the median step and, against PGD-10, the median ratio with its quartiles."""
+    """Return each method's best and median step, and the median ratio to PGD-10 with its quartiles.
+
+    Args:
+        seconds: Seconds of each method's step by round.
+        batch_size: Pictures a step.
+    """
     methods: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         ratios = [own / reference for own, reference in zip(times, seconds[REFERENCE], strict=True)]
@@ -114,11 +126,12 @@ def summary(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.training_cost", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", default="wrn-10-2", help="backbone")
     parser.add_argument("--image-size", type=int, default=32, help="side in pixels")
     parser.add_argument("--batch-size", type=int, default=128, help="pictures a step")
-    parser.add_argument("--rounds", type=int, default=15, help="steps of each method that are timed")
+    parser.add_argument("--rounds", type=int, default=15, help="how many steps of each method are timed")
     parser.add_argument(
         "--precision", choices=("float32", "bf16"), help="default: bf16 where the hardware computes in it"
     )
@@ -129,9 +142,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     arguments = build_parser().parse_args(argv)
     if arguments.rounds < 2:
-        print("error: --rounds must be at least 2, to tell how far they lie apart", file=sys.stderr)
+        print("error: --rounds must be at least 2, to show how far they lie apart", file=sys.stderr)
         return 2
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
@@ -139,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     setting = Setting(arguments.arch, arguments.image_size, arguments.batch_size, precision, device)
     try:
         seconds = measure(setting, arguments.rounds)
-    except ValueError as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     result = {
@@ -155,12 +169,12 @@ def main(argv: list[str] | None = None) -> int:
         "git_commit": git_commit(),
         **summary(seconds, setting.batch_size),
     }
-    print("| training step | ms, median | images/s | against PGD-10 (quartiles) |\n| --- | ---: | ---: | ---: |")
+    rows = []
     for name, row in result["methods"].items():
         low, high = row["ratio_quartiles"]
-        print(
-            f"| {name} | {row['median_ms']} | {row['images_per_second']} | {row['ratio_to_pgd10']} ({low} to {high}) |"
-        )
+        rows.append([name, row["median_ms"], row["images_per_second"], f"{row['ratio_to_pgd10']} ({low} to {high})"])
+    header = ("training step", "ms, median", "images/s", "ratio to PGD-10 (quartiles)")
+    print(markdown.table(header, [[str(cell) for cell in row] for row in rows], "lrrr"))
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {arguments.output}")

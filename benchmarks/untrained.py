@@ -1,4 +1,4 @@
-"""Untrained networks to time: what a network has learnt does not change how long it takes."""
+"""Build untrained networks to time: what a network has learnt does not change how long it takes."""
 
 import torch
 
@@ -12,10 +12,14 @@ BLOCK = BlockConfig(5, 8 / 255, "rms")
 def untrained_network(
     architecture: str, image_size: int, block: BlockConfig | None = BLOCK
 ) -> tuple[SelfGradientNetwork, CheckpointInfo]:
-    """A network of ten classes for square pictures, on the CPU, the same at every call, and what a checkpoint says.
+    """Return a network of ten classes for square pictures, on the CPU, and the description for its checkpoint.
 
-    image_size: height and width
-    block:      None for a plain network
+    The weights are the same at every call.
+
+    Args:
+        architecture: The backbone's name, as for --arch.
+        image_size: Height and width in pixels.
+        block: The block's settings, or None for a plain network.
     """
     torch.manual_seed(0)
     info = CheckpointInfo(

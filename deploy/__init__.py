@@ -1,1 +1,1 @@
-"""How the service is shipped: the Bento, its image, Kubernetes, nginx, dashboards."""
+"""Ship the service: the Bento, its image, Kubernetes, nginx, dashboards."""

@@ -1,9 +1,9 @@
-"""Writes down what a Bento needs: what serving needs, in the versions that were tested, and nothing else.
+"""Write the requirements of a Bento: what serving needs, in the versions that were tested, and nothing else.
 
-python -m deploy.bento_requirements cpu build/bento-requirements.txt
+    python -m deploy.bento_requirements cpu build/bento-requirements.txt
 
-`bentoml build` would ask the registry for the newest versions instead. What a package needs is read from the packages
-installed here, so the list is for this Python version and platform.
+`bentoml build` would ask the registry for the newest versions instead. The requirements of each package are read from
+the packages installed here, so the list is for this Python version and platform.
 """
 
 import argparse
@@ -22,29 +22,41 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 
 class RequirementsError(RuntimeError):
-    """A package that the Bento needs and cannot be pinned; the message, one line, names it and the fix."""
+    """A package that the Bento needs cannot be pinned. The message, one line, names the package and the fix."""
 
 
 def serving_requirements(pyproject: Path, runtime: str) -> list[Requirement]:
-    """What pyproject.toml names for serving.
+    """Return what pyproject.toml names for serving.
 
-    runtime: the extra with ONNX Runtime, cpu or gpu
+    Args:
+        pyproject: The path of pyproject.toml.
+        runtime: The extra that brings ONNX Runtime, "cpu" or "gpu".
     """
     project = tomllib.loads(pyproject.read_text())["project"]
     return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"][runtime]]
 
 
 def tested_versions(constraints: Path) -> dict[str, str]:
-    """By canonical name, from a file of NAME==VERSION lines and comments."""
-    lines = [line.strip() for line in constraints.read_text().splitlines()]
-    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in pairs}
+    """Return the tested version of each package, by canonical name.
+
+    Args:
+        constraints: A file of comments and of lines NAME==VERSION or NAME==VERSION ; MARKER. A line whose marker is not
+            fulfilled by this Python and platform is left out.
+    """
+    lines = [line for line in constraints.read_text().splitlines() if line and not line.startswith("#")]
+    requirements = [requirement for requirement in map(Requirement, lines) if _wanted(requirement, {""})]
+    return {canonicalize_name(item.name): str(item.specifier).removeprefix("==") for item in requirements}
 
 
 def pinned(required: list[Requirement], versions: Mapping[str, str]) -> list[str]:
-    """NAME==VERSION of everything that is required, and of what that requires in turn, sorted.
+    """Return NAME==VERSION of everything that is required, and of what that requires in turn, sorted.
 
-    raises RequirementsError for a package that is not installed, or in another version than the tested one
+    Args:
+        required: What is asked for directly.
+        versions: The tested version of each package, by canonical name.
+
+    Raises:
+        RequirementsError: A package is not installed, or its version is not the tested one.
     """
     found: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -86,9 +98,10 @@ def _wanted(requirement: Requirement, extras: set[str]) -> bool:
 
 
 def main() -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m deploy.bento_requirements", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runtime", choices=["cpu", "gpu"], help="which ONNX Runtime")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("runtime", choices=["cpu", "gpu"], help="which build of ONNX Runtime")
+    parser.add_argument("out", type=Path, help="file to write")
     arguments = parser.parse_args()
     try:
         lines = pinned(serving_requirements(PYPROJECT, arguments.runtime), tested_versions(CONSTRAINTS))

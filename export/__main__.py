@@ -1,4 +1,4 @@
-"""`python -m export`."""
+"""Entry point of `python -m export`."""
 
 import sys
 

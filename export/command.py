@@ -1,4 +1,4 @@
-"""python -m export: a checkpoint to a graph."""
+"""The command `python -m export`: from a checkpoint to graph files."""
 
 import argparse
 import os
@@ -6,46 +6,50 @@ import signal
 import sys
 from pathlib import Path
 
-from export.capture.graph import CaptureError
-from export.check.pictures import PicturesError
 from export.check.verify import PICTURES
-from export.exporter import VerificationError, export_graph
-from export.formats.aot import CompilerError
-from export.formats.openvino import OpenVinoError
+from export.errors import ExportError
+from export.exporter import export_graph
 from export.formats.table import AOT, AOT_FOR_GPU, FORMATS, FUSED, TORCHSCRIPT, Format
 from export.kernels import onnx_functions, operators
-from export.kernels.operators import KernelsError
-from export.output import UNFINISHED, OutputError
-from export.reduced import REDUCED_PRECISIONS, AgreementError, PrecisionError, Reduced, export_reduced
+from export.output import UNFINISHED
+from export.reduced import REDUCED_PRECISIONS, Reduced, export_reduced
+from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.checkpoint import CheckpointError
+from training.common.errors import TrainingError
 
 BESIDE_CHECKPOINT = Path()
 """Stands for the format's own file name in the checkpoint's folder."""
 
-REFUSALS = (
-    CheckpointError,
-    PicturesError,
-    OutputError,
-    CaptureError,
-    CompilerError,
-    PrecisionError,
-    KernelsError,
-    OpenVinoError,
-)
 EPILOG = f"""\
-The graph has the input `image` (batch, 3, H, W) in [0, 1] and the outputs `logits` (block on),
-`plain_logits` (block off) and `self_gradient`; for a network without a block, `plain_logits` alone.
-TorchScript and AOTInductor return them as a tuple in this order.
-It is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7 before it gets its name. A file that
-is there already is replaced by a good graph only, and stays as it is otherwise.
+The graph has the input `{INPUT}` (batch, 3, H, W) in [0, 1] and the outputs `{LOGITS}` (block on),
+`{PLAIN_LOGITS}` (block off) and `{SELF_GRADIENT}`; a network without a block has `{PLAIN_LOGITS}` alone.
+TorchScript and AOTInductor return the outputs as a tuple in this order.
+Before the file gets its name, it is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7.
+An existing file is replaced by a good graph only.
 
-exit status: 0 written and checked; 1 the graph differs from PyTorch (in reduced precision: by more than
-             that explains, or in too many answers), nothing written;
-             2 wrong arguments or files, nothing written
+exit status: 0 written and checked
+             1 not written: the graph differs from PyTorch (in reduced precision: by more than the precision
+               explains, or in too many answers)
+             2 not written: wrong arguments or files
 """
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line and check that its options fit together.
+
+    Returns:
+        The options; `targets` holds each format to write with its file.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    _check_fused(parser, options)
+    _check_reduced(parser, options)
+    options.targets = _targets(parser, options)
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Export a trained self-gradient network as one self-contained graph.",
@@ -66,78 +70,45 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pictures",
         type=Path,
         metavar="DIR",
-        help=f"check on the first {PICTURES} pictures of this folder (default: on made-up ones)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", *REDUCED_PRECISIONS),
-        default="fp32",
-        help="of the convolutions; int8-first-pass leaves the second pass in float32 (default: fp32)",
-    )
-    parser.add_argument(
-        "--min-agreement",
-        type=_share,
-        metavar="SHARE",
-        help="of pictures that must keep float32's top class in reduced precision, as they are and attacked by PGD-20; "
-        f"with fewer nothing is written (default: {Reduced.min_agreement})",
-    )
-    parser.add_argument(
-        "--agreement-pictures",
-        type=_count,
-        metavar="N",
-        help=f"pictures that this is measured on (default: {Reduced.pictures}; a figure from fewer is rough)",
+        help=f"check on the first {PICTURES} pictures of this folder (default: on generated ones)",
     )
     parser.add_argument(
         "--fused",
         action="store_true",
-        help="write the block as one node. ONNX: the kernels of `make kernels ORT_INCLUDE_DIR=...` compute it where "
-        "their library is registered with ONNX Runtime, and standard operators elsewhere. TorchScript: the kernels of "
-        "`make kernels`, without which the file cannot be loaded",
+        help="write the block as one node. ONNX: ONNX Runtime computes it with the kernels of "
+        "`make kernels ORT_INCLUDE_DIR=...` where their library is registered, and with standard operators elsewhere. "
+        "TorchScript: the file can be loaded only with the kernels of `make kernels`",
     )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help=f"what --aot compiles for (default: cpu; cuda: PATH is {AOT_FOR_GPU.file_name} unless you name one)",
+        help=f"device that --aot compiles for (default: cpu; cuda: the default PATH is {AOT_FOR_GPU.file_name})",
     )
-    options = parser.parse_args(arguments)
-    formats: tuple[Format, ...] = FORMATS
-    if options.device == "cuda":
-        if [item for item in FORMATS if getattr(options, item.name) is not None] != [AOT]:
-            parser.error("--device is for --aot; the other formats run on any device: export them by themselves")
-        formats = (AOT_FOR_GPU,)
-    others = [item.name for item in FORMATS if item.name not in FUSED and getattr(options, item.name) is not None]
-    if options.fused and (options.precision != "fp32" or others):
-        parser.error(
-            "--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves"
-        )
-    if options.precision == "fp32":
-        for flag in ("min_agreement", "agreement_pictures"):
-            if getattr(options, flag) is not None:
-                parser.error(f"--{flag.replace('_', '-')} has no effect with --precision fp32; leave it out")
-    elif options.pictures is None:
-        parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
-    options.targets = [
-        (item, options.ckpt.with_name(item.file_name) if path is BESIDE_CHECKPOINT else path)
-        for item in formats
-        if (path := getattr(options, item.name)) is not None
-    ]
-    paths = [path.resolve() for _, path in options.targets]
-    for (item, path), resolved in zip(options.targets, paths, strict=True):
-        if paths.count(resolved) > 1:
-            parser.error(f"--{item.name} and another format would both be written to {path}; give each its own PATH")
-    if not options.targets:
-        parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
-    return options
+    _add_reduced_arguments(parser)
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    for file_format, target in options.targets:
-        status = _export(file_format, target, options)
-        if status:
-            return status
-    return 0
+def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", *REDUCED_PRECISIONS),
+        default="fp32",
+        help="precision of the convolutions (default: fp32)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="share of pictures that must keep float32's top class in reduced precision, both clean and attacked by "
+        f"PGD-20; otherwise nothing is written (default: {Reduced.min_agreement})",
+    )
+    parser.add_argument(
+        "--agreement-pictures",
+        type=_count,
+        metavar="N",
+        help=f"number of pictures that the share is measured on (default: {Reduced.pictures}; with fewer it is rough)",
+    )
 
 
 def _share(text: str) -> float:
@@ -154,26 +125,69 @@ def _count(text: str) -> int:
     return value
 
 
+def _wanted(options: argparse.Namespace) -> list[Format]:
+    """Return the formats that the command line names."""
+    return [item for item in FORMATS if getattr(options, item.name) is not None]
+
+
+def _check_fused(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    others = [item for item in _wanted(options) if item.name not in FUSED]
+    if options.fused and (options.precision != "fp32" or others):
+        parser.error(
+            "--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves"
+        )
+
+
+def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.precision == "fp32":
+        for flag in ("min_agreement", "agreement_pictures"):
+            if getattr(options, flag) is not None:
+                parser.error(f"--{flag.replace('_', '-')} has no effect with --precision fp32; leave it out")
+    elif options.pictures is None:
+        parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
+
+
+def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[Format, Path]]:
+    """Return each format to write with its file; end the program where there is none or two share a file."""
+    formats = _wanted(options)
+    if options.device == "cuda":
+        if formats != [AOT]:
+            parser.error("--device is for --aot; the other formats run on any device: export them by themselves")
+        formats = [AOT_FOR_GPU]
+    if not formats:
+        parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
+    targets = []
+    for item in formats:
+        path = getattr(options, item.name)
+        targets.append((item, options.ckpt.with_name(item.file_name) if path is BESIDE_CHECKPOINT else path))
+    paths = [path.resolve() for _, path in targets]
+    for (item, path), resolved in zip(targets, paths, strict=True):
+        if paths.count(resolved) > 1:
+            parser.error(f"--{item.name} and another format would both be written to {path}; give each its own PATH")
+    return targets
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status; see EPILOG."""
+    options = parse_arguments(arguments)
+    for file_format, target in options.targets:
+        status = _export(file_format, target, options)
+        if status:
+            return status
+    return 0
+
+
 def _export(file_format: Format, target: Path, options: argparse.Namespace) -> int:
+    """Write one file, print what was measured, and return the exit status."""
     try:
-        if options.precision == "fp32":
-            report = export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
-        else:
-            reduced = Reduced(
-                options.precision,
-                Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
-                options.agreement_pictures or Reduced.pictures,
-            )
-            report = export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
-    except REFUSALS as error:
-        return _fail(str(error), 2)
-    except AgreementError as error:
-        print("\n".join(agreement.line() for agreement in error.agreements))
-        return _fail(f"{error}; {target} was not written", 1)
-    except VerificationError as error:
-        if error.verification is not None:
-            print(error.verification.table())
-        return _fail(f"{error}; {target} was not written", 1)
+        report = _report(file_format, target, options)
+    except ExportError as error:
+        if error.details():
+            print(error.details())
+        made_in_vain = f"; {target} was not written" if error.exit_status == 1 else ""
+        return _fail(f"{error}{made_in_vain}", error.exit_status)
+    except (TrainingError, CheckpointError) as error:
+        return _fail(str(error), TrainingError.exit_status)
     except OSError as error:  # such as a full disk
         return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
@@ -185,7 +199,20 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
     return 0
 
 
+def _report(file_format: Format, target: Path, options: argparse.Namespace) -> str:
+    """Write one file and return the table of what was measured."""
+    if options.precision == "fp32":
+        return export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
+    reduced = Reduced(
+        options.precision,
+        Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
+        options.agreement_pictures or Reduced.pictures,
+    )
+    return export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
+
+
 def _about_kernels(file_format: Format) -> str:
+    """Return how a file with the fused block is used."""
     if file_format.name == TORCHSCRIPT.name:
         return f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
     if onnx_functions.library_path().is_file():
@@ -198,10 +225,10 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _end(number: int, frame: object) -> None:
-    """Ctrl-C, a scheduler's kill or a terminal's end, at any moment: nothing half-written stays.
+def _remove_unfinished(number: int, frame: object) -> None:
+    """Remove unfinished files and end the process at once, as the handler of a signal.
 
-    Not an exception: what PyTorch calls while it captures and compiles may catch it and go on.
+    It raises no exception, because PyTorch's tracing and compiling may catch one and go on.
     """
     for partial, target in UNFINISHED.items():
         partial.unlink(missing_ok=True)
@@ -214,5 +241,5 @@ def run() -> int:
     """Run main as a process of its own: a signal removes the unfinished file and ends the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, _end)
+            signal.signal(number, _remove_unfinished)
     return main()

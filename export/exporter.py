@@ -1,4 +1,4 @@
-"""From a checkpoint file to a checked graph file."""
+"""Export a checkpoint file as a checked graph file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -6,30 +6,22 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from export.capture.graph import CaptureError, capture, example_image, passes_of
+from export.capture.graph import capture, example_image
 from export.capture.layers import layer_of_operator
 from export.check.pictures import pictures_in, structured_pictures
-from export.check.verify import PICTURES, GraphError, Run, Verification, onnx_run, verify
+from export.check.verify import PICTURES, GraphRunner, Verification, VerificationError, verify
+from export.errors import CaptureError
+from export.formats.onnx import onnx_runner
 from export.formats.table import FUSED, ONNX, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.output import OutputError, replacing
+from export.passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from training.checkpoint import load_checkpoint
 from training.common.files import sha256
 from training.networks.self_gradient import SelfGradientNetwork
-
-
-class VerificationError(RuntimeError):
-    """The graph does not compute what the network computes; nothing was written.
-
-    verification: the checks, or None where the graph could not even be run
-    """
-
-    def __init__(self, message: str, verification: Verification | None = None):
-        super().__init__(message)
-        self.verification = verification
 
 
 def export_onnx(
@@ -39,7 +31,7 @@ def export_onnx(
     backbone: nn.Module | None = None,
     fused: bool = False,
 ) -> Verification:
-    """export_graph to an ONNX file."""
+    """Export to an ONNX file; see `export_graph`."""
     return export_graph(ONNX, checkpoint, target, pictures_folder, backbone, fused)
 
 
@@ -51,19 +43,30 @@ def export_graph(
     backbone: nn.Module | None = None,
     fused: bool = False,
 ) -> Verification:
-    """Writes the checkpoint's network as one file, once that file has been checked against PyTorch.
+    """Write a checkpoint's network as one file, once that file has been checked against PyTorch.
 
-    checkpoint:      a model.safetensors (see training.checkpoint.load_checkpoint)
-    target:          is replaced in one step by a good file, and left as it was by a failure
-    pictures_folder: real pictures to check on; made-up ones where None
-    backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
-    fused:           the block as one node. ONNX: ai.sgn.SelfGradientBlock; where the kernels' library for ONNX Runtime
-                     is built, the graph is checked without it and then with it. TorchScript: sgn::self_gradient_block,
-                     for which PyTorch's library must be built
-    returns:         the checks, all passed
-    raises CheckpointError, PicturesError, OutputError for what was passed in, CaptureError for a network that cannot be
-    written as one graph, CompilerError where there is nothing to compile with, KernelsError for kernels that cannot be
-    loaded, VerificationError for a graph that is wrong
+    Args:
+        file_format: The kind of file.
+        checkpoint: A model.safetensors; see training.checkpoint.load_checkpoint.
+        target: The file to write. A good file replaces it in one step; after a failure it is as it was.
+        pictures_folder: Folder of real pictures to check on; None for generated ones.
+        backbone: A module of your own whose weights the checkpoint holds; see load_checkpoint.
+        fused: Whether to write the block as one node. In ONNX it is ai.sgn.SelfGradientBlock; the graph is checked
+            without the kernels' library for ONNX Runtime and, where that is built, with it. In TorchScript it is
+            sgn::self_gradient_block, for which PyTorch's library must be built.
+
+    Returns:
+        The checks, all passed.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        PicturesError: The pictures cannot be read.
+        OutputError: The target cannot be written.
+        CaptureError: The network cannot be written as one graph.
+        CompilerError: There is no compiler or GPU for an AOTInductor package.
+        KernelsError: The fused kernels cannot be loaded.
+        OpenVinoError: OpenVINO is missing.
+        VerificationError: The graph is wrong.
     """
     if fused:
         if file_format.name not in FUSED:
@@ -85,32 +88,29 @@ def export_graph(
         rewrite(graph)
         with naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
-        try:
-            for run in _runs(file_format, partial, passes.output_names):
-                verification = verify(run, network, pictures)
-                if not verification.passed:
-                    raise VerificationError("the graph's outputs differ from PyTorch's", verification)
-        except GraphError as error:
-            raise VerificationError(str(error)) from error
+        for runner in _runners(file_format, partial, passes.output_names):
+            verification = verify(runner, passes, pictures)
+            if not verification.passed:
+                raise VerificationError("the graph's outputs differ from PyTorch's", verification)
     return verification
 
 
-def _runs(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[Run]:
-    """The written file as it will be run: a fused one without the kernels' library and, where it is built, with it."""
-    yield file_format.run(path, output_names)
+def _runners(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[GraphRunner]:
+    """Load the written file; load a fused ONNX file without the kernels' library and, where it is built, with it."""
+    yield file_format.runner(path, output_names)
     if file_format is FUSED[ONNX.name] and library_path().is_file():
-        yield onnx_run(path, output_names, library_path())
+        yield onnx_runner(path, output_names, library_path())
 
 
 @contextmanager
 def naming_layers(network: SelfGradientNetwork, graph: fx.GraphModule) -> Iterator[None]:
-    """Within, an error about an operator says which layer calls it."""
+    """Add the layer that calls an operator to a CaptureError about that operator."""
     try:
         yield
     except CaptureError as error:
         layer = None
         if error.operator is not None:
-            with suppress(Exception):  # of the user's network, which may raise anything: the error at hand says more
+            with suppress(Exception):  # running the user's network may raise anything; the present error says more
                 layer = layer_of_operator(network, error.operator, example_image(graph)[:1])
         if layer is None:
             raise

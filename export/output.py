@@ -5,18 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.errors import ExportError
 
-class OutputError(ValueError):
+
+class OutputError(ExportError):
     """A place where the graph cannot be written; the message names it and the fix."""
 
 
 UNFINISHED: dict[Path, Path] = {}
-"""Files that are being written and will be their targets: for whoever ends the process at once."""
+"""Files that are being written, each with the target that it will replace. A signal handler removes them."""
 
 
 @contextmanager
 def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
-    """A file to write to beside `target`, which takes its place on success and is removed on any failure."""
+    """Yield a temporary file beside `target` that replaces it on success and is removed on any failure.
+
+    Raises:
+        OutputError: The target is the checkpoint, is a folder, or cannot be written.
+    """
     if target.exists() and target.samefile(checkpoint):
         raise OutputError(f"{target}: is the checkpoint itself, which the graph would replace; pass another PATH")
     if target.is_dir():
@@ -25,7 +31,7 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: its folder does not exist; create it first")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.touch()  # before the work, which would be in vain
+        partial.touch()  # before the work, which would be lost
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
     UNFINISHED[partial] = target

@@ -4,20 +4,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import torch
 from torch import nn
 
-from export.capture.graph import capture, passes_of
+from export.capture.graph import capture
 from export.check.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
 from export.check.pictures import pictures_under
-from export.check.verify import PICTURES, REDUCED_TOLERANCES, GraphError, Verification, verify
-from export.exporter import VerificationError, naming_layers
-from export.formats.onnx import save_onnx
-from export.formats.table import FORMATS, ONNX_TO_QUANTIZE, Format
-from export.onnx_passes.quantization import quantize_first_pass
-from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
+from export.check.verify import PICTURES, REDUCED_TOLERANCES, Verification, VerificationError, verify
+from export.errors import ExportError
+from export.exporter import naming_layers
+from export.formats.table import FORMATS, Format
 from export.output import replacing
+from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY
@@ -27,73 +25,72 @@ from training.common.files import sha256
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
 
-
 ERRORS_KEY = "errors_against_float32"
-"""Metadata key of such a graph: JSON of each output's relative error, of the median and the worst picture."""
+"""Metadata key of such a graph: JSON of each output's relative error, for the median and the worst picture."""
 
-
-INT8 = "int8-first-pass"
-
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-REDUCED_PRECISIONS = (*DTYPES, INT8)
-
-
-CALIBRATION_PICTURES = 128
-
+REDUCED_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of the convolutions, by the precision's name."""
 
 EPS = 8 / 255
-"""The attack's radius where the checkpoint names none."""
+"""The attack's radius where the checkpoint names none, in units of pixel intensity."""
 
 
-class PrecisionError(ValueError):
+class PrecisionError(ExportError):
     """A precision that a format or its engine does not have; the message names the fix."""
 
 
 @dataclass(frozen=True)
 class ReducedReport:
-    """What was measured of a graph in reduced precision, against the float32 network.
+    """Measurements of a graph in reduced precision, against the float32 network.
 
-    verification: its outputs' errors at batch 1, 4 and 7
-    agreements:   how often it gives the same answer
+    Attributes:
+        verification: Errors of its outputs at batch 1, 4 and 7.
+        agreements: How often it gives the same answer.
     """
 
     verification: Verification
     agreements: tuple[Agreement, ...]
 
     def table(self) -> str:
-        """Lines of text for a terminal."""
+        """Return the measurements as lines of text for a terminal."""
         return "\n".join([self.verification.table(), *(agreement.line() for agreement in self.agreements)])
 
     def metadata(self) -> dict[str, str]:
-        """For the graph's metadata."""
+        """Return the measurements as metadata of the graph."""
         errors = {
             check.output: {"median": check.median_error, "worst": check.worst_error}
-            for check in self.verification.checks  # nearly the same at every batch size; the last one's stay
+            for check in self.verification.checks  # nearly the same at every batch size; the last one's are kept
         }
         return {AGREEMENT_KEY: agreements_json(self.agreements), ERRORS_KEY: json.dumps(errors)}
 
 
-class AgreementError(RuntimeError):
-    """A graph in reduced precision that too often answers otherwise than float32; nothing was written.
+class AgreementError(ExportError):
+    """A graph in reduced precision that differs from float32 in too many answers; nothing was written.
 
-    agreements: what was measured
+    Attributes:
+        agreements: The measured agreements.
     """
 
+    exit_status = 1
+
     def __init__(self, message: str, agreements: tuple[Agreement, ...]):
+        """Make an error with the agreements that were measured."""
         super().__init__(message)
         self.agreements = agreements
+
+    def details(self) -> str:
+        """Return the agreements, a line for each output."""
+        return "\n".join(agreement.line() for agreement in self.agreements)
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A reduced precision and what it has to be worth.
+    """A reduced precision and the agreement with float32 that it must reach.
 
-    precision:     fp16 or bf16 (convolutions and what lies between them), or int8-first-pass
-    min_agreement: share of pictures, in [0, 1], that must keep their top class: as they are, and attacked
-    pictures:      on how many that is measured, at least PICTURES
+    Attributes:
+        precision: fp16 or bf16, of the convolutions and the operators between them.
+        min_agreement: Share of pictures, in [0, 1], that must keep their top class, both clean and attacked.
+        pictures: Number of pictures that the share is measured on, at least PICTURES.
     """
 
     precision: str
@@ -109,55 +106,47 @@ def export_reduced(
     reduced: Reduced,
     backbone: nn.Module | None = None,
 ) -> ReducedReport:
-    """Writes the checkpoint's network in reduced precision, once it has been compared with float32.
+    """Write a checkpoint's network in reduced precision, once it has been compared with float32.
 
-    pictures_folder: real pictures, in it or in folders in it; for int8 there must be CALIBRATION_PICTURES more than are
-                     compared, which the ranges are taken from
-    backbone:        a module of your own that the checkpoint holds the weights of (see load_checkpoint)
-    returns:         what was measured; it is in the file's metadata too
-    raises what export_graph does, with wider tolerances, PrecisionError where the format has no such precision,
-    AgreementError where the answers differ too often
+    Args:
+        file_format: The kind of file.
+        checkpoint: A model.safetensors; see training.checkpoint.load_checkpoint.
+        target: The file to write. A good file replaces it in one step; after a failure it is as it was.
+        pictures_folder: Folder of real pictures, which may lie in subfolders.
+        reduced: The precision, and the agreement that it must reach.
+        backbone: A module of your own whose weights the checkpoint holds; see load_checkpoint.
+
+    Returns:
+        The measurements; they are in the file's metadata too.
+
+    Raises:
+        PrecisionError: The format has no such precision.
+        VerificationError: The outputs differ by more than the precision explains.
+        AgreementError: The answers differ too often.
+        ExportError, CheckpointError: As in `export_graph`.
     """
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))
     file_format.check()
     network, info = load_checkpoint(checkpoint, backbone)
     passes = passes_of(network)
-    calibration = CALIBRATION_PICTURES if reduced.precision == INT8 else 0
-    pictures = pictures_under(pictures_folder, reduced.pictures + calibration, info.image_size)
-    for_ranges = torch.zeros(len(pictures), dtype=torch.bool)
-    # Every so many, so that both parts have pictures of every class.
-    for_ranges[torch.arange(calibration) * len(pictures) // max(calibration, 1)] = True
-    metadata = {
-        METADATA_KEY: info.to_json(),
-        SHA256_KEY: sha256(checkpoint),
-        PRECISION_KEY: reduced.precision,
-    }
+    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size)
+    checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint), PRECISION_KEY: reduced.precision}
     with replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)
         rewrite(graph)
-        if reduced.precision in DTYPES and not file_format.engine_lowers:
-            lower_precision(graph, DTYPES[reduced.precision])
+        if not file_format.engine_lowers:
+            lower_precision(graph, REDUCED_PRECISIONS[reduced.precision])
         with naming_layers(network, graph):
-            writer = ONNX_TO_QUANTIZE if reduced.precision == INT8 else file_format
-            writer.save(graph, metadata, partial)
-        if reduced.precision == INT8:
-            model = quantize_first_pass(onnx.load(partial), pictures[for_ranges])
-            write_wide_convolutions_by_winograd(model)
-            save_onnx(model, partial)
-        compared = pictures[~for_ranges]
-        try:
-            run = file_format.run(partial, passes.output_names)
-            verification = verify(
-                run, network, compared[:: max(1, len(compared) // PICTURES)][:PICTURES], REDUCED_TOLERANCES
+            file_format.save(graph, metadata, partial)
+        runner = file_format.runner(partial, passes.output_names)
+        verification = verify(runner, passes, checked, REDUCED_TOLERANCES)
+        if not verification.passed:
+            raise VerificationError(
+                f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
             )
-            if not verification.passed:
-                raise VerificationError(
-                    f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
-                )
-            agreements = measure_agreement(run, network, compared, info.epsilon or EPS)
-        except GraphError as error:
-            raise VerificationError(str(error)) from error
+        agreements = measure_agreement(runner, network, pictures, info.epsilon or EPS)
         if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:
             raise AgreementError(
                 f"{reduced.precision} keeps the answer of fewer than {reduced.min_agreement:.1%} of the pictures; "
@@ -171,13 +160,11 @@ def export_reduced(
 
 
 def _not_supported(file_format: Format, precision: str) -> str:
+    """Return why a format lacks a precision, and which formats have it."""
     reasons = {
         ("onnx", "bf16"): "ONNX Runtime's CPU provider has no bfloat16 convolution",
         ("openvino", "fp16"): "OpenVINO computes in float16 on processors that are not at hand to check it on",
-        ("openvino", INT8): "OpenVINO 2026.4 computes 8-bit gradients that are off by half",
-        ("torchscript", INT8): "TorchScript has no 8-bit convolution that is written as a graph",
         ("aot", "fp16"): "AOTInductor packages are written in float32 and bfloat16 only",
-        ("aot", INT8): "AOTInductor packages are written in float32 and bfloat16 only",
     }
     formats = [f"--{item.name}" for item in FORMATS if precision in item.reduced]
     return f"{reasons[file_format.name, precision]}: {precision} needs {' or '.join(formats)}"

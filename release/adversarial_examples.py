@@ -1,10 +1,10 @@
-"""Makes the adversarial examples of the page at /ui: against the bundled model and against a standard-trained one.
+"""Make the adversarial examples of the page at /ui: against the bundled model and a standard-trained one.
 
     python -m release.adversarial_examples --plain runs/standard-16-2/model.safetensors      # a minute or two
 
-Writes sgn_serve/ui/examples/: small PNG files, clean and perturbed, and examples.json, which says of each picture who
-was attacked, how, and what both models answer while the perturbation grows. Make them anew whenever the bundled model
-changes (release.bundle does; a test compares the hashes).
+It writes sgn_serve/ui/examples/: small PNG files, clean and perturbed, and examples.json. That file names for each
+picture the attacked model and the attack, and has both models' answers while the perturbation grows. Make the examples
+anew whenever the bundled model changes (release.bundle does; a test compares the hashes).
 
 The pictures are the first of each class, in file order, that both models classify rightly, so that nothing is picked by
 how an attack ends. Only where the bundled model would withstand the attack on all of them, the first picture on which
@@ -31,7 +31,9 @@ from torch import Tensor
 
 from release.disagreement import answers, example_names, example_pictures
 from training.attacks import gradient_attack, pgd
-from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
+from training.attacks.gradient_attack import Attack
+from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.errors import TrainingError
 from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.networks.self_gradient import SelfGradientNetwork
@@ -41,7 +43,7 @@ BUNDLED_CHECKPOINT = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
 FOLDER = ROOT / "sgn_serve" / "ui" / "examples"
 DESCRIPTION = "examples.json"
 STEPS = 8
-"""Of 1/255: both the budget and the number of strengths."""
+"""Steps of 1/255: both the budget and the number of strengths."""
 EPS = STEPS / 255
 SEED = 0
 
@@ -55,26 +57,26 @@ ATTACKS = {
     ),
     "standard": (replace(gradient_attack.pgd(20), keep_best=False), replace(gradient_attack.cw(20), keep_best=False)),
 }
-"""Of each target, in turn, attacked with its block on where it has one."""
+"""The attacks on each target, in turn, with its block on where it has one."""
 
 Pixels = NDArray[np.uint8]
 """(N, H, W, 3)"""
 
 
-class ExamplesError(ValueError):
-    """Checkpoints that no examples can be made of; the message says why."""
+class ExamplesError(TrainingError):
+    """A folder or checkpoints that no examples can be made with; the message names the fix."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A network with the figures that are recorded of it."""
+    """A network whose answers are recorded."""
 
     model: SelfGradientNetwork
     info: CheckpointInfo
     sha256: str
 
     def probabilities(self, pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Answers with the block on and off, (N, classes) each; the same twice of a network without one."""
+        """Return the answers with the block on and off, (N, classes) each; without a block both are the same."""
         images = to_images(pixels)
         if self.model.block is None:
             with torch.no_grad():
@@ -87,18 +89,20 @@ class Target:
 
 
 def to_images(pixels: Pixels) -> Tensor:
-    """(N, H, W, 3) of 0 to 255 -> (N, 3, H, W) of 0 to 1"""
+    """Return pixels, (N, H, W, 3) of 0 to 255, as images, (N, 3, H, W) of 0 to 1."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """(N, 3, H, W) of 0 to 1 -> (N, H, W, 3) of 0 to 255, rounded"""
+    """Return images, (N, 3, H, W) of 0 to 1, as pixels, (N, H, W, 3) of 0 to 255, rounded."""
     rounded: Pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return rounded
 
 
 def scaled(clean: Pixels, perturbed: Pixels, strength: int) -> Pixels:
-    """The perturbation at strength 0 (none) to STEPS (whole), rounded half away from zero: within strength/255.
+    """Return the picture with its perturbation at a strength of 0 (none) to STEPS (all of it).
+
+    The perturbation is rounded half away from zero, so it stays within strength/255.
 
     sgn_serve/ui/static/examples.js does the same.
     """
@@ -107,8 +111,13 @@ def scaled(clean: Pixels, perturbed: Pixels, strength: int) -> Pixels:
     return (clean + np.sign(difference) * size).astype(np.uint8)
 
 
+def title(attack: Attack) -> str:
+    """Return the attack's name for people. All of them go to the end, so the name leaves that out."""
+    return replace(attack.id, to_the_end=False).title
+
+
 def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[Pixels, list[str]]:
-    """Attacked pictures, and the attack that each is from.
+    """Return attacked pictures, and the attack that made each of them.
 
     The attacks go in turn, each on the pictures that are still classified rightly after those before, judged after
     rounding; where none fools the network, the one of highest margin stays.
@@ -125,22 +134,29 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
         margins = pgd.margin(logits, labels[left])
         for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
             if margin > best_margin[index]:
-                best[index], best_margin[index], chosen[index] = pixels, margin, attack.name
-        print(f"{name}: {attack.name} on {len(left)} pictures done", file=sys.stderr)
+                best[index], best_margin[index], chosen[index] = pixels, margin, title(attack)
+        print(f"{name}: {title(attack)} on {len(left)} pictures done", file=sys.stderr)
     return best, chosen
 
 
 def right(target: Target, pixels: Pixels, labels: Tensor) -> NDArray[np.bool_]:
-    """Which pictures are classified rightly, (N)."""
+    """Return which pictures are classified rightly, (N)."""
     correct: NDArray[np.bool_] = target.probabilities(pixels)[0].argmax(axis=1) == labels.numpy()
     return correct
 
 
 def choose(labels: Tensor, both_right: NDArray[np.bool_], withstood: NDArray[np.bool_]) -> list[int]:
-    """Which pictures are shown: of each class the first that both models classify rightly; see the top of this file.
+    """Return which pictures are shown: the first of each class that both models classify rightly.
 
-    labels, both_right, withstood: (N); withstood of the bundled model under the attack made against it
-    raises ExamplesError where there is nothing to show
+    The top of this file names the one exception.
+
+    Args:
+        labels: (N).
+        both_right: Which pictures both models classify rightly, (N).
+        withstood: Which pictures the bundled model classifies rightly under the attack made against it, (N).
+
+    Raises:
+        ExamplesError: There is nothing to show.
     """
     candidates = [index for index in range(len(labels)) if both_right[index]]
     first: dict[int, int] = {}
@@ -158,24 +174,25 @@ def choose(labels: Tensor, both_right: NDArray[np.bool_], withstood: NDArray[np.
 
 
 def likeliest(probabilities: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """The top answer of each row of (N, classes)."""
+    """Return the most likely class of each row of (N, classes)."""
     return [{"label": int(row.argmax()), "probability": round(float(row.max()), 4)} for row in probabilities]
 
 
 def describe(name: str, target: Target) -> dict[str, Any]:
-    """What examples.json says of a model and of the attacks on it."""
+    """Return what examples.json says of a model and of the attacks on it."""
     return {
         "checkpoint_sha256": target.sha256,
         "architecture": target.info.architecture,
         "method": target.info.method,
-        "attacks": [attack.parameters() for attack in ATTACKS[name]],
+        "attacks": [{"name": title(attack), **attack.parameters()} for attack in ATTACKS[name]],
     }
 
 
 def make(targets: dict[str, Target], folder: Path, command: str) -> dict[str, Any]:
-    """Attacks, chooses, and writes the folder anew; what examples.json holds.
+    """Attack, choose the pictures and write the folder anew; return the content of examples.json.
 
-    raises ExamplesError
+    Raises:
+        ExamplesError: There is nothing to show.
     """
     images, labels = example_pictures()
     names, clean = [name.removesuffix(".png") for name in example_names()], to_pixels(images)
@@ -238,11 +255,17 @@ def make(targets: dict[str, Target], folder: Path, command: str) -> dict[str, An
 
 
 def load(path: Path) -> Target:
+    """Load a checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+    """
     model, info = load_checkpoint(path)
     return Target(model, info, sha256(path))
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         "python -m release.adversarial_examples", description=(__doc__ or "").splitlines()[0]
     )
@@ -257,18 +280,21 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
     arguments = parse(command_line)
     try:
         if arguments.out.exists() and not (arguments.out / DESCRIPTION).is_file() and any(arguments.out.iterdir()):
             raise ExamplesError(f"{arguments.out}: holds other files, and would be emptied; name another folder")
         targets = {"bundled": load(arguments.ckpt), "standard": load(arguments.plain)}
         if targets["bundled"].info.class_names != targets["standard"].info.class_names:
-            raise ExamplesError(f"{arguments.plain}: of other classes than {arguments.ckpt}; name one of the same data")
+            raise ExamplesError(
+                f"{arguments.plain}: its classes are not those of {arguments.ckpt}; name one of the same data"
+            )
         given = sys.argv[1:] if command_line is None else list(command_line)
         described = make(targets, arguments.out, " ".join(["python -m release.adversarial_examples", *given]))
-    except (CheckpointError, ExamplesError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     for row, counts in described["right_of_all"].items():
         print(f"{row}: {counts}")
     return 0

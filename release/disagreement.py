@@ -1,13 +1,14 @@
-"""Does the disagreement that the service reports tell an attacked picture? Clean pictures against attacked ones.
+"""Measure whether the disagreement that the service reports tells attacked pictures from clean ones.
 
     python -m release.disagreement                                      # the 100 example pictures, PGD-20: minutes
     python -m release.disagreement --attacks pgd autoattack knowing \
         --data-root data --pictures 1000                                   # hours on a CPU
 
-Writes results/disagreement.json: for each attack the area under the ROC curve of the Jensen-Shannon divergence between
-the answers with the block on and off, telling attacked pictures from the same ones unattacked (1 is a perfect sign, 0.5
-none), the curve itself, and what share of attacks is caught by limits that 1 % and 5 % of the clean pictures exceed:
-what SGN_MAX_DISAGREEMENT may be set to. The same once more of the attacks that succeeded, for only they matter.
+It writes results/disagreement.json. The score of a picture is the Jensen-Shannon divergence between the answers with
+the block on and off. For each attack the file has the area under the ROC curve of attacked pictures against the same
+ones unattacked (1 is a perfect sign, 0.5 none), the curve itself, and the share of attacks that is caught by limits
+which 1 % and 5 % of the clean pictures exceed: values that SGN_MAX_DISAGREEMENT may be set to. The same figures follow
+for the attacks that succeeded alone, for only they matter.
 
 The attacks: PGD-20; AutoAttack's four in turn, each on what withstood the ones before; and an attacker who knows of the
 check and fools the network with as little disagreement as it can (KnowingAttack).
@@ -27,14 +28,15 @@ import torch
 from torch import Tensor
 
 from sgn_serve.pictures.files import read_rgb
-from training.attacks import base, gradient_attack, pgd
+from training.attacks import gradient_attack, pgd
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
+from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
+from training.common.errors import TrainingError
 from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
-from training.data.picture_set import DatasetError
 from training.derivatives.smooth_surrogate import SmoothSurrogate
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -51,12 +53,12 @@ def _example_rows() -> list[dict[str, str]]:
 
 
 def example_names() -> list[str]:
-    """File names of the example pictures, in the order of example_pictures."""
+    """Return the file names of the example pictures, in the order of example_pictures."""
     return [row["filename"] for row in _example_rows()]
 
 
 def example_pictures() -> tuple[Tensor, Tensor]:
-    """The example pictures (100, 3, 32, 32) in [0, 1] and their labels (100)."""
+    """Return the example pictures, (100, 3, 32, 32) in [0, 1], and their labels, (100)."""
     rows = _example_rows()
     pixels = np.stack([read_rgb(ROOT / "examples" / row["filename"], None) for row in rows])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -64,7 +66,7 @@ def example_pictures() -> tuple[Tensor, Tensor]:
 
 
 def divergence_bits(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the answers to two batches of logits, (N, classes) -> (N), in bits, as served."""
+    """Return the Jensen-Shannon divergence of two batches of logits, (N, classes) to (N), in bits, as served."""
     log_first, log_second = first.double().log_softmax(dim=1), second.double().log_softmax(dim=1)
     middle = torch.logaddexp(log_first, log_second) - np.log(2)
     nats = sum((log.exp() * (log - middle)).sum(dim=1) for log in (log_first, log_second)) / 2
@@ -72,7 +74,7 @@ def divergence_bits(first: Tensor, second: Tensor) -> Tensor:
 
 
 def answers(model: SelfGradientNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits with the block on and off, (N, classes) each."""
+    """Return the logits with the block on and off, (N, classes) each."""
     with torch.no_grad():
         plain, gradient = model.first_pass(images)
         return model.second_pass(images, gradient), plain
@@ -80,17 +82,20 @@ def answers(model: SelfGradientNetwork, images: Tensor) -> tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class KnowingAttack:
-    """Fools the network with its block on, and then lowers the disagreement for as long as it stays fooled.
+    """Fool the network with its block on, then lower the disagreement for as long as it stays fooled.
 
     Each step goes up the margin loss where the picture is still classified rightly (or hardly wrongly), and down the
-    disagreement where it is fooled; the result is the fooled iterate of least disagreement. Gradients see the block
+    disagreement where it is fooled. The result is the fooled iterate of least disagreement. Gradients see the block
     through the smooth surrogate of the first pass.
 
-    steps, step_size: step_size in units of pixel intensity
-    beta:             softplus sharpness of the surrogate
-    confidence:       margin, in logits, that it keeps while it lowers the disagreement
     Source: the selective form of Bryniarski et al., Evading Adversarial Example Detection Defenses with Orthogonal
     Projected Gradient Descent (2022).
+
+    Attributes:
+        steps: Number of steps.
+        step_size: Units of pixel intensity.
+        beta: Softplus sharpness of the surrogate.
+        confidence: Margin, in logits, that it keeps while it lowers the disagreement.
     """
 
     steps: int = 100
@@ -99,7 +104,7 @@ class KnowingAttack:
     confidence: float = 0.05
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """Attacked images (N, 3, H, W), detached, within the epsilon ball and [0, 1]; starts at the images."""
+        """Return attacked images, (N, 3, H, W), detached, within the epsilon ball and [0, 1]; start at the images."""
         low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
         current, best = images.clone(), images.clone()
         least = torch.full(labels.shape, torch.inf, dtype=torch.float64)
@@ -121,7 +126,7 @@ class KnowingAttack:
         return best
 
     def _seen(self, model: SelfGradientNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact logits, block on and off; the first pass's derivative is the smooth one."""
+        """Return exact logits, block on and off; the first pass's derivative is the smooth one."""
         with torch.no_grad():
             exact = model.self_gradient(images.detach())
         with SmoothSurrogate(self.beta):
@@ -130,9 +135,9 @@ class KnowingAttack:
 
 
 def auto_attack(model: SelfGradientNetwork, images: Tensor, labels: Tensor, iterations: int, queries: int) -> Tensor:
-    """AutoAttack's attacks in turn, each on the pictures that withstood those before."""
+    """Return the pictures after AutoAttack's attacks, each run on the pictures that withstood those before."""
     algorithms: tuple[Algorithm, ...] = ("apgd-ce", "apgd-t", "fab-t")
-    stages: list[base.AttackOn[SelfGradientNetwork]] = [
+    stages: list[AttackOn[SelfGradientNetwork]] = [
         GradientStage(algorithm, iterations=iterations) for algorithm in algorithms
     ]
     attacked = images.clone()
@@ -146,13 +151,13 @@ def auto_attack(model: SelfGradientNetwork, images: Tensor, labels: Tensor, iter
 
 
 def area_under_roc(negatives: Tensor, positives: Tensor) -> float:
-    """Probability that a random positive scores above a random negative, ties counted half."""
+    """Return the probability that a random positive scores above a random negative, ties counted half."""
     difference = positives[:, None] - negatives[None, :]
     return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()
 
 
 def detection(clean: Tensor, attacked: Tensor) -> dict[str, Any]:
-    """How well a limit on the disagreement tells `attacked` from `clean`, (N) bits each."""
+    """Return how well a limit on the disagreement tells `attacked` from `clean`, (N) bits each."""
     if len(attacked) == 0:
         return {"pictures": 0}
     rates = np.linspace(0, 1, 101)
@@ -172,7 +177,7 @@ def detection(clean: Tensor, attacked: Tensor) -> dict[str, Any]:
 
 
 def measure(model: SelfGradientNetwork, images: Tensor, labels: Tensor, attacked: Tensor) -> dict[str, Any]:
-    """One attack's row of the result."""
+    """Return one attack's entry in the result."""
     corrected, plain = answers(model, images)
     clean, right = divergence_bits(corrected, plain), corrected.argmax(dim=1) == labels
     corrected, plain = answers(model, attacked)
@@ -187,6 +192,7 @@ def measure(model: SelfGradientNetwork, images: Tensor, labels: Tensor, attacked
 
 
 def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tensor, arguments: Any) -> Tensor:
+    """Return the pictures after the attack of that name in ATTACKS."""
     torch.manual_seed(0)
     if name == "pgd":
         return gradient_attack.pgd(20).perturb(model, images, labels, EPS)
@@ -196,6 +202,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.disagreement", description=(__doc__ or "").splitlines()[0])
     bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
@@ -205,14 +212,15 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=100, help="how many, drawn with seed 1 (default: 100)")
     parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
     parser.add_argument(
-        "--iterations", type=int, default=100, help="of AutoAttack's runs, and of the knowing attacker's"
+        "--iterations", type=int, default=100, help="iterations of AutoAttack's runs and of the knowing attacker"
     )
-    parser.add_argument("--queries", type=int, default=5000, help="of AutoAttack's Square")
+    parser.add_argument("--queries", type=int, default=5000, help="queries of AutoAttack's Square")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
     return parser.parse_args(command_line)
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
     arguments = parse(command_line)
     try:
         model, info = load_checkpoint(arguments.ckpt)
@@ -226,9 +234,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
             )
             _, chosen = split_indices(pictures, arguments.pictures, 1)
             images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]
-    except (CheckpointError, DatasetError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     rows = {}
     for name in arguments.attacks:
         parts = []

@@ -1,76 +1,92 @@
-"""Compares the bundled network with its baselines picture by picture, from the reports in results/bundled.
+"""Compare the bundled network with its baselines picture by picture, from the reports in results/bundled.
 
     python -m release.paired
 
-Writes results/paired.json. Accuracies of two networks on the same pictures differ by what the one withstands and the
-other does not; how often that went which way tells chance from difference far better than two confidence intervals do.
+It writes results/paired.json. Two networks' accuracies on the same pictures differ by what the one withstands and the
+other does not. How often that went which way tells chance from difference far better than two confidence intervals do.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from math import comb
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import binomtest
+
+from training.attacks.rows import STATES, RowId, State
+from training.evaluate.report import Row, saved_rows
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "results" / "bundled"
 RESULT = ROOT / "results" / "paired.json"
 
-Side = tuple[str, str, str]
-"""Report, block on or off, and a row's name or LOWEST."""
-LOWEST = "lowest, per picture"
-COMPARISONS: dict[str, tuple[Side, Side]] = {
-    "block on against off": (("self-gradient", "block on", LOWEST), ("self-gradient", "block off", LOWEST)),
-    "block on against the plain network of equal time": (
-        ("self-gradient", "block on", LOWEST),
-        ("longer", "block off", LOWEST),
+Side = tuple[str, State]
+"""A report, and a state of its network."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides, and what of them is compared.
+
+    Attributes:
+        first: One side.
+        second: The other side.
+        clean_only: Whether clean accuracy is compared; otherwise the pictures that withstood every attack are.
+    """
+
+    first: Side
+    second: Side
+    clean_only: bool = False
+
+
+COMPARISONS = {
+    "block on against off": Comparison(("self-gradient", "block on"), ("self-gradient", "block off")),
+    "block on against the plain network of equal time": Comparison(
+        ("self-gradient", "block on"), ("longer", "block off")
     ),
-    "the same, clean accuracy": (("self-gradient", "block on", "clean"), ("longer", "block off", "clean")),
-    "block off against the plain network that it started from": (
-        ("self-gradient", "block off", LOWEST),
-        ("start", "block off", LOWEST),
+    "the same, clean accuracy": Comparison(("self-gradient", "block on"), ("longer", "block off"), clean_only=True),
+    "block off against the plain network that it started from": Comparison(
+        ("self-gradient", "block off"), ("start", "block off")
     ),
 }
 
-
-def withstood(report: Mapping[str, Any], state: str, row: str, left_out: Collection[str] = ()) -> list[bool]:
-    """Picture by picture: whether it withstood that row, or for LOWEST every row of that state but those left out."""
-    rows: Mapping[str, str] = report["withstood"]
-    names = [name for name in names_of(report, state) if name not in left_out] if row == LOWEST else [row]
-    return [
-        all(bit == "1" for bit in picture)
-        for picture in zip(*(rows[f"{state}: {name}"] for name in names), strict=True)
-    ]
+Rows = Mapping[RowId, Row]
 
 
-def names_of(report: Mapping[str, Any], state: str) -> list[str]:
-    """The rows of a state, without its name."""
-    return [key.removeprefix(f"{state}: ") for key in report["withstood"] if key.startswith(f"{state}: ")]
+def withstood(rows: Rows, state: State, counts: Callable[[RowId], bool]) -> list[bool]:
+    """Return, picture by picture, whether it withstood every row of a state that counts."""
+    chosen = [row.withstood for one, row in rows.items() if one.state == state and counts(one)]
+    return [all(mark == "1" for mark in picture) for picture in zip(*chosen, strict=True)]
 
 
-def needs_the_block(name: str) -> bool:
-    """Whether an attack can be run on a network with its block on only."""
-    return any(part in name for part in ("surrogate", "from block off", "both passes", "straight-through"))
+def run_on_one_only(one: Rows, one_state: State, other: Rows, other_state: State) -> tuple[RowId, ...]:
+    """Return the attacks that one side's lowest figure counts and the other's could count, but does not.
+
+    They would make the comparison unfair. The rows are returned in a neutral state, by title.
+    """
+    first = {anywhere(row) for row in one if row.state == one_state}
+    second = {anywhere(row) for row in other if row.state == other_state}
+    return tuple(sorted((row for row in first ^ second if not row.needs_block), key=lambda row: row.title))
 
 
-def run_on_one_only(
-    one: Mapping[str, Any], one_state: str, other: Mapping[str, Any], other_state: str
-) -> tuple[str, ...]:
-    """Attacks that one side's lowest figure counts and the other's could, but does not: they would make it unfair."""
-    unequal = set(names_of(one, one_state)) ^ set(names_of(other, other_state))
-    return tuple(sorted(name for name in unequal if not needs_the_block(name)))
+def anywhere(row: RowId) -> RowId:
+    """Return the same row in a neutral state, so that rows of different states can be compared."""
+    return replace(row, state=STATES[0])
 
 
 def sign_test(won: int, lost: int) -> float:
-    """How probable so uneven a split is, either way round, if each was as likely as the other (exact, two-sided)."""
-    count = won + lost
-    return min(1.0, 2 * sum(comb(count, k) for k in range(min(won, lost) + 1)) / 2**count)
+    """Return the exact two-sided probability of so uneven a split if each way was as likely as the other."""
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def compare(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
-    """won: pictures that the first withstood and the second did not; lost: the other way round"""
+    """Return both accuracies and the sign test of their difference.
+
+    `won` counts the pictures that the first withstood and the second did not, `lost` those the other way round.
+    """
     won = sum(a and not b for a, b in zip(first, second, strict=True))
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
     return {
@@ -82,26 +98,32 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """A comparison as texts quote it."""
+    """Return a comparison as texts quote it."""
     p = f"p = {row['p']:.2f}" if row["p"] >= 0.01 else "p < 0.01"
     return f"{row['won']} won, {row['lost']} lost, {p}"
 
 
 def comparisons(folder: Path = REPORTS) -> dict[str, Any]:
-    """Every comparison, by name, with the attacks that it leaves out because they were run on one side only."""
-    reports = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    result = {}
-    for name, ((one, one_state, one_row), (other, other_state, other_row)) in COMPARISONS.items():
+    """Return every comparison by name, with the attacks that it leaves out because they were run on one side only."""
+    reports = {path.stem: saved_rows(json.loads(path.read_text())) for path in folder.glob("*.json")}
+    return {name: _compare_reports(reports, comparison) for name, comparison in COMPARISONS.items()}
+
+
+def _compare_reports(reports: Mapping[str, Rows], comparison: Comparison) -> dict[str, Any]:
+    (one, one_state), (other, other_state) = comparison.first, comparison.second
+    left_out: tuple[RowId, ...] = ()
+    if not comparison.clean_only:
         left_out = run_on_one_only(reports[one], one_state, reports[other], other_state)
-        sides = (
-            withstood(reports[one], one_state, one_row, left_out),
-            withstood(reports[other], other_state, other_row, left_out),
-        )
-        result[name] = {**compare(*sides), "left_out": list(left_out) if one_row == LOWEST else []}
-    return result
+
+    def counts(row: RowId) -> bool:
+        return row.kind == "clean" if comparison.clean_only else anywhere(row) not in left_out
+
+    compared = compare(withstood(reports[one], one_state, counts), withstood(reports[other], other_state, counts))
+    return {**compared, "left_out": [row.title for row in left_out]}
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
     argparse.ArgumentParser("python -m release.paired", description=(__doc__ or "").splitlines()[0]).parse_args(
         command_line
     )

@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import export.command
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.server import running_server
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
@@ -85,7 +84,7 @@ def check_answers(url: str, checkpoint: Path, examples: Examples) -> None:
 def check_plain_beside_corrected(answers: list[dict[str, Any]], plain_logits: Tensor, corrected: Tensor) -> None:
     plain = plain_logits.double().softmax(dim=1)
     middle = (plain + corrected) / 2
-    bits = sum((p * (p / middle).log2()).sum(1) for p in (plain, corrected)) / 2
+    bits = torch.stack([(p * (p / middle).log2()).sum(1) for p in (plain, corrected)]).mean(0)
     for row, answer in enumerate(answers):
         assert answer["plain"]["index"] == plain[row].argmax()
         assert answer["plain"]["probability"] == pytest.approx(plain[row].max().item(), abs=TOLERANCE)
@@ -114,17 +113,10 @@ def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untrained_server(
-    untrained_checkpoint: Path, project_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def untrained_server(untrained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("home")
     graph = home / "model.onnx"
-    subprocess.run(
-        [sys.executable, "-m", "export", "--ckpt", str(untrained_checkpoint), "--onnx", str(graph)],
-        cwd=project_root,
-        check=True,
-        timeout=300,
-    )
+    assert export.command.main(["--ckpt", str(untrained_checkpoint), "--onnx", str(graph)]) == 0
     with running_server(home, SGN_MODEL=str(graph), SGN_TOP_K="10") as server:
         yield server.url
 

@@ -1,11 +1,15 @@
-"""What the README and the guides in docs/ tell people to type works.
+"""What the README, CONTRIBUTING.md and the pages of docs/ tell people to type works.
 
-Every ```sh block is run by bash, in order, in a folder that looks like the checkout, with these differences:
-- after a line `<!-- not run: REASON -->` directly before it, a block is left alone;
+Every ```sh block is run by bash, and every ```python block by Python, in a folder that looks like the checkout. Blocks
+of one page share a folder and are run in order; a test of one block runs those before it first. The differences:
+
+- after a line `<!-- not run: REASON; see PATH -->` directly before it, a block is left alone; PATH, from the page, is a
+  page or a test that shows the same in small;
 - `make ...` becomes `make -n ...`: the target exists and its recipe can be worked out;
 - `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings
   and the model can be served; requests to localhost:3000 go to a server that this test has started;
 - what commands write stays out of the checkout.
+
 A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
 """
 
@@ -15,53 +19,81 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from docs.generator.pages import fill
 from sgn_serve.settings import settings_table
 from tests.sgn_serve.server import running_server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK_LIMIT_SECONDS = 1200
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK_LIMIT_SECONDS = 600
 LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "__pycache__"}
 
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.*?) -->\n+)?^```sh\n(?P<commands>.*?)^```\n(?:\n*^```json\n(?P<output>.*?)^```)?",
+    r"(?:^<!-- not run: (?P<reason>.*?)(?:; see (?P<instead>\S+))? -->\n+)?"
+    r"^```(?P<language>sh|python)\n(?P<commands>.*?)^```\n(?:\n*^```json\n(?P<output>.*?)^```)?",
     re.MULTILINE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """commands, as they stand; reason: why they are not run, or None; output: the JSON that they print, or None"""
+    """A block of commands.
 
+    Attributes:
+        page: the file that it stands in
+        number: its place among the page's blocks, from 1
+        language: sh or python
+        commands: as they stand
+        reason: why they are not run, or None
+        instead: where the same is shown in small, for blocks that are not run
+        output: the JSON that they print, or None
+    """
+
+    page: Path
+    number: int
+    language: str
     commands: str
     reason: str | None
+    instead: str | None
     output: str | None
 
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.number}"
 
-def read_blocks(text: str) -> list[Block]:
-    return [Block(match["commands"], match["reason"], match["output"]) for match in BLOCK.finditer(text)]
+
+def read_blocks(page: Path, text: str) -> list[Block]:
+    return [Block(page, number, **match.groupdict()) for number, match in enumerate(BLOCK.finditer(text), 1)]
 
 
-def as_run(commands: str, server_url: str) -> str:
-    """The commands with the differences that the top of this file lists."""
+BLOCKS = [block for page in PAGES for block in read_blocks(page, page.read_text())]
+RUN = [block for block in BLOCKS if block.reason is None]
+NOT_RUN = [block for block in BLOCKS if block.reason is not None]
+
+
+def as_run(block: Block, server_url: str) -> list[str]:
+    """Return the command line of a block, with the differences that the top of this file lists."""
+    commands = re.sub(r"(?:http://)?localhost:3000", server_url, block.commands)
+    if block.language == "python":
+        # The clients of other servers want the address without its scheme.
+        return [sys.executable, "-c", commands.replace(f'"{server_url}"', f'"{server_url.removeprefix("http://")}"')]
     commands = re.sub(r"^make\b", "make -n", commands, flags=re.MULTILINE)
     commands = re.sub(
         r"^((?:\w+=\S* +)*)bentoml serve\b.*$", r"\1python -m sgn_serve.check", commands, flags=re.MULTILINE
     )
-    commands = re.sub(r"(?:http://)?localhost:3000", server_url, commands)
-    return "set -euo pipefail\n" + commands
+    return ["bash", "-c", "set -euo pipefail\n" + commands]
 
 
 def same(documented: Any, printed: Any) -> bool:
-    """Equal but for rounding."""
+    """Return whether both are equal but for rounding."""
     if isinstance(documented, dict):
         return (
             isinstance(printed, dict)
@@ -76,90 +108,108 @@ def same(documented: Any, printed: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def blocks() -> list[Block]:
-    return [block for guide in GUIDES for block in read_blocks(guide.read_text())]
-
-
-@pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_server(tmp_path_factory.mktemp("home")) as server:
         yield server.url
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, project_root: Path) -> Path:
-    """A folder of links to everything in the checkout, so that what is written beside them is thrown away."""
-    for entry in project_root.iterdir():
-        if entry.name not in LEFT_OUT:
-            (tmp_path / entry.name).symlink_to(entry)
-    return tmp_path
-
-
-def test_every_command_works(blocks: list[Block], server_url: str, checkout: Path) -> None:
+@pytest.fixture(scope="module")
+def run_block(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], None]:
+    """Run a block once, in its page's folder."""
+    folders: dict[Path, Path] = {}
+    done: set[Block] = set()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SGN_")} | {"PATH": path}
-    for block in blocks:
-        if block.reason is not None:
-            continue
-        script = as_run(block.commands, server_url)
+
+    def run(block: Block) -> None:
+        if block in done:
+            return
+        if block.page not in folders:
+            folders[block.page] = tmp_path_factory.mktemp(block.page.stem)
+            for entry in ROOT.iterdir():
+                if entry.name not in LEFT_OUT:
+                    (folders[block.page] / entry.name).symlink_to(entry)
         ran = subprocess.run(
-            ["bash", "-c", script],
-            cwd=checkout,
+            as_run(block, server_url),
+            cwd=folders[block.page],
             env=environment,
             capture_output=True,
             text=True,
             timeout=BLOCK_LIMIT_SECONDS,
             check=False,
         )
-        assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
-        assert '{"error":' not in ran.stdout, f"{script}\n{ran.stdout}"
+        told = f"{block.name}\n{block.commands}\n{ran.stdout}\n{ran.stderr}"
+        assert ran.returncode == 0, told
+        assert '{"error":' not in ran.stdout, told
         if block.output is not None:
-            assert same(json.loads(block.output), json.loads(ran.stdout)), f"{script}\n{ran.stdout}"
+            assert same(json.loads(block.output), json.loads(ran.stdout)), told
+        done.add(block)
+
+    return run
 
 
-def test_the_two_commands_and_a_request_are_there() -> None:
-    run = "\n".join(block.commands for block in read_blocks(README.read_text()) if block.reason is None)
-    assert re.search(r"^make serve\b", run, re.MULTILINE)
-    assert re.search(r"^make test\b", run, re.MULTILINE)
-    assert re.search(r"^curl .*/classify", run, re.MULTILINE)
+@pytest.mark.parametrize("block", RUN, ids=lambda block: block.name)
+def test_a_block_does_what_it_says(block: Block, run_block: Callable[[Block], None]) -> None:
+    for earlier in RUN:
+        if earlier.page == block.page and earlier.number <= block.number:
+            run_block(earlier)
 
 
-def test_what_is_not_run_says_why(blocks: list[Block]) -> None:
-    assert all(len(block.reason) > 10 for block in blocks if block.reason is not None)
+@pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.name)
+def test_a_block_that_is_not_run_says_why_and_where_the_same_is_shown(block: Block) -> None:
+    assert block.reason is not None
+    assert len(block.reason) > 10
+    assert block.instead is not None, "write `; see PATH` after the reason"
+    assert (block.page.parent / block.instead).is_file()
 
 
-def test_every_shell_block_is_seen(blocks: list[Block]) -> None:
-    fences = re.compile(r"^\s*```(?:sh|bash|shell|console)\b", re.MULTILINE)
-    assert len(blocks) == sum(len(fences.findall(guide.read_text())) for guide in GUIDES)
+def test_install_serve_test_and_a_request_are_in_the_readme() -> None:
+    run = "\n".join(block.commands for block in RUN if block.page == README)
+    for command in (r"^make serve\b", r"^make test\b", r"^curl .*/classify"):
+        assert re.search(command, run, re.MULTILINE), command
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_every_block_of_commands_is_seen() -> None:
+    fences = re.compile(r"^\s*```(?:sh|bash|shell|console|python|py)\b", re.MULTILINE)
+    assert len(BLOCKS) == sum(len(fences.findall(page.read_text())) for page in PAGES)
 
 
 def test_every_setting_is_listed_and_none_that_there_is_not() -> None:
-    named = {name for guide in GUIDES for name in re.findall(r"\bSGN_[A-Z_]+", guide.read_text())}
-    assert named == {row.variable for row in settings_table()}
+    pages = [fill(page.read_text()) for page in PAGES if page.is_relative_to(ROOT / "docs")]
+    text = "\n".join([README.read_text(), *pages])
+    assert set(re.findall(r"\bSGN_[A-Z_]+", text)) == {row.variable for row in settings_table()}
 
 
-def anchors(guide: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", guide.read_text(), re.MULTILINE)
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-def test_links_within_the_project_lead_somewhere(guide: Path) -> None:
-    for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", guide.read_text()):
-        target = guide.parent / path if path else guide
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        target = page.parent / path if path else page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_convention_itself() -> None:
-    text = "a\n```sh\nmake serve\n```\n\n<!-- not run: takes an hour -->\n```sh\npython -m training\n```\n"
-    first, second = read_blocks(text + "```sh\ncurl x\n```\n\n```json\n{}\n```\n")[:2]
-    assert (first.commands, first.reason) == ("make serve\n", None)
-    assert (second.commands, second.reason) == ("python -m training\n", "takes an hour")
-    assert read_blocks("```sh\ncurl x\n```\n\n```json\n{}\n```\n")[0].output == "{}\n"
-    assert as_run("make serve\nSGN_TOP_K=2 bentoml serve --port 3000\ncurl localhost:3000/x", "http://h:1") == (
-        "set -euo pipefail\nmake -n serve\nSGN_TOP_K=2 python -m sgn_serve.check\ncurl http://h:1/x"
+    text = (
+        "a\n```sh\nmake serve\n```\n\n<!-- not run: takes an hour; see x.md -->\n```sh\npython -m training\n```\n"
+        "```sh\ncurl x\n```\n\n```json\n{}\n```\n\n```python\nask('localhost:3000')\n```\n"
+    )
+    first, second, third, fourth = read_blocks(README, text)
+    assert (first.commands, first.reason, first.name) == ("make serve\n", None, "README.md:1")
+    assert (second.commands, second.reason, second.instead) == ("python -m training\n", "takes an hour", "x.md")
+    assert (third.output, fourth.language) == ("{}\n", "python")
+    (shell,) = read_blocks(README, "```sh\nmake serve\nSGN_TOP_K=2 bentoml serve\ncurl localhost:3000/x\n```\n")
+    assert as_run(shell, "http://h:1")[-1] == (
+        "set -euo pipefail\nmake -n serve\nSGN_TOP_K=2 python -m sgn_serve.check\ncurl http://h:1/x\n"
     )
     assert same({"a": [0.5, "b", True]}, {"a": [0.5004, "b", True]})
     assert not same({"a": 0.5}, {"a": 0.6})

@@ -1,6 +1,6 @@
-"""The least time of both passes: counted operations at the speed of this machine's matrix products.
+"""Compute the floor: the time of the counted operations at the speed of this machine's matrix products.
 
-No bound for whoever multiplies less, as Winograd's convolutions do.
+It is no bound for an engine that multiplies less, as Winograd's convolutions do.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from training.checkpoint import load_checkpoint
 
 
 def arithmetic(checkpoint: Path) -> dict[str, float]:
-    """Counted floating-point operations a picture, in billions: one pass, and both with the input gradient."""
+    """Count floating-point operations a picture, in billions, of one pass and of both with the input gradient."""
     network, _ = load_checkpoint(checkpoint)
     images = torch.rand(1, *SHAPE)
     counted = {}
@@ -29,11 +29,16 @@ def arithmetic(checkpoint: Path) -> dict[str, float]:
 def floor(
     gflop: Mapping[str, float], peaks: Mapping[str, Mapping[str, float]], batch: int, reference_ms: float | None
 ) -> dict[str, dict[str, float]]:
-    """How long the counted operations take at the speed of this machine's matrix products, as rows of the table.
+    """Return how long the counted operations take at the speed of this machine's matrix products.
 
-    gflop:        of arithmetic()
-    peaks:        of matrix_products.peaks()
-    reference_ms: best time of the reference, where there is one
+    Args:
+        gflop: Billions of operations a picture, from arithmetic().
+        peaks: Billions of operations a second, from matrix_products.peaks().
+        batch: The batch size.
+        reference_ms: The best time of the reference in milliseconds, or None where there is none.
+
+    Returns:
+        The time, and the ratio to the reference, by the row's name.
     """
     rows = {}
     for passes, dtype in (("one pass", "float32"), ("both passes", "float32"), ("both passes", "bfloat16")):
@@ -46,7 +51,13 @@ def floor(
 
 
 def add_floor(measured: dict[str, Any], peaks: Mapping[str, Mapping[str, float]], reference: str) -> None:
-    """To an architecture's figures, at every batch size; reference names the row that ratios are to."""
+    """Add the floor at every batch size to an architecture's figures.
+
+    Args:
+        measured: The architecture's figures.
+        peaks: Billions of operations a second, from matrix_products.peaks().
+        reference: The name of the row that ratios are to.
+    """
     measured["floor"] = {
         batch: floor(measured["gflop_per_picture"], peaks, int(batch), figures.get(reference, {}).get("best_ms"))
         for batch, figures in measured["batches"].items()

@@ -1,10 +1,11 @@
-"""How long both passes take in every engine, as ratios to ONNX Runtime's single pass, taken in one run.
+"""Measure how long both passes take in every engine, as ratios to ONNX Runtime's single pass, in one run.
 
     python -m benchmarks.engines
 
 Writes results/engines.json. Every engine has a process of its own and they take turns, so that all meet the same
-disturbances; beside the times stand counted arithmetic and what this machine's matrix products reach, which together
-give the floor, and each process's peak memory.
+disturbances. The result also holds the peak memory of each process, the counted arithmetic of the network, and the
+speed of this machine's matrix products. The last two give the floor: the least time without a method that multiplies
+less.
 """
 
 import argparse
@@ -27,26 +28,27 @@ import torch
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.provenance import commit, processor, versions
+from training.common import markdown
+from training.common.errors import first_line
 
 RESULT = Path(__file__).parents[2] / "results" / "engines.json"
 WORKER = Path(__file__).with_name("worker.py")
 REFERENCE = "block off: plain export, ONNX Runtime"
 PACKAGES = ("torch", "onnxruntime", "openvino")
 PAUSE_S = 0.05
-"""Between two engines' turns: threads of the one before stop spinning."""
-SUFFIXES = {
-    "aot": ".pt2",
-    **dict.fromkeys(("openvino-f32", "openvino-bf16", "ort-openvino-f32", "ort-openvino-bf16"), ".onnx"),
-}
-"""Of files that engines recognise by their names."""
+"""Pause between two engines' turns, so that the threads of the one before stop spinning."""
+SUFFIXES = {"aot": ".pt2", "openvino-f32": ".onnx", "openvino-bf16": ".onnx"}
+"""File-name suffixes, by kind, for engines that recognise files by their names."""
 
 
 @dataclass(frozen=True)
 class Engine:
     """A row of the table.
 
-    kind:  of engine_worker
-    write: makes the file that it runs from a checkpoint
+    Attributes:
+        name: The row's title.
+        kind: A kind that benchmarks/engines/worker.py knows.
+        write: Writes the file that the engine runs. It takes the checkpoint's path and the file's.
     """
 
     name: str
@@ -64,7 +66,6 @@ ENGINES = (
     Engine("plain export, OpenVINO bf16", "openvino-bf16", files.write_plain),
     Engine("ours, ONNX Runtime", "ort", files.write_ours),
     Engine("ours without Winograd, ONNX Runtime", "ort", files.write_ours_direct),
-    Engine("ours int8-first-pass, ONNX Runtime", "ort", files.write_int8_first_pass),
     Engine("ours --fused, ONNX Runtime", "ort-fused", files.write_fused),
     Engine("ours, OpenVINO f32", "openvino-f32", files.write_ours_for_openvino),
     Engine("ours, OpenVINO bf16", "openvino-bf16", files.write_ours_for_openvino),
@@ -75,22 +76,18 @@ ENGINES = (
 )
 
 
-OPENVINO_BUILD = (
-    Engine("ours, ONNX Runtime's OpenVINO build f32", "ort-openvino-f32", files.write_ours_for_openvino),
-    Engine("ours, ONNX Runtime's OpenVINO build bf16", "ort-openvino-bf16", files.write_ours_for_openvino),
-)
-"""Run by another Python."""
-
-
 class Worker:
-    """An engine's process.
+    """An engine in a process of its own.
 
-    python: the interpreter that it runs in
+    Args:
+        engine: The engine.
+        path: The file that it runs.
+        threads: CPU threads of one call.
     """
 
-    def __init__(self, engine: Engine, path: Path, threads: int, python: str = sys.executable):
+    def __init__(self, engine: Engine, path: Path, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [python, str(WORKER), engine.kind, str(path), str(threads)]
+        command = [sys.executable, str(WORKER), engine.kind, str(path), str(threads)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -102,7 +99,12 @@ class Worker:
         )
 
     def run(self, batch: int) -> dict[str, Any]:
-        """One batch: {"ms", "peak_mb"}, or {"error"} where the engine cannot or its process is gone."""
+        """Run one batch.
+
+        Returns:
+            {"ms": milliseconds, "peak_mb": memory}, or {"error": message} where the engine cannot run the batch or its
+            process has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -116,11 +118,22 @@ class Worker:
         return answer
 
     def close(self) -> None:
+        """Close the process's standard input, which ends it, and wait for it."""
         self._process.communicate()
 
 
 def measure(workers: dict[str, Worker], batch: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """Best and median of `repeats` turns by engine, after two that are not counted; an error where there is one."""
+    """Time the engines in turn, one batch each.
+
+    Args:
+        workers: The engines' processes, by name.
+        batch: The batch size.
+        repeats: How many turns count. Two turns before them do not.
+
+    Returns:
+        The best and the median time and the peak memory by engine, and the ratios to the reference. {"error": message}
+        for an engine that failed.
+    """
     times: dict[str, list[float]] = {name: [] for name in workers}
     figures: dict[str, dict[str, Any]] = {}
     for turn in range(2 + repeats):
@@ -149,28 +162,27 @@ def measure(workers: dict[str, Worker], batch: int, repeats: int) -> dict[str, d
 def table(
     architecture: str, batch: int, figures: dict[str, dict[str, Any]], floors: dict[str, dict[str, float]]
 ) -> str:
-    head = "| | best, ms | median, ms | ratio | peak, MB |\n| --- | ---: | ---: | ---: | ---: |"
-    lines = [f"\n{architecture}, batch {batch}", head]
+    """Return the figures of one architecture and batch size as a Markdown table with a line above it."""
+    rows = []
     for name, row in figures.items():
         if "error" in row:
-            lines.append(f"| {name} | not measured: {row['error']} | | | |")
+            rows.append([name, f"not measured: {row['error']}", "", "", ""])
         else:
-            ratio = row.get("ratio_of_best", "")
-            lines.append(f"| {name} | {row['best_ms']:.2f} | {row['median_ms']:.2f} | {ratio} | {row['peak_mb']} |")
-    lines += [f"| {name} | {row['ms']:.2f} | | {row.get('ratio_of_best', '')} | |" for name, row in floors.items()]
-    return "\n".join(lines)
+            times = (f"{row[key]:.2f}" for key in ("best_ms", "median_ms"))
+            rows.append([name, *times, str(row.get("ratio_of_best", "")), str(row["peak_mb"])])
+    rows += [[name, f"{row['ms']:.2f}", "", str(row.get("ratio_of_best", "")), ""] for name, row in floors.items()]
+    header = ("engine", "best, ms", "median, ms", "ratio", "peak, MB")
+    return f"\n{architecture}, batch {batch}\n{markdown.table(header, rows, 'lrrrr')}"
 
 
 def ratio_table(architectures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every row's ratio of best times to the reference, a column for each architecture and batch size, in Markdown.
+    """Return the ratios of best times to the reference as a Markdown table.
 
-    architectures: of the result
+    Args:
+        architectures: The figures by architecture, as in the result. Each batch size gets a column.
     """
     columns = [(name, batch) for name, measured in architectures.items() for batch in measured["batches"]]
-    lines = [
-        "| | " + " | ".join(f"{name}, {batch}" for name, batch in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
-    ]
+    rows = []
     names: dict[str, None] = {}
     for name, batch in columns:
         names |= dict.fromkeys((*architectures[name]["batches"][batch], *architectures[name]["floor"][batch]))
@@ -180,36 +192,40 @@ def ratio_table(architectures: Mapping[str, Mapping[str, Any]]) -> str:
             figures = architectures[name]["batches"][batch] | architectures[name]["floor"][batch]
             ratio = figures.get(row, {}).get("ratio_of_best")
             cells.append("-" if ratio is None else f"{ratio:.2f}")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([row, *cells])
+    header = ["engine", *(f"{name}, {batch}" for name, batch in columns)]
+    return markdown.table(header, rows, "l" + "r" * len(columns))
 
 
 def write_file(index: int, checkpoint: Path, path: Path) -> None:
-    """Called in a process of its own: what writing takes is not taken from the engines' memory."""
-    (*ENGINES, *OPENVINO_BUILD)[index].write(checkpoint, path)
+    """Write the file of an engine. It is called in another process, whose memory does not count for the engines."""
+    ENGINES[index].write(checkpoint, path)
 
 
 def start_workers(
-    engines: Sequence[Engine], checkpoint: Path, threads: int, other_python: str | None
+    engines: Sequence[Engine], checkpoint: Path, threads: int
 ) -> tuple[dict[str, Worker], dict[str, dict[str, Any]]]:
-    """The engines' processes by name, and why there is none for the others."""
+    """Write the engines' files and start their processes.
+
+    Returns:
+        The processes by the engines' names, and {"error": message} for each engine whose file cannot be written.
+    """
     workers: dict[str, Worker] = {}
     refused: dict[str, dict[str, Any]] = {}
     paths: dict[str, Path] = {}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as writer:
         for engine in engines:
-            index = (*ENGINES, *OPENVINO_BUILD).index(engine)
+            index = ENGINES.index(engine)
             path = checkpoint.with_name(f"{checkpoint.stem}-{index}{SUFFIXES.get(engine.kind, '.graph')}")
             print(f"writing {checkpoint.stem}: {engine.name}", file=sys.stderr, flush=True)
             try:
                 writer.submit(write_file, index, checkpoint, path).result()
                 paths[engine.name] = path
-            except Exception as error:  # one engine less
-                refused[engine.name] = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+            except Exception as error:  # of any engine; the benchmark goes on without it
+                refused[engine.name] = {"error": first_line(error)}
     for engine in engines:
         if engine.name in paths:
-            python = other_python if engine in OPENVINO_BUILD else None
-            workers[engine.name] = Worker(engine, paths[engine.name], threads, python or sys.executable)
+            workers[engine.name] = Worker(engine, paths[engine.name], threads)
     return workers, refused
 
 
@@ -219,9 +235,16 @@ def run_architecture(
     arguments: argparse.Namespace,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Measures at every batch size; what is there is kept after each, so that the next one cannot cost it."""
+    """Measure an architecture at every batch size.
+
+    Args:
+        checkpoint: The network's checkpoint.
+        engines: The engines to time.
+        arguments: The command line's.
+        keep: Saves the architecture's figures. It is called after each batch size, so that an interruption costs one.
+    """
     result: dict[str, Any] = {"gflop_per_picture": arithmetic(checkpoint), "batches": {}}
-    workers, refused = start_workers(engines, checkpoint, arguments.threads, arguments.openvino_build)
+    workers, refused = start_workers(engines, checkpoint, arguments.threads)
     try:
         for batch in arguments.batches:
             figures = measure(workers, batch, arguments.repeats) | refused
@@ -234,29 +257,32 @@ def run_architecture(
 
 
 def save(result: Mapping[str, Any], path: Path) -> None:
+    """Write the result as JSON."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line, by default the process's."""
     parser = argparse.ArgumentParser("python -m benchmarks.engines", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--architectures", nargs="+", default=["wrn-16-2", "wrn-28-10"], metavar="ARCH")
+    parser.add_argument(
+        "--architectures", nargs="+", default=["wrn-16-2", "wrn-28-10"], metavar="ARCH", help="backbones"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
-    parser.add_argument("--engines", metavar="TEXT", help="only the rows whose name holds this, and the reference")
     parser.add_argument(
-        "--openvino-build",
-        metavar="PYTHON",
-        help="also ONNX Runtime's OpenVINO build, which cannot stand beside the usual one: the interpreter of an "
-        "environment with onnxruntime-openvino and numpy",
+        "--engines", metavar="TEXT", help="time only the rows whose name contains this, and the reference"
     )
-    parser.add_argument("--floor", action="store_true", help="measure only matrix products, for --output's floor rows")
+    parser.add_argument(
+        "--floor", action="store_true", help="measure only matrix products anew, for the floor in --output"
+    )
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
     peaks = matrix_products.peaks(options.threads)
     if options.floor:
@@ -269,13 +295,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     engines = [
         engine
-        for engine in (*ENGINES, *(OPENVINO_BUILD if options.openvino_build else ()))
+        for engine in ENGINES
         if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
     ]
     given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m benchmarks.engines", *given])
     result = {
-        "command": command.replace(options.openvino_build, "PYTHON") if options.openvino_build else command,
+        "command": " ".join(["python -m benchmarks.engines", *given]),
         "threads": options.threads,
         "repeats": options.repeats,
         "versions": versions(PACKAGES),
@@ -285,11 +310,6 @@ def main(arguments: list[str] | None = None) -> int:
         "reference": REFERENCE,
         "architectures": {},
     }
-    if options.openvino_build:
-        ask = [options.openvino_build, "-c", "import onnxruntime; print(onnxruntime.__version__)"]
-        result["versions"]["onnxruntime-openvino"] = subprocess.run(
-            ask, capture_output=True, text=True, check=True
-        ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         for architecture in options.architectures:
 

@@ -1,4 +1,4 @@
-"""The files that the engines of benchmarks.engines run: one untrained network, written in every way."""
+"""Write the files that the engines of benchmarks.engines run: one untrained network in every form."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -8,9 +8,9 @@ import onnx
 import torch
 from torch import fx
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, passes_of
-from export.check.pictures import structured_pictures
+from export.capture.graph import capture
 from export.formats.aot import save_aot
 from export.formats.onnx import save_onnx, to_onnx
 from export.formats.table import FUSED, ONNX, to_openvino
@@ -18,8 +18,8 @@ from export.formats.torchscript import save_torchscript
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
-from export.onnx_passes.quantization import quantize_first_pass
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
+from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
@@ -30,6 +30,7 @@ SHAPE = (3, *IMAGE_SIZE)
 
 
 def write_checkpoint(architecture: str, path: Path) -> None:
+    """Write the checkpoint of an untrained network."""
     network, info = untrained_network(architecture, IMAGE_SIZE[0])
     save_checkpoint(path, network.state_dict(), info)
 
@@ -46,11 +47,12 @@ def _onnx(checkpoint: Path, rewriting: Callable[[fx.GraphModule], None]) -> byte
 
 
 def write_plain(checkpoint: Path, path: Path) -> None:
-    """What capturing alone gives: no rewrites but for linear layers."""
+    """Write the captured graph without any rewrite but that of linear layers."""
     path.write_bytes(_onnx(checkpoint, keep_linear_layers))
 
 
 def write_ours(checkpoint: Path, path: Path) -> None:
+    """Write the graph as the export does."""
     write_ours_direct(checkpoint, path)
     model = onnx.load(path)
     write_wide_convolutions_by_winograd(model)
@@ -58,16 +60,20 @@ def write_ours(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours_direct(checkpoint: Path, path: Path) -> None:
-    """With every convolution as one: what Winograd's filtering is worth, and what is quantized."""
+    """Write the graph as the export does, but without Winograd's filtering, to show what that is worth."""
     model = onnx.ModelProto.FromString(_onnx(checkpoint, rewrite))
     keep_masks_in_blocked_layout(model)
     save_onnx(model, path)
 
 
 def write_fused(checkpoint: Path, path: Path) -> None:
-    """With the block as one node. raises FileNotFoundError where the library with its kernel is not built"""
+    """Write the graph as the export does, with the block as one node.
+
+    Raises:
+        BenchmarkError: The library with the node's kernel is not built.
+    """
     if not library_path().is_file():
-        raise FileNotFoundError(f"{library_path().name} is not built: make kernels ORT_INCLUDE_DIR=...")
+        raise BenchmarkError(f"{library_path().name} is not built: make kernels ORT_INCLUDE_DIR=...")
     network, _ = load_checkpoint(checkpoint)
     graph = capture(passes_of(network), IMAGE_SIZE)
     fuse_block(graph, network.block)
@@ -76,22 +82,19 @@ def write_fused(checkpoint: Path, path: Path) -> None:
 
 
 def write_ours_for_openvino(checkpoint: Path, path: Path) -> None:
+    """Write the graph as the export does for OpenVINO."""
     save_onnx(to_openvino(_ours(checkpoint, torch.float32), {}), path)
 
 
-def write_int8_first_pass(checkpoint: Path, path: Path) -> None:
-    """Ranges from made-up pictures: good for how long it takes, not for what it answers."""
-    write_ours_direct(checkpoint, path)
-    model = quantize_first_pass(onnx.load(path), structured_pictures(32, 3, IMAGE_SIZE))
-    write_wide_convolutions_by_winograd(model)
-    save_onnx(model, path)
+def write_block_off(write_both: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """Return a function that writes only the part of a two-pass graph that leads to the plain logits.
 
-
-def write_block_off(source: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
-    """The part of a two-pass graph that leads to the plain logits."""
+    Args:
+        write_both: Writes the two-pass graph.
+    """
 
     def write(checkpoint: Path, path: Path) -> None:
-        source(checkpoint, path)
+        write_both(checkpoint, path)
         part = onnx.utils.Extractor(onnx.load(path)).extract_model(["image"], ["plain_logits"])
         save_onnx(part, path)
 
@@ -107,6 +110,8 @@ def _ours(checkpoint: Path, dtype: torch.dtype) -> fx.GraphModule:
 
 
 def write_torchscript(dtype: torch.dtype) -> Callable[[Path, Path], None]:
+    """Return a function that writes TorchScript whose convolutions are in this dtype."""
+
     def write(checkpoint: Path, path: Path) -> None:
         save_torchscript(_ours(checkpoint, dtype), {}, path)
 
@@ -114,6 +119,8 @@ def write_torchscript(dtype: torch.dtype) -> Callable[[Path, Path], None]:
 
 
 def write_aot(dtype: torch.dtype) -> Callable[[Path, Path], None]:
+    """Return a function that writes an AOTInductor package whose convolutions are in this dtype."""
+
     def write(checkpoint: Path, path: Path) -> None:
         save_aot(_ours(checkpoint, dtype), {}, path)
 
@@ -121,5 +128,5 @@ def write_aot(dtype: torch.dtype) -> Callable[[Path, Path], None]:
 
 
 def write_nothing(checkpoint: Path, path: Path) -> None:
-    """For engines that read the checkpoint itself."""
+    """Link to the checkpoint, for engines that read it themselves."""
     path.symlink_to(checkpoint)

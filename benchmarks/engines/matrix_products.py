@@ -1,4 +1,4 @@
-"""What this machine's matrix products reach."""
+"""Measure how fast this machine's matrix products are."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +14,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def peaks(threads: int, sizes: Sequence[int] = SIZES, seconds: float = SECONDS) -> dict[str, dict[str, float]]:
-    """By dtype and library the fastest product of two square matrices, in billions of operations a second.
+    """Return the speed of the fastest product of two square matrices by dtype and library.
 
-    threads: of one product
-    sizes:   rows of the matrices, each tried
-    seconds: for each size, dtype and library
+    Several libraries are measured, because none is the fastest on every processor: a floor that an engine's ordinary
+    convolutions can beat would be none. ONNX Runtime has no bfloat16 products on a CPU.
 
-    Several libraries, because none is the fastest on every processor: a floor below which an engine's ordinary
-    convolutions can stay is none. ONNX Runtime has no bfloat16 products on a CPU.
+    Args:
+        threads: CPU threads of one product.
+        sizes: Numbers of rows. Each is tried.
+        seconds: How long each size, dtype and library is timed.
+
+    Returns:
+        Billions of operations a second.
     """
     torch.set_num_threads(threads)
     fastest: dict[str, dict[str, float]] = {name: {} for name in DTYPES}

@@ -1,10 +1,10 @@
-"""One engine with one graph, in a process of its own that runs a batch whenever it is told to.
+"""Run one engine with one graph, a batch whenever it is told to.
 
     PYTHON benchmarks/engines/worker.py KIND FILE THREADS
 
-KIND is ort, ort-fused, openvino-f32, openvino-bf16, ort-openvino-f32, ort-openvino-bf16, eager, compile, torchscript or
-aot. Reads one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or
-{"error": ...}. It imports no engine but its own, so that its peak memory is that engine's.
+KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. The program reads one number
+of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no
+engine but its own, so that its peak memory is that engine's.
 """
 
 import json
@@ -17,19 +17,32 @@ from typing import Any
 
 import numpy as np
 
-Run = Callable[[int], object]
-"""Runs one batch of so many pictures."""
+BatchRunner = Callable[[int], object]
+"""A function that runs one batch of so many pictures."""
 
 SEED = 0
 KERNELS = Path(__file__).parents[2] / "build" / "kernels" / "libsgn_onnxruntime.so"
-"""Of export.kernels.onnx_functions.library_path, which would take PyTorch along."""
+"""The path that export.kernels.onnx_functions.library_path gives. Importing that would load PyTorch."""
 
 
 def pictures(batch: int, size: tuple[int, ...]) -> Any:
+    """Return random pictures, float32 in [0, 1], the same at every call.
+
+    Args:
+        batch: How many.
+        size: Channels, height and width.
+    """
     return np.random.default_rng(SEED).random((batch, *size), dtype=np.float32)
 
 
-def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> Run:
+def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> BatchRunner:
+    """Load a graph into ONNX Runtime.
+
+    Args:
+        path: The ONNX file.
+        threads: CPU threads of one call.
+        kernels: A library of custom operators to register.
+    """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -37,17 +50,27 @@ def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> Run:
         settings.register_custom_ops_library(str(kernels))
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3
-    # Else its threads spin on when the run is over, on the cores of the engine whose turn is next.
+    # Otherwise its threads go on spinning after the run, on the cores of the engine whose turn is next.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     size = tuple(session.get_inputs()[0].shape[1:])
     return lambda batch: session.run(None, {"image": _cached(batch, size)})
 
 
-def openvino(path: str, threads: int, precision: str) -> Run:
+def openvino(path: str, threads: int, precision: str) -> BatchRunner:
+    """Load a graph into OpenVINO.
+
+    Args:
+        path: The ONNX file.
+        threads: CPU threads of one call.
+        precision: "f32" or "bf16".
+
+    Raises:
+        RuntimeError: OpenVINO computes in another precision on this processor.
+    """
     import openvino as library
 
-    # Not pinned, as no other engine is: on a shared machine a pinned thread waits for whoever holds its core.
+    # No other engine pins its threads. On a shared machine a pinned thread waits for whoever holds its core.
     hints = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -64,30 +87,14 @@ def openvino(path: str, threads: int, precision: str) -> Run:
     return lambda batch: request.infer([_cached(batch, shape)], share_inputs=True, share_outputs=True)
 
 
-def onnx_runtime_openvino(path: str, threads: int, precision: str) -> Run:
-    """By ONNX Runtime's OpenVINO build, a package of its own that cannot stand beside the usual one."""
-    import onnxruntime
+def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
+    """Load a checkpoint, a TorchScript file or an AOTInductor package into PyTorch.
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    provider = "OpenVINOExecutionProvider"
-    hints = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": str(threads),
-        "NUM_STREAMS": "1",
-        "ENABLE_CPU_PINNING": "NO",
-    }
-    options = {"device_type": "CPU", "load_config": json.dumps({"CPU": hints})}
-    session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
-    if provider not in session.get_providers():
-        raise RuntimeError(
-            f"this Python's ONNX Runtime has no {provider}: pip install onnxruntime-openvino into another"
-        )
-    size = tuple(session.get_inputs()[0].shape[1:])
-    return lambda batch: session.run(None, {"image": _cached(batch, size)})
-
-
-def pytorch(kind: str, path: str, threads: int) -> Run:
+    Args:
+        kind: "eager", "compile", "torchscript" or "aot".
+        path: The file.
+        threads: CPU threads of one call.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -99,7 +106,7 @@ def pytorch(kind: str, path: str, threads: int) -> Run:
         module = torch._inductor.aoti_load_package(path)
     else:
         sys.path.insert(0, str(Path(__file__).parents[2]))
-        from export.capture.graph import passes_of
+        from export.passes import passes_of
         from training.checkpoint import load_checkpoint
 
         module = passes_of(load_checkpoint(Path(path))[0])
@@ -108,13 +115,11 @@ def pytorch(kind: str, path: str, threads: int) -> Run:
     return lambda batch: module(torch.from_numpy(_cached(batch, (3, 32, 32))))
 
 
-ENGINES: dict[str, Callable[[str, int], Run]] = {
+ENGINES: dict[str, Callable[[str, int], BatchRunner]] = {
     "ort": onnx_runtime,
     "ort-fused": lambda path, threads: onnx_runtime(path, threads, KERNELS),
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
-    "ort-openvino-f32": lambda path, threads: onnx_runtime_openvino(path, threads, "f32"),
-    "ort-openvino-bf16": lambda path, threads: onnx_runtime_openvino(path, threads, "bf16"),
     **{
         kind: lambda path, threads, kind=kind: pytorch(kind, path, threads)  # type: ignore[misc]
         for kind in ("eager", "compile", "torchscript", "aot")
@@ -130,7 +135,7 @@ def _cached(batch: int, size: tuple[int, ...]) -> Any:
     return _pictures[batch]
 
 
-def _answer(line: str, run: Run) -> dict[str, Any]:
+def _answer(line: str, run: BatchRunner) -> dict[str, Any]:
     start = time.perf_counter()
     run(int(line))
     milliseconds = 1000 * (time.perf_counter() - start)
@@ -138,19 +143,20 @@ def _answer(line: str, run: Run) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process, the engine's libraries included.
+    """Return the peak memory of this process, the engine's libraries included, in MiB.
 
-    Not getrusage's: that remembers what the process was before it became this program.
+    It is not that of getrusage, which counts what the process was before it became this program.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def main() -> int:
+    """Answer standard input line by line, and return the exit status."""
     kind, path, threads = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print is no answer
-    run: Run | None = None
+    os.dup2(2, 1)  # what engines print must not stand among the answers
+    run: BatchRunner | None = None
     for line in sys.stdin:
         try:
             run = run or ENGINES[kind](path, int(threads))

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.contenders import (
     CONTENDERS,
     ONNX_RUNTIME,
     REFERENCE,
     TIERS,
     WARM_UP_CALLS,
-    BenchmarkError,
     Build,
     Function,
     contenders,
@@ -43,6 +43,7 @@ from benchmarks.gpu.contenders import (
     network_of,
 )
 from benchmarks.provenance import commit
+from training.common import markdown
 from training.common.errors import first_line
 from training.common.files import write_atomically
 from training.common.provenance import current_versions
@@ -163,10 +164,11 @@ def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["| contender | best, ms | median, ms | ratio | peak memory, MB |", "| --- | ---: | ---: | ---: | ---: |"]
-    for name, row in results.items():
-        lines.append(f"| {name} | {row['best_ms']} | {row['median_ms']} | {row['ratio']} | {row['peak_memory_mb']} |")
-    return "\n".join(lines)
+    """Return the figures by contender as a Markdown table."""
+    header = ("contender", "best, ms", "median, ms", "ratio", "peak memory, MB")
+    keys = ("best_ms", "median_ms", "ratio", "peak_memory_mb")
+    rows = [[name, *(str(row[key]) for key in keys)] for name, row in results.items()]
+    return markdown.table(header, rows, "lrrrr")
 
 
 def ready_device(name: str) -> torch.device:
@@ -283,7 +285,7 @@ def measured(
 
 
 def onnx_runtime_contender(network: SelfGradientNetwork, setting: Setting, images: Tensor) -> Function:
-    """raises BenchmarkError where ONNX Runtime is not there for GPUs"""
+    """Raises BenchmarkError where ONNX Runtime is not there for GPUs"""
     try:
         from onnxruntime import get_available_providers
     except ImportError:

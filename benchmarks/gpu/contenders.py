@@ -11,10 +11,12 @@ import numpy
 import torch
 from torch import Tensor, fx
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.untrained import untrained_network
-from export.capture.graph import capture, output_names_of, passes_of
+from export.capture.graph import capture, output_names_of
 from export.formats.placement import move_graph
 from export.kernels import operators
+from export.passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork
@@ -41,10 +43,6 @@ WARM_UP_CALLS = 3
 
 Function = Callable[[Tensor], Any]
 Build = Callable[[], Function]
-
-
-class BenchmarkError(RuntimeError):
-    """A benchmark that cannot be run; the message, one line, says why and what to do."""
 
 
 @cache
@@ -143,7 +141,7 @@ def contenders(
 
 
 def require_kernels(device: torch.device) -> None:
-    """raises KernelsError where the fused kernels are not built, BenchmarkError where they are built without CUDA"""
+    """Raises KernelsError where the fused kernels are not built, BenchmarkError where they are built without CUDA"""
     operators.load()
     with_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("sgn::self_gradient_block", "CUDA")
     if device.type == "cuda" and not with_cuda:

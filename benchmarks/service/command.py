@@ -1,13 +1,12 @@
-"""Throughput and latency of the service beside two others on the same graph, and beside the engine alone, in one run.
+"""Measure throughput and latency of the service, of two others on the same graph, and of the engine alone, in one run.
 
     pip install --editable '.[bench]'
     python -m benchmarks.service
 
-Writes results/service.json. Each system runs alone, with the same graph and threads, and is asked for the example
-pictures (PNG files) over 1, 8, 32 and 128 connections (benchmarks/service/load.py, a process of its own on the same
-machine).
-The rounds alternate among the systems, and the middle one counts, so that a busy machine falls on all alike. The engine
-alone is ONNX Runtime on batches of pictures that are decoded already: the most that a service here could reach.
+Writes results/service.json. Each system runs alone, with the same graph and threads. benchmarks/service/load.py, a
+process of its own on the same machine, sends it the example pictures (PNG files) over 1, 8, 32 and 128 connections.
+The rounds alternate among the systems and the median round counts, so that a busy machine slows all of them alike. The
+engine alone is ONNX Runtime on batches of decoded pictures: the most that a service on this machine could reach.
 """
 
 import argparse
@@ -27,14 +26,16 @@ from typing import Any
 
 import psutil
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
+from training.common import markdown
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
 AT = 32
-"""Connections, and the engine's batch, at which the service is compared with the engine."""
+"""Number of connections, and batch size of the engine, at which the service is compared with the engine."""
 START_LIMIT_SECONDS = 120
 PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools")
 
@@ -56,11 +57,8 @@ print(runs * batch / (time.perf_counter() - started))
 """
 
 
-class BenchmarkError(RuntimeError):
-    """A system that cannot be measured; the message names it and the fix."""
-
-
 def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
+    """Return the command that starts a system's server. This service reads graph and threads from its environment."""
     if system == "ours":
         return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
     return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
@@ -68,7 +66,11 @@ def server_command(system: str, graph: Path, port: int, threads: int) -> list[st
 
 @contextmanager
 def running(system: str, graph: Path, threads: int) -> Iterator[int]:
-    """A server process until the block ends; its port. raises BenchmarkError where it does not start"""
+    """Run a system's server until the block ends, and yield its port.
+
+    Raises:
+        BenchmarkError: It does not start.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         environment = {
@@ -93,7 +95,7 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started: LitServe's workers outlive it."""
+    """End a process and all that it started. LitServe's workers would outlive it."""
     started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     try:
@@ -107,13 +109,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
+    """Return a TCP port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[str, Any]:
-    """One load on a running server."""
+    """Load a running server, and return what the load generator measured.
+
+    Args:
+        system: A key of SYSTEMS.
+        port: Where its server listens.
+        concurrency: The number of connections.
+        seconds: How long to measure.
+
+    Raises:
+        BenchmarkError: The load generator failed.
+    """
     pictures = [str(path) for path in sorted((ROOT / "examples").glob("*.png"))]
     command = [sys.executable, "-m", "benchmarks.service.load", *pictures, "--port", str(port)]
     command += ["--concurrency", str(concurrency), "--seconds", str(seconds)]
@@ -127,37 +140,39 @@ def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[st
 
 
 def engine_alone(graph: Path, threads: int, batch: int, seconds: float) -> float:
-    """Pictures a second of ONNX Runtime, block on."""
+    """Return how many pictures a second ONNX Runtime answers alone, block on."""
     command = [sys.executable, "-c", ENGINE, str(graph), str(threads), str(batch), str(seconds)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The round of median throughput."""
+    """Return the round of median throughput."""
     return sorted(rounds, key=lambda one: one["requests_per_second"])[(len(rounds) - 1) // 2]
 
 
 def table(result: dict[str, Any]) -> str:
-    """Requests a second and latencies of every service, a line for each number of connections, in Markdown."""
+    """Return the figures of every service as a Markdown table, a line for each number of connections."""
     services = result["services"]
-    heads = [f"{name}, requests/s | p50, ms | p99, ms" for name in services]
-    lines = [f"| connections | {' | '.join(heads)} |", "| ---: |" + " ---: |" * (3 * len(services))]
+    header = ["connections"]
+    for name in services:
+        header += [f"{name}, requests/s", "p50, ms", "p99, ms"]
+    lines = []
     for connections in next(iter(services.values())):
         cells = []
         for rows in services.values():
             row = rows[connections]
             cells += [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
-        lines.append(f"| {connections} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([connections, *cells])
+    return markdown.table(header, lines, "r" * len(header))
 
 
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
-    """What of the engine alone this service reaches with 32 connections, in each round: how far the figure wavers."""
+    """Return which share of the engine's throughput this service reaches with 32 connections in each round."""
     return [round(one["requests_per_second"] / alone, 3) for one, alone in zip(ours, engine, strict=False)]
 
 
 def share_of_engine(result: dict[str, Any]) -> float:
-    """What of the engine alone, at batch 32, this service reaches with 32 connections."""
+    """Return which share of the engine's throughput at batch 32 this service reaches with 32 connections."""
     ours: float = result["services"][SYSTEMS["ours"]][str(AT)]["requests_per_second"]
     return ours / float(result["engine_alone"][str(AT)])
 
@@ -174,15 +189,18 @@ def _wait_until_ready(system: str, process: subprocess.Popen[bytes], port: int, 
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.service", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graph", type=Path, default=BUNDLED, help="exported graph (default: the bundled one)")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="what is measured")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32, 128], help="connections")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of the engine alone")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
-    parser.add_argument("--rounds", type=int, default=3, help="of every load; the middle one counts")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of ONNX Runtime")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="batch sizes of the engine alone")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each load lasts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often every load is measured; the median round counts"
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of ONNX Runtime")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/service.json)")
     arguments = parser.parse_args(command_line)
     rounds: dict[tuple[str, int], list[dict[str, Any]]] = {}
     engine: dict[int, list[float]] = {}

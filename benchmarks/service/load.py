@@ -1,7 +1,8 @@
-"""A load generator: so many connections, each with one request after the other, as fast as they are answered.
+"""Put a server under load: so many connections, each with one request after the other, as fast as they are answered.
 
-It writes prepared bytes to sockets and reads just enough of the answers, so that on a machine that it shares with the
-server it takes little of the time that it measures. Run as a process of its own: `python -m benchmarks.service.load`.
+It writes prepared bytes to sockets and reads just enough of the answers. So it takes little of the time that it
+measures on a machine that it shares with the server. Run it as a process of its own: `python -m
+benchmarks.service.load`.
 """
 
 import argparse
@@ -23,15 +24,26 @@ MOST_PAUSE_SECONDS = 1.0
 
 @dataclass
 class Record:
-    """seconds: per answer, by status"""
+    """The answers to a load.
+
+    Attributes:
+        seconds: The latency of each answer, by HTTP status.
+    """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, status: int, seconds: float) -> None:
+        """Add an answer."""
         self.seconds.setdefault(status, []).append(seconds)
 
     def summary(self, duration: float) -> dict[str, Any]:
-        """requests_per_second and latencies count answers of 200 alone; refusals are those that were answered so."""
+        """Return throughput, latencies in milliseconds and the number of answers by status.
+
+        requests_per_second, p50_ms and p99_ms count answers of status 200 alone, refused_p99_ms all the others.
+
+        Args:
+            duration: How many seconds were measured.
+        """
         answered = np.array(self.seconds.get(200, []))
         refused = np.concatenate([np.zeros(0)] + [np.array(s) for status, s in self.seconds.items() if status != 200])
         return {
@@ -44,7 +56,12 @@ class Record:
 
 
 def multipart_request(picture: bytes, fields: dict[str, str]) -> bytes:
-    """POST /classify with the picture as a form's file, in the bytes of HTTP."""
+    """Return the bytes of an HTTP request, POST /classify, with the picture as a form's file.
+
+    Args:
+        picture: The file's content.
+        fields: The form's other fields.
+    """
     parts = [f'--edge\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
     head = (
         b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
@@ -54,14 +71,21 @@ def multipart_request(picture: bytes, fields: dict[str, str]) -> bytes:
 
 
 def json_request(picture: bytes) -> bytes:
-    """POST /classify with the picture as base64 in JSON."""
+    """Return the bytes of an HTTP request, POST /classify, with the picture as base64 in JSON."""
     return _post("application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode())
 
 
 async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: float, warm_up: float = 1.0) -> Record:
-    """Sends the requests in turn over `concurrency` connections; what is answered during the warm-up does not count.
+    """Send the requests in turn over `concurrency` connections, and return what was measured.
 
-    A refusal's Retry-After is honoured, up to a second, as a good client does.
+    A connection waits for as long as a refusal's Retry-After says, but a second at most, as a good client does.
+
+    Args:
+        port: Where the server listens.
+        requests: The bytes of HTTP requests.
+        concurrency: The number of connections.
+        seconds: How long to measure.
+        warm_up: Seconds before that. What is answered in them does not count.
     """
     record = Record()
     begin = time.perf_counter() + warm_up
@@ -89,7 +113,7 @@ async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: 
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, float]:
-    """Status and Retry-After of one answer, whose body is read and dropped."""
+    """Return the status and the Retry-After of one answer. Its body is read and dropped."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head.split(b" ", 2)[1])
     if b"content-length:" in head:
@@ -120,9 +144,10 @@ def _percentile_ms(seconds: Any, percentile: float) -> float | None:
 
 
 def main() -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.service.load", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pictures", type=Path, nargs="+", help="picture files, sent in turn")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True, help="where the server listens")
     parser.add_argument("--concurrency", type=int, required=True, help="connections")
     parser.add_argument("--seconds", type=float, required=True, help="how long to measure, after the warm-up")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before that")

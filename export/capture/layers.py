@@ -1,4 +1,4 @@
-"""Which layer of a network something happened in: for errors that a user can act on."""
+"""Find the layer of a network that an error happened in, so that a user can act on the error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LayerTracker:
-    """Knows which layer is running, while `tracking`."""
+    """Know which layer of a network is running, inside the context manager `tracking`."""
 
     def __init__(self, network: nn.Module):
+        """Make a tracker of this network's layers."""
         self._network = network
         self._running: list[str] = []
         self._calls = _RunningCall()
@@ -32,11 +33,12 @@ class LayerTracker:
         return self._calls.name
 
     def watching_calls(self) -> TorchFunctionMode:
-        """Within, `operator` is kept up to date."""
+        """Return a context manager that keeps `operator` up to date."""
         return self._calls
 
     @contextmanager
     def tracking(self) -> Iterator["LayerTracker"]:
+        """Keep `innermost` up to date, by hooks that are removed at the end."""
         hooks = []
         for name, module in self._network.named_modules():
             if name:
@@ -54,7 +56,7 @@ class LayerTracker:
 
 
 class _RunningCall(TorchFunctionMode):
-    """Knows which of PyTorch's functions has begun and not ended."""
+    """Know which of PyTorch's functions has begun and not ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,10 +70,15 @@ class _RunningCall(TorchFunctionMode):
 
 
 def layer_of_operator(network: nn.Module, operator: str, images: Tensor) -> str | None:
-    """The first layer that calls an operator, found by running the network once.
+    """Return the first layer that calls an operator, found by running the network once.
 
-    operator: as in `aten::adaptive_max_pool2d`; that of the way back is looked for by its way there
-    returns:  name and kind, or None where no layer calls it
+    Args:
+        network: Network in eval mode.
+        operator: Name as in `aten::adaptive_max_pool2d`. For a backward operator its forward operator is looked for.
+        images: (N, C, H, W) to run the network on.
+
+    Returns:
+        Name and kind, such as `backbone.3 (AdaptiveMaxPool2d)`, or None where no layer calls the operator.
     """
     name = operator.removeprefix("aten::").split(".")[0].removesuffix("_backward")
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Layers that PyTorch's tracing gets wrong, computed by calls that it gets right."""
+"""Replace layers that PyTorch traces wrongly by equivalent calls that it traces correctly."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,12 +16,12 @@ _LINEAR, _ADAPTIVE_AVG_POOL2D = F.linear, F.adaptive_avg_pool2d
 
 @contextmanager
 def traceable_calls() -> Iterator[None]:
-    """Within, networks compute the same by calls that can be traced for any batch size and written as a graph."""
+    """Make networks compute the same by calls that can be traced for any batch size and written as a graph."""
     with ExitStack() as stack:
         # A fused attention kernel is one operator that no runtime knows, forward or backward.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_TraceableCalls())
-        # Where PyTorch's own functions call others of theirs, as multi-head attention does, no mode sees it.
+        # A TorchFunctionMode does not see calls between PyTorch's own functions, as in multi-head attention.
         for function, replacement in _REPLACEMENTS.items():
             stack.enter_context(mock.patch.object(F, function.__name__, replacement))
         yield
@@ -33,14 +33,14 @@ class _TraceableCalls(TorchFunctionMode):
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear layer; torch.func's own fixes the batch size for (N, places, features) with a bias."""
+    """Apply a linear layer; torch.func's own fixes the batch size for (N, places, features) with a bias."""
     if input.dim() <= 2:
         return _LINEAR(input, weight, bias)
     return _LINEAR(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
 
 
 def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """Global average pooling as a mean; PyTorch's sets memory strides, and a graph has none."""
+    """Apply global average pooling as a mean; PyTorch's own sets memory strides, which a graph does not have."""
     if output_size in (1, (1, 1), [1, 1], torch.Size([1, 1])):
         return input.mean(dim=(-2, -1), keepdim=True)
     return _ADAPTIVE_AVG_POOL2D(input, output_size)

@@ -1,75 +1,79 @@
-"""Does a graph compute what the network computes? Checked on pictures, never assumed."""
+"""Check on pictures that a graph computes what the network computes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor
 
-from export.capture.graph import INPUT_NAME, passes_of
-from training.common.errors import first_line
+from export.errors import ExportError
+from export.passes import Passes
+from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.networks.self_gradient import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)
 PICTURES = 28
-"""Every batch size sees every picture, in whole batches."""
+"""Pictures to check on: a multiple of every batch size, so that each sees every picture in whole batches."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds on an output's relative error (see `Check`): for the median picture and for the worst."""
+    """Bounds on an output's relative error (see `Check`).
+
+    Attributes:
+        median: For the median picture.
+        worst: For the worst picture.
+    """
 
     median: float
     worst: float
 
 
 TOLERANCES = {
-    # Continuous functions of what they are computed from, so that only rounding separates two engines: up to 8e-7 was
-    # seen on WRN-10-1 to WRN-28-10.
-    "logits": Tolerance(1e-4, 1e-4),
-    "plain_logits": Tolerance(1e-4, 1e-4),
-    # Not continuous: where a ReLU's input lies within rounding of zero, two engines may put it on different sides, and
-    # the gradient then lacks the paths through that one unit. Untrained WRN-16-2: so for 7 of 200 pictures; WRN-28-10:
-    # for 13 of 30. Their gradients were off by 0.02 to 2 %, the others' by about 1e-6. A gradient that is another
-    # picture's is off by 96 % and more.
-    "self_gradient": Tolerance(1e-2, 1e-1),
+    # Continuous functions of their inputs, so that only rounding separates two engines: up to 8e-7 was seen on WRN-10-1
+    # to WRN-28-10.
+    LOGITS: Tolerance(1e-4, 1e-4),
+    PLAIN_LOGITS: Tolerance(1e-4, 1e-4),
+    # Not continuous: where a ReLU's input is zero to within rounding, two engines may put it on different sides. The
+    # gradient then lacks the paths through that one unit. This was seen for 7 of 200 pictures on an untrained WRN-16-2
+    # and for 13 of 30 on WRN-28-10. Their gradients were off by 0.02 to 2 %, the others' by about 1e-6. The gradient of
+    # another picture is off by 96 % and more.
+    SELF_GRADIENT: Tolerance(1e-2, 1e-1),
 }
+"""Tolerances by output, for graphs in float32."""
 
 REDUCED_TOLERANCES = {
-    # The bundled WRN-16-2 on 28 test pictures, median and worst: float16 2e-4 and 5e-4, bfloat16 2e-3 and 6e-3, an
-    # 8-bit first pass 8e-3 and 3e-2. How often the answer stays the same is another check (export.check.agreement).
-    "logits": Tolerance(0.1, 0.5),
-    "plain_logits": Tolerance(0.1, 0.5),
-    # Likewise: 0.014 and 0.04, 0.05 and 0.15, 0.19 and 0.25. One that has underflowed to zero is off by 1; one that has
-    # overflowed passes no bound.
-    "self_gradient": Tolerance(0.5, 10),
+    # The bundled WRN-16-2 on 28 test pictures, median and worst: float16 2e-4 and 5e-4, bfloat16 2e-3 and 6e-3. How
+    # often the answer stays the same is another check (export.check.agreement).
+    LOGITS: Tolerance(0.1, 0.5),
+    PLAIN_LOGITS: Tolerance(0.1, 0.5),
+    # The same pictures: float16 0.014 and 0.04, bfloat16 0.05 and 0.15. A gradient that has underflowed to zero is off
+    # by 1; one that has overflowed passes no bound.
+    SELF_GRADIENT: Tolerance(0.5, 10),
 }
-"""For graphs in reduced precision."""
+"""Tolerances by output, for graphs in reduced precision."""
 
-Run = Callable[[Tensor], Mapping[str, Tensor]]
-"""A graph in some engine: images (N, C, H, W) to its outputs by name."""
-
-
-class GraphError(RuntimeError):
-    """A graph that an engine cannot load or run, or that has other outputs than it should."""
+GraphRunner = Callable[[Tensor], Mapping[str, Tensor]]
+"""A graph in some engine: maps images (N, C, H, W) to its outputs by name."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One output at one batch size against PyTorch, over all pictures.
+    """Comparison of one output at one batch size with PyTorch's, over all pictures.
 
-    The relative error of a picture is the Euclidean norm of the difference over that of PyTorch's output. Each picture
-    is measured by its own size, because gradients are small (1e-3 an element is usual) and an absolute bound wide
-    enough for logits would let any gradient pass, a constant or a zero too.
+    A picture's relative error is the Euclidean norm of the difference, divided by the norm of PyTorch's output. Errors
+    are relative because gradients are small: about 1e-3 for each element. An absolute bound that is wide enough for
+    logits would accept any gradient, a constant and zero included.
 
-    max_abs_error:           largest difference of any element, in the output's own units
-    median_error,
-    worst_error:             relative error of the median and the worst picture
-    tolerance:               bounds on the two
-    same_top1:               pictures with the same top class in both; None for outputs that are not logits
-    pictures:                how many there were
+    Attributes:
+        batch: The batch size.
+        output: The output's name.
+        max_abs_error: Largest difference of any element, in the output's own units.
+        median_error: Relative error of the median picture.
+        worst_error: Relative error of the worst picture.
+        tolerance: Bounds on these two.
+        same_top1: Number of pictures with the same top class in both; None for outputs that are not logits.
+        pictures: Number of pictures.
     """
 
     batch: int
@@ -83,7 +87,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """False for NaN too."""
+        """Whether both errors are within their bounds; False for NaN."""
         return self.median_error <= self.tolerance.median and self.worst_error <= self.tolerance.worst
 
 
@@ -95,10 +99,11 @@ class Verification:
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     def table(self) -> str:
-        """The checks as lines of text for a terminal."""
+        """Return the checks as lines of text for a terminal."""
         lines = [
             "                     largest error   relative error of a picture (tolerance)   same",
             "batch  output          of an element     median            worst              top-1",
@@ -115,39 +120,65 @@ class Verification:
         return "\n".join(lines)
 
 
-def verify(
-    run: Run, network: SelfGradientNetwork, pictures: Tensor, tolerances: Mapping[str, Tolerance] = TOLERANCES
-) -> Verification:
-    """Compares a graph with the network it was made from, at batch 1, 4 and 7.
+class VerificationError(ExportError):
+    """A graph that does not compute what the network computes; nothing was written.
 
-    PyTorch sees one picture at a time, so a graph in which pictures see their neighbours fails. The graph's `logits`
-    are held against PyTorch's second pass for the gradient that the graph itself found; otherwise the gradient's wide
-    tolerance would have to be theirs too. Top-1 agreement, in contrast, is that of the two from end to end; it is
-    shown, not judged, since a tie may fall either way.
-
-    run:        the graph
-    network:    in eval mode on the CPU
-    pictures:   (28, C, H, W) in [0, 1], all different
-    tolerances: by output; REDUCED_TOLERANCES for a graph in reduced precision
-    raises GraphError where the graph cannot be run at one of the batch sizes, or gives outputs of another shape
+    Attributes:
+        verification: The checks, or None where the graph could not even be run.
     """
-    reference = _reference(network, pictures)
+
+    exit_status = 1
+
+    def __init__(self, message: str, verification: Verification | None = None):
+        """Make an error with the checks that failed, if there were any."""
+        super().__init__(message)
+        self.verification = verification
+
+    def details(self) -> str:
+        """Return the table of the checks, if there were any."""
+        return "" if self.verification is None else self.verification.table()
+
+
+class EngineError(VerificationError):
+    """A graph that an engine cannot load or run, or whose outputs are not the expected ones."""
+
+
+def verify(
+    runner: GraphRunner, passes: Passes, pictures: Tensor, tolerances: Mapping[str, Tolerance] = TOLERANCES
+) -> Verification:
+    """Compare a graph with the passes that were captured, at batch 1, 4 and 7.
+
+    PyTorch gets one picture at a time, so a graph in which a picture depends on its neighbours fails. The graph's
+    logits are compared with PyTorch's second pass on the gradient that the graph itself found. Compared with PyTorch's
+    own gradient, they would need the gradient's wide tolerance. Top-1 agreement is that of both passes together; it is
+    shown and not judged, since rounding may decide a tie either way.
+
+    Args:
+        runner: The graph.
+        passes: What was captured, of a network in eval mode on the CPU.
+        pictures: (PICTURES, C, H, W) in [0, 1], all different.
+        tolerances: Bounds by output; REDUCED_TOLERANCES for a graph in reduced precision.
+
+    Raises:
+        EngineError: The graph cannot be run at one of the batch sizes, or gives outputs of another shape.
+    """
+    reference = _reference(passes, pictures)
     checks = []
     for batch in BATCH_SIZES:
-        parts = [run(images) for images in torch.split(pictures, batch)]
+        parts = [runner(images) for images in torch.split(pictures, batch)]
         outputs = {name: torch.cat([part[name] for part in parts]) for name in reference}
         for name, expected in reference.items():
             if outputs[name].shape != expected.shape:
-                raise GraphError(
+                raise EngineError(
                     f"the graph's {name} for {len(pictures)} pictures at batch {batch} is "
                     f"{tuple(outputs[name].shape)}, not {tuple(expected.shape)}, as where one of the layers fixes the "
                     "batch size"
                 )
             same_top1 = None
-            if name.endswith("logits"):
+            if name in (LOGITS, PLAIN_LOGITS):
                 same_top1 = int((outputs[name].argmax(1) == expected.argmax(1)).sum())
-            if name == "logits":
-                expected = _second_passes(network, pictures, outputs["self_gradient"])
+            if name == LOGITS:
+                expected = _second_passes(passes.network, pictures, outputs[SELF_GRADIENT])
             difference = outputs[name] - expected
             errors = _relative_errors(difference, expected)
             checks.append(
@@ -165,44 +196,8 @@ def verify(
     return Verification(tuple(checks))
 
 
-def onnx_run(model: Path | bytes, output_names: tuple[str, ...], custom_operators: Path | None = None) -> Run:
-    """An ONNX graph in ONNX Runtime on the CPU.
-
-    model:        a file, or its content
-    output_names: the outputs that it must have, in order
-    custom_operators: a library of operators to register with ONNX Runtime
-    raises GraphError where it cannot be loaded or its outputs are others
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only, and they are raised
-    try:
-        if custom_operators is not None:
-            options.register_custom_ops_library(str(custom_operators))
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise GraphError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
-    found = tuple(output.name for output in session.get_outputs())
-    if found != output_names:
-        raise GraphError(f"the graph's outputs are {', '.join(found)}, expected {', '.join(output_names)}")
-
-    def run(images: Tensor) -> dict[str, Tensor]:
-        try:
-            arrays = session.run(list(output_names), {INPUT_NAME: images.numpy()})
-        except Exception as error:
-            raise GraphError(
-                f"ONNX Runtime cannot run the graph at batch {len(images)}: {first_line(error)}"
-            ) from error
-        return {name: torch.from_numpy(array) for name, array in zip(output_names, arrays, strict=True)}
-
-    return run
-
-
-def _reference(network: SelfGradientNetwork, pictures: Tensor) -> dict[str, Tensor]:
-    """PyTorch's outputs by name, one picture at a time."""
-    passes = passes_of(network)
+def _reference(passes: Passes, pictures: Tensor) -> dict[str, Tensor]:
+    """Return PyTorch's outputs by name, computed one picture at a time."""
     with torch.no_grad():
         rows = [passes(image) for image in torch.split(pictures, 1)]
     return {name: torch.cat(column) for name, column in zip(passes.output_names, zip(*rows, strict=True), strict=True)}
@@ -215,6 +210,6 @@ def _second_passes(network: SelfGradientNetwork, pictures: Tensor, gradients: Te
 
 
 def _relative_errors(difference: Tensor, expected: Tensor) -> Tensor:
-    """(N,), one a picture; an expected output of all zeros must be met exactly."""
+    """Return each picture's error, (N,); where the expected output is all zeros, any difference is infinite."""
     errors, sizes = difference.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
     return torch.where(errors == 0, 0.0, errors / sizes)

@@ -1,6 +1,6 @@
-"""A captured graph as an AOTInductor package, for Python and C++.
+"""Write a captured graph as an AOTInductor package, for Python and C++, and run such a package.
 
-C++ compiled for this machine's processor, or Triton kernels and cuDNN's convolutions for its NVIDIA GPU.
+A package holds C++ compiled for this machine's processor, or Triton kernels and cuDNN's convolutions for its GPU.
 """
 
 import json
@@ -15,53 +15,57 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from export.capture.graph import INPUT_NAME, CaptureError, example_image, output_names_of
-from export.check.verify import GraphError, Run
-from export.errors import operator_in
+from export.capture.graph import example_image, output_names_of
+from export.check.verify import EngineError, GraphRunner
+from export.errors import CaptureError, ExportError, operator_in
+from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.formats.placement import move_graph
 from export.rewrite import store_weights
+from sgn_serve.graph_format import INPUT
 from training.common.errors import first_line
-
-OUTPUT_NAMES_KEY = "output_names"
-"""Metadata key of the outputs' names, in order, separated by commas."""
-
 
 CPU = torch.device("cpu")
 
 
-class CompilerError(ValueError):
+class CompilerError(ExportError):
     """No C++ compiler or no GPU, without which nothing can be compiled; the message names the fix."""
 
 
 def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path, device: torch.device = CPU) -> None:
-    """Compiles the captured graph for this machine: image (N, C, H, W) to the outputs, in order, all on the device.
+    """Compile the captured graph for this machine: image (N, C, H, W) to the outputs, in order, all on the device.
 
-    metadata: is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it
-    device:   cpu or cuda; the package runs on no other
-    raises CompilerError without a C++ compiler, CaptureError for a graph that cannot be compiled
+    Args:
+        graph: A rewritten graph; it is changed.
+        metadata: Is stored in the package; torch._inductor.aoti_load_package(path).get_metadata() reads it.
+        path: The file to write.
+        device: cpu or cuda; the package runs on no other.
+
+    Raises:
+        CompilerError: There is no C++ compiler.
+        CaptureError: The graph cannot be compiled.
     """
     require_compiler()
     store_weights(graph)
     move_graph(graph, device)
-    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}}
+    settings = {"aot_inductor.metadata": {**metadata, OUTPUT_NAMES_KEY: joined(output_names_of(graph))}}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         package = Path(folder) / "model.pt2"  # the compiler insists on the suffix
         try:
-            with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of PyTorch's insides
+            with warnings.catch_warnings(action="ignore"), torch.no_grad():  # PyTorch warns of its own
                 program = torch.export.export(
                     graph,
                     (example_image(graph).to(device),),
-                    dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}},
+                    dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
                     strict=False,
                 )
                 torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
-        except Exception as error:  # the compiler raises of its own
+        except Exception as error:  # the compiler raises exceptions of many kinds
             raise CaptureError(f"the network cannot be compiled: {first_line(error)}", operator_in(error)) from error
         os.replace(package, path)
 
 
 def annotate_aot(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replaces the metadata of a written package, but for the outputs' names and what the compiler noted."""
+    """Replace the metadata of a written package, except the outputs' names and what the compiler noted."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         annotated = Path(folder) / path.name
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(annotated, "w") as target:
@@ -74,14 +78,22 @@ def annotate_aot(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def require_compiler() -> None:
-    """raises CompilerError where there is no C++ compiler for AOTInductor to use"""
+    """Check that there is a C++ compiler for AOTInductor to use.
+
+    Raises:
+        CompilerError: There is none.
+    """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise CompilerError(f"--aot compiles C++, but there is no {compiler}; install one, or name yours with CXX=...")
 
 
 def require_gpu() -> None:
-    """raises CompilerError where there is nothing to compile with or no GPU to compile for"""
+    """Check that there are a C++ compiler and a GPU to compile for.
+
+    Raises:
+        CompilerError: One of them is missing.
+    """
     require_compiler()
     if not torch.cuda.is_available():
         raise CompilerError(
@@ -90,10 +102,13 @@ def require_gpu() -> None:
         )
 
 
-def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
-    """A compiled package on the device it was compiled for; float32 convolutions on a GPU in float32, not in TF32.
+def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
+    """Load a compiled package onto the device it was compiled for.
 
-    raises GraphError where it cannot be loaded or was compiled for other outputs
+    On a GPU float32 convolutions are computed in float32, not in TF32.
+
+    Raises:
+        EngineError: The package cannot be loaded, or was compiled for other outputs than `output_names`.
     """
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.pt2"  # the loader insists on the suffix, too
@@ -102,10 +117,9 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
             module = torch._inductor.aoti_load_package(str(package))
             metadata = module.get_metadata()
         except Exception as error:
-            raise GraphError(f"the compiled package cannot be loaded: {first_line(error)}") from error
-    found, device = metadata.get(OUTPUT_NAMES_KEY), metadata["AOTI_DEVICE_KEY"]  # the second is the compiler's own
-    if found != ",".join(output_names):
-        raise GraphError(f"the package's outputs are {found}, expected {', '.join(output_names)}")
+            raise EngineError(f"the compiled package cannot be loaded: {first_line(error)}") from error
+    require_outputs(metadata.get(OUTPUT_NAMES_KEY, "unknown").split(","), output_names)
+    device = metadata["AOTI_DEVICE_KEY"]  # the compiler's own
 
     def run(images: Tensor) -> dict[str, Tensor]:
         try:
@@ -113,6 +127,6 @@ def aot_run(path: Path, output_names: tuple[str, ...]) -> Run:
                 outputs = module(images.contiguous().to(device))
             return {name: output.cpu() for name, output in zip(output_names, outputs, strict=True)}
         except Exception as error:
-            raise GraphError(f"the package cannot be run at batch {len(images)}: {first_line(error)}") from error
+            raise EngineError(f"the package cannot be run at batch {len(images)}: {first_line(error)}") from error
 
     return run

@@ -1,4 +1,4 @@
-"""A captured graph as one self-contained ONNX file."""
+"""Write a captured graph as one self-contained ONNX file, and run such a file."""
 
 import logging
 import re
@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 from onnxscript.optimizer import optimize_ir
-from torch import fx
+from torch import Tensor, fx
 
-from export.capture.graph import INPUT_NAME, CaptureError, example_image, output_names_of
-from export.errors import operator_in
+from export.capture.graph import example_image, output_names_of
+from export.check.verify import EngineError, GraphRunner
+from export.errors import CaptureError, operator_in
+from export.formats.output_names import require_outputs
+from sgn_serve.graph_format import INPUT
 from training.common.errors import first_line
 
 OPSET = 18
-"""The newest that torch.onnx writes without converting from another; every runtime of the last three years reads it."""
+"""The newest opset that torch.onnx writes without a conversion; every runtime of the last three years reads it."""
 
 LARGEST_FOLDED = 256
-"""Elements of a constant up to which expressions of it are worked out at export, and stored beside it."""
+"""Most elements of a constant whose expressions are computed at export and stored beside it."""
 
 BATCH_NAME = "batch"
 
@@ -31,13 +35,21 @@ def to_onnx(
     metadata: Mapping[str, str],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> onnx.ModelProto:
-    """The captured graph as an ONNX model with dynamic batch, input `image` and its outputs' names.
+    """Translate the captured graph into an ONNX model with a dynamic batch size.
 
-    metadata:     becomes the model's metadata_props
-    translations: how operators that PyTorch does not know are written (torch.onnx.export's custom_translation_table)
-    raises CaptureError for a graph with an operator that ONNX does not have, or one that fixes the batch size
+    Args:
+        graph: A captured graph; the model's input and outputs have the same names.
+        metadata: Becomes the model's metadata_props.
+        translations: How operators that PyTorch does not know are written: torch.onnx.export's
+            custom_translation_table.
+
+    Returns:
+        The model, weights included.
+
+    Raises:
+        CaptureError: ONNX has no such operator, or a layer fixes the batch size.
     """
-    sizes = {INPUT_NAME: {0: torch.export.Dim(BATCH_NAME)}}
+    sizes = {INPUT: {0: torch.export.Dim(BATCH_NAME)}}
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
@@ -45,7 +57,7 @@ def to_onnx(
                 program,
                 dynamo=True,
                 dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
-                input_names=[INPUT_NAME],
+                input_names=[INPUT],
                 output_names=list(output_names_of(graph)),
                 opset_version=OPSET,
                 custom_translation_table=dict(translations or {}),
@@ -53,22 +65,23 @@ def to_onnx(
                 optimize=False,
             )
             assert exported is not None  # None is what the old exporter returns
-            # Constants are folded up to this size alone: flipped weights are left to whoever loads the file.
+            # Only small constants are folded. Flipped weights stay expressions, which a runtime computes at load time.
             optimize_ir(exported.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_FOLDED)
     except Exception as error:  # the exporter wraps what any of its translations may raise
         reason, operator = _reason(error, graph)
         raise CaptureError(f"the network cannot be written as ONNX: {reason}", operator) from error
     model = exported.model_proto
     _strip_traces(model)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(model, dict(metadata))
     return model
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the model to one file, weights included.
+    """Write the model to one file, weights included.
 
-    raises CaptureError for a model over 2 GB, which ONNX cannot hold in one file; OSError where path cannot be written
+    Raises:
+        CaptureError: The model is over 2 GB, which ONNX cannot hold in one file.
+        OSError: The path cannot be written.
     """
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise CaptureError("the network is over 2 GB, more than one ONNX file can hold: export it with --torchscript")
@@ -76,20 +89,56 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 
 
 def annotate_onnx(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replaces the metadata_props of a written file."""
+    """Replace the metadata_props of a written file."""
     model = onnx.load(path)
-    del model.metadata_props[:]
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(model, dict(metadata))
     save_onnx(model, path)
 
 
+def onnx_runner(
+    model: Path | bytes, output_names: tuple[str, ...], custom_operators: Path | None = None
+) -> GraphRunner:
+    """Load an ONNX graph into ONNX Runtime's CPU provider.
+
+    Args:
+        model: A file, or its content.
+        output_names: The outputs that the graph must have, in order.
+        custom_operators: A library of operators to register with ONNX Runtime.
+
+    Raises:
+        EngineError: The graph cannot be loaded, or its outputs are others.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only, and they are raised
+    try:
+        if custom_operators is not None:
+            options.register_custom_ops_library(str(custom_operators))
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise EngineError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
+    require_outputs([output.name for output in session.get_outputs()], output_names)
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        try:
+            arrays = session.run(list(output_names), {INPUT: images.numpy()})
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime cannot run the graph at batch {len(images)}: {first_line(error)}"
+            ) from error
+        return {name: torch.from_numpy(array) for name, array in zip(output_names, arrays, strict=True)}
+
+    return run
+
+
 def _reason(error: Exception, graph: fx.GraphModule) -> tuple[str, str | None]:
-    """The one line of the exporter's many that a user can act on, and the operator that ONNX lacks, if it is that."""
+    """Return the one line of the exporter's error that a user can act on, and the operator that ONNX lacks, if any."""
     text = str(error)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
     source = _source_of_complex_numbers(graph)
-    if missing and "complex-valued" in text and source is not None:  # of which the missing one is a mere user
+    if missing and "complex-valued" in text and source is not None:  # the missing operator only uses the numbers
         return (
             f"ONNX has no operators on complex numbers, which {source} makes; use a layer that does without them, or "
             "--torchscript",
@@ -104,7 +153,7 @@ def _reason(error: Exception, graph: fx.GraphModule) -> tuple[str, str | None]:
 
 
 def _source_of_complex_numbers(graph: fx.GraphModule) -> str | None:
-    """The first operator that makes complex numbers, such as aten::_fft_r2c."""
+    """Return the first operator that makes complex numbers, such as aten::_fft_r2c."""
     for node in graph.graph.nodes:
         value = node.meta.get("val")
         if isinstance(node.target, torch._ops.OpOverload) and isinstance(value, torch.Tensor) and value.is_complex():
@@ -113,7 +162,10 @@ def _source_of_complex_numbers(graph: fx.GraphModule) -> str | None:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drops the exporter's notes on nodes and values: operators' histories, stack traces with this machine's paths."""
+    """Remove the exporter's notes on nodes and values: operators' histories, and stack traces with local paths.
+
+    onnx_ir's ClearMetadataAndDocStringPass would leave the notes on values and initializers.
+    """
     graph = model.graph
     graph.ClearField("metadata_props")
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -123,13 +175,13 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's own progress notes and warnings about PyTorch's insides off the terminal."""
+    """Suppress the exporter's progress messages and its warnings about PyTorch's internals."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # torch.export and onnxscript warn of their own deprecated calls, which nobody here can change.
+            # torch.export and onnxscript warn about their own deprecated calls, which nobody here can change.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield

@@ -1,4 +1,4 @@
-"""A graph on OpenVINO, in float32 or, where its metadata say so, in bfloat16."""
+"""Run an ONNX file on OpenVINO, in float32 or, where its metadata say so, in bfloat16."""
 
 import importlib.util
 import io
@@ -9,29 +9,36 @@ import onnx
 import torch
 from torch import Tensor
 
-from export.check.verify import GraphError, Run
+from export.check.verify import EngineError, GraphRunner
+from export.errors import ExportError
+from export.formats.output_names import require_outputs
 from sgn_serve.graph_format import PRECISION_KEY
 from training.common.errors import first_line
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""Our names of precisions to OpenVINO's."""
+"""OpenVINO's names of our precisions."""
 
 
-class OpenVinoError(ValueError):
+class OpenVinoError(ExportError):
     """OpenVINO, or a processor that computes what is asked of it, is missing; the message names the fix."""
 
 
 def require_openvino() -> None:
-    """raises OpenVinoError where it is not installed"""
+    """Check that OpenVINO is installed.
+
+    Raises:
+        OpenVinoError: It is not.
+    """
     if importlib.util.find_spec("openvino") is None:
         raise OpenVinoError("--openvino checks the graph on OpenVINO, which is missing: pip install -e '.[openvino]'")
 
 
-def openvino_run(path: Path, output_names: tuple[str, ...]) -> Run:
-    """An ONNX file on OpenVINO's CPU device, in the precision that its metadata name.
+def openvino_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
+    """Load an ONNX file onto OpenVINO's CPU device, in the precision that its metadata name.
 
-    raises OpenVinoError where OpenVINO is missing or computes in another precision here, GraphError where the file
-    cannot be loaded or its outputs are others
+    Raises:
+        OpenVinoError: OpenVINO is missing, or this machine's processor computes in another precision.
+        EngineError: The file cannot be loaded, or its outputs are others than `output_names`.
     """
     require_openvino()
     import openvino
@@ -43,22 +50,20 @@ def openvino_run(path: Path, output_names: tuple[str, ...]) -> Run:
     hint = HINTS[precision]
     try:
         core = openvino.Core()
-        model = core.read_model(io.BytesIO(path.read_bytes()))  # of a path it would judge by the name
+        model = core.read_model(io.BytesIO(path.read_bytes()))  # given a path, it would judge by the file's name
         compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # OpenVINO's exceptions share no base class of their own
-        raise GraphError(f"OpenVINO cannot load the graph: {first_line(error)}") from error
+        raise EngineError(f"OpenVINO cannot load the graph: {first_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used not in (hint, {"f32": "float32", "bf16": "bfloat16"}[hint]):
         raise OpenVinoError(f"this machine's processor computes in {used}, not in {precision}; leave --precision out")
-    found = tuple(output.any_name for output in compiled.outputs)
-    if set(found) != set(output_names):
-        raise GraphError(f"the graph's outputs are {', '.join(found)}, expected {', '.join(output_names)}")
+    require_outputs(sorted(output.any_name for output in compiled.outputs), sorted(output_names))
 
     def run(images: Tensor) -> dict[str, Tensor]:
         try:
             results = compiled([images.numpy()])
         except Exception as error:
-            raise GraphError(f"OpenVINO cannot run the graph at batch {len(images)}: {first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot run the graph at batch {len(images)}: {first_line(error)}") from error
         return {name: torch.from_numpy(results[name].copy()) for name in output_names}
 
     return run

@@ -1,13 +1,13 @@
-"""A captured graph on another device."""
+"""Move a captured graph to another device."""
 
 import torch
 from torch import fx
 
 
 def move_graph(graph: fx.GraphModule, device: torch.device) -> None:
-    """In place: weights, and the constants that the graph makes, which are otherwise made where they were captured.
+    """Move the weights, in place, and the constants that the graph makes, which name the device of the capture.
 
-    What capturing noted of the tensors' devices stays; tracing the graph again notes it anew.
+    The shapes and devices that capturing noted stay; tracing the graph again replaces them.
     """
     for node in graph.graph.nodes:
         if "device" in node.kwargs:

@@ -1,4 +1,4 @@
-"""The kinds of file that a captured graph can be written as, each with how it is written and how it is run."""
+"""The kinds of file that a captured graph can be written as: how each is written, run and annotated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ import torch
 from onnx import ModelProto
 from torch import fx
 
-from export.check.verify import Run, onnx_run
-from export.formats.aot import annotate_aot, aot_run, require_compiler, require_gpu, save_aot
-from export.formats.onnx import annotate_onnx, save_onnx, to_onnx
-from export.formats.openvino import openvino_run, require_openvino
-from export.formats.torchscript import annotate_torchscript, save_torchscript, torchscript_run
+from export.check.verify import GraphRunner
+from export.formats.aot import annotate_aot, aot_runner, require_compiler, require_gpu, save_aot
+from export.formats.onnx import annotate_onnx, onnx_runner, save_onnx, to_onnx
+from export.formats.openvino import openvino_runner, require_openvino
+from export.formats.torchscript import annotate_torchscript, save_torchscript, torchscript_runner
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
@@ -22,29 +22,31 @@ from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
 
 Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
-"""Captured graph, metadata and the file to write."""
+"""Function that writes a graph: takes the rewritten graph, the metadata and the file to write."""
 
 
 @dataclass(frozen=True)
 class Format:
     """One kind of file.
 
-    name:      as in the option --name
-    file_name: what it is called by default, beside the checkpoint
-    content:   for messages
-    save:      writes a rewritten graph; it may change the graph
-    run:       the file in its engine, on the CPU unless it was compiled for a GPU; pictures and outputs on the CPU
-    check:     raises where this machine cannot write it, before any work
-    reduced:   reduced precisions that it can hold and that its engine runs on the CPU
-    annotate:  replaces a written file's metadata
-    engine_lowers: whether the engine lowers the precision itself, as the metadata tell it, of a graph in float32
+    Attributes:
+        name: Name of the option, without its dashes.
+        file_name: The file's default name, beside the checkpoint.
+        content: What the file is, for messages.
+        save: Writes a rewritten graph; it may change the graph.
+        runner: Loads the file into its engine, on the CPU unless it was compiled for a GPU. Takes the file and its
+            outputs' names; pictures and outputs are on the CPU.
+        check: Raises an ExportError where this machine cannot write the file, before any work.
+        reduced: Reduced precisions that the file can hold and that its engine runs on the CPU.
+        annotate: Replaces the metadata of a written file.
+        engine_lowers: Whether the engine itself lowers the precision of a float32 graph, as the metadata tell it.
     """
 
     name: str
     file_name: str
     content: str
     save: Save
-    run: Callable[[Path, tuple[str, ...]], Run]
+    runner: Callable[[Path, tuple[str, ...]], GraphRunner]
     check: Callable[[], None] = lambda: None
     reduced: tuple[str, ...] = ()
     annotate: Callable[[Path, Mapping[str, str]], None] | None = None
@@ -55,20 +57,15 @@ def _save_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -
     _finish_onnx(to_onnx(graph, metadata), path)
 
 
-def _save_onnx_to_quantize(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
-    model = to_onnx(graph, metadata)
-    keep_masks_in_blocked_layout(model)
-    save_onnx(model, path)
-
-
 def _save_openvino(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
     save_onnx(to_openvino(graph, metadata), path)
 
 
 def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProto:
-    """A rewritten graph as an ONNX model in the form that OpenVINO is fastest at.
+    """Translate a rewritten graph into an ONNX model in the form that OpenVINO runs fastest.
 
-    Masks select, the image's gradient is an ordinary convolution too, and wide convolutions stay what they are.
+    Masks select instead of multiplying, and the image's gradient is an ordinary convolution too. Wide convolutions are
+    not replaced.
     """
     write_input_gradients_as_convolutions(graph, fewest_channels=1)
     model = to_onnx(graph, metadata)
@@ -93,18 +90,16 @@ ONNX = Format(
     "model.onnx",
     "an ONNX graph",
     _save_onnx,
-    onnx_run,
-    reduced=("fp16", "int8-first-pass"),
+    onnx_runner,
+    reduced=("fp16",),
     annotate=annotate_onnx,
 )
-ONNX_TO_QUANTIZE = replace(ONNX, save=_save_onnx_to_quantize, reduced=())
-"""With every convolution as one, for quantize_first_pass to find."""
 OPENVINO = Format(
     "openvino",
     "model.openvino.onnx",
     "an ONNX graph in the form that OpenVINO is fastest at",
     _save_openvino,
-    openvino_run,
+    openvino_runner,
     require_openvino,
     reduced=("bf16",),
     annotate=annotate_onnx,
@@ -115,7 +110,7 @@ TORCHSCRIPT = Format(
     "model.torchscript.pt",
     "a TorchScript module",
     save_torchscript,
-    torchscript_run,
+    torchscript_runner,
     reduced=("fp16", "bf16"),
     annotate=annotate_torchscript,
 )
@@ -124,7 +119,7 @@ AOT = Format(
     "model.pt2",
     "an AOTInductor package for this machine's processor",
     save_aot,
-    aot_run,
+    aot_runner,
     require_compiler,
     reduced=("bf16",),
     annotate=annotate_aot,
@@ -141,6 +136,7 @@ FUSED = {
     ONNX.name: replace(ONNX, save=_save_fused_onnx, reduced=()),
     TORCHSCRIPT.name: replace(TORCHSCRIPT, check=load, reduced=()),
 }
-"""By name, the formats with the block as one node (export.kernels); the graph must have been through fuse_block.
+"""Formats with the block as one node (export.kernels), by name, for graphs that fuse_block has changed.
 
-An ONNX node holds a body of standard operators; TorchScript's operator runs only where the kernels are built."""
+An ONNX node has a body of standard operators. TorchScript's operator runs only where the kernels are built.
+"""

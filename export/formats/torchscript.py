@@ -1,4 +1,4 @@
-"""A captured graph as TorchScript, for torch.jit.load in Python and libtorch in C++."""
+"""Write a captured graph as TorchScript, for torch.jit.load in Python and libtorch in C++, and run such a file."""
 
 import io
 import warnings
@@ -8,32 +8,37 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from export.capture.graph import CaptureError, example_image, output_names_of
-from export.check.verify import GraphError, Run
-from export.errors import operator_in
+from export.capture.graph import example_image, output_names_of
+from export.check.verify import EngineError, GraphRunner
+from export.errors import CaptureError, operator_in
+from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.rewrite import store_weights
 from export.rewrite.sizes import ask_sizes_as_methods
 from training.common.errors import first_line
 
-OUTPUT_NAMES_KEY = "output_names"
-"""Extra file of the archive with the outputs' names, in order, separated by commas; beside it lie the metadata's."""
-
 
 def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
-    """Writes the captured graph as TorchScript: image (N, C, H, W) to a tuple of the outputs, in order.
+    """Write the captured graph as TorchScript: image (N, C, H, W) to a tuple of the outputs, in order.
 
-    metadata: becomes extra files of the archive; torch.jit.load(path, _extra_files={key: ""}) reads them
-    raises CaptureError for a graph that TorchScript cannot hold; OSError where path cannot be written
+    The module is frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
 
-    Frozen, but not optimised: what torch.jit.optimize_for_inference makes cannot be loaded again.
+    Args:
+        graph: A rewritten graph; it is changed.
+        metadata: Becomes extra files of the archive, which torch.jit.load(path, _extra_files={key: ""}) reads. Another
+            one, OUTPUT_NAMES_KEY, holds the outputs' names.
+        path: The file to write.
+
+    Raises:
+        CaptureError: TorchScript cannot hold the graph.
+        OSError: The path cannot be written.
     """
     store_weights(graph)
     ask_sizes_as_methods(graph)
     try:
-        # Tracing warns of itself being superseded, and of sizes that become constants: verification finds these out.
+        # Tracing warns that it is superseded, and that sizes become constants; verification finds such sizes.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             module = torch.jit.freeze(torch.jit.trace(graph.eval(), example_image(graph), check_trace=False))
-            extra = {**metadata, OUTPUT_NAMES_KEY: ",".join(output_names_of(graph))}
+            extra = {**metadata, OUTPUT_NAMES_KEY: joined(output_names_of(graph))}
             content = _archive(module, {key: value.encode() for key, value in extra.items()})
     except Exception as error:  # tracing raises what the operators raise
         reason = f"the network cannot be written as TorchScript: {first_line(error)}; export it with --onnx"
@@ -42,7 +47,7 @@ def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
 
 
 def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replaces the extra files of a written module, but for the outputs' names."""
+    """Replace the extra files of a written module, except the outputs' names."""
     names = {OUTPUT_NAMES_KEY: ""}
     with warnings.catch_warnings(action="ignore"):
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=names)
@@ -52,27 +57,26 @@ def annotate_torchscript(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _archive(module: torch.jit.ScriptModule, extra: Mapping[str, str | bytes]) -> bytes:
-    """The file's content: where the disk is full, PyTorch's own writing to a path ends the process."""
+    """Return the file's content; PyTorch's own writing to a path ends the process where the disk is full."""
     buffer = io.BytesIO()
     torch.jit.save(module, buffer, _extra_files=dict(extra))
     return buffer.getvalue()
 
 
-def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
-    """A TorchScript file in PyTorch on the CPU.
+def torchscript_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
+    """Load a TorchScript file into PyTorch on the CPU.
 
-    raises GraphError where it cannot be loaded or was written for other outputs
+    Raises:
+        EngineError: The file cannot be loaded, or was written for other outputs than `output_names`.
     """
     extra: dict[str, str | bytes] = {OUTPUT_NAMES_KEY: ""}
     try:
-        with warnings.catch_warnings(action="ignore"):  # of TorchScript being superseded
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
-        raise GraphError(f"PyTorch cannot load the graph: {first_line(error)}") from error
+        raise EngineError(f"PyTorch cannot load the graph: {first_line(error)}") from error
     found = extra[OUTPUT_NAMES_KEY]
-    found = found.decode() if isinstance(found, bytes) else found
-    if found != ",".join(output_names):
-        raise GraphError(f"the graph's outputs are {found}, expected {', '.join(output_names)}")
+    require_outputs((found.decode() if isinstance(found, bytes) else found).split(","), output_names)
 
     def run(images: Tensor) -> dict[str, Tensor]:
         try:
@@ -80,6 +84,6 @@ def torchscript_run(path: Path, output_names: tuple[str, ...]) -> Run:
                 return dict(zip(output_names, module(images), strict=True))
         except Exception as error:
             hint = "; one of the network's layers fixes the batch size in TorchScript: export it with --onnx"
-            raise GraphError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
+            raise EngineError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
 
     return run

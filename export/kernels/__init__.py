@@ -1,1 +1,1 @@
-"""Fused kernels: several steps of the two passes in one walk over memory, for PyTorch and for ONNX Runtime."""
+"""The fused kernel of the self-gradient block, for PyTorch and for ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""Puts the block's fused kernel into a captured graph, and what it needs into the ONNX file made from that graph."""
+"""Put the block's fused kernel into a captured graph, and its body into the ONNX model made from that graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,23 +8,26 @@ import torch
 from onnx import ModelProto
 from torch import fx
 
-from export.capture.graph import CaptureError
+from export.errors import CaptureError
 from export.kernels import onnx_functions, operators, reference
 from training.networks.self_gradient import SelfGradientBlock
 
 aten = torch.ops.aten
 
 WEIGHTS_NAME = "block_weights"
-"""Attribute of the graph with all of the block's weights; see reference.block_weights."""
+"""Attribute of the graph that holds all of the block's weights; see reference.block_weights."""
 
 
 def fuse_block(graph: fx.GraphModule, block: SelfGradientBlock | None) -> None:
-    """Replaces image + block(gradient) by the operator sgn::self_gradient_block, in place.
+    """Replace, in place, image + block(gradient) by the operator sgn::self_gradient_block.
 
-    graph: as `capture` returns it; run this before passes that rewrite what the block is made of
-    block: of the network that was captured
-    raises CaptureError for a network without a block, a block that the kernel is not made for, or a graph in which the
-    block is not found; KernelsError where the kernels' library is there and cannot be loaded
+    Args:
+        graph: A graph as `capture` returns it: passes that rewrite the block's operators must come later.
+        block: The captured network's block.
+
+    Raises:
+        CaptureError: There is no block, the kernel does not fit it, or it is not found in the graph.
+        KernelsError: The kernels' library is there and cannot be loaded.
     """
     if block is None:
         raise CaptureError("this network has no self-gradient block to fuse: export it without --fused")
@@ -52,7 +55,10 @@ def fuse_block(graph: fx.GraphModule, block: SelfGradientBlock | None) -> None:
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How torch.onnx.export writes the operator: its `custom_translation_table`. Then call add_bodies."""
+    """Return the `custom_translation_table` with which torch.onnx.export writes the operator.
+
+    Call add_bodies on the model that it returns.
+    """
     domain = onnxscript.values.Opset(onnx_functions.DOMAIN, onnx_functions.DOMAIN_VERSION)
     node = onnxscript.values.Op(domain, "SelfGradientBlock", onnx_functions.self_gradient_block_schema())
 
@@ -64,7 +70,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def add_bodies(model: ModelProto) -> None:
-    """Gives every SelfGradientBlock node of the model its body of standard operators, in place."""
+    """Add the body of standard operators for every SelfGradientBlock node of the model, in place."""
     layers = {item.name: item.dims[0] for item in model.graph.initializer if item.dims}
     for node in model.graph.node:
         if (node.domain, node.op_type) == (onnx_functions.DOMAIN, "SelfGradientBlock"):
@@ -73,7 +79,7 @@ def add_bodies(model: ModelProto) -> None:
 
 
 def _find_block(graph: fx.GraphModule, block: SelfGradientBlock) -> tuple[fx.Node, fx.Node, fx.Node]:
-    """The nodes of the image, of its gradient, and of image + block(gradient)."""
+    """Return the nodes of the image, of its gradient, and of image + block(gradient)."""
     kernels = [
         next(iter(graph.graph.find_nodes(op="get_attr", target=f"network.block.convolutions.{i}.weight")), None)
         for i in range(len(block.convolutions))

@@ -1,10 +1,10 @@
-"""The fused kernels as ONNX nodes of the domain `ai.sgn`: functions of the model itself, with standard bodies.
+"""The fused kernel as an ONNX node of the domain `ai.sgn`: a function of the model, whose body is standard operators.
 
-A file with such nodes runs in every runtime, which computes the bodies, of standard operators. Where the library is
-registered with the session (library_path), ONNX Runtime takes its kernels instead: 1.20, 1.23 and 1.32 were seen to.
+A file with such a node runs in every runtime, which computes the body. Where the kernels' library (library_path) is
+registered with the session, ONNX Runtime runs its kernel instead; this was seen with 1.20, 1.23 and 1.32.
 
-A body is written for one use: for its number of layers, with or without the division by the root mean square, with or
-without a residual. A model holds one body per name.
+A body is written for one number of layers, with or without the division by the root mean square. A model holds one body
+for each name.
 """
 
 from pathlib import Path
@@ -18,22 +18,28 @@ from export.kernels.operators import BUILD_FOLDER
 DOMAIN = "ai.sgn"
 DOMAIN_VERSION = 1
 OPSET = 18
-"""Of the standard operators in the bodies."""
+"""Opset of the standard operators in the body."""
 
 TINY = "1.17549435e-38"
-"""The smallest normal float32: keeps 0 / 0 away from a gradient of zero."""
+"""The smallest normal float32: it avoids 0 / 0 for a gradient of zero."""
 
 
 def library_path() -> Path:
-    """Where `make kernels ORT_INCLUDE_DIR=...` puts the library for ONNX Runtime's `register_custom_ops_library`."""
+    """Return the path that `make kernels ORT_INCLUDE_DIR=...` builds the library for ONNX Runtime at.
+
+    A session's options load it with `register_custom_ops_library`.
+    """
     return BUILD_FOLDER / "libsgn_onnxruntime.so"
 
 
 def self_gradient_block(layers: int, rms: bool) -> FunctionProto:
-    """SelfGradientBlock(image, gradient, weights) with the attributes scale and rms: see reference.self_gradient_block.
+    """Return SelfGradientBlock(image, gradient, weights) with the attributes scale and rms.
 
-    layers: the first size of weights
-    rms:    the attribute's value, which the body cannot ask for
+    See reference.self_gradient_block for what it computes.
+
+    Args:
+        layers: The first size of weights.
+        rms: The attribute's value, which a body cannot read.
     """
     normalise = f"""
         square = Mul (gradient_0, gradient_0)
@@ -73,7 +79,7 @@ def self_gradient_block(layers: int, rms: bool) -> FunctionProto:
 
 
 def self_gradient_block_schema() -> OpSchema:
-    """The node as the exporter has to know it."""
+    """Return the node's declaration for PyTorch's exporter."""
     parameter, floats = OpSchema.FormalParameter, ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
     return OpSchema(
         "SelfGradientBlock",
@@ -81,7 +87,7 @@ def self_gradient_block_schema() -> OpSchema:
         DOMAIN_VERSION,
         inputs=[parameter("image", "T"), parameter("gradient", "T"), parameter("weights", "tensor(float)")],
         outputs=[parameter("corrected", "T")],
-        type_constraints=[("T", floats, "what pictures are stored as")],
+        type_constraints=[("T", floats, "type of the pictures")],
         attributes=[
             OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=True),
             OpSchema.Attribute("rms", OpSchema.AttrType.INT, required=True),
@@ -89,94 +95,11 @@ def self_gradient_block_schema() -> OpSchema:
     )
 
 
-def scale_shift_relu() -> FunctionProto:
-    """ScaleShiftRelu(features, scale, shift) => (result, mask): see reference.scale_shift_relu."""
-    return _function(
-        """
-        ScaleShiftRelu (features, scale, shift) => (result, mask)
-        {
-        pixel = Constant <value_ints = [1, 2]> ()
-        features_0 = Cast <to = 1> (features)
-        scales = Unsqueeze (scale, pixel)
-        shifts = Unsqueeze (shift, pixel)
-        scaled = Mul (features_0, scales)
-        shifted = Add (scaled, shifts)
-        rectified = Relu (shifted)
-        result = CastLike (rectified, features)
-        zero = Constant <value_float = 0.0> ()
-        passed = Greater (shifted, zero)
-        bits = Cast <to = 6> (passed)
-        batch = Shape <start = 0, end = 1> (features)
-        channels = Shape <start = 1, end = 2> (features)
-        sizes = Shape <start = 2, end = 4> (features)
-        seven = Constant <value_ints = [7]> ()
-        eight = Constant <value_ints = [8]> ()
-        rounded_up = Add (channels, seven)
-        bytes = Div (rounded_up, eight)
-        all = Mul (bytes, eight)
-        missing = Sub (all, channels)
-        before = Constant <value_ints = [0, 0, 0, 0, 0]> ()
-        behind = Constant <value_ints = [0, 0]> ()
-        pads = Concat <axis = 0> (before, missing, behind)
-        padded = Pad (bits, pads)
-        grouped = Concat <axis = 0> (batch, bytes, eight, sizes)
-        groups = Reshape <allowzero = 1> (padded, grouped)
-        powers = Constant <value = int32[8,1,1] {1, 2, 4, 8, 16, 32, 64, 128}> ()
-        placed = Mul (groups, powers)
-        bit_axis = Constant <value_ints = [2]> ()
-        packed = ReduceSum <keepdims = 0> (placed, bit_axis)
-        mask = Cast <to = 2> (packed)
-        }
-        """
-    )
-
-
-def mask_scale_add(residual: bool) -> FunctionProto:
-    """MaskScaleAdd(gradient, mask, scale[, residual]) => (result): see reference.mask_scale_add."""
-    add = """
-        other = Cast <to = 1> (residual)
-        sum = Add (kept, other)
-    """
-    return _function(
-        f"""
-        MaskScaleAdd (gradient, mask, scale{", residual" if residual else ""}) => (result)
-        {{
-        pixel = Constant <value_ints = [1, 2]> ()
-        gradient_0 = Cast <to = 1> (gradient)
-        scales = Unsqueeze (scale, pixel)
-        scaled = Mul (gradient_0, scales)
-        packed = Cast <to = 6> (mask)
-        bit_axis = Constant <value_ints = [2]> ()
-        grouped = Unsqueeze (packed, bit_axis)
-        powers = Constant <value = int32[8,1,1] {{1, 2, 4, 8, 16, 32, 64, 128}}> ()
-        shifted = Div (grouped, powers)
-        two = Constant <value = int32[1] {{2}}> ()
-        bits = Mod (shifted, two)
-        batch = Shape <start = 0, end = 1> (mask)
-        bytes = Shape <start = 1, end = 2> (mask)
-        sizes = Shape <start = 2, end = 4> (mask)
-        eight = Constant <value_ints = [8]> ()
-        all = Mul (bytes, eight)
-        flat = Concat <axis = 0> (batch, all, sizes)
-        padded = Reshape <allowzero = 1> (bits, flat)
-        first = Constant <value_ints = [0]> ()
-        channels = Shape <start = 1, end = 2> (gradient)
-        axis = Constant <value_ints = [1]> ()
-        own = Slice (padded, first, channels, axis)
-        passed = Cast <to = 9> (own)
-        zero = Constant <value_float = 0.0> ()
-        kept = Where (passed, scaled, zero)
-        {add if residual else "sum = Identity (kept)"}
-        result = CastLike (sum, gradient)
-        }}
-        """
-    )
-
-
 def add_function(model: ModelProto, function: FunctionProto) -> None:
-    """Makes the function known to the model, in place.
+    """Add the function to the model, in place.
 
-    raises ValueError where the model has another one of that name
+    Raises:
+        ValueError: The model has another function of that name.
     """
     for present in model.functions:
         if (present.domain, present.name) == (function.domain, function.name):

@@ -1,7 +1,7 @@
-"""The fused kernels as PyTorch operators: torch.ops.sgn.*, on the CPU, on CUDA and on meta tensors.
+"""The fused kernel as the PyTorch operator torch.ops.sgn.self_gradient_block, on the CPU, on CUDA and on meta tensors.
 
-`make kernels` builds the library that holds them; C++ declares and implements them there, so a TorchScript file that
-uses them needs that library alone, in libtorch too. For inference: they have no derivatives.
+`make kernels` builds the library that declares and implements it in C++. So a TorchScript file that uses it needs that
+library alone, in libtorch too. It is for inference and has no derivative.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.kernels.reference import BITS
+from export.errors import ExportError
 
 BUILD_FOLDER = Path(__file__).parents[2] / "build" / "kernels"
 DECLARATIONS = Path(__file__).parent / "csrc" / "operators.def"
@@ -20,19 +20,20 @@ _declared_here: list[torch.library.Library] = []
 _loaded: list[Path] = []
 
 
-class KernelsError(RuntimeError):
+class KernelsError(ExportError):
     """Fused kernels that cannot be used; the message says why and what to do."""
 
 
 def library_path() -> Path:
-    """Where `make kernels` puts the library for this PyTorch."""
+    """Return the path that `make kernels` builds the library for this PyTorch at."""
     return BUILD_FOLDER / f"torch-{torch.__version__}" / "libsgn_torch.so"
 
 
 def load() -> None:
-    """Makes torch.ops.sgn.* ready to run.
+    """Load the library, so that torch.ops.sgn.* can be run.
 
-    raises KernelsError where the library has not been built, or cannot be loaded
+    Raises:
+        KernelsError: The library has not been built, or cannot be loaded.
     """
     if _loaded:
         return
@@ -50,9 +51,10 @@ def load() -> None:
 
 
 def declare() -> None:
-    """Makes torch.ops.sgn.* known, for graphs that mention them: they run only where the library is built.
+    """Declare torch.ops.sgn.*, for graphs that name them; they run only where the library is built.
 
-    raises KernelsError where the library is there and cannot be loaded
+    Raises:
+        KernelsError: The library is there and cannot be loaded.
     """
     if _loaded or _declared_here:
         return
@@ -68,7 +70,7 @@ def declare() -> None:
 
 
 def schemas() -> list[str]:
-    """The operators' declarations, which C++ and Python both read from csrc/operators.def."""
+    """Return the operators' declarations, which C++ and Python both read from csrc/operators.def."""
     return re.findall(r'^SGN_OPERATOR\("(.*)"\)$', DECLARATIONS.read_text(), re.MULTILINE)
 
 
@@ -77,23 +79,15 @@ def _not_built(*arguments: object) -> Tensor:
 
 
 def _register_shapes() -> None:
-    """What the operators return, without computing it: for meta tensors and for tracing."""
+    """Register the shape of the operator's result, for meta tensors and for tracing."""
     torch.library.register_fake(f"{NAMESPACE}::self_gradient_block", _like_first)
-    torch.library.register_fake(f"{NAMESPACE}::scale_shift_relu", _like_first_and_mask)
-    torch.library.register_fake(f"{NAMESPACE}::mask_scale_add", _like_first)
 
 
 def _like_first(first: Tensor, *others: object) -> Tensor:
     return torch.empty_like(first, memory_format=_format_of(first))
 
 
-def _like_first_and_mask(features: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    batch, channels, height, width = features.shape
-    mask = features.new_empty(batch, (channels + BITS - 1) // BITS, height, width, dtype=torch.uint8)
-    return _like_first(features), mask.contiguous(memory_format=_format_of(features))
-
-
 def _format_of(tensor: Tensor) -> torch.memory_format:
-    """The memory format of the results: the first argument's, contiguous where it has neither."""
+    """Return the memory format of the result: the first argument's, contiguous where it has neither."""
     last = not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format

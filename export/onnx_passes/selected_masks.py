@@ -1,39 +1,37 @@
-"""ReLU masks as OpenVINO applies them fastest."""
+"""ReLU masks in the form that OpenVINO applies fastest."""
+
+from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
+from onnx import ModelProto
+from onnxscript import ir
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet, rewrite
 
-from export.onnx_passes.blocked_layout import drop_unused
-
-ZERO = "nothing"
+COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
-def apply_masks_by_selection(model: onnx.ModelProto) -> None:
-    """Writes the products Cast(condition) * gradient of a model as Where(condition, gradient, 0), in place.
+def apply_masks_by_selection(model: ModelProto) -> None:
+    """Replace, in place, the products Cast(comparison) * gradient of a model by Where(comparison, gradient, 0).
 
-    OpenVINO turns a condition into numbers by slow code, and selects by fast code. The same for every gradient but
-    infinite ones, where the product is no number. Other products are left alone.
+    OpenVINO has slow code to turn a condition into numbers, and fast code to select. The result is the same for every
+    finite gradient; a product with infinity would be not a number. Other products are left alone.
     """
-    producers = {output: node for node in model.graph.node for output in node.output}
-    types = {item.name: item.data_type for item in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "Mul":
-            continue
-        for position in (0, 1):
-            mask = producers.get(node.input[position])
-            if mask is None or mask.op_type != "Cast" or not _is_condition(producers.get(mask.input[0])):
-                continue
-            zero = f"{ZERO}_{mask.attribute[0].i}"
-            if zero not in types:
-                dtype = helper.tensor_dtype_to_np_dtype(mask.attribute[0].i)
-                model.graph.initializer.append(numpy_helper.from_array(np.zeros((), dtype), zero))
-                types[zero] = mask.attribute[0].i
-            values = [mask.input[0], node.input[1 - position], zero]
-            node.CopyFrom(helper.make_node("Where", values, list(node.output), node.name))
-            break
-    drop_unused(model)
+    model.CopyFrom(rewrite(model, _RULES))
 
 
-def _is_condition(node: onnx.NodeProto | None) -> bool:
-    return node is not None and node.op_type in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+def _product(op: Any, condition: Any, gradient: Any) -> Any:
+    return op.Mul(op.Cast(condition, _outputs=["mask"]), gradient)
+
+
+def _is_comparison(context: Any, condition: ir.Value, **_: Any) -> bool:
+    node = condition.producer()
+    return node is not None and node.op_type in COMPARISONS
+
+
+def _selection(op: Any, condition: ir.Value, gradient: ir.Value, mask: Any) -> Any:
+    dtype = ir.DataType(mask.producer().attributes["to"].as_int())
+    return op.Where(condition, gradient, op.Constant(value=ir.tensor(np.zeros((), dtype.numpy()))))
+
+
+# The mask is kept by the rule, because it may have other users; `rewrite` drops it after the last.
+_RULES = RewriteRuleSet([RewriteRule(_product, _selection, _is_comparison, remove_nodes=False)], commute=True)

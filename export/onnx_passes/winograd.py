@@ -1,4 +1,8 @@
-"""Wide 3x3 convolutions with fewer multiplications, for ONNX Runtime, whose CPU provider computes them one by one."""
+"""Write wide 3x3 convolutions with fewer multiplications, for ONNX Runtime's CPU provider.
+
+The pass is written by hand: neither ONNX Runtime's CPU provider nor the rewrite rules of onnxscript have a Winograd
+convolution.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,23 +14,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 FEWEST_CHANNELS = 128
 FEWEST_ELEMENTS = 40_000
-"""Of a picture's feature map. Below either, what is saved in products is lost again in moving tiles around: measured
-on ONNX Runtime 1.32 from 96 to 640 channels, 4x4 to 32x32 pixels, at batch 1 and 8."""
+"""Least channels, and least elements of one picture's feature map, of a convolution that is replaced.
+
+Below either, moving tiles around costs more than the saved products: measured on ONNX Runtime 1.32 from 96 to 640
+channels, 4x4 to 32x32 pixels, at batch 1 and 8.
+"""
 
 PADDING = [1, 1, 1, 1]
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """F(m x m, 3 x 3) of minimal filtering: tiles of m x m outputs from (m + 2) x (m + 2) inputs.
+    """Minimal filtering F(m x m, 3 x 3): tiles of m x m outputs from (m + 2) x (m + 2) inputs.
 
     In one dimension outputs = A^T [(G kernel) * (B^T inputs)], and in two dimensions the same along rows and columns.
-
-    size:     m
-    inputs:   B^T, (m + 2, m + 2)
-    kernel:   G, (m + 2, 3)
-    outputs:  A^T, (m, m + 2)
     Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), section 4.
+
+    Attributes:
+        size: m.
+        inputs: B^T, (m + 2, m + 2).
+        kernel: G, (m + 2, 3).
+        outputs: A^T, (m, m + 2).
     """
 
     size: int
@@ -36,7 +44,7 @@ class Tiling:
 
     @property
     def span(self) -> int:
-        """Inputs of a tile along one side."""
+        """Number of inputs of a tile along one side."""
         return self.size + 2
 
 
@@ -46,7 +54,7 @@ F2 = Tiling(
     np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
     np.array([[1, 1, 1, 0], [0, 1, -1, -1]], float),
 )
-"""2.25 times fewer products than the convolution."""
+"""F(2 x 2, 3 x 3): 2.25 times fewer products than the convolution."""
 F4 = Tiling(
     4,
     np.array(
@@ -63,35 +71,34 @@ F4 = Tiling(
     np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
     np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], float),
 )
-"""4 times fewer, with a rounding error about ten times as large: 1e-5 of the result."""
+"""F(4 x 4, 3 x 3): 4 times fewer products, with a rounding error about ten times as large: 1e-5 of the result."""
 FEWEST_TILES = 16
-"""Of a picture: with fewer, the matrix products are too narrow."""
+"""Least tiles of one picture: with fewer, the matrix products are too narrow."""
 
 
 def write_wide_convolutions_by_winograd(model: onnx.ModelProto) -> None:
-    """Replaces, in place, wide float32 3x3 convolutions of stride 1 by the products of Winograd's minimal filtering.
+    """Replace, in place, wide float32 3x3 convolutions of stride 1 by the products of Winograd's minimal filtering.
 
-    All channels of a tile's one frequency are one matrix product; in between, tiles are cut out and put together by
-    convolutions with constant kernels. Weights stay stored as they are: a runtime transforms them when it loads the
-    file, which takes 1.8 to 4 times their memory. Narrow, grouped, strided, dilated and quantized convolutions, and
-    feature maps that tiles do not fill evenly, are left alone.
+    Each frequency of the tiles is one matrix product over all channels. Convolutions with constant kernels cut the
+    tiles out before it and put them together after it. Weights stay stored as they are: a runtime transforms them when
+    it loads the file, which takes 1.8 to 4 times their memory. Narrow, grouped, strided and dilated convolutions are
+    left alone, and so are feature maps that tiles do not fill evenly.
     """
     shapes = _shapes(model)
-    producers = {output: node.op_type for node in model.graph.node for output in node.output}
     nodes, written = list(model.graph.node), _Written(model)
     del model.graph.node[:]
     for node in nodes:
-        tiling = _tiling(node, shapes, producers)
+        tiling = _tiling(node, shapes)
         if tiling is None:
             model.graph.node.append(node)
         else:
             written.convolution(node, tiling, shapes)
-    # Shapes of what is no more would be wrong, and of the rest every runtime works them out.
+    # Shapes of removed values would be wrong; every runtime infers the shapes of the others.
     del model.graph.value_info[:]
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Float32 values by name; -1 stands for the batch."""
+    """Return the shapes of float32 values by name; -1 stands for the batch."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = {item.name: tuple(item.dims) for item in model.graph.initializer if item.data_type == TensorProto.FLOAT}
     for item in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -101,11 +108,9 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _tiling(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], producers: dict[str, str]) -> Tiling | None:
-    """How a node can be tiled to be faster, if it can."""
+def _tiling(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Tiling | None:
+    """Return the tiling that makes a node faster, or None."""
     if node.op_type != "Conv" or not {node.input[0], node.input[1]} <= shapes.keys():
-        return None
-    if "DequantizeLinear" in (producers.get(node.input[0]), producers.get(node.input[1])):
         return None
     given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     plain = {"dilations": [1, 1], "group": 1, "pads": PADDING, "strides": [1, 1], "auto_pad": b"NOTSET"}
@@ -125,7 +130,7 @@ def _tiling(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], producers:
 
 
 class _Written:
-    """Adds nodes at the model's end, and every constant and transformed weight once."""
+    """Add nodes at the model's end, and every constant and transformed weight once."""
 
     def __init__(self, model: onnx.ModelProto):
         self._graph = model.graph
@@ -133,7 +138,7 @@ class _Written:
         self._kernels: dict[tuple[str, int], str] = {}
 
     def convolution(self, node: onnx.NodeProto, tiling: Tiling, shapes: dict[str, tuple[int, ...]]) -> None:
-        """What computes the same as a Conv node."""
+        """Add nodes that compute the same as a Conv node."""
         outputs, inputs, *_ = shapes[node.input[1]]
         *_, height, width = shapes[node.input[0]]
         size, span, result = tiling.size, tiling.span, node.output[0]
@@ -142,7 +147,7 @@ class _Written:
         def add(operator: str, values: list[str], **attributes: Any) -> str:
             return self._add(operator, values, f"{result}_winograd_{operator}", **attributes)
 
-        # (batch, C, H, W) -> (batch, frequency, C, tile), each channel for itself.
+        # (batch, C, H, W) -> (batch, frequency, C, tile), each channel separately.
         channels = add("Reshape", [node.input[0], self._shape(-1, 1, height, width)])
         tiles = add(
             "Conv",
@@ -154,7 +159,7 @@ class _Written:
         tiles = add("Reshape", [tiles, self._shape(-1, inputs, frequencies, rows * columns)])
         tiles = add("Transpose", [tiles], perm=[0, 2, 1, 3])
         products = add("MatMul", [self._kernel(node.input[1], tiling, outputs, inputs), tiles])
-        # And back.
+        # (batch, frequency, K, tile) -> (batch, K, H, W).
         products = add("Transpose", [products], perm=[0, 2, 1, 3])
         products = add("Reshape", [products, self._shape(-1, frequencies, rows, columns)])
         pixels = add(
@@ -173,7 +178,7 @@ class _Written:
             self._graph.node.append(helper.make_node("Reshape", [pixels, shape], [result], node.name))
 
     def _kernel(self, weight: str, tiling: Tiling, outputs: int, inputs: int) -> str:
-        """(K, C, 3, 3) to (frequency, K, C): an expression of constants, which a runtime works out once."""
+        """Transform (K, C, 3, 3) into (frequency, K, C) by an expression of constants that a runtime computes once."""
         key = weight, tiling.size
         if key not in self._kernels:
             name = f"{weight}_winograd_{tiling.size}"
@@ -187,7 +192,7 @@ class _Written:
         return self._kernels[key]
 
     def _outer(self, matrix: NDArray[np.float64], name: str) -> str:
-        """The matrix along rows and columns, as a convolution's kernel with one channel."""
+        """Store the matrix along rows and columns as a convolution's kernel with one channel."""
         frequencies, taps = matrix.shape
         kernel = np.einsum("ai,bj->abij", matrix, matrix).reshape(frequencies**2, 1, taps, taps)
         return self._constant(kernel.astype(np.float32), name)

@@ -1,6 +1,7 @@
-"""Rewrites of the captured graph: each a small named pass that keeps what the graph computes.
+"""Rewrites of the captured graph: small named passes that do not change what the graph computes.
 
-A pass changes the graph in place and leaves alone what it does not apply to.
+A pass changes the graph in place and leaves alone what it does not apply to. They are written by hand on torch.fx:
+onnxscript's fusions skip a weight that two nodes share, and here every weight serves both passes of the network.
 """
 
 from torch import fx
@@ -22,10 +23,10 @@ PASSES = (
     fold_channel_scales,
     write_input_gradients_as_convolutions,
 )
-"""In the order in which each finds what the ones before it made."""
+"""All passes, in an order in which each pass finds what the earlier ones made."""
 
 
 def rewrite(graph: fx.GraphModule) -> None:
-    """All passes, in place."""
+    """Apply all passes, in place."""
     for rewriting in PASSES:
         rewriting(graph)

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it."""
+"""Fold batch norms into the convolutions before them."""
 
 import operator
 
@@ -8,11 +8,11 @@ from export.rewrite.editing import Editor, aten, is_call, is_constant, is_only_u
 
 
 def fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Replaces, in place, norm(convolution(x)) by a convolution whose weight and bias take the norm's factors in.
+    """Replace, in place, norm(convolution(x)) by one convolution whose weight and bias hold the norm's factors.
 
-    In eval mode batch norm is one multiplication and addition a channel: scale = weight / sqrt(variance + eps),
-    shift = bias - mean * scale. Where it follows something else, as the residual sum in a pre-activation network, or
-    where the convolution's result is used elsewhere too, it is left alone.
+    In eval mode batch norm is one multiplication and addition for each channel: scale = weight / sqrt(variance + eps),
+    shift = bias - mean * scale. The norm is left alone where it follows something else, as the residual sum in a
+    pre-activation network, and where the convolution's result is used elsewhere too.
     Source: Jacob et al., Quantization and Training of Neural Networks (2018), section 3.2.
     """
     editor = Editor(graph)
@@ -51,7 +51,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
 def _scale_and_shift(
     weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    # In the order in which the way back works its factors out, so that both are one constant.
+    # In the same order as the backward pass computes its factors, so that both are one constant.
     scale = (variance + eps).rsqrt()
     if weight is not None:
         scale = scale * weight

@@ -1,4 +1,4 @@
-"""Constant folding: what does not depend on the image is worked out at export."""
+"""Constant folding: compute at export what does not depend on the image."""
 
 from torch import Tensor, fx
 
@@ -6,10 +6,10 @@ from export.rewrite.editing import Editor, is_constant
 
 
 def fold_constants(graph: fx.GraphModule) -> None:
-    """Works out, in place, the operators on constants whose result is a vector or a number, such as the factors of
-    batch norm: sqrt and division of a hundred numbers that every inference would repeat.
+    """Compute, in place, the operators on constants whose result is a vector or a number.
 
-    Larger results, such as flipped weights, stay expressions of the stored weight, so that the file holds it once.
+    Batch norm's factors are such results: square roots and divisions that every inference would repeat. Larger
+    results, such as flipped weights, stay expressions of the stored weight, so that the file holds the weight once.
     """
     editor = Editor(graph)
     for node in graph.graph.nodes:
@@ -24,9 +24,9 @@ def fold_constants(graph: fx.GraphModule) -> None:
 
 
 def store_weights(graph: fx.GraphModule) -> None:
-    """Works out, in place, every operator on constants alone, flipped and scaled weights included.
+    """Compute, in place, every operator on constants alone, flipped and scaled weights included.
 
-    For formats whose loaders would repeat that work at every inference; the file grows by the copies.
+    For formats whose loaders would repeat that work at every inference. The file grows by the copies.
     """
     editor = Editor(graph)
     for node in graph.graph.nodes:

@@ -1,4 +1,4 @@
-"""What the passes share: constants of a captured graph, and new nodes that know their shape."""
+"""Edit a captured graph: find and add constants, and add nodes that know their shape."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ aten = torch.ops.aten
 
 
 class Editor:
-    """Adds nodes to a captured graph, each constant and each constant expression once.
+    """Add nodes to a captured graph, each constant and each constant expression once.
 
-    Expressions of weights stay in the graph as operators on the one stored weight: a runtime computes them once, when
-    it loads the file, so a weight that is flipped, transposed and scaled for the way back takes no second place in it.
+    Expressions of weights stay in the graph as operators on the one stored weight. A runtime computes them once, when
+    it loads the file. So a weight that is flipped, transposed and scaled for the backward pass is stored once.
     """
 
     def __init__(self, graph: fx.GraphModule):
+        """Move the graph's constants to its beginning and index their expressions."""
         self.graph = graph
         # Stored tensors come first, then expressions of them, then the graph's inputs and what is made of these.
         front = next(iter(graph.graph.nodes))
@@ -33,7 +34,7 @@ class Editor:
         self._fake_mode = detect_fake_mode(values)
 
     def call(self, before: fx.Node, target: Any, *args: Any) -> fx.Node:
-        """A call_function node in front of `before`, with the shape of its result worked out."""
+        """Add a call_function node in front of `before`, with the shape of its result."""
         with self.graph.graph.inserting_before(before):
             node = self.graph.graph.call_function(target, args)
         if self._fake_mode is not None:
@@ -42,7 +43,7 @@ class Editor:
         return node
 
     def constant(self, value: Tensor, name: str) -> fx.Node:
-        """The node of a stored tensor; one of the same content is used again."""
+        """Return the node of a stored tensor; a stored tensor of the same content is reused."""
         for buffer_name, buffer in self.graph.named_buffers(recurse=False):
             if buffer.shape == value.shape and buffer.dtype == value.dtype and torch.equal(buffer, value):
                 return next(iter(self.graph.graph.find_nodes(op="get_attr", target=buffer_name)))
@@ -56,18 +57,18 @@ class Editor:
         return node
 
     def expression(self, target: Any, *args: Any) -> fx.Node:
-        """An operator on weights, at the graph's beginning; the same one again where it is there already."""
+        """Return an operator on weights at the graph's beginning; an equal one is reused."""
         key = _key(target, args)
         if key not in self._expressions:
             self._expressions[key] = self.call(self._first_input, target, *args)
         return self._expressions[key]
 
     def is_weight(self, node: object) -> bool:
-        """Whether a node stands for a stored tensor or an expression of stored tensors."""
+        """Tell whether a node stands for a stored tensor or an expression of stored tensors."""
         return is_constant(node) or node in self._expressions.values()
 
     def value(self, node: Any) -> Tensor:
-        """The tensor that a constant stands for."""
+        """Return the tensor that a constant stands for."""
         assert isinstance(node.target, str)
         value: Any = self.graph
         for part in node.target.split("."):
@@ -76,7 +77,7 @@ class Editor:
         return value.detach()
 
     def finish(self) -> None:
-        """Drops what is no longer used, weights included, and makes the graph callable again."""
+        """Remove what is no longer used, weights included, and make the graph callable again."""
         self.graph.graph.eliminate_dead_code()
         self.graph.graph.lint()
         used = {node.target for node in self.graph.graph.find_nodes(op="get_attr")}
@@ -86,17 +87,17 @@ class Editor:
 
 
 def is_constant(node: object) -> bool:
-    """Whether a node stands for a stored tensor."""
+    """Tell whether a node stands for a stored tensor."""
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
 def is_call(node: object, *targets: Any) -> bool:
-    """Whether a node calls one of these operators."""
+    """Tell whether a node calls one of these operators."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
 def is_only_used_by(node: fx.Node, user: fx.Node) -> bool:
-    """Whether nothing else, the graph's outputs included, needs a node's result."""
+    """Tell whether nothing but `user` needs a node's result; the graph's outputs count as users."""
     return set(node.users) == {user}
 
 

@@ -1,4 +1,4 @@
-"""The gradient at the classifier, which is the same for every image."""
+"""Store the gradient at the classifier, which is the same for every image, as a constant."""
 
 from typing import Any
 
@@ -9,14 +9,15 @@ from export.rewrite.editing import Editor, aten, is_call, is_constant
 
 
 def make_constant_gradients_constants(graph: fx.GraphModule) -> None:
-    """Replaces, in place, the gradients that do not depend on the image by constants, as far as they reach.
+    """Replace, in place, the gradients that do not depend on the image by constants.
 
-    The soft loss is the sum of the logits, so its gradient there is all ones, and at the last feature map it is the
-    column sums of the classifier's weight over its pixels: one vector, not one a picture. Nothing of the classifier's
-    way back then depends on the batch, and who asks for the logits alone needs no classifier in the first pass.
+    The soft loss is the sum of the logits, so its gradient with respect to them is all ones. With respect to the last
+    feature map it is the column sums of the classifier's weight, divided among the pixels: one vector for all pictures.
+    The classifier's backward pass then does not depend on the batch. A graph cut for the logits alone needs no
+    classifier in the first pass.
     """
     editor = Editor(graph)
-    constants: dict[fx.Node, Tensor] = {}  # to tensors that broadcast to the nodes' shapes
+    constants: dict[fx.Node, Tensor] = {}  # node -> tensor that broadcasts to the node's shape
     for node in list(graph.graph.nodes):
         value = _constant_value(node, constants, editor)
         if value is not None:
@@ -25,7 +26,7 @@ def make_constant_gradients_constants(graph: fx.GraphModule) -> None:
         for source in set(node.all_input_nodes) & constants.keys():
             if _broadcasts(node, source):
                 node.replace_input_with(source, editor.constant(constants[source], "head.gradient"))
-            elif is_call(node, aten.scatter_add.default) and node.args[3] is source:  # the way back of max-pooling
+            elif is_call(node, aten.scatter_add.default) and node.args[3] is source:  # the backward pass of max-pooling
                 constant = editor.constant(constants[source], "head.gradient")
                 batch = editor.call(node, aten.sym_size.int, node.args[2], 0)
                 sizes = [batch, *source.meta["val"].shape[1:]]
@@ -34,7 +35,7 @@ def make_constant_gradients_constants(graph: fx.GraphModule) -> None:
 
 
 def _constant_value(node: Any, constants: dict[fx.Node, Tensor], editor: Editor) -> Tensor | None:
-    """A tensor that broadcasts to what the node computes, if it is the same for every image; else None."""
+    """Return a tensor that broadcasts to what the node computes, or None where that depends on the image."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
         return None
     if node.target in (aten.full_like.default, aten.full.default) and isinstance(node.args[1], int | float):
@@ -60,13 +61,13 @@ def _constant_value(node: Any, constants: dict[fx.Node, Tensor], editor: Editor)
 
 
 def _keeps_batch(before: torch.Size, after: torch.Size) -> bool:
-    """Whether only sizes that are known, those of one image, are rearranged."""
+    """Tell whether a view rearranges only the known sizes, those of one image."""
     known = all(isinstance(size, int) for size in (*before[1:], *after[1:]))
     return known and isinstance(before[0], int) == isinstance(after[0], int) and before[0] == after[0]
 
 
 def _broadcasts(node: fx.Node, source: fx.Node) -> bool:
-    """Whether a node can take a constant of fewer elements in the place of `source` with the same result."""
+    """Tell whether a smaller constant that broadcasts to `source` gives the node the same result."""
     if not is_call(node, aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor) or node.args[0] is node.args[1]:
         return False
     other = node.args[1] if node.args[0] is source else node.args[0]

@@ -1,22 +1,26 @@
-"""Input gradients of convolutions, captured as transposed convolutions, as ordinary ones."""
+"""Write input gradients of convolutions, captured as transposed convolutions, as ordinary ones."""
 
 from torch import fx
 
 from export.rewrite.editing import Editor, aten
 
 FEW_CHANNELS = 8
-"""With fewer, ONNX Runtime is slower at the ordinary convolution."""
+"""Output channels below which ONNX Runtime is slower at the ordinary convolution."""
 
 
 def write_input_gradients_as_convolutions(graph: fx.GraphModule, fewest_channels: int = FEW_CHANNELS) -> None:
-    """Replaces, in place, transposed convolutions of stride 1 by convolutions with the flipped, transposed kernel.
+    """Replace, in place, transposed convolutions of stride 1 by convolutions with the flipped, transposed kernel.
 
-    Runtimes have far faster code for the ordinary kind, and fuse it with what follows. Grouped and dilated ones too;
-    where the padding would be negative, or fewer than fewest_channels come out, as at the image, the transposed one
-    stays.
+    Runtimes have far faster code for ordinary convolutions, and fuse them with the operators that follow. Grouped and
+    dilated convolutions are replaced too. The transposed convolution stays where the padding would be negative, and
+    where fewer than `fewest_channels` come out, as at the image.
 
-    So do those of stride 2, because nothing else was faster by more than 2 %:
-    benchmarks/strided_gradients.py measures three other ways.
+    Transposed convolutions of stride 2 stay as well: of three other forms none was faster by more than 2 %
+    (results/tried/strided_gradients.json).
+
+    Args:
+        graph: A captured graph.
+        fewest_channels: Output channels below which a transposed convolution stays.
     """
     editor = Editor(graph)
     for node in graph.graph.find_nodes(op="call_function", target=aten.convolution.default):
@@ -40,7 +44,7 @@ def write_input_gradients_as_convolutions(graph: fx.GraphModule, fewest_channels
 
 
 def _flipped_and_transposed(editor: Editor, weight: fx.Node, groups: int) -> fx.Node:
-    """(I, O / groups, h, w) of a transposed convolution to (O, I / groups, h, w) of an ordinary one."""
+    """Turn (I, O / groups, h, w) of a transposed convolution into (O, I / groups, h, w) of an ordinary one."""
     inputs, outputs, *kernel = weight.meta["val"].shape
     if groups == 1:
         weight = editor.expression(aten.permute.default, weight, [1, 0, 2, 3])

@@ -1,4 +1,4 @@
-"""Linear layers put back together."""
+"""Put linear layers back together."""
 
 import torch
 from torch import fx
@@ -7,10 +7,10 @@ aten = torch.ops.aten
 
 
 def keep_linear_layers(graph: fx.GraphModule) -> None:
-    """Puts linear layers back together, in place: bias + x @ permute(weight) becomes linear(x, weight, bias).
+    """Replace, in place, bias + x @ permute(weight) by linear(x, weight, bias).
 
-    Capturing takes a linear layer apart, and its transposed weight would be stored in the file as a second copy, and a
-    third where the way back transposes it again.
+    Capturing decomposes a linear layer. Its transposed weight would be stored in the file as a second copy, and as a
+    third where the backward pass transposes it again.
     """
     for node in graph.graph.find_nodes(op="call_function", target=aten.permute.default):
         source = node.args[0]

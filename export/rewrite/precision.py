@@ -1,4 +1,4 @@
-"""Convolutions, and what lies between them, in a reduced precision."""
+"""Compute convolutions and the operators between them in a reduced precision."""
 
 from typing import Any
 
@@ -19,17 +19,21 @@ FOLLOWING = (
     aten.cat.default,
     aten._native_batch_norm_legit_no_training.default,
 )
-"""Operators that take the precision of the convolution before them; others get float32 back."""
+"""Operators that take the precision of the convolution before them; all others get float32 inputs."""
 
 COMPARISONS = (aten.gt.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.ge.Scalar)
 
 
 def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
-    """Computes, in place, convolutions and the elementwise operators between them in float16 or bfloat16.
+    """Compute, in place, convolutions and the elementwise operators between them in float16 or bfloat16.
 
-    Float32 stay the image, its gradient and the block, because a gradient is so small that its square is nothing in
-    float16; the pooling and the classifier, because they cost nothing; and the outputs. Weights are rounded last, after
-    batch norm has been folded into them.
+    The image, its gradient and the block stay in float32: the square of so small a gradient is zero in float16. The
+    pooling and the classifier stay too, because they cost almost nothing, and so do the outputs. Weights are rounded
+    last, after batch norm has been folded into them.
+
+    Args:
+        graph: A rewritten graph.
+        dtype: torch.float16 or torch.bfloat16.
     """
     editor = Editor(graph)
     channels = next(iter(graph.graph.find_nodes(op="placeholder"))).meta["val"].shape[1]
@@ -37,7 +41,7 @@ def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
 
     def cast(node: Any, to: torch.dtype, user: fx.Node) -> Any:
-        """The node in another precision; None, numbers and other types pass through."""
+        """Return the node in another precision; None, numbers and other types stay as they are."""
         if not isinstance(node, fx.Node) or not _is_float(node) or (node in lowered) == (to == dtype):
             return node
         if editor.is_weight(node):

@@ -1,4 +1,4 @@
-"""Factors a channel, which batch norm leaves on the way back, folded into convolutions."""
+"""Fold the factors of channels, which batch norm leaves in the backward pass, into convolutions."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from export.rewrite.editing import Editor, aten, is_call, is_constant, is_only_u
 
 
 def fold_channel_scales(graph: fx.GraphModule) -> None:
-    """Takes, in place, multiplications by one constant a channel into the weights of a convolution.
+    """Fold, in place, multiplications by one constant for each channel into the weights of a convolution.
 
-    Of the convolution that alone uses the product, or of those that alone make its factor, through ReLU masks and
-    sums between: (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication.
-    Where neither is possible the product is left alone.
+    The factor goes into the convolution that alone uses the product. Otherwise it goes into the convolutions that alone
+    make the other factor, through ReLU masks and sums between them:
+    (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication. Where neither is
+    possible the product is left alone.
     """
     editor = Editor(graph)
     for product in list(graph.graph.nodes):
@@ -33,7 +34,7 @@ def fold_channel_scales(graph: fx.GraphModule) -> None:
 
 
 def _channel_scale(node: fx.Node, editor: Editor) -> tuple[fx.Node, Tensor] | None:
-    """features and (C,) for features * scale or features / scale, features (N, C, H, W) and scale a constant."""
+    """Return the features (N, C, H, W) and the factor (C,) of features * constant or features / constant."""
     if not is_call(node, aten.mul.Tensor, aten.div.Tensor) or len(node.args) != 2:
         return None
     features, scale = node.args
@@ -48,7 +49,7 @@ def _channel_scale(node: fx.Node, editor: Editor) -> tuple[fx.Node, Tensor] | No
 
 
 def _scales_inputs(convolution: Any, features: fx.Node, editor: Editor) -> bool:
-    """Whether a factor on features can go into the convolution's weight instead."""
+    """Tell whether a factor on the features can go into the convolution's weight instead."""
     if not is_call(convolution, aten.convolution.default) or not editor.is_weight(convolution.args[1]):
         return False
     transposed, groups = convolution.args[6], convolution.args[8]
@@ -56,7 +57,7 @@ def _scales_inputs(convolution: Any, features: fx.Node, editor: Editor) -> bool:
 
 
 def _can_take(node: Any, user: fx.Node, editor: Editor) -> bool:
-    """Whether a factor on a node's result, used by `user` alone, can be taken in by what the node is made of."""
+    """Tell whether a factor on a node's result, which `user` alone may use, can be folded into the node's inputs."""
     if not isinstance(node, fx.Node):
         return False
     if is_constant(node):

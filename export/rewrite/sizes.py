@@ -1,4 +1,4 @@
-"""Sizes that hold the batch, in a form that TorchScript's tracing does not freeze."""
+"""Write sizes that depend on the batch in a form that TorchScript's tracing does not freeze."""
 
 import torch
 from torch import fx
@@ -14,11 +14,10 @@ METHODS = {
 
 
 def ask_sizes_as_methods(graph: fx.GraphModule) -> None:
-    """Writes, in place, sizes and the operators that take them as the Python calls that torch.jit.trace follows.
+    """Write, in place, sizes and the operators that take them as the Python calls that torch.jit.trace follows.
 
-    Tracing records image.size(0), and what is computed from it and handed to view, expand or torch.full, as sizes of
-    the picture at hand. Of aten's own operators it records the number that it saw. Run last, for tracing alone: the
-    other passes look for aten's operators.
+    Tracing follows image.size(0) and its way into view, expand and torch.full. For aten's own operators it records the
+    number that it saw. Apply this pass last, for tracing alone: the other passes look for aten's operators.
     """
     for node in graph.graph.find_nodes(op="call_function", target=aten.sym_size.int):
         _replace(graph, node, "size")

@@ -24,6 +24,7 @@ from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate import measuring
+from training.evaluate.measuring import Trial
 from training.evaluate.report import wilson_interval
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -61,7 +62,7 @@ def attack(run: Run) -> None:
     tf32 = "TF32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
     run.record(eps=EPS, seed=SEED, pictures_wanted=len(labels), convolutions=tf32, data=run.settings.dataset_name)
     withstood: dict[str, dict[str, list[bool]]] = {
-        column.name: {row.name: [] for row in column.rows} for column in columns
+        column.name: {row.id.title: [] for row in column.rows} for column in columns
     }
     size, longest = BATCH[run.rehearse], 0.0
     for start in range(0, len(labels), size):
@@ -119,14 +120,12 @@ def cascade(column: Column, images: Tensor, labels: Tensor, batch_size: int) -> 
 
     images, labels: (N, 3, H, W) in [0, 1] and (N)
     """
+    trial = Trial(column.model, images, labels, EPS, SEED, batch_size)
     left = torch.ones(len(labels), dtype=torch.bool)
     for row in column.rows:
-        where = left.to(labels.device)
         if left.any():
-            left[left.clone()] = measuring.withstood(
-                column.model, images[where], labels[where], row, eps=EPS, seed=SEED, batch_size=batch_size
-            )
-        yield row.name, left.clone()
+            left[left.clone()] = measuring.withstood(trial.chosen(left), row)
+        yield row.id.title, left.clone()
 
 
 def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:

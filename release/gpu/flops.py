@@ -1,5 +1,6 @@
 """Count floating-point operations, as PyTorch's own counter does: two for each multiply-and-add of a convolution or a
-matrix product, none for the rest."""
+matrix product, none for the rest.
+"""
 
 from collections.abc import Callable
 

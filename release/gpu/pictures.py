@@ -73,6 +73,7 @@ def read_archive(archive: Path, folder: Path) -> dict[Split, PictureSet]:
         folder: where to unpack it; it may not exist yet
     Returns:
         What training.data.loading.load_pictures reads of each split.
+
     Raises:
         DatasetError: it is no image folder, or a picture is broken.
         CalledProcessError: tar cannot unpack it.

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import bentoml._internal.utils.circus as bentoml_circus
 from bentoml._internal.utils.circus import Arbiter
-from circus.arbiter import Arbiter as CircusArbiter  # type: ignore[import-untyped]
-from circus.process import Process  # type: ignore[import-untyped]
-from circus.sockets import CircusSockets  # type: ignore[import-untyped]
-from circus.watcher import Watcher  # type: ignore[import-untyped]
+from circus.arbiter import Arbiter as CircusArbiter
+from circus.process import Process
+from circus.sockets import CircusSockets
+from circus.watcher import Watcher
 
 _STOPPING = "arbiter_stop"
 

@@ -169,11 +169,10 @@ def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
 
 def _measured(figures: Mapping[str, Any]) -> Measured:
     setting = figures["setting"]
-    parameters = figures.get("attacks", {})
-    rows = []
-    for name, accuracy in figures["accuracy"].items():
-        block, attack = name.split(": ", 1)
-        rows.append(Row(block=block, attack=attack, accuracy=accuracy, parameters=parameters.get(name)))
+    rows = [
+        Row(block=row["id"]["state"], attack=row["title"], accuracy=row["accuracy"], parameters=row.get("attack"))
+        for row in figures["rows"]
+    ]
     return Measured(
         **{key: setting[key] for key in ("data", "split", "pictures", "norm", "eps", "restarts", "seed")},
         rows=rows,

@@ -1,4 +1,4 @@
-"""What the block costs: mistakes are one line."""
+"""The benchmark of the block's cost: its figures, and mistakes in one line."""
 
 import json
 from pathlib import Path

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.command import TIME_IS_UP, Effort, main, measure, started, summary, table
 from benchmarks.gpu.contenders import (
     CONTENDERS,
     ONNX_RUNTIME,
     REFERENCE,
-    BenchmarkError,
     contenders,
     in_aot_package,
     in_onnx_runtime,
@@ -21,8 +21,8 @@ from benchmarks.gpu.contenders import (
     on_device,
     rewritten_graph,
 )
-from export.capture.graph import passes_of
 from export.kernels import operators
+from export.passes import passes_of
 from export.rewrite.editing import is_constant
 from training.networks.self_gradient import SelfGradientNetwork
 

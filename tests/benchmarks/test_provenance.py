@@ -1,29 +1,15 @@
-"""What figures were measured with."""
+"""Provenance of figures: the commit, the packages, the processor."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.provenance import commit, processor, versions
+from training.common.provenance import git_commit
 
 
-def test_changes_but_for_results_show(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    assert commit(tmp_path) == "", "no checkout"
-    (tmp_path / "results").mkdir()
-    for name in ("code.py", "results/figures.json"):
-        (tmp_path / name).write_text("a")
-    git("init")
-    git("add", ".")
-    git("commit", "-m", "a")
-    clean = commit(tmp_path)
-    assert len(clean) == 12
-    (tmp_path / "results" / "figures.json").write_text("b")
-    assert commit(tmp_path) == clean
-    (tmp_path / "code.py").write_text("b")
-    assert commit(tmp_path) == f"{clean}+changes"
+def test_the_commit_is_this_checkouts_whatever_results_hold(project_root: Path) -> None:
+    assert commit() == git_commit(project_root, ignore=("results",))
 
 
 def test_versions_and_processor(tmp_path: Path) -> None:
@@ -34,3 +20,11 @@ def test_versions_and_processor(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : Fast 9000\nflags : fpu avx2 avx512_bf16\n\n")
     assert processor(tmp_path / "cpuinfo") == "Fast 9000 (avx2, avx512_bf16)"
     assert processor(tmp_path / "none")
+
+
+def test_the_benchmark_of_the_service_needs_no_pytorch(project_root: Path) -> None:
+    program = "import sys, benchmarks.service.command; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "False"

@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ def test_the_others_answer_as_this_service_does(system: str, project_root: Path)
         pytest.skip(f"{system} is not installed: pip install -e '.[bench]'")
     pictures = [project_root / "examples" / f"{name}_00.png" for name in ("ship", "cat")]
     answers = {}
+    given: dict[str, Any]
     for name in ("ours", system):
         with running(name, BUNDLED, threads=1) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             for picture in pictures:

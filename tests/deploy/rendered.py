@@ -1,4 +1,4 @@
-"""The manifests that a Kustomize folder stands for: as kubectl or kustomize says, and as the tests work it out."""
+"""Render a Kustomize folder to its manifests, with kubectl or kustomize, or without them."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ Manifest = dict[str, Any]
 
 
 def kustomize_command() -> list[str] | None:
-    """Of the program that is here, if one is."""
+    """Return the command of the Kustomize program that is installed, or None."""
     for command in (["kustomize", "build"], ["kubectl", "kustomize"]):
         if shutil.which(command[0]):
             return command
@@ -26,10 +26,11 @@ def render_with(command: list[str], folder: Path) -> list[Manifest]:
 
 
 def render(folder: Path) -> list[Manifest]:
-    """Kustomize, as far as this project's folders need it: resources, images' tags, and JSON patches of one manifest.
+    """Render a folder as Kustomize does, with what this project needs: resources, image tags and JSON patches.
 
-    raises KeyError or ValueError for anything else in a kustomization, and jsonpatch's errors for a patch that does not
-    apply
+    Raises:
+        KeyError, ValueError: The kustomization holds anything else.
+        jsonpatch.JsonPatchException: A patch does not apply.
     """
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert kustomization.pop("apiVersion") == "kustomize.config.k8s.io/v1beta1"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploy import bento_requirements
 from deploy.bento_requirements import RequirementsError, pinned, serving_requirements
@@ -37,7 +39,7 @@ def runtime() -> str:
 
 @pytest.fixture(scope="module")
 def bento() -> Iterator[Path]:
-    """As `make bento` builds it; in a folder that other users may read."""
+    """Build the Bento as `make bento` does, in a folder that other users may read."""
     venv = Path(sys.prefix)
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o755)
@@ -110,6 +112,23 @@ def test_its_requirements_suffice(bento: Path) -> None:
         [sys.executable, "-c", ALONE, str(without_one)], cwd=bento / "src", capture_output=True, text=True, check=False
     )
     assert "no module named 'PIL'" in less.stderr, "this test would not see a package that is missing"
+
+
+def test_a_pin_holds_where_its_marker_does(tmp_path: Path) -> None:
+    path = tmp_path / "constraints.txt"
+    path.write_text(
+        "# a comment\nNumPy==2.4.6\ncolorama==0.4.6 ; sys_platform == 'win32'\nx_y==1 ; python_version >= '3'\n"
+    )
+    assert bento_requirements.tested_versions(path) == {"numpy": "2.4.6", "x-y": "1"}
+
+
+def test_everything_that_pyproject_asks_for_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    pins = bento_requirements.tested_versions(ROOT / "constraints.txt")
+    for item in map(Requirement, asked):
+        if item.marker is None or item.marker.evaluate():
+            assert pins[canonicalize_name(item.name)] in item.specifier, f"{item}: run make constraints"
 
 
 def test_a_package_that_cannot_be_pinned_is_named() -> None:
@@ -210,12 +229,14 @@ def can_confine(environment: dict[str, str], scratch: Path) -> bool:
 def test_it_serves_read_only_and_without_rights(
     bento: Path, dockerfile: DockerfileParser, scratch: Path, tmp_path: Path
 ) -> None:
-    """With the image's environment, user, command and health check; only /tmp is another folder."""
+    """Run it with the image's environment, user, command and health check; only /tmp is another folder."""
     port = free_port()
     writable = scratch / "writable"
     writable.mkdir()
     set_there = {name: value.replace("/tmp", str(writable)) for name, value in dockerfile.envs.items()}
-    inherited = {name: value for name, value in serve_environment(tmp_path).items() if name != "BENTOML_HOME"}
+    # Nor may it write what `make coverage` measures.
+    left_out = ("BENTOML_HOME", "COVERAGE_")
+    inherited = {name: value for name, value in serve_environment(tmp_path).items() if not name.startswith(left_out)}
     environment = {
         **inherited,
         **set_there,
@@ -254,9 +275,7 @@ def test_it_serves_read_only_and_without_rights(
 
 
 def test_it_is_small() -> None:
-    """As benchmarks/bento_size.py measured it."""
+    """Check the size that benchmarks/bento_size.py measured."""
     measured = json.loads((ROOT / "results" / "bento_size.json").read_text())
     assert measured["bento_megabytes"] < measured["installed_megabytes"] < 500
     assert {"bentoml", "onnxruntime"} <= {Requirement(line).name for line in measured["requirements"]}
-    guide = " ".join((ROOT / "docs" / "service.md").read_text().split())
-    assert f"{measured['installed_megabytes']:.0f} MB installed" in guide

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from sgn_serve.http.errors import refusal_rows
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import ROOT, running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
@@ -75,6 +76,7 @@ def asked(expression: str) -> Asked:
 
     def note(part: Any) -> None:
         if isinstance(part, promql_parser.VectorSelector):
+            assert part.name is not None
             selectors.append((part.name, frozenset(matcher.name for matcher in part.matchers.matchers)))
         if isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
             grouped.update(part.modifier.labels)
@@ -85,7 +87,7 @@ def asked(expression: str) -> Asked:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[frozenset[str]]]:
-    """What a server says that has answered and refused: per name of samples, the sets of labels."""
+    """Return the sets of labels by sample name, of a server that has answered and refused."""
     home = tmp_path_factory.mktemp("home")
     model = save_tiny_graph(home / "tiny.onnx")
     picture = encode(Image.fromarray(noise(32, 32)))
@@ -140,8 +142,7 @@ def test_the_checks_above_would_see_a_mistake() -> None:
 
 def test_alerts_wait_for_codes_and_routes_that_there_are() -> None:
     """A label's value that nobody uses would be an alert that never fires."""
-    guide = (ROOT / "docs" / "service.md").read_text()
-    known = {"code": set(re.findall(r"`(\w+)`", guide)), "route": {"/classify"}, "outcome": {"refused"}}
+    known = {"code": {row.code for row in refusal_rows()}, "route": {"/classify"}, "outcome": {"refused"}}
     for question in alert_questions():
         for label, operator, values in re.findall(r'(\w+)(=~?)"([^"]*)"', question.expression):
             for value in values.split("|") if operator == "=~" else [values]:
@@ -154,7 +155,9 @@ def test_the_autoscalers_metric_is_there_and_the_adapter_hands_it_on(scraped: di
     assert name in scraped
     (rule,) = yaml.safe_load((PROMETHEUS / "adapter-values.yaml").read_text())["rules"]["custom"]
     assert rule["name"]["as"] == name
-    assert promql_parser.parse(rule["seriesQuery"]).name == name
+    series = promql_parser.parse(rule["seriesQuery"])
+    assert isinstance(series, promql_parser.VectorSelector)
+    assert series.name == name
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:

@@ -75,7 +75,7 @@ class Upstream:
         psutil.wait_procs(processes, timeout=LIMIT_SECONDS)
 
     def end(self) -> None:
-        """As an operator ends it."""
+        """End it as an operator does."""
         assert self._process is not None
         self._process.terminate()
         assert self._process.wait(30) == 0

@@ -1,13 +1,19 @@
-"""Small networks that are hard to export wrongly without noticing, and one exported file for all tests to read."""
+"""A small checkpoint and its exported file, made once for all tests to read."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from torch import fx
 
+import export.exporter
+import export.reduced
+from export.capture.graph import capture
 from export.exporter import export_onnx
+from export.passes import Passes, passes_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.networks.self_gradient import SelfGradientNetwork
@@ -15,14 +21,21 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 @dataclass(frozen=True)
 class Exported:
+    """A checkpoint, the ONNX file exported from it, and the network in PyTorch."""
+
     checkpoint: Path
     graph: Path
     network: SelfGradientNetwork
     info: CheckpointInfo
 
     def model(self) -> onnx.ModelProto:
-        """A fresh copy, to be spoilt at will."""
+        """Return a copy of the model, which a test may change."""
         return onnx.load(self.graph)
+
+    @property
+    def passes(self) -> Passes:
+        """The passes that the file computes."""
+        return passes_of(self.network)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -43,3 +56,22 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path)
     return Exported(checkpoint, path, *load_checkpoint(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def captured_graph(exported: Exported) -> fx.GraphModule:
+    """The captured graph of the checkpoint; a test copies it before it changes it."""
+    return capture(exported.passes, exported.info.image_size)
+
+
+@pytest.fixture
+def captured_once(monkeypatch: pytest.MonkeyPatch, captured_graph: fx.GraphModule) -> None:
+    """Spare the seconds of another capture of the same checkpoint: every export gets a copy of its graph."""
+    for module in (export.exporter, export.reduced):
+        monkeypatch.setattr(module, "capture", lambda *_: copy.deepcopy(captured_graph))
+
+
+@pytest.fixture
+def ready_made(monkeypatch: pytest.MonkeyPatch, captured_once: None, exported: Exported) -> None:
+    """Spare the seconds of another export of the same checkpoint to ONNX."""
+    monkeypatch.setattr("export.formats.table.to_onnx", lambda *_: exported.model())

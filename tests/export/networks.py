@@ -8,6 +8,7 @@ from training.checkpoint import BlockConfig, CheckpointInfo
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 IMAGE_SIZE = (32, 32)
+OUTPUTS = ("logits", "plain_logits", "self_gradient")
 
 
 def checkpoint_info(

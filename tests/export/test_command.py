@@ -33,7 +33,7 @@ def export_command(project_root: Path, *arguments: str | Path) -> subprocess.Com
 
 
 def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
-    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    own = Path(shutil.copy(checkpoint, tmp_path / "model.safetensors"))
     result = export_command(project_root, "--ckpt", own, "--onnx")
 
     assert result.returncode == 0, result.stderr
@@ -83,7 +83,7 @@ def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, caps
 def test_the_checkpoint_is_not_replaced_by_its_graph(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = shutil.copy(checkpoint, tmp_path / "model.safetensors")
+    own = Path(shutil.copy(checkpoint, tmp_path / "model.safetensors"))
     (tmp_path / "link").symlink_to(own)
     for target in (own, tmp_path / "link"):
         assert main(["--ckpt", str(own), "--onnx", str(target)]) == 2
@@ -100,13 +100,7 @@ def test_two_formats_with_one_path(checkpoint: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.fixture
-def ready_made(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
-    """Spares the seconds of a second export of the same checkpoint."""
-    monkeypatch.setattr(export.formats.table, "to_onnx", lambda *_: exported.model())
-
-
-@pytest.fixture
-def spoilt(monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+def spoilt(monkeypatch: pytest.MonkeyPatch, captured_once: None, exported: Exported) -> None:
     """An exporter that writes a wrong gradient."""
     model = exported.model()
     index, last = next(item for item in enumerate(model.graph.node) if "self_gradient" in item[1].output)
@@ -142,6 +136,7 @@ def test_nothing_to_write(checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     assert "say what to write: --onnx, --openvino, --torchscript, --aot" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("captured_once")
 def test_a_graph_that_onnx_runtime_refuses_is_one_line(
     checkpoint: Path,
     tmp_path: Path,

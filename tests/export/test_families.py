@@ -1,5 +1,6 @@
-"""Backbones of every family, from checkpoint to checked graph; export_onnx raises where graph and PyTorch differ."""
+"""Export backbones of every family; export_onnx raises where the graph differs from PyTorch."""
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def save(folder: Path, architecture: str, image_size: tuple[int, int]) -> tuple[
 
 
 @pytest.mark.parametrize("architecture", backbones(*FAMILIES))
-def test_every_family_exports(architecture: str, tmp_path: Path) -> None:
+def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if architecture == "timm:test_vit":
+        timm = pytest.importorskip("timm")  # two of its six equal layers show as much and are exported faster
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))
     image_size = FAMILIES[architecture]
     checkpoint, network = save(tmp_path, architecture, image_size)
     pictures = structured_pictures(4, 3, image_size)

@@ -21,6 +21,7 @@ from release.adversarial_examples import (
     load,
     scaled,
 )
+from release.disagreement import example_names, example_pictures
 
 RENEW = "make them anew: python -m release.adversarial_examples --plain CHECKPOINT, of the standard baseline"
 
@@ -65,7 +66,8 @@ def test_the_pictures_are_the_repositorys_and_stay_within_the_budget(described, 
 def test_what_is_recorded_of_the_bundled_model_is_what_it_answers(described):
     """So that what the page shows live agrees with what was recorded; of the likeliest class, whichever it is."""
     checked = (0, 4, STEPS)
-    pictures, recorded = [], {"bundled": [], "bundled, block off": []}
+    pictures = []
+    recorded: dict[str, list[float]] = {"bundled": [], "bundled, block off": []}
     for example, _, tampered in every_tampering(described):
         clean, full = pixels(example["file"]), pixels(tampered["file"])
         pictures += [scaled(clean, full, strength) for strength in checked]
@@ -79,7 +81,7 @@ def test_what_is_recorded_of_the_bundled_model_is_what_it_answers(described):
 
 def test_the_page_shows_both_sides(described):
     """Who attacks a model fools it, the standard one always, and the bundled one often, but not always."""
-    right = {"bundled": set(), "standard": set()}
+    right: dict[str, set[bool]] = {"bundled": set(), "standard": set()}
     for example, attacked, tampered in every_tampering(described):
         last = tampered[attacked][-1]
         label = last["label"] if attacked == "bundled" else int(np.argmax(last))
@@ -101,25 +103,25 @@ def test_scaling_stays_within_the_strength():
         assert size.max() <= strength
         assert (size >= before).all()
         before = size
-    one = np.uint8([100])
-    assert [int(scaled(one, np.uint8([104]), strength)[0]) for strength in (1, 2, 3)] == [101, 101, 102]
-    assert [int(scaled(one, np.uint8([96]), strength)[0]) for strength in (1, 2, 3)] == [99, 99, 98]
+    one = np.array([100], np.uint8)
+    assert [int(scaled(one, np.array([104], np.uint8), strength)[0]) for strength in (1, 2, 3)] == [101, 101, 102]
+    assert [int(scaled(one, np.array([96], np.uint8), strength)[0]) for strength in (1, 2, 3)] == [99, 99, 98]
 
 
 def test_the_choice_does_not_look_at_how_the_attack_ends():
     labels = torch.tensor([0, 0, 1, 1, 2])
-    both_right = np.bool_([False, True, True, True, False])
-    assert choose(labels, both_right, np.bool_([True, True, False, True, True])) == [1, 2]
+    both_right = np.array([False, True, True, True, False], np.bool_)
+    assert choose(labels, both_right, np.array([True, True, False, True, True], np.bool_)) == [1, 2]
     # unless it would show a model that cannot be fooled
-    assert choose(labels, both_right, np.bool_([True, True, True, False, True])) == [1, 3]
+    assert choose(labels, both_right, np.array([True, True, True, False, True], np.bool_)) == [1, 3]
     with pytest.raises(ExamplesError, match="fools the bundled model on no picture"):
-        choose(labels, both_right, np.bool_([True] * 5))
+        choose(labels, both_right, np.array([True] * 5, np.bool_))
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     """On a few pictures, with the bundled model in both roles."""
-    images, labels = adversarial_examples.example_pictures()
-    names = adversarial_examples.example_names()
+    images, labels = example_pictures()
+    names = example_names()
     some = slice(60, 84, 3)
     monkeypatch.setattr(adversarial_examples, "example_pictures", lambda: (images[some], labels[some]))
     monkeypatch.setattr(adversarial_examples, "example_names", lambda: names[some])

@@ -3,7 +3,10 @@ import json
 import pytest
 
 from release import bundle
-from release.bundle import BundleError, copy_run, readme_table, sha256
+from release.bundle import BundleError, copy_run, readme_table
+from training.attacks.rows import RowId
+from training.common.files import sha256
+from training.evaluate.report import FORMAT
 
 
 @pytest.fixture
@@ -24,16 +27,22 @@ def run(tmp_path):
 
 
 def write_report(path, checkpoint):
-    path.write_text(json.dumps({"setting": {"checkpoint_sha256": checkpoint}, "file": path.parent.name}))
+    content = {"format": FORMAT, "setting": {"checkpoint_sha256": checkpoint}, "file": path.parent.name}
+    path.write_text(json.dumps(content))
+
+
+def entry(row, accuracy):
+    return {"id": row.as_dict(), "title": row.title, "accuracy": accuracy}
 
 
 def figures(*rows):
-    accuracy = {f"block on: {row}": 0.5 for row in ("clean", *rows)} | {"block off: clean": 0.6}
-    plain = {"headline": {bundle.HEADLINE: 0.6}, "accuracy": {"block off: clean": 0.6}, "auto_attack": {}}
+    plain_clean = entry(RowId("block off", "clean"), 0.6)
+    entries = [*(entry(row, 0.5) for row in (RowId("block on", "clean"), *rows)), plain_clean]
+    plain = {"headline": {bundle.HEADLINE: 0.6}, "rows": [plain_clean], "auto_attack": {}}
     return {
         "headline": {bundle.HEADLINE: 0.5},
         "lowest": {"block off": 0.6},
-        "accuracy": accuracy,
+        "rows": entries,
         "auto_attack": {},
         "baselines": {"longer": plain},
         "training_core_minutes": {"self-gradient": 1.0, "longer": 1.0},
@@ -60,8 +69,24 @@ def test_a_report_of_another_checkpoint_is_refused(run, results):
     assert not results.exists()
 
 
+def test_a_report_of_another_form_is_refused(run, results):
+    (run / "evaluation.json").write_text(json.dumps({"format": "self-gradient-evaluation/1", "setting": {}}))
+    with pytest.raises(
+        BundleError, match=r"evaluation\.json does not say format .*; run `python -m training\.evaluate`"
+    ):
+        copy_run("self-gradient", run)
+    assert not results.exists()
+
+
 def test_the_table_shows_some_rows_and_counts_the_others():
-    table = readme_table(figures("CW-20", "APGD-T, smooth surrogate, beta 5", "PGD-100", "CW-20, restarts 1 to 10"))
+    table = readme_table(
+        figures(
+            RowId("block on", "cw", 20),
+            RowId("block on", "apgd-t", view="smooth", beta=5.0),
+            RowId("block on", "pgd", 100),
+            RowId("block on", "cw", 20, restarts=(1, 10)),
+        )
+    )
     names = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("|")]
     assert names[2:-2] == ["clean", "CW-20", "APGD-T, smooth surrogate, beta 5 †"]
     assert "The lowest figures count 2 more attacks, where they were run: [the whole report](results/bundled/" in table

@@ -1,6 +1,7 @@
 """What the application answers, without a server around it: statuses, JSON, headers and limits."""
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def multipart(*parts: tuple[str, bytes], end: bytes = b"--edge--\r\n") -> bytes:
 
 IMAGE_HEADER = 'Content-Disposition: form-data; name="image"; filename="x.png"'
 
-BAD_REQUESTS = {
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "not an image": ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
     "text file called png": ({"files": {"image": ("x.png", b"hello", "image/png")}}, 415, "not_an_image", "PNG"),
     "a format not listed": ({"files": {"image": encode(Image.new("L", (8, 8)), "PPM")}}, 415, "not_an_image", "PNG"),

@@ -10,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -157,7 +158,24 @@ def test_mutated_forms(fuzzed):
     fuzzed.check_alive()
 
 
-ODD = (None, True, 3.0, -1, 0, 10**30, 1e300, float("nan"), "", "logits", "half \ud800", [], [[]], {}, [{}], "9" * 5000)
+ODD: Any = (
+    None,
+    True,
+    3.0,
+    -1,
+    0,
+    10**30,
+    1e300,
+    float("nan"),
+    "",
+    "logits",
+    "half \ud800",
+    [],
+    [[]],
+    {},
+    [{}],
+    "9" * 5000,
+)
 
 
 def altered(asked, rng: random.Random):

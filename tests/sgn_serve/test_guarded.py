@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import httpx
 import pytest
@@ -51,7 +52,8 @@ def guarded(tmp_path_factory):
     """The same application without a server, behind uvicorn's own middleware for what a proxy says."""
     model = save_tiny_graph(tmp_path_factory.mktemp("app") / "tiny.onnx")
     settings = Settings.from_environment({"SGN_MODEL": str(model), "SGN_PROVIDERS": "cpu", **GUARDS})
-    app = ProxyHeadersMiddleware(create_app(settings), trusted_hosts=list(settings.trusted_proxies))
+    inner: Any = create_app(settings)
+    app: Any = ProxyHeadersMiddleware(inner, trusted_hosts=list(settings.trusted_proxies))
     with TestClient(app, client=("127.0.0.1", 1)) as client:
         yield client
 

@@ -113,7 +113,7 @@ def test_settings_built_in_code_read_no_environment(monkeypatch):
     with pytest.raises(ValidationError):
         Settings(top_k=0)
     with pytest.raises(ValidationError):
-        Settings().top_k = 1
+        Settings().top_k = 1  # type: ignore[misc]
 
 
 def test_names_count_as_they_are_written():

@@ -62,7 +62,7 @@ def requests(rng, pictures):
 def soak(url, pictures, seed, until):
     """Asks until then, with a new connection now and then, hanging up on some; counts the statuses."""
     rng = random.Random(seed)
-    statuses = Counter()
+    statuses: Counter[int | str] = Counter()
     asked = requests(rng, pictures)
     while time.monotonic() < until:
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -94,7 +94,7 @@ def test_memory_does_not_grow(tmp_path, request):
                 new = save_tiny_graph(model.with_suffix(".new"), image_size=(32, 32), checkpoint={"seed": len(memory)})
                 os.replace(new, model)
                 os.kill(server.pid, signal.SIGHUP)
-        statuses = sum((client.result() for client in clients), Counter())
+        statuses: Counter[int | str] = sum((client.result() for client in clients), Counter())
         assert set(statuses) <= EXPECTED | {"hung up"}, statuses
         assert statuses[200] > seconds, f"too little happened to tell anything: {statuses}"
         assert worker.is_running(), "the same worker, from the beginning to the end"

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from release.adversarial_examples import DESCRIPTION, FOLDER, scaled
 from tests.sgn_serve.browser import Watched, running_browser, watched_page
@@ -305,7 +305,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, url):
             page.set_viewport_size({"width": width, "height": 800})
             assert widest() <= width
         page.set_viewport_size({"width": 320, "height": 800})
-        file = {"name": "a" * 200 + ".txt", "mimeType": "text/plain", "buffer": b"no picture"}
+        file: FilePayload = {"name": "a" * 200 + ".txt", "mimeType": "text/plain", "buffer": b"no picture"}
         act(page, lambda: page.get_by_label("Your own").set_input_files(file))
         assert widest() <= 320
         watched.complaints.clear()  # the 415
@@ -327,7 +327,7 @@ def test_axe_finds_nothing(browser: Browser, url: str, scheme: str) -> None:
         settled(page)
         set_strength(page, 6)
         found = [violations(page)]
-        file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
+        file: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
         act(page, lambda: page.get_by_label("Your own").set_input_files(file))
         found.append(violations(page))
         page.evaluate("document.getElementById('token-form').hidden = false")

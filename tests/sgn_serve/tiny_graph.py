@@ -12,7 +12,7 @@ from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, SE
 
 CLASS_NAMES = ("red", "green", "blue")
 SHA256 = "0123456789abcdef" * 4
-SHIFT = np.float32([0.0, 0.0, 0.25])
+SHIFT = np.array([0.0, 0.0, 0.25], np.float32)
 """The "block" adds this to each channel of the image: with it on, every picture turns a little bluer."""
 
 
@@ -41,8 +41,8 @@ def save_tiny_graph(
     nodes = _pass(INPUT, PLAIN_LOGITS)
     outputs = [plain_logits]
     constants = [
-        numpy_helper.from_array(np.int64([2, 3]), "axes"),
-        numpy_helper.from_array(np.float32(10), "gain"),
+        numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+        numpy_helper.from_array(np.array(10, np.float32), "gain"),
     ]
     if block:
         nodes += [
@@ -52,7 +52,7 @@ def save_tiny_graph(
             *_pass("corrected", LOGITS),
         ]
         constants += [
-            numpy_helper.from_array(np.float32(0), "zero"),
+            numpy_helper.from_array(np.array(0, np.float32), "zero"),
             numpy_helper.from_array(SHIFT.reshape(1, 3, 1, 1), "shift"),
         ]
         outputs = [

@@ -26,6 +26,8 @@ def network() -> NetworkFactory:
         backbone = WideResNet(10, 1, num_classes=5)
         for module in backbone.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
         made = SelfGradientBlock(scale=scale, gradient_scaling=gradient_scaling) if block else None  # type: ignore[arg-type]

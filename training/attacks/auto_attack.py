@@ -1,11 +1,11 @@
-"""The four attacks of AutoAttack, by the package pyautoattack, as rows of a robustness table.
+"""Rows of a report that are one of AutoAttack's four attacks, by the package pyautoattack.
 
-The package's attacks are called one by one with the parameters of its "standard" version, so that each is a row that
-an interrupted evaluation does not lose. Its driver class is left out on purpose: its check for dynamic defences calls
-sys.settrace(None) and counts in module globals, so that one self-gradient network would be flagged for ever after,
-and what it warns of (randomness, zero gradients, Square finding more) training.evaluate.checklist measures. A test
-shows that
-the rows have the driver's own figures.
+The package's attacks are called one by one with the parameters of its "standard" version. Each is a row of its own, so
+that an interrupted evaluation does not lose it. The package's driver class is left out on purpose: its check for
+dynamic defences calls sys.settrace(None) and counts in module globals, so that one self-gradient network would be
+flagged for ever after. What the driver warns of (randomness, zero gradients, Square finding more) is measured by
+training.evaluate.checklist. A test shows that the rows have the driver's own figures.
+
 Source: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks (2020).
 """
@@ -19,14 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.attacks.base import Classifier, View, block_state
+from training.attacks.base import AttackError, TargetModel, block_state
 from training.attacks.gradient_attack import logits_function
+from training.attacks.rows import CLEAN, RowFilter, RowId, View
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 Algorithm = Literal["apgd-ce", "apgd-t", "fab-t"]
-TITLES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T"}
-SQUARE = "Square"
-AUTO_ATTACK = ("APGD-CE", "APGD-T", "FAB-T", SQUARE)
 MOST_TARGETS = 9
 FEWEST_CLASSES_FOR_DLR = 4
 
@@ -38,9 +36,13 @@ _SILENT = logging.Logger("pyautoattack, silent", level=logging.CRITICAL)
 class GradientStage:
     """APGD on cross-entropy, APGD on the targeted difference of logits ratio, or targeted FAB.
 
-    view, beta, block: as for robustness.Attack
-    iterations:        of each run; 100 is AutoAttack's
-    survivors_of:      AttackOn.survivors_of
+    Attributes:
+        algorithm: Which of the three.
+        view: How its gradients see the network, as for gradient_attack.Attack.
+        beta: Softplus sharpness of the smooth view.
+        block: Whether the network under attack has its block on.
+        iterations: Steps of each run; 100 is AutoAttack's.
+        survivors_of: Rows whose survivors alone are attacked.
     """
 
     algorithm: Algorithm
@@ -48,25 +50,29 @@ class GradientStage:
     beta: float | None = None
     block: bool = True
     iterations: int = 100
-    survivors_of: tuple[str, ...] = ("clean",)
+    survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
     @property
-    def name(self) -> str:
-        title = TITLES[self.algorithm]
-        return title if self.beta is None else f"{title}, {self.view} surrogate, beta {self.beta:g}"
+    def id(self) -> RowId:
+        """The row of the report that this attack fills."""
+        return RowId(block_state(self.block), self.algorithm, view=self.view, beta=self.beta)
 
-    @property
-    def state(self) -> str:
-        return block_state(self.block)
+    def network_calls(self, classes: int) -> int:
+        """Return how often the network is called on a picture that withstands the attack."""
+        return self.iterations * (1 if self.algorithm == "apgd-ce" else min(MOST_TARGETS, classes - 1))
 
     def parameters(self) -> dict[str, Any]:
-        return {"name": self.name, **asdict(self), "package": "pyautoattack"}
+        """Return every field and the package's name, as JSON can hold it."""
+        spared = [rows.as_dict() for rows in self.survivors_of]
+        return {**asdict(self), "survivors_of": spared, "package": "pyautoattack"}
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """Attacked images, shapes as for attacks.pgd; those of wrongly classified images are the images themselves.
+        """Return attacked images, (N, 3, H, W), detached; a wrongly classified image is returned as it is.
 
-        The package seeds torch itself: with the seed that torch was given last (robustness.withstood does so).
-        raises ValueError where the network has too few classes for the targeted loss
+        The package seeds torch itself, with the seed that torch was given last (measuring.withstood gives it one).
+
+        Raises:
+            AttackError: The network has too few classes for the targeted loss.
         """
         predict = _without_needless_gradients(
             model, logits_function(model, self.view, self.beta, self.block, images), self.block
@@ -100,9 +106,9 @@ class GradientStage:
             fab.targeted = True
             return fab
         if classes < FEWEST_CLASSES_FOR_DLR:
-            raise ValueError(
-                f"{self.name} needs at least {FEWEST_CLASSES_FOR_DLR} classes and the network has {classes}: leave it "
-                "out of --attacks"
+            raise AttackError(
+                f"{self.id.title} needs at least {FEWEST_CLASSES_FOR_DLR} classes and the network has {classes}: leave "
+                "it out of --attacks"
             )
         return APGDAttack_targeted(predict, n_target_classes=targets, logger=_SILENT, **options)
 
@@ -111,24 +117,34 @@ class GradientStage:
 class Square:
     """Random search with squares: needs answers only, so it works where gradients mislead, and on exported graphs.
 
-    queries: 5000 is AutoAttack's
     Source: Andriushchenko et al., Square Attack (2020).
+
+    Attributes:
+        block: Whether the network under attack has its block on.
+        queries: Calls of the network on each picture; 5000 is AutoAttack's.
+        survivors_of: Rows whose survivors alone are attacked.
     """
 
     block: bool = True
     queries: int = 5000
-    survivors_of: tuple[str, ...] = ("clean",)
-    name: str = SQUARE
+    survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
     @property
-    def state(self) -> str:
-        return block_state(self.block)
+    def id(self) -> RowId:
+        """The row of the report that this attack fills."""
+        return RowId(block_state(self.block), "square")
+
+    def network_calls(self, classes: int) -> int:
+        """Return how often the network is called on a picture that withstands the attack."""
+        return self.queries
 
     def parameters(self) -> dict[str, Any]:
-        return {**asdict(self), "package": "pyautoattack"}
+        """Return every field and the package's name, as JSON can hold it."""
+        spared = [rows.as_dict() for rows in self.survivors_of]
+        return {**asdict(self), "survivors_of": spared, "package": "pyautoattack"}
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """As GradientStage.perturb."""
+    def perturb(self, model: TargetModel, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Return attacked images, (N, 3, H, W), detached; a wrongly classified image is returned as it is."""
         from pyautoattack.square import SquareAttack
 
         def predict(inputs: Tensor) -> Tensor:
@@ -152,7 +168,7 @@ class Square:
 
 
 def valid_only(images: Tensor, attacked: Tensor, eps: float) -> Tensor:
-    """`attacked`, but the image itself where the result is not a picture in the epsilon ball (NaN included)."""
+    """Return `attacked`, but the image itself where the result is not a picture in the epsilon ball, or is NaN."""
     attacked = attacked.detach()
     inside = ((attacked - images).abs() <= eps + 1e-6) & (attacked >= 0) & (attacked <= 1)
     valid = inside.flatten(1).all(dim=1)
@@ -161,7 +177,7 @@ def valid_only(images: Tensor, attacked: Tensor, eps: float) -> Tensor:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Within, no parameter requires a gradient: FAB calls backward(), which would add to all of them."""
+    """Let no parameter require a gradient: FAB calls backward(), which would add to the gradients of all of them."""
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)
@@ -173,7 +189,7 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 
 def _without_needless_gradients(model: SelfGradientNetwork, view: LogitsFunction, block: bool) -> LogitsFunction:
-    """`view`, but the network itself where no gradient is wanted: the same logits at a lower price."""
+    """Return `view`, but the network itself where no gradient is wanted: the same logits at a lower price."""
 
     def logits(images: Tensor) -> Tensor:
         return view(images) if torch.is_grad_enabled() and images.requires_grad else model(images, self_gradient=block)
@@ -182,7 +198,7 @@ def _without_needless_gradients(model: SelfGradientNetwork, view: LogitsFunction
 
 
 def _laid_out_as(images: Tensor, function: LogitsFunction) -> LogitsFunction:
-    """The function, given its pictures in memory as `images` lie there: the network is a tenth faster channels last."""
+    """Return the function with its pictures laid out in memory as `images` are: channels last is a tenth faster."""
     if not images.is_contiguous(memory_format=torch.channels_last):
         return function
     return lambda inputs: function(inputs.contiguous(memory_format=torch.channels_last))

@@ -1,29 +1,34 @@
-"""Named attacks, and which pictures withstand them: the measuring that validation and evaluation share."""
+"""Say what an attack is to the code that runs it: an identity, a cost and a function from images to attacked images."""
 
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-View = Literal["full", "held", "block off", "smooth", "straight-through"]
+from training.attacks.rows import RowFilter, RowId, State
+from training.common.errors import TrainingError
 
 
-class Classifier(Protocol):
-    """What answers: a SelfGradientNetwork, or an exported graph."""
+class AttackError(TrainingError):
+    """An attack that is unknown, or that this network or data set does not allow; the message names the fix."""
+
+
+class TargetModel(Protocol):
+    """A network under attack: a SelfGradientNetwork or an exported graph."""
 
     def __call__(self, images: Tensor, self_gradient: bool = True) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] to logits (N, classes), block on or off."""
+        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], with the block on or off."""
         ...
 
 
-AnyClassifier = TypeVar("AnyClassifier", bound=Classifier, contravariant=True)
+AnyTarget = TypeVar("AnyTarget", bound=TargetModel, contravariant=True)
 
 
-class AttackOn(Protocol[AnyClassifier]):
-    """What a row of a robustness table needs of an attack."""
+class AttackOn(Protocol[AnyTarget]):
+    """An attack on networks of one type: everything that a row of a report needs of it."""
 
     @property
-    def name(self) -> str:
-        """As printed."""
+    def id(self) -> RowId:
+        """The row of the report that this attack fills; its kind and its state are `id.kind` and `id.state`."""
         ...
 
     @property
@@ -32,23 +37,23 @@ class AttackOn(Protocol[AnyClassifier]):
         ...
 
     @property
-    def state(self) -> str:
-        """The table's column: "block on", "block off" or "exported graph"."""
+    def survivors_of(self) -> tuple[RowFilter, ...]:
+        """Rows of the same state whose survivors alone are attacked; () attacks every picture."""
         ...
 
-    @property
-    def survivors_of(self) -> tuple[str, ...]:
-        """Rows of the same column, as shell patterns; only pictures that withstood them are attacked. () for all."""
+    def network_calls(self, classes: int) -> int:
+        """Return how often the network is called on a picture that withstands the attack; one that falls costs less."""
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """Everything that the row's figure depends on besides network, pictures, epsilon and seed, for JSON."""
+        """Return what the figure depends on besides network, pictures, epsilon and seed, as JSON can hold it."""
         ...
 
-    def perturb(self, model: AnyClassifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """Attacked images (N, 3, H, W), detached, within the epsilon ball and [0, 1]."""
+    def perturb(self, model: AnyTarget, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Return attacked images, (N, 3, H, W), detached, within the epsilon ball and [0, 1]."""
         ...
 
 
-def block_state(block: bool) -> str:
+def block_state(block: bool) -> State:
+    """Return the state of a network whose block is on or off."""
     return "block on" if block else "block off"

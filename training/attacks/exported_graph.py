@@ -1,33 +1,39 @@
-"""An exported ONNX graph as a network under attack, so that what is served is what was judged."""
+"""Let an exported ONNX graph be attacked, so that what is served is what was judged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.attacks.base import AttackOn, Classifier
+from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
+from training.attacks.base import AttackOn, TargetModel
+from training.attacks.rows import RowFilter, RowId
+from training.common.errors import TrainingError
 
-STATE = "exported graph"
 
-
-class ExportedGraphError(ValueError):
+class ExportedGraphError(TrainingError):
     """A file that is no graph of this checkpoint; the message names the file and the fix."""
 
 
 class ExportedGraph:
-    """Answers by ONNX Runtime on the CPU; without derivatives, so for black-box and transfer attacks.
-
-    path:              written by `python -m export`
-    checkpoint_sha256: of the checkpoint that it must have been exported from
-    threads:           CPU threads; 0 for all cores
-    raises ExportedGraphError
-    """
+    """A graph that ONNX Runtime runs on the CPU. It has no derivatives, so black-box and transfer attacks are left."""
 
     def __init__(self, path: Path, checkpoint_sha256: str, threads: int = 0):
+        """Load the graph.
+
+        Args:
+            path: The file that `python -m export` wrote.
+            checkpoint_sha256: SHA-256 of the checkpoint that it must have been exported from.
+            threads: CPU threads; 0 for all cores.
+
+        Raises:
+            ExportedGraphError: The file cannot be run, or is of another checkpoint or of a precision that ONNX Runtime
+                does not compute in.
+        """
         try:
-            # Only whoever judges a graph needs ONNX Runtime.
+            # Imported here because only an evaluation with --onnx needs it.
             import onnxruntime
         except ImportError:
             raise ExportedGraphError("--onnx needs ONNX Runtime: pip install onnxruntime") from None
@@ -42,12 +48,12 @@ class ExportedGraph:
             detail = " ".join(str(error).split())[:300]
             raise ExportedGraphError(f"{path}: ONNX Runtime cannot run it ({detail}); export it again") from None
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if metadata.get("precision") == "bf16":  # float16 and 8 bits are in the graph itself
+        if metadata.get(PRECISION_KEY) == "bf16":  # float16 and 8 bits are in the graph itself
             raise ExportedGraphError(
                 f"{path}: was exported for bf16, which ONNX Runtime would compute in float32, so that another network "
                 "would be judged; name one exported without --precision bf16"
             )
-        exported_from = metadata.get("checkpoint_sha256", "")
+        exported_from = metadata.get(SHA256_KEY, "")
         if exported_from != checkpoint_sha256:
             raise ExportedGraphError(
                 f"{path}: exported from another checkpoint ({exported_from[:12] or 'unknown'}) than --ckpt "
@@ -56,41 +62,47 @@ class ExportedGraph:
         self._outputs = {output.name for output in self._session.get_outputs()}
 
     def __call__(self, images: Tensor, self_gradient: bool = True) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] to logits (N, classes) on the images' device."""
-        name = "logits" if self_gradient and "logits" in self._outputs else "plain_logits"
-        (logits,) = self._session.run([name], {"image": images.detach().cpu().contiguous().numpy()})
+        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], on the images' device."""
+        name = LOGITS if self_gradient and LOGITS in self._outputs else PLAIN_LOGITS
+        (logits,) = self._session.run([name], {INPUT: images.detach().cpu().contiguous().numpy()})
         return torch.from_numpy(logits).to(images.device)
 
 
 @dataclass(frozen=True)
 class OnExportedGraph:
-    """An attack that needs answers only, on the exported graph instead of the checkpoint.
+    """Run an attack that needs answers only on the exported graph instead of the checkpoint.
 
-    graph_sha256: of the graph's file
+    Attributes:
+        attack: The attack.
+        graph_sha256: SHA-256 of the graph's file.
     """
 
-    attack: AttackOn[Classifier]
+    attack: AttackOn[TargetModel]
     graph_sha256: str
 
     @property
-    def name(self) -> str:
-        return self.attack.name
+    def id(self) -> RowId:
+        """The row of the report that this attack fills."""
+        return replace(self.attack.id, state="exported graph")
 
     @property
     def block(self) -> bool:
+        """Whether the graph is run with its block on."""
         return self.attack.block
 
     @property
-    def state(self) -> str:
-        return STATE
-
-    @property
-    def survivors_of(self) -> tuple[str, ...]:
+    def survivors_of(self) -> tuple[RowFilter, ...]:
+        """Rows of the exported graph whose survivors alone are attacked."""
         return self.attack.survivors_of
 
+    def network_calls(self, classes: int) -> int:
+        """Return how often a network is called on a picture that withstands the attack."""
+        return self.attack.network_calls(classes)
+
     def parameters(self) -> dict[str, Any]:
+        """Return the attack's parameters and the graph's hash, as JSON can hold them."""
         return {**self.attack.parameters(), "graph_sha256": self.graph_sha256}
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        """Shapes as for attacks.pgd."""
+    def perturb(self, model: TargetModel, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+        """Return attacked images, (N, 3, H, W), detached, within the epsilon ball and [0, 1]."""
         return self.attack.perturb(model, images, labels, eps)

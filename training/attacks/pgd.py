@@ -1,11 +1,11 @@
-"""L-inf gradient attacks: FGSM, PGD and Carlini-Wagner's margin loss on PGD.
+"""L-inf gradient attacks: FGSM, PGD, and PGD on Carlini and Wagner's margin loss.
 
-Every attack takes a function from images to logits (see training.attacks.views for how it may see a self-gradient
-network)
-and returns images within the epsilon ball and [0, 1].
+Every attack takes a function from images to logits and returns images within the epsilon ball and [0, 1].
+training.attacks.views has such functions, one for each way in which an attack may see a self-gradient network.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,18 +16,37 @@ from training.networks.self_gradient import LogitsFunction
 from training.parallel.synchronised import draw_like
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits (N, classes) and labels (N) to the loss per image (N) that the attacker raises."""
+"""From logits (N, classes) and labels (N) to the loss of each image (N), which the attacker raises."""
+
+Start = Literal["image", "uniform", "near"]
+"""Where PGD starts: at the image, at a uniform draw from the ball, or at a normal draw of standard deviation 0.001
+around the image. The last is for losses that have no gradient at the image."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy per image, (N, classes) and (N), or (N, classes) shares of mixed labels -> (N)."""
+    """Return the cross-entropy of each image.
+
+    Args:
+        logits: (N, classes).
+        labels: (N), or (N, classes) shares of mixed labels.
+
+    Returns:
+        (N)
+    """
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Highest wrong logit minus the right one, (N, classes) and (N) -> (N); above zero where the answer is wrong.
+    """Return the highest wrong logit minus the right one; it is above zero where the answer is wrong.
 
     Source: Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks (2017), f_6 without its cap.
+
+    Args:
+        logits: (N, classes).
+        labels: (N).
+
+    Returns:
+        (N)
     """
     logits = logits.float()
     right = logits.gather(1, labels[:, None]).squeeze(1)
@@ -35,60 +54,72 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return wrong - right
 
 
-Start = Literal["image", "uniform", "near"]
+@dataclass(frozen=True)
+class ProjectedGradientAscent:
+    """PGD: gradient ascent on the loss, projected into the L-inf ball and into [0, 1] after each step.
 
-
-def pgd(
-    logits_function: LogitsFunction,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    steps: int,
-    step_size: float,
-    loss: AttackLoss = cross_entropy,
-    start: Start = "uniform",
-    keep_best: bool = True,
-) -> Tensor:
-    """Projected gradient ascent on the loss in the L-inf ball, intersected with [0, 1].
-
-    images:     (N, 3, H, W) in [0, 1]
-    labels:     (N)
-    eps:        radius of the ball, units of pixel intensity
-    step_size:  units of pixel intensity
-    start:      the image itself, a uniform draw from the ball, or a normal draw of standard deviation 0.001 around the
-                image, for losses that have no gradient at the image (draws come from torch's global generator)
-    keep_best:  return each image's first iterate that is classified wrongly, or else the one of highest margin (the
-                start included), instead of the last one; with it more steps from the same start never raise
-                accuracy, and a fooled image costs no more steps. One more forward pass than without
-    returns:    (N, 3, H, W), detached
     Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks (2018).
+
+    Attributes:
+        eps: Radius of the ball, units of pixel intensity.
+        steps: Number of steps.
+        step_size: Units of pixel intensity.
+        loss: The loss that is raised.
+        start: The first iterate; random ones are drawn from torch's global generator.
+        keep_best: Return each image's first iterate that is classified wrongly, or else the one of highest margin, the
+            start included; False returns the last iterate. With it, more steps from the same start never raise
+            accuracy, and a fooled image costs no more steps. It costs one more forward pass.
     """
-    images = images.detach()
-    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    current = images.clone()
-    if start == "uniform":
-        current = torch.clamp(images + draw_like(images, lambda noise: noise.uniform_(-eps, eps)), low, high)
-    elif start == "near":
-        current = torch.clamp(images + draw_like(images, lambda noise: noise.normal_(0, 0.001)), low, high)
-    best, best_margin = current.clone(), torch.full(labels.shape[:1], float("-inf"), device=images.device)
-    # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
-    active = torch.arange(len(labels), device=images.device)
-    for _ in range(steps):
-        logits, gradient = loss_gradient(logits_function, current[active], labels[active], loss)
-        if keep_best:
-            margins = margin(logits, labels[active])
-            _keep_better(best, best_margin, current, margins, active)
-            active, gradient = active[margins <= 0], gradient[margins <= 0]
-            if len(active) == 0:
-                return best
-        current[active] = torch.clamp(current[active] + step_size * gradient.sign(), low[active], high[active])
-    if not keep_best:
-        return current
-    with torch.no_grad():
-        margins = margin(logits_function(current[active]), labels[active])
-    _keep_better(best, best_margin, current, margins, active)
-    return best
+
+    eps: float
+    steps: int
+    step_size: float
+    loss: AttackLoss = cross_entropy
+    start: Start = "uniform"
+    keep_best: bool = True
+
+    def perturb(self, logits_function: LogitsFunction, images: Tensor, labels: Tensor) -> Tensor:
+        """Return attacked images.
+
+        Args:
+            logits_function: The network as the attack sees it.
+            images: (N, 3, H, W) in [0, 1].
+            labels: (N).
+
+        Returns:
+            (N, 3, H, W), detached.
+        """
+        images = images.detach()
+        low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
+        current = self._first_iterate(images, low, high)
+        best, best_margin = current.clone(), torch.full(labels.shape[:1], float("-inf"), device=images.device)
+        # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
+        active = torch.arange(len(labels), device=images.device)
+        for _ in range(self.steps):
+            logits, gradient = loss_gradient(logits_function, current[active], labels[active], self.loss)
+            if self.keep_best:
+                margins = margin(logits, labels[active])
+                _keep_better(best, best_margin, current, margins, active)
+                active, gradient = active[margins <= 0], gradient[margins <= 0]
+                if len(active) == 0:
+                    return best
+            moved = current[active] + self.step_size * gradient.sign()
+            current[active] = torch.clamp(moved, low[active], high[active])
+        if not self.keep_best:
+            return current
+        with torch.no_grad():
+            margins = margin(logits_function(current[active]), labels[active])
+        _keep_better(best, best_margin, current, margins, active)
+        return best
+
+    def _first_iterate(self, images: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        if self.start == "uniform":
+            noise = draw_like(images, lambda values: values.uniform_(-self.eps, self.eps))
+        elif self.start == "near":
+            noise = draw_like(images, lambda values: values.normal_(0, 0.001))
+        else:
+            return images.clone()
+        return torch.clamp(images + noise, low, high)
 
 
 def best_of_restarts(
@@ -98,10 +129,18 @@ def best_of_restarts(
     labels: Tensor,
     restarts: int,
 ) -> Tensor:
-    """Runs an attack with a random start again and again; each image keeps its result of highest margin.
+    """Run an attack with a random start again and again, and keep each image's result of highest margin.
 
-    attack:   images, labels -> attacked images; run first on all, then on those that are not fooled yet
-    returns:  (N, 3, H, W), detached
+    Args:
+        attack: From images and labels to attacked images. It is run on all images first, then on those that are not
+            fooled yet.
+        logits_function: The network that margins are taken of.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N).
+        restarts: How often the attack is run, at least 1.
+
+    Returns:
+        (N, 3, H, W), detached.
     """
     best = attack(images, labels)
     for _ in range(restarts - 1):
@@ -118,22 +157,40 @@ def best_of_restarts(
 
 
 def fgsm(logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float) -> Tensor:
-    """One step of size eps along the sign of the loss gradient; shapes as for pgd.
+    """Return the images after one step of size eps along the sign of the loss gradient.
 
     Source: Goodfellow et al., Explaining and Harnessing Adversarial Examples (2015).
+
+    Args:
+        logits_function: The network as the attack sees it.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N).
+        eps: Size of the step, units of pixel intensity.
+
+    Returns:
+        (N, 3, H, W), detached.
     """
-    return pgd(logits_function, images, labels, eps=eps, steps=1, step_size=eps, start="image", keep_best=False)
+    one_step = ProjectedGradientAscent(eps=eps, steps=1, step_size=eps, start="image", keep_best=False)
+    return one_step.perturb(logits_function, images, labels)
 
 
 def noise_fgsm(
     logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float, noise_scale: float = 2.0
 ) -> Tensor:
-    """N-FGSM, a training attack: one FGSM step from an image with stronger noise on it, not projected back.
+    """Return the images of N-FGSM, a training attack: one FGSM step from a noisier image, not projected back.
 
-    noise_scale: the noise is uniform in +-noise_scale * eps, so the result lies within (1 + noise_scale) * eps
-    returns:     (N, 3, H, W) in [0, 1], detached; outside the eps ball on purpose
     Source: de Jorge et al., Make Some Noise: Reliable and Efficient Single-Step Adversarial Training (2022), a
     remedy for the catastrophic overfitting of one-step attacks that costs nothing.
+
+    Args:
+        logits_function: The network as the attack sees it.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N), or (N, classes) shares of mixed labels.
+        eps: Size of the step, units of pixel intensity.
+        noise_scale: The noise is uniform in +-noise_scale * eps.
+
+    Returns:
+        (N, 3, H, W) in [0, 1], detached, within (1 + noise_scale) * eps: outside the eps ball on purpose.
     """
     images = images.detach()
     noisy = images + draw_like(images, lambda noise: noise.uniform_(-noise_scale * eps, noise_scale * eps))
@@ -144,7 +201,7 @@ def noise_fgsm(
 def loss_gradient(
     logits_function: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes), and the gradient of each image's loss with respect to the image, (N, 3, H, W); detached."""
+    """Return logits (N, classes) and the gradient of each image's loss by the image (N, 3, H, W), both detached."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = logits_function(images)
@@ -153,7 +210,7 @@ def loss_gradient(
 
 
 def _keep_better(best: Tensor, best_margin: Tensor, current: Tensor, margins: Tensor, active: Tensor) -> None:
-    """Writes the active images whose margin is higher than before into best, in place."""
+    """Write the active images whose margin is higher than before into `best`, in place."""
     improved = margins > best_margin[active]
     chosen = active[improved]
     best[chosen] = current[chosen]

@@ -1,14 +1,15 @@
-"""How an attack sees a network: functions with the network's exact logits but different derivatives.
+"""Show a network to an attack: functions with the network's exact logits but different derivatives.
 
 The block is nearly invisible to gradient attacks. With its batch norm frozen, a ReLU network is piecewise linear, so
 the derivative of its input gradient is zero almost everywhere, although that gradient moves a lot within an epsilon
 ball. Differentiating honestly through both passes therefore equals holding the first pass fixed; the smooth view is
-the attack that does see the block. Of any other network (smooth activations, layer norm) both passes show it.
+the attack that does see the block. Any other network (smooth activations, layer norm) shows it through both passes.
 """
 
 import torch
 from torch import Tensor
 
+from training.attacks.base import AttackError
 from training.derivatives.double_backward import CheapSecondDerivatives
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.derivatives.smooth_surrogate import SmoothSurrogate
@@ -17,32 +18,36 @@ from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork,
 
 
 def full_view(model: SelfGradientNetwork) -> LogitsFunction:
-    """The network as it is: derivatives through both passes, by double backward.
+    """Return the network as it is: derivatives through both passes, by double backward.
 
-    Sees the block of a network that is not piecewise linear; of any other it equals held_view.
+    It shows the block of a network that is not piecewise linear; for a piecewise linear one it equals held_view.
     """
     return model
 
 
 def check_view(view: str, model: SelfGradientNetwork) -> None:
-    """raises ValueError for a training attack's view that shows nothing of this network's block that is not free
+    """Refuse a training attack's view that shows no more of this network's block than a cheaper one.
 
-    By its modules, not by is_piecewise_linear: the self-gradient of an untrained network may be zero everywhere.
+    It goes by the modules and not by is_piecewise_linear, because the self-gradient of an untrained network may be zero
+    everywhere.
+
+    Raises:
+        AttackError: The view equals a cheaper one on this network.
     """
     if view == "full" and has_relu(model.backbone):
-        raise ValueError(
+        raise AttackError(
             "--attack-view full equals held for a backbone with ReLUs, at three times the cost; add a smooth "
             "--activation such as silu, or pass --attack-view smooth"
         )
     if view == "smooth" and model.block is not None and not has_relu(model.backbone):
-        raise ValueError(
+        raise AttackError(
             "--attack-view smooth replaces ReLUs, and this backbone has none: pass --attack-view full, which sees the "
             "block as it is"
         )
 
 
 def held_view(model: SelfGradientNetwork) -> LogitsFunction:
-    """The self-gradient held fixed at each image: derivatives through the second pass alone.
+    """Return the network with its self-gradient held fixed at each image: derivatives through the second pass alone.
 
     For a piecewise linear network this equals full_view at a third of the cost.
     """
@@ -58,34 +63,42 @@ def held_view(model: SelfGradientNetwork) -> LogitsFunction:
 
 
 def plain_view(model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
-    """The honest derivative, which the paper's attacks and AutoAttack follow, at the lowest price.
+    """Return the network with its honest derivative, which the paper's attacks and AutoAttack follow.
 
-    held_view of a piecewise linear network, full_view of any other.
+    That is held_view for a piecewise linear network, where it is the cheaper of two equals, and full_view for any
+    other.
 
-    images: as for is_piecewise_linear
+    Args:
+        model: The network.
+        images: (N, 3, H, W), pictures that is_piecewise_linear tries the network with.
     """
     held = model.block is None or is_piecewise_linear(model, images)
     return held_view(model) if held else full_view(model)
 
 
 def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:
-    """The plain network, block off."""
+    """Return the plain network, with its block off."""
     return model.plain_logits
 
 
 def smooth_self_gradient(model: SelfGradientNetwork, images: Tensor, beta: float) -> Tensor:
-    """The self-gradient, (N, 3, H, W), as if piecewise linear layers were smooth; it can be differentiated once."""
+    """Return the self-gradient, (N, 3, H, W), as if piecewise linear layers were smooth.
+
+    It can be differentiated once.
+    """
     # The outer mode sees what the inner one leaves: no ReLU, so none loses its smooth derivative to it.
     with CheapSecondDerivatives(), SmoothSurrogate(beta):
         return model.self_gradient(images)
 
 
 def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
-    """Exact logits; derivatives through the first pass as if its piecewise linear layers were smooth (SmoothSurrogate).
+    """Return exact logits with derivatives through the first pass as if its piecewise linear layers were smooth.
 
-    Smooth activations stay.
+    SmoothSurrogate replaces the layers; smooth activations stay.
 
-    beta: softplus sharpness; 5, 20 and 100 are the usual three
+    Args:
+        model: The network.
+        beta: Softplus sharpness; 5, 20 and 100 are the usual three.
     """
 
     def logits(images: Tensor) -> Tensor:
@@ -101,16 +114,21 @@ def smooth_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
 
 
 def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunction:
-    """Exact logits; backwards the block is the identity times its scale, behind a first pass seen as by smooth_view.
+    """Return exact logits with derivatives that step over the block's tanh layers.
+
+    Backwards the block is the identity times its scale, and the first pass before it is that of smooth_view.
 
     The block is a steep stack of tanh layers whose derivative nearly vanishes where they saturate, so even a gradient
     that sees the first pass may not get through it: this one steps over the tanh layers. (Stepping over block and
     first pass together is the held view: there the correction's derivative is zero. A correction whose derivative is
     one would only double that gradient, and these attacks use its sign.)
 
-    beta: softplus sharpness of the first pass's derivative
     Source: the straight-through estimator as in Athalye et al., Obfuscated Gradients Give a False Sense of Security
     (2018), section 4.1.
+
+    Args:
+        model: The network.
+        beta: Softplus sharpness of the first pass's derivative.
     """
 
     def logits(images: Tensor) -> Tensor:
@@ -128,13 +146,16 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
 
 
 def averaged_view(view: LogitsFunction, samples: int, noise: float) -> LogitsFunction:
-    """The logits of `view`; derivatives averaged over uniform noise on the images.
+    """Return the logits of `view` with derivatives averaged over uniform noise on the images.
 
     A gradient that jumps from point to point misleads an attack; its mean over a small neighbourhood does so less.
 
-    samples: draws per image (torch's global generator)
-    noise:   half-width of the noise, units of pixel intensity
     Source: expectation over transformation, Athalye et al. (2018), section 4.2.
+
+    Args:
+        view: The network as the attack would see it.
+        samples: Draws for each image, from torch's global generator.
+        noise: Half-width of the noise, units of pixel intensity.
     """
 
     def logits(images: Tensor) -> Tensor:

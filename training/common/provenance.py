@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 
 def current_versions() -> dict[str, str]:
     """Return the versions of Python, PyTorch and NumPy, and the kind of machine, for a checkpoint or a result."""
+    # Here, because a benchmark of the service has no need of them.
     import numpy
+    import torch
 
     return {
         "python": platform.python_version(),

@@ -73,7 +73,7 @@ class _ReLUInputGradient(torch.autograd.Function):
         return aten.threshold_backward(gradient, output, 0), None
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0913  # PyTorch's signature
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -147,7 +147,7 @@ class _BatchNormInputGradient(torch.autograd.Function):
         return by_gradient, None, by_weight, None, None
 
 
-def _batch_norm_backward(
+def _batch_norm_backward(  # PyTorch's signature
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
@@ -162,7 +162,7 @@ def _batch_norm_backward(
 Pair = tuple[int, int]
 
 
-def _conv2d(
+def _conv2d(  # noqa: PLR0913  # PyTorch's signature
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,

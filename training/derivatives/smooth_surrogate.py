@@ -108,7 +108,7 @@ def _hardswish(beta: float, input: Tensor, inplace: bool = False) -> Tensor:
     return input * _hardsigmoid(beta, input)
 
 
-def _max_pool2d(
+def _max_pool2d(  # noqa: PLR0913  # PyTorch's signature, after beta
     beta: float,
     input: Tensor,
     kernel_size: Any,

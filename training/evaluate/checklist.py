@@ -1,16 +1,14 @@
-"""The masking checklist: signs that a robustness figure is too good to be true. docs/robustness.md explains each.
+"""Look for signs that a robustness figure is too good to be true; docs/explanation/checklist.md explains each of them.
 
 Source: Athalye et al., Obfuscated Gradients Give a False Sense of Security (2018); Carlini et al., On Evaluating
 Adversarial Robustness (2019); AutoAttack's own warnings; and what this project found about self-gradient networks.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from training.attacks.auto_attack import AUTO_ATTACK
-from training.attacks.rows import MORE_RESTARTS, MORE_STEPS, Kind, kind_of
+from training.attacks.rows import AUTO_ATTACK_ROWS, Kind, RowId, more_restarts_row, more_steps_row
 from training.evaluate.diagnostics.accuracy_curve import LARGE
 from training.evaluate.report import Report
 
@@ -27,18 +25,22 @@ SMOOTH_FINDS = 0.01
 LARGE_EPS_ACCURACY = 0.01
 
 PLAIN_GRADIENT = "plain"
-"""The gradient that the paper's attacks and AutoAttack follow, by this name in Report.measured."""
+"""Name in Report.measured of the gradient that the paper's attacks and AutoAttack follow."""
 BOTH_PASSES = "both passes"
+"""Name in Report.measured of the gradient through both passes."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One item of the checklist.
 
-    value:       what was measured, None where nothing was
-    threshold:   in words
-    consequence: whether the figures are likely too high because of it
-    detail:      which rows it is about, or why there is no value
+    Attributes:
+        name: The item.
+        value: What was measured, None where nothing was.
+        threshold: When the item is raised, in words.
+        verdict: The result.
+        consequence: Whether a raised item makes the figures likely too high.
+        detail: The rows that it is about, or the reason why there is no value.
     """
 
     name: str
@@ -49,81 +51,81 @@ class Finding:
     detail: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return every field, for JSON."""
         return asdict(self)
 
     def line(self) -> str:
+        """Return the finding as one line of text."""
         value = "-" if self.value is None else f"{self.value:.4g}"
         detail = f" ({self.detail})" if self.detail else ""
         return f"{self.verdict:>14}  {self.name}: {value}, {self.threshold}{detail}"
 
 
 def smooth_gradient(beta: float, averaged: bool = False) -> str:
-    """The smooth surrogate's gradient, by its name in Report.measured; averaged over noise or not."""
+    """Return the name in Report.measured of the smooth surrogate's gradient, averaged over noise or not."""
     return f"smooth, beta {beta:g}" + ", averaged" * averaged
 
 
-def gradient_of(parameters: Mapping[str, Any]) -> str | None:
-    """The gradient that an attack follows, by its name in Report.measured; None where none is measured for it.
-
-    parameters: AttackOn.parameters()
-    """
-    view, averaged = parameters.get("view"), parameters.get("noise_samples", 1) > 1
-    if view == "smooth":
-        return smooth_gradient(parameters["beta"], averaged)
-    return None if averaged else {"held": PLAIN_GRADIENT, "full": BOTH_PASSES}.get(str(view))
+def gradient_of(row: RowId) -> str | None:
+    """Return the name in Report.measured of the gradient that a row's attack follows; None where none is measured."""
+    if row.kind not in ("white-box", "adaptive"):
+        return None
+    if row.view == "smooth" and row.beta is not None:
+        return smooth_gradient(row.beta, row.averaged)
+    return None if row.averaged else {"held": PLAIN_GRADIENT, "full": BOTH_PASSES}.get(row.view)
 
 
 def of_consequence(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that make the figures likely too high."""
+    """Return the findings that make the figures likely too high."""
     return [finding for finding in findings if finding.verdict == "raised" and finding.consequence]
 
 
 def likely_overestimated(findings: Iterable[Finding]) -> bool:
+    """Tell whether a finding makes the figures likely too high."""
     return bool(of_consequence(findings))
 
 
 def checklist(report: Report) -> list[Finding]:
-    """Every item, for the state in which the network is used (block on where there is one)."""
+    """Return every item, for the state in which the network is used (block on where there is one)."""
     rows = _Rows(report)
     return [
-        _gradient(report),
+        _gradient(report, rows),
         _zero_gradients(report),
         _same_logits(report, "batch dependence", "batch_dependence"),
         _same_logits(report, "randomness", "randomness"),
         _label_leaking(rows),
         _pgd_against_fgsm(rows),
-        _more_work(rows, "more steps", MORE_STEPS),
-        _more_work(rows, "more restarts", MORE_RESTARTS),
+        _more_work(rows, "more steps", more_steps_row(rows.state)),
+        _more_work(rows, "more restarts", more_restarts_row(rows.state)),
         _finds(rows, "black-box attacks", "black-box", SQUARE_FINDS),
         _finds(rows, "transfer attacks", "transfer", TRANSFER_FINDS),
-        _smooth_surrogate(report, rows),
+        _smooth_surrogate(rows),
         _large_epsilon(report),
         _block_relevance(report),
     ]
 
 
 class _Rows:
-    """The rows of one state, by name without the state."""
+    """The rows of the state in which the network is used."""
 
     def __init__(self, report: Report):
-        prefix = report.state_in_use() + ": "
-        self.withstood = {
-            key.removeprefix(prefix): bits for key, bits in report.withstood.items() if key.startswith(prefix)
-        }
+        self.state = report.state_in_use()
+        self.clean = RowId(self.state, "clean")
+        self.withstood = {one: row.withstood for one, row in report.in_state(self.state).items()}
 
-    def accuracy(self, row: str) -> float:
+    def accuracy(self, row: RowId) -> float:
         bits = self.withstood[row]
         return bits.count("1") / len(bits)
 
-    def of_kind(self, *kinds: Kind) -> list[str]:
-        return [row for row in self.withstood if kind_of(row) in kinds]
+    def of_kind(self, *kinds: Kind) -> list[RowId]:
+        return [row for row in self.withstood if row.kind in kinds]
 
-    def fell(self, rows: Iterable[str]) -> set[int]:
-        """Indices of the pictures that at least one of the rows took."""
+    def fell(self, rows: Iterable[RowId]) -> set[int]:
+        """Return the indices of the pictures that at least one of the rows took."""
         return {index for row in rows for index, bit in enumerate(self.withstood[row]) if bit == "0"}
 
-    def additional(self, rows: Iterable[str], baseline: Iterable[str]) -> float:
-        """Share of all pictures that the rows took and the baseline (with clean) had left."""
+    def additional(self, rows: Iterable[RowId], baseline: Iterable[RowId]) -> float:
+        """Return the share of all pictures that the rows took and the baseline (with clean) had left."""
         taken = self.fell(rows) - self.fell(baseline) - self.fell(self.of_kind("clean"))
         return len(taken) / len(next(iter(self.withstood.values())))
 
@@ -136,14 +138,13 @@ def _missing(name: str, threshold: str, why: str, verdict: Verdict = "not measur
     return Finding(name, None, threshold, verdict, False, why)
 
 
-def _gradient(report: Report) -> Finding:
+def _gradient(report: Report, rows: _Rows) -> Finding:
     name, threshold = "gradient correlation", f"masked under {MASKED_CORRELATION}, suspect under {SUSPECT_CORRELATION}"
     correlations = report.measured.get("gradient_correlation")
     if correlations is None:
         return _missing(name, threshold, "no gradients were measured")
     value = correlations[PLAIN_GRADIENT]
-    prefix = report.state_in_use() + ": "
-    followed = {gradient_of(parameters) for key, parameters in report.attacks.items() if key.startswith(prefix)}
+    followed = {gradient_of(row) for row in rows.withstood}
     best = max((number for view, number in correlations.items() if view in followed), default=value)
     verdict: Verdict = "ok"
     if value < SUSPECT_CORRELATION:
@@ -176,30 +177,31 @@ def _same_logits(report: Report, name: str, key: str) -> Finding:
 
 def _label_leaking(rows: _Rows) -> Finding:
     name, threshold = "label leaking", "raised where an attacked accuracy is above the clean one"
-    attacked = [row for row in rows.withstood if row != "clean"]
-    if "clean" not in rows.withstood or not attacked:
+    attacked = [row for row in rows.withstood if row != rows.clean]
+    if rows.clean not in rows.withstood or not attacked:
         return _missing(name, threshold, "needs clean and attacked rows")
     row = max(attacked, key=rows.accuracy)
-    value = rows.accuracy(row) - rows.accuracy("clean")
-    return Finding(name, value, threshold, _verdict(value > 0), True, f"highest: {row}")
+    value = rows.accuracy(row) - rows.accuracy(rows.clean)
+    return Finding(name, value, threshold, _verdict(value > 0), True, f"highest: {row.title}")
 
 
 def _pgd_against_fgsm(rows: _Rows) -> Finding:
     name, threshold = "PGD weaker than FGSM", f"raised above {PGD_OVER_FGSM:g}"
-    steps = {int(match[1]): row for row in rows.withstood if (match := re.fullmatch(r"PGD-(\d+)", row))}
-    if "FGSM" not in rows.withstood or not steps:
+    fgsm = RowId(rows.state, "fgsm")
+    steps = {row.steps: row for row in rows.withstood if row.family == "pgd" and row.is_plain}
+    if fgsm not in rows.withstood or not steps:
         return _missing(name, threshold, "needs the rows FGSM and PGD")
-    row = steps[max(steps)]
-    value = rows.accuracy(row) - rows.accuracy("FGSM")
-    return Finding(name, value, threshold, _verdict(value > PGD_OVER_FGSM + 1e-9), True, f"{row} minus FGSM")
+    row = steps[max(count for count in steps if count is not None)]
+    value = rows.accuracy(row) - rows.accuracy(fgsm)
+    return Finding(name, value, threshold, _verdict(value > PGD_OVER_FGSM + 1e-9), True, f"{row.title} minus FGSM")
 
 
-def _more_work(rows: _Rows, name: str, row: str) -> Finding:
+def _more_work(rows: _Rows, name: str, row: RowId) -> Finding:
     threshold = f"raised where it takes over {MORE_WORK:g} of the pictures"
     if row not in rows.withstood:
-        return _missing(name, threshold, f"needs the row {row!r}: --attacks full")
-    value = rows.withstood[row].count("0") / len(rows.withstood[row]) - (1 - rows.accuracy("clean"))
-    return Finding(name, value, threshold, _verdict(value > MORE_WORK + 1e-9), True, row)
+        return _missing(name, threshold, f"needs the row {row.title!r}: --attacks full")
+    value = rows.withstood[row].count("0") / len(rows.withstood[row]) - (1 - rows.accuracy(rows.clean))
+    return Finding(name, value, threshold, _verdict(value > MORE_WORK + 1e-9), True, row.title)
 
 
 def _finds(rows: _Rows, name: str, kind: Kind, limit: float) -> Finding:
@@ -208,18 +210,19 @@ def _finds(rows: _Rows, name: str, kind: Kind, limit: float) -> Finding:
     if not found:
         return _missing(name, threshold, "none was run: --attacks full")
     value = rows.additional(found, rows.of_kind("white-box", "adaptive"))
-    return Finding(name, value, threshold, _verdict(value > limit + 1e-9), True, ", ".join(found))
+    return Finding(name, value, threshold, _verdict(value > limit + 1e-9), True, ", ".join(row.title for row in found))
 
 
-def _smooth_surrogate(report: Report, rows: _Rows) -> Finding:
+def _smooth_surrogate(rows: _Rows) -> Finding:
     name, threshold = "smooth surrogate", f"raised where it takes over {SMOOTH_FINDS:g} off AutoAttack"
-    adaptive = [row for row in rows.of_kind("adaptive") if "smooth surrogate" in row]
-    if report.state_in_use() == "block off":
+    adaptive = [row for row in rows.of_kind("adaptive") if row.view == "smooth"]
+    if rows.state == "block off":
         return _missing(name, threshold, "the network has no block", "does not apply")
     if not adaptive:
         return _missing(name, threshold, "it was not run: --attacks full")
-    if all(row in rows.withstood for row in AUTO_ATTACK):
-        baseline, detail = list(AUTO_ATTACK), "off AutoAttack"
+    whole = [[row for row in rows.withstood if one.matches(row)] for one in AUTO_ATTACK_ROWS]
+    if all(whole):
+        baseline, detail = [row for found in whole for row in found], "off AutoAttack"
     else:
         baseline, detail = rows.of_kind("white-box"), "AutoAttack was not run: off the white-box rows"
     value = rows.additional(adaptive, baseline)

@@ -1,4 +1,4 @@
-"""`python -m training.evaluate`: attacks a checkpoint and reports what it withstands."""
+"""Command line `python -m training.evaluate`: attack a checkpoint and report what it withstands."""
 
 import argparse
 import shlex
@@ -7,22 +7,13 @@ from pathlib import Path
 
 import torch
 
-from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
-from training.attacks.registry import DEFAULT, ENTRIES, PRESETS, Context, Source, build_attacks, network_calls
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.attacks.registry import DEFAULT, ENTRIES, PRESETS, Context, build_attacks
 from training.common.command_line import number
-from training.common.devices import check_threads, checked_device
-from training.common.files import WriteError, sha256
-from training.common.provenance import current_versions, git_commit
+from training.common.errors import TrainingError, first_line
 from training.common.signals import Terminated, terminable
-from training.data.batches import to_float
-from training.data.loading import DATASETS, choose_pictures, load_pictures
-from training.data.picture_set import DatasetError
-from training.derivatives.piecewise_linear import is_piecewise_linear
+from training.data.loading import DATASETS
 from training.evaluate.gradient_oracle import judge_oracle
-from training.evaluate.prepare import other_reports, output_paths, source
-from training.evaluate.report import Report
-from training.evaluate.run import Evaluation
+from training.evaluate.prepare import Options, Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
 
 PRESET_MEANING = {
@@ -34,9 +25,10 @@ PRESET_MEANING = {
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser, whose --help lists the presets and the attacks."""
     width = max(map(len, ENTRIES))
     typical = Context(eps=8 / 255, has_block=True, classes=10)
-    calls = {name: sum(network_calls(attack, 10) for attack in build_attacks([name], typical)) for name in PRESETS}
+    calls = {name: sum(attack.network_calls(10) for attack in build_attacks([name], typical)) for name in PRESETS}
     epilog = [
         "presets of --attacks, and how often they call the network on a picture that withstands everything (10",
         "classes, a network with a block; pictures that fall cost much less):",
@@ -61,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--attacks", nargs="+", default=list(DEFAULT), help="presets and names, listed below", metavar="A"
     )
     parser.add_argument("--eps", type=number, default=8 / 255, help="L-inf budget, units of pixel intensity (8/255)")
-    parser.add_argument("--restarts", type=int, default=1, help="of PGD-K and CW-K")
+    parser.add_argument("--restarts", type=int, default=1, help="restarts of PGD-K and CW-K")
     parser.add_argument(
         "--beta", type=float, nargs="*", default=[5.0, 20.0, 100.0], help="smooth surrogate's sharpness"
     )
@@ -74,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="also attack this exported graph of the checkpoint, as a black box: by the graph-* attacks below that are "
         "asked for, or all of them",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the pictures' draw and the attacks' starts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pictures' draw and of the attacks' starts")
     parser.add_argument("--batch-size", type=int, default=250, help="pictures attacked at once")
     parser.add_argument(
         "--report",
@@ -97,132 +89,38 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """raises ValueError, naming the fix, for numbers that make no sense"""
-    eps = arguments.eps
-    if eps > 1:
-        raise ValueError(f"--eps {eps:g} is above 1: intensities lie in [0, 1]; write --eps {eps:g}/255")
-    if eps <= 0:
-        raise ValueError(f"--eps must be above 0, not {eps:g}; without a budget there is only clean accuracy")
-    for name in ("pictures", "batch_size", "restarts"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
-    check_threads(arguments.threads)
-    for beta in arguments.beta:
-        if beta <= 0:
-            raise ValueError(f"--beta must be above 0, not {beta:g}; 5, 20 and 100 are the usual three")
+def evaluate(prepared: Prepared) -> None:
+    """Run the attacks and the checklist, saving the report after each; a gradient oracle gets table 1's two figures.
 
-
-def evaluate(arguments: argparse.Namespace, command: str) -> None:
-    """Runs the attacks and the checklist, saving the report after each; of a gradient oracle, table 1's two figures.
-
-    raises CheckpointError, DatasetError, ExportedGraphError, ValueError (a saved report of another setting), WriteError
+    Raises:
+        SavedReportError: A saved report is of another setting or none at all.
+        WriteError: The report cannot be written.
     """
-    check_numbers(arguments)
-    others = other_reports(arguments.rows_from)
-    device = checked_device(arguments.device)
-    model, info = load_checkpoint(arguments.ckpt)
-    model.to(device).to(memory_format=torch.channels_last)
-    model.requires_grad_(False)
-    checkpoint_sha256 = sha256(arguments.ckpt)
-    graph = None
-    if arguments.onnx is not None:
-        graph = ExportedGraph(arguments.onnx, checkpoint_sha256, arguments.threads or 0)
-    context = Context(
-        eps=arguments.eps,
-        has_block=model.block is not None,
-        classes=len(info.class_names),
-        betas=tuple(arguments.beta),
-        restarts=arguments.restarts,
-        checkpoint=Source(model, "the checkpoint", checkpoint_sha256) if graph else None,
-        graph_sha256=sha256(arguments.onnx) if graph else "",
-        transfer=source(arguments.transfer_from, info, device) if arguments.transfer_from else None,
-    )
-    names = list(arguments.attacks) + (["transfer-from"] if context.transfer else [])
-    attacks = build_attacks(names, context)
-    dataset = arguments.dataset or info.recipe["dataset"]
-    image_size = info.recipe.get("image_size")
-    pictures = load_pictures(dataset, arguments.data_root, arguments.split, image_size, info.class_names)
-    chosen = choose_pictures(pictures, arguments.pictures, arguments.seed)
-    found = (chosen.images.shape[2], chosen.images.shape[3])
-    if found != info.image_size:
-        raise DatasetError(
-            f"{arguments.data_root}: pictures of {found[1]}x{found[0]}, but the checkpoint is for "
-            f"{info.image_size[1]}x{info.image_size[0]}; give it pictures of that size"
-        )
-    images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
-    labels = chosen.labels.to(device)
-    path, folder = output_paths(arguments)
-    # What older reports do not say.
-    since = {"pictures_sha256": chosen.sha256(), "reader": dataset}
-    if len(chosen) == len(pictures):
-        # Older reports on all pictures have them in the order of the data set.
-        since["order"] = "shuffled"
-    if model.block is not None and not is_piecewise_linear(model, images):
-        # The rows whose view is "held" go through both passes then (views.plain_view).
-        since["plain_gradient"] = "both passes"
-    report = Report(
-        setting={
-            "checkpoint_sha256": checkpoint_sha256,
-            "architecture": info.architecture,
-            "method": info.method,
-            "data": info.dataset,
-            "split": arguments.split,
-            "pictures": len(chosen),
-            "norm": "L-inf",
-            "eps": arguments.eps,
-            "restarts": arguments.restarts,
-            "seed": arguments.seed,
-            "batch_size": arguments.batch_size,
-            **since,
-        },
-        about={
-            "command": command,
-            "versions": current_versions(),
-            "git_commit": git_commit(),
-            "device": str(device),
-            "core_seconds_of_training": info.history.get("core_seconds"),
-        },
-    )
-    if isinstance(model, GradientOracle):
-        if others:
-            raise ValueError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
-        print(judge_oracle(model, images, labels, report.setting, report.about, path))
+    evaluation = prepared.evaluation
+    trial, report = evaluation.trial, evaluation.report
+    if isinstance(trial.model, GradientOracle):
+        print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
         return
-    evaluation = Evaluation(
-        model=model,
-        images=images,
-        labels=labels,
-        class_names=info.class_names,
-        report=report,
-        path=path,
-        betas=context.betas,
-        batch_size=arguments.batch_size,
-        graph=graph,
-        others=others,
-    )
-    evaluation.run(attacks, whole_curve=folder is not None or "full" in names)
-    if folder is not None:
-        evaluation.write_page(folder)
+    evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    if prepared.folder is not None:
+        evaluation.write_page(prepared.folder)
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    """Run the command line, and return its exit status."""
+    options = Options(**vars(build_parser().parse_args(argv)))
     command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if argv is None else argv)])
     try:
-        check_numbers(arguments)
-        if arguments.threads:
-            torch.set_num_threads(arguments.threads)
         with terminable():
-            evaluate(arguments, command)
+            evaluate(prepare(options, command))
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: out of memory on {arguments.device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
+        reason = first_line(error)
+        print(f"error: out of memory on {options.device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
         return 2
-    except (CheckpointError, DatasetError, ExportedGraphError, ValueError, WriteError) as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted; the same command goes on after the last finished batch of pictures", file=sys.stderr)
+        print("interrupted; the same command continues after the last finished batch of pictures", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     return 0

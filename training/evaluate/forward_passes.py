@@ -1,4 +1,4 @@
-"""A sign of life from a network under attack: one batch of a costly attack takes an hour on a CPU."""
+"""Show that a network under attack is at work: one batch of a costly attack takes an hour on a CPU."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 @contextmanager
 def passes_shown(backbone: nn.Module, bar: tqdm) -> Iterator[None]:
-    """Within, the bar tells how many forward passes there were, every bar.mininterval seconds."""
+    """Let the bar show how many forward passes there were, every bar.mininterval seconds."""
     count = 0
     shown = time.monotonic()
 

@@ -1,8 +1,9 @@
-"""A robustness report for people: the figures, the checklist and the plots as one Markdown page."""
+"""Write a robustness report for people: figures, checklist and plots as one Markdown page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.common.markdown import table
 from training.evaluate.checklist import Finding, of_consequence
 from training.evaluate.report import Report
 
@@ -10,25 +11,35 @@ OVERESTIMATED = "robustness likely overestimated"
 
 
 def headline_sentence(report: Report) -> str:
+    """Return the lowest accuracy per picture with its confidence interval, in words."""
     low, high = report.headline_interval()
-    pictures = len(next(iter(report.withstood.values())))
     return (
         f"lowest accuracy per picture: {report.headline():.1%} "
-        f"(95 % confidence interval {100 * low:.1f} to {100 * high:.1f} %, {pictures:,} pictures)"
+        f"(95 % confidence interval {100 * low:.1f} to {100 * high:.1f} %, {report.pictures():,} pictures)"
     )
 
 
 def warning(findings: Sequence[Finding]) -> str | None:
-    """One line that names the flags of consequence, None where none is raised."""
+    """Return one line that names the raised items that matter for the figures, None where there are none."""
     names = [finding.name for finding in of_consequence(findings)]
     if not names:
         return None
-    return f"{OVERESTIMATED}: {', '.join(names)} (docs/robustness.md says what each means)"
+    return f"{OVERESTIMATED}: {', '.join(names)} (docs/explanation/checklist.md says what each means)"
 
 
 def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> str:
-    """The Markdown page; `plots` are file names beside it."""
+    """Return the Markdown page; `plots` are file names beside it."""
     setting = report.setting
+    items = [
+        [
+            finding.verdict,
+            finding.name,
+            "-" if finding.value is None else f"{finding.value:.4g}",
+            finding.threshold,
+            finding.detail,
+        ]
+        for finding in findings
+    ]
     lines = [
         f"# Robustness of {setting.get('architecture', 'a network')}, {setting.get('method', '')}",
         "",
@@ -43,12 +54,8 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         "## Masking checklist",
         "",
-        "| verdict | item | measured | threshold | about |",
-        "| --- | --- | ---: | --- | --- |",
+        table(["verdict", "item", "measured", "threshold", "about"], items, "llrll"),
     ]
-    for finding in findings:
-        value = "-" if finding.value is None else f"{finding.value:.4g}"
-        lines.append(f"| {finding.verdict} | {finding.name} | {value} | {finding.threshold} | {finding.detail} |")
     for name, iteration in report.measured.get("convergence", {}).items():
         lines += ["", _convergence_sentence(name, iteration)]
     for plot in plots:
@@ -59,11 +66,11 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         f"Command: `{report.about.get('command', '')}`, commit {report.about.get('git_commit') or 'unknown'}.",
     ]
     for entry in report.earlier:
-        lines += ["", _earlier_sentence(len(entry["rows"]), entry["about"])]
+        lines += ["", _earlier_sentence(len(entry.rows), entry.about)]
     return "\n".join(lines) + "\n"
 
 
-def _earlier_sentence(rows: int, about: dict[str, Any]) -> str:
+def _earlier_sentence(rows: int, about: Mapping[str, Any]) -> str:
     return (
         f"Measured earlier, {rows} of the rows (`earlier` in the JSON names them): `{about.get('command', '')}`, "
         f"commit {about.get('git_commit') or 'unknown'}."

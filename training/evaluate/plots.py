@@ -1,6 +1,5 @@
-"""The plots of a robustness report, as PNG files."""
+"""Draw the plots of a robustness report, as PNG files."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,13 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from training.attacks.rows import Family, State
 from training.evaluate.diagnostics.convergence import Iteration
 from training.evaluate.report import Report
 from training.networks.self_gradient import SelfGradientNetwork
 
+FAMILIES: dict[Family, str] = {"pgd": "PGD", "cw": "CW"}
+
 
 def accuracy_over_eps(report: Report, path: Path) -> bool:
-    """Accuracy against epsilon; returns whether there was anything to plot."""
+    """Plot accuracy against epsilon, and return whether there was anything to plot."""
     curve = report.measured.get("accuracy_over_eps", {})
     if len(curve) < 2:
         return False
@@ -30,19 +32,15 @@ def accuracy_over_eps(report: Report, path: Path) -> bool:
 
 
 def accuracy_over_steps(report: Report, path: Path) -> bool:
-    """Accuracy under PGD and CW against the number of steps; returns whether there was anything to plot."""
+    """Plot accuracy under PGD and CW against the number of steps; return whether there was anything to plot."""
     figure, axes = _figure("steps", "accuracy, %")
     all_steps: set[int] = set()
     for state in report.states():
-        for attack in ("PGD", "CW"):
-            points = {
-                int(match[1]): report.accuracy(key)
-                for key in report.withstood
-                if (match := re.fullmatch(rf"{state}: {attack}-(\d+)", key))
-            }
+        for family, title in FAMILIES.items():
+            points = _accuracy_by_steps(report, state, family)
             if len(points) > 1:
                 steps = sorted(points)
-                axes.plot(steps, [100 * points[step] for step in steps], marker="o", label=f"{attack}, {state}")
+                axes.plot(steps, [100 * points[step] for step in steps], marker="o", label=f"{title}, {state}")
                 all_steps |= set(steps)
     if not all_steps:
         return False
@@ -53,6 +51,15 @@ def accuracy_over_steps(report: Report, path: Path) -> bool:
     return _save(figure, path)
 
 
+def _accuracy_by_steps(report: Report, state: State, family: Family) -> dict[int, float]:
+    """Return the accuracies of a family's plain rows by the number of steps."""
+    return {
+        one.steps: row.accuracy
+        for one, row in report.rows.items()
+        if one.steps is not None and (one.state, one.family) == (state, family) and one.is_plain
+    }
+
+
 def gallery(
     model: SelfGradientNetwork,
     images: Tensor,
@@ -61,9 +68,18 @@ def gallery(
     class_names: tuple[str, ...],
     path: Path,
 ) -> bool:
-    """A row a picture: clean, perturbed, and with a block the self-gradient and the corrected perturbed picture.
+    """Plot a row for each picture: clean, perturbed, and with a block the self-gradient and the corrected picture.
 
-    images, attacked: (N, 3, H, W) in [0, 1]; N a handful
+    Args:
+        model: The network.
+        images: (N, 3, H, W) in [0, 1], a handful.
+        attacked: The perturbed pictures, (N, 3, H, W) in [0, 1].
+        labels: (N).
+        class_names: Names of the classes.
+        path: PNG file.
+
+    Returns:
+        True: there always is something to plot.
     """
     with torch.no_grad():
         columns = [("clean", images, model(images)), ("perturbed", attacked, model(attacked))]
@@ -88,7 +104,7 @@ def gallery(
 
 
 def convergence(iterations: Mapping[str, Iteration], path: Path) -> bool:
-    """Figure 2, and the bound that theorem 1's proof sets: how far each iteration moves the gradient."""
+    """Plot how far each iteration moves the gradient (figure 2), and the bound that theorem 1's proof sets."""
     figure, axes = _figure("iteration n", "L2 norm of the gradient's change, mean over pictures")
     for index, (name, iteration) in enumerate(iterations.items()):
         steps = range(1, len(iteration.gradient_change) + 1)

@@ -1,56 +1,270 @@
-"""Load what an evaluation needs and check that it fits together."""
+"""Load everything that an evaluation needs, and check that it fits together before any costly work."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from training.attacks.registry import Source
+from training.attacks.base import AttackOn
+from training.attacks.black_box import SourceNetwork
+from training.attacks.exported_graph import ExportedGraph
+from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.command_line import OptionError
+from training.common.devices import check_threads, checked_device
 from training.common.files import sha256
-from training.data.picture_set import DatasetError
+from training.common.provenance import current_versions, git_commit
+from training.data.batches import to_float
+from training.data.loading import choose_pictures, load_pictures
+from training.data.picture_set import DatasetError, PictureSet
+from training.derivatives.piecewise_linear import is_piecewise_linear
+from training.evaluate.measuring import Trial
+from training.evaluate.report import Report
+from training.evaluate.run import Evaluation
+from training.networks.gradient_oracle import GradientOracle
+from training.networks.self_gradient import SelfGradientNetwork
 
 
-def same_classes(place: Path, names: Sequence[str], info: CheckpointInfo) -> None:
-    """raises DatasetError, naming the fix, where the classes are not the checkpoint's"""
+@dataclass(frozen=True)
+class Options:
+    """The options of `python -m training.evaluate`, by the names of its command line.
+
+    Attributes:
+        ckpt: The checkpoint.
+        data_root: Folder of the data set.
+        dataset: Reader of the data set; None for the one that the network was trained with.
+        split: "test" or "train".
+        pictures: How many, the same number of each class.
+        attacks: Presets and names.
+        eps: L-inf budget, units of pixel intensity.
+        restarts: Restarts of PGD-K and CW-K.
+        beta: Sharpness of the smooth surrogates.
+        transfer_from: Checkpoint of a network whose adversarial pictures are shown to this one.
+        onnx: Exported graph that is attacked too.
+        seed: Seed of the pictures' draw and of the attacks' starts.
+        batch_size: Pictures that are attacked at once.
+        report: Folder for everything, or a .json file for that alone; None for evaluation.json beside the checkpoint.
+        rows_from: Reports whose rows are taken over.
+        device: The device.
+        threads: CPU threads; None for all cores.
+    """
+
+    ckpt: Path
+    data_root: Path
+    dataset: str | None
+    split: Literal["test", "train"]
+    pictures: int
+    attacks: Sequence[str]
+    eps: float
+    restarts: int
+    beta: Sequence[float]
+    transfer_from: Path | None
+    onnx: Path | None
+    seed: int
+    batch_size: int
+    report: Path | None
+    rows_from: Sequence[Path]
+    device: str
+    threads: int | None
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            OptionError: A number makes no sense; the message names the fix.
+        """
+        if self.eps > 1:
+            raise OptionError(f"--eps {self.eps:g} is above 1: intensities lie in [0, 1]; write --eps {self.eps:g}/255")
+        if self.eps <= 0:
+            raise OptionError(f"--eps must be above 0, not {self.eps:g}; without a budget there is only clean accuracy")
+        for name in ("pictures", "batch_size", "restarts"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        check_threads(self.threads)
+        for beta in self.beta:
+            if beta <= 0:
+                raise OptionError(f"--beta must be above 0, not {beta:g}; 5, 20 and 100 are the usual three")
+
+    def output_paths(self) -> tuple[Path, Path | None]:
+        """Return the JSON file, and the folder for the page and the plots where one is asked for."""
+        if self.report is None:
+            return self.ckpt.with_name("evaluation.json"), None
+        if self.report.suffix == ".json":
+            return self.report, None
+        return self.report / "evaluation.json", self.report
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation that is ready to run.
+
+    Attributes:
+        evaluation: The evaluation; its network may be a gradient oracle.
+        attacks: The attacks, in order.
+        folder: Folder for the page and the plots, None where none is asked for.
+        whole_curve: Whether accuracy is measured at every budget of the plot.
+    """
+
+    evaluation: Evaluation
+    attacks: Sequence[AttackOn[SelfGradientNetwork]]
+    folder: Path | None
+    whole_curve: bool
+
+
+def prepare(options: Options, command: str) -> Prepared:
+    """Load and check everything that an evaluation needs.
+
+    Args:
+        options: The options of the command line.
+        command: The command line, for the report.
+
+    Raises:
+        TrainingError: Something is missing or does not fit; the message is one line that names the fix.
+    """
+    options.check()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    others = _other_reports(options.rows_from)
+    device = checked_device(options.device)
+    model, info = _load_network(options.ckpt, device)
+    checkpoint_sha256 = sha256(options.ckpt)
+    graph, context = None, _context(options, info, model)
+    if options.onnx is not None:
+        graph = ExportedGraph(options.onnx, checkpoint_sha256, options.threads or 0)
+        own = SourceNetwork(model, "the checkpoint", checkpoint_sha256)
+        context = replace(context, checkpoint=own, graph_sha256=sha256(options.onnx))
+    names = list(options.attacks)
+    if options.transfer_from is not None:
+        context = replace(context, transfer=_load_source(options.transfer_from, info, device))
+        names.append("transfer-from")
+    attacks = build_attacks(names, context)
+    chosen = _load_pictures(options, info)
+    trial = Trial(
+        model=model,
+        images=to_float(chosen.images).to(device, memory_format=torch.channels_last),
+        labels=chosen.labels.to(device),
+        eps=options.eps,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    if isinstance(model, GradientOracle) and others:
+        raise OptionError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
+    path, folder = options.output_paths()
+    report = Report(
+        setting=_setting(options, info, checkpoint_sha256, chosen, trial),
+        about={
+            "command": command,
+            "versions": current_versions(),
+            "git_commit": git_commit(),
+            "device": str(device),
+            "core_seconds_of_training": info.history.get("core_seconds"),
+        },
+    )
+    evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph, others)
+    return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in names)
+
+
+def _load_network(path: Path, device: torch.device) -> tuple[SelfGradientNetwork, CheckpointInfo]:
+    network, info = load_checkpoint(path)
+    network.to(device).to(memory_format=torch.channels_last)
+    network.requires_grad_(False)
+    return network, info
+
+
+def _load_source(path: Path, info: CheckpointInfo, device: torch.device) -> SourceNetwork:
+    """Load the --transfer-from network.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+        DatasetError: Its classes are not those of the checkpoint that is judged.
+    """
+    network, description = _load_network(path, device)
+    _check_classes(path, description.class_names, info)
+    return SourceNetwork(network, f"{description.method} {description.architecture}", sha256(path))
+
+
+def _check_classes(path: Path, names: Sequence[str], info: CheckpointInfo) -> None:
     if tuple(names) == info.class_names:
         return
     if len(names) != len(info.class_names):
         difference = f"it has {len(names)} classes and the checkpoint {len(info.class_names)}"
     else:
         difference = f"its classes are not the checkpoint's ({', '.join(info.class_names)})"
-    raise DatasetError(f"{place}: {difference}; use what the network was trained on ({info.dataset})")
+    raise DatasetError(f"{path}: {difference}; use what the network was trained on ({info.dataset})")
 
 
-def source(path: Path, info: CheckpointInfo, device: torch.device) -> Source:
-    """The --transfer-from network.
+def _context(options: Options, info: CheckpointInfo, model: SelfGradientNetwork) -> Context:
+    return Context(
+        eps=options.eps,
+        has_block=model.block is not None,
+        classes=len(info.class_names),
+        betas=tuple(options.beta),
+        restarts=options.restarts,
+    )
 
-    raises CheckpointError, or DatasetError where it tells other classes apart
+
+def _load_pictures(options: Options, info: CheckpointInfo) -> PictureSet:
+    """Load the pictures that are attacked.
+
+    Raises:
+        DatasetError: They cannot be read, or are not of the network's size or classes.
     """
-    network, description = load_checkpoint(path)
-    same_classes(path, description.class_names, info)
-    network.to(device).to(memory_format=torch.channels_last)
-    network.requires_grad_(False)
-    return Source(network, f"{description.method} {description.architecture}", sha256(path))
+    reader, image_size = _reader(options, info), info.recipe.get("image_size")
+    pictures = load_pictures(reader, options.data_root, options.split, image_size, info.class_names)
+    chosen = choose_pictures(pictures, options.pictures, options.seed)
+    found = (chosen.images.shape[2], chosen.images.shape[3])
+    if found != info.image_size:
+        raise DatasetError(
+            f"{options.data_root}: pictures of {found[1]}x{found[0]}, but the checkpoint is for "
+            f"{info.image_size[1]}x{info.image_size[0]}; give it pictures of that size"
+        )
+    return chosen
 
 
-def output_paths(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The JSON file, and the folder for the page and the plots where one is asked for."""
-    if arguments.report is None:
-        return arguments.ckpt.with_name("evaluation.json"), None
-    if arguments.report.suffix == ".json":
-        return arguments.report, None
-    return arguments.report / "evaluation.json", arguments.report
+def _reader(options: Options, info: CheckpointInfo) -> str:
+    reader: str = options.dataset or info.recipe["dataset"]
+    return reader
 
 
-def other_reports(given: Sequence[Path]) -> tuple[Path, ...]:
-    """The JSON files of --rows-from, each named itself or by its folder.
+def _setting(
+    options: Options,
+    info: CheckpointInfo,
+    checkpoint_sha256: str,
+    chosen: PictureSet,
+    trial: Trial[SelfGradientNetwork],
+) -> dict[str, Any]:
+    """Return everything that the figures depend on."""
+    setting: dict[str, Any] = {
+        "checkpoint_sha256": checkpoint_sha256,
+        "architecture": info.architecture,
+        "method": info.method,
+        "data": info.dataset,
+        "split": options.split,
+        "pictures": len(chosen),
+        "norm": "L-inf",
+        "eps": options.eps,
+        "restarts": options.restarts,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "pictures_sha256": chosen.sha256(),
+        "reader": _reader(options, info),
+    }
+    if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
+        # The rows whose view is "held" go through both passes then (views.plain_view).
+        setting["plain_gradient"] = "both passes"
+    return setting
 
-    raises ValueError where one is not there
+
+def _other_reports(given: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the JSON files of --rows-from, each named itself or by its folder.
+
+    Raises:
+        OptionError: One is not there.
     """
     paths = tuple(path / "evaluation.json" if path.is_dir() else path for path in given)
     for path in paths:
         if not path.exists():
-            raise ValueError(f"--rows-from {path}: no such file; name what another command wrote with --report")
+            raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")
     return paths

@@ -1,9 +1,8 @@
-"""A robustness report: which pictures withstood which attack, the figures that follow, and how they are saved."""
+"""Keep a robustness report: which pictures withstood which attack, the figures that follow, and how they are saved."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,226 +10,313 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from training.attacks.auto_attack import AUTO_ATTACK
 from training.attacks.base import AttackOn
-from training.attacks.rows import row_key
+from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
+from training.common.markdown import table
 from training.evaluate.measuring import lowest
-from training.evaluate.saved_report import FIX, read_saved
+from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
-FORMAT = "self-gradient-evaluation/1"
-STATES = ("block on", "block off", "exported graph")
-"""What is under attack; the columns of the table."""
+FORMAT = "self-gradient-evaluation/2"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of one attack.
+
+    Attributes:
+        withstood: A character for each picture: 1 still classified rightly, 0 not, - not attacked because an earlier
+            row of the same state had taken it. A row's ones are what it and those earlier rows left.
+        attack: The attack's parameters, AttackOn.parameters().
+        core_seconds: Processor time of the attack, None where it was not taken.
+    """
+
+    withstood: str
+    attack: Mapping[str, Any]
+    core_seconds: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all pictures that the attack left."""
+        return self.withstood.count("1") / len(self.withstood)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the accuracy, for pictures drawn from a larger set."""
+        return wilson_interval(self.withstood.count("1"), len(self.withstood))
+
+    @property
+    def right(self) -> Tensor:
+        """Which pictures the attack left, (N) bool."""
+        return torch.tensor([character == "1" for character in self.withstood])
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A command that measured rows before the one that the report is of.
+
+    Attributes:
+        about: The value of Report.about for that command.
+        rows: The rows that it measured.
+    """
+
+    about: Mapping[str, Any]
+    rows: tuple[RowId, ...]
 
 
 @dataclass
 class Report:
-    """Grows attack by attack, and is saved after each, so that an interrupted evaluation goes on where it was.
+    """A report that grows attack by attack. It is saved after each, so that an interrupted evaluation can be continued.
 
-    setting:   everything that the figures depend on; a saved report of another setting is not gone on with
-    about:     what a reader should know besides (command, versions, commit, machine), of the last command
-    earlier:   what `about` was for the rows that earlier commands measured: [{"about": ..., "rows": [...]}, ...]
-    withstood: per row, a character for each picture: 1 still classified rightly, 0 not, - not attacked because an
-               earlier row of the same state had taken it (so a row's ones are what it and those left)
-    attacks:   per row, the attack's parameters
-    measured:  what else the masking checklist and the plots rest on, by name
-    checklist: the masking checklist's findings
+    Attributes:
+        setting: Everything that the figures depend on; a saved report of another setting is not continued.
+        about: Other things that a reader should know (command, versions, commit, machine), of the last command.
+        earlier: The commands that measured the other rows.
+        rows: The result of each attack.
+        block_effect: What the block does, None where it was not measured or there is no block.
+        measured: Other measurements that the masking checklist and the plots rest on, by name.
+        checklist: The masking checklist's findings.
+        likely_overestimated: Whether a finding says that the figures are likely too high.
     """
 
     setting: dict[str, Any]
     about: dict[str, Any] = field(default_factory=dict)
-    earlier: list[dict[str, Any]] = field(default_factory=list)
-    withstood: dict[str, str] = field(default_factory=dict)
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    earlier: list[Earlier] = field(default_factory=list)
+    rows: dict[RowId, Row] = field(default_factory=dict)
     block_effect: dict[str, float] | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     checklist: list[dict[str, Any]] = field(default_factory=list)
     likely_overestimated: bool | None = None
 
-    def add(self, attack: AttackOn[Any], right: Tensor, attacked: Tensor | None = None) -> None:
-        """right: (N) bool, of all pictures; attacked: (N) bool, which of them were, None for all"""
-        key = row_key(attack)
+    def add(
+        self,
+        attack: AttackOn[Any],
+        right: Tensor,
+        attacked: Tensor | None = None,
+        core_seconds: float | None = None,
+    ) -> None:
+        """Add a row.
+
+        Args:
+            attack: The attack that was run.
+            right: Which of all pictures are classified rightly, (N) bool.
+            attacked: Which pictures were attacked, (N) bool; None for all.
+            core_seconds: Processor time of the attack.
+        """
         marks = ["1" if value else "0" for value in right.tolist()]
         if attacked is not None:
-            wrong_at_once = self._wrong_at_once(attack.state, len(marks))
+            wrong_at_once = self._wrong_at_once(attack.id.state, len(marks))
             marks = [
                 mark if was or wrong else "-"
                 for mark, was, wrong in zip(marks, attacked.tolist(), wrong_at_once, strict=True)
             ]
-        self.withstood[key] = "".join(marks)
-        self.attacks[key] = json_values(attack.parameters())
+        self.rows[attack.id] = Row("".join(marks), json_values(attack.parameters()), core_seconds)
 
     def survivors(self, attack: AttackOn[Any], pictures: int) -> Tensor:
-        """Which pictures the attack is to be run on, (N) bool: all, or what withstood the rows that it names."""
-        rows = [
-            _bits(bits)
-            for key, bits in self.withstood.items()
-            if key.startswith(attack.state + ": ")
-            and any(fnmatchcase(key.removeprefix(attack.state + ": "), pattern) for pattern in attack.survivors_of)
-        ]
-        return lowest(rows) if rows else torch.ones(pictures, dtype=torch.bool)
+        """Return which pictures the attack is to be run on, (N) bool: all, or what withstood the rows it names."""
+        rows = [row for one, row in self.in_state(attack.id.state).items() if any_matches(attack.survivors_of, one)]
+        return lowest(row.right for row in rows) if rows else torch.ones(pictures, dtype=torch.bool)
 
-    def _wrong_at_once(self, state: str, pictures: int) -> list[bool]:
-        bits = self.withstood.get(f"{state}: clean")
-        return [False] * pictures if bits is None else [bit == "0" for bit in bits]
+    def _wrong_at_once(self, state: State, pictures: int) -> list[bool]:
+        clean = self.rows.get(RowId(state, "clean"))
+        return [False] * pictures if clean is None else [mark == "0" for mark in clean.withstood]
 
-    def accuracy(self, key: str) -> float:
-        bits = self.withstood[key]
-        return bits.count("1") / len(bits)
+    def in_state(self, state: State) -> dict[RowId, Row]:
+        """Return the rows of a state."""
+        return {one: row for one, row in self.rows.items() if one.state == state}
 
-    def interval(self, key: str) -> tuple[float, float]:
-        """95 % confidence interval of accuracy(key), for pictures drawn from a larger set."""
-        bits = self.withstood[key]
-        return wilson_interval(bits.count("1"), len(bits))
+    def states(self) -> list[State]:
+        """Return the states that have rows."""
+        present = {one.state for one in self.rows}
+        return [state for state in STATES if state in present]
 
-    def states(self) -> list[str]:
-        return [state for state in STATES if any(key.startswith(state + ": ") for key in self.withstood)]
-
-    def state_in_use(self) -> str:
-        """The state in which the network is used: block on, or, without a block, the only state there is."""
+    def state_in_use(self) -> State:
+        """Return the state in which the network is used: block on, or, without a block, the only state there is."""
         return "block on" if "block on" in self.states() else "block off"
 
-    def _lowest_per_picture(self, state: str, names: Iterable[str] | None = None) -> Tensor | None:
-        keys = [key for key in self.withstood if key.startswith(state + ": ")]
-        if names is not None:
-            keys = [key for key in keys if key.removeprefix(state + ": ") in {"clean", *names}]
-        return lowest(_bits(self.withstood[key]) for key in keys) if keys else None
+    def pictures(self) -> int:
+        """Return the number of pictures."""
+        return len(next(iter(self.rows.values())).withstood)
 
-    def lowest(self, block: bool) -> float | None:
-        """Share of pictures that withstood every row of this block state, clean included; None without rows."""
-        return self.lowest_of("block on" if block else "block off")
-
-    def lowest_of(self, state: str) -> float | None:
-        """As lowest, of any state."""
-        right = self._lowest_per_picture(state)
+    def lowest_of(self, state: State) -> float | None:
+        """Return the share of pictures that withstood every row of a state, clean included; None without rows."""
+        right = self._lowest_per_picture(state, lambda row: True)
         return None if right is None else right.float().mean().item()
 
-    def auto_attack(self, state: str) -> float | None:
-        """Share of pictures that withstood all four attacks of AutoAttack; None where not all of them were run."""
-        if not all(f"{state}: {name}" in self.withstood for name in AUTO_ATTACK):
+    def auto_attack(self, state: State) -> float | None:
+        """Return the share of pictures that withstood AutoAttack's four; None where not all of them were run."""
+        present = self.in_state(state)
+        if not all(any(one.matches(row) for row in present) for one in AUTO_ATTACK_ROWS):
             return None
-        right = self._lowest_per_picture(state, AUTO_ATTACK)
+        counted = (CLEAN, *AUTO_ATTACK_ROWS)
+        right = self._lowest_per_picture(state, lambda row: any_matches(counted, row))
         return None if right is None else right.float().mean().item()
+
+    def _lowest_per_picture(self, state: State, counts: Callable[[RowId], bool]) -> Tensor | None:
+        rows = [row.right for one, row in self.in_state(state).items() if counts(one)]
+        return lowest(rows) if rows else None
 
     def headline(self) -> float:
-        """The one figure: lowest accuracy per picture in the state in which the network is used.
+        """Return the one figure: the lowest accuracy per picture in the state in which the network is used.
 
         That is with the block on, or, for a network without a block, the only state there is. Where an exported graph
         was attacked too, what it did not withstand counts as well: it is what is served.
+
+        Raises:
+            ValueError: The report has no rows.
         """
-        rows = [self._lowest_per_picture(state) for state in (self.state_in_use(), "exported graph")]
+        states: tuple[State, ...] = (self.state_in_use(), "exported graph")
+        rows = [self._lowest_per_picture(state, lambda row: True) for state in states]
         present = [right for right in rows if right is not None]
         if not present:
             raise ValueError("a report without rows has no headline")
         return lowest(present).float().mean().item()
 
     def headline_interval(self) -> tuple[float, float]:
-        pictures = len(next(iter(self.withstood.values())))
-        return wilson_interval(round(self.headline() * pictures), pictures)
+        """Return the 95 % confidence interval of the headline."""
+        return wilson_interval(round(self.headline() * self.pictures()), self.pictures())
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON: the figures, and everything that they were made of."""
         lows = {state: self.lowest_of(state) for state in STATES}
         whole = {state: self.auto_attack(state) for state in STATES}
         return {
             "format": FORMAT,
             "headline": {"lowest accuracy per picture": round(self.headline(), 4)},
-            "headline_interval_95": [round(end, 4) for end in self.headline_interval()],
+            "headline_interval_95": _rounded(self.headline_interval()),
             "robustness_likely_overestimated": self.likely_overestimated,
             "lowest": {state: round(value, 4) for state, value in lows.items() if value is not None},
             "auto_attack": {state: round(value, 4) for state, value in whole.items() if value is not None},
-            "accuracy": {key: round(self.accuracy(key), 4) for key in self.withstood},
-            "interval_95": {key: [round(end, 4) for end in self.interval(key)] for key in self.withstood},
+            "rows": [
+                {
+                    "id": one.as_dict(),
+                    "title": one.title,
+                    "accuracy": round(row.accuracy, 4),
+                    "interval_95": _rounded(row.interval),
+                    "core_seconds": row.core_seconds,
+                    "attack": row.attack,
+                    "withstood": row.withstood,
+                }
+                for one, row in self.rows.items()
+            ],
             "block_effect": self.block_effect,
             "checklist": self.checklist,
             "measured": self.measured,
             "setting": self.setting,
             "about": self.about,
-            "earlier": self.earlier,
-            "attacks": self.attacks,
-            "withstood": self.withstood,
+            "earlier": [
+                {"about": entry.about, "rows": [row.as_dict() for row in entry.rows]} for entry in self.earlier
+            ],
         }
 
     def save(self, path: Path) -> None:
-        """raises WriteError, with the old file left as it was"""
+        """Save the report.
+
+        Raises:
+            WriteError: The file cannot be written; the old one is left as it was.
+        """
         write_atomically(path, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
 
     def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]], fix: str = FIX) -> int:
-        """Takes what a saved report of the same setting has measured and this one has not.
+        """Take what a saved report of the same setting has measured and this one has not.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
-        A row whose attack had other parameters then is measured again, unless all that it lacked then is sparing
-        pictures that earlier rows had taken. What stays keeps its `about`.
-        fix: what the caller can do about a file that is not as it must be
-        returns how many of `attacks` are done by that
-        raises ValueError, one line with the fix, for a file that is no report or one of another setting
+        A row whose attack had other parameters then is measured again, unless the only difference is that the saved row
+        spared fewer pictures that earlier rows had taken. What stays keeps its `about`.
+
+        Args:
+            path: The saved report; nothing is taken where there is no such file.
+            attacks: What is asked for now.
+            fix: What the caller can do about a file that is not as it must be.
+
+        Returns:
+            How many of `attacks` are done by that.
+
+        Raises:
+            SavedReportError: The file is no report, or one of another setting; one line with the fix.
         """
         saved = read_saved(path, FORMAT, self.setting, fix)
         if saved is None:
             return 0
-        if not _has_rows(saved):
-            raise ValueError(f"{path}: a report without its rows; {fix}")
-        wanted = {row_key(attack): json_values(attack.parameters()) for attack in attacks}
-        keep = [
-            key
-            for key in saved["withstood"]
-            if key not in self.withstood and (key not in wanted or _covers(saved["attacks"][key], wanted[key]))
-        ]
-        self.withstood |= {key: saved["withstood"][key] for key in keep}
-        self.attacks |= {key: saved["attacks"][key] for key in keep}
-        self.earlier += _measured_earlier(saved, keep, self.about)
-        self.measured = _both_measured(self.measured, saved.get("measured", {}))
-        return len(set(wanted) & set(keep))
+        try:
+            rows, earlier = saved_rows(saved), _saved_earlier(saved)
+            about, measured = dict(saved["about"]), dict(saved["measured"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise SavedReportError(
+                f"{path}: a report whose rows cannot be read ({type(error).__name__}: {error}); {fix}"
+            ) from None
+        wanted = {attack.id: json_values(attack.parameters()) for attack in attacks}
+        kept = {
+            one: row
+            for one, row in rows.items()
+            if one not in self.rows and (one not in wanted or _covers(row.attack, wanted[one]))
+        }
+        self.rows |= kept
+        named = {row for entry in earlier for row in entry.rows}
+        earlier.append(Earlier(about, tuple(row for row in rows if row not in named)))
+        for entry in earlier:
+            left = tuple(row for row in entry.rows if row in kept)
+            if left and entry.about != self.about:
+                self.earlier.append(replace(entry, rows=left))
+        self.measured = _both_measured(self.measured, measured)
+        return len(wanted.keys() & kept.keys())
 
-    def sort_rows(self, keys: Iterable[str]) -> None:
-        """Puts the rows into this order, others behind them."""
-        order = [key for key in dict.fromkeys(keys) if key in self.withstood]
-        order += [key for key in self.withstood if key not in set(order)]
-        self.withstood = {key: self.withstood[key] for key in order}
-        self.attacks = {key: self.attacks[key] for key in order}
+    def sort_rows(self, order: Iterable[RowId]) -> None:
+        """Put the rows into this order, others behind them."""
+        first = [row for row in dict.fromkeys(order) if row in self.rows]
+        self.rows = {row: self.rows[row] for row in dict.fromkeys([*first, *self.rows])}
 
     def table(self) -> str:
-        """The figures as Markdown, one row an attack, the states side by side.
+        """Return the figures as Markdown, one row an attack, the states side by side.
 
         A dagger marks a row that was run only on what earlier ones had left: its figure is what was left after it.
         """
-        names = list(dict.fromkeys(key.split(": ", 1)[1] for key in self.withstood))
         states = self.states()
-        lines = [_row(["accuracy, %", *states]), _row(["---"] + ["---:"] * len(states))]
-        for name in names:
-            keys = [f"{state}: {name}" for state in states]
-            marked = any("-" in self.withstood.get(key, "") for key in keys)
-            cells = [_percent(self.accuracy(key)) if key in self.withstood else "-" for key in keys]
-            lines.append(_row([name + " †" * marked, *cells]))
+        attacks = dict.fromkeys(replace(row, state=states[0]) for row in self.rows)
+        lines = []
+        for attack in attacks:
+            cells = [self.rows.get(replace(attack, state=state)) for state in states]
+            marked = any(row is not None and "-" in row.withstood for row in cells)
+            figures = [_percent(None if row is None else row.accuracy) for row in cells]
+            lines.append([attack.title + " †" * marked, *figures])
         whole = [self.auto_attack(state) for state in states]
         if any(value is not None for value in whole):
-            lines.append(_row(["AutoAttack (the four together)", *map(_percent_or_dash, whole)]))
-        lows = [self.lowest_of(state) for state in states]
-        lines.append(_row(["**lowest, per picture**", *(f"**{_percent(low)}**" for low in lows if low is not None)]))
-        return "\n".join(lines)
+            lines.append(["AutoAttack (the four together)", *map(_percent, whole)])
+        lines.append(["**lowest, per picture**", *(f"**{_percent(self.lowest_of(state))}**" for state in states)])
+        return table(["accuracy, %", *states], lines, "l" + "r" * len(states))
 
 
-def _has_rows(saved: dict[str, Any]) -> bool:
-    rows, attacks = saved.get("withstood"), saved.get("attacks")
-    return isinstance(rows, dict) and isinstance(attacks, dict) and rows.keys() == attacks.keys()
+def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
+    """Return the rows of a report that was read from JSON.
+
+    Raises:
+        AttributeError, IndexError, KeyError, TypeError, ValueError: They are not what Report.as_dict writes.
+    """
+    pictures = saved["setting"].get("pictures")
+    rows = {}
+    for entry in saved["rows"]:
+        withstood = entry["withstood"]
+        if not isinstance(withstood, str) or not withstood or set(withstood) - set("01-"):
+            raise ValueError("a row's `withstood` must consist of 0, 1 and -")
+        if pictures is not None and len(withstood) != pictures:
+            raise ValueError(f"a row is of {len(withstood)} pictures, the report of {pictures}")
+        rows[RowId.from_dict(entry["id"])] = Row(withstood, dict(entry["attack"]), entry["core_seconds"])
+    return rows
 
 
-def _covers(done: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether an attack is the wanted one, on all of its pictures."""
-    spared = set(done.get("survivors_of", ())) <= set(wanted.get("survivors_of", ()))
-    return spared and {**done, "survivors_of": ()} == {**wanted, "survivors_of": ()}
+def _saved_earlier(saved: Mapping[str, Any]) -> list[Earlier]:
+    return [Earlier(entry["about"], tuple(RowId.from_dict(row) for row in entry["rows"])) for entry in saved["earlier"]]
 
 
-def _measured_earlier(saved: dict[str, Any], rows: Sequence[str], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Report.earlier of a command that says `about` and keeps these rows of a saved report."""
-    entries = list(saved.get("earlier", []))
-    named = {row for entry in entries for row in entry["rows"]}
-    entries.append({"about": saved.get("about", {}), "rows": [row for row in saved["withstood"] if row not in named]})
-    kept = [{"about": entry["about"], "rows": [row for row in entry["rows"] if row in rows]} for entry in entries]
-    return [entry for entry in kept if entry["rows"] and entry["about"] != about]
+def _covers(done: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a saved row's attack is the wanted one, and was run on every picture of the wanted one."""
+    spared_then, spared_now = (attack.get("survivors_of", []) for attack in (done, wanted))
+    same = {**done, "survivors_of": None} == {**wanted, "survivors_of": None}
+    return same and all(rows in spared_now for rows in spared_then)
 
 
 def _both_measured(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """What either has, ours where both have it; of figures by name (a row's, a gradient's) each for itself."""
+    """Return what either has measured, ours where both have; figures by name are merged name by name."""
     both = theirs | ours
     for name in ours.keys() & theirs.keys():
         if isinstance(ours[name], dict) and isinstance(theirs[name], dict):
@@ -238,34 +324,32 @@ def _both_measured(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, An
     return both
 
 
-def json_values(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back: lists for tuples."""
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON gives them back: lists for tuples."""
     loaded: dict[str, Any] = json.loads(json.dumps(values))
     return loaded
 
 
-def _bits(text: str) -> Tensor:
-    return torch.tensor([character == "1" for character in text])
+def _percent(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{100 * accuracy:.1f}"
 
 
-def _percent(accuracy: float) -> str:
-    return f"{100 * accuracy:.1f}"
-
-
-def _percent_or_dash(accuracy: float | None) -> str:
-    return "-" if accuracy is None else _percent(accuracy)
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _rounded(interval: tuple[float, float]) -> list[float]:
+    return [round(end, 4) for end in interval]
 
 
 def wilson_interval(right: int, pictures: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share.
+    """Return Wilson's score interval of a share.
 
-    right, pictures: counts, 0 <= right <= pictures, pictures >= 1
-    returns:         lower and upper end, in [0, 1]
     Source: Wilson (1927), as recommended by Brown, Cai and DasGupta (2001) for its coverage near 0 and 1.
+
+    Args:
+        right: Count, 0 <= right <= pictures.
+        pictures: Count, at least 1.
+        confidence: Probability that the interval holds the true share.
+
+    Returns:
+        Lower and upper end, in [0, 1].
     """
     interval = binomtest(right, pictures).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)

@@ -1,4 +1,4 @@
-"""What a row of a report has measured so far, so that a kill does not cost hours of one attack."""
+"""Save what a row of a report has measured so far, so that a killed process does not cost hours of one attack."""
 
 import base64
 import contextlib
@@ -14,14 +14,18 @@ from training.common.files import write_atomically
 
 
 class RowProgress:
-    """A file between the batches of one attack, with the random generators' states, so that going on changes nothing.
+    """A file that is saved after each batch of one attack, with the states of the random generators.
 
-    path: of the file
-    row:  everything that the row depends on; what the file says of any other row is ignored
-    restored: how many pictures restore() found done
+    With these states, a row that was interrupted ends with the same figures as one that was not.
+
+    Attributes:
+        path: The file.
+        row: Everything that the row depends on; what the file says of any other row is ignored.
+        restored: How many pictures restore() found done.
     """
 
     def __init__(self, path: Path, row: dict[str, Any]):
+        """Start the clock of the row; nothing is read or written yet."""
         self.path = path
         self.row = json.loads(json.dumps(row))  # as the file gives it back: lists for tuples
         self.restored = 0
@@ -29,9 +33,9 @@ class RowProgress:
         self._started = time.process_time()
 
     def restore(self) -> list[bool]:
-        """Which of the pictures done so far withstood, in order; torch's generators are put where they were then.
+        """Return which of the pictures done so far withstood, in order, and restore torch's generators.
 
-        Empty, with the generators left alone, where nothing is saved of this row.
+        Where nothing is saved of this row, the list is empty and the generators are left alone.
         """
         try:
             saved = json.loads(self.path.read_bytes())
@@ -49,7 +53,11 @@ class RowProgress:
         return withstood
 
     def save(self, withstood: list[bool]) -> None:
-        """raises WriteError, with the old file left as it was"""
+        """Save what is done so far, with the generators' states.
+
+        Raises:
+            WriteError: The file cannot be written; the old one is left as it was.
+        """
         on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         content = {
             "row": self.row,
@@ -60,10 +68,11 @@ class RowProgress:
         write_atomically(self.path, json.dumps(content).encode())
 
     def core_seconds(self) -> float:
-        """Processor time of the row, over all processes that measured parts of it."""
+        """Return the processor time of the row, over all processes that measured parts of it."""
         return self._earlier + time.process_time() - self._started
 
     def remove(self) -> None:
+        """Delete the file, if there is one."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 

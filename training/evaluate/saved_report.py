@@ -1,23 +1,30 @@
-"""A report that an earlier command left: whether it is one, and of the setting that is to be measured now."""
+"""Read a report that an earlier command left, and check that it is of the setting that is measured now."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-UNNAMED_MATCHES = ("pictures_sha256", "reader")
-"""What reports from before these were saved do not say; their silence is no difference."""
+from training.common.errors import TrainingError
 
 FIX = "pass another --report, or delete that file to measure anew"
 FIX_OF_OTHERS = "take it out of --rows-from"
 
 
-def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str = FIX) -> dict[str, Any] | None:
-    """The report saved at `path`, None where there is none.
+class SavedReportError(TrainingError):
+    """A file in a report's place that cannot be continued; the message is one line that names the fix."""
 
-    file_format: that it must say it has
-    setting:     that it must be of
-    fix:         what the caller can do about a file that is not as it must be
-    raises ValueError, one line with the fix, for any other file: hours of results are not to be overwritten
+
+def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str = FIX) -> dict[str, Any] | None:
+    """Return the report saved at `path`, None where there is none.
+
+    Args:
+        path: A JSON file.
+        file_format: The format that it must say it has.
+        setting: The setting that it must be of.
+        fix: What the caller can do about a file that is not as it must be.
+
+    Raises:
+        SavedReportError: The file is anything else. Hours of results are not to be overwritten.
     """
     if not path.exists():
         return None
@@ -25,24 +32,25 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
         saved = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path}: not a readable report ({reason}); {fix}") from None
-    if not isinstance(saved, dict) or saved.get("format") != file_format or not isinstance(saved.get("setting"), dict):
-        raise ValueError(f"{path}: not a report of this kind (its JSON does not say format {file_format!r}); {fix}")
+        raise SavedReportError(f"{path}: not a readable report ({reason}); {fix}") from None
+    found = saved.get("format") if isinstance(saved, dict) else None
+    if found != file_format or not isinstance(saved.get("setting"), dict):
+        raise SavedReportError(
+            f"{path}: not a report of this kind (its JSON says format {found!r}, not {file_format!r}); {fix}"
+        )
     differing = different_settings(saved["setting"], setting)
     if differing:
-        raise ValueError(
+        raise SavedReportError(
             f"{path} is a report of another setting: {', '.join(differing)}; give the same flags as then, or {fix}"
         )
     return saved
 
 
 def different_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One text for each setting that differs, with both values."""
-    either = dict.fromkeys([*saved, *now])
-    compared = [name for name in either if name not in UNNAMED_MATCHES or (name in saved and name in now)]
+    """Return one text for each setting that differs, with both values."""
     return [
         f"{name} (was {_shown(saved, name)}, now {_shown(now, name)})"
-        for name in compared
+        for name in dict.fromkeys([*saved, *now])
         if (name in saved, saved.get(name)) != (name in now, now.get(name))
     ]
 

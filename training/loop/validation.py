@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from training.config import TrainConfig
 from training.evaluate import measuring
 from training.evaluate.diagnostics.block_effect import BlockEffect, measure_block_effect
 from training.evaluate.gradient_oracle import oracle_withstood
+from training.evaluate.measuring import Target, Trial
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
@@ -90,10 +90,10 @@ class Validation:
 
     def _withstood(self, model: SelfGradientNetwork, attack: Attack, count: int) -> Tensor:
         """Return which of the first `count` pictures withstand an attack."""
-        images, labels = self.images[:count], self.labels[:count]
-        return measuring.withstood(
-            model, images, labels, attack, eps=self.eps, seed=self.seed, batch_size=self.batch_size
-        )
+        return measuring.withstood(self._trial(model).first(count), attack)
+
+    def _trial(self, model: Target) -> Trial[Target]:
+        return Trial(model, self.images, self.labels, self.eps, self.seed, self.batch_size)
 
     def _block_effect(self, model: SelfGradientNetwork) -> Tensor:
         """Return BlockEffect's fields in their order."""
@@ -111,10 +111,8 @@ class Validation:
 
     def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
         """Return the two figures of the paper's table 1, with the labels told to the network."""
-        options: dict[str, Any] = {"eps": self.eps, "seed": self.seed, "batch_size": self.batch_size}
-        clean = oracle_withstood(model, self.images, self.labels, steps=0, **options)
-        images, labels = self.images[: self.attacked], self.labels[: self.attacked]
-        pgd10 = oracle_withstood(model, images, labels, steps=10, **options)
+        clean = oracle_withstood(self._trial(model), steps=0)
+        pgd10 = oracle_withstood(self._trial(model).first(self.attacked), steps=10)
         lowest = measuring.lowest([clean[: self.attacked], pgd10])
         shares = {"val_clean": clean, "val_pgd10": pgd10, "val_lowest": lowest}
         return {name: right.float().mean().item() for name, right in shares.items()}

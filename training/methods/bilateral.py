@@ -82,16 +82,14 @@ class BilateralTraining:
                 aims = random_wrong_class(targets, logits.shape[1])
             else:
                 aims = most_confusing(logits, targets)
-            attacked = pgd.pgd(
-                model.plain_logits,
-                images,
-                aims,
+            attack = pgd.ProjectedGradientAscent(
                 eps=self.eps,
                 steps=1,
                 step_size=self.eps,
                 loss=lambda logits, aims: -pgd.cross_entropy(logits, aims),
                 keep_best=False,
             )
+            attacked = attack.perturb(model.plain_logits, images, aims)
         return Batch(images, attacked, perturbed_labels(logits, targets, self.beta))
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:

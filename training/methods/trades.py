@@ -46,10 +46,7 @@ class Trades:
         with frozen_batch_norm(model):
             with torch.no_grad():
                 natural_logits = model.plain_logits(images)
-            attacked = pgd.pgd(
-                model.plain_logits,
-                images,
-                targets,
+            attack = pgd.ProjectedGradientAscent(
                 eps=self.eps,
                 steps=self.steps,
                 step_size=self.step_size,
@@ -57,6 +54,7 @@ class Trades:
                 start="near",
                 keep_best=False,
             )
+            attacked = attack.perturb(model.plain_logits, images, targets)
         return Batch(images, attacked, targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:

@@ -36,13 +36,7 @@ class TrainingAttack:
         """Return attacked images (N, 3, H, W). The targets are as in training.methods.Batch."""
         if self.kind == "n-fgsm":
             return pgd.noise_fgsm(logits_function, images, targets, eps=self.eps)
-        return pgd.pgd(
-            logits_function,
-            images,
-            targets,
-            eps=self.eps,
-            steps=self.steps,
-            step_size=self.step_size,
-            start=self.start,
-            keep_best=False,
+        attack = pgd.ProjectedGradientAscent(
+            eps=self.eps, steps=self.steps, step_size=self.step_size, start=self.start, keep_best=False
         )
+        return attack.perturb(logits_function, images, targets)

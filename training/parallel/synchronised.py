@@ -84,7 +84,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0913  # PyTorch's signature, after the shard
     shard: Shard,
     input: Tensor,
     running_mean: Tensor | None,

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from training.attacks.base import block_state
+from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.reproduce.experiment import Experiment
 from training.reproduce.paper import ATTACKS, TABLES, PaperRow
 from training.reproduce.systems import EXTRA, SYSTEMS
@@ -44,14 +46,11 @@ def lines_of(table: str, datasets: list[str]) -> list[PaperRow]:
 
 def measured(report: dict[str, Any], block: bool) -> dict[str, float]:
     """Return the accuracies in percent by attack, for one state of the block, from an evaluation's report."""
-    state = "block on" if block else "block off"
-    prefix = f"{state}: "
-    # A gradient oracle's report has one state, which it does not name.
-    figures = {
-        key.removeprefix(prefix): 100 * value
-        for key, value in report["accuracy"].items()
-        if key.startswith(prefix) or not key.startswith("block ")
-    }
+    state = block_state(block)
+    if report["format"] == ORACLE_FORMAT:
+        figures = {name: 100 * value for name, value in report["accuracy"].items()}
+    else:
+        figures = {row["title"]: 100 * row["accuracy"] for row in report["rows"] if row["id"]["state"] == state}
     if state in report.get("lowest", {}):
         figures[LOWEST] = 100 * report["lowest"][state]
     return figures

@@ -1,1 +1,1 @@
-"""Servers of other frameworks that the service is compared with."""
+"""Serve the same graph with other frameworks, to compare the service with."""

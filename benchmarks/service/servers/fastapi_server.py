@@ -1,4 +1,4 @@
-"""A hand-written service with FastAPI and ONNX Runtime: one request, one run.
+"""Serve a graph with FastAPI and ONNX Runtime, written by hand: one request, one run.
 
 python -m benchmarks.service.servers.fastapi_server GRAPH PORT THREADS
 """
@@ -20,7 +20,7 @@ app = FastAPI()
 
 @app.post("/classify")
 def classify(image: Annotated[bytes, File()], self_gradient: Annotated[bool, Form()] = True) -> dict[str, object]:
-    """Runs in FastAPI's thread pool, as a function that is not async does."""
+    """Classify a picture, in FastAPI's thread pool, because the function is not async."""
     picture = Image.open(BytesIO(image)).convert("RGB").resize(app.state.size, Image.Resampling.BILINEAR)
     pixels = (np.asarray(picture, np.float32) / 255).transpose(2, 0, 1)[None]
     output = "logits" if self_gradient else "plain_logits"
@@ -32,10 +32,12 @@ def classify(image: Annotated[bytes, File()], self_gradient: Annotated[bool, For
 
 @app.get("/readyz")
 def ready() -> dict[str, bool]:
+    """Answer that the server is ready."""
     return {"ready": True}
 
 
 def main() -> None:
+    """Load the graph and serve until the process is ended."""
     graph, port, threads = sys.argv[1:]
     (text,) = (item.value for item in onnx.load(graph).metadata_props if item.key == "self_gradient_network")
     described = json.loads(text)

@@ -1,4 +1,4 @@
-"""A service with LitServe and ONNX Runtime, with its batching. Pictures come as base64 in JSON, as in its own examples.
+"""Serve a graph with LitServe, its batching and ONNX Runtime. Pictures come as base64 in JSON, as in its own examples.
 
 python -m benchmarks.service.servers.litserve_server GRAPH PORT THREADS
 """
@@ -21,7 +21,12 @@ BATCH_TIMEOUT_SECONDS = 0.004
 
 
 class Api(litserve.LitAPI):
-    """graph: path of the exported graph; threads: of one run"""
+    """Classify pictures in batches.
+
+    Args:
+        graph: The exported graph's path.
+        threads: CPU threads of one run.
+    """
 
     def __init__(self, graph: str, threads: int):
         super().__init__(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT_SECONDS, api_path="/classify")
@@ -29,6 +34,7 @@ class Api(litserve.LitAPI):
         self.threads = threads
 
     def setup(self, device: str) -> None:
+        """Load the graph into a worker. LitServe calls it once a worker."""
         (text,) = (item.value for item in onnx.load(self.graph).metadata_props if item.key == "self_gradient_network")
         described = json.loads(text)
         self.classes, self.size = described["class_names"], tuple(reversed(described["image_size"]))
@@ -37,21 +43,26 @@ class Api(litserve.LitAPI):
         self.session = onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
 
     def decode_request(self, request: dict[str, Any]) -> NDArray[np.float32]:
+        """Return a request's picture, (3, H, W) in [0, 1]."""
         picture = Image.open(BytesIO(base64.b64decode(request["image"]))).convert("RGB")
         picture = picture.resize(self.size, Image.Resampling.BILINEAR)
         return (np.asarray(picture, np.float32) / np.float32(255)).transpose(2, 0, 1)
 
     def batch(self, inputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the pictures as one array."""
         return np.stack(inputs)
 
     def predict(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the logits of each picture."""
         (logits,) = self.session.run(["logits"], {"image": images})
         return list(logits)
 
     def unbatch(self, output: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return the answers of a batch one by one."""
         return output
 
     def encode_response(self, logits: NDArray[np.float32]) -> dict[str, Any]:
+        """Return the likeliest class and its probability."""
         powers = np.exp(logits - logits.max())
         best = int(powers.argmax())
         return {"label": self.classes[best], "index": best, "probability": float(powers[best] / powers.sum())}

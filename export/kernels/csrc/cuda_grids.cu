@@ -1,11 +1,10 @@
-// The kernels on an NVIDIA GPU: grids over the arithmetic of the .cuh files.
+// The kernel on an NVIDIA GPU: grids over the arithmetic of the .cuh files.
 
 #include "cuda_grids.h"
 
-#include "epilogues.cuh"
 #include "self_gradient_block.cuh"
 
-// What CUDA adds to C++ beyond attributes and functions, in a form that a test without a GPU can define otherwise.
+// CUDA's syntax beyond attributes and functions, as macros that a test without a GPU defines otherwise.
 #if !defined(SGN_LAUNCH)
 #define SGN_LAUNCH(kernel, blocks, shared_bytes, stream, ...) \
   kernel<<<blocks, THREADS, shared_bytes, stream>>>(__VA_ARGS__)
@@ -20,7 +19,7 @@ constexpr int WARP = 32;
 constexpr int64_t PIXELS_A_BLOCK = 4 * THREADS;
 constexpr int64_t PICTURE_IN_SHARED_MEMORY = 40 * 1024;  // bytes; every device has 48 KiB a block, the rest is for weights
 
-// The sum of every thread's number, for every thread; in a fixed order, so that it is the same each time.
+// Returns the sum of all threads' numbers to every thread. Its order is fixed, so that it is the same each time.
 __device__ float sum_over_block(float number) {
   __shared__ float of_warps[THREADS / WARP];
   for (int distance = WARP / 2; distance > 0; distance /= 2) number += __shfl_down_sync(~0u, number, distance);
@@ -48,8 +47,8 @@ __device__ void block_at(const T* image, T* result, const Layout& layout, int64_
   }
 }
 
-// A block of threads a picture, whose gradient waits in shared memory for its root mean square: each number is read
-// from memory once.
+// One block of threads for each picture. The gradient is staged in shared memory until its root mean square is known, so
+// that each number is read from global memory once.
 template <int CHANNELS, typename T>
 __global__ void block_of_picture(const T* image, const T* gradient, T* result, Layout layout, const float* weights,
                                  int layers, float scale) {
@@ -76,7 +75,7 @@ __host__ __device__ int64_t parts_of(const Layout& layout) {
   return (layout.pixels + PIXELS_A_BLOCK - 1) / PIXELS_A_BLOCK;
 }
 
-// For pictures too large for shared memory: squares[picture * parts + part], summed up by block_of_part.
+// For pictures too large for shared memory: writes squares[picture * parts + part], which block_of_part sums up.
 template <typename T>
 __global__ void squares_of_part(const T* gradient, float* squares, Layout layout) {
   const int64_t parts = parts_of(layout), picture = blockIdx.x / parts, part = blockIdx.x % parts;
@@ -91,7 +90,7 @@ __global__ void squares_of_part(const T* gradient, float* squares, Layout layout
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-// Several blocks of threads a picture. squares: null where the gradient is taken as it is.
+// Several blocks of threads for each picture. squares: null where the gradient is not normalised.
 template <int CHANNELS, typename T>
 __global__ void block_of_part(const T* image, const T* gradient, T* result, Layout layout, const float* weights,
                               int layers, float scale, const float* squares) {
@@ -134,59 +133,6 @@ cudaError_t launch_block(const T* image, const T* gradient, T* result, const Lay
   return cudaGetLastError();
 }
 
-// The item of a thread of both epilogues: one byte of the mask, that is, up to eight channels of one pixel.
-// Neighbouring threads are neighbours in memory in both layouts.
-struct MaskByte {
-  int64_t picture, byte, at;
-  int channels;
-
-  __device__ MaskByte(const Layout& layout, int64_t item) {
-    const int64_t bytes = layout.of_mask().channels, rest = item % (bytes * layout.pixels);
-    picture = item / (bytes * layout.pixels);
-    byte = layout.channels_last ? rest % bytes : rest / layout.pixels;
-    at = layout.channels_last ? rest / bytes : rest % layout.pixels;
-    channels = int(layout.channels - byte * 8 < 8 ? layout.channels - byte * 8 : 8);
-  }
-};
-
-__device__ int64_t thread_number() { return int64_t(blockIdx.x) * THREADS + threadIdx.x; }
-
-template <typename T>
-__global__ void scale_shift_relu_of_byte(const T* features, const float* scale, const float* shift, T* result,
-                                         uint8_t* mask, Layout layout, int64_t items) {
-  if (thread_number() >= items) return;
-  const MaskByte item(layout, thread_number());
-  uint32_t bits = 0;
-  SGN_UNROLL
-  for (int bit = 0; bit < 8; ++bit) {
-    if (bit >= item.channels) break;
-    const int64_t channel = item.byte * 8 + bit, offset = layout.offset(item.picture, channel, item.at);
-    const float number = scale_shift(to_float(features[offset]), scale[channel], shift[channel]);
-    bits |= mask_bit(number, bit);
-    result[offset] = rounded_to<T>(relu(number));
-  }
-  mask[layout.of_mask().offset(item.picture, item.byte, item.at)] = uint8_t(bits);
-}
-
-template <typename T>
-__global__ void mask_scale_add_of_byte(const T* gradient, const uint8_t* mask, const float* scale, const T* residual,
-                                       T* result, Layout layout, int64_t items) {
-  if (thread_number() >= items) return;
-  const MaskByte item(layout, thread_number());
-  const uint32_t bits = mask[layout.of_mask().offset(item.picture, item.byte, item.at)];
-  SGN_UNROLL
-  for (int bit = 0; bit < 8; ++bit) {
-    if (bit >= item.channels) break;
-    const int64_t channel = item.byte * 8 + bit, offset = layout.offset(item.picture, channel, item.at);
-    const float other = residual == nullptr ? 0.0f : to_float(residual[offset]);
-    result[offset] = rounded_to<T>(masked_scale_add(to_float(gradient[offset]), bits, bit, scale[channel], other));
-  }
-}
-
-int64_t items_of(const Layout& layout) { return layout.batch * layout.of_mask().channels * layout.pixels; }
-
-unsigned blocks_for(int64_t items) { return unsigned((items + THREADS - 1) / THREADS); }
-
 }  // namespace
 
 int64_t self_gradient_block_workspace(const Layout& layout, bool normalise) {
@@ -210,33 +156,9 @@ cudaError_t self_gradient_block_on_cuda(const T* image, const T* gradient, T* re
   return cudaErrorInvalidValue;
 }
 
-template <typename T>
-cudaError_t scale_shift_relu_on_cuda(const T* features, const float* scale, const float* shift, T* result,
-                                     uint8_t* mask, const Layout& layout, cudaStream_t stream) {
-  const int64_t items = items_of(layout);
-  if (items == 0) return cudaSuccess;
-  SGN_LAUNCH(scale_shift_relu_of_byte, blocks_for(items), 0, stream, features, scale, shift, result, mask, layout,
-             items);
-  return cudaGetLastError();
-}
-
-template <typename T>
-cudaError_t mask_scale_add_on_cuda(const T* gradient, const uint8_t* mask, const float* scale, const T* residual,
-                                   T* result, const Layout& layout, cudaStream_t stream) {
-  const int64_t items = items_of(layout);
-  if (items == 0) return cudaSuccess;
-  SGN_LAUNCH(mask_scale_add_of_byte, blocks_for(items), 0, stream, gradient, mask, scale, residual, result, layout,
-             items);
-  return cudaGetLastError();
-}
-
-#define SGN_INSTANTIATE(T)                                                                                            \
-  template cudaError_t self_gradient_block_on_cuda<T>(const T*, const T*, T*, const Layout&, const float*, int64_t,  \
-                                                      float, bool, float*, cudaStream_t);                            \
-  template cudaError_t scale_shift_relu_on_cuda<T>(const T*, const float*, const float*, T*, uint8_t*, const Layout&, \
-                                                   cudaStream_t);                                                    \
-  template cudaError_t mask_scale_add_on_cuda<T>(const T*, const uint8_t*, const float*, const T*, T*, const Layout&, \
-                                                 cudaStream_t);
+#define SGN_INSTANTIATE(T)                                                                                           \
+  template cudaError_t self_gradient_block_on_cuda<T>(const T*, const T*, T*, const Layout&, const float*, int64_t, \
+                                                      float, bool, float*, cudaStream_t);
 
 SGN_INSTANTIATE(float)
 SGN_INSTANTIATE(Half)

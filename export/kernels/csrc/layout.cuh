@@ -1,4 +1,4 @@
-// Where the elements of a picture batch (N, C, H, W) lie in memory: C planes, or H * W pixels of C elements each.
+// Memory layout of a picture batch (N, C, H, W): C planes, or H * W pixels of C elements each.
 #pragma once
 
 #include "numbers.cuh"
@@ -16,9 +16,6 @@ struct Layout {
   SGN_HOST_DEVICE int64_t offset(int64_t picture, int64_t channel, int64_t pixel) const {
     return picture * picture_size() + (channels_last ? pixel * channels + channel : channel * pixels + pixel);
   }
-
-  // The bit mask of such a batch: (N, ceil(C / 8), H, W) bytes in the same memory format.
-  SGN_HOST_DEVICE Layout of_mask() const { return Layout{batch, (channels + 7) / 8, pixels, channels_last}; }
 };
 
 }  // namespace sgn

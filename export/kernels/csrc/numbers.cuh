@@ -1,5 +1,5 @@
-// Numbers as they are stored (float, Half, BFloat16) and as they are computed with (float). No library of types: the
-// same lines serve PyTorch's tensors, ONNX Runtime's, the host and the device.
+// Conversions between the stored types (float, Half, BFloat16) and float, which everything is computed in. They use no
+// library of types: the same lines serve PyTorch's tensors and ONNX Runtime's, the host and the device.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ SGN_HOST_DEVICE float from_bits(uint32_t bits) {
   return number;
 }
 
-// Conversions are branch-free on the host, so that the compiler can vectorise loops over them; a device has
+// The host's conversions are branch-free, so that the compiler can vectorise loops over them; a device has
 // instructions for them. Both round to nearest, ties to even.
 
 SGN_HOST_DEVICE float to_float(float number) { return number; }
@@ -52,7 +52,7 @@ SGN_HOST_DEVICE float to_float(Half number) {
 #else
   const uint32_t magnitude = number.bits & 0x7fffu;
   const uint32_t sign = uint32_t(number.bits & 0x8000u) << 16;
-  const uint32_t rebias = magnitude >= 0x7c00u ? 224u << 23 : 112u << 23;  // infinity and NaN stay what they are
+  const uint32_t rebias = magnitude >= 0x7c00u ? 224u << 23 : 112u << 23;  // infinity and NaN stay as they are
   const uint32_t normal = (magnitude << 13) + rebias;
   const uint32_t subnormal = bits_of(float(int32_t(magnitude)) * 0x1p-24f);
   return from_bits(sign | (magnitude < 0x0400u ? subnormal : normal));
@@ -86,7 +86,7 @@ SGN_HOST_DEVICE Half rounded_to<Half>(float number) {
   const uint32_t bits = bits_of(number);
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Beside 0.5 a float's last bit is worth as much as a subnormal half's: the addition rounds.
+  // Near 0.5 the last bit of a float has the value of a subnormal half's last bit, so the addition rounds.
   const uint32_t subnormal = bits_of(from_bits(magnitude) + 0.5f) - bits_of(0.5f);
   uint32_t result = magnitude < 0x38800000u ? subnormal : normal;
   result = magnitude >= 0x477ff000u ? 0x7c00u : result;

@@ -1,6 +1,6 @@
-// The kernels as custom operators of ONNX Runtime, domain ai.sgn, for its CPU provider and, where SGN_CUDA is defined,
-// its CUDA provider. Written against the C interface alone, which stays binary compatible from release to release.
-// reference.py says what each computes; tensors are contiguous (N, C, H, W).
+// The kernel as a custom operator of ONNX Runtime, domain ai.sgn, for its CPU provider and, where SGN_CUDA is defined,
+// its CUDA provider. It uses the C interface alone, which stays binary compatible from release to release. reference.py
+// says what it computes; tensors are contiguous (N, C, H, W).
 
 #include <onnxruntime_c_api.h>
 
@@ -21,13 +21,13 @@ using sgn::BFloat16;
 using sgn::Half;
 using sgn::Layout;
 
-// The oldest interface with all that is used here, so that one build serves every ONNX Runtime from 1.18 on.
+// The oldest interface that has every function used here: one build serves every ONNX Runtime from 1.18 on.
 constexpr uint32_t INTERFACE_VERSION = 18;
 constexpr const char* DOMAIN_NAME = "ai.sgn";
 
 const OrtApi* api = nullptr;  // set when the library is registered
 
-// ONNX Runtime's way to report an error, on its way there.
+// An error in the form that ONNX Runtime takes it, thrown until the library is left.
 struct Failure {
   OrtStatus* status;
 };
@@ -40,7 +40,7 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw Failure{api->CreateStatus(ORT_INVALID_ARGUMENT, message.c_str())};
 }
 
-// What the function throws becomes the status that ONNX Runtime wants back: no exception leaves the library.
+// Calls the function and returns what it throws as a status for ONNX Runtime: no exception leaves the library.
 template <typename Function>
 OrtStatus* guarded(const Function& function) {
   try {
@@ -61,24 +61,18 @@ template <>
 constexpr ONNXTensorElementDataType TYPE_OF<Half> = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 template <>
 constexpr ONNXTensorElementDataType TYPE_OF<BFloat16> = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-template <>
-constexpr ONNXTensorElementDataType TYPE_OF<uint8_t> = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 
 using Shape = std::vector<int64_t>;
 
-// An operator's input. T is what its type says, which ONNX Runtime has checked.
+// An operator's input. ONNX Runtime has checked that its type is T.
 template <typename T>
 struct Input {
   const T* data = nullptr;
   Shape shape;
 
   Input(OrtKernelContext* context, size_t index) {
-    size_t count = 0;
-    check(api->KernelContext_GetInputCount(context, &count));
-    if (index >= count) return;
     const OrtValue* value = nullptr;
     check(api->KernelContext_GetInput(context, index, &value));
-    if (value == nullptr) return;
     void* address = nullptr;
     check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &address));
     data = static_cast<const T*>(address);
@@ -92,10 +86,7 @@ struct Input {
     }
     api->ReleaseTensorTypeAndShapeInfo(info);
     check(status);
-    present = true;
   }
-
-  bool present = false;  // data of an empty tensor may be null
 };
 
 template <typename T>
@@ -112,11 +103,7 @@ Layout layout_of(const Shape& shape, const char* name) {
   return Layout{shape[0], shape[1], shape[2] * shape[3], false};
 }
 
-Shape mask_shape(const Shape& features) {
-  return {features[0], (features[1] + sgn::BITS - 1) / sgn::BITS, features[2], features[3]};
-}
-
-// Where the kernels run: both have the same functions.
+// The providers that the kernel runs on; both classes have the same function.
 struct OnCpu {
   static constexpr const char* PROVIDER = nullptr;  // ONNX Runtime's name for its CPU provider
 
@@ -124,7 +111,7 @@ struct OnCpu {
 
   explicit OnCpu(OrtKernelContext* context) : context(context) {}
 
-  // Parts of the range on ONNX Runtime's own threads.
+  // Runs parts of the range on ONNX Runtime's own threads.
   template <typename Function>
   void operator()(int64_t count, int64_t grain, const Function& function) const {
     if (count <= grain) {
@@ -147,18 +134,6 @@ struct OnCpu {
   void block(const T* image, const T* gradient, T* result, const Layout& layout, const float* weights, int64_t layers,
              float scale, bool rms) const {
     sgn::self_gradient_block_on_cpu(image, gradient, result, layout, weights, layers, scale, rms, *this);
-  }
-
-  template <typename T>
-  void scale_shift_relu(const T* features, const float* scale, const float* shift, T* result, uint8_t* mask,
-                        const Layout& layout) const {
-    sgn::scale_shift_relu_on_cpu(features, scale, shift, result, mask, layout, *this);
-  }
-
-  template <typename T>
-  void mask_scale_add(const T* gradient, const uint8_t* mask, const float* scale, const T* residual, T* result,
-                      const Layout& layout) const {
-    sgn::mask_scale_add_on_cpu(gradient, mask, scale, residual, result, layout, *this);
   }
 };
 
@@ -187,25 +162,13 @@ struct OnCuda {
     const cudaError_t error =
         sgn::self_gradient_block_on_cuda(image, gradient, result, layout, weights, layers, scale, rms,
                                          static_cast<float*>(workspace), stream);
-    if (bytes > 0) check(cudaFreeAsync(workspace, stream));  // once the kernels are through
+    if (bytes > 0) check(cudaFreeAsync(workspace, stream));  // takes effect after the kernel
     check(error);
-  }
-
-  template <typename T>
-  void scale_shift_relu(const T* features, const float* scale, const float* shift, T* result, uint8_t* mask,
-                        const Layout& layout) const {
-    check(sgn::scale_shift_relu_on_cuda(features, scale, shift, result, mask, layout, stream));
-  }
-
-  template <typename T>
-  void mask_scale_add(const T* gradient, const uint8_t* mask, const float* scale, const T* residual, T* result,
-                      const Layout& layout) const {
-    check(sgn::mask_scale_add_on_cuda(gradient, mask, scale, residual, result, layout, stream));
   }
 };
 #endif
 
-// The operators. Each names its inputs' and outputs' types, reads its attributes when it is made, and computes.
+// The operator: the types of its inputs and outputs, its attributes, and its computation.
 
 template <typename T, typename Where>
 class SelfGradientBlock {
@@ -214,7 +177,6 @@ class SelfGradientBlock {
   static constexpr const char* NAME = "SelfGradientBlock";
   static constexpr std::array INPUTS{TYPE_OF<T>, TYPE_OF<T>, TYPE_OF<float>};
   static constexpr std::array OUTPUTS{TYPE_OF<T>};
-  static constexpr size_t REQUIRED_INPUTS = 3;
 
   explicit SelfGradientBlock(const OrtKernelInfo* info) {
     check(api->KernelInfoGetAttribute_float(info, "scale", &scale_));
@@ -239,54 +201,7 @@ class SelfGradientBlock {
   int64_t rms_ = 0;
 };
 
-template <typename T, typename Where>
-class ScaleShiftRelu {
- public:
-  using Place = Where;
-  static constexpr const char* NAME = "ScaleShiftRelu";
-  static constexpr std::array INPUTS{TYPE_OF<T>, TYPE_OF<float>, TYPE_OF<float>};
-  static constexpr std::array OUTPUTS{TYPE_OF<T>, TYPE_OF<uint8_t>};
-  static constexpr size_t REQUIRED_INPUTS = 3;
-
-  explicit ScaleShiftRelu(const OrtKernelInfo*) {}
-
-  void compute(OrtKernelContext* context) const {
-    const Input<T> features(context, 0);
-    const Input<float> scale(context, 1), shift(context, 2);
-    const Layout layout = layout_of(features.shape, "features");
-    require(scale.shape == Shape{layout.channels} && shift.shape == scale.shape, "scale and shift must be (C)");
-    T* result = output<T>(context, 0, features.shape);
-    uint8_t* mask = output<uint8_t>(context, 1, mask_shape(features.shape));
-    Where(context).scale_shift_relu(features.data, scale.data, shift.data, result, mask, layout);
-  }
-};
-
-template <typename T, typename Where>
-class MaskScaleAdd {
- public:
-  using Place = Where;
-  static constexpr const char* NAME = "MaskScaleAdd";
-  static constexpr std::array INPUTS{TYPE_OF<T>, TYPE_OF<uint8_t>, TYPE_OF<float>, TYPE_OF<T>};
-  static constexpr std::array OUTPUTS{TYPE_OF<T>};
-  static constexpr size_t REQUIRED_INPUTS = 3;  // there may be no residual
-
-  explicit MaskScaleAdd(const OrtKernelInfo*) {}
-
-  void compute(OrtKernelContext* context) const {
-    const Input<T> gradient(context, 0), residual(context, 3);
-    const Input<uint8_t> mask(context, 1);
-    const Input<float> scale(context, 2);
-    const Layout layout = layout_of(gradient.shape, "gradient");
-    require(mask.shape == mask_shape(gradient.shape), "mask must be (N, ceil(C / 8), H, W)");
-    require(scale.shape == Shape{layout.channels}, "scale must be (C)");
-    require(!residual.present || residual.shape == gradient.shape, "residual must have gradient's shape");
-    T* result = output<T>(context, 0, gradient.shape);
-    Where(context).mask_scale_add(gradient.data, mask.data, scale.data, residual.present ? residual.data : nullptr,
-                                  result, layout);
-  }
-};
-
-// One of them as the table of functions that ONNX Runtime calls.
+// The operator as the table of functions that ONNX Runtime calls.
 template <typename Operator>
 struct Registration : OrtCustomOp {
   Registration() : OrtCustomOp{} {
@@ -296,9 +211,7 @@ struct Registration : OrtCustomOp {
     GetInputTypeCount = [](const OrtCustomOp*) { return Operator::INPUTS.size(); };
     GetInputType = [](const OrtCustomOp*, size_t index) { return Operator::INPUTS[index]; };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-      return index < Operator::REQUIRED_INPUTS ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-    };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetOutputTypeCount = [](const OrtCustomOp*) { return Operator::OUTPUTS.size(); };
     GetOutputType = [](const OrtCustomOp*, size_t index) { return Operator::OUTPUTS[index]; };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
@@ -316,7 +229,7 @@ struct Registration : OrtCustomOp {
     };
     KernelDestroy = [](void* kernel) { delete static_cast<Operator*>(kernel); };
     InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext* context) {
-      // The first output is like the first input. A mask's shape is found out when it is computed.
+      // The output is like the first input.
       return guarded([&] {
         OrtTensorTypeAndShapeInfo* info = nullptr;
         check(api->ShapeInferContext_GetInputTypeShape(context, 0, &info));
@@ -332,23 +245,16 @@ void add(OrtCustomOpDomain* domain) {
   check(api->CustomOpDomain_Add(domain, &registration));
 }
 
-template <typename T, typename Where>
-void add_all(OrtCustomOpDomain* domain) {
-  add<SelfGradientBlock<T, Where>>(domain);
-  add<ScaleShiftRelu<T, Where>>(domain);
-  add<MaskScaleAdd<T, Where>>(domain);
-}
-
 template <typename Where>
 void add_all_types(OrtCustomOpDomain* domain) {
-  add_all<float, Where>(domain);
-  add_all<Half, Where>(domain);
-  add_all<BFloat16, Where>(domain);
+  add<SelfGradientBlock<float, Where>>(domain);
+  add<SelfGradientBlock<Half, Where>>(domain);
+  add<SelfGradientBlock<BFloat16, Where>>(domain);
 }
 
 }  // namespace
 
-// What ONNX Runtime calls when a session registers the library.
+// ONNX Runtime calls this function when a session registers the library.
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   api = base->GetApi(INTERFACE_VERSION);

@@ -1,4 +1,5 @@
-// Arithmetic of the self-gradient block: picture + scale * (tanh of a 1x1 convolution, several times, of the gradient).
+// Arithmetic of the self-gradient block: picture + scale * c, where c is the gradient after several layers, each a 1x1
+// convolution and tanh.
 #pragma once
 
 #include <cfloat>
@@ -11,11 +12,11 @@ namespace sgn {
 constexpr int MAX_CHANNELS = 4;
 constexpr int MAX_LAYERS = 64;
 
-// Hyperbolic tangent to a relative error of 4e-7; odd, so 0 gives 0 exactly; NaN stays NaN.
-// x * P(x^2) / Q(x^2) with P and Q of degree 4, which a least-squares fit with Lawson's reweighting made the minimax
-// approximation of the relative error on [-9.02, 9.02], where tanh becomes 1 in float. Unlike the library's tanhf it
-// has no branches, so that the loop over pixels is vectorised; unlike 1 - 2 / (exp(2 x) + 1) it keeps small numbers,
-// which is what raw gradients are.
+// Hyperbolic tangent to a relative error of 4e-7. It is odd, so 0 gives exactly 0; NaN stays NaN.
+// It is x * P(x^2) / Q(x^2) with P and Q of degree 4: the minimax approximation of the relative error on [-9.02, 9.02],
+// found by a least-squares fit with Lawson's reweighting. At 9.02 tanh becomes 1 in float. Unlike the library's tanhf it
+// has no branches, so the loop over pixels is vectorised. Unlike 1 - 2 / (exp(2 x) + 1) it keeps small numbers, such as
+// raw gradients.
 SGN_HOST_DEVICE float hyperbolic_tangent(float x) {
   x = x > 9.02f ? 9.02f : x;
   x = x < -9.02f ? -9.02f : x;
@@ -53,8 +54,8 @@ SGN_HOST_DEVICE void tanh_layer(const float* weights, float (&pixel)[CHANNELS]) 
 
 SGN_HOST_DEVICE float corrected(float picture, float scale, float correction) { return picture + scale * correction; }
 
-// What a picture's gradient is multiplied by to have a root mean square of 1. The smallest normal float keeps 0 / 0
-// away from a gradient of zero without moving any other.
+// Return the factor that gives a picture's gradient a root mean square of 1. Adding the smallest normal float avoids
+// 0 / 0 for a gradient of zero and changes no other.
 SGN_HOST_DEVICE float inverse_root_mean_square(float sum_of_squares, float count) {
   return 1.0f / sqrtf(sum_of_squares / count + FLT_MIN);
 }

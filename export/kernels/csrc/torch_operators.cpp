@@ -1,14 +1,11 @@
-// The kernels as PyTorch operators sgn::*, on the CPU and, where SGN_CUDA is defined, on CUDA. For inference: they have
-// no derivatives. reference.py says what each computes.
+// The kernel as the PyTorch operator sgn::self_gradient_block, on the CPU and, where SGN_CUDA is defined, on CUDA. It is
+// for inference and has no derivative. reference.py says what it computes.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
-
-#include <optional>
-#include <tuple>
 
 #include "cpu_loops.h"
 
@@ -24,7 +21,7 @@ namespace {
 using at::Tensor;
 using sgn::Layout;
 
-// Checked inputs in one memory format: channels last where the first tensor is so, else contiguous.
+// Returns the memory format that all inputs are brought into: channels last where the first tensor is so, else contiguous.
 at::MemoryFormat format_of(const Tensor& tensor) {
   return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast)
              ? at::MemoryFormat::ChannelsLast
@@ -55,10 +52,6 @@ Layout layout_of(const Tensor& tensor, at::MemoryFormat format) {
                 format == at::MemoryFormat::ChannelsLast};
 }
 
-std::vector<int64_t> mask_sizes(const Tensor& features) {
-  return {features.size(0), (features.size(1) + sgn::BITS - 1) / sgn::BITS, features.size(2), features.size(3)};
-}
-
 template <typename T>
 const T* read(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -69,7 +62,7 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// function(T{}) for the type that the tensor's elements are stored as.
+// Calls function(T{}) for the stored type T of the tensor's elements.
 template <typename Function>
 void for_type_of(const Tensor& tensor, const Function& function) {
   switch (tensor.scalar_type()) {
@@ -79,7 +72,7 @@ void for_type_of(const Tensor& tensor, const Function& function) {
   }
 }
 
-// Where the kernels run: both have the same three functions.
+// The devices that the kernel runs on; both classes have the same function.
 struct OnCpu {
   explicit OnCpu(const Tensor&) {}
 
@@ -92,18 +85,6 @@ struct OnCpu {
              bool rms) const {
     sgn::self_gradient_block_on_cpu(image, gradient, result, layout, read<float>(weights), weights.size(0), scale, rms,
                                     parallel());
-  }
-
-  template <typename T>
-  void scale_shift_relu(const T* features, const float* scale, const float* shift, T* result, uint8_t* mask,
-                        const Layout& layout) const {
-    sgn::scale_shift_relu_on_cpu(features, scale, shift, result, mask, layout, parallel());
-  }
-
-  template <typename T>
-  void mask_scale_add(const T* gradient, const uint8_t* mask, const float* scale, const T* residual, T* result,
-                      const Layout& layout) const {
-    sgn::mask_scale_add_on_cpu(gradient, mask, scale, residual, result, layout, parallel());
   }
 };
 
@@ -124,18 +105,6 @@ struct OnCuda {
     const Tensor workspace = at::empty({sgn::self_gradient_block_workspace(layout, rms)}, weights.options());
     check(sgn::self_gradient_block_on_cuda(image, gradient, result, layout, read<float>(weights), weights.size(0), scale,
                                            rms, write<float>(workspace), stream));
-  }
-
-  template <typename T>
-  void scale_shift_relu(const T* features, const float* scale, const float* shift, T* result, uint8_t* mask,
-                        const Layout& layout) const {
-    check(sgn::scale_shift_relu_on_cuda(features, scale, shift, result, mask, layout, stream));
-  }
-
-  template <typename T>
-  void mask_scale_add(const T* gradient, const uint8_t* mask, const float* scale, const T* residual, T* result,
-                      const Layout& layout) const {
-    check(sgn::mask_scale_add_on_cuda(gradient, mask, scale, residual, result, layout, stream));
   }
 };
 #endif
@@ -162,47 +131,6 @@ Tensor self_gradient_block(const Tensor& image, const Tensor& gradient, const Te
   return result;
 }
 
-template <typename Where>
-std::tuple<Tensor, Tensor> scale_shift_relu(const Tensor& features, const Tensor& scale, const Tensor& shift) {
-  check_pictures(features, "features");
-  check_floats(scale, {features.size(1)}, features, "scale");
-  check_floats(shift, {features.size(1)}, features, "shift");
-  const auto format = format_of(features);
-  const Tensor numbers = features.contiguous(format), scales = scale.contiguous(), shifts = shift.contiguous();
-  const Tensor result = at::empty_like(numbers, numbers.options(), format);
-  const Tensor mask = at::empty(mask_sizes(features), features.options().dtype(at::kByte), format);
-  const Where where(features);
-  for_type_of(features, [&](auto type) {
-    using T = decltype(type);
-    where.scale_shift_relu(read<T>(numbers), read<float>(scales), read<float>(shifts), write<T>(result),
-                           write<uint8_t>(mask), layout_of(numbers, format));
-  });
-  return {result, mask};
-}
-
-template <typename Where>
-Tensor mask_scale_add(const Tensor& gradient, const Tensor& mask, const Tensor& scale,
-                      const std::optional<Tensor>& residual) {
-  check_pictures(gradient, "gradient");
-  TORCH_CHECK(mask.scalar_type() == at::kByte && mask.sizes() == at::IntArrayRef(mask_sizes(gradient)) &&
-                  mask.device() == gradient.device(),
-              "mask must be uint8 ", at::IntArrayRef(mask_sizes(gradient)), " on gradient's device, not ", mask.scalar_type(), " ",
-              mask.sizes());
-  check_floats(scale, {gradient.size(1)}, gradient, "scale");
-  if (residual) check_like(*residual, gradient, "residual", "gradient");
-  const auto format = format_of(gradient);
-  const Tensor numbers = gradient.contiguous(format), bits = mask.contiguous(format), scales = scale.contiguous();
-  const Tensor others = residual ? residual->contiguous(format) : Tensor();
-  const Tensor result = at::empty_like(numbers, numbers.options(), format);
-  const Where where(gradient);
-  for_type_of(gradient, [&](auto type) {
-    using T = decltype(type);
-    where.mask_scale_add(read<T>(numbers), read<uint8_t>(bits), read<float>(scales),
-                         residual ? read<T>(others) : nullptr, write<T>(result), layout_of(numbers, format));
-  });
-  return result;
-}
-
 }  // namespace
 
 TORCH_LIBRARY(sgn, library) {
@@ -213,14 +141,10 @@ TORCH_LIBRARY(sgn, library) {
 
 TORCH_LIBRARY_IMPL(sgn, CPU, library) {
   library.impl("self_gradient_block", self_gradient_block<OnCpu>);
-  library.impl("scale_shift_relu", scale_shift_relu<OnCpu>);
-  library.impl("mask_scale_add", mask_scale_add<OnCpu>);
 }
 
 #if defined(SGN_CUDA)
 TORCH_LIBRARY_IMPL(sgn, CUDA, library) {
   library.impl("self_gradient_block", self_gradient_block<OnCuda>);
-  library.impl("scale_shift_relu", scale_shift_relu<OnCuda>);
-  library.impl("mask_scale_add", mask_scale_add<OnCuda>);
 }
 #endif

@@ -1,4 +1,4 @@
-"""The check must see wrong graphs: each negative control is the good file, spoilt in one way."""
+"""The check must find wrong graphs: each negative control is the good file, changed in one way."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ import torch
 from onnx import helper, numpy_helper
 
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, Check, GraphError, Tolerance, Verification, onnx_run, verify
+from export.check.verify import PICTURES, Check, EngineError, Tolerance, Verification, verify
+from export.formats.onnx import onnx_runner
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE
+from tests.export.networks import IMAGE_SIZE, OUTPUTS
 
-OUTPUTS = ("logits", "plain_logits", "self_gradient")
 Spoil = Callable[[onnx.ModelProto], None]
 
 
 def verification_of(exported: Exported, model: onnx.ModelProto) -> Verification:
-    run = onnx_run(model.SerializeToString(), OUTPUTS)
-    return verify(run, exported.network, structured_pictures(PICTURES, 3, IMAGE_SIZE))
+    runner = onnx_runner(model.SerializeToString(), OUTPUTS)
+    return verify(runner, exported.passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
 
 
 def failures(verification: Verification) -> set[tuple[str, int]]:
@@ -33,7 +33,7 @@ def everywhere(*outputs: str) -> set[tuple[str, int]]:
 def replace_value(
     model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], **constants: np.ndarray
 ) -> onnx.ModelProto:
-    """Puts `nodes`, which compute `name` from `true_<name>`, behind the node that computed it."""
+    """Insert `nodes`, which compute `name` from `true_<name>`, after the node that computed it."""
     graph = model.graph
     producer = next(index for index, node in enumerate(graph.node) if name in node.output)
     list(graph.node)[producer].output[:] = [
@@ -144,7 +144,7 @@ def test_a_slightly_wrong_weight_fails(exported: Exported) -> None:
 
 def test_outputs_of_another_shape_are_refused(exported: Exported) -> None:
     twice = [helper.make_node("Concat", ["true_logits", "true_logits"], ["logits"], axis=0)]
-    with pytest.raises(GraphError, match=r"logits for 28 pictures at batch 1 is \(56, 10\), not \(28, 10\)"):
+    with pytest.raises(EngineError, match=r"logits for 28 pictures at batch 1 is \(56, 10\), not \(28, 10\)"):
         verification_of(exported, replace_value(exported.model(), "logits", twice))
 
 
@@ -156,21 +156,21 @@ def test_not_a_number_fails() -> None:
 def test_other_outputs_are_refused(exported: Exported) -> None:
     model = exported.model()
     del model.graph.output[2]
-    with pytest.raises(GraphError, match="outputs are logits, plain_logits, expected"):
-        onnx_run(model.SerializeToString(), OUTPUTS)
+    with pytest.raises(EngineError, match="outputs are logits, plain_logits, expected"):
+        onnx_runner(model.SerializeToString(), OUTPUTS)
 
 
 def test_a_frozen_batch_size_is_refused(exported: Exported) -> None:
     model = exported.model()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    run = onnx_run(model.SerializeToString(), OUTPUTS)
-    with pytest.raises(GraphError, match="batch 4"):
-        verify(run, exported.network, structured_pictures(PICTURES, 3, IMAGE_SIZE))
+    runner = onnx_runner(model.SerializeToString(), OUTPUTS)
+    with pytest.raises(EngineError, match="batch 4"):
+        verify(runner, exported.passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
 
 
 def test_what_is_not_a_graph_is_refused() -> None:
-    with pytest.raises(GraphError, match="cannot load"):
-        onnx_run(b"not a graph", OUTPUTS)
+    with pytest.raises(EngineError, match="cannot load"):
+        onnx_runner(b"not a graph", OUTPUTS)
 
 
 def test_the_table_shows_every_check_and_marks_what_failed(exported: Exported) -> None:

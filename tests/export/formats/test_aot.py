@@ -1,4 +1,4 @@
-"""The compiled package. Compiling takes tens of seconds, so one small network has to do."""
+"""The compiled package. Compiling takes tens of seconds, so all tests use one small network."""
 
 import json
 import shutil
@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 import export.reduced
 from export.check.agreement import Agreement
-from export.check.verify import GraphError
+from export.check.verify import EngineError
 from export.command import main
-from export.formats.aot import CompilerError, aot_run, require_compiler
+from export.formats.aot import CompilerError, aot_runner, require_compiler
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY
 from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY
-from tests.export.networks import checkpoint_info, randomise
+from tests.export.networks import OUTPUTS, checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
 from training.common.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-OUTPUTS = ("logits", "plain_logits", "self_gradient")
 
 
 def small_backbone() -> nn.Module:
@@ -30,7 +29,7 @@ def small_backbone() -> nn.Module:
 
 @pytest.fixture
 def small_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a network that compiles faster than a residual one; the command line finds its architecture all the same."""
+    """Return the checkpoint of a network that compiles faster than a residual one, for the command line to read."""
     monkeypatch.setattr("training.checkpoint.build_backbone", lambda *_, **__: small_backbone())
     info = checkpoint_info(image_size=(16, 16))
     save_checkpoint(tmp_path / "model.safetensors", randomise(build_model(info)).state_dict(), info)
@@ -47,8 +46,8 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
     package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
     assert package.get_metadata()[SHA256_KEY] == sha256(small_checkpoint)
-    with pytest.raises(GraphError, match="outputs are logits,plain_logits,self_gradient, expected plain_logits"):
-        aot_run(tmp_path / "model.pt2", ("plain_logits",))
+    with pytest.raises(EngineError, match="outputs are logits, plain_logits, self_gradient, expected plain_logits"):
+        aot_runner(tmp_path / "model.pt2", ("plain_logits",))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
@@ -66,7 +65,7 @@ def test_bf16_with_its_agreement(
     assert metadata[PRECISION_KEY] == "bf16"
     assert json.loads(metadata[AGREEMENT_KEY])[0]["attacked"] == 0.996
     assert 1e-4 < json.loads(metadata[ERRORS_KEY])["plain_logits"]["median"] < 0.1  # float32's is 1e-7
-    outputs = aot_run(tmp_path / "model.pt2", OUTPUTS)(torch.rand(3, 3, 16, 16))
+    outputs = aot_runner(tmp_path / "model.pt2", OUTPUTS)(torch.rand(3, 3, 16, 16))
     assert {output.dtype for output in outputs.values()} == {torch.float32}
 
 
@@ -104,5 +103,5 @@ def test_a_checked_package_for_the_gpu(small_checkpoint: Path, tmp_path: Path) -
 
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"something else")
-    with pytest.raises(GraphError, match="cannot be loaded"):
-        aot_run(tmp_path / "model.pt2", ("logits",))
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        aot_runner(tmp_path / "model.pt2", ("logits",))

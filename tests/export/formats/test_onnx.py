@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.capture.graph import CaptureError, capture, passes_of
+from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, onnx_run, verify
+from export.check.verify import PICTURES, verify
+from export.errors import CaptureError
 from export.exporter import export_onnx
-from export.formats.onnx import to_onnx
+from export.formats.onnx import onnx_runner, to_onnx
+from export.passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.conftest import Exported
@@ -105,13 +107,12 @@ def test_one_pass_can_be_cut_out(exported: Exported, tmp_path: Path) -> None:
 
 
 def test_any_backbone() -> None:
-    network = network_around(varied_backbone())
-    passes = passes_of(network)
+    passes = passes_of(network_around(varied_backbone()))
     graph = capture(passes, IMAGE_SIZE)
     rewrite(graph)
     model = to_onnx(graph, {})
-    run = onnx_run(model.SerializeToString(), passes.output_names)
-    assert verify(run, network, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
+    runner = onnx_runner(model.SerializeToString(), passes.output_names)
+    assert verify(runner, passes, structured_pictures(PICTURES, 3, IMAGE_SIZE)).passed
 
 
 class FixedBatch(nn.Module):
@@ -120,10 +121,9 @@ class FixedBatch(nn.Module):
 
 
 def test_a_fixed_batch_size_is_refused() -> None:
-    network = network_around(FixedBatch())
-    passes = passes_of(network)
+    graph = capture(passes_of(network_around(FixedBatch())), IMAGE_SIZE)
     with pytest.raises(CaptureError, match="fixes the batch size"):
-        to_onnx(capture(passes, IMAGE_SIZE), {})
+        to_onnx(graph, {})
 
 
 def test_a_smooth_network(tmp_path: Path) -> None:

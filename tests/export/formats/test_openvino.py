@@ -1,6 +1,7 @@
 """Graphs for OpenVINO: checked on it, in float32 or as their metadata say."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -9,17 +10,18 @@ import torch
 import export.reduced
 from export.check.agreement import Agreement
 from export.check.pictures import structured_pictures
-from export.check.verify import GraphError
+from export.check.verify import EngineError
 from export.command import main
-from export.formats.openvino import OpenVinoError, openvino_run, require_openvino
+from export.formats.openvino import OpenVinoError, openvino_runner, require_openvino
 from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE
+from tests.export.networks import IMAGE_SIZE, OUTPUTS
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install -e '.[openvino]'")
 has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@pytest.mark.usefixtures("captured_once")
 def test_written_and_checked_on_openvino(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "model.onnx"
     assert main(["--ckpt", str(checkpoint), "--openvino", str(target)]) == 0
@@ -31,10 +33,11 @@ def test_written_and_checked_on_openvino(checkpoint: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.skipif(not has_bfloat16, reason="this processor has no bfloat16")
+@pytest.mark.usefixtures("captured_once")
 def test_bf16_is_computed_by_openvino_as_the_metadata_say(
     checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported
 ) -> None:
-    seen = []
+    seen: list[Any] = []
 
     def measure(run: object, network: object, pictures: torch.Tensor, eps: float) -> tuple[Agreement, ...]:
         seen.append(run)
@@ -49,14 +52,14 @@ def test_bf16_is_computed_by_openvino_as_the_metadata_say(
     pictures = structured_pictures(4, 3, IMAGE_SIZE, seed=2)
     with torch.no_grad():
         expected = exported.network.plain_logits(pictures)
-    for run in (*seen, openvino_run(target, ("logits", "plain_logits", "self_gradient"))):
+    for run in (*seen, openvino_runner(target, OUTPUTS)):
         error = (run(pictures)["plain_logits"] - expected).norm() / expected.norm()
         assert 1e-4 < error < 0.05  # float32's is 1e-6
 
 
 def test_another_graph_is_refused(exported: Exported) -> None:
-    with pytest.raises(GraphError, match="the graph's outputs are"):
-        openvino_run(exported.graph, ("logits",))
+    with pytest.raises(EngineError, match="the graph's outputs are"):
+        openvino_runner(exported.graph, ("logits",))
 
 
 def test_without_openvino_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,22 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths
 
-from export.capture.graph import CaptureError, capture, passes_of
+from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, GraphError, Verification, verify
+from export.check.verify import PICTURES, EngineError, Verification, verify
+from export.errors import CaptureError
 from export.exporter import export_graph
+from export.formats.output_names import OUTPUT_NAMES_KEY
 from export.formats.table import TORCHSCRIPT
-from export.formats.torchscript import OUTPUT_NAMES_KEY, save_torchscript, torchscript_run
+from export.formats.torchscript import save_torchscript, torchscript_runner
+from export.passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.networks import IMAGE_SIZE, network_around
@@ -50,7 +54,7 @@ def test_any_batch_size_in_python(module_path: Path, checkpoint: Path) -> None:
 
 
 def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
-    extra = dict.fromkeys((METADATA_KEY, SHA256_KEY, OUTPUT_NAMES_KEY), "")
+    extra: dict[str, Any] = dict.fromkeys((METADATA_KEY, SHA256_KEY, OUTPUT_NAMES_KEY), "")
     torch.jit.load(module_path, _extra_files=extra)
     texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in extra.items()}
     assert json.loads(texts[METADATA_KEY])["architecture"] == "wrn-10-1"
@@ -60,8 +64,8 @@ def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
 
 def test_a_file_that_is_not_torchscript(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"something else")
-    with pytest.raises(GraphError, match="PyTorch cannot load the graph"):
-        torchscript_run(tmp_path / "model.pt", ("logits",))
+    with pytest.raises(EngineError, match="PyTorch cannot load the graph"):
+        torchscript_runner(tmp_path / "model.pt", ("logits",))
 
 
 class BatchInSizes(nn.Module):
@@ -91,12 +95,12 @@ def resnet() -> nn.Module:
 
 def verification(backbone: nn.Module, folder: Path) -> Verification:
     network = network_around(backbone)
-    passes, graph = passes_of(network), capture(passes_of(network), IMAGE_SIZE)
+    passes = passes_of(network)
+    graph = capture(passes, IMAGE_SIZE)
     rewrite(graph)
     save_torchscript(graph, {}, folder / "model.pt")
-    return verify(
-        torchscript_run(folder / "model.pt", passes.output_names), network, structured_pictures(PICTURES, 3, IMAGE_SIZE)
-    )
+    runner = torchscript_runner(folder / "model.pt", passes.output_names)
+    return verify(runner, passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path
 
 
 def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="fixes the batch size"):
+    with pytest.raises(EngineError, match="fixes the batch size"):
         verification(Counted(), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The block's kernel in exported graphs: the same answers by the kernel, by the node's body, and without the node."""
+"""The block's kernel in exported graphs: the kernel, the node's body and the graph without the node agree."""
 
 import json
 import os
@@ -14,10 +14,12 @@ import torch
 from torch import fx, nn
 
 import export.exporter
-from export.capture.graph import CaptureError, capture, passes_of
+from export.capture.graph import capture
 from export.command import main
+from export.errors import CaptureError
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
+from export.passes import passes_of
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
@@ -53,7 +55,7 @@ def test_a_captured_graph_computes_the_same_with_the_operator(gradient_scaling: 
     assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.tanh.default)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("kernels", "captured_once")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_with_the_operator(
     checkpoint: Path, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -99,7 +101,7 @@ def test_what_cannot_be_fused_is_refused() -> None:
     assert fused_nodes(graph) == []
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("kernels", "captured_once")
 def test_a_library_that_onnx_runtime_cannot_load_is_one_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +122,7 @@ def fused_file(project_root: Path, checkpoint: Path, tmp_path_factory: pytest.Te
         "import pathlib, sys\n"
         "from export.kernels import onnx_functions, operators\n"
         f"operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = pathlib.Path({str(path.parent / 'none')!r})\n"
-        "from export import main\n"
+        "from export.command import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""The ONNX nodes against reference.py: by their bodies of standard operators, and by the kernels' library."""
+"""Compare the ONNX node with reference.py: its body of standard operators, and the kernels' library."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,17 @@ from training.networks.self_gradient import SelfGradientBlock
 Sizes = tuple[int, int, int, int]
 
 PICTURE_SIZES = ((1, 3, 32, 32), (2, 4, 5, 13), (3, 1, 1, 1), (2, 3, 61, 67), (0, 3, 4, 4))
-FEATURE_SIZES = ((1, 16, 8, 8), (2, 9, 5, 13), (3, 1, 1, 1), (1, 67, 9, 11), (0, 8, 2, 2))
 ELEMENT_TYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
     torch.bfloat16: TensorProto.BFLOAT16,
-    torch.uint8: TensorProto.UINT8,
 }
 
 
 def model_of(
     name: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, torch.dtype], function: Any, **attributes: Any
 ) -> ModelProto:
-    """One node. NumPy has no bfloat16, so what goes in and comes out is float32, cast within."""
+    """Return a model of one node. NumPy has no bfloat16, so inputs and outputs are float32, cast in the graph."""
     nodes = [
         helper.make_node("Cast", [f"{key}_given"], [key], to=ELEMENT_TYPES[tensor.dtype])
         for key, tensor in inputs.items()
@@ -56,7 +54,7 @@ def model_of(
 def run(
     model: ModelProto, inputs: Mapping[str, Tensor], library: Path | None, folder: Path
 ) -> tuple[list[Tensor], Sequence[str]]:
-    """The outputs, and the operators that ONNX Runtime ran."""
+    """Return the outputs, and the operators that ONNX Runtime ran."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.enable_profiling = True
@@ -100,41 +98,6 @@ def test_self_gradient_block(dtype: torch.dtype, sizes: Sizes, rms: bool, librar
     assert_close(found.to(dtype), reference.self_gradient_block(**inputs, scale=0.7, rms=rms))
 
 
-@pytest.mark.parametrize("sizes", FEATURE_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_scale_shift_relu(dtype: torch.dtype, sizes: Sizes, library: Path | None, tmp_path: Path) -> None:
-    inputs = {
-        "features": normal(*sizes).to(dtype),
-        "scale": normal(sizes[1], seed=1),
-        "shift": normal(sizes[1], seed=2),
-    }
-    outputs = {"result": dtype, "mask": torch.uint8}
-    model = model_of("ScaleShiftRelu", inputs, outputs, onnx_functions.scale_shift_relu())
-    (found, mask), ran = run(model, inputs, library, tmp_path)
-    check_what_ran("ScaleShiftRelu", ran, library)
-    expected, expected_mask = reference.scale_shift_relu(**inputs)
-    assert_close(found.to(dtype), expected)
-    assert torch.equal(mask.to(torch.uint8), expected_mask)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("sizes", FEATURE_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_mask_scale_add(dtype: torch.dtype, sizes: Sizes, residual: bool, library: Path | None, tmp_path: Path) -> None:
-    inputs = {
-        "gradient": normal(*sizes).to(dtype),
-        "mask": reference.pack_mask(normal(*sizes, seed=1) > 0),
-        "scale": normal(sizes[1], seed=2),
-        "residual": normal(*sizes, seed=3).to(dtype),
-    }
-    if not residual:
-        del inputs["residual"]
-    model = model_of("MaskScaleAdd", inputs, {"result": dtype}, onnx_functions.mask_scale_add(residual))
-    (found,), ran = run(model, inputs, library, tmp_path)
-    check_what_ran("MaskScaleAdd", ran, library)
-    assert_close(found.to(dtype), reference.mask_scale_add(**{"residual": None, **inputs}))
-
-
 def test_unfit_tensors_are_refused(onnx_library: Path, tmp_path: Path) -> None:
     inputs = {"image": torch.rand(1, 5, 2, 2), "gradient": torch.rand(1, 5, 2, 2), "weights": torch.rand(2, 5, 5)}
     function = onnx_functions.self_gradient_block(2, True)
@@ -145,9 +108,9 @@ def test_unfit_tensors_are_refused(onnx_library: Path, tmp_path: Path) -> None:
 
 def test_a_model_holds_one_body_a_name() -> None:
     model = ModelProto()
-    onnx_functions.add_function(model, onnx_functions.mask_scale_add(True))
-    onnx_functions.add_function(model, onnx_functions.mask_scale_add(True))
+    onnx_functions.add_function(model, onnx_functions.self_gradient_block(5, True))
+    onnx_functions.add_function(model, onnx_functions.self_gradient_block(5, True))
     assert len(model.functions) == 1
     assert [item.domain for item in model.opset_import] == ["ai.sgn"]
-    with pytest.raises(ValueError, match=r"another function ai\.sgn\.MaskScaleAdd"):
-        onnx_functions.add_function(model, onnx_functions.mask_scale_add(False))
+    with pytest.raises(ValueError, match=r"another function ai\.sgn\.SelfGradientBlock"):
+        onnx_functions.add_function(model, onnx_functions.self_gradient_block(5, False))

@@ -1,4 +1,4 @@
-"""The PyTorch operators against reference.py, on the CPU and, where there is one, on a GPU."""
+"""Compare the PyTorch operator with reference.py, on the CPU and, where there is one, on a GPU."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from export.kernels import reference
 from export.kernels.operators import library_path
-from tests.export.kernels.cases import DTYPES, FEATURE_SIZES, LAYOUTS, PICTURE_SIZES, assert_close, laid_out, normal
+from tests.export.kernels.cases import DTYPES, LAYOUTS, PICTURE_SIZES, assert_close, laid_out, normal
 from training.networks.self_gradient import SelfGradientBlock
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -40,45 +40,6 @@ def test_self_gradient_block(device: torch.device, dtype: torch.dtype, sizes: Si
         assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("sizes", FEATURE_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_epilogue_and_way_back(device: torch.device, dtype: torch.dtype, sizes: Sizes, layout: str) -> None:
-    features, gradient, residual = (normal(*sizes, seed=seed).to(dtype) for seed in (0, 1, 2))
-    scale, shift = normal(sizes[1], seed=3), normal(sizes[1], seed=4)
-
-    def there(tensor: Tensor) -> Tensor:
-        return laid_out(tensor.to(device), layout)
-
-    expected, expected_mask = reference.scale_shift_relu(features, scale, shift)
-    found, mask = sgn.scale_shift_relu(there(features), scale.to(device), shift.to(device))
-    assert_close(found.cpu(), expected)
-    differing = reference.unpack_mask(mask.cpu() ^ expected_mask, sizes[1])
-    # One step for product and sum may bring a number to the other side of zero, but only from right beside it.
-    numbers = features.float() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
-    assert (numbers[differing].abs() < 1e-6).all()
-    assert mask.shape == expected_mask.shape
-    # Every bit that is nobody's is 0.
-    assert torch.equal(mask.cpu(), reference.pack_mask(reference.unpack_mask(mask.cpu(), sizes[1])))
-
-    for other in (residual, None):
-        way_back = sgn.mask_scale_add(there(gradient), mask, scale.to(device), None if other is None else there(other))
-        assert_close(way_back.cpu(), reference.mask_scale_add(gradient, mask.cpu(), scale, other))
-
-
-def test_a_gradient_and_a_mask_may_lie_differently(device: torch.device) -> None:
-    gradient, scale = normal(2, 13, 5, 7).to(device), normal(13).to(device)
-    mask = torch.randint(0, 256, (2, 2, 5, 7), dtype=torch.uint8).to(device)
-    expected = reference.mask_scale_add(gradient, mask, scale, gradient)
-    last = torch.channels_last
-    for found in (
-        sgn.mask_scale_add(gradient, mask.contiguous(memory_format=last), scale, gradient),
-        sgn.mask_scale_add(gradient, mask, scale, gradient.contiguous(memory_format=last)),
-        sgn.mask_scale_add(gradient.contiguous(memory_format=last), mask, scale, gradient),
-    ):
-        assert_close(found, expected)
-
-
 def test_tanh_is_accurate_for_small_and_large_numbers(device: torch.device) -> None:
     numbers = torch.cat([torch.logspace(-30, 1.5, 20000), torch.linspace(0, 12, 20000)]).repeat(2)
     numbers[: len(numbers) // 2] *= -1
@@ -104,62 +65,58 @@ def test_nan_is_not_hidden(device: torch.device) -> None:
     gradient[0, 0, 1, 1] = torch.nan
     corrected = sgn.self_gradient_block(image, gradient, weights, 1.0, False)
     assert corrected.isnan().sum() == 3  # that pixel's channels
-    features, mask = sgn.scale_shift_relu(gradient, weights[0, 0], weights[0, 1])
-    assert features[0, 0, 1, 1].isnan()
-    assert mask[0, 0, 1, 1] & 1 == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_number_is_read_and_rounded_as_pytorch_does(device: torch.device, dtype: torch.dtype) -> None:
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).view(1, 1, 256, 256)
-    mask = torch.ones(1, 1, 256, 256, dtype=torch.uint8)
-    for scale in (1.0, 3.14159, 2.0**-9 * 1.0001, 700.0):
-        found = sgn.mask_scale_add(every.to(device), mask.to(device), torch.tensor([scale]).to(device), None).cpu()
-        expected = (every.float() * scale + 0.0).to(dtype)
+    saturated, one_layer = torch.full_like(every, 100.0), torch.ones(1, 1, 1)
+
+    def plus(image: Tensor, number: float) -> Tensor:
+        """Add a number in the kernel: the correction is tanh(100), which is 1 in float32."""
+        arguments = (tensor.to(device) for tensor in (image, saturated.to(image.dtype), one_layer))
+        return sgn.self_gradient_block(*arguments, number, False).cpu()
+
+    assert (plus(torch.zeros(every.shape), 1.0) == 1).all()
+    for number in (0.0, 3.14159, 2.0**-9 * 1.0001, 2.0**-24 * 0.7, 700.0, -1.0):
+        found, expected = plus(every, number), (every.float() + number).to(dtype)
         assert torch.equal(found.isnan(), expected.isnan())
         assert torch.equal(found.nan_to_num(0.0), expected.nan_to_num(0.0))
 
 
 def test_threads_change_nothing() -> None:
     image, gradient, weights = block_inputs((3, 3, 61, 67), torch.float32)
-    features, scale = normal(2, 67, 19, 11), normal(67)
     before = torch.get_num_threads()
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            results.append(
-                (
-                    sgn.self_gradient_block(image, gradient, weights, 1.0, True),
-                    *sgn.scale_shift_relu(features, scale, scale),
-                )
-            )
+            results.append(sgn.self_gradient_block(image, gradient, weights, 1.0, True))
         finally:
             torch.set_num_threads(before)
-    assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
+    assert torch.equal(*results)
+
+
+def test_image_and_gradient_may_be_laid_out_differently(device: torch.device) -> None:
+    image, gradient, weights = (tensor.to(device) for tensor in block_inputs((2, 3, 5, 7), torch.float32))
+    expected = reference.self_gradient_block(image, gradient, weights, 0.7, True)
+    for one, other in (("contiguous", "channels_last"), ("channels_last", "contiguous"), ("strided", "channels_last")):
+        found = sgn.self_gradient_block(laid_out(image, one), laid_out(gradient, other), weights, 0.7, True)
+        assert_close(found, expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pytorch_finds_nothing_wrong_with_the_operators(device: torch.device, layout: str) -> None:
+def test_pytorch_finds_nothing_wrong_with_the_operator(device: torch.device, layout: str) -> None:
     image, gradient, weights = (tensor.to(device) for tensor in block_inputs((2, 3, 5, 7), torch.float32))
-    features, scale = laid_out(normal(2, 13, 5, 7).to(device), layout), normal(13).to(device)
-    mask = laid_out(torch.zeros(2, 2, 5, 7), "contiguous").to(device, torch.uint8)
-    pictures = (laid_out(image, layout), laid_out(gradient, layout), weights, 0.5, True)
-    for operator, arguments in (
-        (sgn.self_gradient_block.default, pictures),
-        (sgn.scale_shift_relu.default, (features, scale, scale)),
-        (sgn.mask_scale_add.default, (features, mask, scale, features)),
-        (sgn.mask_scale_add.default, (features, mask, scale, None)),
-    ):
-        torch.library.opcheck(operator, arguments)
+    torch.library.opcheck(
+        sgn.self_gradient_block.default, (laid_out(image, layout), laid_out(gradient, layout), weights, 0.5, True)
+    )
 
 
 def test_meta_tensors_tell_shapes() -> None:
-    features = torch.empty(5, 17, 3, 2, device="meta", dtype=torch.bfloat16)
-    scale = torch.empty(17, device="meta")
-    result, mask = sgn.scale_shift_relu(features, scale, scale)
-    assert (result.shape, result.dtype) == ((5, 17, 3, 2), torch.bfloat16)
-    assert (mask.shape, mask.dtype) == ((5, 3, 3, 2), torch.uint8)
+    image = torch.empty(5, 3, 7, 2, device="meta", dtype=torch.bfloat16)
+    corrected = sgn.self_gradient_block(image, image, torch.empty(5, 3, 3, device="meta"), 1.0, True)
+    assert (corrected.shape, corrected.dtype) == (image.shape, torch.bfloat16)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
@@ -205,9 +162,3 @@ def test_unfit_tensors_are_refused(change: dict[str, Tensor], message: str) -> N
     arguments = {"image": image, "gradient": gradient, "weights": weights} | change
     with pytest.raises(RuntimeError, match=message):
         sgn.self_gradient_block(**arguments, scale=1.0, rms=False)
-
-
-def test_an_unfit_mask_is_refused() -> None:
-    gradient = normal(2, 9, 3, 3)
-    with pytest.raises(RuntimeError, match=r"mask must be uint8 \[2, 2, 3, 3\]"):
-        sgn.mask_scale_add(gradient, torch.zeros(2, 9, 3, 3, dtype=torch.uint8), torch.ones(9), None)

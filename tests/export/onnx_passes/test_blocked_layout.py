@@ -23,7 +23,7 @@ def mask_model(threshold: float) -> onnx.ModelProto:
         helper.make_node("Cast", ["above"], ["mask"], to=TensorProto.FLOAT),
     ]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "mask")]
-    constants = [numpy_helper.from_array(np.float32(threshold), "threshold")]
+    constants = [numpy_helper.from_array(np.array(threshold, np.float32), "threshold")]
     graph = helper.make_graph(nodes, "mask", tensors[:1], tensors[1:], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
@@ -35,7 +35,9 @@ def run(model: onnx.ModelProto, values: np.ndarray) -> np.ndarray:
 
 def test_masks_are_the_same_for_every_size_of_feature() -> None:
     model = mask_model(0.0)
-    values = np.float32([-np.inf, -1e38, -1, -1e-38, -0.0, 0, 1.2e-38, 1e-30, 1e-6, 0.5, 1, 1e6, 3e38, np.inf])
+    values = np.array(
+        [-np.inf, -1e38, -1, -1e-38, -0.0, 0, 1.2e-38, 1e-30, 1e-6, 0.5, 1, 1e6, 3e38, np.inf], np.float32
+    )
     expected = run(model, values)
     keep_masks_in_blocked_layout(model)
     onnx.checker.check_model(model)

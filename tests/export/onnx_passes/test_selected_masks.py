@@ -17,15 +17,15 @@ def masked(comparison: str) -> onnx.ModelProto:
         helper.make_node("Mul", ["second", "x"], ["y"]),
     ]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "gradient", "y")]
-    constants = [numpy_helper.from_array(np.float32(0.5), "threshold")]
+    constants = [numpy_helper.from_array(np.array(0.5, np.float32), "threshold")]
     graph = helper.make_graph(nodes, "masked", tensors[:2], tensors[2:], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def run(model: onnx.ModelProto) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = np.float32([-np.inf, -1, 0, 0.5, 0.6, 7])
-    return session.run(None, {"x": np.nan_to_num(x), "gradient": np.float32([1, -2, 3, 4, -5, 0])})[0]
+    x = np.array([-np.inf, -1, 0, 0.5, 0.6, 7], np.float32)
+    return session.run(None, {"x": np.nan_to_num(x), "gradient": np.array([1, -2, 3, 4, -5, 0], np.float32)})[0]
 
 
 def test_the_same_values_and_other_products_left_alone() -> None:
@@ -33,7 +33,7 @@ def test_the_same_values_and_other_products_left_alone() -> None:
     expected = run(model)
     apply_masks_by_selection(model)
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Greater", "Where", "Where", "Mul"]
+    assert [node.op_type for node in model.graph.node] == ["Greater", "Constant", "Where", "Constant", "Where", "Mul"]
     np.testing.assert_array_equal(run(model), expected)
 
 

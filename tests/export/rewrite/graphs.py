@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from export.capture.graph import capture, passes_of
+from export.capture.graph import capture
+from export.passes import passes_of
 from tests.export.networks import network_around
 
 aten = torch.ops.aten

@@ -91,7 +91,7 @@ def test_json_that_takes_far_more_memory_than_its_bytes_is_not_parsed(tmp_path, 
     def parse(text):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(inference_protocol.json, "loads", parse)
+    monkeypatch.setattr("sgn_serve.api.inference_protocol.json.loads", parse)
     with pytest.raises(RequestError, match=r"the JSON has some \d+ values, more than \d+"):
         inference_protocol.parse_request(body, None, description, 16)
 

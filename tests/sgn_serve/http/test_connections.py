@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import psutil
 import pytest
@@ -38,7 +39,7 @@ def connect(server):
 
 def drip(connections):
     """Sends a byte on each connection every half second; when each was closed by the server, and after what."""
-    closed = {}
+    closed: dict[socket.socket, Any] = {}
     started = time.monotonic()
     position = 0
     while len(closed) < len(connections) and time.monotonic() - started < 6 * RECEIVE_SECONDS:
@@ -179,7 +180,7 @@ def test_large_bodies_that_do_not_come_are_limited_and_keep_no_small_picture_out
         started = time.monotonic()
         for connection in connections:
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1000) + body)
-        refused = []
+        refused: list[socket.socket] = []
         while len(connections) - len(refused) > RECEIVED_BYTES // len(body):
             assert time.monotonic() < started + RECEIVE_SECONDS, f"{len(refused)} are refused"
             refused, _, _ = select.select(connections, [], [], 0)
@@ -220,7 +221,8 @@ def test_heads_come_together_with_their_bodies(server):
         for ask in asks:
             connection.sendall(ask)
             head, _, body = first_read(connection).partition(b"\r\n\r\n")
-            assert int(re.search(rb"content-length: (\d+)", head)[1]) == len(body) > 0
+            (length,) = re.findall(rb"content-length: (\d+)", head)
+            assert int(length) == len(body) > 0
         connection.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
         head, _, body = connection.recv(100_000).partition(b"\r\n\r\n")
         assert (head[:9], body) == (b"HTTP/1.1 ", b""), "this one has no body to wait for"

@@ -1,5 +1,7 @@
 """The parts of uvicorn that are not documented and that the service needs are there."""
 
+import inspect
+
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -30,7 +32,7 @@ def test_an_attribute_that_is_gone_is_named(monkeypatch):
             super().__init__(**arguments)
             self.started = self.__dict__.pop("response_started")
 
-    Renamed.__signature__ = uvicorn_internals.inspect.signature(RequestResponseCycle)
+    monkeypatch.setattr(Renamed, "__signature__", inspect.signature(RequestResponseCycle), raising=False)
     monkeypatch.setattr(uvicorn_internals, "RequestResponseCycle", Renamed)
     (told,) = missing_parts()
     assert "has no response_started any more" in told

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +176,7 @@ def test_over_the_limit_is_refused_at_once_and_says_when_to_come_back():
         with pytest.raises(Overloaded) as refusal:
             batcher.reserve(1)
         assert time.perf_counter() - started < 0.05
+        assert refusal.value.retry_after is not None
         assert 2 <= refusal.value.retry_after <= 4, "20 pictures of 0.1 s"
         assert batcher.pending == 20
         await asyncio.gather(*waiting)
@@ -190,6 +192,8 @@ def test_a_batch_that_fails_fails_those_in_it_and_no_other():
     network = Network()
 
     async def work(batcher):
+        failed: Any
+        fine: Any
         failed, fine = await asyncio.gather(ask(batcher, 5000, True), ask(batcher, 1, False), return_exceptions=True)
         assert isinstance(failed, RuntimeError)
         assert fine.plain[0, 0] == 1
@@ -251,7 +255,7 @@ def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, ca
 
 def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
     """No request would ever be answered again, while the supervisor starts another worker."""
-    ended = []
+    ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
 
     async def fail():
@@ -268,7 +272,7 @@ def test_a_batcher_that_ends_by_itself_ends_the_process(monkeypatch, caplog):
 
 
 def test_a_batcher_that_is_stopped_does_not_end_the_process(monkeypatch):
-    ended = []
+    ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
     with_batcher(Network(), lambda batcher: ask(batcher, 0))
     assert ended == []
@@ -337,8 +341,8 @@ def test_a_cancelled_request_gives_its_room_back_at_once():
     """New requests get its room before any batch has run, and retry_after no longer counts it."""
 
     async def run():
-        observed = []
-        observer = Observer()
+        observed: list[int] = []
+        observer: Any = Observer()
         observer.queued = observed.append
         batcher = Batcher(Network(), BatchLimits(max_queue=4), observer)
         measured(batcher, 1.0)
@@ -382,7 +386,7 @@ def test_a_request_that_is_cancelled_while_its_batch_runs_is_counted_once():
     network = Network(seconds=0.1)
 
     async def work(batcher):
-        observed = []
+        observed: list[int] = []
         batcher._observer.queued = observed.append
         tasks = [asyncio.create_task(ask(batcher, value)) for value in range(2)]
         await asyncio.sleep(0.05)
@@ -399,8 +403,8 @@ def test_stopping_cancels_those_whose_batch_runs_and_those_who_wait():
     network = Network(seconds=0.2)
 
     async def run():
-        observed = []
-        observer = Observer()
+        observed: list[int] = []
+        observer: Any = Observer()
         observer.queued = observed.append
         batcher = Batcher(network, BatchLimits(max_batch=2), observer)
         batcher.start()

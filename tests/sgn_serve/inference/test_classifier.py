@@ -156,6 +156,8 @@ def test_openvino_answers_what_onnx_runtime_does(tmp_path, images):
         expected, found = classifier(path).logits(images, block), here.logits(images, block)
         np.testing.assert_allclose(found.plain, expected.plain, atol=1e-5)
         if block:
+            assert expected.corrected is not None
+            assert found.corrected is not None
             np.testing.assert_allclose(found.corrected, expected.corrected, atol=1e-5)
     again = here.logits(images[:2], self_gradient=False)
     np.testing.assert_array_equal(here.logits(images[3:], self_gradient=False).plain.shape, (2, 3))

@@ -145,6 +145,7 @@ def test_how_soon_large_pictures_are_decoded_is_learnt(go_on):
         (refused,) = await asked(decoder, "another")
         with pytest.raises(TooManyWaiting) as refusal:
             await refused
+        assert refusal.value.retry_after is not None
         assert refusal.value.retry_after < 8
         go_on.set()
         await asyncio.gather(*waiting)

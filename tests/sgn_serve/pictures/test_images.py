@@ -7,6 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sgn_serve.pictures import images
 from sgn_serve.pictures.errors import (
@@ -355,6 +356,7 @@ def test_twelve_bits_keep_their_greys():
     file = encode(picture, "TIFF", tiffinfo={258: 16})
     assert as_bytes(decode(file, (1, 3), LIMIT))[0, :, 0].tolist() == [0, 8, 16], "of 16 bits: dark"
     opened = images.open_picture(file, LIMIT)
+    assert isinstance(opened, TiffImageFile)
     opened.tag_v2[258] = (12,)
     assert as_bytes(images.to_array(opened, (1, 3)))[0, :, 0].tolist() == [0, 128, 255]
 

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from sgn_serve.process import cores
 from sgn_serve.process.cores import usable_cores
 
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def logits(*values):
 
 
 def test_softmax_of_large_logits_is_finite():
-    np.testing.assert_allclose(softmax(np.float32([1000, 1000])), [0.5, 0.5])
+    np.testing.assert_allclose(softmax(np.array([1000, 1000], np.float32)), [0.5, 0.5])
 
 
 def test_block_on():
@@ -23,6 +23,7 @@ def test_block_on():
     assert answer.probability == pytest.approx(0.6)
     assert [entry.label for entry in answer.top_k] == ["c", "b"]
     assert answer.self_gradient
+    assert answer.plain is not None
     assert answer.plain.label == "a"
     assert answer.plain.probability == pytest.approx(0.5)
     expected = jensenshannon([0.5, 0.3, 0.2], [0.1, 0.3, 0.6], base=2) ** 2
@@ -47,15 +48,19 @@ def test_equal_answers_do_not_disagree():
 
 
 def test_answers_with_nothing_in_common_disagree_by_one_bit():
-    first, second = np.float32([[200, 0, 0]]), np.float32([[0, 200, 0]])
+    first, second = np.array([[200, 0, 0]], np.float32), np.array([[0, 200, 0]], np.float32)
     assert predict(Logits(first, second), DESCRIPTION, top_k=1).disagreement == pytest.approx(1)
-    first, second = np.float32([[2000, 0, 0]]), np.float32([[0, 2000, 0]])  # probabilities of exactly zero
+    first, second = (
+        np.array([[2000, 0, 0]], np.float32),
+        np.array([[0, 2000, 0]], np.float32),
+    )  # probabilities of exactly zero
     assert predict(Logits(first, second), DESCRIPTION, top_k=1).disagreement == 1
 
 
 def test_more_disagreement_than_the_limit_is_suspicious():
     both = Logits(logits(0.5, 0.3, 0.2), logits(0.1, 0.3, 0.6))
     bits = predict(both, DESCRIPTION, 1).disagreement
+    assert bits is not None
     assert predict(both, DESCRIPTION, 1, max_disagreement=bits - 1e-9).suspicious is True
     assert predict(both, DESCRIPTION, 1, max_disagreement=bits).suspicious is False
     off = Logits(both.plain, None)

@@ -10,7 +10,10 @@ from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
 
 FIGURES = {
     "checkpoint_sha256": SHA256,
-    "accuracy": {"block on: clean": 0.7, "block off: PGD-20": 0.4},
+    "rows": [
+        {"id": {"state": "block on", "family": "clean"}, "title": "clean", "accuracy": 0.7},
+        {"id": {"state": "block off", "family": "pgd", "steps": 20}, "title": "PGD-20", "accuracy": 0.4},
+    ],
     "lowest": {"block on": 0.3, "block off": 0.2},
     "setting": {
         "data": "pictures", "split": "test", "pictures": 10, "norm": "L-inf", "eps": 0.03, "restarts": 1, "seed": 1,
@@ -34,7 +37,9 @@ def test_the_bundled_models_card_says_what_its_files_say():
     assert (shown.preprocessing.height, shown.preprocessing.width) == (32, 32)
     assert len(shown.preprocessing.mean) == 3
     assert shown.training["recipe"]["epochs"] > 0
-    assert {f"{row.block}: {row.attack}": row.accuracy for row in shown.measured.rows} == figures["accuracy"]
+    assert [(row.block, row.attack, row.accuracy, row.parameters) for row in shown.measured.rows] == [
+        (row["id"]["state"], row["title"], row["accuracy"], row["attack"]) for row in figures["rows"]
+    ]
     assert all(row.parameters is not None for row in shown.measured.rows)
     assert shown.measured.pictures == figures["setting"]["pictures"]
     assert shown.measured.lowest == figures["lowest"]
@@ -79,7 +84,7 @@ def test_metadata_that_describe_no_network_are_refused_in_one_line(tmp_path, fie
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"disagreement": 0.54}, {"lowest": 0.3}, {"accuracy": {"clean": 0.7}}, {"checklist": [{}]}]
+    "wrong", [{"disagreement": 0.54}, {"lowest": 0.3}, {"rows": [{"title": "clean"}]}, {"checklist": [{}]}]
 )
 def test_figures_of_another_form_are_refused_in_one_line(tmp_path, wrong):
     path = save_tiny_graph(tmp_path / "m.onnx")

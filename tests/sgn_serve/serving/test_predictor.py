@@ -88,6 +88,7 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
             assert (no.value.code, no.value.retry_after) == ("overloaded", MAX_WAITING)
         several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
         assert [type(answer) for answer in several] == [Prediction, Refusal, Prediction]
+        assert isinstance(several[1], Refusal)
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
         go_on.set()

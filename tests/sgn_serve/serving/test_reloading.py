@@ -77,7 +77,7 @@ def reloadable(tmp_path_factory):
 
 def test_every_worker_swaps_and_no_request_fails(reloadable):
     first = reloadable.client.get("/model").json()["graph_sha256"]
-    with Hammer(reloadable.server.url, **AUTHORIZED) as hammer:
+    with Hammer(reloadable.server.url, authorization=AUTHORIZED["authorization"]) as hammer:
         hammer.wait_for(20)
         reloadable.write("rot", "gruen", "blau")
         response = reloadable.reload()
@@ -118,7 +118,7 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
     elif bad == "missing":
         reloadable.model.unlink()
     elif bad == "figures that are none":
-        figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "accuracy": {}}))
+        figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "rows": []}))
     elif bad == "disagreement that is none":
         figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
     elif bad == "epsilon":
@@ -150,7 +150,7 @@ def test_new_figures_beside_the_model_are_read_too(reloadable):
     figures["setting"] = dict.fromkeys(("data", "split", "norm"), "x") | dict.fromkeys(
         ("pictures", "eps", "restarts", "seed"), 1
     )
-    figures |= {"accuracy": {}, "lowest": {}, "about": {"command": "x"}}
+    figures |= {"rows": [], "lowest": {}, "about": {"command": "x"}}
     reloadable.model.with_suffix(".json").write_text(json.dumps(figures))
     assert reloadable.reload().json()["outcome"] == "swapped"
     reloadable.wait_for(reloadable.reload().json()["graph_sha256"])

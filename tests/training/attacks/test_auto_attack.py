@@ -1,5 +1,6 @@
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from pyautoattack.autopgd_base import APGDAttack
 
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage, Square, frozen_parameters, valid_only
+from training.attacks.base import AttackError
 from training.attacks.registry import Context, build_attacks
-from training.attacks.rows import row_key
 from training.attacks.views import held_view
 from training.evaluate import measuring
+from training.evaluate.measuring import Trial
 from training.evaluate.report import Report
 from training.networks.activations import with_activation
 
@@ -35,16 +37,18 @@ def pictures(network):
 def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     model, images, labels = pictures
     report = Report(setting={})
+    built: list[Any] = build_attacks(["autoattack"], Context(eps=EPS, has_block=False, classes=5))
     attacks = [
         replace(attack, queries=QUERIES) if isinstance(attack, Square) else replace(attack, iterations=ITERATIONS)
-        for attack in build_attacks(["autoattack"], Context(eps=EPS, has_block=False, classes=5))[1:]
+        for attack in built[1:]
     ]
     attacks.insert(0, gradient_attack.clean(block=False))
     for attack in attacks:
         chosen = report.survivors(attack, len(images))
         right = torch.zeros(len(images), dtype=torch.bool)
         if chosen.any():
-            right[chosen] = measuring.withstood(model, images[chosen], labels[chosen], attack, eps=EPS, seed=3)
+            trial = Trial(model, images, labels, EPS, seed=3)
+            right[chosen] = measuring.withstood(trial.chosen(chosen), attack)
         report.add(attack, right, chosen)
 
     # The driver's check for dynamic defences switches tracing off for the whole process; it is not what is compared.
@@ -73,9 +77,9 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
     driver.square.n_queries = QUERIES
     attacked, _ = driver.run_standard_evaluation(images.contiguous(), labels)
     theirs = model(attacked).argmax(dim=1) == labels
-    last = report.withstood[row_key(attacks[-1])]
+    last = report.rows[attacks[-1].id].withstood
     assert "".join("1" if right else "0" for right in theirs) == last.replace("-", "0")
-    assert set(report.withstood[row_key(attacks[1])]) == {"0", "1"}
+    assert set(report.rows[attacks[1].id].withstood) == {"0", "1"}
 
 
 def test_a_smooth_network_is_attacked_through_both_passes_and_a_relu_network_with_the_first_held(network):
@@ -96,7 +100,7 @@ def test_a_smooth_network_is_attacked_through_both_passes_and_a_relu_network_wit
         theirs = itself if activation == "silu" else held
         torch.manual_seed(3)
         assert torch.equal(attack.perturb(model, images, labels, eps), theirs)
-        right = measuring.withstood(model, images, labels, attack, eps=eps, seed=3)
+        right = measuring.withstood(Trial(model, images, labels, eps, seed=3), attack)
         assert torch.equal(right, model(theirs).argmax(dim=1) == labels)
         assert 0 < right.sum() < len(images)
         assert activation == "relu" or not torch.equal(itself, held)
@@ -110,7 +114,7 @@ def test_a_smooth_network_is_attacked_through_both_passes_and_a_relu_network_wit
         GradientStage("fab-t", iterations=3),
         Square(queries=20),
     ],
-    ids=lambda attack: attack.name,
+    ids=lambda attack: attack.id.title,
 )
 def test_attacks_on_a_block_stay_inside_the_ball_and_touch_no_parameter(network, attack):
     model = network()
@@ -132,8 +136,9 @@ def test_square_takes_pictures_without_any_gradient(pictures):
     def answers(inputs, self_gradient=True):
         return model(inputs.detach(), self_gradient=self_gradient)
 
-    right = measuring.withstood(answers, images, labels, Square(block=False, queries=QUERIES), eps=0.1, seed=0)
-    clean = measuring.withstood(model, images, labels, gradient_attack.clean(block=False), eps=0.1, seed=0)
+    trial = Trial(model, images, labels, eps=0.1, seed=0)
+    right = measuring.withstood(trial.of(answers), Square(block=False, queries=QUERIES))
+    clean = measuring.withstood(trial, gradient_attack.clean(block=False))
     assert right.sum() < clean.sum()
 
 
@@ -141,7 +146,7 @@ def test_too_few_classes_for_the_targeted_loss_are_named(network):
     model = network(block=False)
     model.backbone.classifier = torch.nn.Linear(model.backbone.classifier.in_features, 3)
     attack = GradientStage("apgd-t", block=False)
-    with pytest.raises(ValueError, match="at least 4 classes and the network has 3"):
+    with pytest.raises(AttackError, match="at least 4 classes and the network has 3"):
         attack.perturb(model, torch.rand(2, 3, 12, 12), torch.zeros(2, dtype=torch.long), EPS)
 
 

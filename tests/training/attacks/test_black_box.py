@@ -1,10 +1,12 @@
 import torch
 
 from training.attacks import gradient_attack
-from training.attacks.black_box import RandomNoise, Transfer
+from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.gradient_attack import Attack
 from training.attacks.pgd import best_of_restarts, margin
+from training.attacks.rows import CLEAN, RowFilter, RowId
 from training.evaluate import measuring
+from training.evaluate.measuring import Trial
 from training.evaluate.report import Report, wilson_interval
 
 EPS = 8 / 255
@@ -20,7 +22,7 @@ def test_random_noise_stays_in_the_ball_and_takes_pictures_near_the_boundary(net
     assert (attacked - images).abs().max() <= EPS + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1
-    right = measuring.withstood(model, images, labels, RandomNoise(block=False, draws=40), eps=0.5, seed=0)
+    right = measuring.withstood(Trial(model, images, labels, eps=0.5, seed=0), RandomNoise(block=False, draws=40))
     assert right.float().mean() < 1
 
 
@@ -28,13 +30,14 @@ def test_transfer_shows_one_network_what_fools_another(network):
     model, source = network(block=False), network(block=False, seed=1)
     images = torch.rand(12, 3, 12, 12)
     labels = source(images).argmax(dim=1)
-    attack = Attack("CW-5", loss="margin", steps=5, block=False, keep_best=False)
-    transfer = Transfer(source, "another", "0" * 64, attack, block=False)
+    attack = Attack("cw", steps=5, block=False, keep_best=False)
+    transfer = Transfer(SourceNetwork(source, "another", "0" * 64), attack, block=False)
     torch.manual_seed(0)
     made = transfer.perturb(model, images, labels, EPS)
     torch.manual_seed(0)
     assert torch.equal(made, attack.perturb(source, images, labels, EPS))
-    assert transfer.name == "CW-5, transfer from another"
+    assert transfer.id.title == "CW-5 to the end, transfer from another"
+    assert transfer.parameters()["source_sha256"] == "0" * 64
     assert transfer.parameters()["attack"]["keep_best"] is False
 
 
@@ -61,7 +64,7 @@ def test_later_restarts_start_elsewhere(network):
     results = []
     for first in (1, 11, 1):
         torch.manual_seed(0)
-        attack = Attack("x", steps=1, step_size=0.0, block=False, keep_best=False, first_restart=first)
+        attack = Attack("pgd", steps=1, step_size=0.0, block=False, keep_best=False, first_restart=first)
         results.append(attack.perturb(model, images, labels, EPS))
     assert torch.equal(results[0], results[2])
     assert not torch.equal(results[0], results[1])
@@ -71,15 +74,15 @@ def test_costly_attacks_run_on_what_earlier_ones_left():
     report = Report(setting={})
     report.add(gradient_attack.clean(), torch.tensor([True, True, True, False]))
     report.add(gradient_attack.cw(100), torch.tensor([True, False, True, False]))
-    costly = Attack("costly", survivors_of=("clean", "CW-*"))
+    costly = Attack("cw", steps=7, survivors_of=(CLEAN, RowFilter.like(family="cw")))
     chosen = report.survivors(costly, 4)
     assert chosen.tolist() == [True, False, True, False]
-    assert report.survivors(Attack("every"), 4).all()
-    assert report.survivors(Attack("elsewhere", block=False, survivors_of=("*",)), 4).all()
+    assert report.survivors(Attack("cw", steps=8), 4).all()
+    assert report.survivors(Attack("cw", steps=9, block=False, survivors_of=(RowFilter.like(),)), 4).all()
     report.add(costly, torch.tensor([False, False, True, False]), chosen)
-    assert report.withstood["block on: costly"] == "0-10"
+    assert report.rows[RowId("block on", "cw", steps=7)].withstood == "0-10"
     assert report.headline() == 0.25
-    assert "| costly † | 25.0 |" in report.table()
+    assert "| CW-7 † | 25.0 |" in report.table()
 
 
 def test_wilson_interval_of_known_counts():

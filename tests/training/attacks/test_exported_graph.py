@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from release.disagreement import example_pictures
+from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
-from training.attacks.registry import Context, Source, build_attacks
+from training.attacks.registry import Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.common.files import sha256
 from training.evaluate import measuring
+from training.evaluate.measuring import Trial
 
 EPS = 8 / 255
 
@@ -39,17 +41,17 @@ def test_black_box_and_transfer_attacks_take_pictures_from_it(bundled):
         has_block=True,
         classes=10,
         betas=(),
-        checkpoint=Source(model, "the checkpoint", checkpoint),
+        checkpoint=SourceNetwork(model, "the checkpoint", checkpoint),
         graph_sha256=sha256(folder / "model.onnx"),
         queries=30,
     )
-    attacks = [attack for attack in build_attacks(["clean"], context) if attack.state == "exported graph"]
+    attacks = [attack for attack in build_attacks(["clean"], context) if attack.id.state == "exported graph"]
     right = {
-        attack.name: measuring.withstood(graph, images, labels, attack, eps=EPS, seed=0)
+        attack.id.title: measuring.withstood(Trial(graph, images, labels, EPS, seed=0), attack)
         for attack in attacks
-        if not attack.name.startswith("random noise")
+        if attack.id.family != "noise"
     }
-    assert {name.split(",")[0] for name in right} == {"clean", "CW-100 to the end", "Square"}
+    assert set(right) == {"clean", "CW-100 to the end, transfer from the checkpoint", "Square"}
     clean = right["clean"]
     assert torch.equal(clean, model(images).argmax(dim=1) == labels)
     assert right["CW-100 to the end, transfer from the checkpoint"].sum() < clean.sum()

@@ -6,7 +6,7 @@ import eagerpy
 import pytest
 import torch
 
-from training.attacks.pgd import cross_entropy, margin, pgd
+from training.attacks.pgd import ProjectedGradientAscent, cross_entropy, margin
 
 with warnings.catch_warnings():
     # It imports SciPy by names that will go in SciPy 2.
@@ -44,7 +44,8 @@ def test_the_same_pictures_under_the_same_seed(network, loss, theirs):
     images[:2] = images[:2].round()  # pixels at 0 and 1, where the image range binds
     labels = model(images).argmax(dim=1)
     torch.manual_seed(7)
-    ours = pgd(model, images, labels, eps=EPS, steps=STEPS, step_size=STEP, loss=loss, keep_best=False)
+    attack = ProjectedGradientAscent(eps=EPS, steps=STEPS, step_size=STEP, loss=loss, keep_best=False)
+    ours = attack.perturb(model, images, labels)
     torch.manual_seed(7)
     attack = theirs(abs_stepsize=STEP, steps=STEPS, random_start=True)
     attacked = attack.run(PyTorchModel(model, bounds=(0, 1), device="cpu"), images, labels, epsilon=EPS)

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from training.attacks import gradient_attack
-from training.attacks.pgd import cross_entropy, fgsm, margin, noise_fgsm, pgd
+from training.attacks.pgd import ProjectedGradientAscent, cross_entropy, fgsm, margin, noise_fgsm
 from training.attacks.views import held_view, smooth_view
 from training.evaluate import measuring
+from training.evaluate.measuring import Trial
 
 EPS = 8 / 255
 
@@ -23,17 +26,8 @@ def pictures(network):
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_pgd_stays_inside_the_ball_and_the_image_range(pictures, loss, start, keep_best):
     model, images, labels = pictures
-    attacked = pgd(
-        held_view(model),
-        images,
-        labels,
-        eps=EPS,
-        steps=3,
-        step_size=0.9 * EPS,
-        loss=loss,
-        start=start,
-        keep_best=keep_best,
-    )
+    attack = ProjectedGradientAscent(eps=EPS, steps=3, step_size=0.9 * EPS, loss=loss, start=start, keep_best=keep_best)
+    attacked = attack.perturb(held_view(model), images, labels)
     assert (attacked - images).abs().max() <= EPS + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1
@@ -46,7 +40,8 @@ def test_attacks_lower_accuracy_and_more_steps_never_raise_it(pictures):
         accuracies = []
         for steps in (1, 2, 4, 8, 16):
             torch.manual_seed(0)
-            attacked = pgd(view, images, labels, eps=EPS, steps=steps, step_size=2 / 255)
+            attack = ProjectedGradientAscent(eps=EPS, steps=steps, step_size=2 / 255)
+            attacked = attack.perturb(view, images, labels)
             accuracies.append((model(attacked).argmax(dim=1) == labels).float().mean().item())
         assert accuracies == sorted(accuracies, reverse=True)
         assert accuracies[-1] < 0.9
@@ -77,8 +72,8 @@ def test_margin_is_positive_exactly_where_the_answer_is_wrong():
 
 def test_withstood_is_judged_with_the_block_as_the_attack_says(pictures):
     model, images, labels = pictures
-    on = measuring.withstood(model, images, labels, gradient_attack.clean(), eps=EPS, seed=0, batch_size=7)
-    off = measuring.withstood(model, images, labels, gradient_attack.clean(block=False), eps=EPS, seed=0)
+    on = measuring.withstood(Trial(model, images, labels, EPS, seed=0, batch_size=7), gradient_attack.clean())
+    off = measuring.withstood(Trial(model, images, labels, EPS, seed=0), gradient_attack.clean(block=False))
     assert on.all()
     assert torch.equal(off, model.plain_logits(images).argmax(dim=1) == labels)
 
@@ -87,9 +82,10 @@ def test_withstood_repeats_under_its_seed_and_reports_progress(pictures):
     model, images, labels = pictures
     done: list[int] = []
     attack = gradient_attack.pgd(3)
-    first = measuring.withstood(model, images, labels, attack, eps=EPS, seed=1, batch_size=10, on_batch=done.append)
+    trial = Trial(model, images, labels, EPS, seed=1, batch_size=10)
+    first = measuring.withstood(replace(trial, on_batch=done.append), attack)
     torch.rand(5)
-    again = measuring.withstood(model, images, labels, attack, eps=EPS, seed=1, batch_size=10)
+    again = measuring.withstood(trial, attack)
     assert torch.equal(first, again)
     assert done == [10, 10, 4]
 
@@ -101,7 +97,7 @@ def test_lowest_is_per_picture():
 
 def test_the_smooth_attack_without_beta_is_refused(network):
     with pytest.raises(ValueError, match="beta"):
-        gradient_attack.Attack("x", view="smooth").logits_function(network(), torch.empty(1, 3, 16, 16))
+        gradient_attack.Attack("pgd", steps=3, view="smooth").logits_function(network(), torch.empty(1, 3, 16, 16))
 
 
 def test_a_fooled_image_is_left_alone_and_the_others_do_not_notice(pictures):
@@ -112,10 +108,10 @@ def test_a_fooled_image_is_left_alone_and_the_others_do_not_notice(pictures):
         calls.append(len(inputs))
         return held_view(model)(inputs)
 
-    options = {"eps": EPS, "steps": 6, "step_size": 2 / 255, "start": "image"}
-    together = pgd(counting, images, labels, **options)
+    attack = ProjectedGradientAscent(eps=EPS, steps=6, step_size=2 / 255, start="image")
+    together = attack.perturb(counting, images, labels)
     assert calls == sorted(calls, reverse=True)
     assert calls[-1] < calls[0] == len(images)
-    alone = torch.cat([pgd(held_view(model), images[i : i + 1], labels[i : i + 1], **options) for i in range(6)])
+    alone = torch.cat([attack.perturb(held_view(model), images[i : i + 1], labels[i : i + 1]) for i in range(6)])
     fooled = model(together[:6]).argmax(dim=1) != labels[:6]
     assert torch.equal(fooled, model(alone).argmax(dim=1) != labels[:6])

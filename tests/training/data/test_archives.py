@@ -99,7 +99,7 @@ def test_cifar100_from_archive_to_report(tmp_path, monkeypatch, capsys):
     # An untrained network of 100 classes is at log(100).
     assert 5.5 > first > last
     model, info = load_checkpoint(Path("runs/a/model.safetensors"))
-    assert len(info.class_names) == model.backbone.classifier.out_features == 100
+    assert len(info.class_names) == model.backbone.get_submodule("classifier").out_features == 100
     # Pictures of another class count are refused before any is attacked.
     write_cifar(tmp_path / "ten", monkeypatch, 10, per_class=2)
     capsys.readouterr()

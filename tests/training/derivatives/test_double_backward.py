@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.attacks.views import smooth_self_gradient
@@ -75,7 +75,7 @@ def test_the_same_loss_to_the_last_bit_and_the_same_parameter_gradients(activati
     with torch.no_grad():
         held = network.first_pass(images)[1]
     (forgetful,) = torch.autograd.grad(
-        F.cross_entropy(network.second_pass(images, held), torch.arange(4)), network.backbone[0].weight
+        F.cross_entropy(network.second_pass(images, held), torch.arange(4)), network.get_parameter("backbone.0.weight")
     )
     assert (forgetful - cheap["backbone.0.weight"]).norm() > 1e-3 * forgetful.norm()
 
@@ -135,7 +135,8 @@ def test_the_smooth_surrogate_has_the_same_derivative_at_less_work(training):
         with SmoothSurrogate(20.0):
             return model.self_gradient(images)
 
-    outputs, gradients, counts = [], [], []
+    outputs, counts = [], []
+    gradients: list[Tensor] = []
     for function in (by_pytorch, lambda images: smooth_self_gradient(model, images, 20.0)):
         given = images.clone().requires_grad_()
         with Convolutions() as convolutions:

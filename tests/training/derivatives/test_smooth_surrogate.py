@@ -1,13 +1,14 @@
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from training.derivatives.smooth_surrogate import SmoothSurrogate, SurrogateWarning
 
-LAYERS = {
+LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU6": nn.ReLU6(),
     "ReLU6, in place": nn.ReLU6(inplace=True),
     "relu6": F.relu6,

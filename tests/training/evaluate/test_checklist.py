@@ -10,10 +10,11 @@ from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage
 from training.attacks.gradient_attack import Attack
 from training.attacks.registry import Context, build_attacks
-from training.attacks.rows import MORE_RESTARTS, MORE_STEPS, kind_of
+from training.attacks.rows import RowId, more_restarts_row, more_steps_row
 from training.evaluate.checklist import checklist, likely_overestimated
+from training.evaluate.measuring import Trial
 from training.evaluate.page import warning
-from training.evaluate.report import Report
+from training.evaluate.report import Report, Row
 from training.evaluate.run import Evaluation
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -79,23 +80,17 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
 def judge(backbone: nn.Module, images: Tensor, labels: Tensor, path: Path, attacks: list[str]) -> tuple[Report, dict]:
     report = Report(setting={"eps": EPS, "seed": 0})
     model = SelfGradientNetwork(backbone, None).eval()
-    evaluation = Evaluation(
-        model=model,
-        images=images,
-        labels=labels,
-        class_names=("a", "b", "c", "d"),
-        report=report,
-        path=path / "evaluation.json",
-        betas=(),
-    )
+    trial = Trial(model, images, labels, EPS, seed=0)
+    evaluation = Evaluation(trial, ("a", "b", "c", "d"), report, path / "evaluation.json", betas=())
     context = Context(eps=EPS, has_block=False, classes=CLASSES, queries=150)
     findings = evaluation.run(build_attacks(attacks, context))
     return report, {finding.name: finding for finding in findings}
 
 
 def test_a_plain_network_raises_no_flag(trained, tmp_path, capsys):
-    report, findings = judge(*trained, tmp_path, ["full"])
-    assert report.accuracy("block off: clean") > 0.9
+    backbone, images, labels = trained
+    report, findings = judge(backbone, images, labels, tmp_path, ["full"])
+    assert report.rows[RowId("block off", "clean")].accuracy > 0.9
     assert report.headline() < 0.9
     bad = {name: finding for name, finding in findings.items() if finding.verdict in ("raised", "suspect")}
     assert bad == {}
@@ -109,7 +104,7 @@ def test_a_plain_network_raises_no_flag(trained, tmp_path, capsys):
 def test_quantised_input_raises_the_flags_of_masked_gradients(trained, tmp_path, capsys):
     network, images, labels = trained
     report, findings = judge(Quantised(network), images, labels, tmp_path, ["fgsm", "pgd-20", "noise", "square"])
-    assert report.accuracy("block off: clean") > 0.8
+    assert report.rows[RowId("block off", "clean")].accuracy > 0.8
     for name in ("gradient correlation", "zero gradients", "black-box attacks", "accuracy at eps 128/255"):
         assert findings[name].verdict == "raised", findings[name]
     assert findings["gradient correlation"].value == 0
@@ -126,14 +121,20 @@ def test_saturated_logits_raise_the_flag_of_zero_gradients(trained, tmp_path):
     assert report.likely_overestimated is True
 
 
-def report_of(rows: dict[str, str], **fields) -> Report:
-    report = Report(setting={}, **fields)
-    for name, bits in rows.items():
-        report.withstood[f"block on: {name}"] = bits
-    return report
+def report_of(rows: dict[RowId, str], **fields) -> Report:
+    return Report(setting={}, rows={row: Row(bits, {}) for row, bits in rows.items()}, **fields)
 
 
-CLEAN = "1" * 190 + "0" * 10
+def on(family, *values, **fields) -> RowId:
+    return RowId("block on", family, *values, **fields)
+
+
+CLEAN = {on("clean"): "1" * 190 + "0" * 10}
+FGSM = on("fgsm")
+SMOOTH = on("cw", 20, "smooth", 5.0)
+OTHER = on("cw", 100, to_the_end=True, source="other")
+MORE_STEPS, MORE_RESTARTS = more_steps_row("block on"), more_restarts_row("block on")
+AUTO_ATTACK = [on(family) for family in ("apgd-ce", "apgd-t", "fab-t", "square")]
 
 
 def left(count: int) -> str:
@@ -143,34 +144,32 @@ def left(count: int) -> str:
 @pytest.mark.parametrize(
     ("item", "rows", "verdict"),
     [
-        ("label leaking", {"FGSM": left(191)}, "raised"),
-        ("label leaking", {"FGSM": left(190)}, "ok"),
-        ("PGD weaker than FGSM", {"FGSM": left(100), "PGD-10": left(90), "PGD-40": left(102)}, "raised"),
-        ("PGD weaker than FGSM", {"FGSM": left(100), "PGD-40": left(101)}, "ok"),
-        ("more steps", {"CW-100": left(100), MORE_STEPS: "1" * 97 + "000" + "-" * 90 + "0" * 10}, "raised"),
-        ("more steps", {"CW-100": left(100), MORE_STEPS: "1" * 98 + "00" + "-" * 90 + "0" * 10}, "ok"),
+        ("label leaking", {FGSM: left(191)}, "raised"),
+        ("label leaking", {FGSM: left(190)}, "ok"),
+        ("PGD weaker than FGSM", {FGSM: left(100), on("pgd", 10): left(90), on("pgd", 40): left(102)}, "raised"),
+        ("PGD weaker than FGSM", {FGSM: left(100), on("pgd", 40): left(101)}, "ok"),
+        ("more steps", {on("cw", 100): left(100), MORE_STEPS: "1" * 97 + "000" + "-" * 90 + "0" * 10}, "raised"),
+        ("more steps", {on("cw", 100): left(100), MORE_STEPS: "1" * 98 + "00" + "-" * 90 + "0" * 10}, "ok"),
         ("more restarts", {MORE_RESTARTS: "1" * 97 + "000" + "-" * 90 + "0" * 10}, "raised"),
-        ("black-box attacks", {"CW-20": left(100), "Square": left(99)}, "raised"),
-        ("black-box attacks", {"CW-20": left(100), "Square": left(120)}, "ok"),
-        ("transfer attacks", {"CW-20": left(100), "CW-100, transfer from other": left(98)}, "raised"),
-        ("transfer attacks", {"CW-20": left(100), "CW-100, transfer from other": left(99)}, "ok"),
+        ("black-box attacks", {on("cw", 20): left(100), on("square"): left(99)}, "raised"),
+        ("black-box attacks", {on("cw", 20): left(100), on("square"): left(120)}, "ok"),
+        ("transfer attacks", {on("cw", 20): left(100), OTHER: left(98)}, "raised"),
+        ("transfer attacks", {on("cw", 20): left(100), OTHER: left(99)}, "ok"),
         (
             "smooth surrogate",
-            {name: left(100) for name in ("APGD-CE", "APGD-T", "FAB-T", "Square")}
-            | {"CW-20, smooth surrogate, beta 5": left(97)},
+            {row: left(100) for row in AUTO_ATTACK} | {SMOOTH: left(97)},
             "raised",
         ),
         (
             "smooth surrogate",
-            {name: left(100) for name in ("APGD-CE", "APGD-T", "FAB-T", "Square")}
-            | {"CW-20, smooth surrogate, beta 5": left(98)},
+            {row: left(100) for row in AUTO_ATTACK} | {SMOOTH: left(98)},
             "ok",
         ),
-        ("smooth surrogate", {"CW-20": left(100)}, "not measured"),
+        ("smooth surrogate", {on("cw", 20): left(100)}, "not measured"),
     ],
 )
 def test_thresholds_of_the_items_that_compare_rows(item, rows, verdict):
-    findings = {finding.name: finding for finding in checklist(report_of({"clean": CLEAN} | rows))}
+    findings = {finding.name: finding for finding in checklist(report_of(CLEAN | rows))}
     assert findings[item].verdict == verdict
 
 
@@ -188,13 +187,13 @@ def test_thresholds_of_the_items_that_compare_rows(item, rows, verdict):
     ],
 )
 def test_masked_gradients_matter_unless_an_attack_of_the_report_has_sound_ones(correlations, verdict, overestimated):
-    report = report_of({"clean": CLEAN}, measured={"gradient_correlation": correlations})
-    averaged = Attack("averaged", view="smooth", beta=400.0, noise_samples=8)
+    report = report_of(CLEAN, measured={"gradient_correlation": correlations})
+    averaged = Attack("cw", steps=20, view="smooth", beta=400.0, noise_samples=8)
     for attack in (
         gradient_attack.clean(),
         gradient_attack.smooth_cw(20, 20),
         averaged,
-        Attack("off", view="full", block=False),
+        Attack("cw", steps=20, view="full", block=False),
     ):
         report.add(attack, torch.ones(200, dtype=torch.bool))
     findings = checklist(report)
@@ -205,7 +204,7 @@ def test_masked_gradients_matter_unless_an_attack_of_the_report_has_sound_ones(c
 
 def test_gradients_that_no_attack_follows_are_shown_all_the_same():
     correlations = {"plain": 0.6, "smooth, beta 5": 0.98, "smooth, beta 20": 0.7}
-    report = report_of({"clean": CLEAN}, measured={"gradient_correlation": correlations})
+    report = report_of(CLEAN, measured={"gradient_correlation": correlations})
     report.add(GradientStage("apgd-ce", view="smooth", beta=20.0), torch.ones(200, dtype=torch.bool))
     detail = checklist(report)[0].detail
     assert detail == "smooth, beta 5 0.980 (no attack here follows it), smooth, beta 20 0.700"
@@ -213,25 +212,17 @@ def test_gradients_that_no_attack_follows_are_shown_all_the_same():
 
 def test_a_block_that_changes_nothing_is_raised_but_flatters_nothing():
     effect = {"answers_changed": 0.0, "answers_changed_attacked": 0.0}
-    findings = checklist(report_of({"clean": CLEAN}, block_effect=effect))
+    findings = checklist(report_of(CLEAN, block_effect=effect))
     assert {finding.name: finding for finding in findings}["block relevance"].verdict == "raised"
     assert not likely_overestimated(findings)
 
 
 def test_what_was_not_measured_is_said():
-    findings = checklist(report_of({"clean": CLEAN}))
+    findings = checklist(report_of(CLEAN))
     assert {finding.verdict for finding in findings} == {"not measured"}
 
 
 def test_every_item_is_explained(project_root):
-    text = (project_root / "docs" / "robustness.md").read_text()
-    for finding in checklist(report_of({"clean": CLEAN})):
+    text = (project_root / "docs" / "explanation" / "checklist.md").read_text()
+    for finding in checklist(report_of(CLEAN)):
         assert f"### {finding.name[0].upper()}{finding.name[1:]}\n" in text
-
-
-def test_kinds_of_rows():
-    assert kind_of(gradient_attack.smooth_cw(20, 5).name) == "adaptive"
-    assert kind_of(gradient_attack.block_off_transfer(20).name) == "transfer"
-    assert kind_of("APGD-T, smooth surrogate, beta 5") == "adaptive"
-    assert kind_of("Square") == kind_of("random noise, 100 draws") == "black-box"
-    assert kind_of("FAB-T") == "white-box"

@@ -3,12 +3,14 @@ import re
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from training.attacks import gradient_attack
+from training.attacks.rows import STATES, RowId
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
 from training.data.loading import choose_pictures
 from training.data.picture_set import PictureSet
@@ -39,6 +41,14 @@ def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
     return path
 
 
+def labels(rows) -> list[str]:
+    return [RowId.from_dict(row).label for row in rows]
+
+
+def withstood(report) -> dict[str, str]:
+    return {RowId.from_dict(row["id"]).label: row["withstood"] for row in report["rows"]}
+
+
 @pytest.fixture(params=[True, False], ids=["with block", "plain"])
 def checkpoint(request, tmp_path):
     return save_untrained(tmp_path, block=request.param)
@@ -49,18 +59,18 @@ def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
     assert main(argv) == 0
     printed = capsys.readouterr().out
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
-    has_block = any(key.startswith("block on") for key in report["accuracy"])
-    paper = ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
-    assert [key for key in report["accuracy"] if "off: " in key] == [f"block off: {name}" for name in paper]
+    titles = {state: [row["title"] for row in report["rows"] if row["id"]["state"] == state] for state in STATES}
+    has_block = bool(titles["block on"])
+    assert titles["block off"] == ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
     if has_block:
-        assert "block on: CW-20, smooth surrogate, beta 20" in report["accuracy"]
-        assert "block on: CW-20, transfer from block off" in report["accuracy"]
+        assert "CW-20, smooth surrogate, beta 20" in titles["block on"]
+        assert "CW-20, transfer from block off" in titles["block on"]
         assert report["block_effect"]["correction_mean_abs"] > 0
         assert "answers change" in printed
     state = "block on" if has_block else "block off"
     headline = report["headline"]["lowest accuracy per picture"]
     assert headline == report["lowest"][state]
-    strings = [bits for key, bits in report["withstood"].items() if key.startswith(state)]
+    strings = [row["withstood"] for row in report["rows"] if row["id"]["state"] == state]
     assert {len(bits) for bits in strings} == {9}
     recomputed = sum(all(column == "1" for column in picture) for picture in zip(*strings, strict=True)) / 9
     assert headline == pytest.approx(recomputed, abs=1e-4)
@@ -86,38 +96,38 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
     measured: list[str] = []
     half_done = checkpoint.with_name("evaluation.json.row")
 
-    def interrupting(model, images, labels, attack, on_batch, **options):
+    def interrupting(trial, attack, progress):
         def count(pictures):
-            on_batch(pictures)
+            trial.on_batch(pictures)
             if len(measured) == 3:
                 signal.raise_signal(number)
 
-        result = original(model, images, labels, attack, on_batch=count, **options)
-        measured.append(attack.name)
+        result = original(replace(trial, on_batch=count), attack, progress)
+        measured.append(attack.id.title)
         return result
 
     # What is measured besides the rows is not what this test counts.
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
     monkeypatch.setattr(measuring, "withstood", interrupting)
     assert main(argv) == status
-    assert "goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert len(json.loads(half_done.read_text())["withstood"]) == 2
     batches: list[int] = []
 
-    def recording(model, images, labels, attack, on_batch, **options):
-        measured.append(attack.name)
+    def recording(trial, attack, progress):
+        measured.append(attack.id.title)
 
         def count(pictures):
             batches.append(pictures)
-            on_batch(pictures)
+            trial.on_batch(pictures)
 
-        return original(model, images, labels, attack, on_batch=count, **options)
+        return original(replace(trial, on_batch=count), attack, progress)
 
     monkeypatch.setattr(measuring, "withstood", recording)
     assert main(argv) == 0
     assert re.search(r"2/\d+ \[00:0", capsys.readouterr().err)
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
-    assert len(measured) == len(report["withstood"])
+    assert len(measured) == len(report["rows"])
     assert batches[:2] == [2, 2]  # what was done of the row, and the first new batch
     assert not half_done.exists()
     # Another setting overwrites nothing.
@@ -127,10 +137,10 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
     error = capsys.readouterr().err
     assert "evaluation.json is a report of another setting: seed (was 0, now 1)" in error
     assert error.count("\n") == 1
-    assert len(measured) == len(report["withstood"])
+    assert len(measured) == len(report["rows"])
     assert checkpoint.with_name("evaluation.json").read_bytes() == saved
     assert main([*argv, "--seed=1", f"--report={checkpoint.with_name('other.json')}"]) == 0
-    assert len(measured) == 2 * len(report["withstood"])
+    assert len(measured) == 2 * len(report["rows"])
 
 
 def test_mistakes_get_one_line(checkpoint, picture_folder, tmp_path, capsys):
@@ -188,7 +198,7 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
     assert all(f"]({name})" in page and (folder / name).stat().st_size > 2000 for name in plots)
     # Asking for less later loses nothing.
     assert main([*argv, "--attacks", "fgsm", f"--report={folder}"]) == 0
-    assert json.loads((folder / "evaluation.json").read_text())["withstood"] == report["withstood"]
+    assert json.loads((folder / "evaluation.json").read_text())["rows"] == report["rows"]
     assert "masking checklist" in capsys.readouterr().out
 
 
@@ -247,7 +257,7 @@ def test_only_a_smooth_networks_report_says_that_plain_attacks_go_through_both_p
         settings[activation] = json.loads(path.with_name("evaluation.json").read_text())["setting"]
     assert "plain_gradient" not in settings["relu"]
     assert settings["silu"]["plain_gradient"] == "both passes"
-    # A report from before that has other figures under the same names.
+    # A report that does not say so has other figures under the same titles.
     report = path.with_name("evaluation.json")
     saved = json.loads(report.read_text())
     del saved["setting"]["plain_gradient"]
@@ -266,9 +276,9 @@ def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_p
     measured = []
     original = measuring.withstood
 
-    def recording(model, images, labels, attack, **options):
-        measured.append(attack.name)
-        return original(model, images, labels, attack, **options)
+    def recording(trial, attack, progress):
+        measured.append(attack.id.title)
+        return original(trial, attack, progress)
 
     monkeypatch.setattr(measuring, "withstood", recording)
     together = tmp_path / "together.json"
@@ -276,8 +286,8 @@ def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_p
     assert main([*argv, "--rows-from", str(folder)]) == 0
     assert measured == ["FGSM", "FGSM", "PGD-3", "PGD-3"], "block on and off of what the other has not"
     report, whole = (json.loads(found.read_text()) for found in (together, alone))
-    assert report["withstood"] == whole["withstood"]
-    assert [entry["rows"] for entry in report["earlier"]] == [
+    assert withstood(report) == withstood(whole)
+    assert [labels(entry["rows"]) for entry in report["earlier"]] == [
         [f"block {state}: {name}" for name in ("clean", "PGD-2") for state in ("on", "off")]
     ]
     # One of another setting is refused, before anything is measured or written.
@@ -304,13 +314,9 @@ def test_other_pictures_and_another_order_of_them_are_another_setting(picture_fo
     saved = json.loads(report.read_text())
     assert saved["setting"]["reader"] == "image-folder"
     assert main([*flags, "--pictures=1000"]) == 0
-    # Older reports on all pictures have them class by class.
-    later = ("pictures_sha256", "reader", "order")
-    older = saved | {"setting": {name: value for name, value in saved["setting"].items() if name not in later}}
-    report.write_text(json.dumps(older))
-    assert main([*flags, "--pictures=24"]) == 2
-    assert 'order (was not named, now "shuffled")' in capsys.readouterr().err
-    report.write_text(json.dumps(saved))
+    # The same pictures in another order: batches, and so the draws of random starts, fall on others.
+    assert main([*flags, "--pictures=24", "--seed=3"]) == 2
+    assert "pictures_sha256 (was " in capsys.readouterr().err
     shutil.copy(mine / "test" / "red" / "000.png", mine / "test" / "red" / "001.png")
     assert main([*flags, "--pictures=24"]) == 2
     assert "pictures_sha256 (was " in capsys.readouterr().err

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from training.attacks.auto_attack import Square
 from training.attacks.base import AttackOn
 from training.attacks.gradient_attack import Attack
-from training.evaluate.measuring import withstood
+from training.attacks.rows import CLEAN
+from training.evaluate.measuring import Trial, withstood
 from training.evaluate.row_progress import RowProgress
 from training.networks.self_gradient import SelfGradientNetwork
 
-ROW = {"name": "a row", "steps": (1, 2)}
+ROW = {"id": {"state": "block on", "family": "pgd"}, "steps": (1, 2)}
 ATTACKS = (
-    Attack("PGD-3", steps=3),
-    Attack("CW-2, restarts 1 to 2", loss="margin", steps=2, restarts=2, first_restart=1, survivors_of=("clean",)),
+    Attack("pgd", steps=3),
+    Attack("cw", steps=2, restarts=2, first_restart=1, survivors_of=(CLEAN,)),
     Square(queries=5),
 )
 
@@ -49,15 +50,15 @@ def network() -> SelfGradientNetwork:
     return SelfGradientNetwork(nn.Sequential(*layers), None).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.title)
 def test_going_on_changes_nothing(attack: Any, network: SelfGradientNetwork, tmp_path: Path) -> None:
     images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = network(images).argmax(dim=1)
     path = tmp_path / "evaluation.json.row"
 
-    def run(recorded: Recorded, counts: list[int]) -> Tensor:
-        options: dict[str, Any] = {"eps": 8 / 255, "seed": 3, "batch_size": 4, "on_batch": counts.append}
-        return withstood(network, images, labels, recorded, progress=RowProgress(path, ROW), **options)
+    def run(recorded: Any, counts: list[int]) -> Tensor:
+        trial = Trial(network, images, labels, eps=8 / 255, seed=3, batch_size=4, on_batch=counts.append)
+        return withstood(trial, recorded, RowProgress(path, ROW))
 
     whole, first, second = Recorded(attack), Recorded(attack, interrupted_at=2), Recorded(attack)
     expected = run(whole, [])

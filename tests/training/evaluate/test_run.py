@@ -1,6 +1,7 @@
 """A whole report, every attack of it, on a tiny network with a block."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,16 +9,19 @@ from torch import nn
 
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage
+from training.attacks.black_box import SourceNetwork
 from training.attacks.pgd import loss_gradient, margin
-from training.attacks.registry import Context, Source, build_attacks
-from training.attacks.rows import row_key
+from training.attacks.registry import Context, build_attacks
+from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
 from training.attacks.views import full_view, held_view
+from training.evaluate.measuring import Trial
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.activations import with_activation
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 EPS = 8 / 255
+NAMES = ("a", "b", "c", "d")
 
 
 def tiny(seed: int, block: bool) -> SelfGradientNetwork:
@@ -38,9 +42,9 @@ def full(tmp_path_factory):
         has_block=True,
         classes=4,
         betas=(20.0,),
-        checkpoint=Source(model, "the checkpoint", "0" * 64),
+        checkpoint=SourceNetwork(model, "the checkpoint", "0" * 64),
         graph_sha256="1" * 64,
-        transfer=Source(tiny(1, block=False), "pgd tiny", "2" * 64),
+        transfer=SourceNetwork(tiny(1, block=False), "pgd tiny", "2" * 64),
         queries=20,
     )
     # A hundred iterations of each would find no more here and take a minute.
@@ -54,16 +58,13 @@ def full(tmp_path_factory):
         return model(inputs.detach(), self_gradient=self_gradient).detach()
 
     path = tmp_path_factory.mktemp("report") / "evaluation.json"
-    report = Report(setting={"eps": EPS, "seed": 0})
     evaluation = Evaluation(
-        model=model,
-        images=images,
-        labels=labels,
-        class_names=("a", "b", "c", "d"),
-        report=report,
+        trial=Trial(model, images, labels, EPS, seed=0),
+        class_names=NAMES,
+        report=Report(setting={"eps": EPS, "seed": 0}),
         path=path,
         betas=(20.0,),
-        graph=graph,
+        graph=cast(Any, graph),
     )
     return evaluation, attacks, evaluation.run(attacks)
 
@@ -71,17 +72,34 @@ def full(tmp_path_factory):
 def test_every_row_is_there_and_none_is_above_clean(full):
     evaluation, attacks, _ = full
     report = evaluation.report
-    assert list(report.withstood) == [row_key(attack) for attack in attacks]
-    assert {row.split(":")[0] for row in report.withstood} == {"block on", "block off", "exported graph"}
+    assert list(report.rows) == [attack.id for attack in attacks]
+    assert tuple(report.states()) == STATES
     for state in report.states():
-        clean = report.accuracy(f"{state}: clean")
-        assert all(report.accuracy(row) <= clean for row in report.withstood if row.startswith(state))
-    assert report.withstood["exported graph: clean"] == report.withstood["block on: clean"]
+        clean = report.rows[RowId(state, "clean")].accuracy
+        assert all(row.accuracy <= clean for row in report.in_state(state).values())
+    on_graph, on_checkpoint = (report.rows[RowId(state, "clean")] for state in ("exported graph", "block on"))
+    assert on_graph.withstood == on_checkpoint.withstood
+
+
+def test_every_row_has_its_time(full):
+    assert all(row.core_seconds is not None and row.core_seconds >= 0 for row in full[0].report.rows.values())
+
+
+def test_autoattack_counts_its_four_rows_and_no_surrogate(full):
+    report = full[0].report
+    counted = [RowFilter.like(family="clean"), *(RowFilter.like(family=name, view="held") for name in AUTO_ATTACK)]
+    for state in ("block on", "block off"):
+        rows = report.in_state(state)
+        bits = [row.withstood for one, row in rows.items() if any(filter.matches(one) for filter in counted)]
+        assert len(bits) == 5
+        left = sum(all(mark == "1" for mark in picture) for picture in zip(*bits, strict=True))
+        assert report.auto_attack(state) == pytest.approx(left / 8)
+    assert report.auto_attack("exported graph") is None
 
 
 def test_the_headline_is_no_higher_than_anything(full):
     report = full[0].report
-    figures = [report.accuracy(row) for row in report.withstood if not row.startswith("block off")]
+    figures = [row.accuracy for one, row in report.rows.items() if one.state != "block off"]
     assert report.headline() <= min([*figures, report.auto_attack("block on")])
     assert report.as_dict()["lowest"].keys() == {"block on", "block off", "exported graph"}
 
@@ -98,18 +116,9 @@ def test_everything_of_the_checklist_is_measured(full):
 def test_a_finished_report_runs_nothing_again(full, monkeypatch):
     evaluation, attacks, findings = full
     monkeypatch.setattr("training.evaluate.measuring.withstood", lambda *_, **__: pytest.fail("measured again"))
-    again = Evaluation(
-        model=evaluation.model,
-        images=evaluation.images,
-        labels=evaluation.labels,
-        class_names=evaluation.class_names,
-        report=Report(setting=evaluation.report.setting),
-        path=evaluation.path,
-        betas=evaluation.betas,
-        graph=evaluation.graph,
-    )
+    again = replace(evaluation, report=Report(setting=evaluation.report.setting))
     assert again.run(attacks) == findings
-    assert again.report.withstood == evaluation.report.withstood
+    assert again.report.rows == evaluation.report.rows
 
 
 def test_no_more_pictures_at_once_than_the_batch_size(tmp_path):
@@ -124,20 +133,12 @@ def test_no_more_pictures_at_once_than_the_batch_size(tmp_path):
     for batch_size in (8, 3):
         largest[0] = 0
         report = Report(setting={"eps": EPS, "seed": 0})
-        evaluation = Evaluation(
-            model=model,
-            images=images,
-            labels=labels,
-            class_names=("a", "b", "c", "d"),
-            report=report,
-            path=tmp_path / f"{batch_size}.json",
-            betas=(20.0,),
-            batch_size=batch_size,
-        )
-        evaluation.run(attacks)
+        trial = Trial(model, images, labels, EPS, seed=0, batch_size=batch_size)
+        Evaluation(trial, NAMES, report, tmp_path / f"{batch_size}.json", (20.0,)).run(attacks)
         assert largest == [batch_size]
         reports[batch_size] = report
-    assert reports[3].withstood == reports[8].withstood
+    bits = [{one: row.withstood for one, row in reports[size].rows.items()} for size in (3, 8)]
+    assert bits[0] == bits[1]
     assert reports[3].block_effect == pytest.approx(reports[8].block_effect)
     for name in ("gradient_correlation", "zero_gradients", "accuracy_over_eps"):
         assert reports[3].measured[name] == pytest.approx(reports[8].measured[name])
@@ -149,7 +150,8 @@ def test_the_plain_gradient_that_is_checked_is_the_one_that_plain_attacks_follow
     with_activation(model.backbone, activation)
     images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
     report = Report(setting={"eps": EPS, "seed": 0})
-    evaluation = Evaluation(model, images, labels, ("a", "b", "c", "d"), report, tmp_path / "evaluation.json", (20.0,))
+    trial = Trial(model, images, labels, EPS, seed=0)
+    evaluation = Evaluation(trial, NAMES, report, tmp_path / "evaluation.json", (20.0,))
     name, first = next(iter(evaluation.gradient_views([]).items()))
     _, checked = loss_gradient(first, images, labels, margin)
     assert name == "plain"
@@ -163,8 +165,8 @@ def test_gradients_of_rows_that_an_earlier_command_measured_stay_known(tmp_path)
     images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.long)
     for beta in (5.0, 20.0):
         report = Report(setting={"eps": EPS, "seed": 0})
-        names = ("a", "b", "c", "d")
-        evaluation = Evaluation(model, images, labels, names, report, tmp_path / "evaluation.json", (beta,))
+        trial = Trial(model, images, labels, EPS, seed=0)
+        evaluation = Evaluation(trial, NAMES, report, tmp_path / "evaluation.json", (beta,))
         evaluation.run(build_attacks(["smooth-cw"], Context(eps=EPS, has_block=True, classes=4, betas=(beta,))))
     known = {"plain", "both passes", "smooth, beta 5", "smooth, beta 20"}
     assert report.measured["gradient_correlation"].keys() == known

@@ -206,7 +206,7 @@ def test_misalignment_of_a_linear_network_is_zero_and_of_a_dead_one_too(batch):
     two = labels % 2
     assert misalignment(linear, images, two, EPS).item() == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
-        linear.backbone[1].weight.zero_()
+        linear.get_parameter("backbone.1.weight").zero_()
     assert misalignment(linear, images, two, EPS).item() == 0
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.attacks.base import AttackError
 from training.attacks.views import check_view, full_view, held_view, smooth_view
 from training.networks.activations import with_activation
 from training.networks.errors import ArchitectureError
@@ -65,9 +66,9 @@ def test_the_surrogate_leaves_smooth_activations_alone(activation):
 
 
 def test_views_that_show_nothing_new_are_refused(network):
-    with pytest.raises(ValueError, match="--activation such as silu"):
+    with pytest.raises(AttackError, match="--activation such as silu"):
         check_view("full", network())
-    with pytest.raises(ValueError, match="--attack-view full"):
+    with pytest.raises(AttackError, match="--attack-view full"):
         check_view("smooth", smooth_network("silu"))
     check_view("full", smooth_network("silu"))
     for view in ("held", "smooth"):

@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_preact_resnet_18_has_the_published_size():
 
 
 def test_preact_resnet_18_ends_in_features_of_an_eighth_of_the_side():
-    backbone = build_backbone("preact-resnet-18", 10).eval()
+    backbone: Any = build_backbone("preact-resnet-18", 10).eval()
     with torch.no_grad():
         assert backbone.blocks(backbone.stem(torch.rand(1, 3, 32, 32))).shape == (1, 512, 4, 4)
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from export.command import main as export_main
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.evaluate.command import main as evaluate_main
 from training.evaluate.gradient_oracle import oracle_withstood
+from training.evaluate.measuring import Trial
 from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import rms_normalised
@@ -62,8 +64,8 @@ def test_the_second_pass_gets_the_gradient_of_the_true_loss(oracle):
 
 def test_the_image_weights_stay_and_the_gradients_join(oracle):
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=True), nn.ReLU())
-    weight, bias = backbone[0].weight.detach().clone(), backbone[0].bias.detach().clone()
-    wider = with_gradient_input(backbone, 3)[0]
+    weight, bias = (backbone.get_parameter(f"0.{name}").detach().clone() for name in ("weight", "bias"))
+    wider: Any = with_gradient_input(backbone, 3).get_submodule("0")
     assert torch.equal(wider.weight[:, :3], weight)
     assert torch.equal(wider.bias, bias)
     assert 0.3 < wider.weight[:, 3:].std() / weight.std() < 3
@@ -115,7 +117,7 @@ def test_its_figures_overwrite_no_foreign_file(saved, picture_folder, capsys):
 def test_the_attack_knows_what_the_network_knows(oracle):
     images, labels = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     told = oracle.oracle_logits(images, labels).argmax(dim=1)
-    clean = oracle_withstood(oracle, images, labels, steps=0, eps=8 / 255, seed=0, batch_size=4)
+    clean = oracle_withstood(Trial(oracle, images, labels, eps=8 / 255, seed=0, batch_size=4), steps=0)
     assert torch.equal(clean, told == labels)
-    attacked = oracle_withstood(oracle, images, labels, steps=2, eps=0.3, seed=0, batch_size=4)
+    attacked = oracle_withstood(Trial(oracle, images, labels, eps=0.3, seed=0, batch_size=4), steps=2)
     assert attacked.sum() <= clean.sum()

@@ -1,4 +1,5 @@
 import contextlib
+from typing import Any
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_without_derivatives_nothing_is_kept_for_a_second_one(network, monkeypat
     model = network()
     images = torch.rand(2, 3, 16, 16)
     created = []
-    original = torch.autograd.grad
+    original: Any = torch.autograd.grad
 
     def recording(*arguments, create_graph=False, **options):
         created.append(create_graph)

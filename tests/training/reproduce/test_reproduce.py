@@ -14,6 +14,7 @@ from tests.training.archives import write_cifar, write_svhn
 from training import command as train
 from training import options
 from training.evaluate import command as evaluate
+from training.evaluate.report import FORMAT
 from training.reproduce import command as reproduce
 from training.reproduce.experiment import DataSource, Experiment, ReproductionError
 from training.reproduce.paper import ATTACKS, TABLES
@@ -58,7 +59,8 @@ def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, mo
     assert oracle["measured"].keys() >= {"clean", "PGD-10"}
     assert plain["measured"].keys() == {*ATTACKS, LOWEST}
     report = json.loads(Path("runs/reproduce/smoke/cifar10/pgd/evaluation.json").read_text())
-    assert plain["measured"]["PGD-10"] == pytest.approx(100 * report["accuracy"]["block off: PGD-10"])
+    (pgd_10,) = [row for row in report["rows"] if row["id"] == {"state": "block off", "family": "pgd", "steps": 10}]
+    assert plain["measured"]["PGD-10"] == pytest.approx(100 * pgd_10["accuracy"])
     assert plain["setting"]["data"] == "three colours"
     assert plain["training"].startswith("python -m training --dataset image-folder")
     files = [Path(f"runs/reproduce/smoke/cifar10/{name}/state.pt") for name in ("pgd", "gradient-oracle")]
@@ -193,7 +195,8 @@ def test_a_run_from_a_machine_of_another_precision_is_taken(finished):
 def test_the_checklists_verdict_stands_beside_the_state_that_it_judged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     states = ("block on", "block off")
-    report = {"accuracy": {f"{state}: clean": 0.5 for state in states}, "robustness_likely_overestimated": True}
+    rows = [{"id": {"state": state, "family": "clean"}, "title": "clean", "accuracy": 0.5} for state in states]
+    report = {"format": FORMAT, "rows": rows, "robustness_likely_overestimated": True}
     notes = {}
     for table in ("table2", "table5"):
         for row in lines_of(table, ["cifar10"]):

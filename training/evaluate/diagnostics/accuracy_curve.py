@@ -1,51 +1,38 @@
-"""Accuracy against epsilon: it must fall, and far out it must reach zero, or the attack is at fault."""
+"""Measure accuracy against epsilon. It must fall, and far out it must reach zero, or the attack is at fault."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import Tensor
-
-from training.attacks.gradient_attack import Attack
+from training.attacks.gradient_attack import Attack, GradientFamily
 from training.evaluate import measuring
 from training.networks.self_gradient import SelfGradientNetwork
 
 LARGE = 128
-"""In 255ths: grey at half the intensity range. No picture can be recognised after a perturbation of this size."""
+"""Budget in 255ths of the intensity range: half of it, so an attack can turn every picture into the same grey."""
 LEVELS = (1, 2, 4, 8, 12, 16, 32, 64, LARGE)
 STEPS = 40
+FAMILIES: tuple[GradientFamily, ...] = ("pgd", "cw")
 
 
-def accuracy_over_eps(
-    model: SelfGradientNetwork,
-    images: Tensor,
-    labels: Tensor,
-    levels: Sequence[int],
-    *,
-    seed: int,
-    batch_size: int = 250,
-    on_batch: Callable[[int], object] | None = None,
-) -> dict[str, float]:
-    """Lowest accuracy per picture over PGD-40 and CW-40 at each budget, the block on where there is one.
-
-    levels:  budgets in 255ths of the intensity range
-    returns: level as text (JSON's keys are) -> accuracy in [0, 1]
+def accuracy_over_eps(trial: measuring.Trial[SelfGradientNetwork], levels: Sequence[int]) -> dict[str, float]:
+    """Return the lowest accuracy per picture over PGD-40 and CW-40 at each budget, the block on where there is one.
 
     The step is 2.5 eps / 40, so that an iterate can cross the ball from any start.
+
+    Args:
+        trial: The network and the pictures; its own budget is not used.
+        levels: Budgets in 255ths of the intensity range.
+
+    Returns:
+        From the level as text, as JSON's keys are, to accuracy in [0, 1].
     """
     curve = {}
     for level in levels:
-        eps = level / 255
-        results = []
-        for name, loss in (("PGD", "cross-entropy"), ("CW", "margin")):
-            attack = Attack(
-                f"{name}-{STEPS}",
-                loss=loss,  # type: ignore[arg-type]  # mypy widens the literals of the tuple
-                steps=STEPS,
-                step_size=2.5 * eps / STEPS,
-                block=model.block is not None,
-            )
-            right = measuring.withstood(
-                model, images, labels, attack, eps=eps, seed=seed, batch_size=batch_size, on_batch=on_batch
-            )
-            results.append(right)
+        at_level = replace(trial, eps=level / 255)
+        attacks = [
+            Attack(family, steps=STEPS, step_size=2.5 * at_level.eps / STEPS, block=trial.model.block is not None)
+            for family in FAMILIES
+        ]
+        results = [measuring.withstood(at_level, attack) for attack in attacks]
         curve[str(level)] = round(measuring.lowest(results).float().mean().item(), 4)
     return curve

@@ -1,4 +1,4 @@
-"""Is the block alive? How far it moves the picture, and whether that changes any answer."""
+"""Measure how far the block moves a picture, and whether that changes any answer."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,13 +11,14 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 @dataclass(frozen=True)
 class BlockEffect:
-    """Means over pictures; correction = block(self-gradient), in units of pixel intensity.
+    """Means over pictures; the correction is block(self-gradient), in units of pixel intensity.
 
-    gradient_mean_abs:       mean |g|, logit units per unit of pixel intensity
-    correction_mean_abs:     how far the block moves a pixel
-    correction_change:       mean |block(g(x')) - block(g(x))| / mean |block(g(x))|, x' a random corner of the ball
-    answers_changed:         share of pictures whose answer differs with the block off
-    answers_changed_attacked: the same on the given attacked pictures
+    Attributes:
+        gradient_mean_abs: Mean |g|, logit units per unit of pixel intensity.
+        correction_mean_abs: How far the block moves a pixel.
+        correction_change: Mean |block(g(x')) - block(g(x))| / mean |block(g(x))|, x' a random corner of the ball.
+        answers_changed: Share of pictures whose answer differs with the block off.
+        answers_changed_attacked: The same share on the given attacked pictures.
     """
 
     gradient_mean_abs: float
@@ -27,17 +28,25 @@ class BlockEffect:
     answers_changed_attacked: float
 
     def as_dict(self) -> dict[str, float]:
+        """Return the means by name."""
         return asdict(self)
 
 
 def measure_block_effect(
     model: SelfGradientNetwork, images: Tensor, attacked: Tensor, *, eps: float, seed: int, batch_size: int = 250
 ) -> BlockEffect:
-    """The means over these pictures.
+    """Return the means over these pictures.
 
-    images, attacked: (N, 3, H, W) float32 in [0, 1], attacked versions of the same pictures; N a few hundred
-    batch_size:       pictures that the network sees at once
-    raises ValueError for a network without a block
+    Args:
+        model: A network with a block.
+        images: (N, 3, H, W) float32 in [0, 1], a few hundred.
+        attacked: Attacked versions of the same pictures, (N, 3, H, W) float32 in [0, 1].
+        eps: Radius of the ball whose corners are drawn, units of pixel intensity.
+        seed: Seed of that draw.
+        batch_size: Pictures that the network sees at once.
+
+    Raises:
+        ValueError: The network has no block.
     """
     if model.block is None:
         raise ValueError("this network has no self-gradient block, so there is no effect to measure")

@@ -1,4 +1,4 @@
-"""The iterated self-gradient, eq. (1): figure 2, and theorem 1 checked against it.
+"""Iterate the self-gradient, eq. (1), for figure 2, and check theorem 1 against it.
 
 The theorem says that f^n(x) - f^(n-1)(x) tends to zero, and its proof that step n shrinks it like epsilon^(n-1). The
 proof expands f in a Taylor series, which a ReLU network does not have: its gradient jumps. So this is measured.
@@ -23,9 +23,10 @@ ROUNDING = 1e-5
 class Iteration:
     """How far each iteration moves, step 1 first; means over pictures.
 
-    epsilon:           the theorem's factor
-    gradient_change:   |g_n - g_(n-1)|, L2 norm over a picture, g_0 = 0 (figure 2's "Norm Diff")
-    value_change:      |f^n(x) - f^(n-1)(x)|, of the soft loss (eq. 2)
+    Attributes:
+        epsilon: The theorem's factor.
+        gradient_change: |g_n - g_(n-1)|, L2 norm over a picture, g_0 = 0 (figure 2's "Norm Diff").
+        value_change: |f^n(x) - f^(n-1)(x)|, of the soft loss (eq. 2).
     """
 
     epsilon: float
@@ -33,20 +34,21 @@ class Iteration:
     value_change: list[float]
 
     def bound(self) -> list[float]:
-        """epsilon^(n-1) times the first step: what theorem 1's proof lets the gradient change by."""
+        """Return what theorem 1's proof lets the gradient change by: epsilon^(n-1) times the first step."""
         return [self.gradient_change[0] * self.epsilon**n for n in range(len(self.gradient_change))]
 
     def within_bound(self) -> bool:
-        """Whether every step keeps to the bound, up to rounding."""
+        """Tell whether every step keeps to the bound, up to rounding."""
         floor = ROUNDING * self.gradient_change[0]
         return all(change <= limit + floor for change, limit in zip(self.gradient_change, self.bound(), strict=True))
 
     def left_over(self) -> float:
-        """The last step's share of the first: 0 where the iteration converges."""
+        """Return the last step's share of the first: 0 where the iteration converges."""
         first = self.gradient_change[0]
         return self.gradient_change[-1] / first if first > 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return every field and what follows from them, for JSON."""
         return {**asdict(self), "within_bound": self.within_bound(), "left_over": self.left_over()}
 
 
@@ -58,11 +60,15 @@ def iterate(
     iterations: int = ITERATIONS,
     batch_size: int = 250,
 ) -> Iteration:
-    """g_0 = 0, g_(n+1) = gradient of the soft loss at x + correction(g_n).
+    """Iterate g_0 = 0, g_(n+1) = gradient of the soft loss at x + correction(g_n).
 
-    images:     (N, 3, H, W) in [0, 1]
-    correction: (N, 3, H, W) gradient -> (N, 3, H, W); 0 -> 0
-    batch_size: pictures that the network sees at once
+    Args:
+        model: The network.
+        images: (N, 3, H, W) in [0, 1].
+        correction: From gradients (N, 3, H, W) to corrections (N, 3, H, W), and from 0 to 0.
+        epsilon: The theorem's factor.
+        iterations: Number of steps.
+        batch_size: Pictures that the network sees at once.
     """
     gradient = torch.zeros_like(images)
     previous_value: Tensor | None = None
@@ -81,9 +87,13 @@ def iterate(
 def measure_convergence(
     model: SelfGradientNetwork, images: Tensor, eps: float, iterations: int = ITERATIONS, batch_size: int = 250
 ) -> dict[str, Iteration]:
-    """Of the network with its block, whose scale is the theorem's epsilon, and of the theorem's own form, eps * g.
+    """Iterate with the block, whose scale is the theorem's epsilon, and with the theorem's own form, eps * g.
 
-    raises ValueError for a network without a block
+    Returns:
+        One iteration for each of the two, by name.
+
+    Raises:
+        ValueError: The network has no block.
     """
     if model.block is None:
         raise ValueError("this network has no self-gradient block, so there is nothing to iterate")

@@ -1,20 +1,24 @@
-"""Does an answer depend on anything but the picture?"""
+"""Measure whether an answer depends on anything but the picture."""
 
 import torch
 from torch import Tensor
 
-from training.attacks.base import Classifier
+from training.attacks.base import TargetModel
 
 
-def batch_dependence(model: Classifier, images: Tensor) -> float:
-    """How much the logits change when an image is classified alone and not among the others.
+def batch_dependence(model: TargetModel, images: Tensor) -> float:
+    """Return how much the logits change when an image is classified alone and not among the others.
 
-    images:  (N, 3, H, W), N at least 2, a few dozen
-    returns: median over images of the largest change of a logit, relative to the largest absolute logit
+    Rounding changes about 1e-7. The median is taken because rounding may now and then switch a ReLU whose input is
+    nearly zero, and so move the self-gradient of a single image by far more (1e-4 of the logits was seen). An answer
+    that really depends on the batch does so for nearly every image.
 
-    Rounding makes about 1e-7 of it. The median, because in a self-gradient network rounding may now and then switch a
-    ReLU whose input is nearly zero, and so move a single image's self-gradient by far more than rounding (1e-4 of
-    the logits was seen); an answer that really depends on the batch does so for nearly every image.
+    Args:
+        model: The network.
+        images: (N, 3, H, W), at least 2, a few dozen.
+
+    Returns:
+        Median over images of the largest change of a logit, relative to the largest absolute logit.
     """
     with torch.no_grad():
         together = model(images)
@@ -22,8 +26,8 @@ def batch_dependence(model: Classifier, images: Tensor) -> float:
     return _relative_change(together, alone)
 
 
-def randomness(model: Classifier, images: Tensor, repetitions: int = 5) -> float:
-    """How much the logits change when the same batch is classified again; as batch_dependence."""
+def randomness(model: TargetModel, images: Tensor, repetitions: int = 5) -> float:
+    """Return how much the logits change when the same batch is classified again, measured as batch_dependence does."""
     with torch.no_grad():
         first = model(images)
         return max(_relative_change(first, model(images)) for _ in range(repetitions - 1))

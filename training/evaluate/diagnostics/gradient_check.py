@@ -1,54 +1,51 @@
-"""Do an attack's gradients point where the loss really rises? The first thing to know about a robustness figure."""
+"""Check that an attack's gradients point where the loss rises: the first thing to know about a robustness figure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.attacks.pgd import AttackLoss, cross_entropy, loss_gradient, margin
 from training.common.in_batches import in_batches
+from training.evaluate.measuring import Trial
 from training.networks.self_gradient import LogitsFunction
 
 DIRECTIONS = 20
 
 
 def finite_difference_correlations(
-    exact: LogitsFunction,
-    gradients: Mapping[str, LogitsFunction],
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    seed: int,
-    directions: int = DIRECTIONS,
-    batch_size: int = 250,
+    trial: Trial[Any], gradients: Mapping[str, LogitsFunction], directions: int = DIRECTIONS
 ) -> dict[str, float]:
-    """Correlation of slopes told by a gradient with central finite differences of step eps / 8.
-
-    exact:      the network's logits
-    gradients:  name -> the network as an attack sees it
-    images:     (N, 3, H, W); labels (N)
-    batch_size: pictures that the network sees at once
-    returns:    per name the mean over images of Pearson's correlation over random sign directions, in [-1, 1]; 0 where
-                one of the two is constant, so a flat gradient counts as an unrelated one
+    """Return how the slopes that a gradient predicts correlate with central finite differences of step eps / 8.
 
     Slopes are of the margin loss, which does not flatten out on images that are classified with confidence.
+
+    Args:
+        trial: The network, whose exact logits are taken, and the pictures.
+        gradients: From a name to the network as an attack sees it.
+        directions: Random sign directions for each image.
+
+    Returns:
+        By name, the mean over images of Pearson's correlation over the directions, in [-1, 1]. It is 0 where one of the
+        two is constant, so a flat gradient counts as an unrelated one.
     """
-    generator = torch.Generator().manual_seed(seed)
-    step = eps / 8
+    images, labels, batch_size = trial.images, trial.labels, trial.batch_size
+    generator = torch.Generator().manual_seed(trial.seed)
+    step = trial.eps / 8
     slopes: dict[str, list[Tensor]] = {name: [] for name in gradients}
     differences: list[Tensor] = []
-    told = {name: _gradients(view, images, labels, margin, batch_size) for name, view in gradients.items()}
+    predicted = {name: _gradients(view, images, labels, margin, batch_size) for name, view in gradients.items()}
 
     def margins(moved: Tensor) -> Tensor:
-        return in_batches(lambda some, right: margin(exact(some), right), moved, labels, batch_size=batch_size)
+        return in_batches(lambda some, right: margin(trial.model(some), right), moved, labels, batch_size=batch_size)
 
     for _ in range(directions):
         signs = (torch.randint(0, 2, images.shape, generator=generator) * 2 - 1).to(images)
         with torch.no_grad():
             rise = margins(images + step * signs) - margins(images - step * signs)
         differences.append(rise / (2 * step))
-        for name, gradient in told.items():
+        for name, gradient in predicted.items():
             slopes[name].append((gradient * signs).flatten(1).sum(dim=1))
     measured = torch.stack(differences, dim=1)
     return {name: _correlation(torch.stack(values, dim=1), measured).mean().item() for name, values in slopes.items()}
@@ -61,9 +58,9 @@ def zero_gradient_share(
     loss: AttackLoss = cross_entropy,
     batch_size: int = 250,
 ) -> float:
-    """Share of the rightly classified images at which the loss gradient is exactly zero in every pixel.
+    """Return the share of the rightly classified images whose loss gradient is exactly zero in every pixel.
 
-    0 where no image is classified rightly.
+    The share is 0 where no image is classified rightly.
     """
     with torch.no_grad():
         right = in_batches(view, images, batch_size=batch_size).argmax(dim=1) == labels
@@ -74,14 +71,14 @@ def zero_gradient_share(
 
 
 def _gradients(view: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss, batch_size: int) -> Tensor:
-    """Gradient of each image's loss with respect to the image, (N, 3, H, W)."""
+    """Return the gradient of each image's loss by the image, (N, 3, H, W)."""
     return in_batches(
         lambda some, right: loss_gradient(view, some, right, loss)[1], images, labels, batch_size=batch_size
     )
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation along dim 1, (N, M) and (N, M) -> (N); 0 where undefined."""
+    """Return Pearson's correlation along dim 1, (N, M) and (N, M) to (N); 0 where undefined."""
     first, second = first.double(), second.double()
     first, second = first - first.mean(dim=1, keepdim=True), second - second.mean(dim=1, keepdim=True)
     spread = first.norm(dim=1) * second.norm(dim=1)

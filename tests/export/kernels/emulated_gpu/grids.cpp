@@ -26,23 +26,3 @@ extern "C" int self_gradient_block(int dtype, const void* image, const void* gra
                                                 workspace.data(), nullptr));
   });
 }
-
-extern "C" int scale_shift_relu(int dtype, const void* features, const float* scale, const float* shift, void* result,
-                                uint8_t* mask, int64_t batch, int64_t channels, int64_t pixels, bool channels_last) {
-  return for_type(dtype, [&](auto type) {
-    using T = decltype(type);
-    return int(sgn::scale_shift_relu_on_cuda(static_cast<const T*>(features), scale, shift, static_cast<T*>(result),
-                                             mask, {batch, channels, pixels, channels_last}, nullptr));
-  });
-}
-
-extern "C" int mask_scale_add(int dtype, const void* gradient, const uint8_t* mask, const float* scale,
-                              const void* residual, void* result, int64_t batch, int64_t channels, int64_t pixels,
-                              bool channels_last) {
-  return for_type(dtype, [&](auto type) {
-    using T = decltype(type);
-    return int(sgn::mask_scale_add_on_cuda(static_cast<const T*>(gradient), mask, scale,
-                                           static_cast<const T*>(residual), static_cast<T*>(result),
-                                           {batch, channels, pixels, channels_last}, nullptr));
-  });
-}

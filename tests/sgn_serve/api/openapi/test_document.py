@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from starlette.routing import Route
+
 from sgn_serve.api.classify import Api
 from sgn_serve.api.inference_protocol import InferenceProtocol
 from sgn_serve.api.openapi.document import METHODS
@@ -16,7 +18,7 @@ EXAMPLES = 10
 
 
 def test_every_answer_is_as_described(server, tmp_path):
-    command = [Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/docs.json", "--no-color"]
+    command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{server.url}/docs.json", "--no-color"]
     options = ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60", "--checks", "all"]
     # The document cannot say that bytes are a picture, nor that a tensor has as many numbers as its shape says: what it
     # allows may be refused.
@@ -51,7 +53,11 @@ def test_every_path_is_described(app_client):
         *Operations(serving, Reloader(serving)).routes(),
         *Page().routes(),
     ]
-    ours = {(route.path, "post" if "POST" in route.methods else "get") for route in routes if route.path not in hidden}
+    ours = set()
+    for route in routes:
+        assert isinstance(route, Route)
+        if route.path not in hidden:
+            ours.add((route.path, "post" if "POST" in (route.methods or ()) else "get"))
     told = {(path, method) for path in described for method in described[path] if method != "parameters"}
     assert told - ours == {(path, "get") for path in ("/healthz", "/livez", "/readyz")}
     assert ours <= told

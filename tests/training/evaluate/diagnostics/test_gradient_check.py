@@ -4,6 +4,7 @@ import torch
 from training.attacks.pgd import cross_entropy, margin
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
+from training.evaluate.measuring import Trial
 
 EPS = 8 / 255
 
@@ -26,7 +27,7 @@ def test_correlation_is_one_for_a_true_gradient_minus_one_for_its_opposite_and_z
         return linear(inputs).detach() + 0 * inputs.sum()
 
     gradients = {"true": linear, "opposite": opposite, "flat": flat}
-    found = finite_difference_correlations(linear, gradients, images, labels, eps=EPS, seed=0)
+    found = finite_difference_correlations(Trial(linear, images, labels, EPS, seed=0), gradients)
     assert found["true"] == pytest.approx(1, abs=1e-3)
     assert found["opposite"] == pytest.approx(-1, abs=1e-3)
     assert found["flat"] == 0
@@ -37,7 +38,7 @@ def test_an_unrelated_gradient_is_near_zero(linear):
     other = torch.randn(3 * 4 * 4, 5)
     images, labels = torch.rand(40, 3, 4, 4), torch.randint(5, (40,))
     gradients = {"other": lambda inputs: inputs.flatten(1) @ other}
-    found = finite_difference_correlations(linear, gradients, images, labels, eps=EPS, seed=0)
+    found = finite_difference_correlations(Trial(linear, images, labels, EPS, seed=0), gradients)
     assert abs(found["other"]) < 0.2
 
 

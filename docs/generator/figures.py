@@ -1,0 +1,269 @@
+"""Give the figures that stand within sentences.
+
+A page writes {{ NAME }}. A name is one of these:
+
+    SGN_TOP_K                                  a setting's default
+    bundled/self-gradient: block on: CW-20     an accuracy in percent; also ": lowest" and ": AutoAttack"
+    paired: block on against off               a comparison of results/paired.json, in words
+    table2 | self-gradient | lowest            a measured figure of results/reproduce/small, in percent
+    anything else                              an entry of NAMED
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+from benchmarks.service import command as service
+from docs.generator.results import (
+    AUTO_ATTACK,
+    OFF,
+    ON,
+    QUICK,
+    SHARED_QUICK,
+    accuracy,
+    paired,
+    percent,
+    reproduced,
+    result,
+    rows,
+    share,
+    survivors,
+    training_log,
+)
+from export.reduced import Reduced
+from release.bundle import core_minutes
+from release.paired import in_words
+from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
+from sgn_serve.pictures import images, large_pictures
+from sgn_serve.process import supervisor
+from sgn_serve.settings import settings_table
+
+MAIN, START, LONGER, SILU, HELD = (
+    *("bundled/self-gradient", "bundled/start", "bundled/longer"),
+    *("tried/wrn-10-2-silu", "tried/wrn-16-2-held"),
+)
+WITH_AUTO_ATTACK = (*QUICK, *AUTO_ATTACK)
+SHARED = (*SHARED_QUICK, *AUTO_ATTACK, "CW-10", "CW-40", "CW-100", "PGD-40", "PGD-100")
+
+
+def figure(name: str) -> str:
+    """Return a figure as a sentence shows it.
+
+    Raises:
+        KeyError: a name that is unknown
+    """
+    if name.startswith("SGN_"):
+        return {row.variable: row.default for row in settings_table()}[name]
+    if name.startswith("paired: "):
+        return in_words(result("paired")["comparisons"][name.removeprefix("paired: ")])
+    report, colon, row = name.partition(": ")
+    if colon:
+        return percent(accuracy(report, row))
+    table, dot, cell = name.partition(" | ")
+    if dot:
+        title, attack = cell.split(" | ")
+        return f"{reproduced(table, title)['measured'][attack]:.1f}"
+    return NAMED[name]()
+
+
+def _on_against_off(report: str, rows: tuple[str, ...]) -> str:
+    return paired(survivors(report, ON, rows), survivors(report, OFF, rows))
+
+
+def _points(report: str, rows: tuple[str, ...]) -> str:
+    return percent(share(survivors(report, ON, rows)) - share(survivors(report, OFF, rows)))
+
+
+def _low_and_high(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def _ratios(network: str, engine: str) -> str:
+    batches = result("engines")["architectures"][network]["batches"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for row in batches])
+
+
+def _both(engine: str) -> str:
+    networks = result("engines")["architectures"].values()
+    return _low_and_high([row[engine]["ratio_of_best"] for net in networks for row in net["batches"].values()])
+
+
+def _wide(engine: str) -> str:
+    return _ratios("wrn-28-10", engine)
+
+
+def _narrow(engine: str) -> str:
+    return _ratios("wrn-16-2", engine)
+
+
+def _openvino_build() -> str:
+    batches = [row for net in result("openvino_build")["architectures"].values() for row in net["batches"].values()]
+    build, beside = "ours, ONNX Runtime's OpenVINO build", "ours, OpenVINO"
+    return _low_and_high(
+        [
+            row[f"{build} {name}"]["best_ms"] / row[f"{beside} {name}"]["best_ms"]
+            for row in batches
+            for name in ("f32", "bf16")
+        ]
+    )
+
+
+def _fused() -> str:
+    batches = result("fused")["architectures"]["wrn-16-2"]["batches"].values()
+    return _low_and_high(
+        [row["ours --fused, ONNX Runtime"]["best_ms"] / row["ours, ONNX Runtime"]["best_ms"] for row in batches]
+    )
+
+
+def _strided() -> str:
+    batches = result("tried/strided_gradients")["batches"]
+    return f"{100 * (1 - min(row['ratio_of_best'] for batch in batches.values() for row in batch.values())):.0f}"
+
+
+def _area(attack: str, successes: bool = False) -> str:
+    row = result("disagreement")["attacks"][attack]
+    return f"{(row['successful_only'] if successes else row)['area_under_roc']:.2f}"
+
+
+@cache
+def _area_uncertainty(successes: bool) -> str:
+    attacks = result("disagreement")["attacks"]
+    few = [attacks[name]["successful_only"] for name in ("PGD-20", "AutoAttack")]
+    chosen = few if successes else list(attacks.values())
+    errors = [area_standard_error(row["area_under_roc"], row["pictures"], 100) for row in chosen]
+    return f"{1.96 * max(errors):.2f}"
+
+
+def area_standard_error(area: float, attacked: int, clean: int) -> float:
+    """Return the standard error of an area under the ROC curve.
+
+    Source: Hanley and McNeil (1982).
+    """
+    of_attacked, of_clean = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (attacked - 1) * (of_attacked - area**2) + (clean - 1) * (of_clean - area**2)
+    return math.sqrt(spread / (attacked * clean))
+
+
+def _correlation(report: str, gradient: str = "plain") -> str:
+    return f"{result(report)['measured']['gradient_correlation'][gradient]:.3f}"
+
+
+def _effect(key: str, report: str = MAIN) -> float:
+    return float(result(report)["block_effect"][key])
+
+
+def _seconds(report: str, row: str) -> str:
+    return f"{rows(report)[row]['core_seconds']:,.0f}"
+
+
+def _requests(system: str, connections: int) -> str:
+    row = result("service")["services"][service.SYSTEMS[system]][str(connections)]
+    return f"{row['requests_per_second']:.0f}"
+
+
+def _engine_alone(batch: int) -> str:
+    return f"{result('service')['engine_alone'][str(batch)]:.0f}"
+
+
+def _refused_share() -> str:
+    statuses = result("service")["services"][service.SYSTEMS["ours"]]["128"]["statuses"]
+    return f"{100 * statuses['503'] / sum(statuses.values()):.0f}"
+
+
+def _refused_ms() -> str:
+    return str(math.ceil(result("service")["services"][service.SYSTEMS["ours"]]["128"]["refused_p99_ms"]))
+
+
+def _cost_ratio() -> str:
+    return f"{result('block_cost')['latency']['1']['ratio']:.1f}"
+
+
+NAMED: dict[str, Callable[[], str]] = {
+    "limit.head": lambda: f"{connections.MAX_HEAD_BYTES // 1024} KiB",
+    "limit.headers": lambda: str(connections.MAX_HEADERS),
+    "limit.requests": lambda: str(connections.MAX_REQUESTS),
+    "limit.bodies": lambda: f"{body_limits.RECEIVED_BYTES >> 20} MiB",
+    "limit.small body": lambda: f"{body_limits.SMALL_BYTES >> 10} KiB",
+    "limit.form": lambda: f"{body_limits.IN_MEMORY_BYTES >> 10} KiB",
+    "limit.clients": lambda: f"{rate_limit.MAX_CLIENTS:,}",
+    "limit.answer seconds": lambda: f"{error_form.ANSWER_SECONDS:g}",
+    "limit.last answer seconds": lambda: f"{shutdown._LONGEST_ANSWER_SECONDS:g}",
+    "limit.retry seconds": lambda: f"{supervisor._RETRY_SECONDS:g}",
+    "limit.large pictures": lambda: str(large_pictures.MAX_WAITING),
+    "limit.blocks": lambda: f"{images._BLOCKS:,}",
+    "limit.header reads": lambda: f"{images._HEADER_READS:,}",
+    "limit.exif": lambda: f"{images._EXIF_BYTES >> 10} KiB",
+    "limit.tiff bytes": lambda: f"{images._DECODER_BYTES:g}",
+    "limit.scans": lambda: str(images._USUAL_SCANS),
+    "limit.halved": lambda: f"{images._HALVED_PIXELS // 1_000_000} megapixels",
+    "engines.block off": lambda: _both("block off: ours, ONNX Runtime"),
+    "min agreement": lambda: f"{Reduced.min_agreement:g}",
+    "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",
+    "block.correction": lambda: f"{255 * _effect('correction_mean_abs'):.1f}/255",
+    "block.gradient": lambda: f"{_effect('gradient_mean_abs'):.4f}",
+    "block.answers": lambda: percent(_effect("answers_changed")),
+    "block.answers attacked": lambda: percent(_effect("answers_changed_attacked")),
+    "silu.answers": lambda: percent(_effect("answers_changed", SILU)),
+    "silu.answers attacked": lambda: percent(_effect("answers_changed_attacked", SILU)),
+    "silu.on against off": lambda: _on_against_off(SILU, (*QUICK, "CW-20, through both passes")),
+    "correlation": lambda: _correlation(MAIN),
+    "correlation, smooth": lambda: _correlation(MAIN, "smooth, beta 100"),
+    "correlation, averaged": lambda: _correlation(MAIN, "smooth, beta 400, averaged"),
+    "correlation, longer": lambda: _correlation(LONGER),
+    "correlation, silu": lambda: _correlation(SILU),
+    "points on over off": lambda: percent(accuracy(MAIN, f"{ON}: lowest") - accuracy(MAIN, f"{OFF}: lowest")),
+    "points longer over on, clean": lambda: percent(accuracy(LONGER, f"{OFF}: clean") - accuracy(MAIN, f"{ON}: clean")),
+    "quick.on": lambda: percent(share(survivors(MAIN, ON, QUICK))),
+    "quick.off": lambda: percent(share(survivors(MAIN, OFF, QUICK))),
+    "quick.longer": lambda: percent(share(survivors(LONGER, OFF, QUICK))),
+    "quick.start": lambda: percent(share(survivors(START, OFF, QUICK))),
+    "quick.points": lambda: _points(MAIN, QUICK),
+    "quick.on against off": lambda: _on_against_off(MAIN, QUICK),
+    "quick.shared points": lambda: _points(MAIN, SHARED_QUICK),
+    "quick.shared on against off": lambda: _on_against_off(MAIN, SHARED_QUICK),
+    "quick.held": lambda: _on_against_off(HELD, QUICK),
+    "auto.on": lambda: percent(share(survivors(MAIN, ON, WITH_AUTO_ATTACK))),
+    "auto.off": lambda: percent(share(survivors(MAIN, OFF, WITH_AUTO_ATTACK))),
+    "auto.longer": lambda: percent(share(survivors(LONGER, OFF, WITH_AUTO_ATTACK))),
+    "shared.points": lambda: _points(MAIN, SHARED),
+    "shared.on against off": lambda: _on_against_off(MAIN, SHARED),
+    "auto.left": lambda: str(round(accuracy(MAIN, f"{ON}: AutoAttack") * result(MAIN)["setting"]["pictures"])),
+    "attacked training accuracy, longer": lambda: f"{float(training_log(LONGER)[-1]['train_accuracy']):.3f}",
+    "validation PGD-10, longer": lambda: f"{float(training_log(LONGER)[-1]['val_pgd10']):.3f}",
+    "minutes.main": lambda: f"{core_minutes('self-gradient'):.0f}",
+    "minutes.longer over start": lambda: f"{core_minutes('longer') - core_minutes('start'):.0f}",
+    "minutes.held": lambda: (
+        f"{sum(float(training_log(name)[-1]['core_seconds']) for name in ('tried/wrn-16-2-start', HELD)) / 60:.0f}"
+    ),
+    "seconds.smooth apgd-t 100": lambda: _seconds(MAIN, f"{ON}: APGD-T, smooth surrogate, beta 100"),
+    "seconds.smooth apgd-ce 100": lambda: _seconds(MAIN, f"{ON}: APGD-CE, smooth surrogate, beta 100"),
+    "restarts.took": lambda: percent(
+        accuracy(MAIN, f"{ON}: CW-20, restarts 1 to 10") - accuracy(MAIN, f"{ON}: CW-20, restarts 11 to 20")
+    ),
+    "graph.lowest": lambda: percent(accuracy(MAIN, "exported graph: lowest")),
+    "area.pgd": lambda: _area("PGD-20"),
+    "area.knowing": lambda: _area("knowing attacker"),
+    "area.uncertainty": lambda: _area_uncertainty(False),
+    "area.uncertainty successes": lambda: _area_uncertainty(True),
+    "cost.first load": lambda: f"{result('block_cost')['load_ms']['first'] / 1000:.2f}",
+    "cost.load": lambda: f"{result('block_cost')['load_ms']['median'] / 1000:.2f}",
+    "training.times cheaper": lambda: f"{result('training_cost')['times_cheaper_than_pgd10']:.1f}",
+    "training.one step times cheaper": lambda: (
+        f"{1 / result('training_cost')['methods']['adversarial, one step']['ratio_to_pgd10']:.1f}"
+    ),
+    "engines.wide": lambda: _wide("ours, ONNX Runtime"),
+    "engines.wide bf16": lambda: _wide("ours, OpenVINO bf16"),
+    "engines.narrow": lambda: _narrow("ours, ONNX Runtime"),
+    "engines.narrow bf16": lambda: _narrow("ours, OpenVINO bf16"),
+    "engines.openvino build": _openvino_build,
+    "engines.fused": _fused,
+    "engines.strided": _strided,
+    "service.share": lambda: f"{service.share_of_engine(result('service')):.2f}",
+    "service.shares": lambda: ", ".join(f"{one:.2f}" for one in result("service")["share_of_engine_by_round"]),
+    "service.alone 1": lambda: _engine_alone(1),
+    "service.alone 8": lambda: _engine_alone(8),
+    "service.alone 32": lambda: _engine_alone(32),
+    "service.refused": _refused_share,
+    "service.refused ms": _refused_ms,
+    "bento.megabytes": lambda: f"{result('bento_size')['installed_megabytes']:.0f}",
+}
