@@ -5,7 +5,7 @@ Each is paired with the RGB that a reader should find in it.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -293,7 +293,7 @@ def _bmps(rgb: RGB) -> Iterator[OddPicture]:
 
 
 def write_tiff(
-    channels: list[NDArray[np.integer]],
+    channels: Sequence[NDArray[np.integer]],
     depth: int,
     photometric: int,
     order: str = "<",
@@ -371,16 +371,16 @@ def _tiffs(rgb: RGB) -> Iterator[OddPicture]:
             [1 - deep if reversed_grey else deep], 1, 1 - reversed_grey, compression=compression, fill_order=2
         )
         yield OddPicture(f"fill_order{reversed_grey}_{compression}.tif", data, _as_rgb(deep * 255))
-    for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_jpeg"):
-        data = encode(picture, "TIFF", compression=compression)
-        yield OddPicture(f"{compression}.tif", data, rgb, 8.0 if compression == "tiff_jpeg" else 0.0)
+    for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_jpeg"):
+        data = encode(picture, "TIFF", compression=name)
+        yield OddPicture(f"{name}.tif", data, rgb, 8.0 if name == "tiff_jpeg" else 0.0)
     two = Image.fromarray((grey > 127).astype(np.uint8) * 255).convert("1")
     yield OddPicture("group4.tif", encode(two, "TIFF", compression="group4"), np.asarray(two.convert("RGB")))
     to_lab = ImageCms.buildTransform(
         ImageCms.createProfile("sRGB"),
         ImageCms.createProfile("LAB"),
         "RGB",
-        "LAB",  # type: ignore[arg-type]
+        "LAB",
     )
     lab = ImageCms.applyTransform(picture, to_lab)
     assert lab is not None

@@ -1,7 +1,5 @@
 """Load the pictures that training and evaluation use, and choose or hold out some of them."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,18 +12,12 @@ from training.data.picture_set import DatasetError, PictureSet, Split
 DATASETS = (*ARCHIVES, "image-folder")
 
 
-def say_on_stderr(line: str) -> None:
-    """Print a line for the user that is no result."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def load_pictures(
     dataset: str,
     root: Path,
     split: Split,
     image_size: int | None = None,
     class_names: tuple[str, ...] | None = None,
-    say: Callable[[str], None] = say_on_stderr,
 ) -> PictureSet:
     """Read a whole split into memory.
 
@@ -37,7 +29,6 @@ def load_pictures(
         image_size: Side in pixels that an image folder's pictures are resized to. None asks that all have one size.
         class_names: Those of a checkpoint that the pictures are for. Pictures of other classes are refused, where
             possible before they are read. None accepts any.
-        say: Called with a line about what an image folder holds beside its pictures.
 
     Raises:
         DatasetError: The files are missing, unreadable or of other classes.
@@ -51,7 +42,7 @@ def load_pictures(
             )
 
     if dataset == "image-folder":
-        return read_picture_folder(root / split, image_size, check_classes, say)
+        return read_picture_folder(root / split, image_size, check_classes)
     if dataset not in ARCHIVES:
         raise DatasetError(f"unknown data set {dataset!r}; known are: {', '.join(DATASETS)}")
     if image_size not in (None, IMAGE_SIZE):

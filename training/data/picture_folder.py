@@ -1,5 +1,6 @@
 """Read a folder of pictures, one sub-folder for each class, into one tensor."""
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
 from training.data.picture_set import DatasetError, PictureSet
+from training.parallel.distributed import first_on_machine
 
 _EXPECTED = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
 # Pictures handed to the threads at a time, so that a million of them do not wait in a queue.
@@ -22,17 +24,16 @@ _BROKEN_AT_MOST = 20
 
 
 def read_picture_folder(
-    folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None], say: Callable[[str], None]
+    folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None]
 ) -> PictureSet:
     """Read every picture in folder/<class>/ and the folders in it, the classes in alphabetical order.
 
-    They are read as they are served.
+    They are read as they are served. What is passed over is counted and named in one line on standard error.
 
     Args:
         folder: Holds the folders of the classes.
         image_size: Side in pixels that pictures are resized to. None asks that all have one size.
         check_classes: Called with the class names before any picture is opened; may raise.
-        say: Called with a line that counts and names what is passed over, if anything is.
 
     Raises:
         DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
@@ -44,8 +45,8 @@ def read_picture_folder(
     skipped = Skipped()
     class_names = _class_names(folder, skipped)
     found = [find_pictures(folder / name, skipped) for name in class_names]
-    if str(skipped):
-        say(f"{folder}: skipped {skipped}")
+    if str(skipped) and first_on_machine():
+        print(f"{folder}: skipped {skipped}", file=sys.stderr, flush=True)
     _check_found(folder, dict(zip(class_names, found, strict=True)))
     check_classes(class_names)
     paths = [path for pictures in found for path in pictures]

@@ -94,8 +94,7 @@ def test_upright_sizes_are_compared(mine):
     turned[0x0112] = 6
     for name in ("blue", "green", "red"):
         for number, size in enumerate([(12, 16), (16, 12)]):
-            exif = {"exif": turned} if number else {}
-            Image.new("RGB", size).save(mine / "train" / name / f"00{number}.png", **exif)
+            Image.new("RGB", size).save(mine / "train" / name / f"00{number}.png", exif=turned if number else None)
     assert load_pictures("image-folder", mine, "train").images.shape == (6, 3, 16, 12)
 
 
