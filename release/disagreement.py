@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, pgd
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
@@ -60,7 +60,7 @@ def example_names() -> list[str]:
 def example_pictures() -> tuple[Tensor, Tensor]:
     """Return the example pictures, (100, 3, 32, 32) in [0, 1], and their labels, (100)."""
     rows = _example_rows()
-    pixels = np.stack([np.asarray(Image.open(ROOT / "examples" / row["filename"])) for row in rows])
+    pixels = np.stack([read_rgb(ROOT / "examples" / row["filename"], None) for row in rows])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     return images, torch.tensor([int(row["index"]) for row in rows])
 

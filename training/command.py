@@ -12,6 +12,7 @@ from training.common.files import WriteError
 from training.common.signals import Terminated, terminable
 from training.config import TrainConfig
 from training.data.loading import load_pictures
+from training.data.picture_folder import missing_test
 from training.loop.state import TrainerError, read_state
 from training.loop.trainer import Trainer, check_start
 from training.options import build_parser, configure
@@ -54,7 +55,11 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
                 raise TrainerError(f"{file} exists: {hint} another --run")
         if config.init_from:
             class_names = check_start(Path(config.init_from), config.arch, config.activation)
-    pictures = load_pictures(config.dataset, arguments.data_root, "train", config.image_size, class_names)
+    root: Path = arguments.data_root
+    missing = missing_test(root) if config.dataset == "image-folder" else None
+    if missing and shard.first:
+        print(missing, file=sys.stderr, flush=True)
+    pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names)
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 

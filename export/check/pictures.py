@@ -3,14 +3,13 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from export.errors import ExportError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+from sgn_serve.pictures.errors import PictureRefused
+from sgn_serve.pictures.files import SUFFIXES, read_rgb
+from sgn_serve.pictures.folders import Skipped, find_pictures
 
 
 class PicturesError(ExportError):
@@ -70,7 +69,7 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor
     """
     if not folder.is_dir():
         raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
+    paths = find_pictures(folder, Skipped(), recursive=False)[:count]
     if len(paths) < count:
         raise PicturesError(f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)})")
     return torch.stack([_read(path, image_size) for path in paths])
@@ -92,7 +91,7 @@ def pictures_under(folder: Path, count: int, image_size: tuple[int, int]) -> Ten
     """
     if not folder.is_dir():
         raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = find_pictures(folder, Skipped())
     if len(paths) < count:
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, but {count} are needed to compare with float32; "
@@ -102,10 +101,8 @@ def pictures_under(folder: Path, count: int, image_size: tuple[int, int]) -> Ten
 
 
 def _read(path: Path, image_size: tuple[int, int]) -> Tensor:
-    height, width = image_size
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        pixels = read_rgb(path, image_size)
+    except (OSError, PictureRefused) as error:
         raise PicturesError(f"{path}: not a picture that can be read ({error})") from None
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

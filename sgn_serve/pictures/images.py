@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 from io import SEEK_END, BytesIO
 from typing import IO, Any
 
@@ -11,8 +12,15 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import jpeg, tiff
-from sgn_serve.pictures.errors import DamagedImage, NotAnImage, TooManyPixels, TooSlow, UnsupportedPixels
+from sgn_serve.pictures import gamma, jpeg, planes, tiff, webp
+from sgn_serve.pictures.errors import (
+    DamagedImage,
+    NotAnImage,
+    PictureRefused,
+    TooManyPixels,
+    TooSlow,
+    UnsupportedPixels,
+)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Accepted formats, by Pillow's names. No other decoder is ever tried."""
@@ -106,7 +114,9 @@ def decode(
     return to_array(open_picture(data, max_pixels, seconds), size, background)
 
 
-def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0) -> Image.Image:
+def open_picture(
+    data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0, formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
     """Read a picture file's header and check it against the limits. No pixels are decoded yet.
 
     Args:
@@ -116,24 +126,28 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0
             subsampling, may have two thirds.
         seconds: Time limit for the header, and again for the pixels. It is checked whenever the decoder reads on.
             Nothing can stop a decoder between two reads, and those of WebP and compressed TIFF read only once. The
-            limits on size, which are checked here, bound their time.
+            limits on size, which are checked here, bound their time. Infinity, for files of one's own, also leaves
+            the reads of the header unlimited, which is faster.
+        formats: Formats to accept, by Pillow's names.
 
     Raises:
         NotAnImage: None of the accepted formats.
+        UnsupportedPixels: A TIFF stores its pixels in a way that is not decoded rightly.
         TooManyPixels: More pixels, or more memory to decode them, than allowed.
         DamagedImage: The header cannot be read.
         TooSlow: Reading the header takes too long, or decoding would.
     """
     file = BytesIO(data) if isinstance(data, bytes) else data
     layout, header = _look_ahead(file)
-    timed: Any = _TimedFile(file, seconds)
+    timed: Any = file if seconds == math.inf else _TimedFile(file, seconds)
     try:
-        picture = Image.open(timed, formats=FORMATS)
+        picture = Image.open(timed, formats=formats)
+        planes.correct(picture)
     except UnidentifiedImageError:
         raise NotAnImage(
-            f"the file is none of the accepted formats ({', '.join(FORMATS)}), or its header is damaged"
+            f"the file is none of the accepted formats ({', '.join(formats)}), or its header is damaged"
         ) from None
-    except TooSlow:
+    except PictureRefused:
         raise
     except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
@@ -168,24 +182,55 @@ def decoded_pixels(picture: Image.Image) -> int:
     return int(columns * across * rows * down)
 
 
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) of an opened picture with its EXIF orientation applied, in pixels.
+
+    The pixels are not decoded, unless it is a PNG without EXIF before them.
+    """
+    width, height = picture.size
+    turned = picture.format != "TIFF" and _orientation(picture) in _SIDEWAYS  # Pillow turns the size of a TIFF itself
+    return (width, height) if turned else (height, width)
+
+
 def to_array(
     picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] = WHITE
 ) -> NDArray[np.float32]:
+    """Decode an opened picture to the array that a network takes, and close it.
+
+    Args:
+        picture: See to_rgb.
+        size: See to_rgb.
+        background: See to_rgb.
+
+    Returns:
+        RGB in [0, 1], (3, height, width).
+
+    Raises:
+        PictureRefused: See to_rgb.
+    """
+    pixels = to_rgb(picture, size, background).astype(np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / np.float32(255))
+
+
+def to_rgb(
+    picture: Image.Image, size: tuple[int, int] | None, background: tuple[int, int, int] = WHITE
+) -> NDArray[np.uint8]:
     """Decode an opened picture, and close it.
 
     A picture of another size is stretched to the wanted one whatever its aspect ratio, so that nothing is cut off
-    (bilinear, antialiased when shrinking). One of that size keeps every value. The EXIF orientation is applied. Only
-    the first frame of an animation is read. Colour profiles are ignored.
+    (bilinear, antialiased when shrinking). One of that size keeps every value. The EXIF orientation and a PNG's gamma
+    are applied. Only the first frame of an animation is read. Colour profiles are ignored.
 
     Memory: up to four bytes a pixel for the picture and, while Pillow decodes it, half to three times as much again.
 
     Args:
         picture: As open_picture returns it.
-        size: Wanted (height, width) in pixels.
-        background: Colour under transparent pixels: RGB, 0 to 255.
+        size: Wanted (height, width) in pixels. None keeps the picture's own.
+        background: Colour under transparent pixels, and around an animation's first frame that is smaller than its
+            canvas: RGB, 0 to 255.
 
     Returns:
-        RGB in [0, 1], (3, height, width).
+        RGB from 0 to 255, (height, width, 3).
 
     Raises:
         DamagedImage: The pixels cannot be decoded to the end.
@@ -195,22 +240,23 @@ def to_array(
     file: Any = picture.fp  # type: ignore[attr-defined]
     if isinstance(file, _TimedFile):
         file.start_pixels()  # a new deadline: the picture may have waited for its turn since it was opened
-    height, width = size
     with picture:
-        _halve(picture, max(size))
+        if size is not None:
+            _halve(picture, max(size))
+        exponent, covered = gamma.exponent(picture), _covered(picture)
         try:
             picture.load()
         except TooSlow:
             raise
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
+        colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)
+        width, height = picture.size if size is None else (size[1], size[0])
         # Shrink before turning: turning a large picture would take as much memory again.
-        rgb = _resized_rgb(picture, (height, width) if turn in _SIDEWAYS else (width, height), background)
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    pixels = np.asarray(rgb, dtype=np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / np.float32(255))
+        across = size is not None and turn in _SIDEWAYS
+        rgb = _resized_rgb(picture, (height, width) if across else (width, height), colours)
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
 def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
@@ -275,11 +321,13 @@ def _check_scans(file: IO[bytes], header: jpeg.Header | None, pixels: int) -> No
     Scans are counted by their marker, which cannot be part of the pixel data. Cameras and editors write ten scans.
     Further pictures in the same file (MPO) count as well.
     """
+    allowed = max(_USUAL_SCANS, _SCANNED_PIXELS // pixels)
+    if _size(file) < allowed:
+        return  # it has not even a byte for each scan
     position = file.tell()
     file.seek(0)
     scans = file.read().count(_JPEG_SCAN, header.first_scan if header is not None else 0)
     file.seek(position)
-    allowed = max(_USUAL_SCANS, _SCANNED_PIXELS // pixels)
     if scans > allowed:
         raise TooSlow(f"the JPEG picture has {scans} scans, more than {allowed} at its size; save it again")
 
@@ -318,49 +366,104 @@ def _halve(picture: Image.Image, wanted: int) -> None:
         picture.draft(None, (width // 2, height // 2))
 
 
-def _resized_rgb(picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
+@dataclass(frozen=True)
+class _Colours:
+    """How the stored values of a picture become RGB.
+
+    Attributes:
+        levels: See _levels.
+        exponent: See gamma.exponent.
+        background: RGB, 0 to 255.
+        covered: See _covered.
+    """
+
+    levels: tuple[int, int]
+    exponent: float
+    background: tuple[int, int, int]
+    covered: tuple[int, int, int, int] | None
+
+
+def _covered(picture: Image.Image) -> tuple[int, int, int, int] | None:
+    """Return the part of an animation's canvas that its first frame covers: left, top, right, bottom. None for all.
+
+    Browsers leave the rest transparent. Pillow fills it with colour 0 of a GIF's palette, or with black in a WebP that
+    does not say that it has an alpha channel.
+    """
+    if picture.format == "GIF" and picture.tile:  # type: ignore[attr-defined]
+        covered = picture.tile[0].extents  # type: ignore[attr-defined]
+    elif picture.format == "WEBP" and picture.mode == "RGB":
+        covered = webp.first_frame(picture.fp)  # type: ignore[attr-defined]
+    else:
+        return None
+    return None if covered in (None, (0, 0, *picture.size)) else tuple(covered)
+
+
+def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours) -> Image.Image:
     """Return a decoded picture of any mode as RGB of that (width, height).
 
     It is converted in strips: each is resized across, then all of them together down, as Pillow resizes a whole
     picture. A large picture thus needs no second copy of itself.
     """
+    if picture.mode == "I" and picture.format == "PPM":  # 16 bits, which Pillow keeps in 32
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
     if picture.mode in ("I", "F"):
         raise UnsupportedPixels(
             "the picture has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits a channel"
         )
-    if picture.mode == "RGB" and not picture.has_transparency_data:
+    plain = picture.mode == "RGB" and not picture.has_transparency_data
+    if plain and colours.exponent == 1 and colours.covered is None:
         return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
     width, height = picture.size
     rows = max(1, _STRIP_PIXELS // width)
     narrow = Image.new("RGB", (size[0], height))
-    levels = _levels(picture)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
         try:
-            rgb = _strip_to_rgb(strip, levels, background)
+            rgb = _strip_to_rgb(strip, colours)
         except ValueError as error:
             raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
+        if colours.covered is not None:
+            rgb = _covered_part(rgb, top, colours.covered, colours.background)
         narrow.paste(rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR), (0, top))
     return narrow if narrow.size == size else narrow.resize(size, Image.Resampling.BILINEAR)
 
 
-def _strip_to_rgb(strip: Image.Image, levels: tuple[int, int], background: tuple[int, int, int]) -> Image.Image:
+def _strip_to_rgb(strip: Image.Image, colours: _Colours) -> Image.Image:
     if strip.mode.startswith("I;16"):
         # convert("RGB") would clip 16 bits at 255, which turns nearly every grey white.
-        black, white = levels
+        black, white = colours.levels
         values = np.asarray(strip).astype(np.int32)
-        scaled = ((values - black) * 255 + (white - black) // 2) // (white - black)
+        if colours.exponent == 1:
+            scaled = ((values - black) * 255 + (white - black) // 2) // (white - black)
+        else:
+            scaled = np.rint(((values - black) / (white - black)) ** colours.exponent * 255)
         grey = Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
         transparent = strip.info.get("transparency")
         if isinstance(transparent, int):
-            grey.paste(background, mask=Image.fromarray(values == transparent))
+            grey.paste(colours.background, mask=Image.fromarray(values == transparent))
         return grey
+    table = gamma.table(colours.exponent)
     if not strip.has_transparency_data:
-        return strip.convert("RGB")
+        rgb = strip.convert("RGB")
+        return rgb if table is None else rgb.point(3 * table)
     layer = strip.convert("RGBA")
-    below = Image.new("RGB", layer.size, background)
+    if table is not None:
+        layer = layer.point(3 * table + [*range(256)])
+    below = Image.new("RGB", layer.size, colours.background)
     below.paste(layer, mask=layer.getchannel("A"))
     return below
+
+
+def _covered_part(
+    strip: Image.Image, top: int, covered: tuple[int, int, int, int], background: tuple[int, int, int]
+) -> Image.Image:
+    """Return a strip, whose first row is row `top` of its picture, with the background around the covered part."""
+    left, above, right, below = covered
+    above, below = max(above - top, 0), min(below - top, strip.height)
+    around = Image.new("RGB", strip.size, background)
+    if left < right and above < below:
+        around.paste(strip.crop((left, above, right, below)), (left, above))
+    return around
 
 
 def _levels(picture: Image.Image) -> tuple[int, int]:

@@ -42,6 +42,7 @@ _RAW, _OLD_JPEG, _JPEG, _LZMA, _ZSTD, _WEBP = 1, 6, 7, 34925, 50000, 50001
 _COPIES = {_RAW: 0, _JPEG: 3, _LZMA: 2, _ZSTD: 2, _WEBP: 3}
 """Copies of a strip or tile that decoding keeps, by compression; one, if not listed. Pillow reads raw ones in place."""
 _YCBCR = 6
+_SEPARATE = 2
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,17 @@ def _layout(entries: dict[int, _Entry], order: str) -> Layout:
     (samples,) = numbers(_SAMPLES, 3 if compression in (_OLD_JPEG, _JPEG) else 1)
     samples = max(samples, len(bits))
     block_bits = max(bits) * samples * _COPIES.get(compression, 1)
+    if compression == _RAW and planes == _SEPARATE and samples > 1:
+        block_bits = max(bits)  # libtiff reads some of these, a plane at a time
     if (photometric == _YCBCR and compression != _RAW) or compression == _OLD_JPEG:
         block_bits += 32  # libtiff converts them to RGBA
     turned = _is_turned(entries, order)
     return Layout(
         pixels=across * block_width * down * block_height if tiled else width * height,
         blocks=max(
-            across * down * (samples if planes == 2 else 1), len(numbers(_STRIP_OFFSETS)), len(numbers(_TILE_OFFSETS))
+            across * down * (samples if planes == _SEPARATE else 1),
+            len(numbers(_STRIP_OFFSETS)),
+            len(numbers(_TILE_OFFSETS)),
         ),
         encoded_bytes=0 if compression == _RAW else sum(numbers(_STRIP_BYTES)) + sum(numbers(_TILE_BYTES)),
         memory=block_width * block_height * block_bits // 8 + (width * height * 4 if turned else 0),

@@ -1,19 +1,21 @@
 """Read a folder of pictures, one sub-folder for each class, into one tensor."""
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
+from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
 from training.data.picture_set import DatasetError, PictureSet
+from training.parallel.distributed import first_on_machine
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm"}
 _EXPECTED = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
 # Pictures handed to the threads at a time, so that a million of them do not wait in a queue.
 _CHUNK = 1000
@@ -24,7 +26,9 @@ _BROKEN_AT_MOST = 20
 def read_picture_folder(
     folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None]
 ) -> PictureSet:
-    """Read every picture in folder/<class>/, the classes in alphabetical order.
+    """Read every picture in folder/<class>/ and the folders in it, the classes in alphabetical order.
+
+    They are read as they are served. What is passed over is counted and named in one line on standard error.
 
     Args:
         folder: Holds the folders of the classes.
@@ -32,35 +36,81 @@ def read_picture_folder(
         check_classes: Called with the class names before any picture is opened; may raise.
 
     Raises:
-        DatasetError: Before any picture is decoded: there are none, a file is no picture, sizes differ, or the memory
-            will not hold them. After decoding: some are broken further inside; the message names them.
+        DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
+            is no picture, sizes differ, or the memory will not hold them. After decoding: some are broken further
+            inside; the message names them.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {_EXPECTED}: point --data-root at the folder that holds them")
-    class_names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    paths, labels = [], []
-    for index, name in enumerate(class_names):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                paths.append(path)
-                labels.append(index)
-    if not paths:
-        raise DatasetError(f"{folder}: no pictures ({', '.join(sorted(SUFFIXES))}) in class folders; {_EXPECTED}")
+    skipped = Skipped()
+    class_names = _class_names(folder, skipped)
+    found = [find_pictures(folder / name, skipped) for name in class_names]
+    if str(skipped) and first_on_machine():
+        print(f"{folder}: skipped {skipped}", file=sys.stderr, flush=True)
+    _check_found(folder, dict(zip(class_names, found, strict=True)))
     check_classes(class_names)
+    paths = [path for pictures in found for path in pictures]
+    labels = [index for index, pictures in enumerate(found) for _ in pictures]
     return PictureSet(_read(folder, paths, image_size), torch.tensor(labels), class_names)
+
+
+def missing_test(root: Path) -> str | None:
+    """Return a line for somebody who trains on root/train if there is no root/test to judge the network on."""
+    if (root / "test").is_dir() or not (root / "train").is_dir():
+        return None
+    return (
+        f"{root / 'test'} is missing: training goes on without it, but python -m training.evaluate judges a network on "
+        "the pictures there"
+    )
+
+
+def _class_names(folder: Path, skipped: Skipped) -> tuple[str, ...]:
+    """Return the names of the class folders, and count what else lies beside them."""
+    class_names = []
+    for path in sorted(folder.iterdir()):
+        hidden = Reason.HIDDEN_FILE if path.name.startswith(".") else Reason.OUTSIDE
+        reason = skipped_folder(path.name) if path.is_dir() else hidden
+        if reason is None:
+            class_names.append(path.name)
+        else:
+            skipped.add(reason, path.name)
+    return tuple(class_names)
+
+
+def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
+    """Refuse a folder that no classifier can be trained or judged on.
+
+    Args:
+        folder: See read_picture_folder.
+        found: The picture files of each class.
+
+    Raises:
+        DatasetError: No pictures at all, a class without any, or a single class.
+    """
+    suffixes = ", ".join(sorted(SUFFIXES))
+    if not any(found.values()):
+        raise DatasetError(f"{folder}: no pictures ({suffixes}) in class folders; {_EXPECTED}")
+    empty = [name for name, pictures in found.items() if not pictures]
+    if empty:
+        shown = ", ".join(repr(name) for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        raise DatasetError(
+            f"{folder}: no file in class {shown} is a picture that can be read ({suffixes}); "
+            "convert its pictures to one of these formats, or remove the folder"
+        )
+    if len(found) == 1:
+        raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {_EXPECTED}")
 
 
 def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
     sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
 
     def look(index: int) -> None:
-        with Image.open(paths[index]) as file:
-            sizes[index] = file.size
+        sizes[index] = read_size(paths[index])
 
-    _for_each(look, paths, "checking pictures")
+    _for_each(look, paths, folder, "checking pictures")
     if image_size is None and len(set(sizes)) > 1:
         raise DatasetError(f"{folder}: pictures of {len(set(sizes))} sizes; resize them all with --image-size PIXELS")
-    width, height = sizes[0] if image_size is None else (image_size, image_size)
+    height, width = sizes[0] if image_size is None else (image_size, image_size)
     needed, free = len(paths) * 3 * height * width, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
         raise DatasetError(
@@ -70,29 +120,25 @@ def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
     images = np.empty((len(paths), 3, height, width), np.uint8)
 
     def decode(index: int) -> None:
-        with Image.open(paths[index]) as file:
-            picture = file.convert("RGB")
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            images[index] = np.asarray(picture).transpose(2, 0, 1)
+        images[index] = read_rgb(paths[index], (height, width)).transpose(2, 0, 1)
 
-    _for_each(decode, paths, "reading pictures")
+    _for_each(decode, paths, folder, "reading pictures")
     return torch.from_numpy(images)
 
 
-def _for_each(work: Callable[[int], None], paths: Sequence[Path], description: str) -> None:
+def _for_each(work: Callable[[int], None], paths: Sequence[Path], folder: Path, description: str) -> None:
     """Run work(index) for each picture on several threads, under a progress bar where it takes long.
 
     Raises:
-        DatasetError: It failed for some pictures. The message names them.
+        DatasetError: It failed for some pictures. The message names them, and the classes without any other picture.
     """
-    broken: list[str] = []
+    broken: dict[Path, str] = {}
 
     def guarded(index: int) -> None:
         try:
             work(index)
         except Exception as error:  # a broken picture makes Pillow raise OSError, SyntaxError, struct.error, ...
-            broken.append(f"{paths[index]}: not a readable picture ({' '.join(str(error).split())})")
+            broken[paths[index]] = f"{paths[index]}: not a readable picture ({' '.join(str(error).split())})"
 
     # Without a delay the bar would flash up for the smallest folder.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=description, unit="picture", delay=2) as bar:
@@ -103,6 +149,10 @@ def _for_each(work: Callable[[int], None], paths: Sequence[Path], description: s
             if len(broken) > _BROKEN_AT_MOST:
                 break
     if broken:
-        shown = "; ".join(sorted(broken)[:5])
+        shown = "; ".join(sorted(broken.values())[:5])
         more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise DatasetError(f"{shown}{more}; remove or replace what is broken")
+        of_class = {path: path.relative_to(folder).parts[0] for path in paths}
+        without = {of_class[path] for path in broken} - {of_class[path] for path in paths if path not in broken}
+        names = ", ".join(repr(name) for name in sorted(without)[:5])
+        none = f"no picture of class {names} can be read: " if without else ""
+        raise DatasetError(f"{none}{shown}{more}; remove or replace what is broken")

@@ -24,6 +24,8 @@ def test_bad_image_folders_are_named(picture_folder, tmp_path):
     with pytest.raises(DatasetError, match="no pictures"):
         load_pictures("image-folder", tmp_path, "train")
     whole = (picture_folder / "train" / "red" / "000.png").read_bytes()
+    (tmp_path / "train" / "dog").mkdir()
+    (tmp_path / "train" / "dog" / "whole.png").write_bytes(whole)
     broken.write_bytes(whole[:100])
     with pytest.raises(DatasetError, match=r"broken\.png: not a readable picture"):
         load_pictures("image-folder", tmp_path, "train")
@@ -36,7 +38,7 @@ def test_bad_image_folders_are_named(picture_folder, tmp_path):
 
 def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded(picture_folder, monkeypatch):
     monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
-    monkeypatch.setattr("PIL.Image.Image.convert", lambda *_: pytest.fail("decoded a picture"))
+    monkeypatch.setattr("training.data.picture_folder.read_rgb", lambda *_: pytest.fail("decoded a picture"))
     with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take 0.0 GiB of memory, .*--image-size"):
         load_pictures("image-folder", picture_folder, "train")
 
@@ -56,9 +58,9 @@ def test_reading_shows_progress(picture_folder, capfd, monkeypatch):
 def test_mixed_sizes_ask_for_a_size(picture_folder, tmp_path):
     from PIL import Image
 
-    folder = tmp_path / "train" / "cat"
-    folder.mkdir(parents=True)
-    for size in (8, 9):
+    for name, size in (("cat", 8), ("dog", 9)):
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
         Image.new("RGB", (size, size)).save(folder / f"{size}.png")
     with pytest.raises(DatasetError, match="--image-size"):
         load_pictures("image-folder", tmp_path, "train")

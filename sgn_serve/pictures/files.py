@@ -1,0 +1,60 @@
+"""Read picture files of one's own, in training, evaluation and export, to the arrays that serving makes of them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgn_serve.pictures import images
+
+FORMATS = (*images.FORMATS, "PPM")
+"""Formats that are read, by Pillow's names: those that are served, and the portable pixmaps of research data sets."""
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Endings of their names in lower case. The content, and not the name, tells which format a file has."""
+MAX_PIXELS = 178_956_970
+"""Most pixels of a file. Pillow refuses more by default too."""
+
+_PNG_EXIF = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks of a PNG, anywhere in it, that may hold an orientation."""
+
+
+def read_rgb(
+    source: Path | bytes, size: tuple[int, int] | None, background: tuple[int, int, int] = images.WHITE
+) -> NDArray[np.uint8]:
+    """Read a picture file to the values that serving makes of it, which divides them by 255.
+
+    Args:
+        source: The file or its content.
+        size: See images.to_rgb.
+        background: See images.to_rgb.
+
+    Returns:
+        RGB from 0 to 255, (height, width, 3).
+
+    Raises:
+        PictureRefused: The file cannot be made such an array; see images.open_picture and images.to_rgb.
+        OSError: The file cannot be read.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    return images.to_rgb(images.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background)
+
+
+def read_size(source: Path | bytes) -> tuple[int, int]:
+    """Return the (height, width) of a picture file as it is shown, in pixels. Its pixels are not decoded.
+
+    Args:
+        source: See read_rgb.
+
+    Raises:
+        PictureRefused: See read_rgb.
+        OSError: The file cannot be read.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    with images.open_picture(data, MAX_PIXELS, math.inf, FORMATS) as picture:
+        width, height = picture.size
+        plain = picture.format == "PNG" and not any(chunk in data for chunk in _PNG_EXIF)
+        return (height, width) if plain or width == height else images.upright_size(picture)

@@ -1,0 +1,129 @@
+"""Every part of the project finds the same values in a picture file, however the file stores them."""
+
+import asyncio
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.check.pictures import PicturesError, pictures_in, pictures_under
+from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures.errors import PictureRefused
+from sgn_serve.pictures.files import read_rgb
+from tests.sgn_serve.odd_pictures import OddPicture, odd_pictures, write_tiff
+from tests.sgn_serve.sample_pictures import encode, noise
+from training.data.batches import to_float
+from training.data.loading import load_pictures
+from training.data.picture_set import DatasetError
+
+
+@pytest.fixture(scope="module")
+def ship(project_root: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(project_root / "examples" / "ship_00.png").convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def odd(ship: NDArray[np.uint8]) -> list[OddPicture]:
+    wide = np.asarray(Image.fromarray(ship).resize((48, 32)))
+    more = [OddPicture(f"wide_{picture.name}", picture.data, picture.expected) for picture in odd_pictures(wide)[::7]]
+    # Decoded at half its size, because it is shrunk far more.
+    large = Image.fromarray(noise(20, 30)).resize((2600, 1700), Image.Resampling.BICUBIC)
+    more.append(OddPicture("large.jpg", encode(large, "JPEG", quality=95), ship))
+    return [*odd_pictures(ship), *more]
+
+
+def served(data: bytes, size: int) -> NDArray[np.float32]:
+    """Return what the service's decoder makes of a file."""
+    decoder = Decoder((size, size), max_pixels=25_000_000)
+    try:
+        return asyncio.run(decoder.decode(BytesIO(data), request=0))
+    finally:
+        decoder.close()
+
+
+def test_odd_pictures_are_read_rightly(ship: NDArray[np.uint8]) -> None:
+    pictures = odd_pictures(ship)
+    assert len(pictures) >= 300
+    wrong = {}
+    for picture in pictures:
+        error = np.abs(read_rgb(picture.data, None).astype(float) - picture.expected).mean()
+        if error > picture.tolerance:
+            wrong[picture.name] = error
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("size", [32, 20])
+def test_training_evaluation_export_and_serving_read_equal_arrays(
+    size: int, odd: list[OddPicture], tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / split / "b" / "black.png")
+        for picture in odd:
+            (tmp_path / split / "a" / picture.name).write_bytes(picture.data)
+    ordered = sorted(odd, key=lambda picture: picture.name)
+    expected = torch.from_numpy(np.stack([served(picture.data, size) for picture in ordered]))
+
+    trained = load_pictures("image-folder", tmp_path, "train", size)
+    judged = load_pictures("image-folder", tmp_path, "test", size, trained.class_names)
+    folder = tmp_path / "train" / "a"
+    for found in (
+        to_float(trained.images)[: len(odd)],
+        to_float(judged.images)[: len(odd)],
+        pictures_in(folder, len(odd), (size, size)),
+        pictures_under(folder, len(odd), (size, size)),
+    ):
+        differing = [
+            picture.name
+            for picture, one, other in zip(ordered, found, expected, strict=True)
+            if not torch.equal(one, other)
+        ]
+        assert differing == []
+
+
+def test_what_the_server_refuses_is_refused_everywhere(ship: NDArray[np.uint8], tmp_path: Path) -> None:
+    plane = np.zeros((8, 8), np.int64)
+    refused = {
+        "float.tif": encode(Image.new("F", (8, 8)), "TIFF"),
+        "signed.tif": write_tiff([plane], 8, 1, t339=2),
+        "separate_alpha.tif": write_tiff([plane, plane], 8, 1, planar=True, compression=8, t338=2),
+        "truncated.png": encode(Image.fromarray(ship))[:500],
+        "text.png": b"no picture",
+    }
+    (tmp_path / "train" / "b").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "b" / "black.png")
+    for name, data in refused.items():
+        folder = tmp_path / "train" / "a"
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        with pytest.raises(PictureRefused) as reason:
+            served(data, 8)
+        with pytest.raises(DatasetError, match="not a readable picture") as of_training:
+            load_pictures("image-folder", tmp_path, "train", 8)
+        with pytest.raises(PicturesError, match="not a picture that can be read") as of_export:
+            pictures_in(folder, 1, (8, 8))
+        if name != "text.png":  # there the formats are listed, of which training reads more
+            assert str(reason.value) in str(of_training.value)
+            assert str(reason.value) in str(of_export.value)
+        (folder / name).unlink()
+        folder.rmdir()
+
+
+def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> None:
+    """Competitors' services are written as their own examples are; they read with Pillow."""
+    opens = {
+        str(path.relative_to(project_root))
+        for folder in ("sgn_serve", "training", "export", "release", "benchmarks", "deploy", "examples")
+        for path in (project_root / folder).rglob("*.py")
+        if "Image.open(" in path.read_text()
+    }
+    assert opens == {
+        "sgn_serve/pictures/images.py",
+        "benchmarks/service/servers/fastapi_server.py",
+        "benchmarks/service/servers/litserve_server.py",
+    }
