@@ -78,7 +78,7 @@ def export_graph(
     if pictures_folder is None:
         pictures = structured_pictures(PICTURES, channels, info.image_size)
     else:
-        pictures = pictures_in(pictures_folder, PICTURES, info.image_size)
+        pictures = pictures_in(pictures_folder, PICTURES, info.image_size, info.resize)
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint)}
     passes = passes_of(network)
     with replacing(target, checkpoint) as partial:

@@ -130,7 +130,7 @@ def export_reduced(
     file_format.check()
     network, info = load_checkpoint(checkpoint, backbone)
     passes = passes_of(network)
-    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size)
+    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint), PRECISION_KEY: reduced.precision}
     with replacing(target, checkpoint) as partial:

@@ -230,7 +230,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             images, labels = (values[: arguments.pictures] for values in example_pictures())
         else:
             pictures = load_pictures(
-                "image-folder", arguments.data_root, "test", info.image_size[0], tuple(info.class_names)
+                "image-folder", arguments.data_root, "test", info.image_size[0], tuple(info.class_names), info.resize
             )
             _, chosen = split_indices(pictures, arguments.pictures, 1)
             images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]

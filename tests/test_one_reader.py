@@ -2,7 +2,9 @@
 
 import asyncio
 from io import BytesIO
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +12,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import export.command
+import training.command
 from export.check.pictures import PicturesError, pictures_in, pictures_under
+from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.decoder import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import read_rgb
+from sgn_serve.serving.predictor import Predictor
+from sgn_serve.settings import Settings
 from tests.sgn_serve.odd_pictures import OddPicture, odd_pictures, write_tiff
 from tests.sgn_serve.sample_pictures import encode, noise
 from training.data.batches import to_float
 from training.data.loading import load_pictures
-from training.data.picture_set import DatasetError
+from training.data.picture_set import DatasetError, PictureSet
+from training.evaluate.command import main as evaluate_main
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +44,9 @@ def odd(ship: NDArray[np.uint8]) -> list[OddPicture]:
     return [*odd_pictures(ship), *more]
 
 
-def served(data: bytes, size: int) -> NDArray[np.float32]:
+def served(data: bytes, size: int, resize: str = "stretch") -> NDArray[np.float32]:
     """Return what the service's decoder makes of a file."""
-    decoder = Decoder((size, size), max_pixels=25_000_000)
+    decoder = Decoder((size, size), max_pixels=25_000_000, resize=resize)
     try:
         return asyncio.run(decoder.decode(BytesIO(data), request=0))
     finally:
@@ -56,9 +64,9 @@ def test_odd_pictures_are_read_rightly(ship: NDArray[np.uint8]) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("size", [32, 20])
+@pytest.mark.parametrize(("size", "resize"), [(32, "stretch"), (20, "stretch"), (20, "crop"), (20, "pad")])
 def test_training_evaluation_export_and_serving_read_equal_arrays(
-    size: int, odd: list[OddPicture], tmp_path: Path
+    size: int, resize: str, odd: list[OddPicture], tmp_path: Path
 ) -> None:
     for split in ("train", "test"):
         for name in ("a", "b"):
@@ -67,16 +75,16 @@ def test_training_evaluation_export_and_serving_read_equal_arrays(
         for picture in odd:
             (tmp_path / split / "a" / picture.name).write_bytes(picture.data)
     ordered = sorted(odd, key=lambda picture: picture.name)
-    expected = torch.from_numpy(np.stack([served(picture.data, size) for picture in ordered]))
+    expected = torch.from_numpy(np.stack([served(picture.data, size, resize) for picture in ordered]))
 
-    trained = load_pictures("image-folder", tmp_path, "train", size)
-    judged = load_pictures("image-folder", tmp_path, "test", size, trained.class_names)
+    trained = load_pictures("image-folder", tmp_path, "train", size, resize=resize)
+    judged = load_pictures("image-folder", tmp_path, "test", size, trained.class_names, resize)
     folder = tmp_path / "train" / "a"
     for found in (
         to_float(trained.images)[: len(odd)],
         to_float(judged.images)[: len(odd)],
-        pictures_in(folder, len(odd), (size, size)),
-        pictures_under(folder, len(odd), (size, size)),
+        pictures_in(folder, len(odd), (size, size), resize),
+        pictures_under(folder, len(odd), (size, size), resize),
     ):
         differing = [
             picture.name
@@ -127,3 +135,49 @@ def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> Non
         "benchmarks/service/servers/fastapi_server.py",
         "benchmarks/service/servers/litserve_server.py",
     }
+
+
+def test_how_pictures_are_resized_goes_from_training_to_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle of a picture tells its class, and its sides tell another: whoever stretches is wrong."""
+    monkeypatch.chdir(tmp_path)
+    for split, (index, name) in product(("train", "test"), enumerate(("dark", "light"))):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True)
+        for number in range(28):
+            picture = Image.new("L", (48, 16), 255 * (1 - index))
+            picture.paste(255 * index - number * (2 * index - 1), (16, 0, 32, 16))
+            picture.save(folder / f"{number}.png")
+    data = ["--dataset=image-folder", f"--data-root={tmp_path}"]
+    options = ["--arch=wrn-10-1", "--method=standard", "--image-size=16", "--resize=crop", "--device=cpu"]
+    short = ["--epochs=1", "--batch-size=4", "--validation-pictures=4", "--precision=float32", "--run=cropped"]
+    assert training.command.main([*data, *options, *short]) == 0
+    checkpoint = tmp_path / "runs" / "cropped" / "model.safetensors"
+
+    judged, checked = [], []
+
+    def judge(*given: Any) -> PictureSet:
+        judged.append(load_pictures(*given))
+        return judged[0]
+
+    def check(*given: Any) -> torch.Tensor:
+        checked.append(pictures_in(*given))
+        return checked[0]
+
+    monkeypatch.setattr("training.evaluate.prepare.load_pictures", judge)
+    asked = [f"--ckpt={checkpoint}", f"--data-root={tmp_path}", "--pictures=4", "--attacks=fgsm", "--device=cpu"]
+    assert evaluate_main(asked) == 0
+    assert judged[0].images[:28].max() < 28, "only the dark middle of the first class"
+    assert judged[0].images[28:].min() > 227
+
+    monkeypatch.setattr("export.exporter.pictures_in", check)
+    graph = tmp_path / "model.onnx"
+    pictures = str(tmp_path / "test" / "dark")
+    assert export.command.main([f"--ckpt={checkpoint}", "--pictures", pictures, "--onnx", str(graph)]) == 0
+    assert checked[0].max() < 28 / 255
+
+    predictor = Predictor(read_graph(graph), Settings(model_path=graph))
+    assert predictor.card.preprocessing.resize_mode == "crop"
+    served_by_it = asyncio.run(predictor._decoder.decode(BytesIO((tmp_path / "test/dark/0.png").read_bytes()), 0))
+    assert torch.equal(torch.from_numpy(served_by_it), checked[0][0])

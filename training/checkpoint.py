@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
+from sgn_serve.pictures.resizing import RESIZES
 from training.common.errors import TrainingError, first_line, one_line
 from training.common.files import write_atomically
 from training.networks.activations import with_activation
@@ -54,6 +55,7 @@ class CheckpointInfo:
         versions: Versions of Python and the packages that made it.
         git_commit: Commit of the program that made it.
         activation: Activation of the backbone, by its name in training.networks.activations.
+        resize: What happens to a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
     """
 
     architecture: str
@@ -71,10 +73,14 @@ class CheckpointInfo:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str = ""
     activation: str = "relu"
+    resize: str = "stretch"
 
     def to_json(self) -> str:
-        """Return the description as it stands in a checkpoint's metadata."""
-        return json.dumps({"format": CHECKPOINT_FORMAT, **asdict(self)}, sort_keys=True)
+        """Return the description as it stands in a checkpoint's metadata. A resize of "stretch" is left out."""
+        values = {"format": CHECKPOINT_FORMAT, **asdict(self)}
+        if self.resize == "stretch":
+            del values["resize"]  # as in files from before there was another
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
@@ -89,6 +95,9 @@ class CheckpointInfo:
             raise CheckpointError(f"its description is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != CHECKPOINT_FORMAT:
             raise CheckpointError(f"its JSON does not say format {CHECKPOINT_FORMAT!r}")
+        values.setdefault("resize", "stretch")
+        if values["resize"] not in RESIZES:
+            raise CheckpointError(f"its JSON's resize is {values['resize']!r}; known are: {', '.join(RESIZES)}")
         if differing := set(values) ^ {item.name for item in fields(cls)}:
             raise CheckpointError(f"its JSON has other fields than expected: {sorted(differing)}")
         for name in ("class_names", "image_size", "mean", "std"):

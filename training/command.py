@@ -59,7 +59,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     missing = missing_test(root) if config.dataset == "image-folder" else None
     if missing and shard.first:
         print(missing, file=sys.stderr, flush=True)
-    pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names)
+    pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 

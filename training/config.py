@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.data.loading import DATASETS
 from training.networks.activations import ACTIVATIONS
@@ -51,6 +52,13 @@ class TrainConfig:
         int | None,
         Option("side in pixels that an image folder's pictures are resized to", minimum=1, default="their own size"),
     ] = None
+    resize: Annotated[
+        Resize,
+        Option(
+            "what happens to an image folder's pictures of another aspect: they are stretched, or their middle is "
+            "cropped, or they are padded with white"
+        ),
+    ] = "stretch"
     activation: Annotated[
         str,
         Option(
@@ -261,8 +269,11 @@ class TrainConfig:
             raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as checkpoints and resumable states hold them."""
-        return asdict(self)
+        """Return the fields by name, as checkpoints and resumable states hold them. Stretching is left out."""
+        values = asdict(self)
+        if self.resize == "stretch":
+            del values["resize"]  # as in files from before there was another
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -272,6 +283,7 @@ class TrainConfig:
             OptionError: Fields are missing or unknown, or their values are not allowed.
         """
         wanted = {item.name for item in fields(cls)}
+        values = {"resize": "stretch", **values}
         if values.keys() != wanted:
             raise OptionError(f"other options than this version's: {', '.join(sorted(values.keys() ^ wanted))}")
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})

@@ -53,13 +53,14 @@ def structured_pictures(count: int, channels: int, image_size: tuple[int, int], 
     return torch.stack(pictures).clamp(0, 1)
 
 
-def pictures_in(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor:
+def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: str = "stretch") -> Tensor:
     """Read the first pictures of a folder by name, as RGB, resized to the network's image size.
 
     Args:
         folder: Folder of pictures; folders in it are not searched.
         count: Number of pictures.
         image_size: (height, width) in pixels.
+        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Returns:
         (count, 3, height, width) float32 in [0, 1].
@@ -72,16 +73,17 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor
     paths = find_pictures(folder, Skipped(), recursive=False)[:count]
     if len(paths) < count:
         raise PicturesError(f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)})")
-    return torch.stack([_read(path, image_size) for path in paths])
+    return torch.stack([_read(path, image_size, resize) for path in paths])
 
 
-def pictures_under(folder: Path, count: int, image_size: tuple[int, int]) -> Tensor:
+def pictures_under(folder: Path, count: int, image_size: tuple[int, int], resize: str = "stretch") -> Tensor:
     """Read pictures of a folder and its subfolders, evenly spaced by name, so that every class is among them.
 
     Args:
         folder: Folder of pictures, or of a folder for each class.
         count: Number of pictures.
         image_size: (height, width) in pixels.
+        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Returns:
         (count, 3, height, width) float32 in [0, 1].
@@ -97,12 +99,12 @@ def pictures_under(folder: Path, count: int, image_size: tuple[int, int]) -> Ten
             f"{folder}: {len(paths)} pictures, but {count} are needed to compare with float32; "
             "name a folder of more, or compare on fewer with --agreement-pictures"
         )
-    return torch.stack([_read(paths[index * len(paths) // count], image_size) for index in range(count)])
+    return torch.stack([_read(paths[index * len(paths) // count], image_size, resize) for index in range(count)])
 
 
-def _read(path: Path, image_size: tuple[int, int]) -> Tensor:
+def _read(path: Path, image_size: tuple[int, int], resize: str) -> Tensor:
     try:
-        pixels = read_rgb(path, image_size)
+        pixels = read_rgb(path, image_size, resize=resize)
     except (OSError, PictureRefused) as error:
         raise PicturesError(f"{path}: not a picture that can be read ({error})") from None
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

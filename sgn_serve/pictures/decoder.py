@@ -30,6 +30,7 @@ class Decoder:
         seconds: Time limit for one picture, see images.open_picture.
         threads: Number of threads for pictures of up to a megapixel. Larger ones take turns in one more thread, because
             one may need a dozen bytes of memory a pixel while it is decoded. Few may wait for it: see LargePictures.
+        resize: What happens to a picture of another aspect, see images.to_rgb.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Decoder:
         background: tuple[int, int, int] = images.WHITE,
         seconds: float = 5.0,
         threads: int = 2,
+        resize: str = "stretch",
     ):
         self.size = size
         self.max_pixels = max_pixels
         self.background = background
         self.seconds = seconds
+        self.resize = resize
         self._small = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
         self._waiting = LargePictures()
@@ -85,4 +88,4 @@ class Decoder:
             return self._to_array(picture)
 
     def _to_array(self, picture: Image.Image) -> NDArray[np.float32]:
-        return images.to_array(picture, self.size, self.background)
+        return images.to_array(picture, self.size, self.background, self.resize)

@@ -23,7 +23,10 @@ _PNG_EXIF = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 def read_rgb(
-    source: Path | bytes, size: tuple[int, int] | None, background: tuple[int, int, int] = images.WHITE
+    source: Path | bytes,
+    size: tuple[int, int] | None,
+    background: tuple[int, int, int] = images.WHITE,
+    resize: str = "stretch",
 ) -> NDArray[np.uint8]:
     """Read a picture file to the values that serving makes of it, which divides them by 255.
 
@@ -31,6 +34,7 @@ def read_rgb(
         source: The file or its content.
         size: See images.to_rgb.
         background: See images.to_rgb.
+        resize: See images.to_rgb.
 
     Returns:
         RGB from 0 to 255, (height, width, 3).
@@ -40,7 +44,7 @@ def read_rgb(
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    return images.to_rgb(images.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background)
+    return images.to_rgb(images.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background, resize)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import gamma, jpeg, planes, tiff, webp
+from sgn_serve.pictures import gamma, jpeg, planes, resizing, tiff, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -95,6 +95,7 @@ def decode(
     max_pixels: int,
     background: tuple[int, int, int] = WHITE,
     seconds: float = 60.0,
+    resize: str = "stretch",
 ) -> NDArray[np.float32]:
     """Decode a picture file to the array that a network takes: open_picture, then to_array.
 
@@ -104,6 +105,7 @@ def decode(
         max_pixels: See open_picture.
         background: Colour under transparent pixels: RGB, 0 to 255.
         seconds: See open_picture.
+        resize: See to_rgb.
 
     Returns:
         RGB in [0, 1], (3, height, width).
@@ -111,7 +113,7 @@ def decode(
     Raises:
         PictureRefused: The file cannot be made such an array; see open_picture and to_array.
     """
-    return to_array(open_picture(data, max_pixels, seconds), size, background)
+    return to_array(open_picture(data, max_pixels, seconds), size, background, resize)
 
 
 def open_picture(
@@ -193,7 +195,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 
 
 def to_array(
-    picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] = WHITE
+    picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] = WHITE, resize: str = "stretch"
 ) -> NDArray[np.float32]:
     """Decode an opened picture to the array that a network takes, and close it.
 
@@ -201,6 +203,7 @@ def to_array(
         picture: See to_rgb.
         size: See to_rgb.
         background: See to_rgb.
+        resize: See to_rgb.
 
     Returns:
         RGB in [0, 1], (3, height, width).
@@ -208,18 +211,21 @@ def to_array(
     Raises:
         PictureRefused: See to_rgb.
     """
-    pixels = to_rgb(picture, size, background).astype(np.float32).transpose(2, 0, 1)
+    pixels = to_rgb(picture, size, background, resize).astype(np.float32).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels / np.float32(255))
 
 
 def to_rgb(
-    picture: Image.Image, size: tuple[int, int] | None, background: tuple[int, int, int] = WHITE
+    picture: Image.Image,
+    size: tuple[int, int] | None,
+    background: tuple[int, int, int] = WHITE,
+    resize: str = "stretch",
 ) -> NDArray[np.uint8]:
     """Decode an opened picture, and close it.
 
-    A picture of another size is stretched to the wanted one whatever its aspect ratio, so that nothing is cut off
-    (bilinear, antialiased when shrinking). One of that size keeps every value. The EXIF orientation and a PNG's gamma
-    are applied. Only the first frame of an animation is read. Colour profiles are ignored.
+    A picture of another size is resampled (bilinear, antialiased when shrinking). One of that size keeps every value.
+    The EXIF orientation and a PNG's gamma are applied. Only the first frame of an animation is read. Colour
+    profiles are ignored.
 
     Memory: up to four bytes a pixel for the picture and, while Pillow decodes it, half to three times as much again.
 
@@ -227,7 +233,8 @@ def to_rgb(
         picture: As open_picture returns it.
         size: Wanted (height, width) in pixels. None keeps the picture's own.
         background: Colour under transparent pixels, and around an animation's first frame that is smaller than its
-            canvas: RGB, 0 to 255.
+            canvas: RGB, 0 to 255. Padding has it too.
+        resize: What happens to a picture of another aspect: one of resizing.RESIZES.
 
     Returns:
         RGB from 0 to 255, (height, width, 3).
@@ -255,8 +262,10 @@ def to_rgb(
         width, height = picture.size if size is None else (size[1], size[0])
         # Shrink before turning: turning a large picture would take as much memory again.
         across = size is not None and turn in _SIDEWAYS
-        rgb = _resized_rgb(picture, (height, width) if across else (width, height), colours)
-    return np.asarray(rgb if turn is None else rgb.transpose(turn))
+        geometry = resizing.geometry(resize, picture.size, (height, width) if across else (width, height))
+        rgb = _resized_rgb(picture, geometry, colours)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    return np.asarray(upright if size is None else resizing.pad(upright, (width, height), background))
 
 
 def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
@@ -398,8 +407,8 @@ def _covered(picture: Image.Image) -> tuple[int, int, int, int] | None:
     return None if covered in (None, (0, 0, *picture.size)) else tuple(covered)
 
 
-def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours) -> Image.Image:
-    """Return a decoded picture of any mode as RGB of that (width, height).
+def _resized_rgb(picture: Image.Image, geometry: resizing.Geometry, colours: _Colours) -> Image.Image:
+    """Return a decoded picture of any mode as RGB, resampled.
 
     It is converted in strips: each is resized across, then all of them together down, as Pillow resizes a whole
     picture. A large picture thus needs no second copy of itself.
@@ -410,9 +419,13 @@ def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours)
         raise UnsupportedPixels(
             "the picture has 32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits a channel"
         )
+    size, part = geometry.size, geometry.part
     plain = picture.mode == "RGB" and not picture.has_transparency_data
     if plain and colours.exponent == 1 and colours.covered is None:
-        return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+        if picture.size == size and part is None:
+            return picture
+        return picture.resize(size, Image.Resampling.BILINEAR, part)
+    left, above, right, below = (0, 0, *picture.size) if part is None else part
     width, height = picture.size
     rows = max(1, _STRIP_PIXELS // width)
     narrow = Image.new("RGB", (size[0], height))
@@ -424,8 +437,11 @@ def _resized_rgb(picture: Image.Image, size: tuple[int, int], colours: _Colours)
             raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
         if colours.covered is not None:
             rgb = _covered_part(rgb, top, colours.covered, colours.background)
-        narrow.paste(rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR), (0, top))
-    return narrow if narrow.size == size else narrow.resize(size, Image.Resampling.BILINEAR)
+        row = rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR, (left, 0, right, rgb.height))
+        narrow.paste(row, (0, top))
+    if narrow.size == size and part is None:
+        return narrow
+    return narrow.resize(size, Image.Resampling.BILINEAR, (0, above, size[0], below))
 
 
 def _strip_to_rgb(strip: Image.Image, colours: _Colours) -> Image.Image:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from sgn_serve.graph_format import METADATA_KEY
 from sgn_serve.inference.graph import Graph, GraphError
 from sgn_serve.pictures.images import FORMATS
+from sgn_serve.pictures.resizing import Resize
 from sgn_serve.refusals import one_line
 from sgn_serve.settings import Settings
 
@@ -28,8 +29,12 @@ class Preprocessing(BaseModel):
     """Describe what happens to a picture before the network sees it."""
 
     formats: list[str]
-    height: int = Field(description="pixels that every picture is stretched to, whatever its aspect")
+    height: int = Field(description="pixels that every picture is made")
     width: int
+    resize_mode: Resize = Field(
+        description="what happens to a picture of another aspect: it is stretched, or its middle is cropped, or it is "
+        "padded with the background"
+    )
     resize: str = "bilinear, antialiased when shrinking; none at the network's own size"
     exif_orientation: str = "applied"
     background: str = Field(description="what transparent pixels lie on, as #rrggbb")
@@ -131,6 +136,7 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
                 formats=list(FORMATS),
                 height=height,
                 width=width,
+                resize_mode=checkpoint.get("resize", "stretch"),
                 background="#" + bytes(settings.background).hex(),
                 mean=checkpoint.get("mean"),
                 std=checkpoint.get("std"),

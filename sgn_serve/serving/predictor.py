@@ -68,6 +68,7 @@ class Predictor:
             settings.background,
             settings.decode_seconds,
             settings.decode_threads,
+            self.card.preprocessing.resize_mode,
         )
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue

@@ -18,7 +18,7 @@ from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, png_chunk, tiff
 RGB = NDArray[np.uint8]
 WHITE = (255, 255, 255)
 
-_STORED = {
+STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,7 +87,7 @@ def _packed(samples: NDArray[np.integer], depth: int, order: str = ">") -> list[
 def _turned(rgb: RGB) -> Iterator[OddPicture]:
     formats = {"JPEG": ("jpg", {"quality": 95, "subsampling": "4:4:4"}, 4.0), "PNG": ("png", {}, 0.0)}
     formats |= {"WEBP": ("webp", {"lossless": True}, 0.0), "TIFF": ("tif", {}, 0.0)}
-    for orientation, stored in _STORED.items():
+    for orientation, stored in STORED.items():
         picture = Image.fromarray(rgb) if stored is None else Image.fromarray(rgb).transpose(stored)
         exif = Image.Exif()
         exif[0x0112] = orientation

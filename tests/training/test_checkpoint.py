@@ -164,3 +164,18 @@ def test_the_bundled_checkpoint_is_read(project_root):
     assert info.architecture == "wrn-16-2"
     assert info.block == BlockConfig(5, 4 / 255, "rms")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_how_pictures_are_resized_is_kept(info, resize):
+    changed = CheckpointInfo(**{**info.__dict__, "resize": resize})
+    assert CheckpointInfo.from_json(changed.to_json()) == changed
+    assert json.loads(changed.to_json())["resize"] == resize
+
+
+def test_stretching_is_not_written_and_is_what_older_files_mean(info):
+    description = json.loads(info.to_json())
+    assert "resize" not in description
+    assert CheckpointInfo.from_json(json.dumps(description)).resize == "stretch"
+    with pytest.raises(CheckpointError, match="resize is 'squeeze'; known are: stretch, crop, pad"):
+        CheckpointInfo.from_json(json.dumps(description | {"resize": "squeeze"}))

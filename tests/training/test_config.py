@@ -74,10 +74,16 @@ def test_recipes_are_the_sources():
 
 
 def test_a_configuration_survives_its_dictionary():
-    config = TrainConfig("svhn", method="trades", lr_milestones=(1, 2), image_size=None)
+    config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=None, resize="crop")
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config
+
+
+def test_stretching_is_left_out_of_a_dictionary_as_before_there_was_another_way():
+    values = TrainConfig("cifar10").as_dict()
+    assert "resize" not in values
+    assert TrainConfig.from_dict(values).resize == "stretch"
 
 
 def test_a_dictionary_with_other_options_is_refused():

@@ -18,6 +18,7 @@ def load_pictures(
     split: Split,
     image_size: int | None = None,
     class_names: tuple[str, ...] | None = None,
+    resize: str = "stretch",
 ) -> PictureSet:
     """Read a whole split into memory.
 
@@ -29,6 +30,7 @@ def load_pictures(
         image_size: Side in pixels that an image folder's pictures are resized to. None asks that all have one size.
         class_names: Those of a checkpoint that the pictures are for. Pictures of other classes are refused, where
             possible before they are read. None accepts any.
+        resize: What happens to an image folder's pictures of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
         DatasetError: The files are missing, unreadable or of other classes.
@@ -42,11 +44,13 @@ def load_pictures(
             )
 
     if dataset == "image-folder":
-        return read_picture_folder(root / split, image_size, check_classes)
+        return read_picture_folder(root / split, image_size, check_classes, resize)
     if dataset not in ARCHIVES:
         raise DatasetError(f"unknown data set {dataset!r}; known are: {', '.join(DATASETS)}")
     if image_size not in (None, IMAGE_SIZE):
         raise DatasetError(f"{dataset} has pictures of {IMAGE_SIZE}x{IMAGE_SIZE}; --image-size is for image-folder")
+    if resize != "stretch":
+        raise DatasetError(f"--resize {resize} is for image-folder: the pictures of {dataset} have one size")
     pictures = read_archive(dataset, root, split)
     check_classes(pictures.class_names)
     return pictures

@@ -24,7 +24,10 @@ _BROKEN_AT_MOST = 20
 
 
 def read_picture_folder(
-    folder: Path, image_size: int | None, check_classes: Callable[[tuple[str, ...]], None]
+    folder: Path,
+    image_size: int | None,
+    check_classes: Callable[[tuple[str, ...]], None],
+    resize: str = "stretch",
 ) -> PictureSet:
     """Read every picture in folder/<class>/ and the folders in it, the classes in alphabetical order.
 
@@ -34,6 +37,7 @@ def read_picture_folder(
         folder: Holds the folders of the classes.
         image_size: Side in pixels that pictures are resized to. None asks that all have one size.
         check_classes: Called with the class names before any picture is opened; may raise.
+        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
         DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
@@ -51,7 +55,7 @@ def read_picture_folder(
     check_classes(class_names)
     paths = [path for pictures in found for path in pictures]
     labels = [index for index, pictures in enumerate(found) for _ in pictures]
-    return PictureSet(_read(folder, paths, image_size), torch.tensor(labels), class_names)
+    return PictureSet(_read(folder, paths, image_size, resize), torch.tensor(labels), class_names)
 
 
 def missing_test(root: Path) -> str | None:
@@ -101,7 +105,7 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
         raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {_EXPECTED}")
 
 
-def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
+def _read(folder: Path, paths: list[Path], image_size: int | None, resize: str) -> Tensor:
     sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
 
     def look(index: int) -> None:
@@ -120,7 +124,7 @@ def _read(folder: Path, paths: list[Path], image_size: int | None) -> Tensor:
     images = np.empty((len(paths), 3, height, width), np.uint8)
 
     def decode(index: int) -> None:
-        images[index] = read_rgb(paths[index], (height, width)).transpose(2, 0, 1)
+        images[index] = read_rgb(paths[index], (height, width), resize=resize).transpose(2, 0, 1)
 
     _for_each(decode, paths, folder, "reading pictures")
     return torch.from_numpy(images)

@@ -212,7 +212,7 @@ def _load_pictures(options: Options, info: CheckpointInfo) -> PictureSet:
         DatasetError: They cannot be read, or are not of the network's size or classes.
     """
     reader, image_size = _reader(options, info), info.recipe.get("image_size")
-    pictures = load_pictures(reader, options.data_root, options.split, image_size, info.class_names)
+    pictures = load_pictures(reader, options.data_root, options.split, image_size, info.class_names, info.resize)
     chosen = choose_pictures(pictures, options.pictures, options.seed)
     found = (chosen.images.shape[2], chosen.images.shape[3])
     if found != info.image_size:

@@ -103,8 +103,8 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
 
 def differing_settings(saved: TrainConfig, now: TrainConfig) -> str:
     """Return the options of a run's configuration that differ now, as text; "" where none does."""
-    given = now.as_dict()
-    return ", ".join(f"{k} (was {v}, now {given[k]})" for k, v in saved.as_dict().items() if given[k] != v)
+    given = asdict(now)
+    return ", ".join(f"{k} (was {v}, now {given[k]})" for k, v in asdict(saved).items() if given[k] != v)
 
 
 def describe_pictures(pictures: PictureSet, mean: Sequence[float]) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class Trainer:
             block=block if config.method == "self-gradient" else None,
             seed=config.seed,
             activation=config.activation,
+            resize=config.resize,
             recipe=config.as_dict(),
             versions=current_versions(),
             git_commit=git_commit(),

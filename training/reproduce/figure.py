@@ -21,7 +21,8 @@ def iterate_block(experiment: Experiment) -> dict[str, Iteration]:
     model, info = load_checkpoint(experiment.checkpoint)
     model.requires_grad_(False)
     source = experiment.source
-    pictures = load_pictures(source.reader, source.data_root, "test", info.recipe.get("image_size"), info.class_names)
+    size = info.recipe.get("image_size")
+    pictures = load_pictures(source.reader, source.data_root, "test", size, info.class_names, info.resize)
     chosen = choose_pictures(pictures, PICTURES, seed=0)
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
     return measure_convergence(model, images, info.epsilon)

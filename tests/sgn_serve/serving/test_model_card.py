@@ -103,3 +103,12 @@ def test_figures_that_lack_something_are_refused_in_one_line(tmp_path, missing):
         GraphError, match=rf"tiny\.json: these are no figures of a model .*{missing}.*take the file away"
     ):
         card(model)
+
+
+def test_how_pictures_are_resized_is_shown(tmp_path):
+    assert card(BUNDLED_MODEL).preprocessing.resize_mode == "stretch"
+    cropping = save_tiny_graph(tmp_path / "crop.onnx", checkpoint={"resize": "crop"})
+    assert card(cropping).preprocessing.resize_mode == "crop"
+    squeezing = save_tiny_graph(tmp_path / "squeeze.onnx", checkpoint={"resize": "squeeze"})
+    with pytest.raises(GraphError, match="cannot be used"):
+        card(squeezing)

@@ -125,3 +125,21 @@ def test_a_picture_that_is_refused_is_a_refusal_with_its_code_and_message(tmp_pa
     assert (raised.value.code, raised.value.message) == (code, str(refused))
     assert raised.value.retry_after == refused.retry_after == (7 if code == "overloaded" else None)
     assert predictor.batcher.pending == 0
+
+
+def test_pictures_are_resized_as_the_graph_says(tmp_path):
+    """The middle of the picture is red, its sides are blue."""
+    picture = Image.new("RGB", (30, 10), "blue")
+    picture.paste("red", (10, 0, 20, 10))
+
+    async def label(resize):
+        model = save_tiny_graph(tmp_path / f"{resize}.onnx", block=False, checkpoint={"resize": resize})
+        predictor = Predictor(read_graph(model), Settings(model_path=model, background="#00ff00"))
+        await predictor.start()
+        try:
+            return (await predictor.classify(BytesIO(encode(picture)), None, None)).label
+        finally:
+            await predictor.stop()
+
+    labels = {resize: asyncio.run(label(resize)) for resize in ("stretch", "crop", "pad")}
+    assert labels == {"stretch": "blue", "crop": "red", "pad": "green"}

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from tests.training.tiny_run import arguments
+from training.checkpoint import load_checkpoint
 from training.command import main
 from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError
@@ -107,3 +108,17 @@ def test_a_missing_test_folder_is_said_at_the_start_of_training(mine, runs, caps
     said = capsys.readouterr().err
     assert f"{mine / 'test'} is missing" in said
     assert "training.evaluate" in said
+
+
+def test_resizing_is_for_folders_of_pictures(mine):
+    with pytest.raises(DatasetError, match="--resize crop is for image-folder"):
+        load_pictures("cifar10", mine, "train", resize="crop")
+
+
+def test_a_run_is_not_resumed_with_pictures_resized_another_way(mine, runs, capsys):
+    options = ("--method=standard", "--validation-pictures=3", "--batch-size=2", "--image-size=16")
+    assert main(arguments(mine, "cropped", *options, "--resize=crop", epochs=1)) == 0
+    _, info = load_checkpoint(runs / "cropped" / "model.safetensors")
+    assert (info.resize, info.recipe["resize"]) == ("crop", "crop")
+    assert main(arguments(mine, "cropped", *options, "--resume", epochs=1)) == 2
+    assert "resize (was crop, now stretch)" in capsys.readouterr().err
