@@ -15,8 +15,8 @@ from export.formats.onnx import onnx_runner
 from export.formats.table import FUSED, ONNX, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
+from export.network_passes import passes_of
 from export.output import OutputError, replacing
-from export.passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from training.checkpoint import load_checkpoint

@@ -14,8 +14,8 @@ from export.check.verify import PICTURES, REDUCED_TOLERANCES, Verification, Veri
 from export.errors import ExportError
 from export.exporter import naming_layers
 from export.formats.table import FORMATS, Format
+from export.network_passes import passes_of
 from export.output import replacing
-from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY

@@ -16,7 +16,7 @@ import export.command
 import training.command
 from export.check.pictures import PicturesError, pictures_in, pictures_under
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import read_rgb
 from sgn_serve.serving.predictor import Predictor
@@ -131,7 +131,7 @@ def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> Non
         if "Image.open(" in path.read_text()
     }
     assert opens == {
-        "sgn_serve/pictures/images.py",
+        "sgn_serve/pictures/decoding.py",
         "benchmarks/service/servers/fastapi_server.py",
         "benchmarks/service/servers/litserve_server.py",
     }

@@ -17,9 +17,9 @@ from export.formats.table import FUSED, ONNX, to_openvino
 from export.formats.torchscript import save_torchscript
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
+from export.network_passes import passes_of
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
-from export.passes import passes_of
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision

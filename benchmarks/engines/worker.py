@@ -106,7 +106,7 @@ def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
         module = torch._inductor.aoti_load_package(path)
     else:
         sys.path.insert(0, str(Path(__file__).parents[2]))
-        from export.passes import passes_of
+        from export.network_passes import passes_of
         from training.checkpoint import load_checkpoint
 
         module = passes_of(load_checkpoint(Path(path))[0])

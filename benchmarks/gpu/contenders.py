@@ -16,7 +16,7 @@ from benchmarks.untrained import untrained_network
 from export.capture.graph import capture, output_names_of
 from export.formats.placement import move_graph
 from export.kernels import operators
-from export.passes import passes_of
+from export.network_passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
 from training.networks.self_gradient import SelfGradientNetwork

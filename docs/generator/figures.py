@@ -34,7 +34,7 @@ from export.reduced import Reduced
 from release.bundle import core_minutes
 from release.paired import in_words
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
-from sgn_serve.pictures import images, large_pictures
+from sgn_serve.pictures import decoding, large_pictures
 from sgn_serve.process import supervisor
 from sgn_serve.settings import settings_table
 
@@ -190,12 +190,12 @@ NAMED: dict[str, Callable[[], str]] = {
     "limit.last answer seconds": lambda: f"{shutdown._LONGEST_ANSWER_SECONDS:g}",
     "limit.retry seconds": lambda: f"{supervisor._RETRY_SECONDS:g}",
     "limit.large pictures": lambda: str(large_pictures.MAX_WAITING),
-    "limit.blocks": lambda: f"{images._BLOCKS:,}",
-    "limit.header reads": lambda: f"{images._HEADER_READS:,}",
-    "limit.exif": lambda: f"{images._EXIF_BYTES >> 10} KiB",
-    "limit.tiff bytes": lambda: f"{images._DECODER_BYTES:g}",
-    "limit.scans": lambda: str(images._USUAL_SCANS),
-    "limit.halved": lambda: f"{images._HALVED_PIXELS // 1_000_000} megapixels",
+    "limit.blocks": lambda: f"{decoding._BLOCKS:,}",
+    "limit.header reads": lambda: f"{decoding._HEADER_READS:,}",
+    "limit.exif": lambda: f"{decoding._EXIF_BYTES >> 10} KiB",
+    "limit.tiff bytes": lambda: f"{decoding._DECODER_BYTES:g}",
+    "limit.scans": lambda: str(decoding._USUAL_SCANS),
+    "limit.halved": lambda: f"{decoding._HALVED_PIXELS // 1_000_000} megapixels",
     "engines.block off": lambda: _both("block off: ours, ONNX Runtime"),
     "min agreement": lambda: f"{Reduced.min_agreement:g}",
     "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",

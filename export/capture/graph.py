@@ -13,7 +13,7 @@ from export.capture.decompositions import decompositions
 from export.capture.layers import LayerTracker
 from export.capture.traceable import traceable_calls
 from export.errors import CaptureError, operator_in
-from export.passes import Passes
+from export.network_passes import Passes
 from sgn_serve.graph_format import INPUT
 from training.common.errors import first_line
 from training.networks.self_gradient import SelfGradientNetwork

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from export.errors import ExportError
-from export.passes import Passes
+from export.network_passes import Passes
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.networks.self_gradient import SelfGradientNetwork
 

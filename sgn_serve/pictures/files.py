@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
 
-FORMATS = (*images.FORMATS, "PPM")
+FORMATS = (*decoding.FORMATS, "PPM")
 """Formats that are read, by Pillow's names: those that are served, and the portable pixmaps of research data sets."""
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
@@ -25,26 +25,26 @@ _PNG_EXIF = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 def read_rgb(
     source: Path | bytes,
     size: tuple[int, int] | None,
-    background: tuple[int, int, int] = images.WHITE,
+    background: tuple[int, int, int] = decoding.WHITE,
     resize: str = "stretch",
 ) -> NDArray[np.uint8]:
     """Read a picture file to the values that serving makes of it, which divides them by 255.
 
     Args:
         source: The file or its content.
-        size: See images.to_rgb.
-        background: See images.to_rgb.
-        resize: See images.to_rgb.
+        size: See decoding.to_rgb.
+        background: See decoding.to_rgb.
+        resize: See decoding.to_rgb.
 
     Returns:
         RGB from 0 to 255, (height, width, 3).
 
     Raises:
-        PictureRefused: The file cannot be made such an array; see images.open_picture and images.to_rgb.
+        PictureRefused: The file cannot be made such an array; see decoding.open_picture and decoding.to_rgb.
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    return images.to_rgb(images.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background, resize)
+    return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background, resize)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    with images.open_picture(data, MAX_PIXELS, math.inf, FORMATS) as picture:
+    with decoding.open_picture(data, MAX_PIXELS, math.inf, FORMATS) as picture:
         width, height = picture.size
         plain = picture.format == "PNG" and not any(chunk in data for chunk in _PNG_EXIF)
-        return (height, width) if plain or width == height else images.upright_size(picture)
+        return (height, width) if plain or width == height else decoding.upright_size(picture)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from sgn_serve.graph_format import METADATA_KEY
 from sgn_serve.inference.graph import Graph, GraphError
-from sgn_serve.pictures.images import FORMATS
+from sgn_serve.pictures.decoding import FORMATS
 from sgn_serve.pictures.resizing import Resize
 from sgn_serve.refusals import one_line
 from sgn_serve.settings import Settings

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
-from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.process.version import package_version

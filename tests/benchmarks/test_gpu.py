@@ -24,7 +24,7 @@ from benchmarks.gpu.contenders import (
     rewritten_graph,
 )
 from export.kernels import operators
-from export.passes import passes_of
+from export.network_passes import passes_of
 from export.rewrite.editing import is_constant
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -13,7 +13,7 @@ import export.exporter
 import export.reduced
 from export.capture.graph import capture
 from export.exporter import export_onnx
-from export.passes import Passes, passes_of
+from export.network_passes import Passes, passes_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.networks.self_gradient import SelfGradientNetwork

@@ -14,7 +14,7 @@ from export.check.pictures import structured_pictures
 from export.exporter import export_onnx
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.pictures.images import decode
+from sgn_serve.pictures.decoding import decode
 from sgn_serve.settings import Settings
 from tests.export.networks import checkpoint_info, randomise
 from tests.needs_timm import NEEDS_TIMM, backbones

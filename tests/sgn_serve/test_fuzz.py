@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from sgn_serve.api.inference_protocol import HEADER_LENGTH
-from sgn_serve.pictures.images import FORMATS
+from sgn_serve.pictures.decoding import FORMATS
 from tests.sgn_serve.sample_pictures import (
     TIFF_DATA,
     encode,

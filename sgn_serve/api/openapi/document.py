@@ -11,7 +11,7 @@ from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
 from sgn_serve.http.paths import is_open
 from sgn_serve.inference.graph import Description
-from sgn_serve.pictures.images import FORMATS
+from sgn_serve.pictures.decoding import FORMATS
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
 from sgn_serve.serving.model_card import ModelCard

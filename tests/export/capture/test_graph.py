@@ -7,7 +7,7 @@ from export.check.pictures import structured_pictures
 from export.check.verify import PICTURES, Verification, verify
 from export.errors import CaptureError
 from export.formats.onnx import to_onnx
-from export.passes import passes_of
+from export.network_passes import passes_of
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import build_model
 from training.networks.self_gradient import SelfGradientNetwork

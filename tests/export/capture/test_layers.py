@@ -13,7 +13,7 @@ from export.errors import CaptureError
 from export.exporter import export_graph, export_onnx
 from export.formats.onnx import to_onnx
 from export.formats.table import AOT, TORCHSCRIPT, Format
-from export.passes import passes_of
+from export.network_passes import passes_of
 from tests.export.networks import checkpoint_info, network_around, randomise
 from training.checkpoint import build_model, save_checkpoint
 

@@ -16,7 +16,7 @@ from export.check.verify import PICTURES, verify
 from export.errors import CaptureError
 from export.exporter import export_onnx
 from export.formats.onnx import onnx_runner, to_onnx
-from export.passes import passes_of
+from export.network_passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.conftest import Exported

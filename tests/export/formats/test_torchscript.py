@@ -21,7 +21,7 @@ from export.exporter import export_graph
 from export.formats.output_names import OUTPUT_NAMES_KEY
 from export.formats.table import TORCHSCRIPT
 from export.formats.torchscript import save_torchscript, torchscript_runner
-from export.passes import passes_of
+from export.network_passes import passes_of
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
 from tests.export.networks import IMAGE_SIZE, network_around

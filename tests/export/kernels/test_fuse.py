@@ -19,7 +19,7 @@ from export.command import main
 from export.errors import CaptureError
 from export.kernels import operators
 from export.kernels.fuse import fuse_block
-from export.passes import passes_of
+from export.network_passes import passes_of
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from export.capture.graph import capture
-from export.passes import passes_of
+from export.network_passes import passes_of
 from tests.export.networks import network_around
 
 aten = torch.ops.aten

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sgn_serve.pictures.images import decode
+from sgn_serve.pictures.decoding import decode
 from tests.sgn_serve.odd_pictures import write_png
 from tests.sgn_serve.sample_pictures import encode, noise, png_chunk
 

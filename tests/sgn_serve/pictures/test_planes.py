@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
+from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import DamagedImage, TooManyPixels, UnsupportedPixels
-from sgn_serve.pictures.images import decode
 from tests.sgn_serve.odd_pictures import write_tiff
 from tests.sgn_serve.sample_pictures import TIFF_DATA, noise, tiff
 
@@ -54,7 +54,7 @@ def test_planes_that_libtiff_reads_are_bounded():
     wide = [np.zeros((100, 100), np.int64)] * 3
     assert decode(write_tiff(wide, 16, 2, planar=True), (8, 8), LIMIT).max() == 0
     with pytest.raises(TooManyPixels):
-        images.open_picture(write_tiff(wide, 16, 2, planar=True), LIMIT - 1)
+        decoding.open_picture(write_tiff(wide, 16, 2, planar=True), LIMIT - 1)
     file = write_tiff(wide, 16, 2, planar=True)
     with pytest.raises(DamagedImage):
         decode(file[: len(file) // 2], (8, 8), LIMIT)

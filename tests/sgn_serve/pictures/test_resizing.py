@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgn_serve.pictures.images import decode
+from sgn_serve.pictures.decoding import decode
 from tests.sgn_serve.odd_pictures import STORED
 from tests.sgn_serve.sample_pictures import encode, noise
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -68,13 +68,13 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
     predictor = Predictor(read_graph(model), settings)
     small, large = (encode(Image.new("RGB", (side, side), "red")) for side in (8, 1001))
     go_on = threading.Event()
-    to_array = images.to_array
+    to_array = decoding.to_array
 
     def held(picture, *arguments):
         assert picture.width == 8 or go_on.wait(10)
         return to_array(picture, *arguments)
 
-    monkeypatch.setattr(images, "to_array", held)
+    monkeypatch.setattr(decoding, "to_array", held)
 
     async def ask():
         await predictor.start()

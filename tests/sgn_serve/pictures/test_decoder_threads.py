@@ -7,8 +7,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from sgn_serve.pictures import images
-from sgn_serve.pictures.decoder import Decoder
+from sgn_serve.pictures import decoding
+from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import TooManyWaiting
 from sgn_serve.pictures.large_pictures import MAX_WAITING
 from tests.sgn_serve.sample_pictures import encode, tiled
@@ -22,13 +22,13 @@ LARGE = encode(Image.new("L", (1000, 1001)))
 def threads(monkeypatch):
     """Record the names of the threads in which pixels are decoded, in order."""
     names = []
-    to_array = images.to_array
+    to_array = decoding.to_array
 
     def noted(*arguments):
         names.append(threading.current_thread().name)
         return to_array(*arguments)
 
-    monkeypatch.setattr(images, "to_array", noted)
+    monkeypatch.setattr(decoding, "to_array", noted)
     return names
 
 
@@ -82,14 +82,14 @@ def test_pictures_that_nobody_waits_for_any_more_are_not_decoded(threads):
 def go_on(monkeypatch):
     """Hold large pictures back until this event is set."""
     event = threading.Event()
-    to_array = images.to_array
+    to_array = decoding.to_array
 
     def held(*arguments):
         if threading.current_thread().name.startswith("decode-large"):
             assert event.wait(10)
         return to_array(*arguments)
 
-    monkeypatch.setattr(images, "to_array", held)
+    monkeypatch.setattr(decoding, "to_array", held)
     return event
 
 

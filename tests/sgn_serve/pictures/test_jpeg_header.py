@@ -1,6 +1,6 @@
 from PIL import Image
 
-from sgn_serve.pictures.jpeg import Header, read_header
+from sgn_serve.pictures.jpeg_header import Header, read_header
 from tests.sgn_serve.sample_pictures import encode, jpeg_segments, noise
 
 

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import gamma, jpeg, planes, resizing, tiff, webp
+from sgn_serve.pictures import gamma, jpeg_header, planes, resizing, tiff_layout, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -268,15 +268,15 @@ def to_rgb(
     return np.asarray(upright if size is None else resizing.pad(upright, (width, height), background))
 
 
-def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None]:
+def _look_ahead(file: IO[bytes]) -> tuple[tiff_layout.Layout | None, jpeg_header.Header | None]:
     """Read what a TIFF or JPEG file says about the cost of decoding it, before Pillow makes objects of its tags."""
     position = file.tell()
     start = file.read(4)
     file.seek(position)
     layout, header = None, None
-    if tiff.is_tiff(start):
+    if tiff_layout.is_tiff(start):
         try:
-            layout = tiff.read_layout(file.read())
+            layout = tiff_layout.read_layout(file.read())
         except ValueError as error:
             raise DamagedImage(f"the TIFF picture's header cannot be read ({error})") from None
         if layout.blocks > _BLOCKS:
@@ -284,14 +284,14 @@ def _look_ahead(file: IO[bytes]) -> tuple[tiff.Layout | None, jpeg.Header | None
                 f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
             )
     elif start.startswith(b"\xff\xd8"):
-        header = jpeg.read_header(file.read())
+        header = jpeg_header.read_header(file.read())
         if header.exif_bytes > _EXIF_BYTES:
             raise DamagedImage(f"the JPEG picture has {header.exif_bytes} bytes of EXIF, more than {_EXIF_BYTES}")
     file.seek(position)
     return layout, header
 
 
-def _check_layout(file: IO[bytes], layout: tiff.Layout, max_pixels: int) -> None:
+def _check_layout(file: IO[bytes], layout: tiff_layout.Layout, max_pixels: int) -> None:
     """Refuse a TIFF that costs more memory or time than its size explains. Nothing can stop libtiff once it runs."""
     if layout.pixels > max_pixels:
         raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
@@ -315,7 +315,7 @@ def _size(file: IO[bytes]) -> int:
     return size
 
 
-def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> float:
+def _kept_coefficients(picture: JpegImageFile, header: jpeg_header.Header | None) -> float:
     """Return how many coefficients, of two bytes each, the decoder keeps for every pixel until the last scan."""
     if "progressive" not in picture.info and header is not None and header.components == picture.layers:
         return 0  # all colours in one scan
@@ -324,7 +324,7 @@ def _kept_coefficients(picture: JpegImageFile, header: jpeg.Header | None) -> fl
     return sum(down * across for down, across in sizes) / max(largest, 1)
 
 
-def _check_scans(file: IO[bytes], header: jpeg.Header | None, pixels: int) -> None:
+def _check_scans(file: IO[bytes], header: jpeg_header.Header | None, pixels: int) -> None:
     """Refuse a large JPEG with many scans: the decoder walks over all pixels for each, even if it has few bytes.
 
     Scans are counted by their marker, which cannot be part of the pixel data. Cameras and editors write ten scans.

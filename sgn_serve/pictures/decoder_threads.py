@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
 from sgn_serve.pictures.large_pictures import LargePictures
 
 LARGE_PIXELS = 1_000_000
@@ -27,7 +27,7 @@ class Decoder:
         size: (height, width) in pixels.
         max_pixels: Largest width times height.
         background: Colour under transparent pixels: RGB, 0 to 255.
-        seconds: Time limit for one picture, see images.open_picture.
+        seconds: Time limit for one picture, see decoding.open_picture.
         threads: Number of threads for pictures of up to a megapixel. Larger ones take turns in one more thread, because
             one may need a dozen bytes of memory a pixel while it is decoded. Few may wait for it: see LargePictures.
         resize: What happens to a picture of another aspect, see images.to_rgb.
@@ -37,7 +37,7 @@ class Decoder:
         self,
         size: tuple[int, int],
         max_pixels: int,
-        background: tuple[int, int, int] = images.WHITE,
+        background: tuple[int, int, int] = decoding.WHITE,
         seconds: float = 5.0,
         threads: int = 2,
         resize: str = "stretch",
@@ -78,8 +78,8 @@ class Decoder:
 
     def _open(self, file: IO[bytes]) -> NDArray[np.float32] | Image.Image:
         """Return the pixels of a small picture; return a large one opened, with its pixels not decoded."""
-        picture = images.open_picture(file, self.max_pixels, self.seconds)
-        if images.decoded_pixels(picture) > LARGE_PIXELS:
+        picture = decoding.open_picture(file, self.max_pixels, self.seconds)
+        if decoding.decoded_pixels(picture) > LARGE_PIXELS:
             return picture
         return self._to_array(picture)
 
@@ -88,4 +88,4 @@ class Decoder:
             return self._to_array(picture)
 
     def _to_array(self, picture: Image.Image) -> NDArray[np.float32]:
-        return images.to_array(picture, self.size, self.background, self.resize)
+        return decoding.to_array(picture, self.size, self.background, self.resize)

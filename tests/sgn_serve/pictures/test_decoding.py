@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
+from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -18,7 +19,6 @@ from sgn_serve.pictures.errors import (
     TooSlow,
     UnsupportedPixels,
 )
-from sgn_serve.pictures.images import decode
 from tests.sgn_serve.sample_pictures import (
     TIFF_DATA,
     encode,
@@ -194,30 +194,30 @@ class SlowFile(BytesIO):
         return super().read(size)
 
 
-@pytest.mark.parametrize("file_format", images.FORMATS)
+@pytest.mark.parametrize("file_format", decoding.FORMATS)
 def test_reading_a_header_ends_at_the_time_limit(file_format):
     file = SlowFile(encode(Image.fromarray(noise(64, 64)), file_format))
     file.slow = True
     with pytest.raises(TooSlow, match=r"more than 0\.01 s"):
-        images.open_picture(file, LIMIT, seconds=0.01)
+        decoding.open_picture(file, LIMIT, seconds=0.01)
 
 
-@pytest.mark.parametrize("file_format", sorted({*images.FORMATS} - {"WEBP"}))
+@pytest.mark.parametrize("file_format", sorted({*decoding.FORMATS} - {"WEBP"}))
 def test_decoding_pixels_ends_at_the_time_limit(file_format):
     """The time is checked between two reads of the file. A WebP's decoder reads it once."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     file = SlowFile(encode(Image.fromarray(pixels), file_format))
-    picture = images.open_picture(file, 400 * 400, seconds=0.02)
+    picture = decoding.open_picture(file, 400 * 400, seconds=0.02)
     file.slow = True
     with pytest.raises(TooSlow, match=r"more than 0\.02 s"):
-        images.to_array(picture, SIZE)
+        decoding.to_array(picture, SIZE)
 
 
 def test_a_header_of_very_many_parts_is_refused():
     jpeg = encode(Image.fromarray(noise()), "JPEG")
     parts = jpeg_segments(0xE2, [b""] * 100_000)
     with pytest.raises(TooSlow, match="too many parts"):
-        images.open_picture(jpeg[:2] + parts + jpeg[2:], LIMIT)
+        decoding.open_picture(jpeg[:2] + parts + jpeg[2:], LIMIT)
 
 
 def test_a_large_jpeg_of_many_scans_is_refused():
@@ -233,7 +233,7 @@ def test_a_large_jpeg_of_many_scans_is_refused():
 def test_an_mpo_is_its_first_picture():
     pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     file = encode(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
-    assert images.open_picture(file, LIMIT).format == "MPO"
+    assert decoding.open_picture(file, LIMIT).format == "MPO"
     assert np.abs(decode(file, SIZE, LIMIT)[:, 4, 4] - (1, 0, 0)).max() < 0.02
 
 
@@ -269,7 +269,7 @@ def test_jpegs_whose_decoder_keeps_all_colours_of_every_pixel_count_more():
     ]
     for file in too_large:
         with pytest.raises(TooManyPixels, match="100 x 67 = 6700 pixels, more than 6666"):
-            images.open_picture(file, LIMIT)
+            decoding.open_picture(file, LIMIT)
 
 
 def test_a_jpeg_without_its_colours_is_damaged():
@@ -285,7 +285,7 @@ def test_exif_of_very_many_values_is_not_read():
     jpeg = encode(Image.fromarray(noise()), "JPEG")
     segments = jpeg_segments(0xE1, [b"Exif\0\0" + body[at : at + 65_000] for at in range(0, len(body), 65_000)])
     with pytest.raises(DamagedImage, match="bytes of EXIF, more than"):
-        images.open_picture(jpeg[:2] + segments + jpeg[2:], LIMIT)
+        decoding.open_picture(jpeg[:2] + segments + jpeg[2:], LIMIT)
 
     png = encode(Image.fromarray(noise()))
     end = png.index(b"IDAT") - 4
@@ -320,10 +320,10 @@ def test_tiles_are_counted_before_they_are_decoded():
     within = decode(tiled(10, 8, (100, 100), tile), (8, 10), LIMIT)
     assert as_bytes(within)[3, :, 0].tolist() == list(range(10))
     with pytest.raises(TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
-        images.open_picture(tiled(16, 16, (200, 100), tile), LIMIT)
+        decoding.open_picture(tiled(16, 16, (200, 100), tile), LIMIT)
     with pytest.raises(TooManyPixels, match="tiles have 20000 pixels together, more than 10000"):
-        images.open_picture(tiled(20, 1, (10, 1000), tile), LIMIT)
-    assert images.decoded_pixels(images.open_picture(tiled(10, 8, (100, 90), tile), LIMIT)) == 9000
+        decoding.open_picture(tiled(20, 1, (10, 1000), tile), LIMIT)
+    assert decoding.decoded_pixels(decoding.open_picture(tiled(10, 8, (100, 90), tile), LIMIT)) == 9000
 
 
 def test_a_tiff_that_takes_more_memory_than_its_pixels_is_refused():
@@ -337,7 +337,7 @@ def test_a_tiff_that_takes_more_memory_than_its_pixels_is_refused():
         assert decode(accepted, SIZE, limit).shape == (3, 8, 8)
     for refused in (strip(16, 50), strip(8, 50, t274=6), strip(8, 100, t259=7), strip(8, 100, t259=34925)):
         with pytest.raises(TooManyPixels, match="save it in smaller strips"):
-            images.open_picture(refused, LIMIT)
+            decoding.open_picture(refused, LIMIT)
 
 
 def test_a_tiff_whose_tiles_are_read_again_and_again_is_refused():
@@ -345,9 +345,9 @@ def test_a_tiff_whose_tiles_are_read_again_and_again_is_refused():
     empty = tile[:2] + b"\0\0\0\xff\xff" * 10_000 + tile[2:]
     assert decode(tiled(16, 16, (16, 16), empty), SIZE, LIMIT).max() == 0
     with pytest.raises(DamagedImage, match=f"tiles have {3 * len(empty)} bytes, the file only"):
-        images.open_picture(tiled(48, 16, (16, 16), empty), LIMIT)
+        decoding.open_picture(tiled(48, 16, (16, 16), empty), LIMIT)
     with pytest.raises(TooSlow, match="102400 strips or tiles, more than 100000"):
-        images.open_picture(tiled(1024, 100, (1, 1), b""), 1_000_000)
+        decoding.open_picture(tiled(1024, 100, (1, 1), b""), 1_000_000)
 
 
 def test_twelve_bits_keep_their_greys():
@@ -355,10 +355,10 @@ def test_twelve_bits_keep_their_greys():
     picture = Image.fromarray(values)
     file = encode(picture, "TIFF", tiffinfo={258: 16})
     assert as_bytes(decode(file, (1, 3), LIMIT))[0, :, 0].tolist() == [0, 8, 16], "of 16 bits: dark"
-    opened = images.open_picture(file, LIMIT)
+    opened = decoding.open_picture(file, LIMIT)
     assert isinstance(opened, TiffImageFile)
     opened.tag_v2[258] = (12,)
-    assert as_bytes(images.to_array(opened, (1, 3)))[0, :, 0].tolist() == [0, 128, 255]
+    assert as_bytes(decoding.to_array(opened, (1, 3)))[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_pictures_in_strips_are_converted_as_in_one_piece(monkeypatch):
@@ -372,7 +372,7 @@ def test_pictures_in_strips_are_converted_as_in_one_piece(monkeypatch):
         file = encode(picture, "TIFF" if mode == "CMYK" else "PNG")
         whole = decode(file, (31, 17), LIMIT)
         with monkeypatch.context() as patch:
-            patch.setattr(images, "_STRIP_PIXELS", 50)
+            patch.setattr(decoding, "_STRIP_PIXELS", 50)
             assert np.array_equal(decode(file, (31, 17), LIMIT), whole), mode
 
 
@@ -398,14 +398,14 @@ def test_pixels_without_a_known_white_are_refused(mode):
         decode(encode(Image.new(mode, (8, 8)), "TIFF"), SIZE, LIMIT)
 
 
-@pytest.mark.parametrize("file_format", images.FORMATS)
+@pytest.mark.parametrize("file_format", decoding.FORMATS)
 def test_a_truncated_picture_is_refused(file_format):
     whole = encode(Image.fromarray(noise(64, 64)), file_format)
     with pytest.raises((DamagedImage, NotAnImage)):
         decode(whole[: len(whole) // 2], SIZE, LIMIT)
 
 
-@pytest.mark.parametrize("file_format", images.FORMATS)
+@pytest.mark.parametrize("file_format", decoding.FORMATS)
 def test_damaged_files_raise_nothing_but_image_errors(file_format):
     rng = random.Random(0)
     whole = encode(Image.fromarray(noise(24, 24)), file_format)
@@ -436,7 +436,7 @@ def test_a_large_picture_resized_in_strips_is_what_pillow_makes_of_it_whole(mode
         if mode in ("RGBA", "LA"):
             picture.putalpha(Image.fromarray(noise(1300, 900, seed=1)[..., 0]))
             picture = picture.convert(mode)
-            whole = Image.new("RGB", picture.size, images.WHITE)
+            whole = Image.new("RGB", picture.size, decoding.WHITE)
             whole.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
         else:
             whole = picture.convert("RGB")
@@ -454,9 +454,9 @@ def test_a_large_jpeg_decoded_at_half_its_size_gives_the_same_picture(mode, prog
     whole = Image.open(BytesIO(data)).convert("RGB").resize((24, 16), Image.Resampling.BILINEAR)
     found = decode(data, (16, 24), 25_000_000)
     np.testing.assert_allclose(found * 255, np.asarray(whole).transpose(2, 0, 1), atol=2.01)
-    picture = images.open_picture(data, 25_000_000)
-    images.to_array(picture, (16, 24))
+    picture = decoding.open_picture(data, 25_000_000)
+    decoding.to_array(picture, (16, 24))
     assert picture.size == (1301, 851)
-    picture = images.open_picture(data, 25_000_000)
-    images.to_array(picture, (160, 240))
+    picture = decoding.open_picture(data, 25_000_000)
+    decoding.to_array(picture, (160, 240))
     assert picture.size == (2601, 1701), "shrunk too little to be halved first"

@@ -4,9 +4,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from sgn_serve.pictures import images
+from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import DamagedImage, NotAnImage, TooSlow
-from sgn_serve.pictures.tiff import is_tiff, read_layout
+from sgn_serve.pictures.tiff_layout import is_tiff, read_layout
 from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, noise, tiff
 
 PIXELS = zlib.compress(bytes(16 * 16))
@@ -16,7 +16,7 @@ TILES |= {322: 16, 323: 16, 324: TIFF_DATA, 325: len(PIXELS)}
 
 
 def opened(data):
-    return images.open_picture(data, 10_000)
+    return decoding.open_picture(data, 10_000)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
@@ -27,7 +27,7 @@ def test_what_pillow_writes_is_read(compression, big):
     layout = read_layout(file)
     assert (layout.pixels, layout.blocks) == (1200, 1)
     assert 0 <= layout.encoded_bytes < len(file)
-    assert images.decode(file, (8, 8), 10_000).shape == (3, 8, 8)
+    assert decoding.decode(file, (8, 8), 10_000).shape == (3, 8, 8)
 
 
 def test_strips_and_tiles_are_counted():
@@ -121,7 +121,7 @@ def test_exif_of_very_many_values_is_refused(tag):
 @pytest.mark.parametrize("offset", [1, 1 << 31])
 def test_damaged_exif_does_not_make_a_picture_unreadable(offset):
     file = tiff(PIXELS, TAGS | {34665: (4, 1, offset)})
-    assert images.decode(file, (16, 16), 256).max() == 0
+    assert decoding.decode(file, (16, 16), 256).max() == 0
 
 
 def test_what_is_no_tiff_is_not_called_one():
