@@ -34,8 +34,8 @@ BUNDLED = ROOT / "sgn_serve" / "bundled"
 DISAGREEMENT = ROOT / "results" / "disagreement.json"
 SYSTEMS = {
     "self-gradient": "self-gradient",
-    "start": "one-step adversarial, what it started from",
-    "longer": "one-step adversarial, as long as it",
+    "start": "one-step adversarial, the starting point",
+    "longer": "one-step adversarial, equal time",
     "pgd": "Madry PGD-10",
     "standard": "standard",
 }
@@ -238,13 +238,16 @@ def readme_table(figures: dict[str, Any]) -> str:
     rows.append(["training, core-minutes", *(f"{time:.0f}" for time in times)])
     text = [table(["accuracy, %", *columns], rows, "l" + "r" * len(columns))]
     if any(line.cascaded for line in shown):
-        text += ["", "† run on what the costly rows above it left: the share that is left after it."]
+        text += [
+            "",
+            "† run only on the pictures that withstood the costly rows above: the share that withstood this row too.",
+        ]
     if len(shown) < len(every):
         page = (RESULTS / "self-gradient" / PAGE).relative_to(ROOT).as_posix()
         more = f"{len(every) - len(shown)} more attacks, where they were run: [the whole report]({page})."
         text += ["", f"The lowest figures count {more}"]
     if any(fewer):
-        text += ["", "\\* attacks with a dash were not run on it (yet), so read its lowest figure as less of a bound."]
+        text += ["", "\\* the attacks with a dash were not run on this network, so its true figure may be lower."]
     return "\n".join(text)
 
 

@@ -215,8 +215,10 @@ class Settings(BaseSettings):
         validation_alias="SGN_MODEL",
         description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it",
     )
-    model_name: UrlName = Field("self-gradient-network", description="its name in the Open Inference Protocol, /v2")
-    self_gradient: Flag = Field(True, description="whether the block is on for a request that does not say")
+    model_name: UrlName = Field(
+        "self-gradient-network", description="the model's name in the Open Inference Protocol, /v2"
+    )
+    self_gradient: Flag = Field(True, description="whether the block is on where the request does not say")
     top_k: WholeNumber = Field(5, ge=1, description="classes that an answer lists where the request does not say")
     max_disagreement: Annotated[Number | None, Default("none: answers carry no verdict")] = Field(
         None,
@@ -238,11 +240,13 @@ class Settings(BaseSettings):
     decode_threads: WholeNumber = Field(
         2,
         ge=1,
-        description="threads that decode pictures. One more decodes those over a megapixel, one at a time; at most 8 "
-        "of different requests are decoded or wait there, and more are refused",
+        description="threads that decode pictures. A further thread decodes those over a megapixel, one at a time. "
+        "There, at most 8 of different requests are decoded or wait; more are refused",
     )
     max_batch: WholeNumber = Field(32, ge=1, description="pictures that go through the network together, at most")
-    batch_ms: Number = Field(100.0, ge=1, le=60_000, description="time that one batch may take, in ms; its size adapts")
+    batch_ms: Number = Field(
+        100.0, ge=1, le=60_000, description="time that one batch may take, in ms; the size of batches adapts to it"
+    )
     max_wait_ms: Number = Field(
         4.0, ge=0, le=1000, description="time that an idle network waits for more pictures, at most, in ms"
     )
@@ -278,13 +282,13 @@ class Settings(BaseSettings):
         "reading its answer, in seconds",
     )
     background: Annotated[Colour, Default("#ffffff")] = Field(
-        (255, 255, 255), description="colour that transparent pictures lie on"
+        (255, 255, 255), description="colour behind the transparent parts of a picture"
     )
     api_tokens: Annotated[Tokens, Default("none: everybody may ask")] = Field(
         (),
         validation_alias="SGN_API_TOKEN",
         repr=False,
-        description="bearer tokens, any of which opens. Every request needs one, but probes and the page",
+        description="bearer tokens, any of which is accepted. Every request needs one, except the probes and the page",
     )
     rate_limit: Annotated[Number, Default("0: any number")] = Field(
         0.0,
@@ -303,7 +307,9 @@ class Settings(BaseSettings):
     root_path: Annotated[RootPath, Default("none")] = Field(
         "", description="path that a proxy serves under, whether it takes it off or not; links begin with it"
     )
-    cors_origins: Annotated[Origins, Default("none")] = Field((), description="other sites whose pages may ask")
+    cors_origins: Annotated[Origins, Default("none")] = Field(
+        (), description="other web sites whose pages may call the service"
+    )
     max_connections: WholeNumber = Field(
         400,
         ge=1,

@@ -235,16 +235,16 @@ def test_intensities_are_written_as_people_write_them() -> None:
     assert (intensity(8 / 255), intensity(0.1), intensity(1.0)) == ("8/255", "0.1", "1")
 
 
-def test_contributing_lists_the_floors_that_are_checked() -> None:
+def test_contributing_lists_the_layers_that_are_checked() -> None:
     text = CONTRIBUTING.read_text()
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    floors = [contract for contract in contracts if contract["name"].startswith("Floors of ")]
-    assert len(floors) == 3
-    for contract in floors:
+    layers = [contract for contract in contracts if contract["name"].startswith("Layers of ")]
+    assert len(layers) == 3
+    for contract in layers:
         (package,) = contract["containers"]
         row = re.search(rf"^\| `{package}` \| (.*) \|$", text, re.MULTILINE)
         assert row is not None
-        written = [set(re.findall(r"`(\w+)`", floor)) for floor in row[1].split(";")]
+        written = [set(re.findall(r"`(\w+)`", layer)) for layer in row[1].split(";")]
         assert written == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
 
 

@@ -51,11 +51,8 @@ def five_rows(figures: Mapping[str, Any]) -> str:
             *(f"{minutes[name]:.0f}; {off}" for name in SHOWN),
         ),
     ]
-    titles = ("", "self-gradient, block on", "the same, block off", *(_TITLES[name] for name in SHOWN))
+    titles = ("", "self-gradient, block on", "the same, block off", *(SYSTEMS[name] for name in SHOWN))
     return figures_table(titles, rows)
-
-
-_TITLES = {**SYSTEMS, "longer": "one-step adversarial, equal time"}
 
 
 def _row(title: str, figures: Mapping[str, Any], baselines: list[Any], attack: str) -> tuple[str, ...]:

@@ -150,6 +150,7 @@ def run_stages(stages: Sequence[Stage], settings: Settings, about: dict[str, obj
     lines = summary(content)
     record.finish(seconds=round(time.monotonic() - began, 1), summary=lines)
     print("\n" + "\n".join(lines), flush=True)
+    print(f"wrote {out / NAME}" + (" (a rehearsal: its figures mean nothing)" if settings.rehearse else ""), flush=True)
     finished = all(stage_record["status"] in ("done", "skipped") for stage_record in content["stages"].values())
     return status or int(not finished)
 

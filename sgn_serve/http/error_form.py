@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -77,7 +78,9 @@ def _answer(error: Exception, scope: Scope) -> Response:
         return refusal_response(scope, error)
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return error_response(scope, status, _code(status), _message(status, b"", scope), error.headers)
+        return error_response(
+            scope, status, _code(status), _message(status, b"", scope, error.headers or {}), error.headers
+        )
     if isinstance(error, TimeoutError):
         return refusal_response(scope, Refusal("timeout", f"there was no answer within {ANSWER_SECONDS:g} s"))
     if isinstance(error, ClientDisconnect):
@@ -97,7 +100,7 @@ def _rewritten(start: Message, body: bytes, scope: Scope) -> Response:
         for name, value in start["headers"]
         if name.lower() not in (b"content-length", b"content-type")
     }
-    return error_response(scope, status, _code(status), _message(status, body, scope), headers)
+    return error_response(scope, status, _code(status), _message(status, body, scope, headers), headers)
 
 
 def _code(status: HTTPStatus) -> str:
@@ -106,13 +109,14 @@ def _code(status: HTTPStatus) -> str:
     return status.phrase.lower().replace(" ", "_")
 
 
-def _message(status: HTTPStatus, body: bytes, scope: Scope) -> str:
+def _message(status: HTTPStatus, body: bytes, scope: Scope, headers: Mapping[str, str]) -> str:
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return NOT_READY
     if status == HTTPStatus.NOT_FOUND:
         return f"there is nothing at {scope['path']}"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{scope['path']} does not take {scope['method']}"
+        allowed = next((value for name, value in headers.items() if name.lower() == "allow"), "")
+        return f"{scope['path']} does not take {scope['method']}" + (f", but {allowed}" if allowed else "")
     content = _json(body)
     while isinstance(content, list) and content:
         content = content[0]

@@ -125,6 +125,10 @@ class BentomlArbiter(Arbiter):
         """Stop listening. The workers have sockets of their own for connections that they have taken."""
         self.sockets.close_all()
 
+    def addresses(self) -> str:
+        """Return the addresses to listen on, as host:port, separated by commas."""
+        return ", ".join(f"{listener.host}:{listener.port}" for listener in self.sockets.values())
+
     def leave(self) -> None:
         """Close what BentoML keeps open while the arbiter runs."""
         self.exit_stack.close()

@@ -5,8 +5,10 @@ seconds only and, in a container, never replaces one. SIGHUP replaces every work
 not. On SIGTERM the port stays open, with nobody behind it, until the last request is answered.
 """
 
+import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from sgn_serve.process.parent import CANNOT_SERVE, PID_VARIABLE
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0
 _BUSY_SECONDS = 0.05
+_PORT_REFUSED = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+"""Errors of bind: the port is taken, the address is of another machine, or the port is reserved for root."""
 
 
 def use_supervisor() -> None:
@@ -42,10 +46,18 @@ class Supervisor(BentomlArbiter):
         """Run until told to stop.
 
         Raises:
-            SystemExit: No worker can serve.
+            SystemExit: No worker can serve, or the port cannot be listened on.
         """
         try:
             super().start(cb)
+        except OSError as error:
+            if error.errno not in _PORT_REFUSED:
+                raise
+            self.leave()
+            reason = os.strerror(error.errno).lower()
+            fix = "choose another with --port, as in `bentoml serve --port 3001` or `make serve PORT=3001`"
+            print(f"error: cannot listen on {self.addresses()}: {reason}; {fix}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
         except RuntimeError:  # circus: no active process
             if not self._nothing_to_serve:
                 raise

@@ -90,7 +90,7 @@ def test_the_table_shows_some_rows_and_counts_the_others():
     names = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("|")]
     assert names[2:-2] == ["clean", "CW-20", "APGD-T, smooth surrogate, beta 5 †"]
     assert "The lowest figures count 2 more attacks, where they were run: [the whole report](results/bundled/" in table
-    assert "† run on what the costly rows above it left" in table
+    assert "† run only on the pictures that withstood the costly rows above" in table
     assert "| **60.0** * |" in table  # they were not run on the plain network
 
 

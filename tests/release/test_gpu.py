@@ -229,7 +229,9 @@ def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path)
     assert process.returncode == 143
     stages = record.read()["stages"]
     assert [stages[name]["status"] for name in stages] == ["done", "stopped"]
-    assert output.strip().splitlines()[-1] == "train-plain: stopped: the run was told to stop"
+    stopped, written = output.strip().splitlines()[-2:]
+    assert stopped == "train-plain: stopped: the run was told to stop"
+    assert written.startswith(f"wrote {tmp_path / NAME}")
     assert not child.is_running()
 
 

@@ -1,6 +1,8 @@
 """Workers that die: replaced within seconds, in a container too; but not where nothing can be served any more."""
 
 import signal
+import socket
+import subprocess
 import time
 
 import httpx
@@ -8,7 +10,7 @@ import psutil
 import pytest
 
 from tests.sgn_serve.hammer import Hammer
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import ROOT, running_server, serve_command, serve_environment
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 BACK_SECONDS = 10
@@ -64,3 +66,16 @@ def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings,
         told = [line for line in lines if not line.startswith("{")]
         assert len(told) == 1, "one line, one try"
         assert told[0].startswith(f"error: {model}: not an ONNX file")
+
+
+def test_a_port_that_is_taken_ends_the_server_with_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            serve_command(port), cwd=ROOT, env=serve_environment(tmp_path), capture_output=True, text=True, timeout=120
+        )
+    assert ended.returncode == 1
+    told = [line for line in (ended.stdout + ended.stderr).splitlines() if not line.startswith("{")]
+    assert len(told) == 1, told
+    assert told[0].startswith(f"error: cannot listen on 127.0.0.1:{port}: address already in use; choose another")
+    assert "--port" in told[0]
