@@ -51,11 +51,14 @@ SEED = 0
 # an effect at smaller strengths too.
 ATTACKS = {
     "bundled": (
-        replace(gradient_attack.pgd(20), keep_best=False),
-        replace(gradient_attack.cw(20), keep_best=False),
-        replace(gradient_attack.smooth_cw(20, beta=20), keep_best=False),
+        replace(gradient_attack.pgd_attack(20), keep_best=False),
+        replace(gradient_attack.cw_attack(20), keep_best=False),
+        replace(gradient_attack.smooth_cw_attack(20, beta=20), keep_best=False),
     ),
-    "standard": (replace(gradient_attack.pgd(20), keep_best=False), replace(gradient_attack.cw(20), keep_best=False)),
+    "standard": (
+        replace(gradient_attack.pgd_attack(20), keep_best=False),
+        replace(gradient_attack.cw_attack(20), keep_best=False),
+    ),
 }
 """The attacks on each target, in turn, with its block on where it has one."""
 

@@ -195,7 +195,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
     """Return the pictures after the attack of that name in ATTACKS."""
     torch.manual_seed(0)
     if name == "pgd":
-        return gradient_attack.pgd(20).perturb(model, images, labels, EPS)
+        return gradient_attack.pgd_attack(20).perturb(model, images, labels, EPS)
     if name == "autoattack":
         return auto_attack(model, images, labels, arguments.iterations, arguments.queries)
     return KnowingAttack(arguments.iterations).perturb(model, images, labels, EPS)

@@ -115,12 +115,12 @@ def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
     if importlib.util.find_spec("pyautoattack") is None:
         print("pyautoattack is not installed: attacking by PGD and CW instead")
         return (
-            gradient_attack.clean(block),
-            gradient_attack.pgd(iterations, block),
-            gradient_attack.cw(iterations, block),
+            gradient_attack.clean_attack(block),
+            gradient_attack.pgd_attack(iterations, block),
+            gradient_attack.cw_attack(iterations, block),
         )
     return (
-        gradient_attack.clean(block),
+        gradient_attack.clean_attack(block),
         GradientStage("apgd-ce", block=block, iterations=iterations),
         GradientStage("apgd-t", block=block, iterations=iterations),
     )

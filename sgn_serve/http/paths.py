@@ -1,7 +1,8 @@
 """Name the paths that several parts of the service treat alike: probes, metrics, pages and the inference protocol."""
 
-BENTOML_PROBES = frozenset({"/livez", "/healthz", "/readyz"})
+LIVE, HEALTH, READY = "/livez", "/healthz", "/readyz"
 """Probes that BentoML's application answers."""
+BENTOML_PROBES = frozenset({LIVE, HEALTH, READY})
 PROTOCOL_LIVE = "/v2/health/live"
 PROTOCOL_READY = "/v2/health/ready"
 PROBES = BENTOML_PROBES | {PROTOCOL_LIVE, PROTOCOL_READY}

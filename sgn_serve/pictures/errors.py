@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 
-class PictureRefused(ValueError):
+class PictureRefused(Exception):
     """Base of everything that a picture file is refused for. The message says what is wrong, in one line.
 
     Attributes:

@@ -30,7 +30,7 @@ def test_the_measure_is_the_services(bundled):
 def test_an_attacker_who_knows_fools_the_network_with_less_disagreement(bundled):
     model, images, labels = bundled
     torch.manual_seed(0)
-    unknowing = gradient_attack.pgd(10).perturb(model, images, labels, EPS)
+    unknowing = gradient_attack.pgd_attack(10).perturb(model, images, labels, EPS)
     knowing = KnowingAttack(steps=10, step_size=2 / 255).perturb(model, images, labels, EPS)
     assert (knowing - images).abs().max() <= EPS + 1e-6
     assert 0 <= knowing.min() <= knowing.max() <= 1

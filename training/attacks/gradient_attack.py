@@ -145,31 +145,31 @@ class Attack:
         return best_of_restarts(in_parts, view, images, labels, self.restarts)
 
 
-def clean(block: bool = True) -> Attack:
+def clean_attack(block: bool = True) -> Attack:
     """Return the row of clean accuracy."""
     return Attack("clean", block=block)
 
 
-def fgsm(eps: float, block: bool = True) -> Attack:
+def fgsm_attack(eps: float, block: bool = True) -> Attack:
     """Return the row of FGSM: one step of size eps from the image."""
     return Attack("fgsm", steps=1, step_size=eps, start="image", block=block)
 
 
-def pgd(steps: int, block: bool = True) -> Attack:
+def pgd_attack(steps: int, block: bool = True) -> Attack:
     """Return the row of PGD on cross-entropy."""
     return Attack("pgd", steps=steps, block=block)
 
 
-def cw(steps: int, block: bool = True) -> Attack:
+def cw_attack(steps: int, block: bool = True) -> Attack:
     """Return the row of PGD on Carlini and Wagner's margin."""
     return Attack("cw", steps=steps, block=block)
 
 
-def smooth_cw(steps: int, beta: float) -> Attack:
+def smooth_cw_attack(steps: int, beta: float) -> Attack:
     """Return the row of CW through the smooth surrogate."""
     return Attack("cw", steps=steps, view="smooth", beta=beta)
 
 
-def block_off_transfer(steps: int) -> Attack:
+def block_off_transfer_attack(steps: int) -> Attack:
     """Return the row of CW made on the network with its block off and shown to it with its block on."""
     return Attack("cw", steps=steps, view="block off")

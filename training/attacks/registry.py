@@ -73,7 +73,7 @@ def _each_beta(attack: Callable[[float], AnyAttack]) -> Callable[[Context], Sequ
 
 
 def _clean(context: Context) -> list[AnyAttack]:
-    return [gradient_attack.clean(block) for block in context.blocks()]
+    return [gradient_attack.clean_attack(block) for block in context.blocks()]
 
 
 def _smooth_pgd(beta: float) -> Attack:
@@ -89,7 +89,7 @@ def _through_both_passes(context: Context) -> list[Attack]:
 
 
 def _block_off_cw(context: Context) -> list[Attack]:
-    return [gradient_attack.block_off_transfer(20)] if context.has_block else []
+    return [gradient_attack.block_off_transfer_attack(20)] if context.has_block else []
 
 
 def _smooth_stage(algorithm: Algorithm) -> Callable[[float], GradientStage]:
@@ -124,7 +124,7 @@ def _restarts(context: Context) -> list[Attack]:
 
 
 def _more_steps(context: Context) -> list[Attack]:
-    first = gradient_attack.cw(100, context.has_block)
+    first = gradient_attack.cw_attack(100, context.has_block)
     survivors = (CLEAN, RowFilter.exactly(first.id))
     return [first, replace(first, steps=200, after_steps=100, survivors_of=survivors)]
 
@@ -137,7 +137,7 @@ def _transfer(context: Context) -> list[AnyAttack]:
     """Attack the network's own block-off state: once until that state is fooled, and once to the end."""
     if not context.has_block:
         return []
-    return [gradient_attack.block_off_transfer(20), _to_the_end(view="block off")]
+    return [gradient_attack.block_off_transfer_attack(20), _to_the_end(view="block off")]
 
 
 def _transfer_from(context: Context) -> list[AnyAttack]:
@@ -187,11 +187,11 @@ NEEDS_GRAPH = "--onnx my-model.onnx"
 
 ENTRIES: dict[str, Entry] = {
     "clean": Entry("no attack; always there", _clean),
-    "fgsm": Entry("one step", _each_block(lambda context, block: gradient_attack.fgsm(context.eps, block))),
+    "fgsm": Entry("one step", _each_block(lambda context, block: gradient_attack.fgsm_attack(context.eps, block))),
     "block-off-cw": Entry("CW-20 on the block-off network", _block_off_cw, NEEDS_BLOCK),
     "smooth-cw": Entry(
         "CW-20 through the smooth surrogate, for each --beta",
-        _each_beta(lambda beta: gradient_attack.smooth_cw(20, beta)),
+        _each_beta(lambda beta: gradient_attack.smooth_cw_attack(20, beta)),
         NEEDS_BLOCK,
     ),
     "smooth-pgd": Entry("the same with PGD-20", _each_beta(_smooth_pgd), NEEDS_BLOCK),
@@ -303,7 +303,10 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
         raise AttackError(f"--attacks names none; known are: {known_names()}")
     if context.graph_sha256 and not any(slug in ON_GRAPH for slug in slugs):
         slugs += ON_GRAPH
-    attacks: list[AnyAttack] = [*_clean(context), *_on_graph(gradient_attack.clean(context.has_block), context=context)]
+    attacks: list[AnyAttack] = [
+        *_clean(context),
+        *_on_graph(gradient_attack.clean_attack(context.has_block), context=context),
+    ]
     for slug in slugs:
         if slug in PRESETS:
             attacks += [attack for part in PRESETS[slug] for attack in _rows(part, context)]
@@ -322,7 +325,7 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
 
 def _rows(slug: str, context: Context) -> Sequence[AnyAttack]:
     family, _, steps = slug.partition("-")
-    make = {"pgd": gradient_attack.pgd, "cw": gradient_attack.cw}.get(family)
+    make = {"pgd": gradient_attack.pgd_attack, "cw": gradient_attack.cw_attack}.get(family)
     if make is not None and steps.isascii() and steps.isdecimal() and steps[0] != "0":
         return [replace(make(int(steps), block), restarts=context.restarts) for block in context.blocks()]
     if slug not in ENTRIES:

@@ -263,7 +263,7 @@ class Evaluation:
 def _pgd_10(trial: Trial[SelfGradientNetwork]) -> Tensor:
     """Return the trial's pictures after PGD-10, (N, 3, H, W)."""
     torch.manual_seed(trial.seed)
-    attack = gradient_attack.pgd(10, block=trial.model.block is not None)
+    attack = gradient_attack.pgd_attack(10, block=trial.model.block is not None)
     return in_batches(
         lambda images, labels: attack.perturb(trial.model, images, labels, trial.eps),
         trial.images,

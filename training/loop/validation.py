@@ -60,11 +60,11 @@ class Validation:
         def withstood(attack: Attack, count: int) -> Measurement:
             return count, lambda: self._withstood(model, attack, count)
 
-        measurements = {"clean": withstood(gradient_attack.clean(), everything)}
+        measurements = {"clean": withstood(gradient_attack.clean_attack(), everything)}
         measurements |= {column: withstood(attack, attacked) for column, attack in attacks}
         if has_block:
             measurements["effect"] = (len(fields(BlockEffect)), lambda: self._block_effect(model))
-            measurements["clean_block_off"] = withstood(gradient_attack.clean(block=False), everything)
+            measurements["clean_block_off"] = withstood(gradient_attack.clean_attack(block=False), everything)
         measured = self._divided(measurements)
         effect = measured.pop("effect", None)
         figures = {f"val_{column}": right.float().mean().item() for column, right in measured.items()}
@@ -99,7 +99,7 @@ class Validation:
         """Return BlockEffect's fields in their order."""
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
         torch.manual_seed(self.seed)
-        attack = gradient_attack.pgd(10)
+        attack = gradient_attack.pgd_attack(10)
         attacked = in_batches(
             lambda some, right: attack.perturb(model, some, right, self.eps),
             images,
@@ -119,13 +119,13 @@ class Validation:
 
     def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
         attacks = [
-            ("fgsm", gradient_attack.fgsm(self.eps)),
-            ("pgd10", gradient_attack.pgd(10)),
-            ("cw10", gradient_attack.cw(10)),
+            ("fgsm", gradient_attack.fgsm_attack(self.eps)),
+            ("pgd10", gradient_attack.pgd_attack(10)),
+            ("cw10", gradient_attack.cw_attack(10)),
         ]
         if has_block:
-            attacks.append(("smooth_cw10", gradient_attack.smooth_cw(10, beta=20)))
-            attacks.append(("block_off_cw10", gradient_attack.block_off_transfer(10)))
+            attacks.append(("smooth_cw10", gradient_attack.smooth_cw_attack(10, beta=20)))
+            attacks.append(("block_off_cw10", gradient_attack.block_off_transfer_attack(10)))
         return attacks
 
 

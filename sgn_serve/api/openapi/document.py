@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.paths import is_open
+from sgn_serve.http.paths import HEALTH, LIVE, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.decoding import FORMATS
 from sgn_serve.process.version import package_version
@@ -134,9 +134,9 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
                     "responses": {"200": _answer("the model card", ModelCard)},
                 }
             },
-            "/healthz": _text("healthz", "Tells whether the process answers."),
-            "/livez": _text("livez", "Tells whether the process answers."),
-            "/readyz": _text("readyz", "Tells whether the network answers.", may_fail=True),
+            HEALTH: _text("healthz", "Tells whether the process answers."),
+            LIVE: _text("livez", "Tells whether the process answers."),
+            READY: _text("readyz", "Tells whether the network answers.", may_fail=True),
             "/metrics": _text("metrics", "Returns metrics in Prometheus' text format."),
             "/admin/reload": {
                 "post": {

@@ -42,7 +42,7 @@ def test_rows_are_the_packages_own_figures(pictures, monkeypatch):
         replace(attack, queries=QUERIES) if isinstance(attack, Square) else replace(attack, iterations=ITERATIONS)
         for attack in built[1:]
     ]
-    attacks.insert(0, gradient_attack.clean(block=False))
+    attacks.insert(0, gradient_attack.clean_attack(block=False))
     for attack in attacks:
         chosen = report.survivors(attack, len(images))
         right = torch.zeros(len(images), dtype=torch.bool)
@@ -138,7 +138,7 @@ def test_square_takes_pictures_without_any_gradient(pictures):
 
     trial = Trial(model, images, labels, eps=0.1, seed=0)
     right = measuring.withstood(trial.of(answers), Square(block=False, queries=QUERIES))
-    clean = measuring.withstood(trial, gradient_attack.clean(block=False))
+    clean = measuring.withstood(trial, gradient_attack.clean_attack(block=False))
     assert right.sum() < clean.sum()
 
 

@@ -72,8 +72,8 @@ def test_later_restarts_start_elsewhere(network):
 
 def test_costly_attacks_run_on_what_earlier_ones_left():
     report = Report(setting={})
-    report.add(gradient_attack.clean(), torch.tensor([True, True, True, False]))
-    report.add(gradient_attack.cw(100), torch.tensor([True, False, True, False]))
+    report.add(gradient_attack.clean_attack(), torch.tensor([True, True, True, False]))
+    report.add(gradient_attack.cw_attack(100), torch.tensor([True, False, True, False]))
     costly = Attack("cw", steps=7, survivors_of=(CLEAN, RowFilter.like(family="cw")))
     chosen = report.survivors(costly, 4)
     assert chosen.tolist() == [True, False, True, False]

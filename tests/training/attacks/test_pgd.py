@@ -72,8 +72,8 @@ def test_margin_is_positive_exactly_where_the_answer_is_wrong():
 
 def test_withstood_is_judged_with_the_block_as_the_attack_says(pictures):
     model, images, labels = pictures
-    on = measuring.withstood(Trial(model, images, labels, EPS, seed=0, batch_size=7), gradient_attack.clean())
-    off = measuring.withstood(Trial(model, images, labels, EPS, seed=0), gradient_attack.clean(block=False))
+    on = measuring.withstood(Trial(model, images, labels, EPS, seed=0, batch_size=7), gradient_attack.clean_attack())
+    off = measuring.withstood(Trial(model, images, labels, EPS, seed=0), gradient_attack.clean_attack(block=False))
     assert on.all()
     assert torch.equal(off, model.plain_logits(images).argmax(dim=1) == labels)
 
@@ -81,7 +81,7 @@ def test_withstood_is_judged_with_the_block_as_the_attack_says(pictures):
 def test_withstood_repeats_under_its_seed_and_reports_progress(pictures):
     model, images, labels = pictures
     done: list[int] = []
-    attack = gradient_attack.pgd(3)
+    attack = gradient_attack.pgd_attack(3)
     trial = Trial(model, images, labels, EPS, seed=1, batch_size=10)
     first = measuring.withstood(replace(trial, on_batch=done.append), attack)
     torch.rand(5)

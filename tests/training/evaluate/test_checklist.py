@@ -190,8 +190,8 @@ def test_masked_gradients_matter_unless_an_attack_of_the_report_has_sound_ones(c
     report = report_of(CLEAN, measured={"gradient_correlation": correlations})
     averaged = Attack("cw", steps=20, view="smooth", beta=400.0, noise_samples=8)
     for attack in (
-        gradient_attack.clean(),
-        gradient_attack.smooth_cw(20, 20),
+        gradient_attack.clean_attack(),
+        gradient_attack.smooth_cw_attack(20, 20),
         averaged,
         Attack("cw", steps=20, view="full", block=False),
     ):

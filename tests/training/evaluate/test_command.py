@@ -163,8 +163,8 @@ def test_too_little_memory_gets_one_line(checkpoint, picture_folder, capsys, mon
 def test_table_shows_block_on_and_off_side_by_side():
     report = Report(setting={})
     for block, bits in ((True, [True, True, False, True]), (False, [True, False, False, True])):
-        report.add(gradient_attack.clean(block), torch.tensor(bits))
-    report.add(gradient_attack.smooth_cw(20, 5), torch.tensor([True, False, False, False]))
+        report.add(gradient_attack.clean_attack(block), torch.tensor(bits))
+    report.add(gradient_attack.smooth_cw_attack(20, 5), torch.tensor([True, False, False, False]))
     assert report.table().splitlines() == [
         "| accuracy, % | block on | block off |",
         "| --- | ---: | ---: |",

@@ -13,7 +13,7 @@ def test_the_bar_lives_while_a_batch_is_attacked():
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
     model = SelfGradientNetwork(nn.Sequential(*layers), SelfGradientBlock(scale=8 / 255)).eval()
     output = io.StringIO()
-    attack = gradient_attack.pgd(5)
+    attack = gradient_attack.pgd_attack(5)
     with tqdm(total=2, file=output, mininterval=0) as bar, passes_shown(model.backbone, bar):
         attack.perturb(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 8 / 255)
         assert bar.n == 0

@@ -156,7 +156,7 @@ def test_the_plain_gradient_that_is_checked_is_the_one_that_plain_attacks_follow
     _, checked = loss_gradient(first, images, labels, margin)
     assert name == "plain"
     assert torch.equal(checked, loss_gradient(view(model), images, labels, margin)[1])
-    followed = gradient_attack.cw(20).logits_function(model, images)
+    followed = gradient_attack.cw_attack(20).logits_function(model, images)
     assert torch.equal(checked, loss_gradient(followed, images, labels, margin)[1])
 
 

@@ -33,10 +33,10 @@ def report_of(*attacks, about=None, setting=SETTING) -> Report:
 
 def test_a_row_of_other_parameters_is_measured_again(tmp_path):
     path = tmp_path / "evaluation.json"
-    report_of(gradient_attack.clean(), gradient_attack.pgd(10), gradient_attack.cw(10)).save(path)
+    report_of(gradient_attack.clean_attack(), gradient_attack.pgd_attack(10), gradient_attack.cw_attack(10)).save(path)
     report = Report(setting=SETTING)
-    changed = replace(gradient_attack.pgd(10), step_size=0.1)
-    assert report.take_over(path, [gradient_attack.clean(), changed]) == 1
+    changed = replace(gradient_attack.pgd_attack(10), step_size=0.1)
+    assert report.take_over(path, [gradient_attack.clean_attack(), changed]) == 1
     assert labels(report) == ["block on: clean", "block on: CW-10"]
 
 
@@ -51,9 +51,9 @@ def test_a_row_that_spared_no_picture_stands_for_one_that_would_spare_some_but_n
 def test_a_report_that_does_not_name_its_pictures_is_of_another_setting(tmp_path):
     path = tmp_path / "evaluation.json"
     nameless = {name: value for name, value in SETTING.items() if name != "pictures_sha256"}
-    report_of(gradient_attack.clean(), setting=nameless).save(path)
+    report_of(gradient_attack.clean_attack(), setting=nameless).save(path)
     with pytest.raises(SavedReportError, match=r"pictures_sha256 \(was not named, now bbbbbbbbbbbb\)"):
-        Report(setting=SETTING).take_over(path, [gradient_attack.clean()])
+        Report(setting=SETTING).take_over(path, [gradient_attack.clean_attack()])
 
 
 def test_a_report_of_the_first_form_is_refused_in_one_line_that_names_the_fix(tmp_path):
@@ -61,7 +61,7 @@ def test_a_report_of_the_first_form_is_refused_in_one_line_that_names_the_fix(tm
     content = {"format": "self-gradient-evaluation/1", "setting": SETTING, "withstood": {}, "attacks": {}}
     path.write_text(json.dumps(content))
     with pytest.raises(SavedReportError) as refused:
-        Report(setting=SETTING).take_over(path, [gradient_attack.clean()])
+        Report(setting=SETTING).take_over(path, [gradient_attack.clean_attack()])
     assert str(refused.value) == (
         f"{path}: not a report of this kind (its JSON says format 'self-gradient-evaluation/1', not '{FORMAT}'); pass "
         "another --report, or delete that file to measure anew"
@@ -70,7 +70,7 @@ def test_a_report_of_the_first_form_is_refused_in_one_line_that_names_the_fix(tm
 
 def test_a_saved_report_has_id_title_and_figures_of_every_row(tmp_path):
     path = tmp_path / "evaluation.json"
-    report_of(gradient_attack.clean(), gradient_attack.smooth_cw(20, 5.0)).save(path)
+    report_of(gradient_attack.clean_attack(), gradient_attack.smooth_cw_attack(20, 5.0)).save(path)
     _, row = json.loads(path.read_text())["rows"]
     assert row["id"] == {"state": "block on", "family": "cw", "steps": 20, "view": "smooth", "beta": 5.0}
     assert row["title"] == "CW-20, smooth surrogate, beta 5"
@@ -78,7 +78,7 @@ def test_a_saved_report_has_id_title_and_figures_of_every_row(tmp_path):
     assert row["interval_95"][0] < 0.5 < row["interval_95"][1]
     assert row["attack"]["step_size"] == 2 / 255
     report = Report(setting=SETTING)
-    assert report.take_over(path, [gradient_attack.clean(), gradient_attack.smooth_cw(20, 5.0)]) == 2
+    assert report.take_over(path, [gradient_attack.clean_attack(), gradient_attack.smooth_cw_attack(20, 5.0)]) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_saved_report_has_id_title_and_figures_of_every_row(tmp_path):
 )
 def test_another_setting_is_refused_with_both_values(tmp_path, now, named):
     path = tmp_path / "evaluation.json"
-    report_of(gradient_attack.clean()).save(path)
+    report_of(gradient_attack.clean_attack()).save(path)
     with pytest.raises(SavedReportError, match="another setting") as refused:
-        Report(setting=SETTING | now).take_over(path, [gradient_attack.clean()])
+        Report(setting=SETTING | now).take_over(path, [gradient_attack.clean_attack()])
     message = str(refused.value)
     assert message.startswith(f"{path} is a report of another setting: {named}")
     assert "pass another --report, or delete that file" in message
@@ -104,7 +104,7 @@ def test_another_setting_is_refused_with_both_values(tmp_path, now, named):
 
 def damaged_reports():
     """Reports of this form with one thing wrong in a row."""
-    whole = report_of(gradient_attack.clean(), gradient_attack.pgd(10)).as_dict()
+    whole = report_of(gradient_attack.clean_attack(), gradient_attack.pgd_attack(10)).as_dict()
     for damage in (
         {"id": {"state": "block on", "family": "pgd"}},
         {"id": {"state": "block on", "family": "boundary"}},
@@ -136,14 +136,14 @@ def test_what_is_no_report_is_refused_and_left_as_it_is(tmp_path, content):
     with pytest.raises(
         SavedReportError, match=r"package\.json: .*pass another --report, or delete that file"
     ) as refused:
-        Report(setting=SETTING).take_over(path, [gradient_attack.clean()])
+        Report(setting=SETTING).take_over(path, [gradient_attack.clean_attack()])
     assert "\n" not in str(refused.value)
     assert path.read_bytes() == content
 
 
 def test_a_folder_in_the_reports_place_is_refused(tmp_path):
     with pytest.raises(SavedReportError, match="not a readable report"):
-        Report(setting=SETTING).take_over(tmp_path, [gradient_attack.clean()])
+        Report(setting=SETTING).take_over(tmp_path, [gradient_attack.clean_attack()])
 
 
 FIRST, SECOND, THIRD = ({"command": f"evaluate {name}", "git_commit": name} for name in ("one", "two", "three"))
@@ -162,9 +162,9 @@ def gone_on(path, about, *attacks) -> Report:
 
 def test_every_row_keeps_the_command_and_commit_that_measured_it(tmp_path):
     path = tmp_path / "evaluation.json"
-    gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10))
-    gone_on(path, SECOND, gradient_attack.clean(), gradient_attack.cw(10))
-    report = gone_on(path, THIRD, gradient_attack.clean())
+    gone_on(path, FIRST, gradient_attack.clean_attack(), gradient_attack.pgd_attack(10))
+    gone_on(path, SECOND, gradient_attack.clean_attack(), gradient_attack.cw_attack(10))
+    report = gone_on(path, THIRD, gradient_attack.clean_attack())
     saved = json.loads(path.read_text())
     assert saved["about"] == THIRD
     assert [{**entry, "rows": [RowId.from_dict(row).label for row in entry["rows"]]} for entry in saved["earlier"]] == [
@@ -180,22 +180,27 @@ def test_every_row_keeps_the_command_and_commit_that_measured_it(tmp_path):
 def test_rows_of_several_reports_come_together_each_with_its_command_and_its_figures(tmp_path):
     ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
     for path, about, attack, seconds in (
-        (ours, FIRST, gradient_attack.pgd(10), 3.0),
-        (theirs, SECOND, gradient_attack.cw(10), 5.0),
+        (ours, FIRST, gradient_attack.pgd_attack(10), 3.0),
+        (theirs, SECOND, gradient_attack.cw_attack(10), 5.0),
     ):
-        report = gone_on(path, about, gradient_attack.clean(), attack)
+        report = gone_on(path, about, gradient_attack.clean_attack(), attack)
         report.rows = {one: replace(row, core_seconds=seconds) for one, row in report.rows.items()}
         report.measured = {
             "gradient_correlation": {about["git_commit"]: 0.9},
             "randomness": seconds,
         }
         report.save(path)
-    attacks = [gradient_attack.clean(), gradient_attack.pgd(10), gradient_attack.cw(10), gradient_attack.pgd(20)]
+    attacks = [
+        gradient_attack.clean_attack(),
+        gradient_attack.pgd_attack(10),
+        gradient_attack.cw_attack(10),
+        gradient_attack.pgd_attack(20),
+    ]
     report = Report(setting=SETTING, about=THIRD)
     assert [report.take_over(path, attacks) for path in (ours, theirs)] == [2, 1]
     assert labels(report) == ["block on: clean", "block on: PGD-10", "block on: CW-10"]
-    row = gradient_attack.cw(10).id
-    assert report.rows[row].attack == report_of(gradient_attack.cw(10)).rows[row].attack
+    row = gradient_attack.cw_attack(10).id
+    assert report.rows[row].attack == report_of(gradient_attack.cw_attack(10)).rows[row].attack
     assert [found.core_seconds for found in report.rows.values()] == [3.0, 3.0, 5.0], "clean is the first report's"
     assert earlier(report) == [
         {"about": FIRST, "rows": ["block on: clean", "block on: PGD-10"]},
@@ -209,14 +214,18 @@ def test_rows_of_several_reports_come_together_each_with_its_command_and_its_fig
 
 def test_the_same_command_again_is_no_earlier_one(tmp_path):
     path = tmp_path / "evaluation.json"
-    gone_on(path, FIRST, gradient_attack.clean())
-    assert gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10)).earlier == []
-    gone_on(path, SECOND, gradient_attack.clean(), gradient_attack.cw(10))
-    assert earlier(gone_on(path, FIRST, gradient_attack.clean())) == [{"about": SECOND, "rows": ["block on: CW-10"]}]
+    gone_on(path, FIRST, gradient_attack.clean_attack())
+    assert gone_on(path, FIRST, gradient_attack.clean_attack(), gradient_attack.pgd_attack(10)).earlier == []
+    gone_on(path, SECOND, gradient_attack.clean_attack(), gradient_attack.cw_attack(10))
+    assert earlier(gone_on(path, FIRST, gradient_attack.clean_attack())) == [
+        {"about": SECOND, "rows": ["block on: CW-10"]}
+    ]
 
 
 def test_a_row_that_is_measured_again_is_the_last_commands(tmp_path):
     path = tmp_path / "evaluation.json"
-    gone_on(path, FIRST, gradient_attack.clean(), gradient_attack.pgd(10))
-    report = gone_on(path, SECOND, gradient_attack.clean(), replace(gradient_attack.pgd(10), step_size=0.1))
+    gone_on(path, FIRST, gradient_attack.clean_attack(), gradient_attack.pgd_attack(10))
+    report = gone_on(
+        path, SECOND, gradient_attack.clean_attack(), replace(gradient_attack.pgd_attack(10), step_size=0.1)
+    )
     assert earlier(report) == [{"about": FIRST, "rows": ["block on: clean"]}]
