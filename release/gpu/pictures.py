@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from release.gpu.stage import Run, Skip, main
-from training.data.loading import load_pictures
-from training.data.picture_set import PictureSet, Split
+from sgn_serve.pictures.folders import Skipped, find_pictures
+from training.data.picture_folder import read_pictures
+from training.data.picture_set import DatasetError, PictureSet, Split
 
 FILE = "pictures-{}.pt"
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -87,11 +88,12 @@ def read_archive(archive: Path, folder: Path) -> dict[Split, PictureSet]:
         CalledProcessError: tar cannot unpack it.
     """
     unpack(archive, folder / "all")
-    parts = [part for split in SPLITS for part in _class_folders(folder, split)]
+    classes = {split: _class_folders(folder / "all" / split) for split in SPLITS}
+    parts = [part for folders in classes.values() for part in folders]
     workers = min(MOST_PROCESSES, os.cpu_count() or 1, len(parts))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         read = dict(zip(parts, pool.map(_read, parts), strict=True))
-    return {split: _joined([read[part] for part in parts if part[1] == split]) for split in SPLITS}
+    return {split: _joined([read[part] for part in classes[split]]) for split in SPLITS}
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -118,26 +120,20 @@ def unpack(archive: Path, folder: Path) -> None:
         raise subprocess.CalledProcessError(status, command)
 
 
-def _class_folders(folder: Path, split: Split) -> list[tuple[Path, Split]]:
-    """Return one root folder for each class, in the classes' order. Each holds a link to that class alone."""
-    classes = sorted(entry for entry in (folder / "all" / split).iterdir() if entry.is_dir())
-    roots = []
-    for source in classes:
-        root = folder / "classes" / source.name
-        (root / split).mkdir(parents=True, exist_ok=True)
-        (root / split / source.name).symlink_to(source)
-        roots.append((root, split))
-    return roots
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the folders of the classes, in the classes' order."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir())
 
 
-def _read(part: tuple[Path, Split]) -> tuple[str, NDArray[np.uint8]]:
+def _read(folder: Path) -> tuple[str, NDArray[np.uint8]]:
     """Return a class's name and its pictures, (N, 3, H, W).
 
     The pictures are an array, because sending tensors to another process needs shared memory.
     """
-    root, split = part
-    pictures = load_pictures("image-folder", root, split)
-    return pictures.class_names[0], pictures.images.numpy()
+    found = find_pictures(folder, Skipped())
+    if not found:
+        raise DatasetError(f"{folder}: no pictures in it; leave the class out, or give it some")
+    return folder.name, read_pictures(folder, found, None).numpy()
 
 
 def _joined(classes: list[tuple[str, NDArray[np.uint8]]]) -> PictureSet:

@@ -55,7 +55,7 @@ def read_picture_folder(
     check_classes(class_names)
     paths = [path for pictures in found for path in pictures]
     labels = [index for index, pictures in enumerate(found) for _ in pictures]
-    return PictureSet(_read(folder, paths, image_size, resize), torch.tensor(labels), class_names)
+    return PictureSet(read_pictures(folder, paths, image_size, resize), torch.tensor(labels), class_names)
 
 
 def missing_test(root: Path) -> str | None:
@@ -105,7 +105,21 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
         raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {_EXPECTED}")
 
 
-def _read(folder: Path, paths: list[Path], image_size: int | None, resize: str) -> Tensor:
+def read_pictures(folder: Path, paths: list[Path], image_size: int | None, resize: str = "stretch") -> Tensor:
+    """Read picture files into one tensor.
+
+    Args:
+        folder: Named in messages.
+        paths: At least one file.
+        image_size: Side in pixels that pictures are resized to. None asks that all have one size.
+        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
+
+    Returns:
+        (N, 3, H, W) uint8 RGB, in the order of the paths.
+
+    Raises:
+        DatasetError: Sizes differ, the memory will not hold them, or files are broken; the message names them.
+    """
     sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
 
     def look(index: int) -> None:

@@ -224,7 +224,7 @@ def test_an_answer_that_nobody_reads_is_given_up(server):
 def test_heads_come_together_with_their_bodies(server):
     """What a killed server leaves behind is then no answer that a proxy has half passed on."""
     classify = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-    asks = [classify] * 20 + [b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
+    asks = [classify] * 20 + [b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /model HTTP/1.1\r\nHost: x\r\n\r\n"]
     with connect(server) as connection:
         for ask in asks:
             connection.sendall(ask)
