@@ -64,7 +64,8 @@ PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore
 PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
 
 # Two lanes at the same time, which use two cores better than one after the other. Every line says whose it is.
-LANE = bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
+# Tests call make themselves, which must not take itself for a part of this one.
+LANE = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
 
 test: $(TESTING)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-networks test-service
