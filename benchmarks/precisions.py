@@ -23,8 +23,8 @@ from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
+from sgn_serve.graph_format import file_sha256
 from training.common import markdown
-from training.common.files import sha256
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
-        "checkpoint_sha256": sha256(options.ckpt),
+        "checkpoint_sha256": file_sha256(options.ckpt),
         "versions": versions(("torch", "onnxruntime", "openvino")),
         "processor": processor(),
         "git_commit": commit(),

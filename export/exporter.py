@@ -18,9 +18,8 @@ from export.kernels.onnx_functions import library_path
 from export.network_passes import passes_of
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from training.checkpoint import load_checkpoint
-from training.common.files import sha256
 from training.networks.self_gradient import SelfGradientNetwork
 
 
@@ -79,7 +78,7 @@ def export_graph(
         pictures = structured_pictures(PICTURES, channels, info.image_size)
     else:
         pictures = pictures_in(pictures_folder, PICTURES, info.image_size, info.resize)
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint)}
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint)}
     passes = passes_of(network)
     with replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)

@@ -18,9 +18,8 @@ from export.network_passes import passes_of
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
-from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY
+from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
 from training.checkpoint import load_checkpoint
-from training.common.files import sha256
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
@@ -132,7 +131,7 @@ def export_reduced(
     passes = passes_of(network)
     pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: sha256(checkpoint), PRECISION_KEY: reduced.precision}
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint), PRECISION_KEY: reduced.precision}
     with replacing(target, checkpoint) as partial:
         graph = capture(passes, info.image_size)
         rewrite(graph)

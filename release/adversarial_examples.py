@@ -30,11 +30,11 @@ from PIL import Image
 from torch import Tensor
 
 from release.disagreement import answers, example_names, example_pictures
+from sgn_serve.graph_format import file_sha256
 from training.attacks import gradient_attack, pgd
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
-from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -264,7 +264,7 @@ def load(path: Path) -> Target:
         CheckpointError: It cannot be loaded.
     """
     model, info = load_checkpoint(path)
-    return Target(model, info, sha256(path))
+    return Target(model, info, file_sha256(path))
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:

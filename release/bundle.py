@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from release.paired import anywhere
+from sgn_serve.graph_format import file_sha256
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common.errors import TrainingError
-from training.common.files import sha256
 from training.common.markdown import table
 from training.evaluate.report import FORMAT
 from training.evaluate.saved_report import different_settings
@@ -104,7 +104,7 @@ def copy_run(name: str, run: Path) -> None:
     report = json.loads(path.read_text())
     if report.get("format") != FORMAT:
         raise BundleError(f"{path} does not say format {FORMAT!r}; run `python -m training.evaluate` again")
-    if report["setting"]["checkpoint_sha256"] != sha256(run / "model.safetensors"):
+    if report["setting"]["checkpoint_sha256"] != file_sha256(run / "model.safetensors"):
         raise BundleError(f"{path} is of another checkpoint; run `python -m training.evaluate` again")
     copy_log(name, run)
     shutil.copy(path, RESULTS / f"{name}.json")

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, pgd
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.common.errors import TrainingError
-from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
@@ -248,7 +248,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     knowing = KnowingAttack(arguments.iterations)
     result = {
         "command": " ".join(["python -m release.disagreement", *(sys.argv[1:] if command_line is None else [])]),
-        "checkpoint_sha256": sha256(arguments.ckpt),
+        "checkpoint_sha256": file_sha256(arguments.ckpt),
         "pictures": len(images),
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
         "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",

@@ -1,5 +1,8 @@
 """Names of the input, the outputs and the metadata of an exported graph: export writes them, all others read them."""
 
+import hashlib
+from pathlib import Path
+
 INPUT = "image"
 """Input, (batch, 3, H, W) float32: RGB in [0, 1]."""
 LOGITS = "logits"
@@ -18,3 +21,9 @@ SHA256_KEY = "checkpoint_sha256"
 """Metadata of a graph: SHA-256 of the checkpoint that it was exported from, in hexadecimal."""
 PRECISION_KEY = "precision"
 """Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal: what identifies a checkpoint, a graph and its figures."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ The graph's own metadata describes it. The figures are in a JSON file of the sam
 model.json), as release/bundle.py writes it for the bundled model; a graph without one has no measured figures.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph_format import METADATA_KEY
+from sgn_serve.graph_format import METADATA_KEY, file_sha256
 from sgn_serve.inference.graph import Graph, GraphError
 from sgn_serve.pictures.decoding import FORMATS
 from sgn_serve.pictures.resizing import Resize
@@ -152,12 +151,6 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             f"{graph.path}: its metadata {METADATA_KEY} cannot be used "
             f"({type(error).__name__}: {one_line(error)}); export it again"
         ) from None
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 digest of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _figures(path: Path, sha256: str) -> Mapping[str, Any]:

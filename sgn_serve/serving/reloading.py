@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from sgn_serve.graph_format import file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.refusals import Refusal, ServingError, one_line
-from sgn_serve.serving.model_card import file_sha256
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics

@@ -4,8 +4,8 @@ import pytest
 
 from release import bundle
 from release.bundle import BundleError, copy_run, readme_table
+from sgn_serve.graph_format import file_sha256
 from training.attacks.rows import RowId
-from training.common.files import sha256
 from training.evaluate.report import FORMAT
 
 
@@ -22,7 +22,7 @@ def run(tmp_path):
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "log.csv").write_text("epoch\n")
-    write_report(folder / "evaluation.json", sha256(folder / "model.safetensors"))
+    write_report(folder / "evaluation.json", file_sha256(folder / "model.safetensors"))
     return folder
 
 
@@ -54,7 +54,7 @@ def test_a_report_comes_with_its_page_and_plots(run, results):
     assert json.loads((results / "self-gradient.json").read_text())["file"] == "run"
     report = run / "report"
     report.mkdir()
-    write_report(report / "evaluation.json", sha256(run / "model.safetensors"))
+    write_report(report / "evaluation.json", file_sha256(run / "model.safetensors"))
     for name in ("evaluation.md", "gallery.png", "evaluation.json.row"):
         (report / name).write_text(name)
     copy_run("self-gradient", run)

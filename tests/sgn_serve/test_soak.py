@@ -23,7 +23,7 @@ from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 CLIENTS = 8
 GROWTH_BYTES = 12e6
-"""What memory may rise by between the second fifth and the last: less than one leaked picture in a hundred."""
+"""Memory may rise by this much between the second fifth and the last: less than one leaked picture in a hundred."""
 EXPECTED = {200, 400, 404, 413, 415, 503}
 
 

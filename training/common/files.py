@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 from pathlib import Path
 
@@ -53,9 +52,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

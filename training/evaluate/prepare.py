@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from sgn_serve.graph_format import file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph
@@ -14,7 +15,6 @@ from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
 from training.common.devices import check_threads, checked_device
-from training.common.files import sha256
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -129,12 +129,12 @@ def prepare(options: Options, command: str) -> Prepared:
     others = _other_reports(options.rows_from)
     device = checked_device(options.device)
     model, info = _load_network(options.ckpt, device)
-    checkpoint_sha256 = sha256(options.ckpt)
+    checkpoint_sha256 = file_sha256(options.ckpt)
     graph, context = None, _context(options, info, model)
     if options.onnx is not None:
         graph = ExportedGraph(options.onnx, checkpoint_sha256, options.threads or 0)
         own = SourceNetwork(model, "the checkpoint", checkpoint_sha256)
-        context = replace(context, checkpoint=own, graph_sha256=sha256(options.onnx))
+        context = replace(context, checkpoint=own, graph_sha256=file_sha256(options.onnx))
     names = list(options.attacks)
     if options.transfer_from is not None:
         context = replace(context, transfer=_load_source(options.transfer_from, info, device))
@@ -182,7 +182,7 @@ def _load_source(path: Path, info: CheckpointInfo, device: torch.device) -> Sour
     """
     network, description = _load_network(path, device)
     _check_classes(path, description.class_names, info)
-    return SourceNetwork(network, f"{description.method} {description.architecture}", sha256(path))
+    return SourceNetwork(network, f"{description.method} {description.architecture}", file_sha256(path))
 
 
 def _check_classes(path: Path, names: Sequence[str], info: CheckpointInfo) -> None:

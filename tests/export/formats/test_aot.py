@@ -14,10 +14,9 @@ from export.check.verify import EngineError
 from export.command import main
 from export.formats.aot import CompilerError, aot_runner, require_compiler
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY
-from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY
+from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY, file_sha256
 from tests.export.networks import OUTPUTS, checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
-from training.common.files import sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -45,7 +44,7 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
     package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
-    assert package.get_metadata()[SHA256_KEY] == sha256(small_checkpoint)
+    assert package.get_metadata()[SHA256_KEY] == file_sha256(small_checkpoint)
     with pytest.raises(EngineError, match="outputs are logits, plain_logits, self_gradient, expected plain_logits"):
         aot_runner(tmp_path / "model.pt2", ("plain_logits",))
 

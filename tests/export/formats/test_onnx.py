@@ -18,11 +18,10 @@ from export.exporter import export_onnx
 from export.formats.onnx import onnx_runner, to_onnx
 from export.network_passes import passes_of
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
-from training.common.files import sha256
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
@@ -67,7 +66,7 @@ def test_the_file_explains_itself(exported: Exported) -> None:
     metadata = {item.key: item.value for item in exported.model().metadata_props}
     assert set(metadata) == {METADATA_KEY, SHA256_KEY} == {"self_gradient_network", "checkpoint_sha256"}
     assert CheckpointInfo.from_json(metadata[METADATA_KEY]) == exported.info
-    assert metadata[SHA256_KEY] == sha256(exported.checkpoint)
+    assert metadata[SHA256_KEY] == file_sha256(exported.checkpoint)
 
 
 def test_one_valid_file_without_traces_of_this_machine(exported: Exported) -> None:

@@ -23,11 +23,10 @@ from export.formats.table import TORCHSCRIPT
 from export.formats.torchscript import save_torchscript, torchscript_runner
 from export.network_passes import passes_of
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
+from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.networks import IMAGE_SIZE, network_around
 from tests.needs_timm import NEEDS_TIMM
 from training.checkpoint import load_checkpoint
-from training.common.files import sha256
 from training.networks.backbones import build_backbone
 
 # TorchScript has been superseded but is what libtorch reads; PyTorch says so at every call.
@@ -58,7 +57,7 @@ def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
     torch.jit.load(module_path, _extra_files=extra)
     texts = {key: value.decode() if isinstance(value, bytes) else value for key, value in extra.items()}
     assert json.loads(texts[METADATA_KEY])["architecture"] == "wrn-10-1"
-    assert texts[SHA256_KEY] == sha256(checkpoint)
+    assert texts[SHA256_KEY] == file_sha256(checkpoint)
     assert texts[OUTPUT_NAMES_KEY] == "logits,plain_logits,self_gradient"
 
 

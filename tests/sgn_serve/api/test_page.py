@@ -96,7 +96,7 @@ def test_a_page_only_answers(app_client):
 
 
 def test_the_files_are_those_of_the_page():
-    # What is in these folders is served: nothing else may lie there.
+    # The server serves every file in these folders, so nothing else may lie there.
     assert {name.rsplit(".", 1)[1] for name in STATIC} == {"css", "js", "svg"}
     assert {name.rsplit(".", 1)[1] for name in EXAMPLES} == {"json", "png"}
     assert sum(path.stat().st_size for path in FOLDER.rglob("*.*")) < 400_000

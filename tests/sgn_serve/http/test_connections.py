@@ -222,7 +222,7 @@ def test_an_answer_that_nobody_reads_is_given_up(server):
 
 
 def test_heads_come_together_with_their_bodies(server):
-    """What a killed server leaves behind is then no answer that a proxy has half passed on."""
+    """A server that is killed then leaves no answer that a proxy has passed on in part."""
     classify = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     asks = [classify] * 20 + [b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /model HTTP/1.1\r\nHost: x\r\n\r\n"]
     with connect(server) as connection:
@@ -241,7 +241,7 @@ def test_heads_come_together_with_their_bodies(server):
 
 
 def first_read(connection):
-    """What has arrived by the first moment that anything has: a thread that slept until then would wake up later."""
+    """Return the bytes that arrive first. A sleeping thread would wake too late and see more of them."""
     connection.setblocking(False)
     try:
         while True:

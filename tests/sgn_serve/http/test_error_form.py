@@ -1,4 +1,4 @@
-"""What stands around a request, around applications that misbehave."""
+"""The middleware that formats errors, around applications that misbehave."""
 
 import asyncio
 import errno

@@ -11,7 +11,7 @@ TOKENS = ("0123456789abcdef", "fedcba9876543210", "00000000aaaaaaaa")
 
 
 def code(path="/classify", tokens=TOKENS, **headers):
-    """What a request is refused with; None where it is not."""
+    """Return the error that refuses a request, or None where it is accepted."""
     try:
         ask(RequireToken(PlainTextResponse("in"), tokens), path, headers=headers)
     except RequestError as error:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from release.disagreement import example_pictures
+from sgn_serve.graph_format import file_sha256
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
 from training.attacks.registry import Context, build_attacks
 from training.checkpoint import load_checkpoint
-from training.common.files import sha256
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
 
@@ -20,7 +20,7 @@ EPS = 8 / 255
 def bundled(project_root):
     folder = project_root / "sgn_serve" / "bundled"
     model, _ = load_checkpoint(folder / "model.safetensors")
-    checkpoint = sha256(folder / "model.safetensors")
+    checkpoint = file_sha256(folder / "model.safetensors")
     return model.requires_grad_(False), checkpoint, ExportedGraph(folder / "model.onnx", checkpoint, threads=1), folder
 
 
@@ -42,7 +42,7 @@ def test_black_box_and_transfer_attacks_take_pictures_from_it(bundled):
         classes=10,
         betas=(),
         checkpoint=SourceNetwork(model, "the checkpoint", checkpoint),
-        graph_sha256=sha256(folder / "model.onnx"),
+        graph_sha256=file_sha256(folder / "model.onnx"),
         queries=30,
     )
     attacks = [attack for attack in build_attacks(["clean"], context) if attack.id.state == "exported graph"]
