@@ -68,12 +68,10 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: s
     Raises:
         PicturesError: There is no such folder, it has too few pictures, or one cannot be read.
     """
-    if not folder.is_dir():
-        raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
-    paths = find_pictures(folder, Skipped(), recursive=False)[:count]
+    paths = _find(folder, count, recursive=False)
     if len(paths) < count:
         raise PicturesError(f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)})")
-    return torch.stack([_read(path, image_size, resize) for path in paths])
+    return torch.stack([_read(path, image_size, resize) for path in paths[:count]])
 
 
 def pictures_under(folder: Path, count: int, image_size: tuple[int, int], resize: str = "stretch") -> Tensor:
@@ -91,15 +89,19 @@ def pictures_under(folder: Path, count: int, image_size: tuple[int, int], resize
     Raises:
         PicturesError: There is no such folder, it has too few pictures, or one cannot be read.
     """
-    if not folder.is_dir():
-        raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
-    paths = find_pictures(folder, Skipped())
+    paths = _find(folder, count, recursive=True)
     if len(paths) < count:
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, but {count} are needed to compare with float32; "
             "name a folder of more, or compare on fewer with --agreement-pictures"
         )
     return torch.stack([_read(paths[index * len(paths) // count], image_size, resize) for index in range(count)])
+
+
+def _find(folder: Path, count: int, recursive: bool) -> list[Path]:
+    if not folder.is_dir():
+        raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
+    return find_pictures(folder, Skipped(), recursive=recursive)
 
 
 def _read(path: Path, image_size: tuple[int, int], resize: str) -> Tensor:
