@@ -17,6 +17,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from training.attacks.rows import STATES, RowId, State
+from training.common.provenance import current_versions, git_commit
 from training.evaluate.report import Row, saved_rows
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +129,18 @@ def main(command_line: Sequence[str] | None = None) -> int:
         command_line
     )
     result = comparisons()
-    RESULT.write_text(json.dumps({"command": "python -m release.paired", "comparisons": result}, indent=1) + "\n")
+    settings = {path.stem: json.loads(path.read_text())["setting"] for path in sorted(REPORTS.glob("*.json"))}
+    about = {
+        "command": "python -m release.paired",
+        "versions": current_versions(),
+        "git_commit": git_commit(ignore=("results",)),
+        # All reports are on the same pictures: comparing them picture by picture rests on that.
+        "data": {
+            name: [setting["data"], setting["pictures"], setting["pictures_sha256"]]
+            for name, setting in settings.items()
+        },
+    }
+    RESULT.write_text(json.dumps({**about, "comparisons": result}, indent=1) + "\n")
     for name, row in result.items():
         first, second = (f"{accuracy:.1%}" for accuracy in row["accuracy"])
         print(f"{name}: {first} and {second}, {in_words(row)}")
