@@ -10,18 +10,17 @@ for each name.
 from pathlib import Path
 
 import onnx
+import torch
 from onnx import FunctionProto, ModelProto
 from onnx.defs import OpSchema
 
 from export.kernels.operators import BUILD_FOLDER
+from training.networks.self_gradient import SMALLEST_MEAN_SQUARE
 
 DOMAIN = "ai.sgn"
 DOMAIN_VERSION = 1
 OPSET = 18
 """Opset of the standard operators in the body."""
-
-TINY = "1.17549435e-38"
-"""The smallest normal float32: it avoids 0 / 0 for a gradient of zero."""
 
 
 def library_path() -> Path:
@@ -45,8 +44,9 @@ def self_gradient_block(layers: int, rms: bool) -> FunctionProto:
         square = Mul (gradient_0, gradient_0)
         axes = Constant <value_ints = [1, 2, 3]> ()
         mean_square = ReduceMean <keepdims = 1> (square, axes)
-        tiny = Constant <value_float = {TINY}> ()
-        positive = Add (mean_square, tiny)
+        smallest = Constant <value_float = {SMALLEST_MEAN_SQUARE}> ()
+        largest = Constant <value_float = {torch.finfo(torch.float32).max}> ()
+        positive = Clip (mean_square, smallest, largest)
         root = Sqrt (positive)
         layer_0 = Div (gradient_0, root)
     """

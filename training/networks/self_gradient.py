@@ -29,11 +29,22 @@ def soft_loss(logits: Tensor) -> Tensor:
     return logits.sum()
 
 
+SMALLEST_MEAN_SQUARE = 1e-24
+"""Mean square below which a gradient is not normalised further.
+
+Trained networks have about 1e-6. The bound keeps 0 / 0 away from a gradient of zero. It is far above the smallest
+float32, so that an engine that flushes tiny values to zero gives the same, and so that the derivative, about the bound
+to the power of -1.5, does not overflow.
+"""
+
+
 def rms_normalised(gradient: Tensor) -> Tensor:
     """Divide each image's gradient (N, C, H, W) by its own root mean square. A gradient of zero stays zero."""
     mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
-    # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
-    return gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
+    # Bounds, not a sum: optimisers of graphs take a sum with such a small constant for "+ 0" and drop it. The upper one
+    # matters where squares overflow to infinity, which engines treat differently.
+    numbers = torch.finfo(gradient.dtype)
+    return gradient * torch.rsqrt(mean_square.clamp(max(SMALLEST_MEAN_SQUARE, numbers.tiny), numbers.max))
 
 
 class SelfGradientBlock(nn.Module):

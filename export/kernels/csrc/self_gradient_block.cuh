@@ -54,10 +54,16 @@ SGN_HOST_DEVICE void tanh_layer(const float* weights, float (&pixel)[CHANNELS]) 
 
 SGN_HOST_DEVICE float corrected(float picture, float scale, float correction) { return picture + scale * correction; }
 
-// Return the factor that gives a picture's gradient a root mean square of 1. Adding the smallest normal float avoids
-// 0 / 0 for a gradient of zero and changes no other.
+// Mean square below which a gradient is not normalised further: SMALLEST_MEAN_SQUARE in Python.
+constexpr float SMALLEST_MEAN_SQUARE = 1e-24f;
+
+// Return the factor that gives a picture's gradient a root mean square of 1. Squares may overflow to infinity, which is
+// taken for the largest float. A NaN stays NaN.
 SGN_HOST_DEVICE float inverse_root_mean_square(float sum_of_squares, float count) {
-  return 1.0f / sqrtf(sum_of_squares / count + FLT_MIN);
+  float mean_square = sum_of_squares / count;
+  if (mean_square < SMALLEST_MEAN_SQUARE) mean_square = SMALLEST_MEAN_SQUARE;
+  if (mean_square > FLT_MAX) mean_square = FLT_MAX;
+  return 1.0f / sqrtf(mean_square);
 }
 
 }  // namespace sgn

@@ -1,0 +1,120 @@
+"""Self-gradients that are zero, underflow or overflow when squared give the same answer in every engine."""
+
+import copy
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from export.capture.graph import capture
+from export.formats.table import ONNX, OPENVINO, TORCHSCRIPT, Format
+from export.network_passes import Passes, passes_of
+from export.rewrite import rewrite
+from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from tests.export.networks import network_around
+from training.networks.self_gradient import rms_normalised
+
+IMAGE_SIZE = (16, 16)
+FORMATS = [
+    ONNX,
+    TORCHSCRIPT,
+    pytest.param(
+        OPENVINO, marks=pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs OpenVINO")
+    ),
+]
+BRIGHTNESSES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+"""Brightness of each test picture, which sets the size of its gradient: see BrightnessScaled."""
+
+
+class BrightnessScaled(nn.Module):
+    """A classifier whose logits, and so their gradient, grow with the picture's brightness from 0 to about 1e32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.layers = nn.Sequential(*layers, nn.Linear(8, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Normalised images are 4 * (brightness - 0.5). exp(-125) is zero in float32.
+        return self.layers(images) * torch.exp(50 * images.mean(dim=(1, 2, 3)) - 25).unsqueeze(1)
+
+
+@pytest.fixture(scope="module")
+def captured() -> tuple[Passes, fx.GraphModule]:
+    torch.manual_seed(0)
+    passes = passes_of(network_around(BrightnessScaled()))
+    graph = capture(passes, IMAGE_SIZE)
+    rewrite(graph)
+    return passes, graph
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    noise = torch.rand(len(BRIGHTNESSES), 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
+    return torch.tensor(BRIGHTNESSES).view(-1, 1, 1, 1) + 1e-3 * (noise - 0.5)
+
+
+def outputs(
+    captured: tuple[Passes, fx.GraphModule], file_format: Format, pictures: Tensor, path: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return PyTorch's outputs and the exported graph's."""
+    passes, graph = captured
+    file_format.save(copy.deepcopy(graph), {}, path)
+    with torch.no_grad():
+        expected = dict(zip(passes.output_names, passes(pictures), strict=True))
+    return expected, dict(file_format.runner(path, passes.output_names)(pictures))
+
+
+@pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
+def test_every_engine_agrees_with_pytorch(
+    captured: tuple[Passes, fx.GraphModule], pictures: Tensor, file_format: Format, tmp_path: Path
+) -> None:
+    expected, found = outputs(captured, file_format, pictures, tmp_path / file_format.file_name)
+    sizes = expected[SELF_GRADIENT].abs().amax(dim=(1, 2, 3))
+    assert sizes[0] == 0, "the first picture's gradient is zero"
+    assert sizes[1] ** 2 == 0 < sizes[1], "the second's underflows when it is squared"
+    assert (sizes[-1] ** 2).isinf(), "the last one's overflows"
+    for name in (LOGITS, PLAIN_LOGITS, SELF_GRADIENT):
+        assert expected[name].isfinite().all()
+        for brightness, want, got in zip(BRIGHTNESSES, expected[name].double(), found[name].double(), strict=True):
+            difference = (got - want).norm()
+            assert difference <= 1e-3 * want.norm(), f"{name} at brightness {brightness}: {got} is not {want}"
+
+
+@pytest.mark.parametrize("file_format", FORMATS[:2], ids=lambda file_format: file_format.name)
+def test_a_picture_with_nan_gets_nan_logits(
+    captured: tuple[Passes, fx.GraphModule], pictures: Tensor, file_format: Format, tmp_path: Path
+) -> None:
+    """OpenVINO is left out: its ReLU makes zero of NaN."""
+    pictures = pictures[4:6]
+    pictures[1, 0, 3, 3] = math.nan
+    expected, found = outputs(captured, file_format, pictures, tmp_path / file_format.file_name)
+    for name in (LOGITS, PLAIN_LOGITS):
+        assert expected[name].isnan().tolist() == found[name].isnan().tolist() == [[False] * 10, [True] * 10]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_zero_gradient_stays_zero_and_has_a_finite_derivative(dtype: torch.dtype) -> None:
+    gradient = torch.zeros(2, 3, 4, 4, dtype=dtype, requires_grad=True)
+    normalised = rms_normalised(gradient)
+    assert normalised.abs().max() == 0
+    normalised.sum().backward()
+    assert gradient.grad is not None
+    assert gradient.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-11, 1e-6, 1.0, 1e18])
+def test_other_gradients_get_a_root_mean_square_of_one(size: float) -> None:
+    gradient = size * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rms_normalised(gradient).square().mean(dim=(1, 2, 3)), torch.ones(2))
+
+
+@pytest.mark.parametrize("size", [1e-16, 1e-14, 1e-12])
+def test_the_derivative_of_a_small_gradient_does_not_overflow(size: float) -> None:
+    gradient = (size * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    rms_normalised(gradient).square().sum().backward()
+    assert gradient.grad is not None
+    assert gradient.grad.isfinite().all()
