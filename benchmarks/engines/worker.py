@@ -1,6 +1,6 @@
 """Run one engine with one graph, a batch whenever it is told to.
 
-    PYTHON benchmarks/engines/worker.py KIND FILE THREADS
+    python -m benchmarks.engines.worker KIND FILE THREADS
 
 KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. The program reads one number
 of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sgn_serve.onnx_runtime import start_session
+from training.common.errors import first_line
 
 BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""
@@ -43,16 +46,8 @@ def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> BatchR
         threads: CPU threads of one call.
         kernels: A library of custom operators to register.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    if kernels is not None:
-        settings.register_custom_ops_library(str(kernels))
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    # Otherwise its threads go on spinning after the run, on the cores of the engine whose turn is next.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    # Else its threads would go on spinning after the run, on the cores of the engine whose turn is next.
+    session = start_session(Path(path), threads, spinning="in a run", custom_operators=kernels)
     size = tuple(session.get_inputs()[0].shape[1:])
     return lambda batch: session.run(None, {"image": _cached(batch, size)})
 
@@ -105,7 +100,6 @@ def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
     elif kind == "aot":
         module = torch._inductor.aoti_load_package(path)
     else:
-        sys.path.insert(0, str(Path(__file__).parents[2]))
         from export.network_passes import passes_of
         from training.checkpoint import load_checkpoint
 
@@ -162,7 +156,7 @@ def main() -> int:
             run = run or ENGINES[kind](path, int(threads))
             answer = _answer(line, run)
         except Exception as error:  # of any engine; the benchmark goes on without it
-            answer = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+            answer = {"error": first_line(error)}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 
