@@ -31,7 +31,7 @@ from torch import Tensor
 
 from release.disagreement import answers, example_names, example_pictures
 from sgn_serve.graph_format import file_sha256
-from training.attacks import gradient_attack, pgd
+from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
@@ -134,7 +134,7 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
         torch.manual_seed(SEED)
         attacked = to_pixels(attack.perturb(target.model, images[left], labels[left], EPS))
         logits = torch.from_numpy(np.log(target.probabilities(attacked)[0] + 1e-300))
-        margins = pgd.margin(logits, labels[left])
+        margins = projected_gradient.margin(logits, labels[left])
         for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
             if margin > best_margin[index]:
                 best[index], best_margin[index], chosen[index] = pixels, margin, title(attack)

@@ -53,7 +53,7 @@ SHOWN = (
     RowFilter.like(family="fgsm"),
     *(RowFilter.exactly(RowId("block on", "pgd", steps=steps)) for steps in (10, 20)),
     RowFilter.exactly(RowId("block on", "cw", steps=20)),
-    RowFilter.exactly(RowId("block on", "cw", steps=20, view="block off")),
+    RowFilter.exactly(RowId("block on", "cw", steps=20, view="first-pass")),
     RowFilter.like(family="cw", steps=20, view="smooth", averaged=False),
     *(RowFilter.like(family=family) for family in ("apgd-ce", "apgd-t", "fab-t")),
     SQUARE,

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import read_rgb
-from training.attacks import gradient_attack, pgd
+from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
@@ -113,7 +113,7 @@ class KnowingAttack:
             inputs = current.detach().requires_grad_()
             with torch.enable_grad():
                 corrected, plain = self._seen(model, inputs)
-                margins = pgd.margin(corrected, labels)
+                margins = projected_gradient.margin(corrected, labels)
                 bits = divergence_bits(corrected, plain)
                 goal = torch.where(margins > self.confidence, -bits, margins.double())
                 (gradient,) = torch.autograd.grad(goal.sum(), inputs)

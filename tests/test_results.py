@@ -22,7 +22,7 @@ from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
 from release import paired
 from release.bundle import BUNDLED, SYSTEMS, summary
-from training.attacks.pgd import ProjectedGradientAscent
+from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
