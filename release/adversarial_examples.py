@@ -6,12 +6,12 @@ It writes sgn_serve/ui/examples/: small PNG files, clean and perturbed, and exam
 picture the attacked model and the attack, and has both models' answers while the perturbation grows. Make the examples
 anew whenever the bundled model changes (release.bundle does; a test compares the hashes).
 
-The pictures are the first of each class, in file order, that both models classify rightly, so that nothing is picked by
-how an attack ends. Only where the bundled model would withstand the attack on all of them, the first picture on which
-it does not takes its class's place: the page has to show that the model can be fooled.
+The pictures are the first of each class, in file order, that both models classify rightly. So nothing is picked by how
+an attack ends, with one exception, because the page has to show that the model can be fooled. Where the bundled model
+withstands the attack on all of these pictures, the first picture on which it does not takes the place of its class.
 
-Every perturbation is L-inf, 8/255, and rounded to whole steps of 1/255 before it is judged, so that the PNG files hold
-exactly what was judged. At strength k of 8 it is scaled by k/8 and rounded (scaled).
+Every perturbation is L-inf, 8/255. It is rounded to whole steps of 1/255 before it is judged, so the PNG files hold
+what was judged. At strength k of 8 it is scaled by k/8 and rounded (scaled).
 """
 
 import argparse
@@ -47,8 +47,8 @@ STEPS = 8
 EPS = STEPS / 255
 SEED = 0
 
-# The last iterate and not the first one that fools the network: the whole budget is spent, so that the perturbation has
-# an effect at smaller strengths too.
+# The last iterate is taken, not the first one that fools the network. It spends the whole budget, so that the
+# perturbation has an effect at smaller strengths too.
 ATTACKS = {
     "bundled": (
         replace(gradient_attack.pgd_attack(20), keep_best=False),
@@ -122,8 +122,8 @@ def title(attack: Attack) -> str:
 def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[Pixels, list[str]]:
     """Return attacked pictures, and the attack that made each of them.
 
-    The attacks go in turn, each on the pictures that are still classified rightly after those before, judged after
-    rounding; where none fools the network, the one of highest margin stays.
+    The attacks take turns, each on the pictures that are still classified rightly after rounding. Where none fools the
+    network, the perturbation of the highest margin is kept.
     """
     images = to_images(clean)
     best, best_margin, chosen = clean.copy(), torch.full(labels.shape, -torch.inf), [""] * len(labels)

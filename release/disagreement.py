@@ -5,13 +5,13 @@
         --data-root data --pictures 1000                                   # hours on a CPU
 
 It writes results/disagreement.json. The score of a picture is the Jensen-Shannon divergence between the answers with
-the block on and off. For each attack the file has the ROC curve of attacked pictures against the same ones unattacked,
-and the area under it: 1 is a perfect sign, 0.5 none. It also has the share of attacks that a limit catches, for two
-limits: those that 1 % and 5 % of the clean pictures exceed. SGN_MAX_DISAGREEMENT may be set to one of them. The same
-figures follow for the attacks that succeeded alone, for only they matter.
+the block on and off. For each attack the file has the ROC curve of attacked pictures against the same ones unattacked.
+It also has the area under the curve: 1 is a perfect sign, 0.5 none. For two limits it has the share of attacks that the
+limit catches: those that 1 % and 5 % of the clean pictures exceed. SGN_MAX_DISAGREEMENT may be set to one of them. The
+same figures follow for the attacks that succeeded alone, for only they matter.
 
-The attacks: PGD-20; AutoAttack's four in turn, each on what withstood the ones before; and an attacker who knows of the
-check and fools the network with as little disagreement as it can (KnowingAttack).
+There are three attacks. The first is PGD-20. The second is AutoAttack's four in turn, each on what withstood the ones
+before. The third knows of the check, and fools the network with as little disagreement as it can (KnowingAttack).
 """
 
 import argparse

@@ -28,6 +28,7 @@ import torch
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.provenance import commit, processor, versions
+from export.kernels.onnx_functions import library_path
 from training.common import markdown
 from training.common.errors import first_line
 
@@ -88,7 +89,7 @@ class Worker:
 
     def __init__(self, engine: Engine, path: Path, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", WORKER, engine.kind, str(path), str(threads)]
+        command = [sys.executable, "-m", WORKER, engine.kind, str(path), str(threads), str(library_path())]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,10 +1,12 @@
-"""Run one engine with one graph, a batch whenever it is told to.
+"""Run one engine with one graph: a batch for each line of standard input.
 
-    python -m benchmarks.engines.worker KIND FILE THREADS
+    python -m benchmarks.engines.worker KIND FILE THREADS KERNELS
 
-KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. The program reads one number
-of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no
-engine but its own, so that its peak memory is that engine's.
+KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. KERNELS is the library of
+custom operators that ort-fused registers.
+
+The program reads one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or
+{"error": ...}. It imports no engine but its own, so that its peak memory is that engine's.
 """
 
 import json
@@ -12,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,6 @@ BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""
 
 SEED = 0
-KERNELS = Path(__file__).parents[2] / "build" / "kernels" / "libsgn_onnxruntime.so"
-"""The path that export.kernels.onnx_functions.library_path gives. Importing that would load PyTorch."""
 
 
 def pictures(batch: int, size: tuple[int, ...]) -> Any:
@@ -111,7 +112,6 @@ def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
 
 ENGINES: dict[str, Callable[[str, int], BatchRunner]] = {
     "ort": onnx_runtime,
-    "ort-fused": lambda path, threads: onnx_runtime(path, threads, KERNELS),
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
     **{
@@ -147,13 +147,14 @@ def peak_mb() -> float:
 
 def main() -> int:
     """Answer standard input line by line, and return the exit status."""
-    kind, path, threads = sys.argv[1:]
+    kind, path, threads, kernels = sys.argv[1:]
+    start = partial(onnx_runtime, kernels=Path(kernels)) if kind == "ort-fused" else ENGINES[kind]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what engines print must not stand among the answers
     run: BatchRunner | None = None
     for line in sys.stdin:
         try:
-            run = run or ENGINES[kind](path, int(threads))
+            run = run or start(path, int(threads))
             answer = _answer(line, run)
         except Exception as error:  # of any engine; the benchmark goes on without it
             answer = {"error": first_line(error)}

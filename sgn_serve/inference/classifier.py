@@ -21,7 +21,7 @@ from sgn_serve.inference.graph import Description, Graph, GraphError
 from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import one_line
-from sgn_serve.settings import ONNX_RUNTIME, OPENVINO
+from sgn_serve.setting_types import ONNX_RUNTIME, OPENVINO
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
