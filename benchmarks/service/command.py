@@ -105,19 +105,15 @@ def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the figures of every service as a Markdown table, a line for each number of connections."""
+    """Return the figures as a Markdown table, a line for each number of connections and each service."""
     services = result["services"]
-    header = ["connections"]
-    for name in services:
-        header += [f"{name}, requests/s", "p50, ms", "p99, ms"]
     lines = []
     for connections in next(iter(services.values())):
-        cells = []
-        for rows in services.values():
+        for name, rows in services.items():
             row = rows[connections]
-            cells += [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
-        lines.append([connections, *cells])
-    return markdown.table(header, lines, "r" * len(header))
+            cells = [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
+            lines.append([connections, name, *cells])
+    return markdown.table(("connections", "service", "requests/s", "p50, ms", "p99, ms"), lines, "rlrrr")
 
 
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
