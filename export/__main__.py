@@ -1,4 +1,4 @@
-"""Entry point of `python -m export`."""
+"""Run `python -m export`."""
 
 import sys
 

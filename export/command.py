@@ -14,7 +14,6 @@ from export.kernels import onnx_functions, operators
 from export.output import UNFINISHED
 from export.reduced import REDUCED_PRECISIONS, Reduced, export_reduced
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from training.checkpoint import CheckpointError
 from training.common.errors import TrainingError
 
 BESIDE_CHECKPOINT = Path()
@@ -186,7 +185,7 @@ def _export(file_format: Format, target: Path, options: argparse.Namespace) -> i
             print(error.details())
         made_in_vain = f"; {target} was not written" if error.exit_status == 1 else ""
         return _fail(f"{error}{made_in_vain}", error.exit_status)
-    except (TrainingError, CheckpointError) as error:
+    except TrainingError as error:
         return _fail(str(error), TrainingError.exit_status)
     except OSError as error:  # such as a full disk
         return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)

@@ -6,12 +6,12 @@ It writes sgn_serve/ui/examples/: small PNG files, clean and perturbed, and exam
 picture the attacked model and the attack, and has both models' answers while the perturbation grows. Make the examples
 anew whenever the bundled model changes (release.bundle does; a test compares the hashes).
 
-The pictures are the first of each class, in file order, that both models classify rightly, so that nothing is picked by
-how an attack ends. Only where the bundled model would withstand the attack on all of them, the first picture on which
-it does not takes its class's place: the page has to show that the model can be fooled.
+The pictures are the first of each class, in file order, that both models classify rightly. So nothing is picked by how
+an attack ends, with one exception, because the page has to show that the model can be fooled. Where the bundled model
+withstands the attack on all of these pictures, the first picture on which it does not takes the place of its class.
 
-Every perturbation is L-inf, 8/255, and rounded to whole steps of 1/255 before it is judged, so that the PNG files hold
-exactly what was judged. At strength k of 8 it is scaled by k/8 and rounded (scaled).
+Every perturbation is L-inf, 8/255. It is rounded to whole steps of 1/255 before it is judged, so the PNG files hold
+what was judged. At strength k of 8 it is scaled by k/8 and rounded (scaled).
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from release.disagreement import answers, example_names, example_pictures
 from sgn_serve.graph_format import file_sha256
-from training.attacks import gradient_attack, pgd
+from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
@@ -47,8 +47,8 @@ STEPS = 8
 EPS = STEPS / 255
 SEED = 0
 
-# The last iterate and not the first one that fools the network: the whole budget is spent, so that the perturbation has
-# an effect at smaller strengths too.
+# The last iterate is taken, not the first one that fools the network. It spends the whole budget, so that the
+# perturbation has an effect at smaller strengths too.
 ATTACKS = {
     "bundled": (
         replace(gradient_attack.pgd_attack(20), keep_best=False),
@@ -122,8 +122,8 @@ def title(attack: Attack) -> str:
 def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[Pixels, list[str]]:
     """Return attacked pictures, and the attack that made each of them.
 
-    The attacks go in turn, each on the pictures that are still classified rightly after those before, judged after
-    rounding; where none fools the network, the one of highest margin stays.
+    The attacks take turns, each on the pictures that are still classified rightly after rounding. Where none fools the
+    network, the perturbation of the highest margin is kept.
     """
     images = to_images(clean)
     best, best_margin, chosen = clean.copy(), torch.full(labels.shape, -torch.inf), [""] * len(labels)
@@ -134,7 +134,7 @@ def perturb(name: str, target: Target, clean: Pixels, labels: Tensor) -> tuple[P
         torch.manual_seed(SEED)
         attacked = to_pixels(attack.perturb(target.model, images[left], labels[left], EPS))
         logits = torch.from_numpy(np.log(target.probabilities(attacked)[0] + 1e-300))
-        margins = pgd.margin(logits, labels[left])
+        margins = projected_gradient.margin(logits, labels[left])
         for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
             if margin > best_margin[index]:
                 best[index], best_margin[index], chosen[index] = pixels, margin, title(attack)

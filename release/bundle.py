@@ -3,11 +3,16 @@ r"""Put a trained and evaluated network into sgn_serve/bundled, with its figures
     python -m release.bundle --self-gradient runs/smooth-16-2 --start runs/one-step-16-2 --longer runs/longer-16-2 \
         --pgd runs/pgd-16-2 --standard runs/standard-16-2 --first runs/start-16-2
 
-Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`, which
-may be in the folder report/ with its page and plots. --first is the run whose weights --start continued from; only its
-training time is shown, so its log.csv is enough. This writes results/bundled/ (the reports and training logs), the
-graph, its checkpoint and model.json, the table in README.md (python -m docs.generator.readme), and the adversarial
-examples of the page at /ui.
+Each run directory must hold model.safetensors, log.csv and the evaluation.json of `python -m training.evaluate`. That
+one may be in the folder report/ with its page and plots. --first is the run whose weights --start continued from. Only
+its training time is shown, so its log.csv is enough.
+
+It writes:
+
+- the graph, its checkpoint and model.json;
+- results/bundled/: the reports and training logs;
+- the table in README.md, as python -m docs.generator.readme does;
+- the adversarial examples of the page at /ui.
 """
 
 import argparse
@@ -53,7 +58,7 @@ SHOWN = (
     RowFilter.like(family="fgsm"),
     *(RowFilter.exactly(RowId("block on", "pgd", steps=steps)) for steps in (10, 20)),
     RowFilter.exactly(RowId("block on", "cw", steps=20)),
-    RowFilter.exactly(RowId("block on", "cw", steps=20, view="block off")),
+    RowFilter.exactly(RowId("block on", "cw", steps=20, view="first-pass")),
     RowFilter.like(family="cw", steps=20, view="smooth", averaged=False),
     *(RowFilter.like(family=family) for family in ("apgd-ce", "apgd-t", "fab-t")),
     SQUARE,

@@ -5,13 +5,13 @@
         --data-root data --pictures 1000                                   # hours on a CPU
 
 It writes results/disagreement.json. The score of a picture is the Jensen-Shannon divergence between the answers with
-the block on and off. For each attack the file has the ROC curve of attacked pictures against the same ones unattacked,
-and the area under it: 1 is a perfect sign, 0.5 none. It also has the share of attacks that a limit catches, for two
-limits: those that 1 % and 5 % of the clean pictures exceed. SGN_MAX_DISAGREEMENT may be set to one of them. The same
-figures follow for the attacks that succeeded alone, for only they matter.
+the block on and off. For each attack the file has the ROC curve of attacked pictures against the same ones unattacked.
+It also has the area under the curve: 1 is a perfect sign, 0.5 none. For two limits it has the share of attacks that the
+limit catches: those that 1 % and 5 % of the clean pictures exceed. SGN_MAX_DISAGREEMENT may be set to one of them. The
+same figures follow for the attacks that succeeded alone, for only they matter.
 
-The attacks: PGD-20; AutoAttack's four in turn, each on what withstood the ones before; and an attacker who knows of the
-check and fools the network with as little disagreement as it can (KnowingAttack).
+There are three attacks. The first is PGD-20. The second is AutoAttack's four in turn, each on what withstood the ones
+before. The third knows of the check, and fools the network with as little disagreement as it can (KnowingAttack).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import read_rgb
-from training.attacks import gradient_attack, pgd
+from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
@@ -113,7 +113,7 @@ class KnowingAttack:
             inputs = current.detach().requires_grad_()
             with torch.enable_grad():
                 corrected, plain = self._seen(model, inputs)
-                margins = pgd.margin(corrected, labels)
+                margins = projected_gradient.margin(corrected, labels)
                 bits = divergence_bits(corrected, plain)
                 goal = torch.where(margins > self.confidence, -bits, margins.double())
                 (gradient,) = torch.autograd.grad(goal.sum(), inputs)

@@ -3,7 +3,7 @@
     python -m release.paired
 
 It writes results/paired.json. Two networks' accuracies on the same pictures differ by what the one withstands and the
-other does not. How often that went which way tells chance from difference far better than two confidence intervals do.
+other does not. A sign test on these pictures tells chance from difference far better than two confidence intervals do.
 """
 
 import argparse

@@ -102,6 +102,6 @@ class ServingError(Exception):
     exit_status: ClassVar[int] = 1
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's whole message on one line, cut after 300 characters, or its type where it has no message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return an error's message on one line, cut after `limit` characters, or its type where it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -25,14 +25,14 @@ from sgn_serve.telemetry.logs import log_json_lines
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
-# BentoML's own default is every network there is. In a container that is right: its network is nobody else's.
+# BentoML listens on every network by default. In a container that is right, because its network is its own.
 HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
 
 STATE = State()
 """State that the service and the application share. BentoML makes each of the two by itself, without the other."""
 
 
-# The time limit only stands behind the shorter one of FormatErrors.
+# FormatErrors has a shorter time limit. This one counts only if that fails.
 # Nobody exports the spans of BentoML's tracing here, and making them costs a good part of a request. Its metrics make a
 # label of every path that anybody asks for, and its log of requests is no JSON: see sgn_serve/http/access_log.py.
 @bentoml.service(
@@ -55,7 +55,7 @@ class RobustClassifier:
             # uvicorn would print the traceback of an exception, and takes SystemExit for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(CANNOT_SERVE)
-        except Exception:  # whatever it is, it would be the same again, and again
+        except Exception:  # another try would end alike
             logger.exception("this worker cannot start")
             os._exit(CANNOT_SERVE)
 
@@ -88,11 +88,11 @@ class RobustClassifier:
                 wanted + OTHER_FILES,
             )
         use_supervisor()
-        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed:
-        # some 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this as they start.
+        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed.
+        # That was 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this at start.
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
-        # It would also keep what a large picture took, 130 MB of it, once it has seen pieces of that size freed: those
-        # go back to the system instead, while what is smaller, such as the network's tensors, is still kept.
+        # Once glibc has seen pieces as large as a picture's freed, it would keep them: 130 MB. With these limits they
+        # go back to the system. Smaller pieces, such as the network's tensors, are still kept.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 20))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 20))
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
@@ -128,8 +128,8 @@ class RobustClassifier:
 class OurRoutesFirst:
     """Answer our routes, and hand every other request on to BentoML's application.
 
-    They stand before it and not within: BentoML's way to an API costs a good part of a request's time, reads bodies
-    that it should not, and turns most errors into others.
+    Our routes come before BentoML's application, not inside it. BentoML's way to an API costs a good part of a
+    request's time, reads bodies that it should not, and turns most errors into others.
 
     Args:
         app: BentoML's application.

@@ -22,7 +22,7 @@ from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
 from release import paired
 from release.bundle import BUNDLED, SYSTEMS, summary
-from training.attacks.pgd import ProjectedGradientAscent
+from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
@@ -189,7 +189,7 @@ def test_lower_precision_agrees_as_the_site_says(figures):
     for name, row in precisions["rows"].items():
         assert all(item["pictures"] >= 1000 for item in row["agreement"].values())
         lowest[name] = min(item[kind] for item in row["agreement"].values() for kind in ("clean", "attacked"))
-    assert all((share >= Reduced.min_agreement) == ("int8" not in name) for name, share in lowest.items()), lowest
+    assert all(share >= Reduced.min_agreement for share in lowest.values()), lowest
 
 
 def test_the_engines_are_as_fast_as_the_site_says():

@@ -1,4 +1,4 @@
-"""`python -m training`."""
+"""Run `python -m training`."""
 
 import sys
 

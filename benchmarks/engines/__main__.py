@@ -1,4 +1,4 @@
-"""`python -m benchmarks.engines`."""
+"""Run `python -m benchmarks.engines`."""
 
 import sys
 

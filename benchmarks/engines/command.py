@@ -28,11 +28,13 @@ import torch
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.provenance import commit, processor, versions
+from export.kernels.onnx_functions import library_path
 from training.common import markdown
 from training.common.errors import first_line
 
-RESULT = Path(__file__).parents[2] / "results" / "engines.json"
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "results" / "engines.json"
+WORKER = "benchmarks.engines.worker"
 REFERENCE = "block off: plain export, ONNX Runtime"
 PACKAGES = ("torch", "onnxruntime", "openvino")
 PAUSE_S = 0.05
@@ -87,7 +89,7 @@ class Worker:
 
     def __init__(self, engine: Engine, path: Path, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, str(WORKER), engine.kind, str(path), str(threads)]
+        command = [sys.executable, "-m", WORKER, engine.kind, str(path), str(threads), str(library_path())]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -95,7 +97,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
-            cwd=WORKER.parents[2],
+            cwd=ROOT,
         )
 
     def run(self, batch: int) -> dict[str, Any]:

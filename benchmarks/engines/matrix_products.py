@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+
+from sgn_serve.onnx_runtime import start_session
 
 SIZES = (512, 1024, 2048)
 SECONDS = 1.0
@@ -60,8 +61,5 @@ def _onnx_runtime(size: int, threads: int) -> Callable[[], object]:
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = onnx.helper.make_graph([node], "product", names[:1], names[1:], [onnx.numpy_helper.from_array(matrix, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session = start_session(model.SerializeToString(), threads, spinning="in a run")
     return lambda: session.run(None, {"x": matrix})

@@ -1,10 +1,12 @@
-"""Run one engine with one graph, a batch whenever it is told to.
+"""Run one engine with one graph: a batch for each line of standard input.
 
-    PYTHON benchmarks/engines/worker.py KIND FILE THREADS
+    python -m benchmarks.engines.worker KIND FILE THREADS KERNELS
 
-KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. The program reads one number
-of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or {"error": ...}. It imports no
-engine but its own, so that its peak memory is that engine's.
+KIND is ort, ort-fused, openvino-f32, openvino-bf16, eager, compile, torchscript or aot. KERNELS is the library of
+custom operators that ort-fused registers.
+
+The program reads one number of pictures a line and answers each with a line of JSON: {"ms": ..., "peak_mb": ...}, or
+{"error": ...}. It imports no engine but its own, so that its peak memory is that engine's.
 """
 
 import json
@@ -12,17 +14,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sgn_serve.onnx_runtime import start_session
+from training.common.errors import first_line
+
 BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""
 
 SEED = 0
-KERNELS = Path(__file__).parents[2] / "build" / "kernels" / "libsgn_onnxruntime.so"
-"""The path that export.kernels.onnx_functions.library_path gives. Importing that would load PyTorch."""
 
 
 def pictures(batch: int, size: tuple[int, ...]) -> Any:
@@ -43,16 +47,8 @@ def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> BatchR
         threads: CPU threads of one call.
         kernels: A library of custom operators to register.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    if kernels is not None:
-        settings.register_custom_ops_library(str(kernels))
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3
-    # Otherwise its threads go on spinning after the run, on the cores of the engine whose turn is next.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    # Else its threads would go on spinning after the run, on the cores of the engine whose turn is next.
+    session = start_session(Path(path), threads, spinning="in a run", custom_operators=kernels)
     size = tuple(session.get_inputs()[0].shape[1:])
     return lambda batch: session.run(None, {"image": _cached(batch, size)})
 
@@ -105,7 +101,6 @@ def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
     elif kind == "aot":
         module = torch._inductor.aoti_load_package(path)
     else:
-        sys.path.insert(0, str(Path(__file__).parents[2]))
         from export.network_passes import passes_of
         from training.checkpoint import load_checkpoint
 
@@ -117,7 +112,6 @@ def pytorch(kind: str, path: str, threads: int) -> BatchRunner:
 
 ENGINES: dict[str, Callable[[str, int], BatchRunner]] = {
     "ort": onnx_runtime,
-    "ort-fused": lambda path, threads: onnx_runtime(path, threads, KERNELS),
     "openvino-f32": lambda path, threads: openvino(path, threads, "f32"),
     "openvino-bf16": lambda path, threads: openvino(path, threads, "bf16"),
     **{
@@ -153,16 +147,17 @@ def peak_mb() -> float:
 
 def main() -> int:
     """Answer standard input line by line, and return the exit status."""
-    kind, path, threads = sys.argv[1:]
+    kind, path, threads, kernels = sys.argv[1:]
+    start = partial(onnx_runtime, kernels=Path(kernels)) if kind == "ort-fused" else ENGINES[kind]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what engines print must not stand among the answers
     run: BatchRunner | None = None
     for line in sys.stdin:
         try:
-            run = run or ENGINES[kind](path, int(threads))
+            run = run or start(path, int(threads))
             answer = _answer(line, run)
         except Exception as error:  # of any engine; the benchmark goes on without it
-            answer = {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
+            answer = {"error": first_line(error)}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 

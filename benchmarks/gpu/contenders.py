@@ -19,6 +19,7 @@ from export.kernels import operators
 from export.network_passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
+from sgn_serve.onnx_runtime import start_session
 from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"
@@ -229,8 +230,6 @@ def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settin
     Raises:
         BenchmarkError: The provider is not active.
     """
-    import onnxruntime
-
     from export.formats.table import ONNX
 
     with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +237,7 @@ def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settin
         names = output_names_of(graph)
         classes = graph.graph.output_node().args[0][0].meta["val"].shape[1]  # type: ignore[index, union-attr]
         ONNX.save(graph, {}, path)
-        session = onnxruntime.InferenceSession(str(path), providers=[(provider, dict(settings))])
+        session = start_session(path, providers=[(provider, dict(settings))])
     if session.get_providers()[0] != provider:
         raise BenchmarkError(f"ONNX Runtime did not start its {provider}: see the lines above, or uninstall it")
     shapes = {"logits": (len(images), classes), "plain_logits": (len(images), classes), "self_gradient": images.shape}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.service`."""
+"""Run `python -m benchmarks.service`."""
 
 import sys
 

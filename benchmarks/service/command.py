@@ -12,25 +12,21 @@ engine alone is ONNX Runtime on batches of decoded pictures: the most that a ser
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
+from benchmarks.service import server
+from benchmarks.service.server import ROOT, free_port, service_command, service_environment, wait_until_ready
 from training.common import markdown
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
@@ -39,28 +35,11 @@ AT = 32
 START_LIMIT_SECONDS = 120
 PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools")
 
-ENGINE = """
-import sys, time
-import numpy as np, onnxruntime
-graph, threads, batch, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = threads
-session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-height, width = session.get_inputs()[0].shape[2:]
-images = np.random.default_rng(0).random((batch, 3, height, width), np.float32)
-session.run(["logits"], {"image": images})
-runs, started = 0, time.perf_counter()
-while time.perf_counter() - started < seconds:
-    session.run(["logits"], {"image": images})
-    runs += 1
-print(runs * batch / (time.perf_counter() - started))
-"""
-
 
 def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
     """Return the command that starts a system's server. This service reads graph and threads from its environment."""
     if system == "ours":
-        return [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        return service_command(port)
     return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
 
 
@@ -73,46 +52,20 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
-        environment = {
-            **os.environ,
-            "BENTOML_HOME": home,
-            "BENTOML_DO_NOT_TRACK": "True",
+        settings = {
             "SGN_MODEL": str(graph),
             "SGN_THREADS": str(threads),
             "SGN_PROVIDERS": "cpu",
             "SGN_ACCESS_LOG": "false",  # the others log no requests either
         }
         log = Path(home) / "log"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                server_command(system, graph, port, threads), cwd=ROOT, env=environment, stdout=output, stderr=output
-            )
-        try:
-            _wait_until_ready(system, process, port, log)
+        command = server_command(system, graph, port, threads)
+        with server.running(command, service_environment(Path(home), **settings), log) as process:
+            try:
+                wait_until_ready(process, port, log, START_LIMIT_SECONDS)
+            except BenchmarkError as error:
+                raise BenchmarkError(f"{SYSTEMS[system]}: {error}") from None
             yield port
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started. LitServe's workers would outlive it."""
-    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _, left = psutil.wait_procs(started, timeout=2)
-    for worker in left:
-        worker.kill()
-
-
-def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[str, Any]:
@@ -141,8 +94,9 @@ def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[st
 
 def engine_alone(graph: Path, threads: int, batch: int, seconds: float) -> float:
     """Return how many pictures a second ONNX Runtime answers alone, block on."""
-    command = [sys.executable, "-c", ENGINE, str(graph), str(threads), str(batch), str(seconds)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    module = "benchmarks.service.engine"
+    command = [sys.executable, "-m", module, str(graph.resolve()), str(threads), str(batch), str(seconds)]
+    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -151,19 +105,15 @@ def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the figures of every service as a Markdown table, a line for each number of connections."""
+    """Return the figures as a Markdown table, a line for each number of connections and each service."""
     services = result["services"]
-    header = ["connections"]
-    for name in services:
-        header += [f"{name}, requests/s", "p50, ms", "p99, ms"]
     lines = []
     for connections in next(iter(services.values())):
-        cells = []
-        for rows in services.values():
+        for name, rows in services.items():
             row = rows[connections]
-            cells += [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
-        lines.append([connections, *cells])
-    return markdown.table(header, lines, "r" * len(header))
+            cells = [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
+            lines.append([connections, name, *cells])
+    return markdown.table(("connections", "service", "requests/s", "p50, ms", "p99, ms"), lines, "rlrrr")
 
 
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
@@ -175,17 +125,6 @@ def share_of_engine(result: dict[str, Any]) -> float:
     """Return which share of the engine's throughput at batch 32 this service reaches with 32 connections."""
     ours: float = result["services"][SYSTEMS["ours"]][str(AT)]["requests_per_second"]
     return ours / float(result["engine_alone"][str(AT)])
-
-
-def _wait_until_ready(system: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise BenchmarkError(f"{SYSTEMS[system]} did not start: {log.read_text()[-500:]}")
 
 
 def main(command_line: Sequence[str] | None = None) -> int:

@@ -106,8 +106,8 @@ def _transposed_convolution(
 def relu_input_gradient(gradient: Tensor, features: Tensor, threshold: float) -> Tensor:
     """Return the gradient of a ReLU: aten::threshold_backward as a product with the mask.
 
-    PyTorch's form, where(features <= threshold, 0, gradient), took 24 % of a two-pass graph's time in ONNX Runtime;
-    a product is nearly free and is the same for every finite gradient.
+    PyTorch's form, where(features <= threshold, 0, gradient), took 24 % of a two-pass graph's time in ONNX Runtime.
+    A product is nearly free, and is the same for every finite gradient.
     """
     return gradient * (features > threshold).to(gradient.dtype)
 

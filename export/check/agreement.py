@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from export.check.verify import GraphRunner
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
-from training.attacks.pgd import ProjectedGradientAscent
+from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -18,8 +18,8 @@ from export.check.verify import EngineError, GraphRunner
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
 from sgn_serve.graph_format import INPUT
+from sgn_serve.onnx_runtime import start_session
 from training.common.errors import first_line
-from training.common.onnx_runtime import cpu_session
 
 OPSET = 18
 """The newest opset that torch.onnx writes without a conversion; every runtime of the last three years reads it."""
@@ -109,7 +109,7 @@ def onnx_runner(
         EngineError: The graph cannot be loaded, or its outputs are others.
     """
     try:
-        session = cpu_session(model, torch.get_num_threads(), custom_operators)
+        session = start_session(model, torch.get_num_threads(), custom_operators=custom_operators)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise EngineError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
     require_outputs([output.name for output in session.get_outputs()], output_names)

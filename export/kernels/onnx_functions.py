@@ -1,7 +1,7 @@
 """The fused kernel as an ONNX node of the domain `ai.sgn`: a function of the model, whose body is standard operators.
 
 A file with such a node runs in every runtime, which computes the body. Where the kernels' library (library_path) is
-registered with the session, ONNX Runtime runs its kernel instead; this was seen with 1.20, 1.23 and 1.32.
+registered with the session, ONNX Runtime runs its kernel instead; this was tested with 1.20, 1.23 and 1.32.
 
 A body is written for one number of layers, with or without the division by the root mean square. A model holds one body
 for each name.

@@ -39,7 +39,7 @@ def report(run: Run) -> None:
     run.record(
         f"{card}, PyTorch {torch.__version__}, {os.cpu_count()} cores",
         card=card,
-        nvidia_smi=first_line("nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"),
+        nvidia_smi=first_output_line("nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"),
         nvcc=last_line("nvcc", "--version"),
         cuda_of_pytorch=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),
@@ -49,7 +49,7 @@ def report(run: Run) -> None:
     )
 
 
-def first_line(*command: str) -> str:
+def first_output_line(*command: str) -> str:
     """Return the first line that a program prints, or "" if it is missing or fails."""
     return next(iter(_output(*command)), "")
 

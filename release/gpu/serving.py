@@ -1,18 +1,19 @@
 """Try the service with ONNX Runtime on the GPU, as deploy/kubernetes/gpu runs it, if it is installed."""
 
-import contextlib
 import importlib.util
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from benchmarks.service.server import (
+    free_port,
+    running,
+    service_command,
+    service_environment,
+    wait_until_ready,
+)
 from release.gpu.stage import Run, Skip, main
 from release.gpu.supervise import ROOT
 
@@ -33,7 +34,7 @@ def serve(run: Run) -> None:
 
     Raises:
         Skip: A package is not installed, or ONNX Runtime has no CUDA provider.
-        RuntimeError: The server does not start.
+        BenchmarkError: The server does not start.
         HTTPError: The server refuses the picture.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -47,9 +48,11 @@ def serve(run: Run) -> None:
         raise Skip(f"the installed ONNX Runtime has no {CUDA_PROVIDER}: {', '.join(providers)}")
     home = run.work / "bentoml"
     home.mkdir()
-    with server(home, PROVIDERS[run.rehearse]) as (url, process, log):
-        wait_until_ready(url, process, log, run)
-        answers = [classify(url) for _ in range(REQUESTS)]
+    port, log = free_port(), home / "server.log"
+    environment = service_environment(home, SGN_PROVIDERS=PROVIDERS[run.rehearse], SGN_DRAIN_SECONDS="0.1")
+    with running(service_command(port), environment, log, END_SECONDS) as process:
+        wait_until_ready(process, port, log, run.seconds_left() - END_SECONDS)
+        answers = [classify(f"http://127.0.0.1:{port}") for _ in range(REQUESTS)]
     milliseconds = sorted(1000 * seconds for seconds, _ in answers)
     _, answer = answers[-1]
     run.record(
@@ -58,57 +61,6 @@ def serve(run: Run) -> None:
         median_ms=round(milliseconds[len(milliseconds) // 2], 2),
         answer=answer,
     )
-
-
-@contextlib.contextmanager
-def server(home: Path, providers: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]", Path]]:
-    """Run `bentoml serve` on a free port until the block ends.
-
-    Args:
-        home: Folder for BentoML's files and the server's log.
-        providers: Value of SGN_PROVIDERS.
-
-    Yields:
-        The server's URL, its process and its log file.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = home / "server.log"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
-    settings = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": providers}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "--port", str(port)],
-            cwd=ROOT,
-            env={**inherited, **settings, "SGN_DRAIN_SECONDS": "0.1"},
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield f"http://127.0.0.1:{port}", process, log
-    finally:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path, run: Run) -> None:
-    """Wait until the server is ready.
-
-    Raises:
-        RuntimeError: It has ended, or is not ready in time; the message has its last line.
-    """
-    while process.poll() is None and run.seconds_left() > END_SECONDS:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2):  # URLError is an OSError
-            return
-        time.sleep(0.1)
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    what = "is not ready in time" if process.poll() is None else f"ended with {process.returncode}"
-    raise RuntimeError(f"the server {what}: {lines[-1] if lines else 'it printed nothing'}")
 
 
 def classify(url: str) -> tuple[float, Any]:

@@ -23,7 +23,8 @@ from starlette.requests import Request
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
 from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, media_type
 from sgn_serve.http.errors import RequestError
-from sgn_serve.settings import Settings, parse_flag
+from sgn_serve.setting_types import parse_flag
+from sgn_serve.settings import Settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

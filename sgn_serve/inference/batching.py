@@ -8,7 +8,7 @@ many as were recently under way together, and for a few milliseconds at most.
 The running time that a batch is expected to take limits its size. A slow network gets small batches, so that nobody
 waits long for one; a fast network gets large ones.
 
-This is written by hand because a batchable API of BentoML takes one list: each request's options would have to travel
+This is written by hand because a batchable API of BentoML takes one list. Each request's options would have to travel
 within its items, and one bad item would fail the whole batch.
 """
 
@@ -323,8 +323,8 @@ class Batcher:
         """Run a batch in the inference thread.
 
         Returns:
-            An answer or an error for each item, in order, and for each run of the network: whether the block was on,
-            the number of pictures and the seconds.
+            An answer or an error for each item, in order. For each run of the network: whether the block was on, the
+            number of pictures and the seconds.
         """
         answers: dict[_Item, Logits | Exception] = {}
         runs = []

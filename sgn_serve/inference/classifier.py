@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.engines import (
-    CPU,
     EngineError,
     OpenVinoSession,
     Session,
@@ -19,8 +18,10 @@ from sgn_serve.inference.engines import (
     resolve_providers,
 )
 from sgn_serve.inference.graph import Description, Graph, GraphError
+from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.settings import ONNX_RUNTIME, OPENVINO
+from sgn_serve.refusals import one_line
+from sgn_serve.setting_types import ONNX_RUNTIME, OPENVINO
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -150,7 +151,7 @@ class Classifier:
 
 def _refusal(error: Exception) -> str:
     """Return, in one line, why an engine refuses a graph, and the fix; without the place in the engine's source."""
-    text = " ".join(str(error).split())
+    text = one_line(error, limit=10_000)  # the reason stands behind a long name of the place in the source
     reason = re.sub(r"\S+\.(?:h|cc|cpp):\d+ [^(]*\(.*?\) (?=\w)", "", text, count=1)
     opset = re.search(r"Opset (\d+) is .* till opset (\d+)", text)
     if opset:

@@ -11,10 +11,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from sgn_serve.onnx_runtime import CPU, start_session
 from sgn_serve.refusals import ServingError
 
 CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
 
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
 """For each precision in the metadata: OpenVINO's hint, which it also reports as used, and its other name for it."""
@@ -45,13 +45,8 @@ def onnx_runtime_session(
         providers: Execution providers by ONNX Runtime's names, in order of preference. ONNX Runtime leaves out those
             that it cannot start; the session's get_providers() tells which are active.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
     # Idle threads must not spin: they would take the cores from decoding and from the event loop.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only: the warnings are about the machine, not about the graph
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    return start_session(model.SerializeToString(), threads, providers=providers, spinning="never")
 
 
 def resolve_providers(requested: Sequence[str]) -> list[str]:

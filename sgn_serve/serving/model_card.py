@@ -1,7 +1,7 @@
 """Make the model card: what is served, how it was trained and measured. All of it comes from the model's files.
 
-The graph's own metadata describes it. The figures are in a JSON file of the same name beside it (model.onnx and
-model.json), as release/bundle.py writes it for the bundled model; a graph without one has no measured figures.
+The graph's own metadata describes it. The figures are in a JSON file of the same name beside it: model.json beside
+model.onnx. release/bundle.py writes it for the bundled model. A graph without one has no measured figures.
 """
 
 import json

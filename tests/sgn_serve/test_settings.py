@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from sgn_serve.pictures.large_pictures import MAX_WAITING
-from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, parse_flag, settings_table
+from sgn_serve.setting_types import parse_flag
+from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, settings_table
 
 
 def test_defaults():

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
+from sgn_serve.onnx_runtime import start_session
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.rows import RowFilter, RowId
 from training.common.errors import TrainingError, one_line
-from training.common.onnx_runtime import cpu_session
 
 
 class ExportedGraphError(TrainingError):
@@ -36,7 +36,7 @@ class ExportedGraph:
         if not path.is_file():
             raise ExportedGraphError(f"{path}: no such file; write it with `python -m export --ckpt ... --onnx {path}`")
         try:
-            self._session = cpu_session(path, threads)
+            self._session = start_session(path, threads)
         except ImportError:
             raise ExportedGraphError("--onnx needs ONNX Runtime: pip install onnxruntime") from None
         except Exception as error:  # ONNX Runtime's exceptions share no base class
@@ -44,7 +44,7 @@ class ExportedGraph:
                 f"{path}: ONNX Runtime cannot run it ({one_line(error)}); export it again"
             ) from None
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if metadata.get(PRECISION_KEY) == "bf16":  # float16 and 8 bits are in the graph itself
+        if metadata.get(PRECISION_KEY) == "bf16":  # float16 is in the graph itself
             raise ExportedGraphError(
                 f"{path}: was exported for bf16, which ONNX Runtime would compute in float32, so that another network "
                 "would be judged; name one exported without --precision bf16"

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from training.attacks import views
 from training.attacks.base import block_state
-from training.attacks.pgd import AttackLoss, ProjectedGradientAscent, Start, best_of_restarts, cross_entropy, margin
+from training.attacks.projected_gradient import (
+    AttackLoss,
+    ProjectedGradientAscent,
+    Start,
+    best_of_restarts,
+    cross_entropy,
+    margin,
+)
 from training.attacks.rows import RowFilter, RowId, View
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
@@ -38,8 +45,8 @@ def logits_function(
     Raises:
         ValueError: The view needs a beta and has none.
     """
-    if not block or view == "block off":
-        return views.block_off_view(model)
+    if not block or view == "first-pass":
+        return views.first_pass_view(model)
     if view in ("smooth", "straight-through"):
         if beta is None:
             raise ValueError(f"the {view} view needs a beta")
@@ -172,4 +179,4 @@ def smooth_cw_attack(steps: int, beta: float) -> Attack:
 
 def block_off_transfer_attack(steps: int) -> Attack:
     """Return the row of CW made on the network with its block off and shown to it with its block on."""
-    return Attack("cw", steps=steps, view="block off")
+    return Attack("cw", steps=steps, view="first-pass")

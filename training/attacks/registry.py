@@ -137,7 +137,7 @@ def _transfer(context: Context) -> list[AnyAttack]:
     """Attack the network's own block-off state: once until that state is fooled, and once to the end."""
     if not context.has_block:
         return []
-    return [gradient_attack.block_off_transfer_attack(20), _to_the_end(view="block off")]
+    return [gradient_attack.block_off_transfer_attack(20), _to_the_end(view="first-pass")]
 
 
 def _transfer_from(context: Context) -> list[AnyAttack]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-View = Literal["full", "held", "block off", "smooth", "straight-through"]
+View = Literal["full", "held", "first-pass", "smooth", "straight-through"]
 """How an attack's gradients see the network; training.attacks.views has the functions."""
 
 State = Literal["block on", "block off", "exported graph"]
@@ -35,7 +35,7 @@ _TITLES: dict[Family, str] = {
 _WITH_STEPS: tuple[Family, ...] = ("pgd", "cw", "noise")
 _VIEW_TITLES: dict[View, str] = {
     "full": "through both passes",
-    "block off": "transfer from block off",
+    "first-pass": "transfer from block off",
     "smooth": "smooth surrogate",
     "straight-through": "straight-through block",
 }
@@ -85,7 +85,7 @@ class RowId:
         """The knowledge that the attack has of the network."""
         if self.family == "clean":
             return "clean"
-        if self.source is not None or self.view == "block off":
+        if self.source is not None or self.view == "first-pass":
             return "transfer"
         if self.family in ("square", "noise"):
             return "black-box"

@@ -76,8 +76,8 @@ def plain_view(model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
     return held_view(model) if held else full_view(model)
 
 
-def block_off_view(model: SelfGradientNetwork) -> LogitsFunction:
-    """Return the plain network, with its block off."""
+def first_pass_view(model: SelfGradientNetwork) -> LogitsFunction:
+    """Return the network with its block off: the first pass alone."""
     return model.plain_logits
 
 

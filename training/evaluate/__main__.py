@@ -1,4 +1,4 @@
-"""`python -m training.evaluate`."""
+"""Run `python -m training.evaluate`."""
 
 import sys
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.attacks.pgd import ProjectedGradientAscent
+from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.common.files import write_atomically
 from training.common.markdown import table
 from training.evaluate.measuring import Trial

@@ -15,7 +15,7 @@ from training.attacks import gradient_attack, views
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.gradient_attack import Attack
-from training.attacks.pgd import cross_entropy, margin
+from training.attacks.projected_gradient import cross_entropy, margin
 from training.common.files import write_atomically
 from training.common.in_batches import in_batches
 from training.evaluate import measuring, plots

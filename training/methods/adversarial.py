@@ -27,7 +27,7 @@ class AdversarialTraining:
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
         """Attack the pictures."""
-        return Batch(images, self.training_attack(views.block_off_view(model), images, targets), targets)
+        return Batch(images, self.training_attack(views.first_pass_view(model), images, targets), targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the attacked pictures."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.attacks import pgd
+from training.attacks import projected_gradient
 from training.config import BilateralTarget
 from training.methods.step import Batch, Step
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
@@ -82,11 +82,11 @@ class BilateralTraining:
                 aims = random_wrong_class(targets, logits.shape[1])
             else:
                 aims = most_confusing(logits, targets)
-            attack = pgd.ProjectedGradientAscent(
+            attack = projected_gradient.ProjectedGradientAscent(
                 eps=self.eps,
                 steps=1,
                 step_size=self.eps,
-                loss=lambda logits, aims: -pgd.cross_entropy(logits, aims),
+                loss=lambda logits, aims: -projected_gradient.cross_entropy(logits, aims),
                 keep_best=False,
             )
             attacked = attack.perturb(model.plain_logits, images, aims)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.attacks import pgd, views
+from training.attacks import projected_gradient, views
 from training.methods.step import Batch, Method, Step
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 from training.parallel.synchronised import draw_like
@@ -32,7 +32,7 @@ def misalignment(model: SelfGradientNetwork, images: Tensor, targets: Tensor, ep
 
     def gradient(inputs: Tensor, *, differentiable: bool) -> Tensor:
         inputs = inputs.detach().requires_grad_()
-        loss = pgd.cross_entropy(view(inputs), targets).sum()
+        loss = projected_gradient.cross_entropy(view(inputs), targets).sum()
         return torch.autograd.grad(loss, inputs, create_graph=differentiable)[0].flatten(1).float()
 
     with frozen_batch_norm(model):

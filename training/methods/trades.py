@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.attacks import pgd
+from training.attacks import projected_gradient
 from training.methods.step import Batch, Step
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 
@@ -46,7 +46,7 @@ class Trades:
         with frozen_batch_norm(model):
             with torch.no_grad():
                 natural_logits = model.plain_logits(images)
-            attack = pgd.ProjectedGradientAscent(
+            attack = projected_gradient.ProjectedGradientAscent(
                 eps=self.eps,
                 steps=self.steps,
                 step_size=self.step_size,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from training.attacks import pgd
+from training.attacks import projected_gradient
 from training.config import TrainConfig
 from training.networks.self_gradient import LogitsFunction
 
@@ -25,7 +25,7 @@ class TrainingAttack:
     eps: float
     steps: int
     step_size: float
-    start: pgd.Start = "uniform"
+    start: projected_gradient.Start = "uniform"
 
     @classmethod
     def of(cls, config: TrainConfig) -> "TrainingAttack":
@@ -35,8 +35,8 @@ class TrainingAttack:
     def __call__(self, logits_function: LogitsFunction, images: Tensor, targets: Tensor) -> Tensor:
         """Return attacked images (N, 3, H, W). The targets are as in training.methods.Batch."""
         if self.kind == "n-fgsm":
-            return pgd.noise_fgsm(logits_function, images, targets, eps=self.eps)
-        attack = pgd.ProjectedGradientAscent(
+            return projected_gradient.noise_fgsm(logits_function, images, targets, eps=self.eps)
+        attack = projected_gradient.ProjectedGradientAscent(
             eps=self.eps, steps=self.steps, step_size=self.step_size, start=self.start, keep_best=False
         )
         return attack.perturb(logits_function, images, targets)

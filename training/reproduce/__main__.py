@@ -1,4 +1,4 @@
-"""`python -m training.reproduce`."""
+"""Run `python -m training.reproduce`."""
 
 import sys
 

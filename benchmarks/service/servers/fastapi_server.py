@@ -1,5 +1,7 @@
 """Serve a graph with FastAPI and ONNX Runtime, written by hand: one request, one run.
 
+It imports nothing of this repository, so that it stays what a user of FastAPI would write.
+
 python -m benchmarks.service.servers.fastapi_server GRAPH PORT THREADS
 """
 

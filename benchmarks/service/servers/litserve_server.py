@@ -1,5 +1,7 @@
 """Serve a graph with LitServe, its batching and ONNX Runtime. Pictures come as base64 in JSON, as in its own examples.
 
+It imports nothing of this repository, so that it stays what a user of LitServe would write.
+
 python -m benchmarks.service.servers.litserve_server GRAPH PORT THREADS
 """
 

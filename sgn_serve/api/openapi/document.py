@@ -16,7 +16,8 @@ from sgn_serve.process.version import package_version
 from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
 from sgn_serve.serving.model_card import ModelCard
 from sgn_serve.serving.reloading import Reloaded
-from sgn_serve.settings import FLAGS, Settings
+from sgn_serve.setting_types import FLAGS
+from sgn_serve.settings import Settings
 
 _MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Reloaded)
 METHODS = {"get", "post"}

@@ -3,7 +3,7 @@ import torch
 from training.attacks import gradient_attack
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.gradient_attack import Attack
-from training.attacks.pgd import best_of_restarts, margin
+from training.attacks.projected_gradient import best_of_restarts, margin
 from training.attacks.rows import CLEAN, RowFilter, RowId
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial

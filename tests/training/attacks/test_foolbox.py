@@ -6,7 +6,7 @@ import eagerpy
 import pytest
 import torch
 
-from training.attacks.pgd import ProjectedGradientAscent, cross_entropy, margin
+from training.attacks.projected_gradient import ProjectedGradientAscent, cross_entropy, margin
 
 with warnings.catch_warnings():
     # It imports SciPy by names that will go in SciPy 2.

@@ -42,7 +42,7 @@ def every():
 def test_every_entry_is_among_them(every):
     families = {row.family for row in every}
     assert families == {"clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise"}
-    assert {row.view for row in every} == {"held", "full", "block off", "smooth", "straight-through"}
+    assert {row.view for row in every} == {"held", "full", "first-pass", "smooth", "straight-through"}
     assert {row.state for row in every} == set(STATES)
     assert {row.kind for row in every} == {"clean", "white-box", "adaptive", "transfer", "black-box"}
 
@@ -91,7 +91,7 @@ def test_ids_say_in_json_only_what_is_not_obvious():
             "adaptive",
         ),
         (RowId("block on", "cw", 20, "straight-through", 0.5), "CW-20, straight-through block, beta 0.5", "adaptive"),
-        (RowId("block on", "cw", 20, "block off"), "CW-20, transfer from block off", "transfer"),
+        (RowId("block on", "cw", 20, "first-pass"), "CW-20, transfer from block off", "transfer"),
         (
             RowId("exported graph", "cw", 100, "smooth", 5.0, to_the_end=True, source="the checkpoint"),
             "CW-100 to the end, smooth surrogate, beta 5, transfer from the checkpoint",

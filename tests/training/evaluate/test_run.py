@@ -10,7 +10,7 @@ from torch import nn
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage
 from training.attacks.black_box import SourceNetwork
-from training.attacks.pgd import loss_gradient, margin
+from training.attacks.projected_gradient import loss_gradient, margin
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
 from training.attacks.views import full_view, held_view

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.attacks import pgd, views
+from training.attacks import projected_gradient, views
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import draw_like, synchronised_steps
@@ -54,7 +54,7 @@ def train(model: SelfGradientNetwork, images: Tensor, labels: Tensor, shard: Sha
     for _ in range(3):
         with synchronised_steps(shard):
             own_images, own_labels = shard.rows(images), shard.rows(labels)
-            attacked = pgd.fgsm(views.smooth_view(model, 20), own_images, own_labels, eps=8 / 255)
+            attacked = projected_gradient.fgsm(views.smooth_view(model, 20), own_images, own_labels, eps=8 / 255)
             plain, gradient = model.first_pass(attacked)
             loss = F.cross_entropy(model.second_pass(attacked, gradient), own_labels)
             loss = loss + 0.3 * F.cross_entropy(plain, own_labels)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.attacks.pgd import AttackLoss, cross_entropy, loss_gradient, margin
+from training.attacks.projected_gradient import AttackLoss, cross_entropy, loss_gradient, margin
 from training.common.in_batches import in_batches
 from training.evaluate.measuring import Trial
 from training.networks.self_gradient import LogitsFunction

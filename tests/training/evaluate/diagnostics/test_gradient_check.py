@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.attacks.pgd import cross_entropy, margin
+from training.attacks.projected_gradient import cross_entropy, margin
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
 from training.evaluate.measuring import Trial

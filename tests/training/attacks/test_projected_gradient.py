@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.attacks import gradient_attack
-from training.attacks.pgd import ProjectedGradientAscent, cross_entropy, fgsm, margin, noise_fgsm
+from training.attacks.projected_gradient import ProjectedGradientAscent, cross_entropy, fgsm, margin, noise_fgsm
 from training.attacks.views import held_view, smooth_view
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial

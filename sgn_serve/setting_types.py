@@ -1,0 +1,156 @@
+"""Types of the settings: each with the texts that it takes, as the error message and the documentation have them."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+ONNX_RUNTIME = "onnxruntime"
+OPENVINO = "openvino"
+ENGINES = (ONNX_RUNTIME, OPENVINO)
+
+FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """Describe which texts a type of setting takes, as the object of "expected ..."."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Default:
+    """Describe a default that has no short text of its own."""
+
+    text: str
+
+
+def parse_flag(text: str) -> bool:
+    """Return whether a text says true.
+
+    Raises:
+        ValueError: The text is none of true/false, on/off, yes/no, 1/0 in any case.
+    """
+    try:
+        return FLAGS[text.strip().lower()]
+    except KeyError:
+        raise ValueError("expected true or false") from None
+
+
+def _flag(value: Any) -> Any:
+    return parse_flag(value) if isinstance(value, str) else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, str) else value  # pydantic would take "5.0" too
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value
+
+
+def _colour(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        raise ValueError("no colour")
+    return tuple(bytes.fromhex(value[1:]))
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("no name")
+    return value
+
+
+def _engine(value: str) -> str:
+    if value not in ENGINES:
+        raise ValueError("no engine")
+    return value
+
+
+def _providers(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise ValueError("no names")
+    return names
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,256}", token) for token in tokens):
+        raise ValueError("no token")
+    return tokens
+
+
+def _networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        ipaddress.ip_network(network)
+    return networks
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not re.fullmatch(r"\*|https?://[A-Za-z0-9.:\[\]-]+", origin) for origin in origins):
+        raise ValueError("no origin")
+    return origins
+
+
+def _root_path(path: str) -> str:
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
+        raise ValueError("no path")
+    return path.rstrip("/")
+
+
+Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Colour = Annotated[
+    tuple[int, int, int],
+    BeforeValidator(_colour),
+    Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue"),
+]
+UrlName = Annotated[
+    str,
+    AfterValidator(_name),
+    Accepts("up to 64 letters, digits, dots, dashes and underscores, for it is part of a URL"),
+]
+Engine = Annotated[str, AfterValidator(_engine), Accepts(" or ".join(ENGINES))]
+Providers = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_providers),
+    Accepts("provider names separated by commas, such as cuda,cpu"),
+]
+Tokens = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_tokens),
+    Accepts(
+        "one or several tokens of 16 to 256 letters, digits and -._~+/= separated by commas; make one with: "
+        "openssl rand -hex 32"
+    ),
+]
+Networks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_networks),
+    Accepts("addresses or networks separated by commas, such as 127.0.0.1,10.0.0.0/8"),
+]
+RootPath = Annotated[
+    str,
+    AfterValidator(_root_path),
+    Accepts("a path of letters, digits and ._~- such as /classifier"),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_origins),
+    Accepts("origins separated by commas, such as https://example.org, or * for all"),
+]
