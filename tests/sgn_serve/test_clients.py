@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from sgn_serve.api.inference_protocol import HEADER_LENGTH
+from sgn_serve.api.infer_request import HEADER_LENGTH
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHIFT
 
@@ -111,7 +111,7 @@ def test_triton_reads_the_configuration(triton_client):
     config = triton_client.get_model_config(NAME, "1")
     assert config == triton_client.get_model_config(NAME)
     assert config["max_batch_size"] == 8
-    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}]
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "format": "FORMAT_NCHW", "dims": [3, 8, 8]}]
     assert [(one["name"], one["dims"]) for one in config["output"]] == [
         ("logits", [3]),
         ("plain_logits", [3]),
