@@ -131,6 +131,12 @@ def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host) for host in hosts):
+        raise ValueError("no host")
+    return hosts
+
+
 def _root_path(path: str) -> str:
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
         raise ValueError("no path")
@@ -180,6 +186,12 @@ RootPath = Annotated[
     str,
     AfterValidator(_root_path),
     Accepts("a path of letters, digits and ._~- such as /classifier"),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_hosts),
+    Accepts("host names separated by commas, such as example.org or *.example.org, or * for all"),
 ]
 Origins = Annotated[
     tuple[str, ...],
@@ -309,6 +321,11 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[Origins, Default("none")] = Field(
         (), description="other web sites whose pages may call the service"
+    )
+    allowed_hosts: Annotated[Hosts, Default("none")] = Field(
+        (),
+        description="host names under which browsers may ask a service without a token, besides addresses, localhost, "
+        "the machine's name, and any name through one of SGN_TRUSTED_PROXIES",
     )
     max_connections: WholeNumber = Field(
         400,

@@ -136,10 +136,10 @@ def _parse_list(text: memoryview, deepest: int) -> tuple[NDArray[np.float32], tu
         if len(part) <= LONG_BYTES:
             values, count, shape = _parse_part(part)
         else:
-            one = memoryview(bytes(part).strip(b" \t\r\n"))
-            if one[:1] != b"[" or one[-1:] != b"]" or _length(one) != len(one):
+            one = bytes(part).strip(b" \t\r\n")
+            if not (one.startswith(b"[") and one.endswith(b"]")) or _length(memoryview(one)) != len(one):
                 raise JsonError(_MIXED)
-            values, lengths = _parse_list(one, deepest - 1)
+            values, lengths = _parse_list(memoryview(one), deepest - 1)
             count, shape = 1, lengths
         parts.append(values)
         shapes.add(shape)

@@ -87,12 +87,16 @@ class ServedModel:
 
 def served_models(settings: Settings, description: Description) -> tuple[ServedModel, ServedModel]:
     """Return both names of a network."""
-    common = (tuple(description.image_size), tuple(description.class_names), settings.max_images)
     block = settings.self_gradient and description.has_block
-    return (
-        ServedModel(settings.model_name, "FP32", output_names(description), *common),
-        ServedModel(f"{settings.model_name}{SUFFIX}", "UINT8", (LOGITS if block else PLAIN_LOGITS,), *common),
+    names = {
+        settings.model_name: ("FP32", output_names(description)),
+        f"{settings.model_name}{SUFFIX}": ("UINT8", (LOGITS if block else PLAIN_LOGITS,)),
+    }
+    first, second = (
+        ServedModel(name, datatype, outputs, description.image_size, description.class_names, settings.max_images)
+        for name, (datatype, outputs) in names.items()
     )
+    return first, second
 
 
 def output_names(description: Description) -> tuple[str, ...]:
