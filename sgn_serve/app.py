@@ -20,6 +20,7 @@ from sgn_serve.http.error_form import FormatErrors
 from sgn_serve.http.foreign_hosts import RefuseForeignHosts
 from sgn_serve.http.packed_bodies import UnpackBody
 from sgn_serve.http.prefix import TakePrefix
+from sgn_serve.http.ranges import IgnoreRanges
 from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
@@ -81,6 +82,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
         Middleware(FormatErrors),  # around everything that refuses
         Middleware(RefuseNewConnections),
         Middleware(RefuseWebSockets),
+        Middleware(IgnoreRanges),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
         Middleware(RefuseOtherSites, origins=settings.cors_origins, has_tokens=bool(settings.api_tokens)),
         Middleware(
