@@ -40,6 +40,7 @@ _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 leak memory."""
 _BARE = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 """Media types, besides image/..., of a body that is a picture itself. curl --data-binary sends the last one."""
+_BAD_FORM = "it does not begin with the boundary that its Content-Type names, or it is damaged"
 _TEXT_HEAD = 1024
 """Bytes of a file without a name that are looked at: is it a text, sent where a file was meant?"""
 _DATA_URL = re.compile(r"data:[a-zA-Z0-9.+/-]{0,100};base64,")
@@ -116,6 +117,17 @@ class _PictureParser(MultiPartParser):
     """
 
     field = IMAGE
+    begun = ended = False
+
+    def on_part_begin(self) -> None:
+        """Take a part's begin."""
+        self.begun = True
+        super().on_part_begin()
+
+    def on_end(self) -> None:
+        """Take the last boundary."""
+        self.ended = True
+        super().on_end()
 
     def on_headers_finished(self) -> None:
         """Take the end of a part's head."""
@@ -133,9 +145,14 @@ async def _parse(request: Request, field: str, most_files: int) -> FormData:
     parser.field = field
     parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
-        raise RequestError("bad_form", f"the multipart form cannot be read: {error.message}") from None
+        reason = _BAD_FORM if error.message.startswith("Invalid") else error.message
+        raise RequestError("bad_form", f"the multipart form cannot be read: {reason}") from None
+    if parser.begun and not parser.ended:
+        await form.close()
+        raise RequestError("bad_form", "the multipart form cannot be read: it is cut off before its last boundary")
+    return form
 
 
 async def _read_bare(request: Request, field: str, kind: str) -> FormData:

@@ -1,4 +1,4 @@
-"""Answer with whole files: the largest is a megabyte or so, and a Range header is optional to honour (RFC 9110, 14.2)."""
+"""Answer with whole files, of a megabyte or so at most. A Range header may be ignored (RFC 9110, section 14.2)."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -136,7 +136,7 @@ def test_triton_reads_why_not(triton_client, images):
     assert "[404] there is no model 'another'" in refusal(tensor(images), name="another")
     assert "[400] the input's 'shape'" in refusal(tensor(images[:, :, :4].copy()))
     assert "[400] the input's numbers must lie from 0 to 1" in refusal(tensor(images * 2))
-    assert "is deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
+    assert "packed as deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
     many = np.zeros((9, 3, 8, 8), np.float32)
     assert "N from 1 to 8" in refusal(tensor(many))
 
