@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
+from sgn_serve.refusals import one_line
+
 ON_LOOP_BYTES = 4 * 1024
 """A larger body is parsed in a thread: the event loop has others to answer."""
 
@@ -50,7 +52,7 @@ def parse_json(text: bytes | bytearray, replace: Callable[[Any], Any] | None = N
     except JsonError:
         raise
     except json.JSONDecodeError as error:
-        raise JsonError(str(error)[:100]) from None
+        raise JsonError(one_line(error)[:100]) from None
     except UnicodeDecodeError:
         raise JsonError("it is not UTF-8") from None
     except ValueError:  # Python's limit of digits
