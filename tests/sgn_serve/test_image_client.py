@@ -82,7 +82,7 @@ def classify(
     """Score, index and label of each picture's classes. The last batch is filled up with the first pictures."""
     model = read_model(client, NAME, version)
     data = [preprocess(picture, model) for picture in pictures]
-    sent = []
+    sent: list[Any] = []
     for begin in range(0, len(data), batch):
         stacked = np.stack([data[(begin + place) % len(data)] for place in range(batch)])
         given = triton.InferInput(model.input, stacked.shape, model.datatype)

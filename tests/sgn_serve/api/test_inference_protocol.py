@@ -9,6 +9,7 @@ import pytest
 from starlette.applications import Starlette
 
 from sgn_serve.api import inference_protocol
+from sgn_serve.api.infer_request import parse_request
 from sgn_serve.api.inference_protocol import InferenceProtocol
 from sgn_serve.http.errors import RequestError
 from sgn_serve.inference.graph import read_graph
@@ -52,7 +53,7 @@ def infer(serving, *bodies):
 
 def test_a_large_body_is_parsed_beside_the_event_loop(tmp_path, monkeypatch):
     threads = []
-    parse = inference_protocol.parse_request
+    parse = parse_request
 
     def watched(*arguments):
         threads.append(threading.current_thread())
@@ -68,7 +69,7 @@ def test_a_large_body_is_parsed_beside_the_event_loop(tmp_path, monkeypatch):
 
 
 def test_a_body_is_checked_against_the_model_that_answers_it(tmp_path, monkeypatch):
-    parse = inference_protocol.parse_request
+    parse = parse_request
     serving = PredictorSlot()
     serving.put(new_predictor(tmp_path / "old.onnx"))
     new = new_predictor(tmp_path / "new.onnx", image_size=(16, 16))
