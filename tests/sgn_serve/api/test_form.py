@@ -54,9 +54,7 @@ def test_python_remembers_no_charset_that_a_client_made_up():
     assert encodings._cache == before
 
 
-@pytest.mark.parametrize(
-    "size", [0, 1, 2, 3, _BASE64_BYTES, _BASE64_BYTES + 1, 3 * _BASE64_BYTES + 5]
-)
+@pytest.mark.parametrize("size", [0, 1, 2, 3, _BASE64_BYTES, _BASE64_BYTES + 1, 3 * _BASE64_BYTES + 5])
 def test_base64_in_parts_is_the_same(size):
     content = random.Random(size).randbytes(size)
     text = base64.b64encode(content).decode()

@@ -33,7 +33,7 @@ def test_long_tensors_are_the_same_numbers(rows):
     found = logits(rows)
     request = wanted("self_gradient", "logits")
     assert answer_numbers(request, found) == rows * (3 * 64 * 64 + 3)
-    told = json.loads(write_answer(request, found, MODEL).body)
+    told = json.loads(bytes(write_answer(request, found, MODEL).body))
     assert (told["model_name"], told["model_version"], told["id"]) == ("tiny", "1", "a")
     gradient, corrected = told["outputs"]
     assert (gradient["shape"], corrected["shape"]) == ([rows, 3, 64, 64], [rows, 3])
@@ -43,7 +43,7 @@ def test_long_tensors_are_the_same_numbers(rows):
 
 
 def test_class_names_are_written_as_json_has_them():
-    (output,) = json.loads(write_answer(wanted("logits", classes=3), logits(1), MODEL).body)["outputs"]
+    (output,) = json.loads(bytes(write_answer(wanted("logits", classes=3), logits(1), MODEL).body))["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [1, 3])
     assert {text.split(":", 2)[2] for text in output["data"]} == set(MODEL.class_names)
 
