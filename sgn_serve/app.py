@@ -17,8 +17,10 @@ from sgn_serve.http.body_limits import LimitBody
 from sgn_serve.http.cross_origin import CrossOrigin
 from sgn_serve.http.cross_site import RefuseOtherSites
 from sgn_serve.http.error_form import FormatErrors
+from sgn_serve.http.foreign_hosts import RefuseForeignHosts
 from sgn_serve.http.packed_bodies import UnpackBody
 from sgn_serve.http.prefix import TakePrefix
+from sgn_serve.http.ranges import IgnoreRanges
 from sgn_serve.http.rate_limit import RateLimit
 from sgn_serve.http.request_id import AssignRequestIds
 from sgn_serve.http.shutdown import CloseConnections, RefuseNewConnections, Shutdown
@@ -80,8 +82,15 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
         Middleware(FormatErrors),  # around everything that refuses
         Middleware(RefuseNewConnections),
         Middleware(RefuseWebSockets),
+        Middleware(IgnoreRanges),
         Middleware(RateLimit, rate=settings.rate_limit, burst=settings.rate_burst),
         Middleware(RefuseOtherSites, origins=settings.cors_origins, has_tokens=bool(settings.api_tokens)),
+        Middleware(
+            RefuseForeignHosts,
+            hosts=settings.allowed_hosts,
+            proxies=settings.trusted_proxies,
+            is_open=bool(settings.api_tokens) or "*" in settings.cors_origins,
+        ),
         Middleware(RequireToken, tokens=settings.api_tokens),
         Middleware(UnpackBody, max_bytes=settings.max_bytes),
         Middleware(LimitBody, max_bytes=settings.max_bytes),

@@ -20,6 +20,7 @@ CODES = MappingProxyType(
         "admin_closed": "the path is closed while the service has no token",
         "rate_limited": "this client made too many requests",
         "cross_origin_refused": "the request comes from a page of a site that is not allowed",
+        "host_refused": "a browser asks for a host name that is not the server's, and the service has no token",
         "body_too_large": "the request's body is larger than allowed",
         "overloaded": "too many pictures or request bodies are waiting",
         "not_ready": "the network does not answer, or the server is about to end",

@@ -103,6 +103,12 @@ def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host) for host in hosts):
+        raise ValueError("no host")
+    return hosts
+
+
 def _root_path(path: str) -> str:
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
         raise ValueError("no path")
@@ -147,6 +153,12 @@ RootPath = Annotated[
     str,
     AfterValidator(_root_path),
     Accepts("a path of letters, digits and ._~- such as /classifier"),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    AfterValidator(_hosts),
+    Accepts("host names separated by commas, such as example.org or *.example.org, or * for all"),
 ]
 Origins = Annotated[
     tuple[str, ...],

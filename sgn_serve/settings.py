@@ -19,6 +19,7 @@ from sgn_serve.setting_types import (
     Default,
     Engine,
     Flag,
+    Hosts,
     Networks,
     Number,
     Origins,
@@ -174,6 +175,11 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[Origins, Default("none")] = Field(
         (), description="other web sites whose pages may call the service"
+    )
+    allowed_hosts: Annotated[Hosts, Default("none")] = Field(
+        (),
+        description="host names under which browsers may ask a service without a token, besides addresses, localhost, "
+        "the machine's name, and any name through one of SGN_TRUSTED_PROXIES",
     )
     max_connections: WholeNumber = Field(
         400,

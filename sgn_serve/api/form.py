@@ -3,7 +3,6 @@
 They are multipart forms with one or several files, a picture as the whole body, or JSON with pictures as base64.
 """
 
-import asyncio
 import base64
 import binascii
 import logging
@@ -21,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
-from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, media_type
+from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, limit_time, media_type
 from sgn_serve.http.errors import RequestError
 from sgn_serve.setting_types import parse_flag
 from sgn_serve.settings import Settings
@@ -42,6 +41,7 @@ _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 leak memory."""
 _BARE = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 """Media types, besides image/..., of a body that is a picture itself. curl --data-binary sends the last one."""
+_BAD_FORM = "it does not begin with the boundary that its Content-Type names, or it is damaged"
 _TEXT_HEAD = 1024
 """Bytes of a file without a name that are looked at: is it a text, sent where a file was meant?"""
 _DATA_URL = re.compile(r"data:[a-zA-Z0-9.+/-]{0,100};base64,")
@@ -80,15 +80,8 @@ async def read_form(
         RequestError: The request is not such a form, or its body takes too long to arrive.
     """
     most = 1 if field == IMAGE else settings.max_images
-    try:
-        async with asyncio.timeout(settings.receive_seconds):
-            form = await _read(request, field, most)
-    except TimeoutError:
-        raise RequestError(
-            "too_slow_request",
-            f"the request's body took more than {settings.receive_seconds:g} s to arrive",
-            {"connection": "close"},
-        ) from None
+    async with limit_time(settings.receive_seconds):
+        form = await _read(request, field, most)
     try:
         _check_names(form, request, field, options)
         yield PictureForm(_files(form, field, most), _read_flag(form, request), _read_top_k(form, request))
@@ -125,6 +118,17 @@ class _PictureParser(MultiPartParser):
     """
 
     field = IMAGE
+    begun = ended = False
+
+    def on_part_begin(self) -> None:
+        """Take a part's begin."""
+        self.begun = True
+        super().on_part_begin()
+
+    def on_end(self) -> None:
+        """Take the last boundary."""
+        self.ended = True
+        super().on_end()
 
     def on_headers_finished(self) -> None:
         """Take the end of a part's head."""
@@ -142,9 +146,14 @@ async def _parse(request: Request, field: str, most_files: int) -> FormData:
     parser.field = field
     parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
-        raise RequestError("bad_form", f"the multipart form cannot be read: {error.message}") from None
+        reason = _BAD_FORM if error.message.startswith("Invalid") else error.message
+        raise RequestError("bad_form", f"the multipart form cannot be read: {reason}") from None
+    if parser.begun and not parser.ended:
+        await form.close()
+        raise RequestError("bad_form", "the multipart form cannot be read: it is cut off before its last boundary")
+    return form
 
 
 async def _read_bare(request: Request, field: str, kind: str) -> FormData:
@@ -225,12 +234,17 @@ def _from_base64(value: Any, field: str) -> UploadFile:
     text = value[begin.end() :] if begin else value
     try:
         plain = text.encode("ascii").translate(_ALPHABET, b" \r\n\t").rstrip(b"=")
-        content = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+        plain += b"=" * (-len(plain) % 4)
+        # No other thread runs while one part is decoded.
+        parts = (plain[at : at + _BASE64_BYTES] for at in range(0, len(plain), _BASE64_BYTES))
+        content = b"".join(base64.b64decode(part, validate=True) for part in parts)
     except (UnicodeEncodeError, binascii.Error):
         raise RequestError("bad_json", f"{field!r} is no base64: send the picture's bytes in it") from None
     return UploadFile(BytesIO(content), size=len(content), filename="x")
 
 
+_BASE64_BYTES = 256 * 1024
+"""Bytes of base64 that are decoded at once, a multiple of four."""
 _ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 

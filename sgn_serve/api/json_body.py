@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
+from sgn_serve.refusals import one_line
+
 ON_LOOP_BYTES = 4 * 1024
 """A larger body is parsed in a thread: the event loop has others to answer."""
 
@@ -23,11 +25,12 @@ class JsonError(ValueError):
     """A text that is no JSON, or that says a thing twice. The message is for the client, in a few words."""
 
 
-def parse_json(text: bytes | bytearray) -> Any:
+def parse_json(text: bytes | bytearray, replace: Callable[[Any], Any] | None = None) -> Any:
     """Parse JSON.
 
     Args:
         text: UTF-8, with a byte order mark or without.
+        replace: Returns what to put in an object in the place of each of its values.
 
     Returns:
         What the text says, as Python's own types. Numbers are finite but for those too large for a float.
@@ -36,12 +39,20 @@ def parse_json(text: bytes | bytearray) -> Any:
         JsonError: It is no UTF-8 or no JSON (RFC 8259), has NaN or Infinity, a key twice, a whole number of more than
             4300 digits, or lists in lists deeper than Python's stack.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object: where a key comes twice, two readers may each believe another value."""
+        found = dict(pairs) if replace is None else {name: replace(value) for name, value in pairs}
+        if len(found) != len(pairs):
+            raise JsonError("an object has a key twice")
+        return found
+
     try:
-        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse_constant)
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=_refuse_constant)
     except JsonError:
         raise
     except json.JSONDecodeError as error:
-        raise JsonError(str(error)[:100]) from None
+        raise JsonError(one_line(error)[:100]) from None
     except UnicodeDecodeError:
         raise JsonError("it is not UTF-8") from None
     except ValueError:  # Python's limit of digits
@@ -75,14 +86,6 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object: where a key comes twice, two readers may each believe another value."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise JsonError("an object has a key twice")
-    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

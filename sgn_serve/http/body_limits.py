@@ -1,5 +1,9 @@
 """Limit the size of each request body, and the memory of all of them together."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.errors import RequestError
@@ -23,6 +27,24 @@ def media_type(content_type: str) -> str:
 def is_json(content_type: str) -> bool:
     """Return whether a Content-Type header says JSON, which is held in memory as a whole."""
     return media_type(content_type) == "application/json"
+
+
+@asynccontextmanager
+async def limit_time(seconds: float) -> AsyncIterator[None]:
+    """Limit how long the `async with` block, which reads a body, may take.
+
+    Raises:
+        RequestError: It takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise RequestError(
+            "too_slow_request",
+            f"the request's body took more than {seconds:g} s to arrive",
+            {"connection": "close"},
+        ) from None
 
 
 class LimitBody:

@@ -21,6 +21,8 @@ logger = logging.getLogger("bentoml.sgn_serve")
 ANSWER_SECONDS = 55.0
 """Time until a request's answer begins. Its parts have limits of their own, so that only a very slow network comes near
 it. How long a client takes to read an answer is limited at its connection."""
+_LONGEST_PATH = 200
+"""Characters of a path that a message repeats."""
 
 
 class FormatErrors:
@@ -110,13 +112,14 @@ def _code(status: HTTPStatus) -> str:
 
 
 def _message(status: HTTPStatus, body: bytes, scope: Scope, headers: Mapping[str, str]) -> str:
+    path = scope["path"][:_LONGEST_PATH]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return NOT_READY
     if status == HTTPStatus.NOT_FOUND:
-        return f"there is nothing at {scope['path']}"
+        return f"there is nothing at {path}"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = next((value for name, value in headers.items() if name.lower() == "allow"), "")
-        return f"{scope['path']} does not take {scope['method']}" + (f", but {allowed}" if allowed else "")
+        return f"{path} does not take {scope['method']}" + (f", but {allowed}" if allowed else "")
     content = _json(body)
     while isinstance(content, list) and content:
         content = content[0]

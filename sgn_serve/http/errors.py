@@ -39,7 +39,7 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
         "no_websocket",
     ),
     HTTPStatus.UNAUTHORIZED: ("no_token", "wrong_token"),
-    HTTPStatus.FORBIDDEN: ("admin_closed", "cross_origin_refused"),
+    HTTPStatus.FORBIDDEN: ("admin_closed", "cross_origin_refused", "host_refused"),
     HTTPStatus.NOT_FOUND: ("not_found", "unknown_model"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed",),
     HTTPStatus.REQUEST_TIMEOUT: ("too_slow_request",),

@@ -8,6 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sgn_serve.http.errors import RequestError
 
 GZIP = (b"gzip", b"x-gzip")
+_HEADERS = (b"content-encoding", b"transfer-encoding")
+"""Headers that say how a body is packed. Chunks are put together at the connection."""
+_PLAIN = (b"", b"identity", b"chunked")
 _STEP_BYTES = 64 * 1024
 """Bytes that are unpacked at once: others are answered in between."""
 _MAX_MEMBERS = 1000
@@ -16,7 +19,7 @@ _GZIP_FORMAT = 31
 
 
 class UnpackBody:
-    """Unpack each body whose Content-Encoding is gzip, and refuse every other encoding.
+    """Unpack each body whose Content-Encoding or Transfer-Encoding is gzip, and refuse every other encoding.
 
     It stands around LimitBody, which counts what comes out. What goes in is limited here.
 
@@ -32,11 +35,11 @@ class UnpackBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with a plain body."""
         if scope["type"] == "http":
-            named = [value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"]
-            encodings = [name for name in named if name not in (b"", b"identity")]
+            lists = [value.lower().split(b",") for name, value in scope["headers"] if name in _HEADERS]
+            encodings = [name for names in lists for part in names if (name := part.strip()) not in _PLAIN]
             if encodings:
                 # Changed in place: the middleware outside looks at the same scope.
-                scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-encoding"]
+                scope["headers"] = [header for header in scope["headers"] if header[0] != _HEADERS[0]]
                 packed = len(encodings) == 1 and encodings[0] in GZIP
                 receive = _Unpacker(receive, self._max_bytes) if packed else _refusing(receive, encodings)
         await self.app(scope, receive, send)
@@ -75,7 +78,7 @@ class _Unpacker:
                     return {"type": "http.request", "body": unpacked, "more_body": True}
             elif not self._more_body:
                 if self._inside:
-                    raise _damaged("is cut off")
+                    raise _damaged("it is cut off")
                 return {"type": "http.request", "body": b"", "more_body": False}
             else:
                 message = await self._receive()
@@ -95,13 +98,13 @@ class _Unpacker:
         if not self._inside:
             self._members += 1
             if self._members > _MAX_MEMBERS:
-                raise _damaged(f"has more than {_MAX_MEMBERS} members")
+                raise _damaged(f"it has more than {_MAX_MEMBERS} members")
             self._inflater = zlib.decompressobj(_GZIP_FORMAT)
             self._inside = True
         try:
             unpacked = self._inflater.decompress(self._packed, _STEP_BYTES)
         except zlib.error:
-            raise _damaged("cannot be unpacked") from None
+            raise _damaged("it cannot be unpacked") from None
         if self._inflater.eof:
             self._inside = self._full = False
             self._packed = self._inflater.unused_data
@@ -120,7 +123,7 @@ def _refusing(receive: Receive, encodings: list[bytes]) -> Receive:
             named = b", ".join(encodings).decode("latin-1")[:100]
             raise RequestError(
                 "unsupported_encoding",
-                f"the body's Content-Encoding is {named}: send it plain, or as gzip",
+                f"the body is packed as {named}: send it plain, or as gzip",
                 {"accept-encoding": "gzip"},
             )
         return message
@@ -129,4 +132,4 @@ def _refusing(receive: Receive, encodings: list[bytes]) -> Receive:
 
 
 def _damaged(what: str) -> RequestError:
-    return RequestError("damaged_encoding", f"the body's Content-Encoding is gzip, but it {what}")
+    return RequestError("damaged_encoding", f"the body is sent as gzip, but {what}")

@@ -27,4 +27,4 @@ def is_open(path: str) -> bool:
 
 def is_protocol(path: str) -> bool:
     """Return whether a path is the Open Inference Protocol's."""
-    return path.startswith(PROTOCOL)
+    return path == PROTOCOL or path.startswith(f"{PROTOCOL}/")

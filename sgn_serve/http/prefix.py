@@ -1,12 +1,11 @@
 """Serve behind a proxy that puts the service under a path of its own, such as https://example.org/classifier/."""
 
-import ipaddress
 import re
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sgn_serve.http.connections import PEER
+from sgn_serve.http.proxies import TrustedProxies
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}")
 """Prefixes that are accepted: in links, nothing in them means anything else."""
@@ -28,7 +27,7 @@ class TakePrefix:
     def __init__(self, app: ASGIApp, root_path: str, proxies: tuple[str, ...]):
         self.app = app
         self._root_path = root_path
-        self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
+        self._proxies = TrustedProxies(proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on under its path without the prefix."""
@@ -51,19 +50,10 @@ class TakePrefix:
     def _said(self, scope: Scope) -> str | None:
         """Return the prefix that a trusted proxy says, None where there is none."""
         said = [value for name, value in scope["headers"] if name == _HEADER]
-        if len(said) != 1 or not self._is_trusted(scope):
+        if len(said) != 1 or not self._proxies.sent(scope):
             return None
         prefix = said[0].decode("latin-1").rstrip("/")
         return prefix if not prefix or _PATH.fullmatch(prefix) else None
-
-    def _is_trusted(self, scope: Scope) -> bool:
-        # uvicorn has replaced the client by what the proxy says of it.
-        peer = scope.get(PEER) or scope.get("client")
-        try:
-            address = ipaddress.ip_address(peer[0]) if peer else None
-        except ValueError:
-            return False
-        return address is not None and any(address in network for network in self._proxies)
 
 
 def prefix_of(scope: Scope) -> str:

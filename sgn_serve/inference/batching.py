@@ -35,6 +35,29 @@ _NEW_SHARE = 0.2
 """Weight of the newest measurement in running means."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of the network.
+
+    Attributes:
+        self_gradient: Whether the block was on.
+        pictures: Pictures in it.
+        requests: Requests, or pictures of their own, that these belong to.
+        queue_seconds: Seconds from when each request's pictures were decoded to this run, summed over the requests.
+        input_seconds: Seconds to put the pictures into one array.
+        infer_seconds: Seconds in the network.
+        output_seconds: Seconds to give each request its part.
+    """
+
+    self_gradient: bool
+    pictures: int
+    requests: int
+    queue_seconds: float
+    input_seconds: float
+    infer_seconds: float
+    output_seconds: float
+
+
 class Observer:
     """Callbacks of a batcher, for metrics; these ones do nothing.
 
@@ -52,8 +75,16 @@ class Observer:
             waited: For each request in it, the seconds since its pictures were decoded.
         """
 
-    def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
-        """Take note that the network has run once, with the block on or off, and how long that took."""
+    def ran(self, run: Run) -> None:
+        """Take note that the network has run once."""
+
+    def answered(self, seconds: list[float], failed: bool) -> None:
+        """Take note that some requests have their logits, or an error.
+
+        Args:
+            seconds: For each of them, the seconds since its pictures were decoded.
+            failed: Whether it is an error.
+        """
 
 
 class LogitsFunction(Protocol):
@@ -248,7 +279,7 @@ class Batcher:
         self._tell(self._observer.queued, -pictures)
         self._tell(self._observer.took, pictures, [started - item.since for item in items])
         answers: list[Logits | Exception] = []
-        runs: list[tuple[bool, int, float]] = []
+        runs: list[Run] = []
         try:
             answers, runs = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
         except asyncio.CancelledError:  # the batcher is being stopped: nobody would answer these any more
@@ -259,8 +290,11 @@ class Batcher:
         except Exception as error:  # such as no memory for a thread
             logger.exception("a batch of %d pictures could not be run", pictures)
             answers = [error] * len(items)
+        seconds: dict[bool, list[float]] = {False: [], True: []}
         for item, answer in zip(items, answers, strict=True):
             self._leave(len(item.images), waiting=False)
+            failed = isinstance(answer, Exception)
+            seconds[failed].append(time.perf_counter() - item.since)
             if item.answer.cancelled():
                 continue
             if isinstance(answer, Exception):
@@ -268,7 +302,10 @@ class Batcher:
             else:
                 item.answer.set_result((answer, pictures))
         for run in runs:
-            self._tell(self._observer.ran, *run)
+            self._tell(self._observer.ran, run)
+        for failed, times in seconds.items():
+            if times:
+                self._tell(self._observer.answered, times, failed)
 
     async def _gather(self) -> None:
         """Wait until there is something to run, and until waiting for more pictures has no use or no time left."""
@@ -319,12 +356,11 @@ class Batcher:
             items.append(self._queue.popleft())
         return items
 
-    def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[tuple[bool, int, float]]]:
+    def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[Run]]:
         """Run a batch in the inference thread.
 
         Returns:
-            An answer or an error for each item, in order. For each run of the network: whether the block was on, the
-            number of pictures and the seconds.
+            An answer or an error for each item, in order, and the runs of the network that did not fail.
         """
         answers: dict[_Item, Logits | Exception] = {}
         runs = []
@@ -334,10 +370,11 @@ class Batcher:
                 continue
             pictures = sum(len(item.images) for item in group)
             try:
+                begun = time.perf_counter()
                 images = group[0].images if len(group) == 1 else np.concatenate([item.images for item in group])
                 started = time.perf_counter()
                 logits = self._run(images, self_gradient, any(item.with_gradient for item in group))
-                seconds = time.perf_counter() - started
+                ended = time.perf_counter()
                 start = 0
                 for item in group:
                     answers[item] = logits[start : start + len(item.images)]
@@ -346,7 +383,10 @@ class Batcher:
                 logger.exception("a batch of %d pictures failed", pictures)
                 answers.update(dict.fromkeys(group, error))
                 continue
-            runs.append((self_gradient, pictures, seconds))
+            queued = sum(begun - item.since for item in group)
+            output_seconds = time.perf_counter() - ended
+            seconds = ended - started
+            runs.append(Run(self_gradient, pictures, len(group), queued, started - begun, seconds, output_seconds))
             self._measure(self_gradient, seconds / pictures)
         return [answers[item] for item in items], runs
 

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place
+from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place, Run
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.decoder_threads import Decoder
@@ -222,11 +222,27 @@ class CountBatches(Observer):
         for seconds in waited:
             metrics.QUEUE_SECONDS.observe(seconds)
 
-    def ran(self, self_gradient: bool, pictures: int, seconds: float) -> None:
+    def ran(self, run: Run) -> None:
         """Count one run of the network."""
-        block = metrics.BLOCK[self_gradient]
-        metrics.INFERENCE_SECONDS.labels(block).observe(seconds)
-        metrics.PICTURES.labels(block).inc(pictures)
+        block = metrics.BLOCK[run.self_gradient]
+        metrics.INFERENCE_SECONDS.labels(block).observe(run.infer_seconds)
+        metrics.PICTURES.labels(block).inc(run.pictures)
+        metrics.RUNS.labels(run.pictures).inc()
+        metrics.LAST_RUN.set_to_current_time()
+        metrics.REQUEST_STAGE_SECONDS.labels("queue").inc(run.queue_seconds)
+        for stage, seconds in (
+            ("input", run.input_seconds),
+            ("infer", run.infer_seconds),
+            ("output", run.output_seconds),
+        ):
+            metrics.RUN_STAGE_SECONDS.labels(run.pictures, stage).inc(seconds)
+            metrics.REQUEST_STAGE_SECONDS.labels(stage).inc(run.requests * seconds)
+
+    def answered(self, seconds: list[float], failed: bool) -> None:
+        """Count requests that have their logits, or an error."""
+        outcome = metrics.FAILED if failed else metrics.SUCCEEDED
+        metrics.INFERENCES.labels(outcome).inc(len(seconds))
+        metrics.INFERENCES_SECONDS.labels(outcome).inc(sum(seconds))
 
 
 def _count_model(predictor: Predictor, change: int) -> None:

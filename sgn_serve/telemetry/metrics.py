@@ -41,6 +41,12 @@ def _counter(name: str, meaning: str, *labels: str) -> Counter:
     return Counter(name, meaning, labels)
 
 
+def _latest(name: str, meaning: str) -> Gauge:
+    """Declare a gauge that has the largest value of all workers, also of those that have ended."""
+    _ROWS.append(MetricRow(name, "gauge", (), meaning))
+    return Gauge(name, meaning, multiprocess_mode="max")
+
+
 def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
     """Declare a gauge. A worker that ends, however it ends, stops counting in it at once."""
     _ROWS.append(MetricRow(name, "gauge", labels, meaning))
@@ -85,6 +91,27 @@ INFERENCE_SECONDS = _histogram(
     "block",
 )
 PICTURES = _counter("sgn_pictures_total", "Pictures that went through the network.", "block")
+INFERENCES = _counter(
+    "sgn_inferences_total",
+    "Pictures, or requests under /v2, that the network has answered (success), or could not (fail).",
+    "outcome",
+)
+INFERENCES_SECONDS = _counter(
+    "sgn_inferences_seconds_total",
+    "Seconds from their decoding to their answer, summed over sgn_inferences_total.",
+    "outcome",
+)
+REQUEST_STAGE_SECONDS = _counter(
+    "sgn_inferences_stage_seconds_total",
+    "Seconds in a stage, summed over the successes of sgn_inferences_total: queue, input (making the batch), infer, "
+    "output (taking it apart).",
+    "stage",
+)
+RUNS = _counter("sgn_runs_total", "Runs of the network, by the number of pictures in them.", "pictures")
+RUN_STAGE_SECONDS = _counter(
+    "sgn_runs_stage_seconds_total", "Seconds in a stage, summed over sgn_runs_total.", "pictures", "stage"
+)
+LAST_RUN = _latest("sgn_last_run_timestamp_seconds", "Time of the network's last run, in seconds since 1970.")
 DISAGREEMENT = _histogram(
     "sgn_disagreement_bits",
     "Disagreement between the answers with the block on and off, in bits, for requests with the block on.",
@@ -107,8 +134,10 @@ WORKER_STARTS = _counter(
 
 BLOCK = {False: "off", True: "on"}
 """Values of the label block."""
+SUCCEEDED, FAILED = "success", "fail"
+"""Values of the label outcome of inferences."""
 SWAPPED, UNCHANGED, REFUSED = "swapped", "unchanged", "refused"
-"""Values of the label outcome."""
+"""Values of the label outcome of reloads."""
 
 # Prometheus computes no rate from a series that appears with its first event, so these start at 0.
 for _block in BLOCK.values():
@@ -116,14 +145,41 @@ for _block in BLOCK.values():
     INFERENCE_SECONDS.labels(_block)
 for _code in ("internal_error", "timeout", "overloaded"):  # the codes that alerts watch
     ERRORS.labels(_code)
+for _outcome in (SUCCEEDED, FAILED):
+    INFERENCES.labels(_outcome)
+    INFERENCES_SECONDS.labels(_outcome)
 for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)
 
 
 def exposition() -> bytes:
     """Return the metrics of all workers in Prometheus' text format."""
+    return _exposition(_all_workers())
+
+
+def values(*metrics: Counter | Gauge) -> dict[tuple[str, ...], float]:
+    """Return the values of some metrics, over all workers.
+
+    Args:
+        metrics: Counters and gauges that are declared here.
+
+    Returns:
+        Each value by its metric's name, followed by the values of its labels in alphabetical order of their names.
+    """
+    families = [family for metric in metrics for family in metric.describe()]
+    wanted = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in _all_workers().collect()
+        for sample in family.samples
+        if sample.name in wanted
+    }
+
+
+def _all_workers() -> CollectorRegistry:
+    """Return what collects the metrics of all workers."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return _exposition(REGISTRY)
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return _exposition(registry)
+    return registry

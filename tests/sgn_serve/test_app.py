@@ -242,7 +242,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "br"}},
         415,
         "unsupported_encoding",
-        "is br: send it plain, or as gzip",
+        "is packed as br: send it plain, or as gzip",
     ),
     "packed twice": (
         {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "gzip, gzip"}},
@@ -308,8 +308,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "form cut off": (
         {"content": multipart((IMAGE_HEADER, RED), end=b"")[:-30], "headers": {"content-type": FORM}},
         400,
-        "no_image",
-        "no field 'image'",
+        "bad_form",
+        "cut off before its last boundary",
     ),
     "unknown charset": (
         {"content": multipart((IMAGE_HEADER, RED)), "headers": {"content-type": FORM + "; charset=martian"}},

@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from sgn_serve.api.inference_protocol import HEADER_LENGTH
+from sgn_serve.api.infer_request import HEADER_LENGTH
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHIFT
 
@@ -111,7 +111,7 @@ def test_triton_reads_the_configuration(triton_client):
     config = triton_client.get_model_config(NAME, "1")
     assert config == triton_client.get_model_config(NAME)
     assert config["max_batch_size"] == 8
-    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}]
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "format": "FORMAT_NCHW", "dims": [3, 8, 8]}]
     assert [(one["name"], one["dims"]) for one in config["output"]] == [
         ("logits", [3]),
         ("plain_logits", [3]),
@@ -136,7 +136,7 @@ def test_triton_reads_why_not(triton_client, images):
     assert "[404] there is no model 'another'" in refusal(tensor(images), name="another")
     assert "[400] the input's 'shape'" in refusal(tensor(images[:, :, :4].copy()))
     assert "[400] the input's numbers must lie from 0 to 1" in refusal(tensor(images * 2))
-    assert "is deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
+    assert "packed as deflate: send it plain" in refusal(tensor(images), request_compression_algorithm="deflate")
     many = np.zeros((9, 3, 8, 8), np.float32)
     assert "N from 1 to 8" in refusal(tensor(many))
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from sgn_serve.api.inference_protocol import HEADER_LENGTH
+from sgn_serve.api.infer_request import HEADER_LENGTH
 from sgn_serve.pictures.decoding import FORMATS
 from tests.sgn_serve.sample_pictures import (
     TIFF_DATA,

@@ -41,6 +41,7 @@ def test_every_setting_can_be_set():
         "SGN_RATE_BURST": ("8", 8),
         "SGN_TRUSTED_PROXIES": ("127.0.0.1, 10.0.0.0/8,::1", ("127.0.0.1", "10.0.0.0/8", "::1")),
         "SGN_ROOT_PATH": ("/a/b/", "/a/b"),
+        "SGN_ALLOWED_HOSTS": ("example.org,*.example.net", ("example.org", "*.example.net")),
         "SGN_CORS_ORIGINS": (
             "https://example.org, http://localhost:8080",
             ("https://example.org", "http://localhost:8080"),

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.paths import HEALTH, LIVE, READY, is_open
+from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.decoding import FORMATS
 from sgn_serve.process.version import package_version
@@ -76,7 +76,7 @@ def describe_api(settings: Settings, description: Description, prefix: str = "")
             answers = operations[method]["responses"]
             if is_open(path):
                 operations[method]["security"] = []
-            for status, meaning in _for_all(settings, is_open(path), method).items():
+            for status, meaning in _for_all(settings, is_open(path), path in PROBES).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
                 error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
@@ -89,12 +89,12 @@ def describe_api(settings: Settings, description: Description, prefix: str = "")
     return document
 
 
-def _for_all(settings: Settings, open_to_all: bool, method: str) -> dict[HTTPStatus, str]:
+def _for_all(settings: Settings, open_to_all: bool, is_probe: bool) -> dict[HTTPStatus, str]:
     """Return the errors that any request may be answered with, and their meanings."""
     statuses = dict(_AT_THE_CONNECTION)
     statuses[HTTPStatus.REQUEST_ENTITY_TOO_LARGE] = f"the body is larger than {settings.max_bytes} bytes"
-    if method == "post" and not settings.api_tokens:
-        statuses[HTTPStatus.FORBIDDEN] = "the request comes from a page of another site"
+    if not settings.api_tokens and not is_probe:
+        statuses[HTTPStatus.FORBIDDEN] = "the request comes from a page of another site, or asks for another host"
     if settings.api_tokens and not open_to_all:
         statuses[HTTPStatus.UNAUTHORIZED] = "no token, or a wrong token"
     if settings.rate_limit and not open_to_all:

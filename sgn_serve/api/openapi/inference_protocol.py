@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from sgn_serve.api.inference_protocol import DATATYPES, HEADER_LENGTH, VERSION, output_names
+from sgn_serve.api.infer_request import DATATYPES, HEADER_LENGTH
+from sgn_serve.api.served_models import VERSION, output_names, served_models
 from sgn_serve.graph_format import INPUT
 from sgn_serve.inference.graph import Description
 from sgn_serve.settings import Settings
@@ -17,8 +18,21 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:
 _STRING = {"type": "string"}
 _SIZES = {"type": "array", "items": {"type": "integer"}}
 _TENSOR = {"name": _STRING, "datatype": {"const": "FP32"}, "shape": _SIZES}
+_INPUT = {**_TENSOR, "datatype": {"enum": ["FP32", "UINT8"]}}
 _DECLARED = _object(["name", "datatype", "shape"], **_TENSOR)
 _CONFIGURED = _object(["name", "data_type", "dims"], name=_STRING, data_type={"const": "TYPE_FP32"}, dims=_SIZES)
+_CONFIGURED_INPUT = _object(
+    ["name", "data_type", "format", "dims"],
+    name=_STRING,
+    data_type={"enum": ["TYPE_FP32", "TYPE_UINT8"]},
+    format={"const": "FORMAT_NCHW"},
+    dims=_SIZES,
+)
+_COUNT = {"type": "integer", "minimum": 0}
+_DURATION = _object(["count", "ns"], count=_COUNT, ns=_COUNT)
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+_STAGES = ("success", "fail", "queue", *_COMPUTE, "cache_hit", "cache_miss")
+_RUNS = _object(["batch_size", *_COMPUTE], batch_size=_COUNT, **dict.fromkeys(_COMPUTE, _DURATION))
 
 SCHEMAS: dict[str, Any] = {
     "ProtocolError": _object(["error", "code", "request_id"], error=_STRING, code=_STRING, request_id=_STRING),
@@ -33,17 +47,36 @@ SCHEMAS: dict[str, Any] = {
         name=_STRING,
         versions={"type": "array", "items": _STRING},
         platform=_STRING,
-        inputs={"type": "array", "items": _DECLARED},
+        inputs={"type": "array", "items": _object(["name", "datatype", "shape"], **_INPUT)},
         outputs={"type": "array", "items": _DECLARED},
     ),
     "ModelConfig": _object(
-        ["name", "platform", "backend", "max_batch_size", "input", "output"],
+        ["name", "platform", "backend", "max_batch_size", "dynamic_batching", "input", "output"],
         name=_STRING,
         platform=_STRING,
         backend=_STRING,
         max_batch_size={"type": "integer"},
-        input={"type": "array", "items": _CONFIGURED},
+        dynamic_batching={"type": "object"},
+        input={"type": "array", "items": _CONFIGURED_INPUT},
         output={"type": "array", "items": _CONFIGURED},
+    ),
+    "ModelStatistics": _object(
+        ["model_stats"],
+        model_stats={
+            "type": "array",
+            "items": _object(
+                ["name", "version", "last_inference", "inference_count", "execution_count"],
+                name=_STRING,
+                version=_STRING,
+                last_inference={"type": "integer", "description": "milliseconds since 1970"},
+                inference_count={**_COUNT, "description": "pictures that went through the network"},
+                execution_count={**_COUNT, "description": "runs of the network"},
+                inference_stats=_object(list(_STAGES), **dict.fromkeys(_STAGES, _DURATION)),
+                response_stats={"type": "object"},
+                batch_stats={"type": "array", "items": _RUNS},
+                memory_usage={"type": "array"},
+            ),
+        },
     ),
     "ModelReady": _object(["name", "ready"], name=_STRING, ready={"type": "boolean"}),
     "ServerLive": _object(["live"], live={"type": "boolean"}),
@@ -65,6 +98,8 @@ SCHEMAS: dict[str, Any] = {
     ),
 }
 
+_STATISTICS = "Returns how often the network ran since the start, and how long it took, in nanoseconds."
+
 
 def paths(settings: Settings, description: Description, errors: Mapping[HTTPStatus, str]) -> dict[str, Any]:
     """Return the description of every path of the protocol.
@@ -79,7 +114,9 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
         "/v2/health/live": _get("v2_live", "Tells whether the process answers.", "ServerLive"),
         "/v2/health/ready": _get("v2_ready", "Tells whether the network answers.", "ServerReady", may_fail=True),
     }
-    name = {"name": "name", "in": "path", "required": True, "schema": {"const": settings.model_name}}
+    described["/v2/models/stats"] = _get("v2_stats", _STATISTICS, "ModelStatistics")
+    names = [model.name for model in served_models(settings, description)]
+    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": names}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"const": VERSION}}
     for model, suffix, parameters in (
         ("/v2/models/{name}", "", [name]),
@@ -95,6 +132,7 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
         described[f"{model}/config"] = _get(
             f"v2_model_config{suffix}", "Returns the largest batch and the shapes of one picture.", "ModelConfig"
         )
+        described[f"{model}/stats"] = _get(f"v2_model_stats{suffix}", _STATISTICS, "ModelStatistics")
         described[f"{model}/infer"] = {
             "post": {
                 "operationId": f"v2_infer{suffix}",
@@ -120,7 +158,7 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
                 },
             }
         }
-        for path in (model, f"{model}/ready", f"{model}/config", f"{model}/infer"):
+        for path in (model, f"{model}/ready", f"{model}/config", f"{model}/stats", f"{model}/infer"):
             described[path]["parameters"] = parameters
             for operation in ("get", "post"):
                 if operation in described[path]:
@@ -158,7 +196,7 @@ def _infer_request(settings: Settings, description: Description) -> dict[str, An
     )
     output = _object(
         ["name"],
-        name={"enum": output_names(description)},
+        name={"enum": list(output_names(description))},
         parameters=_object(
             [],
             binary_data={"type": "boolean"},

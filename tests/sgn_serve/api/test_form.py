@@ -1,12 +1,14 @@
 """Read forms without a server."""
 
 import asyncio
+import base64
 import encodings
+import random
 
 import pytest
 from starlette.requests import Request
 
-from sgn_serve.api.form import read_form
+from sgn_serve.api.form import _BASE64_BYTES, _from_base64, read_form
 from sgn_serve.http.errors import STATUS, RequestError
 from sgn_serve.settings import Settings
 
@@ -50,3 +52,16 @@ def test_python_remembers_no_charset_that_a_client_made_up():
         with pytest.raises(RequestError, match="_charset_"):
             read(FORM, name="_charset_")
     assert encodings._cache == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, _BASE64_BYTES, _BASE64_BYTES + 1, 3 * _BASE64_BYTES + 5])
+def test_base64_in_parts_is_the_same(size):
+    content = random.Random(size).randbytes(size)
+    text = base64.b64encode(content).decode()
+    lines = "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76))
+    for written in (text, text.rstrip("="), lines, text.replace("+", "-").replace("/", "_")):
+        assert _from_base64(written, "image").file.read() == content
+    if size > 3:
+        for damaged in (text[:1] + "=" + text[2:], text[:-5] + "\u00e4" + text[-4:], text[:2] + "!" + text[3:]):
+            with pytest.raises(RequestError, match="is no base64"):
+                _from_base64(damaged, "image")

@@ -32,7 +32,7 @@ PATHS = (
     "/",
     "/ui",
     "/ui/",
-    "/ui/static/page.js",
+    "/ui/static/answers.js",
     "/admin/reload",
     "/nothing",
     "http://x/livez",

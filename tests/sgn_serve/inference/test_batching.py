@@ -237,7 +237,7 @@ def test_no_thread_to_run_a_batch_in_fails_that_batch_alone(monkeypatch):
     with_batcher(Network(), work)
 
 
-@pytest.mark.parametrize("told", ["queued", "took", "ran"])
+@pytest.mark.parametrize("told", ["queued", "took", "ran", "answered"])
 def test_an_observer_that_fails_is_logged_once_and_takes_no_answer_away(told, caplog):
     def fail(*_):
         raise OSError("no space left on device")
