@@ -132,6 +132,7 @@ def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> Non
     }
     assert opens == {
         "sgn_serve/pictures/decoding.py",
+        "sgn_serve/pictures/jpeg_end.py",
         "benchmarks/service/servers/fastapi_server.py",
         "benchmarks/service/servers/litserve_server.py",
     }

@@ -194,7 +194,7 @@ class SlowFile(BytesIO):
         return super().read(size)
 
 
-@pytest.mark.parametrize("file_format", decoding.FORMATS)
+@pytest.mark.parametrize("file_format", sorted({*decoding.FORMATS} - {"ICO"}))
 def test_reading_a_header_ends_at_the_time_limit(file_format):
     file = SlowFile(encode(Image.fromarray(noise(64, 64)), file_format))
     file.slow = True
@@ -202,9 +202,9 @@ def test_reading_a_header_ends_at_the_time_limit(file_format):
         decoding.open_picture(file, LIMIT, seconds=0.01)
 
 
-@pytest.mark.parametrize("file_format", sorted({*decoding.FORMATS} - {"WEBP"}))
+@pytest.mark.parametrize("file_format", sorted({*decoding.FORMATS} - {"AVIF", "HEIF", "ICO", "WEBP"}))
 def test_decoding_pixels_ends_at_the_time_limit(file_format):
-    """The time is checked between two reads of the file. A WebP's decoder reads it once."""
+    """The time is checked between two reads of the file. The other formats' are read once, when they are opened."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     file = SlowFile(encode(Image.fromarray(pixels), file_format))
     picture = decoding.open_picture(file, 400 * 400, seconds=0.02)
@@ -389,7 +389,7 @@ def test_other_files_are_not_images(data):
 
 def test_a_format_that_is_not_listed_is_not_tried():
     with pytest.raises(NotAnImage):
-        decode(encode(Image.fromarray(noise()), "PPM"), SIZE, LIMIT)
+        decode(encode(Image.fromarray(noise()), "PCX"), SIZE, LIMIT)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
