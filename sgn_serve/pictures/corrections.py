@@ -6,7 +6,7 @@ from typing import IO, Any
 
 from PIL import AvifImagePlugin, Image
 
-from sgn_serve.pictures import direct_draw, icons, iso_media, jpeg2000, jpeg_end, planes, png_chunks, targa
+from sgn_serve.pictures import decoders, direct_draw, icons, iso_media, jpeg2000, jpeg_end, planes, png_chunks, targa
 from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as every other decoder; pictures are decoded beside each other
@@ -99,6 +99,8 @@ def correct(picture: Any, file: IO[bytes]) -> None:
         DamagedImage: A header that Pillow does not read is broken.
     """
     planes.correct(picture)
+    if picture.format in ("DDS", "PPM", "QOI"):
+        decoders.correct(picture)
     if picture.format not in ("AVIF", "DDS", "JPEG2000", "TGA"):
         return
     position = file.tell()
@@ -136,8 +138,16 @@ def check_end(source: Source) -> None:
         raise DamagedImage("the JPEG picture is truncated or damaged (it ends before its pixels do)")
 
 
+def start(picture: Image.Image) -> None:
+    """Correct a picture right before it is decoded. Its size may be another one until finish is called."""
+    if picture.format == "TGA":
+        targa.flatten(picture)
+
+
 def finish(picture: Image.Image) -> None:
     """Correct the pixels of a decoded picture, in place."""
+    if picture.format == "TGA":
+        targa.unflatten(picture)
     later = picture.info.get(_KEY)
     if not isinstance(later, _Later):
         return

@@ -258,6 +258,7 @@ def to_rgb(
             _halve(picture, max(size))
         exponent, covered = gamma.exponent(picture), _covered(picture)
         try:
+            corrections.start(picture)
             picture.load()
             corrections.finish(picture)
         except TooSlow:

@@ -45,7 +45,7 @@ def correct(picture: Any, data: bytes) -> bool:
     if alpha & 7 > _STRAIGHT and alpha & 7 != _OPAQUE:
         raise UnsupportedPixels("the DDS picture's alpha is premultiplied or no alpha; save it with straight alpha")
     tile = picture.tile[0]
-    if tile[0] == "dds_rgb":
+    if tile[0].endswith("dds_rgb"):
         bits, masks = tile[3]
         if bits not in (8, 16, 24, 32) or 0 in masks[:3]:
             raise UnsupportedPixels(

@@ -18,6 +18,7 @@ _ALPHA_KIND = 494
 _MEANINGLESS = (0, 1, 2)
 _STRAIGHT = 3
 _FIVE_BITS = "BGR;15"
+_FLAT = "flat"
 
 
 def is_targa(data: bytes) -> bool:
@@ -84,6 +85,35 @@ def _alpha_kind(data: bytes) -> int | None:
     return data[offset + _ALPHA_KIND] if offset and offset + _ALPHA_KIND < len(data) else None
 
 
-def without_alpha(picture: Image.Image) -> None:
-    """Make a decoded picture opaque, in place."""
-    picture.putalpha(255)
+def flatten(picture: Any) -> None:
+    """Have a run-length encoded picture decoded as a single row: Pillow refuses runs that cross the end of a row.
+
+    The standard says that they should not, and files of long ago have them.
+
+    Args:
+        picture: Opened and not decoded yet. Nothing happens to one without such encoding.
+    """
+    if not picture.tile or picture.tile[0][0] != "tga_rle":
+        return
+    codec, _, offset, (samples, orientation, depth) = picture.tile[0]
+    turned = (orientation < 0, picture._flip_horizontally)
+    picture.info[_FLAT] = (picture.size, turned)
+    picture._size = (picture.width * picture.height, 1)
+    picture._flip_horizontally = False
+    picture.tile = [type(picture.tile[0])(codec, (0, 0, *picture.size), offset, (samples, 1, depth))]
+
+
+def unflatten(picture: Any) -> None:
+    """Give a decoded picture the rows back that flatten took, in place."""
+    if _FLAT not in picture.info:
+        return
+    size, (upside_down, mirrored) = picture.info.pop(_FLAT)
+    rows = Image.frombytes(picture.mode, size, picture.tobytes())
+    if upside_down:
+        rows = rows.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if mirrored:
+        rows = rows.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.im, picture._size = rows.im, size
+    if picture.mode == "P":
+        picture.palette.dirty = 1
+        picture.load()
