@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Val
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sgn_serve.pictures.colours import parse_colour
+from sgn_serve.pictures.formats import AVAILABLE, KNOWN, lacking
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError
 
@@ -31,6 +33,10 @@ _SMALLEST_QUEUE = 32
 
 class SettingsError(ServingError):
     """An environment variable that cannot be used. The message, one line, names it, its value and the fix."""
+
+
+class _LackingError(ValueError):
+    """A value that this installation cannot use. The message says what is missing."""
 
 
 class SettingRow(NamedTuple):
@@ -81,11 +87,7 @@ def _number(value: Any) -> Any:
 
 
 def _colour(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        raise ValueError("no colour")
-    return tuple(bytes.fromhex(value[1:]))
+    return parse_colour(value) if isinstance(value, str) else value
 
 
 def _name(value: str) -> str:
@@ -137,6 +139,20 @@ def _root_path(path: str) -> str:
     return path.rstrip("/")
 
 
+def _upper_words(value: Any) -> Any:
+    return _words(value.upper()) if isinstance(value, str) else value
+
+
+def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or not {*names} <= {*KNOWN}:
+        raise ValueError("no format")
+    for name in names:
+        reason = lacking(name)
+        if reason is not None:
+            raise _LackingError(f"{name} cannot be read here: {reason}")
+    return tuple(name for name in KNOWN if name in names)  # in the order in which they are tried
+
+
 def _default_queue() -> int:
     """Scale with the cores, so that the longest wait does not depend on the machine."""
     return max(_SMALLEST_QUEUE, _QUEUE_A_CORE * usable_cores())
@@ -145,11 +161,8 @@ def _default_queue() -> int:
 Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Colour = Annotated[
-    tuple[int, int, int],
-    BeforeValidator(_colour),
-    Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue"),
-]
+Colour = Annotated[tuple[int, int, int], BeforeValidator(_colour)]
+_A_COLOUR = Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue")
 UrlName = Annotated[
     str,
     AfterValidator(_name),
@@ -180,6 +193,12 @@ RootPath = Annotated[
     str,
     AfterValidator(_root_path),
     Accepts("a path of letters, digits and ._~- such as /classifier"),
+]
+Formats = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_upper_words),
+    AfterValidator(_formats),
+    Accepts(f"formats separated by commas, of {', '.join(KNOWN)}"),
 ]
 Origins = Annotated[
     tuple[str, ...],
@@ -281,8 +300,17 @@ class Settings(BaseSettings):
         description="time that a request's head, and then its body, may take to arrive, and that a client may stop "
         "reading its answer, in seconds",
     )
-    background: Annotated[Colour, Default("#ffffff")] = Field(
-        (255, 255, 255), description="colour behind the transparent parts of a picture"
+    formats: Annotated[Formats, Default("all that this installation reads")] = Field(
+        AVAILABLE,
+        description="formats of pictures that are taken, by Pillow's names. HEIF, which includes HEIC, is an extra of "
+        "this package. One that this installation cannot read is an error",
+    )
+    background: Annotated[Colour | None, _A_COLOUR, Default("the network's, which is #ffffff where it names none")] = (
+        Field(
+            None,
+            description="colour behind the transparent parts of a picture, and around one that is padded. A network "
+            "that pads has learned its own",
+        )
     )
     api_tokens: Annotated[Tokens, Default("none: everybody may ask")] = Field(
         (),
@@ -363,6 +391,9 @@ class Settings(BaseSettings):
         variable = str(error["loc"][0])
         field = by_variable[variable]
         shown = f"{variable}={environment[variable]!r}" if field.repr else variable  # a secret is not told
+        reason = error.get("ctx", {}).get("error")
+        if isinstance(reason, _LackingError):
+            raise SettingsError(f"{shown} cannot be used: {reason}")
         raise SettingsError(f"{shown} cannot be used: expected {_accepts(field)}")
 
 
