@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from PIL import Image, features
 
@@ -13,12 +14,14 @@ class _Format:
     """A picture format.
 
     Attributes:
+        kinds: What of it is read, and what is refused.
         plugins: Modules that register it with Pillow.
         feature: What Pillow must have been built with, by the name that PIL.features knows. None for nothing.
         package: What pip installs it with, where Pillow itself does not read it. None if it does.
         also: Names under which Pillow registers further suffixes of the format.
     """
 
+    kinds: str
     plugins: tuple[str, ...]
     feature: str | None = None
     package: str | None = None
@@ -26,20 +29,46 @@ class _Format:
 
 
 _FORMATS = {
-    "PNG": _Format(("PIL.PngImagePlugin",)),
-    "JPEG": _Format(("PIL.JpegImagePlugin", "PIL.MpoImagePlugin"), "jpg", also=("MPO",)),
-    "WEBP": _Format(("PIL.WebPImagePlugin",), "webp"),
-    "GIF": _Format(("PIL.GifImagePlugin",)),
-    "BMP": _Format(("PIL.BmpImagePlugin",), also=("DIB",)),
-    "TIFF": _Format(("PIL.TiffImagePlugin",)),
-    "AVIF": _Format(("PIL.AvifImagePlugin",), "avif"),
-    "HEIF": _Format(("pillow_heif.HeifImagePlugin",), package=".[heic]"),
-    "JPEG2000": _Format(("PIL.Jpeg2KImagePlugin",), "jpg_2000"),
-    "PPM": _Format(("PIL.PpmImagePlugin",)),
-    "ICO": _Format(("PIL.IcoImagePlugin",)),
-    "QOI": _Format(("PIL.QoiImagePlugin",)),
-    "DDS": _Format(("PIL.DdsImagePlugin",)),
-    "TGA": _Format(("PIL.TgaImagePlugin",)),
+    "PNG": _Format("every depth and colour type; large texts and profiles are passed over", ("PIL.PngImagePlugin",)),
+    "JPEG": _Format(
+        "progressive, CMYK; one whose end marker alone is missing, but none that lacks pixels",
+        ("PIL.JpegImagePlugin", "PIL.MpoImagePlugin"),
+        "jpg",
+        also=("MPO",),
+    ),
+    "WEBP": _Format("lossy and lossless, alpha", ("PIL.WebPImagePlugin",), "webp"),
+    "GIF": _Format("interlaced, transparent", ("PIL.GifImagePlugin",)),
+    "BMP": _Format("1 to 32 bits, run-length encoded", ("PIL.BmpImagePlugin",), also=("DIB",)),
+    "TIFF": _Format(
+        "1 to 16 bits, planes, palettes, CMYK, LAB; no signed and no 32-bit samples", ("PIL.TiffImagePlugin",)
+    ),
+    "AVIF": _Format(
+        "every sampling, alpha, turned and mirrored; none that is cropped by a property",
+        ("PIL.AvifImagePlugin",),
+        "avif",
+    ),
+    "HEIF": _Format(
+        "HEIC: every sampling, 8 to 12 bits, tiles, alpha, turned, mirrored and cropped",
+        ("pillow_heif.HeifImagePlugin",),
+        package=".[heic]",
+    ),
+    "JPEG2000": _Format(
+        "files and bare codestreams, 1 to 16 bits, sRGB, grey, sYCC, CMYK, palettes, alpha; nothing signed or "
+        "premultiplied",
+        ("PIL.Jpeg2KImagePlugin",),
+        "jpg_2000",
+    ),
+    "PPM": _Format("P1 to P6, 1 to 16 bits; no floating point (PFM) and no PAM", ("PIL.PpmImagePlugin",)),
+    "ICO": _Format("the largest picture, PNG or bitmap with its mask", ("PIL.IcoImagePlugin",)),
+    "QOI": _Format("RGB and RGBA; decoded in Python, so a large one may take too long", ("PIL.QoiImagePlugin",)),
+    "DDS": _Format(
+        "uncompressed, DXT1, DXT3, DXT5, BC1 to BC5 and BC7; nothing signed, floating-point or premultiplied, no cube, "
+        "no volume",
+        ("PIL.DdsImagePlugin",),
+    ),
+    "TGA": _Format(
+        "every origin, 8 to 32 bits, palettes, run-length encoded; no single bit of alpha", ("PIL.TgaImagePlugin",)
+    ),
 }
 """By Pillow's names, in the order in which they are tried. TGA is the last one: its files have no signature.
 
@@ -90,3 +119,17 @@ def media_types(formats: Iterable[str]) -> tuple[str, ...]:
         formats: Some of AVAILABLE.
     """
     return tuple(Image.MIME.get(name, f"image/{name.lower()}") for name in formats)
+
+
+class FormatRow(NamedTuple):
+    """One row of the documentation's table of formats."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    kinds: str
+    package: str | None
+
+
+def format_rows() -> list[FormatRow]:
+    """Return every format, in the order in which they are tried: the documentation's table is generated from it."""
+    return [FormatRow(name, suffixes((name,)), row.kinds, row.package) for name, row in _FORMATS.items()]

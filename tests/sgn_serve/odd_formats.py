@@ -181,9 +181,9 @@ def _icons(rgb: RGB) -> Iterator[OddPicture]:
             for kind, hidden in (("", nothing), ("_mask", mask)):
                 expected = np.where(hidden[..., None], 255, palette[index]).astype(np.uint8)
                 icons[f"{depth}{name}{kind}"] = (depth, icon_bitmap(rows, depth, hidden, stored), expected)
-    for name, (bits, content, expected) in icons.items():
-        said = 0 if name == "32_alpha" else bits  # some writers leave it out
-        yield OddPicture(f"{name}.ico", write_ico([(size, said, content)]), expected, 1.0 if bits == 16 else 0.0)
+    for name, (pixel_bits, content, expected) in icons.items():
+        said = 0 if name == "32_alpha" else pixel_bits  # some writers leave it out
+        yield OddPicture(f"{name}.ico", write_ico([(size, said, content)]), expected, 1.0 if pixel_bits == 16 else 0.0)
     yield OddPicture("pillow.ico", encode(Image.fromarray(rgb), "ICO", sizes=[(width, height)]), rgb)
 
 

@@ -1,7 +1,7 @@
 """Write picture files of kinds that Pillow reads and does not write, from their formats' specifications."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ def blocks_of(pixels: Array) -> NDArray[np.int64]:
     return cut.reshape(-1, 16, channels).astype(np.int64)
 
 
-def picture_of(blocks: Array, height: int, width: int) -> NDArray[np.int64]:
+def picture_of(blocks: Array, height: int, width: int) -> Array:
     """Return what blocks_of made blocks of."""
     cut = np.asarray(blocks).reshape(height // 4, width // 4, 4, 4, -1).transpose(0, 2, 1, 3, 4)
     return cut.reshape(height, width, -1)
@@ -110,7 +110,7 @@ def _nearest(levels: Array, block: Array) -> Array:
     return np.abs(np.asarray(levels)[None] - block[:, None]).sum(axis=2).argmin(axis=1)
 
 
-def _packed(numbers: Sequence[int], bits: int) -> int:
+def _packed(numbers: Iterable[int], bits: int) -> int:
     return sum(int(number) << (bits * index) for index, number in enumerate(numbers))
 
 

@@ -102,7 +102,7 @@ def test_the_formats_are_those_that_are_installed_unless_told(monkeypatch):
     assert settings.formats == ("PNG", "TGA"), "a format without a signature is tried last"
     assert Settings.from_environment({}).formats == formats.AVAILABLE
     assert {"PNG", "JPEG", "TIFF", "PPM", "ICO", "QOI", "DDS", "TGA"} <= {*formats.AVAILABLE} <= {*formats.KNOWN}
-    monkeypatch.setattr(formats.features, "check", lambda name: name != "avif")
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
     monkeypatch.setitem(sys.modules, "pillow_heif.HeifImagePlugin", None)  # importing it fails
     formats.lacking.cache_clear()
     try:
