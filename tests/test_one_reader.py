@@ -56,14 +56,16 @@ def served(data: bytes, size: int, resize: str = "stretch") -> NDArray[np.float3
 
 
 def test_odd_pictures_are_read_rightly(ship: NDArray[np.uint8]) -> None:
-    pictures = [*odd_pictures(ship), *odd_formats(ship)]
+    marked = ship.copy()
+    marked[:4, :4], marked[4:8, :4] = 255, 0
+    pictures = [*odd_pictures(marked), *odd_formats(marked)]
     assert len(pictures) >= 480, "and more where HEIC is installed"
     assert len({picture.name for picture in pictures}) == len(pictures)
     wrong = {}
     for picture in pictures:
-        error = np.abs(read_rgb(picture.data, None).astype(float) - picture.expected).mean()
-        if error > picture.tolerance:
-            wrong[picture.name] = error
+        errors = np.abs(read_rgb(picture.data, None).astype(float) - picture.expected)
+        if errors.mean() > picture.tolerance or (picture.tolerance < 2 and errors.max() > 2):
+            wrong[picture.name] = (errors.mean(), errors.max())
     assert wrong == {}
 
 

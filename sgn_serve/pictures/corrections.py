@@ -43,10 +43,12 @@ class _Later:
     Attributes:
         opaque: Whether its alpha means nothing.
         samples: Those of a JPEG 2000.
+        data: The whole file of such a picture.
     """
 
     opaque: bool = False
     samples: jpeg2000.Samples | None = None
+    data: bytes = b""
 
 
 def prepare(file: IO[bytes], formats: tuple[str, ...], first_scan: int) -> Source:
@@ -118,7 +120,7 @@ def correct(picture: Any, file: IO[bytes]) -> None:
     else:
         samples = jpeg2000.read_samples(data)
         jpeg2000.correct(picture, samples)
-        picture.info[_KEY] = _Later(samples=samples)
+        picture.info[_KEY] = _Later(samples=samples, data=data)
 
 
 def check_end(source: Source) -> None:
@@ -152,6 +154,7 @@ def finish(picture: Image.Image) -> None:
     if not isinstance(later, _Later):
         return
     if later.samples is not None:
+        jpeg2000.unwrap(picture, later.samples, later.data)
         jpeg2000.stretch(picture, later.samples)
     if later.opaque and picture.mode in ("LA", "RGBA"):
         picture.putalpha(255)

@@ -1,16 +1,19 @@
 """Have JPEG 2000 pictures decoded rightly, or refuse them.
 
 Pillow takes every four components for RGBA or CMYK, shifts samples of fewer than eight bits to the left (so white is
-not 255), and merges equal colours of a palette, which shifts the others.
+not 255), rounds samples of more bits up to 256, which wraps to 0, and merges equal colours of a palette, which shifts
+the others.
 Source: ISO/IEC 15444-1, annexes A.5.1 (SIZ) and I.5.3 (JP2 header box).
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImagePalette
+import numpy as np
+from PIL import Image, ImagePalette, Jpeg2KImagePlugin
 
 from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 
@@ -24,6 +27,7 @@ _PROFILES = {b"RGB ": 3, b"GRAY": 1}
 """Colour channels, by the colour space of an ICC profile."""
 _ENUMERATED, _RESTRICTED_ICC = 1, 2
 _ALPHA = 1
+_MOST_BITS = 16
 _DIRECT = b"\x00\x00\x00\x00"
 
 
@@ -56,13 +60,21 @@ def read_samples(data: bytes) -> Samples:
     """
     try:
         if data.startswith(_CODESTREAM):
-            return Samples(_depths(data, 0), None)
+            depths = _depths(data, 0)
+            steps = data[_SIZ + 38 : _SIZ + 38 + 3 * len(depths)]
+            return _checked(Samples(depths, None, sycc=len(depths) == 3 and {*steps[1::3], *steps[2::3]} != {1}))
         boxes = dict(reversed([*_boxes(data, 0, len(data), top=True)]))  # the first of each name
         header = [*_boxes(data, *boxes[b"jp2h"])]
         depths = _depths(data, boxes[b"jp2c"][0])
         return _jp2_samples([(name, data[start:end]) for name, (start, end) in header], depths)
     except (struct.error, IndexError, KeyError):
         raise DamagedImage("the JPEG2000 picture's header cannot be read") from None
+
+
+def _codestream_start(data: bytes) -> int:
+    if data.startswith(_CODESTREAM):
+        return 0
+    return next(start for name, (start, _) in _boxes(data, 0, len(data), top=True) if name == b"jp2c")
 
 
 def _boxes(data: bytes, at: int, end: int, top: bool = False) -> Iterator[tuple[bytes, tuple[int, int]]]:
@@ -90,6 +102,8 @@ def _depths(data: bytes, start: int) -> tuple[int, ...]:
     kinds = [data[start + _SIZ + 38 + 3 * index] for index in range(count)]
     if any(kind & 0x80 for kind in kinds):
         raise UnsupportedPixels("the JPEG2000 picture has signed samples, whose black is unknown; save it unsigned")
+    if any((kind & 0x7F) >= _MOST_BITS for kind in kinds):
+        raise UnsupportedPixels(f"the JPEG2000 picture has more than {_MOST_BITS} bits a sample; save it with fewer")
     if not 1 <= count <= 4:
         raise UnsupportedPixels(f"the JPEG2000 picture has {count} components; save it with 1 to 4")
     return tuple((kind & 0x7F) + 1 for kind in kinds)
@@ -110,12 +124,20 @@ def _jp2_samples(header: list[tuple[bytes, bytes]], depths: tuple[int, ...]) -> 
         raise UnsupportedPixels(
             f"the JPEG2000 picture has {len(depths)} components and {colours} colours; save it anew"
         )
-    if sycc and min(depths) < 8:
-        raise UnsupportedPixels("the JPEG2000 picture has fewer than 8 bits of luma and chroma; save it in sRGB")
     extra = [kind for place, kind, _ in channels if place == colours]
     if len(depths) > colours and extra not in ([], [_ALPHA]):
         raise UnsupportedPixels("the JPEG2000 picture's last channel is no straight alpha; save it with one")
-    return Samples(depths, colours, sycc)
+    return _checked(Samples(depths, colours, sycc))
+
+
+def _checked(samples: Samples) -> Samples:
+    """Return the samples, unless they are luma and chroma of a depth that is not converted rightly.
+
+    OpenJPEG takes three components for these too if their samplings differ and nothing says what they are.
+    """
+    if samples.sycc and {*samples.depths} != {8}:
+        raise UnsupportedPixels("the JPEG2000 picture has other than 8 bits of luma and chroma; save it in sRGB")
+    return samples
 
 
 def _colour_space(content: bytes) -> tuple[int, bool] | None:
@@ -175,6 +197,33 @@ def white(samples: Samples) -> int:
     """Return the value of white that Pillow's 16-bit mode has for these samples."""
     depth = min(samples.depths[0], 16)
     return ((1 << depth) - 1) << (16 - depth)
+
+
+def unwrap(picture: Image.Image, samples: Samples, data: bytes) -> None:
+    """Turn the zeros of a decoded picture that were white back into white, in place.
+
+    Samples of more than eight bits in several components may have wrapped. The picture is decoded once more as if they
+    had one bit more, so that black is 64 and white 191.
+
+    Args:
+        picture: Decoded.
+        samples: What read_samples returned.
+        data: The whole file.
+    """
+    if len(samples.depths) == 1 or max(samples.depths) <= 8:
+        return
+    values = np.array(picture)
+    if values.all():
+        return
+    deeper, at = bytearray(data), _codestream_start(data) + _SIZ + 38
+    for index, depth in enumerate(samples.depths):
+        deeper[at + 3 * index] += depth > 8
+    with Jpeg2KImagePlugin.Jpeg2KImageFile(BytesIO(bytes(deeper))) as other:
+        other.load()
+        above = np.asarray(other) > 128
+    above[..., [depth <= 8 for depth in samples.depths]] = False
+    values[(values == 0) & above] = 255
+    picture.im = Image.frombytes(picture.mode, picture.size, values.tobytes()).im
 
 
 def stretch(picture: Image.Image, samples: Samples) -> None:

@@ -436,6 +436,7 @@ def refused_formats() -> dict[str, bytes]:
         files |= {
             "signed.j2k": write_codestream(three, size, signed=True),
             "five.j2k": write_codestream([*three, *three[:2]], size),
+            "sycc12.jp2": write_jp2(write_codestream([Component(plane, 12)] * 3, size), enumerated(18)),
             "lab.jp2": write_jp2(stream, enumerated(14)),
             "cmyk_profile.jp2": write_jp2(plain, b"\2\0\0" + bytes(16) + b"CMYK" + bytes(108)),
             "premultiplied.jp2": write_jp2(plain, enumerated(16), premultiplied),
