@@ -122,6 +122,8 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture file's header and check it against the limits. No pixels are decoded yet.
 
+    Only those of a JPEG without the marker that ends it are decoded: it is refused if pixels are missing too.
+
     Args:
         data: The file, at its beginning.
         max_pixels: Largest width times height, and largest sum of a TIFF's tiles. WebP may have two fifths of it,

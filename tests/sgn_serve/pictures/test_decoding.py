@@ -564,3 +564,29 @@ def test_an_icon_is_counted_before_it_is_decoded():
     bitmap = struct.pack("<LllHHLLllLL", 40, 60_000, 2 * 60_000, 1, 32, 0, 0, 0, 0, 0, 0)
     with pytest.raises(TooManyPixels, match="3600000000 pixels"):
         decode(write_ico([((32, 32), 32, bitmap)]), SIZE, LIMIT)
+
+
+def large_headers() -> dict[str, bytes]:
+    """Return small files of the newer formats that declare a huge size."""
+    small: dict[str, bytearray] = {
+        name: bytearray(encode(Image.new("RGB", (64, 64)), name))
+        for name in ("AVIF", "HEIF", "JPEG2000", "QOI", "DDS", "TGA")
+        if name in decoding.FORMATS
+    }
+    struct.pack_into(">LL", small["QOI"], 4, 60_000, 60_000)
+    struct.pack_into("<LL", small["DDS"], 12, 60_000, 60_000)
+    struct.pack_into("<HH", small["TGA"], 12, 60_000, 60_000)
+    if "JPEG2000" in small:
+        struct.pack_into(">LL", small["JPEG2000"], small["JPEG2000"].index(b"ihdr") + 4, 60_000, 60_000)
+    for name in {"AVIF", "HEIF"} & {*small}:
+        struct.pack_into(">LL", small[name], small[name].index(b"ispe") + 8, 16_000, 16_000)
+        if name == "HEIF":  # it is cropped to its size
+            at = small[name].find(b"clap")
+            small[name][at : at + 4] = b"free" if at >= 0 else b""
+    return {"PPM": b"P6 60000 60000 255\n", **{name: bytes(data) for name, data in small.items()}}
+
+
+@pytest.mark.parametrize("file_format", sorted(large_headers()))
+def test_pixels_of_the_newer_formats_are_counted_before_any_is_decoded(file_format):
+    with pytest.raises(TooManyPixels, match="pixels, more than 10000"):
+        decoding.open_picture(large_headers()[file_format], LIMIT)
