@@ -137,7 +137,7 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training, export, the documentation and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
-	@$(INSTALL) --editable ".[$(RUNTIME),openvino,train,export,timm,docs,dev]"
+	@$(INSTALL) --editable ".[$(RUNTIME),openvino,heic,train,export,timm,docs,dev]"
 	@touch $@ $(SERVING)
 
 # onnxruntime and onnxruntime-gpu are one module under two names: the one that goes would take the other's files along.

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from sgn_serve.pictures.colours import parse_colour
+from sgn_serve.pictures.formats import KNOWN, lacking
+
 ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
 ENGINES = (ONNX_RUNTIME, OPENVINO)
@@ -26,6 +29,10 @@ class Default:
     """Describe a default that has no short text of its own."""
 
     text: str
+
+
+class LackingError(ValueError):
+    """A value that this installation cannot use. The message says what is missing."""
 
 
 def parse_flag(text: str) -> bool:
@@ -53,11 +60,7 @@ def _number(value: Any) -> Any:
 
 
 def _colour(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        raise ValueError("no colour")
-    return tuple(bytes.fromhex(value[1:]))
+    return parse_colour(value) if isinstance(value, str) else value
 
 
 def _name(value: str) -> str:
@@ -115,14 +118,25 @@ def _root_path(path: str) -> str:
     return path.rstrip("/")
 
 
+def _upper_words(value: Any) -> Any:
+    return _words(value.upper()) if isinstance(value, str) else value
+
+
+def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or not {*names} <= {*KNOWN}:
+        raise ValueError("no format")
+    for name in names:
+        reason = lacking(name)
+        if reason is not None:
+            raise LackingError(f"{name} cannot be read here: {reason}")
+    return tuple(name for name in KNOWN if name in names)  # in the order in which they are tried
+
+
 Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Colour = Annotated[
-    tuple[int, int, int],
-    BeforeValidator(_colour),
-    Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue"),
-]
+Colour = Annotated[tuple[int, int, int], BeforeValidator(_colour)]
+A_COLOUR = Accepts("a colour such as #ffffff: two hexadecimal digits each of red, green and blue")
 UrlName = Annotated[
     str,
     AfterValidator(_name),
@@ -159,6 +173,12 @@ Hosts = Annotated[
     BeforeValidator(_words),
     AfterValidator(_hosts),
     Accepts("host names separated by commas, such as example.org or *.example.org, or * for all"),
+]
+Formats = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_upper_words),
+    AfterValidator(_formats),
+    Accepts(f"formats separated by commas, of {', '.join(KNOWN)}"),
 ]
 Origins = Annotated[
     tuple[str, ...],

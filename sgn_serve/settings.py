@@ -10,16 +10,20 @@ from pydantic import AliasGenerator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
     ONNX_RUNTIME,
+    A_COLOUR,
     Accepts,
     Colour,
     Default,
     Engine,
     Flag,
+    Formats,
     Hosts,
+    LackingError,
     Networks,
     Number,
     Origins,
@@ -147,8 +151,17 @@ class Settings(BaseSettings):
         description="time that a request's head, and then its body, may take to arrive, and that a client may stop "
         "reading its answer, in seconds",
     )
-    background: Annotated[Colour, Default("#ffffff")] = Field(
-        (255, 255, 255), description="colour behind the transparent parts of a picture"
+    formats: Annotated[Formats, Default("all that this installation reads")] = Field(
+        AVAILABLE,
+        description="formats of pictures that are taken, by Pillow's names. HEIF, which includes HEIC, is an extra of "
+        "this package. One that this installation cannot read is an error",
+    )
+    background: Annotated[Colour | None, A_COLOUR, Default("the network's, which is #ffffff where it names none")] = (
+        Field(
+            None,
+            description="colour behind the transparent parts of a picture, and around one that is padded. A network "
+            "that pads has learned its own",
+        )
     )
     api_tokens: Annotated[Tokens, Default("none: everybody may ask")] = Field(
         (),
@@ -234,6 +247,9 @@ class Settings(BaseSettings):
         variable = str(error["loc"][0])
         field = by_variable[variable]
         shown = f"{variable}={environment[variable]!r}" if field.repr else variable  # a secret is not told
+        reason = error.get("ctx", {}).get("error")
+        if isinstance(reason, LackingError):
+            raise SettingsError(f"{shown} cannot be used: {reason}")
         raise SettingsError(f"{shown} cannot be used: expected {_accepts(field)}")
 
 

@@ -19,6 +19,7 @@ from release.bundle import BUNDLED, readme_table, summary
 from sgn_serve.api.openapi.document import METHODS, describe_api
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
+from sgn_serve.pictures.formats import format_rows
 from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from training.attacks.black_box import SourceNetwork
@@ -107,6 +108,18 @@ def _formats() -> str:
         for item in FORMATS
     ]
     return words_table(("option", "file", "content", "lower precision"), rows)
+
+
+def _picture_formats() -> str:
+    rows = [
+        (
+            f"`{row.name}`" + (f' (`pip install "{row.package}"`)' if row.package else ""),
+            " ".join(f"`{suffix}`" for suffix in row.suffixes),
+            cell(row.kinds),
+        )
+        for row in format_rows()
+    ]
+    return words_table(("`SGN_FORMATS`", "suffixes", "what is read"), rows)
 
 
 def _block_cost() -> str:
@@ -245,6 +258,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "metrics": _metrics,
     "routes": _routes,
     "formats": _formats,
+    "picture-formats": _picture_formats,
     "five-rows": lambda: five_rows(summary()),
     "bundled": _bundled,
     "paired": _paired,

@@ -47,6 +47,7 @@ class Decoder:
         self.background = background
         self.seconds = seconds
         self.resize = resize
+        self.formats = decoding.FORMATS
         self._small = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
         self._waiting = LargePictures()
@@ -78,7 +79,7 @@ class Decoder:
 
     def _open(self, file: IO[bytes]) -> NDArray[np.float32] | Image.Image:
         """Return the pixels of a small picture; return a large one opened, with its pixels not decoded."""
-        picture = decoding.open_picture(file, self.max_pixels, self.seconds)
+        picture = decoding.open_picture(file, self.max_pixels, self.seconds, self.formats)
         if decoding.decoded_pixels(picture) > LARGE_PIXELS:
             return picture
         return self._to_array(picture)

@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import gamma, jpeg_header, planes, resizing, tiff_layout, webp
+from sgn_serve.pictures import corrections, gamma, icons, jpeg_header, resizing, tiff_layout, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -21,9 +21,10 @@ from sgn_serve.pictures.errors import (
     TooSlow,
     UnsupportedPixels,
 )
+from sgn_serve.pictures.formats import AVAILABLE
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Accepted formats, by Pillow's names. No other decoder is ever tried."""
+FORMATS = AVAILABLE
+"""Formats that are accepted where nothing else is said, by Pillow's names. No other decoder is ever tried."""
 
 # Pillow has a limit of its own, with messages of its own. It is switched off: open_picture() checks the caller's limit.
 Image.MAX_IMAGE_PIXELS = None
@@ -121,6 +122,8 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture file's header and check it against the limits. No pixels are decoded yet.
 
+    Only those of a JPEG without the marker that ends it are decoded: it is refused if pixels are missing too.
+
     Args:
         data: The file, at its beginning.
         max_pixels: Largest width times height, and largest sum of a TIFF's tiles. WebP may have two fifths of it,
@@ -134,17 +137,19 @@ def open_picture(
 
     Raises:
         NotAnImage: None of the accepted formats.
-        UnsupportedPixels: A TIFF stores its pixels in a way that is not decoded rightly.
+        UnsupportedPixels: The file stores its pixels in a way that is not decoded rightly.
         TooManyPixels: More pixels, or more memory to decode them, than allowed.
         DamagedImage: The header cannot be read.
         TooSlow: Reading the header takes too long, or decoding would.
     """
     file = BytesIO(data) if isinstance(data, bytes) else data
     layout, header = _look_ahead(file)
+    source = corrections.prepare(file, formats, 0 if header is None else header.first_scan)
+    file = source.file
     timed: Any = file if seconds == math.inf else _TimedFile(file, seconds)
     try:
-        picture = Image.open(timed, formats=formats)
-        planes.correct(picture)
+        picture = icons.IconBitmap(timed) if source.icon else Image.open(timed, formats=source.formats)
+        corrections.correct(picture, file)
     except UnidentifiedImageError:
         raise NotAnImage(
             f"the file is none of the accepted formats ({', '.join(formats)}), or its header is damaged"
@@ -152,6 +157,8 @@ def open_picture(
     except PictureRefused:
         raise
     except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
+        if isinstance(error, NotImplementedError) or str(error).startswith("Unsupported bitcount"):
+            raise UnsupportedPixels(f"the picture's pixels are of a kind that is not read ({_reason(error)})") from None
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size
     allowed = max_pixels
@@ -167,6 +174,7 @@ def open_picture(
         _check_scans(file, header, width * height)
     if layout is not None:
         _check_layout(file, layout, max_pixels)
+    corrections.check_end(source)
     return picture
 
 
@@ -252,10 +260,14 @@ def to_rgb(
             _halve(picture, max(size))
         exponent, covered = gamma.exponent(picture), _covered(picture)
         try:
+            corrections.start(picture)
             picture.load()
+            corrections.finish(picture)
         except TooSlow:
             raise
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
+            if isinstance(error.__cause__, TooSlow):
+                raise error.__cause__ from None  # OpenJPEG's reads say so only
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
         colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)
@@ -359,7 +371,7 @@ _SIDEWAYS = (
 
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
-    if len(picture.info.get("exif", b"")) > _EXIF_BYTES:
+    if len(picture.info.get("exif") or b"") > _EXIF_BYTES:
         return None  # Pillow would make an object of every value in it
     try:
         return _TURNS.get(picture.getexif().get(ExifTag.Orientation, 1))
@@ -490,7 +502,7 @@ def _levels(picture: Image.Image) -> tuple[int, int]:
     """
     tags = getattr(picture, "tag_v2", None)
     if tags is None:
-        return 0, 65535
+        return 0, corrections.white(picture)
     highest = 4095 if tuple(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))) == (12,) else 65535
     white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     return (highest, 0) if white_is_zero else (0, highest)

@@ -7,13 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.pictures import decoding
+from sgn_serve.pictures.formats import AVAILABLE, suffixes
 
-FORMATS = (*decoding.FORMATS, "PPM")
-"""Formats that are read, by Pillow's names: those that are served, and the portable pixmaps of research data sets."""
-SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
+SUFFIXES = suffixes(AVAILABLE)
 """Endings of their names in lower case. The content, and not the name, tells which format a file has."""
 MAX_PIXELS = 178_956_970
 """Most pixels of a file. Pillow refuses more by default too."""
@@ -44,7 +40,7 @@ def read_rgb(
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS, math.inf, FORMATS), size, background, resize)
+    return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS, math.inf), size, background, resize)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:
@@ -58,7 +54,7 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    with decoding.open_picture(data, MAX_PIXELS, math.inf, FORMATS) as picture:
+    with decoding.open_picture(data, MAX_PIXELS, math.inf) as picture:
         width, height = picture.size
         plain = picture.format == "PNG" and not any(chunk in data for chunk in _PNG_EXIF)
         return (height, width) if plain or width == height else decoding.upright_size(picture)

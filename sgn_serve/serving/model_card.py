@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph_format import METADATA_KEY, file_sha256
+from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY, file_sha256
 from sgn_serve.inference.graph import Graph, GraphError
-from sgn_serve.pictures.decoding import FORMATS
+from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
+from sgn_serve.pictures.decoding import WHITE
+from sgn_serve.pictures.formats import suffixes
 from sgn_serve.pictures.resizing import Resize
 from sgn_serve.refusals import one_line
 from sgn_serve.settings import Settings
@@ -27,7 +29,8 @@ RAISED = ("raised", "suspect")
 class Preprocessing(BaseModel):
     """Describe what happens to a picture before the network sees it."""
 
-    formats: list[str]
+    formats: list[str] = Field(description="formats of files that are taken, by Pillow's names")
+    suffixes: list[str] = Field(description="endings of the names of such files; their content alone counts")
     height: int = Field(description="pixels that every picture is made")
     width: int
     resize_mode: Resize = Field(
@@ -132,11 +135,12 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             classes=list(description.class_names),
             eps=checkpoint.get("epsilon"),
             preprocessing=Preprocessing(
-                formats=list(FORMATS),
+                formats=list(settings.formats),
+                suffixes=list(suffixes(settings.formats)),
                 height=height,
                 width=width,
                 resize_mode=checkpoint.get("resize", "stretch"),
-                background="#" + bytes(settings.background).hex(),
+                background=colour_text(_background(checkpoint, settings)),
                 mean=checkpoint.get("mean"),
                 std=checkpoint.get("std"),
             ),
@@ -151,6 +155,21 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             f"{graph.path}: its metadata {METADATA_KEY} cannot be used "
             f"({type(error).__name__}: {one_line(error)}); export it again"
         ) from None
+
+
+def _background(checkpoint: Mapping[str, Any], settings: Settings) -> RGB:
+    """Return the setting's colour; without one the colour that the network was trained with."""
+    trained = parse_colour(checkpoint.get(BACKGROUND_FIELD, colour_text(WHITE)))
+    if settings.background is None:
+        return trained
+    if settings.background != trained and checkpoint.get("resize") == "pad":
+        logger.warning(
+            "SGN_BACKGROUND=%s pads pictures in another colour than %s, with which the network was trained; leave it "
+            "out to have the network's",
+            colour_text(settings.background),
+            colour_text(trained),
+        )
+    return settings.background
 
 
 def _figures(path: Path, sha256: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place, Run
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
+from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
@@ -65,11 +66,12 @@ class Predictor:
         self._decoder = Decoder(
             graph.description.image_size,
             settings.max_pixels,
-            settings.background,
+            parse_colour(self.card.preprocessing.background),
             settings.decode_seconds,
             settings.decode_threads,
             self.card.preprocessing.resize_mode,
         )
+        self._decoder.formats = settings.formats
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue
         )

@@ -59,21 +59,31 @@ def odd_pictures(rgb: RGB) -> list[OddPicture]:
     return made
 
 
-def _grey(rgb: RGB) -> RGB:
+def grey_of(rgb: RGB) -> RGB:
+    """Return the luma of a picture, (H, W)."""
     return np.asarray(Image.fromarray(rgb).convert("L"))
 
 
-def _as_rgb(grey: NDArray[np.integer]) -> RGB:
+def as_rgb(grey: NDArray[np.integer]) -> RGB:
+    """Return a grey picture (H, W) as RGB."""
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _deep(values: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
+def deep_samples(values: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
     """Return 8-bit samples as samples of another depth."""
     return np.rint(values.astype(np.int64) * ((1 << depth) - 1) / 255).astype(np.int64)
 
 
-def _shallow(values: NDArray[np.integer], depth: int) -> RGB:
+def shallow_samples(values: NDArray[np.integer], depth: int) -> RGB:
+    """Return samples of another depth as 8-bit samples."""
     return np.rint(values.astype(np.int64) * 255 / ((1 << depth) - 1)).astype(np.uint8)
+
+
+def half_transparent(rgb: RGB) -> tuple[RGB, RGB]:
+    """Return an alpha channel (H, W) that hides the upper half of a picture, and what is seen of it before white."""
+    alpha = np.full(rgb.shape[:2], 255, np.uint8)
+    alpha[: len(alpha) // 2] = 0
+    return alpha, np.where(alpha[..., None] == 0, 255, rgb).astype(np.uint8)
 
 
 def _packed(samples: NDArray[np.integer], depth: int, order: str = ">") -> list[bytes]:
@@ -127,18 +137,18 @@ def write_png(
 
 
 def _pngs(rgb: RGB) -> Iterator[OddPicture]:
-    grey = _grey(rgb)
+    grey = grey_of(rgb)
     opaque = np.full((*grey.shape, 1), 255, np.uint8)
     half = opaque.copy()
     half[: len(half) // 2] = 0
     for adam7 in (False, True):
         how = "_adam7" if adam7 else ""
         for depth in (1, 2, 4, 8, 16):
-            deep = _deep(grey, depth)
-            expected = _as_rgb(_shallow(deep, depth))
+            deep = deep_samples(grey, depth)
+            expected = as_rgb(shallow_samples(deep, depth))
             yield OddPicture(f"grey{depth}{how}.png", write_png(deep[..., None], depth, 0, adam7=adam7), expected)
         for depth in (1, 2, 4, 8):
-            index = _deep(grey, depth)
+            index = deep_samples(grey, depth)
             ramp = np.arange(1 << depth) * 255 // ((1 << depth) - 1)
             palette = np.stack([ramp, 255 - ramp, ramp // 2], axis=1).astype(np.uint8)
             chunks = ((b"PLTE", palette.tobytes()),)
@@ -149,22 +159,24 @@ def _pngs(rgb: RGB) -> Iterator[OddPicture]:
             data = write_png(index[..., None], depth, 3, (*chunks, (b"tRNS", b"\xff\0")), adam7)
             yield OddPicture(f"palette{depth}_trns{how}.png", data, expected)
         for depth in (8, 16):
-            data = write_png(_deep(rgb, depth), depth, 2, adam7=adam7)
+            data = write_png(deep_samples(rgb, depth), depth, 2, adam7=adam7)
             yield OddPicture(f"rgb{depth}{how}.png", data, rgb)
             for alpha, kind in ((opaque, "opaque"), (half, "half")):
                 below = np.where(alpha == 0, 255, rgb).astype(np.uint8)
-                data = write_png(_deep(np.concatenate([rgb, alpha], axis=2), depth), depth, 6, adam7=adam7)
+                data = write_png(deep_samples(np.concatenate([rgb, alpha], axis=2), depth), depth, 6, adam7=adam7)
                 yield OddPicture(f"rgba{depth}_{kind}{how}.png", data, below)
-                below = np.where(alpha == 0, 255, _as_rgb(grey)).astype(np.uint8)
-                data = write_png(_deep(np.stack([grey, alpha[..., 0]], axis=2), depth), depth, 4, adam7=adam7)
+                below = np.where(alpha == 0, 255, as_rgb(grey)).astype(np.uint8)
+                data = write_png(deep_samples(np.stack([grey, alpha[..., 0]], axis=2), depth), depth, 4, adam7=adam7)
                 yield OddPicture(f"la{depth}_{kind}{how}.png", data, below)
             first = rgb[0, 0]
             below = np.where((rgb == first).all(axis=2, keepdims=True), 255, rgb).astype(np.uint8)
-            key = (b"tRNS", _deep(first, depth).astype(">u2").tobytes())
-            yield OddPicture(f"rgb{depth}_trns{how}.png", write_png(_deep(rgb, depth), depth, 2, (key,), adam7), below)
-            below = np.where((grey == grey[0, 0])[..., None], 255, _as_rgb(grey)).astype(np.uint8)
-            key = (b"tRNS", _deep(grey[:1, 0], depth).astype(">u2").tobytes())
-            data = write_png(_deep(grey, depth)[..., None], depth, 0, (key,), adam7)
+            key = (b"tRNS", deep_samples(first, depth).astype(">u2").tobytes())
+            yield OddPicture(
+                f"rgb{depth}_trns{how}.png", write_png(deep_samples(rgb, depth), depth, 2, (key,), adam7), below
+            )
+            below = np.where((grey == grey[0, 0])[..., None], 255, as_rgb(grey)).astype(np.uint8)
+            key = (b"tRNS", deep_samples(grey[:1, 0], depth).astype(">u2").tobytes())
+            data = write_png(deep_samples(grey, depth)[..., None], depth, 0, (key,), adam7)
             yield OddPicture(f"grey{depth}_trns{how}.png", data, below)
     for gamma in (22727, 60000, 100000):
         # A sample of a picture in sRGB, to the power of this, is a sample of a picture of that gamma.
@@ -186,7 +198,7 @@ def _jpegs(rgb: RGB) -> Iterator[OddPicture]:
     cmyk = encode(picture.convert("CMYK"), "JPEG", quality=95)
     yield OddPicture("cmyk_adobe.jpg", cmyk, rgb, 4.0)
     yield OddPicture("cmyk.jpg", without_adobe_mark(cmyk), rgb, 4.0)
-    yield OddPicture("grey.jpg", encode(picture.convert("L"), "JPEG", quality=95), _as_rgb(_grey(rgb)), 4.0)
+    yield OddPicture("grey.jpg", encode(picture.convert("L"), "JPEG", quality=95), as_rgb(grey_of(rgb)), 4.0)
     for subsampling, progressive in product(("4:4:4", "4:2:2", "4:2:0"), (False, True)):
         data = encode(picture, "JPEG", quality=95, subsampling=subsampling, progressive=progressive)
         name = f"{subsampling.replace(':', '')}{'_progressive' if progressive else ''}.jpg"
@@ -221,7 +233,7 @@ def write_gif(
 
 
 def _gifs(rgb: RGB) -> Iterator[OddPicture]:
-    index = _grey(rgb) // 2
+    index = grey_of(rgb) // 2
     ramp = np.arange(128)
     palette = np.stack([ramp * 2, 255 - ramp, ramp], axis=1).astype(np.uint8)
     shown = palette[index]
@@ -240,7 +252,7 @@ def _gifs(rgb: RGB) -> Iterator[OddPicture]:
     yield OddPicture("transparent.gif", encode(picture, "GIF", transparency=first), below)
     frames = [Image.new("P", picture.size)]
     yield OddPicture("animated.gif", encode(picture, "GIF", save_all=True, append_images=frames), shown)
-    yield OddPicture("grey.gif", encode(Image.fromarray(rgb).convert("L"), "GIF"), _as_rgb(_grey(rgb)))
+    yield OddPicture("grey.gif", encode(Image.fromarray(rgb).convert("L"), "GIF"), as_rgb(grey_of(rgb)))
 
 
 def write_webp(frame: bytes, canvas: tuple[int, int], place: tuple[int, int], size: tuple[int, int]) -> bytes:
@@ -287,9 +299,9 @@ def _webps(rgb: RGB) -> Iterator[OddPicture]:
 def _bmps(rgb: RGB) -> Iterator[OddPicture]:
     picture = Image.fromarray(rgb)
     yield OddPicture("24.bmp", encode(picture, "BMP"), rgb)
-    yield OddPicture("8.bmp", encode(picture.convert("L"), "BMP"), _as_rgb(_grey(rgb)))
-    two = (_grey(rgb) > 127) * 255
-    yield OddPicture("1.bmp", encode(Image.fromarray(two.astype(np.uint8)).convert("1"), "BMP"), _as_rgb(two))
+    yield OddPicture("8.bmp", encode(picture.convert("L"), "BMP"), as_rgb(grey_of(rgb)))
+    two = (grey_of(rgb) > 127) * 255
+    yield OddPicture("1.bmp", encode(Image.fromarray(two.astype(np.uint8)).convert("1"), "BMP"), as_rgb(two))
 
 
 def write_tiff(
@@ -331,12 +343,12 @@ def write_tiff(
 
 
 def _tiffs(rgb: RGB) -> Iterator[OddPicture]:
-    grey = _grey(rgb)
+    grey = grey_of(rgb)
     for order, planar, compression in product("<>", (False, True), (1, 8)):
         how = f"{'le' if order == '<' else 'be'}_{'planar' if planar else 'chunky'}_{compression}"
         for depth in (1, 2, 4, 8, 16):
-            top, deep = (1 << depth) - 1, _deep(grey, depth)
-            expected = _as_rgb(_shallow(deep, depth))
+            top, deep = (1 << depth) - 1, deep_samples(grey, depth)
+            expected = as_rgb(shallow_samples(deep, depth))
             data = write_tiff([deep], depth, 1, order, planar, compression=compression)
             yield OddPicture(f"grey{depth}_{how}.tif", data, expected)
             data = write_tiff([top - deep], depth, 0, order, planar, compression=compression)
@@ -347,11 +359,11 @@ def _tiffs(rgb: RGB) -> Iterator[OddPicture]:
                 data = write_tiff([deep], depth, 3, order, planar, compression=compression)
                 yield OddPicture(f"palette{depth}_{how}.tif", data, palette[deep])
         if order == "<":
-            deep = _deep(grey, 12)
+            deep = deep_samples(grey, 12)
             data = write_tiff([deep], 12, 1, order, planar, compression=compression)
-            yield OddPicture(f"grey12_{how}.tif", data, _as_rgb(_shallow(deep, 12)), 1.0)
+            yield OddPicture(f"grey12_{how}.tif", data, as_rgb(shallow_samples(deep, 12)), 1.0)
         for depth in (8, 16):
-            channels = list(_deep(np.moveaxis(rgb, 2, 0), depth))
+            channels = list(deep_samples(np.moveaxis(rgb, 2, 0), depth))
             top = (1 << depth) - 1
             plain = np.full(grey.shape, top)
             for name, extra, samples in (
@@ -366,11 +378,11 @@ def _tiffs(rgb: RGB) -> Iterator[OddPicture]:
             yield OddPicture(f"cmyk{depth}_{how}.tif", data, rgb, 1.0)
     picture = Image.fromarray(rgb)
     for reversed_grey, compression in product((0, 1), (1, 8)):
-        deep = _deep(grey, 1)
+        deep = deep_samples(grey, 1)
         data = write_tiff(
             [1 - deep if reversed_grey else deep], 1, 1 - reversed_grey, compression=compression, fill_order=2
         )
-        yield OddPicture(f"fill_order{reversed_grey}_{compression}.tif", data, _as_rgb(deep * 255))
+        yield OddPicture(f"fill_order{reversed_grey}_{compression}.tif", data, as_rgb(deep * 255))
     for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_jpeg"):
         data = encode(picture, "TIFF", compression=name)
         yield OddPicture(f"{name}.tif", data, rgb, 8.0 if name == "tiff_jpeg" else 0.0)

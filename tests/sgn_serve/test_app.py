@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import NEW_CONNECTION
+from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.settings import Settings
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
 from tests.sgn_serve.conftest import MAX_BYTES
@@ -113,7 +114,7 @@ def test_a_request_keeps_its_id(client):
 
 
 def test_any_format_and_size(client):
-    for file_format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+    for file_format in AVAILABLE:
         assert classify(client, encode(Image.new("RGB", (31, 57), "blue"), file_format))["label"] == "blue"
 
 
@@ -129,7 +130,7 @@ PACKED = {"content-type": "image/png", "content-encoding": "gzip"}
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "not an image": ({"files": {"image": b"hello"}}, 415, "not_an_image", "PNG, JPEG"),
     "text file called png": ({"files": {"image": ("x.png", b"hello", "image/png")}}, 415, "not_an_image", "PNG"),
-    "a format not listed": ({"files": {"image": encode(Image.new("L", (8, 8)), "PPM")}}, 415, "not_an_image", "PNG"),
+    "a format not listed": ({"files": {"image": encode(Image.new("L", (8, 8)), "PCX")}}, 415, "not_an_image", "PNG"),
     "empty file": ({"files": {"image": ("x.png", b"")}}, 400, "empty_file", "empty"),
     "truncated PNG": ({"files": {"image": encode(Image.fromarray(noise()))[:100]}}, 400, "damaged_image", "truncated"),
     "truncated JPEG": (
@@ -485,6 +486,23 @@ def test_the_environment_sets_the_flags_default_the_limit_and_the_background(tmp
         assert answer["suspicious"] is (answer["disagreement"] > 0.001) is True
         transparent = encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
         assert classify(client, transparent)["label"] == "blue"
+
+
+def test_the_formats_that_are_taken_are_told_everywhere(tmp_path):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    with application_client(Settings(model_path=model, formats=("PNG", "TGA"))) as client:
+        for file_format in ("PNG", "TGA"):
+            classify(client, encode(Image.new("RGB", (8, 8), "red"), file_format))
+        gif = client.post("/classify", files={"image": encode(Image.new("RGB", (8, 8), "red"), "GIF")})
+        check_error(gif, 415, "not_an_image", "none of the accepted formats (PNG, TGA)")
+        told = client.get("/model").json()["preprocessing"]
+        assert told["formats"] == ["PNG", "TGA"]
+        assert {".png", ".tga"} <= {*told["suffixes"]}
+        assert ".jpg" not in told["suffixes"]
+        route = client.get("/docs.json").json()["paths"]["/classify"]["post"]
+        assert route["description"].startswith("Formats: PNG, TGA; at most")
+        encoding = route["requestBody"]["content"]["multipart/form-data"]["encoding"]
+        assert encoding["image"]["contentType"] == "image/png, image/x-tga"
 
 
 def test_pictures_are_classified_as_the_array_that_they_hold(client):

@@ -237,7 +237,7 @@ def large_headers() -> dict[str, bytes]:
     return {"PNG": png(60_000, 60_000, 8, 2, b""), "WEBP": bytes(webp), **{k: bytes(v) for k, v in small.items()}}
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_pixels_are_counted_before_any_is_decoded(fuzzed, file_format):
     response = fuzzed.ask(large_headers()[file_format])
     assert fuzzed.check(response) == 413

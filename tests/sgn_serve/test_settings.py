@@ -1,8 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from sgn_serve.pictures import formats
 from sgn_serve.pictures.large_pictures import MAX_WAITING
 from sgn_serve.setting_types import parse_flag
 from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, settings_table
@@ -36,6 +38,7 @@ def test_every_setting_can_be_set():
         "SGN_DECODE_SECONDS": ("0.5", 0.5),
         "SGN_RECEIVE_SECONDS": ("9", 9.0),
         "SGN_BACKGROUND": ("#00ff80", (0, 255, 128)),
+        "SGN_FORMATS": ("jpeg,PNG", ("PNG", "JPEG")),
         "SGN_API_TOKEN": ("0123456789abcdef, fedcba9876543210", ("0123456789abcdef", "fedcba9876543210")),
         "SGN_RATE_LIMIT": ("2.5", 2.5),
         "SGN_RATE_BURST": ("8", 8),
@@ -77,6 +80,8 @@ def test_values_that_exclude_each_other():
         ("SGN_MAX_DISAGREEMENT", "2", "from 0 to 1"),
         ("SGN_BATCH_MS", "0", "from 1 to 60000"),
         ("SGN_BACKGROUND", "white", "#ffffff"),
+        ("SGN_FORMATS", "PNG,EPS", "expected formats separated by commas, of PNG, JPEG, WEBP"),
+        ("SGN_FORMATS", ",", "expected formats separated by commas, of PNG, JPEG, WEBP"),
         ("SGN_MODEL_NAME", "a/b", "part of a URL"),
         ("SGN_PROVIDERS", " , ", "cuda,cpu"),
         ("SGN_RATE_LIMIT", "-1", "from 0"),
@@ -92,6 +97,23 @@ def test_a_bad_value_is_one_line_that_names_variable_and_fix(variable, value, fi
     assert variable in message
     assert fix in message
     assert "\n" not in message
+
+
+def test_the_formats_are_those_that_are_installed_unless_told(monkeypatch):
+    settings = Settings.from_environment({"SGN_FORMATS": "tga, png"})
+    assert settings.formats == ("PNG", "TGA"), "a format without a signature is tried last"
+    assert Settings.from_environment({}).formats == formats.AVAILABLE
+    assert {"PNG", "JPEG", "TIFF", "PPM", "ICO", "QOI", "DDS", "TGA"} <= {*formats.AVAILABLE} <= {*formats.KNOWN}
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
+    monkeypatch.setitem(sys.modules, "pillow_heif.HeifImagePlugin", None)  # importing it fails
+    formats.lacking.cache_clear()
+    try:
+        with pytest.raises(SettingsError, match=r"SGN_FORMATS='AVIF' cannot be used: AVIF .* has no avif; install"):
+            Settings.from_environment({"SGN_FORMATS": "AVIF"})
+        with pytest.raises(SettingsError, match=r'HEIF cannot be read here: .*; install it: pip install ".\[heic\]"'):
+            Settings.from_environment({"SGN_FORMATS": "PNG,HEIF"})
+    finally:
+        formats.lacking.cache_clear()
 
 
 @pytest.mark.parametrize(

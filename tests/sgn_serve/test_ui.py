@@ -171,6 +171,19 @@ def test_a_file_of_ones_own(watched, url):
     expect(page.get_by_role("slider")).to_be_visible()
 
 
+def test_a_file_that_only_the_server_can_show(watched, url):
+    page = watched.page
+    expect(page.locator("#file")).to_have_attribute("accept", re.compile(r"^image/\*,\.apng,\.png,.*\.qoi,.*\.tga,"))
+    with Image.open(ROOT / "examples" / "frog_01.png") as picture:
+        data = BytesIO()
+        picture.convert("RGB").save(data, "TGA")
+    file: FilePayload = {"name": "frog.tga", "mimeType": "", "buffer": data.getvalue()}
+    act(page, lambda: page.get_by_label("Your own").set_input_files(file))
+    assert verdicts(page)["Block on live"] == ask(url, data.getvalue(), True)["label"]
+    expect(page.locator("#picture")).to_be_hidden()
+    expect(page.locator("#heat-map")).to_be_visible()
+
+
 def test_a_dropped_file(page, url):
     data = (ROOT / "examples" / "truck_01.png").read_bytes()
     transfer = page.evaluate_handle(

@@ -11,7 +11,7 @@ from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
 from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
-from sgn_serve.pictures.decoding import FORMATS
+from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
 from sgn_serve.serving.model_card import ModelCard
@@ -189,10 +189,10 @@ def _classify(settings: Settings) -> dict[str, Any]:
     return {
         "operationId": "classify",
         "summary": "Classifies one picture.",
-        "description": f"Formats: {', '.join(FORMATS)}; at most {settings.max_pixels} pixels. If an option is given in "
-        "the form and in the query, the form's value counts.",
+        "description": f"Formats: {', '.join(settings.formats)}; at most {settings.max_pixels} pixels. If an option "
+        "is given in the form and in the query, the form's value counts.",
         "parameters": _parameters(settings),
-        "requestBody": _form(IMAGE, _PICTURE, _options(settings)),
+        "requestBody": _form(IMAGE, _PICTURE, _options(settings), settings),
         "responses": {"200": _answer("the answer", Prediction), **_errors()},
     }
 
@@ -203,7 +203,7 @@ def _classify_batch(settings: Settings) -> dict[str, Any]:
         "operationId": "classify_batch",
         "summary": "Classifies several pictures, in order. Each is answered or refused on its own.",
         "parameters": _parameters(settings),
-        "requestBody": _form(IMAGES, several, _options(settings)),
+        "requestBody": _form(IMAGES, several, _options(settings), settings),
         "responses": {"200": _answer("the answers", Predictions), **_errors()},
     }
 
@@ -214,7 +214,7 @@ def _explain(settings: Settings) -> dict[str, Any]:
         "operationId": "explain",
         "summary": "Draws the self-gradient: how much each pixel changes the sum of the logits.",
         "description": "A heat map of the self-gradient's magnitude over the picture, as the network sees it.",
-        "requestBody": _form(IMAGE, _PICTURE, {}),
+        "requestBody": _form(IMAGE, _PICTURE, {}, settings),
         "responses": {"200": {"description": "the drawing", "content": drawing}, **_errors()},
     }
 
@@ -243,10 +243,10 @@ def _parameters(settings: Settings) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "schema": schema} for name, schema in _options(settings).items()]
 
 
-def _form(field: str, files: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _form(field: str, files: dict[str, Any], options: dict[str, Any], settings: Settings) -> dict[str, Any]:
     form = {
         "schema": _body_schema(field, files, options),
-        "encoding": {field: {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}},
+        "encoding": {field: {"contentType": ", ".join(media_types(settings.formats))}},
     }
     also = {SELF_GRADIENT_FIELD: {"enum": [0, 1]}, TOP_K: {"type": "string", "pattern": "^[0-9]{1,4}$"}}
     loose = {name: {"anyOf": [schema, also[name], {"type": "null"}]} for name, schema in options.items()}

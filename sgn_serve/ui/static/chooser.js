@@ -22,6 +22,11 @@ export function showGallery({ examples, class_names: classNames }, onExample) {
   gallery.replaceChildren(...choices);
 }
 
+// Has the browser offer the files that the server takes. It does not know all of them as pictures.
+export function offerFiles({ preprocessing }) {
+  file.accept = ["image/*", ...preprocessing.suffixes].join(",");
+}
+
 export function onOwnPicture(choose) {
   const take = (chosen) => {
     if (!chosen) {

@@ -1,7 +1,7 @@
 // The page: holds what is chosen, asks the server, shows the answers.
 
 import { fromRecord, fromServer, outcome, showAnswers, summary } from "./answers.js";
-import { onOwnPicture, showGallery } from "./chooser.js";
+import { offerFiles, onOwnPicture, showGallery } from "./chooser.js";
 import { loadExamples, tampered } from "./examples.js";
 import { disagreementNote, showFacts, showOtherModel, showServed } from "./facts.js";
 import { ask, onTokenWanted } from "./server.js";
@@ -218,6 +218,7 @@ async function start() {
     showFacts(null, described);
     ({ answer: card } = await ask("model"));
     showServed(card);
+    offerFiles(card);
     showFacts(card, described);
     showOtherModel(card, described);
     if (!card.has_block) {

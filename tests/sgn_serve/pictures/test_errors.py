@@ -48,5 +48,5 @@ print(*sorted(name for name in sys.modules if name.startswith("sgn_serve.") and 
         [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True
     ).stdout.split("\n")
     libraries = {name for name in said[0].split() if not name.startswith(("_", "cython"))}
-    assert libraries <= {"PIL", "numpy", "sgn_serve"} | SITE
+    assert libraries <= {"PIL", "numpy", "pillow_heif", "sgn_serve"} | SITE
     assert said[1] == ""

@@ -17,14 +17,14 @@ def test_pictures_of_sub_folders_are_found_in_the_order_of_names(tmp_path):
 
 
 def test_what_is_passed_over_is_counted_and_named(tmp_path):
-    write(tmp_path, "a.png", "._a.png", ".DS_Store", "notes.txt", "b.heic", "c.svg", "d.svg", "c/notes.txt")
+    write(tmp_path, "a.png", "._a.png", ".DS_Store", "notes.txt", "b.psd", "c.svg", "d.svg", "c/notes.txt")
     write(tmp_path, "__MACOSX/a.png", ".ipynb_checkpoints/a.png", "c/.cache/a.png")
     skipped = Skipped()
     assert [path.name for path in find_pictures(tmp_path, skipped)] == ["a.png"]
     assert str(skipped) == (
         "2 hidden files (.DS_Store, ._a.png), 2 hidden folders (.ipynb_checkpoints, .cache), "
         "1 folder of an archive program (__MACOSX), "
-        "5 files without the suffix of a picture (b.heic, notes.txt, c.svg, ...)"
+        "5 files without the suffix of a picture (b.psd, notes.txt, c.svg, ...)"
     )
 
 

@@ -112,3 +112,17 @@ def test_how_pictures_are_resized_is_shown(tmp_path):
     squeezing = save_tiny_graph(tmp_path / "squeeze.onnx", checkpoint={"resize": "squeeze"})
     with pytest.raises(GraphError, match="cannot be used"):
         card(squeezing)
+
+
+def test_the_background_is_the_networks_unless_told(tmp_path, caplog):
+    assert card(BUNDLED_MODEL).preprocessing.background == "#ffffff"
+    grey = save_tiny_graph(tmp_path / "grey.onnx", checkpoint={"resize": "pad", "background": "#7F7f7f"})
+    assert card(grey).preprocessing.background == "#7f7f7f"
+    assert card(grey, background=(127, 127, 127)).preprocessing.background == "#7f7f7f"
+    assert not caplog.records
+    assert card(grey, background=(0, 0, 0)).preprocessing.background == "#000000"
+    assert "pads pictures in another colour than #7f7f7f" in caplog.text
+    for wrong in ("grey", 5):
+        bad = save_tiny_graph(tmp_path / "bad.onnx", checkpoint={"background": wrong})
+        with pytest.raises(GraphError, match="no colour such as #ffffff"):
+            card(bad)

@@ -30,7 +30,7 @@ def test_a_tidy_folder_is_read_without_a_word(mine, capfd):
 def test_what_is_passed_over_is_counted_and_named_in_one_line(mine, capfd):
     clean = load_pictures("image-folder", mine, "train")
     capfd.readouterr()
-    for name in ("red/._000.png", "red/notes.txt", "red/a.heic", "green/b.heic", "labels.csv", ".DS_Store"):
+    for name in ("red/._000.png", "red/notes.txt", "red/a.psd", "green/b.psd", "labels.csv", ".DS_Store"):
         (mine / "train" / name).write_bytes(b"no picture")
     for name in (".ipynb_checkpoints", "__MACOSX", ".git", "red/.ipynb_checkpoints"):
         shutil.copytree(mine / "train" / "blue", mine / "train" / name)
@@ -42,7 +42,7 @@ def test_what_is_passed_over_is_counted_and_named_in_one_line(mine, capfd):
         f"{mine / 'train'}: skipped 2 hidden files (.DS_Store, ._000.png), "
         "3 hidden folders (.git, .ipynb_checkpoints), 1 folder of an archive program (__MACOSX), "
         "1 file outside the class folders (labels.csv), "
-        "3 files without the suffix of a picture (b.heic, a.heic, notes.txt)"
+        "3 files without the suffix of a picture (b.psd, a.psd, notes.txt)"
     )
 
 
@@ -69,7 +69,7 @@ def test_every_format_that_is_served_is_read(mine):
 
 def test_a_class_without_readable_pictures_is_named(mine):
     for path in (mine / "train" / "green").iterdir():
-        path.rename(path.with_suffix(".heic"))
+        path.rename(path.with_suffix(".psd"))
     with pytest.raises(DatasetError, match=r"no file in class 'green' is a picture that can be read \(.*\.png"):
         load_pictures("image-folder", mine, "train")
     for path in (mine / "train" / "green").iterdir():

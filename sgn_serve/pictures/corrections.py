@@ -1,0 +1,171 @@
+"""Have Pillow read the pictures of every format rightly: what to do before it opens, after it opens and decodes one."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, Any
+
+from PIL import AvifImagePlugin, Image
+
+from sgn_serve.pictures import decoders, direct_draw, icons, iso_media, jpeg2000, jpeg_end, planes, png_chunks, targa
+from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as every other decoder; pictures are decoded beside each other
+
+_START = 300
+"""Bytes that tell the format of a file."""
+_PPM_EXTENSIONS = (b"P0", b"Py")
+"""How files start that only Pillow calls PPM, for its own tests."""
+_KEY = "corrections"
+_WHITE = 65535
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as Pillow is to open it.
+
+    Attributes:
+        file: At its beginning.
+        formats: Formats that it may have.
+        icon: Whether it is a bitmap out of an ICO file.
+        lacks_end: Position of the first scan of a JPEG whose missing end was put back; 0 for others.
+    """
+
+    file: IO[bytes]
+    formats: tuple[str, ...]
+    icon: bool = False
+    lacks_end: int = 0
+
+
+@dataclass(frozen=True)
+class _Later:
+    """What is known when a picture is opened and needed when it is decoded.
+
+    Attributes:
+        opaque: Whether its alpha means nothing.
+        samples: Those of a JPEG 2000.
+        data: The whole file of such a picture.
+    """
+
+    opaque: bool = False
+    samples: jpeg2000.Samples | None = None
+    data: bytes = b""
+
+
+def prepare(file: IO[bytes], formats: tuple[str, ...], first_scan: int) -> Source:
+    """Choose what Pillow is given of a file, and as which formats it may read it.
+
+    Args:
+        file: At its beginning.
+        formats: Formats to accept, by Pillow's names.
+        first_scan: Position of a JPEG's first scan, 0 if it is none.
+
+    Raises:
+        PictureRefused: The header of an ICO or JPEG 2000 cannot be read, or its pixels cannot.
+    """
+    position = file.tell()
+    start = file.read(_START)
+    file.seek(position)
+    if start.startswith(png_chunks.SIGNATURE):
+        shortened = png_chunks.without_texts(file.read())
+        file.seek(position)
+        return Source(file if shortened is None else BytesIO(shortened), formats)
+    if first_scan:
+        ended = jpeg_end.with_end(file.read(), first_scan)
+        file.seek(position)
+        return Source(file, formats) if ended is None else Source(BytesIO(ended), formats, lacks_end=first_scan)
+    if start.startswith(icons.SIGNATURE) and "ICO" in formats:
+        largest = icons.largest(file.read())
+        if largest.startswith(png_chunks.SIGNATURE):
+            return Source(BytesIO(png_chunks.without_texts(largest) or largest), ("PNG",))
+        return Source(BytesIO(largest), ("ICO",), icon=True)
+    said = iso_media.formats_of(start)
+    if said is not None:
+        return Source(file, tuple(name for name in formats if name in said))
+    unfit = set()
+    if start.startswith(_PPM_EXTENSIONS):
+        unfit.add("PPM")
+    if not targa.is_targa(start):
+        unfit.add("TGA")
+    return Source(file, tuple(name for name in formats if name not in unfit))
+
+
+def correct(picture: Any, file: IO[bytes]) -> None:
+    """Correct how an opened picture will be decoded.
+
+    Args:
+        picture: Opened and not decoded yet.
+        file: Its file. It is left where it was.
+
+    Raises:
+        UnsupportedPixels: No decoder here reads it rightly.
+        DamagedImage: A header that Pillow does not read is broken.
+    """
+    planes.correct(picture)
+    if picture.format in ("DDS", "PPM", "QOI"):
+        decoders.correct(picture)
+    if picture.format not in ("AVIF", "DDS", "JPEG2000", "TGA"):
+        return
+    position = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(position)
+    if picture.format == "AVIF":
+        if iso_media.is_cropped(data):
+            raise UnsupportedPixels("the AVIF picture is cropped by a property of its file; save it cropped")
+        picture.info.pop("xmp", None)  # it has no say in how the picture is turned
+    elif picture.format == "DDS":
+        picture.info[_KEY] = _Later(opaque=direct_draw.correct(picture, data))
+    elif picture.format == "TGA":
+        picture.info[_KEY] = _Later(opaque=targa.correct(picture, data))
+    else:
+        samples = jpeg2000.read_samples(data)
+        jpeg2000.correct(picture, samples)
+        picture.info[_KEY] = _Later(samples=samples, data=data)
+
+
+def check_end(source: Source) -> None:
+    """Refuse a JPEG that lacks more than its end.
+
+    Raises:
+        DamagedImage: It does.
+    """
+    if not source.lacks_end:
+        return
+    assert isinstance(source.file, BytesIO)
+    try:
+        whole = jpeg_end.is_whole(source.file.getvalue(), source.lacks_end)
+    except Exception:  # Pillow's decoders raise exceptions of any kind for broken pixels
+        whole = False
+    if not whole:
+        raise DamagedImage("the JPEG picture is truncated or damaged (it ends before its pixels do)")
+
+
+def start(picture: Image.Image) -> None:
+    """Correct a picture right before it is decoded. Its size may be another one until finish is called."""
+    if picture.format == "TGA":
+        targa.flatten(picture)
+
+
+def finish(picture: Image.Image) -> None:
+    """Correct the pixels of a decoded picture, in place."""
+    if picture.format == "TGA":
+        targa.unflatten(picture)
+    later = picture.info.get(_KEY)
+    if not isinstance(later, _Later):
+        return
+    if later.samples is not None:
+        jpeg2000.unwrap(picture, later.samples, later.data)
+        jpeg2000.stretch(picture, later.samples)
+    if later.opaque and picture.mode in ("LA", "RGBA"):
+        picture.putalpha(255)
+
+
+def white(picture: Image.Image) -> int:
+    """Return the value of white in a picture of a 16-bit mode, which is no TIFF."""
+    later = picture.info.get(_KEY)
+    if isinstance(later, _Later) and later.samples is not None:
+        return jpeg2000.white(later.samples)
+    if picture.format == "HEIF":
+        depth = min(max(picture.info.get("bit_depth", 16), 1), 16)
+        return ((1 << depth) - 1) << (16 - depth)
+    return _WHITE

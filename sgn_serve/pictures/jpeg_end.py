@@ -1,0 +1,84 @@
+"""Read a JPEG file whose last marker is missing, as every viewer does."""
+
+import hashlib
+import random
+from io import BytesIO
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+_END = b"\xff\xd9"
+_SCAN = b"\xff\xda"
+_RESTARTS = tuple(bytes([0xFF, 0xD0 + number]) for number in range(8))
+_COEFFICIENTS = 64
+_NOISE = bytes(1 + value % 253 for value in random.Random(0).randbytes(256))
+"""Bytes without a marker, as if pixels went on."""
+_ROWS = 256
+
+
+def with_end(data: bytes, first_scan: int) -> bytes | None:
+    """Return a JPEG file with the marker that ends it; None if it has one.
+
+    Args:
+        data: The whole file.
+        first_scan: Position of its first scan's marker, before which the end of a thumbnail may stand.
+    """
+    if not first_scan or data.find(_END, first_scan) >= 0:
+        return None
+    return data + (_END[1:] if data.endswith(_END[:1]) else _END)
+
+
+def is_whole(ended: bytes, first_scan: int) -> bool:
+    """Return whether nothing but the end is missing.
+
+    Where pixels are missing, libjpeg decodes what follows in their place, or grey where nothing does. So the picture is
+    decoded three times, with nothing and with two kinds of noise behind it: a whole one ignores the noise. The noise
+    has every restart marker, because libjpeg passes over what precedes the one it expects. The scans have to cover all
+    bits of all coefficients too.
+
+    Args:
+        ended: What with_end returned.
+        first_scan: See with_end.
+
+    Raises:
+        Exception: Of any kind, from Pillow, for broken pixels.
+    """
+    pixels = ended[: -len(_END)]
+    number = (pixels[max(map(pixels.rfind, _RESTARTS)) + 1] - 0xCF) % 8 if any(map(pixels.count, _RESTARTS)) else 0
+    behind = [b"", *(_noise(number, flip) for flip in (0x00, 0xFF))]
+    with Image.open(BytesIO(ended), formats=("JPEG",)) as picture:
+        assert isinstance(picture, JpegImageFile)
+        if not _covers_all(ended, first_scan, len(picture.layer)):
+            return False
+    return len({_fingerprint(pixels + noise + _END) for noise in behind}) == 1
+
+
+def _noise(number: int, flip: int) -> bytes:
+    """Return noise, then the restart marker of this number, and so on until all eight have stood there twice."""
+    part = bytes(value ^ flip for value in _NOISE)
+    return b"".join(part + _RESTARTS[(number + step) % 8] for step in range(16)) + part
+
+
+def _fingerprint(data: bytes) -> bytes:
+    """Return a hash of a picture's pixels."""
+    digest = hashlib.blake2b()
+    with Image.open(BytesIO(data), formats=("JPEG",)) as picture:
+        picture.load()
+        for top in range(0, picture.height, _ROWS):
+            digest.update(picture.crop((0, top, picture.width, min(top + _ROWS, picture.height))).tobytes())
+    return digest.digest()
+
+
+def _covers_all(data: bytes, first_scan: int, components: int) -> bool:
+    """Return whether the scans hold every bit of every coefficient of so many components."""
+    missing: dict[int, set[int]] = {}
+    at = first_scan
+    while at >= 0:
+        count = data[at + 4]
+        start, stop, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
+        for index in range(count):
+            left = missing.setdefault(data[at + 5 + 2 * index], set(range(_COEFFICIENTS)))
+            if bits & 0x0F == 0:
+                left -= set(range(start, stop + 1))
+        at = data.find(_SCAN, at + 2)
+    return len(missing) == components and not any(missing.values())

@@ -1,0 +1,83 @@
+"""Take out of a PNG file what Pillow would inflate or keep although it is no part of the picture: its texts.
+
+Pillow inflates every text that it meets, keeps it, and gives the picture up where one is large.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FRAME = 12
+"""Bytes of a chunk beside its content: length, name and checksum."""
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PROFILE = b"iCCP"
+_ORIENTATIONS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
+"""Keywords of texts in which Pillow finds an orientation, as if it were EXIF. The first of each is kept."""
+_MOST_BYTES = 1 << 18
+"""Most bytes of such a text, inflated. An orientation in a larger one is not found."""
+_MOST_PROFILE_BYTES = 1 << 20
+"""Most bytes of a colour profile, inflated, that Pillow takes. It is not used, but that there is one counts."""
+
+
+def without_texts(data: bytes) -> bytes | None:
+    """Return a PNG file without its texts, but for those that may hold an orientation. None if it has none.
+
+    A colour profile that is too large becomes an empty one. Nothing is inflated further than _MOST_PROFILE_BYTES.
+
+    Args:
+        data: The whole file.
+    """
+    if not any(name in data for name in (*_TEXTS, _PROFILE)):
+        return None
+    kept, seen = [SIGNATURE], set()
+    for name, start, end in _chunks(data):
+        content = data[start + 8 : end - 4] if name in (*_TEXTS, _PROFILE) else b""
+        key = _PROFILE if name == _PROFILE else content.partition(b"\0")[0]
+        if name in _TEXTS and (key not in _ORIENTATIONS or key in seen or not _is_small(name, content)):
+            continue
+        if name == _PROFILE and key in seen:
+            continue  # a second profile is an error that readers pass over
+        if name in (*_TEXTS, _PROFILE):
+            seen.add(key)
+        if name == _PROFILE and _inflates_beyond(content.partition(b"\0")[2][1:], _MOST_PROFILE_BYTES):
+            kept.append(_chunk(_PROFILE, b"none\0\0" + zlib.compress(b"")))
+        else:
+            kept.append(data[start:end])
+    return b"".join(kept)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name, start and end of each chunk. The last one is all that follows IEND or breaks the rules."""
+    at = len(SIGNATURE)
+    while at < len(data):
+        (length,) = struct.unpack_from(">L", data, at) if at + _FRAME <= len(data) else (0,)
+        name, end = data[at + 4 : at + 8], at + _FRAME + length
+        if at + _FRAME > len(data) or end > len(data) or name == b"IEND":
+            yield b"", at, len(data)
+            return
+        yield name, at, end
+        at = end
+
+
+def _is_small(name: bytes, content: bytes) -> bool:
+    """Return whether a text, inflated, has at most _MOST_BYTES."""
+    text = content.partition(b"\0")[2]
+    if name == b"zTXt":
+        return not _inflates_beyond(text[1:], _MOST_BYTES)
+    if name == b"iTXt" and text[:1] == b"\1":
+        return not _inflates_beyond(text[2:].split(b"\0", 2)[-1], _MOST_BYTES)
+    return len(text) <= _MOST_BYTES
+
+
+def _inflates_beyond(packed: bytes, size: int) -> bool:
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(packed, size)
+    except zlib.error:
+        return False  # Pillow passes it over
+    return bool(inflater.unconsumed_tail)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">L", len(content)) + name + content + struct.pack(">L", zlib.crc32(name + content))
