@@ -14,8 +14,8 @@ from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
-    ONNX_RUNTIME,
     A_COLOUR,
+    ONNX_RUNTIME,
     Accepts,
     Colour,
     Default,
