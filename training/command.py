@@ -12,9 +12,10 @@ from training.common.files import WriteError
 from training.common.signals import Terminated, terminable
 from training.config import TrainConfig
 from training.data.loading import load_pictures
-from training.data.picture_folder import missing_test
+from training.data.picture_folder import missing_test, with_room_for_crops
+from training.loop.start import check_start
 from training.loop.state import TrainerError, read_state
-from training.loop.trainer import Trainer, check_start
+from training.loop.trainer import Trainer
 from training.options import build_parser, configure
 from training.parallel.distributed import (
     DistributedError,
@@ -60,6 +61,8 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     if missing and shard.first:
         print(missing, file=sys.stderr, flush=True)
     pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
+    if config.random_resized_crop:
+        pictures = with_room_for_crops(pictures, root / "train")
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 

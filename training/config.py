@@ -26,6 +26,10 @@ _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _SELF_GRADIENT = ("self-gradient",)
 
 
+_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0}
+"""Options, with their defaults, that some saved configurations are older than."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """All that decides the result of a training run besides its pictures.
@@ -234,6 +238,16 @@ class TrainConfig:
         Literal["float32", "bf16"],
         Option("bf16 computes under autocast; weights stay float32", default="bf16 where the hardware computes in it"),
     ] = "bf16"
+    random_resized_crop: Annotated[
+        float,
+        Option(
+            "train on random crops of an image folder's pictures, of this share of the area or more, such as 0.35, and "
+            "of an aspect from 3/4 to 4/3; needs --resize crop and --image-size; 0 for none",
+            minimum=0,
+            maximum=1,
+            unit="a share of the area",
+        ),
+    ] = 0.0
     crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
     flip: Annotated[bool, Option("random mirror images")] = True
     validation_pictures: Annotated[int, Option("training pictures held out for validation", above=0)] = 2000
@@ -265,15 +279,21 @@ class TrainConfig:
             raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
             )
+        if self.random_resized_crop > 0 and (self.resize != "crop" or self.image_size is None):
+            raise OptionError(
+                "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
+                "--resize crop and --image-size too, such as --image-size 224"
+            )
         if self.method == "gradient-oracle" and self.init_from:
             raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as checkpoints and resumable states hold them. Stretching is left out."""
+        """Return the fields by name, as checkpoints and resumable states hold them.
+
+        Options that came later are left out where they have their default, as in files from before there were any.
+        """
         values = asdict(self)
-        if self.resize == "stretch":
-            del values["resize"]  # as in files from before there was another
-        return values
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -283,7 +303,7 @@ class TrainConfig:
             OptionError: Fields are missing or unknown, or their values are not allowed.
         """
         wanted = {item.name for item in fields(cls)}
-        values = {"resize": "stretch", **values}
+        values = {**_LATER, **values}
         if values.keys() != wanted:
             raise OptionError(f"other options than this version's: {', '.join(sorted(values.keys() ^ wanted))}")
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
@@ -355,5 +375,7 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
             raise OptionError(
                 f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
             )
+        if config.random_resized_crop > 0 and name == "crop_padding":
+            raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")
         if name == "attack_beta" and config.attack_view != "smooth":
             raise OptionError("--attack-beta is the smooth surrogate's; add --attack-view smooth")
