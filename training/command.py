@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from training.common.devices import check_threads
-from training.common.errors import TrainingError, first_line
+from training.common.endings import ENDINGS, print_ending
+from training.common.errors import TrainingError
 from training.common.files import WriteError
-from training.common.signals import Terminated, terminable
+from training.common.signals import terminable
 from training.config import TrainConfig
 from training.data.loading import load_pictures
 from training.data.picture_folder import missing_test, with_room_for_crops
@@ -85,18 +86,15 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             resumable = f"the same command with --resume continues after epoch {epoch}"
     except StoppedElsewhere:
         return TrainingError.exit_status
-    except TrainingError as error:
-        hint = f"; then {resumable}" if resumable and isinstance(error, WriteError) else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return error.exit_status
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of memory on {device} ({first_line(error)}); pass a smaller --batch-size", file=sys.stderr)
-        return TrainingError.exit_status
-    except (KeyboardInterrupt, Terminated) as stop:
-        if shard.first:
-            hint = resumable or "no epoch is saved yet, so the same command starts again"
-            print(f"interrupted; {hint}", file=sys.stderr, flush=True)
-        return 143 if isinstance(stop, Terminated) else 130
+    except ENDINGS as error:
+        hint = resumable or "no epoch is saved yet, so the same command starts again"
+        return print_ending(
+            error,
+            out_of_memory="pass a smaller --batch-size",
+            interrupted=hint if shard.first else "",
+            device=device,
+            after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
+        )
     if shard.first:
         print(f"wrote {trainer.checkpoint_path}")
     return 0

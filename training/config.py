@@ -1,16 +1,16 @@
 """The training configuration: one frozen record, saved into every checkpoint.
 
-An option is described once, by its field of TrainConfig: its type, its default, and an Option with its help, range and
-training methods. The command line, the checks and the table in the documentation follow from that.
+An option is described once, by its field of TrainConfig. The command line, the checks and the table in the
+documentation follow from that; see training.common.described_options.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
 
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
+from training.common.described_options import check_options, described_options
 from training.data.loading import DATASETS
 from training.networks.activations import ACTIVATIONS
 from training.networks.backbones import KNOWN
@@ -257,8 +257,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value against its option, then the values against each other."""
-        for item in described_options():
-            item.option.check(item.name, getattr(self, item.name))
+        check_options(self)
         self._check_combination()
 
     def _check_combination(self) -> None:
@@ -309,36 +308,6 @@ class TrainConfig:
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
 
 
-@dataclass(frozen=True)
-class DescribedOption:
-    """An option of TrainConfig with all that its field says.
-
-    Attributes:
-        name: The field's name.
-        type: Its type without the annotation, such as float or a Literal.
-        default: Its default; dataclasses.MISSING where it has none.
-        option: Its help, range and methods, with the choices that its type names.
-    """
-
-    name: str
-    type: Any
-    default: Any
-    option: Option
-
-
-@cache
-def described_options() -> tuple[DescribedOption, ...]:
-    """Return the options of TrainConfig in their order."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    described = []
-    for item in fields(TrainConfig):
-        kind, option = get_args(hints[item.name])
-        if get_origin(kind) is Literal:
-            option = replace(option, choices=get_args(kind))
-        described.append(DescribedOption(item.name, kind, item.default, option))
-    return tuple(described)
-
-
 def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
     """Return what the paper's recipe changes with the data set and the method, as TrainConfig's arguments.
 
@@ -366,7 +335,7 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
     Raises:
         OptionError: One of them does nothing for this method or this attack.
     """
-    options = {item.name: item.option for item in described_options()}
+    options = {item.name: item.option for item in described_options(TrainConfig)}
     for name in given:
         methods = options[name].methods
         if methods and config.method not in methods:

@@ -5,7 +5,8 @@ from dataclasses import MISSING, fields, replace
 import pytest
 
 from training.common.command_line import OptionError
-from training.config import METHODS, TrainConfig, check_given, described_options, recipe_defaults
+from training.common.described_options import described_options
+from training.config import METHODS, TrainConfig, check_given, recipe_defaults
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_a_dictionary_with_other_options_is_refused():
 
 
 def test_every_option_is_described_and_its_default_allowed():
-    described = described_options()
+    described = described_options(TrainConfig)
     assert [item.name for item in described] == [item.name for item in fields(TrainConfig)]
     for item in described:
         assert item.option.help

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from training.config import METHODS, TrainConfig, described_options, recipe_defaults
-from training.options import OptionRow, build_parser, configure, option_rows
+from training.common.described_options import OptionRow, described_options, option_rows
+from training.config import METHODS, TrainConfig, recipe_defaults
+from training.options import build_parser, configure, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -34,8 +35,8 @@ def test_choices_are_those_of_the_types(choice, capsys):
 
 
 def test_a_table_row_for_every_option():
-    rows = {row.name: row for row in option_rows()}
-    assert list(rows) == ["--" + item.name.replace("_", "-") for item in described_options()]
+    rows = {row.name: row for row in option_rows(TrainConfig, variations)}
+    assert list(rows) == ["--" + item.name.replace("_", "-") for item in described_options(TrainConfig)]
     assert all(
         row.help and row.type in ("number", "integer", "integers", "text", "switch", "choice") for row in rows.values()
     )

@@ -52,6 +52,8 @@ class Option:
         hint: The usual intention behind a value out of range, and the fix.
         required: Whether the command line insists on it.
         default: The default in words, where it depends on the machine or the value does not say what it means.
+        metavar: The name of its value in --help, where the kind of value does not say enough.
+        some: Whether an option of several values needs one at least.
     """
 
     help: str
@@ -65,6 +67,8 @@ class Option:
     hint: str = ""
     required: bool = False
     default: str = ""
+    metavar: str = ""
+    some: bool = False
 
     @property
     def range(self) -> str:
@@ -99,7 +103,7 @@ class Option:
         Raises:
             OptionError: The value is not allowed.
         """
-        if self.choices and value not in self.choices:
+        if self.choices and value is not None and value not in self.choices:
             raise OptionError(f"{flag(name)}: unknown {name} {value!r}; known are: {', '.join(self.choices)}")
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int | float) and not self.allows(item):

@@ -16,6 +16,11 @@ class DeviceError(TrainingError):
     """A device or a number of threads that this machine does not have. The message names the usable ones."""
 
 
+def default_device() -> str:
+    """Return "cuda" where PyTorch finds a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def checked_device(name: str) -> torch.device:
     """Return the device of that name: cpu, cuda, or cuda:N.
 
