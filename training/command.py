@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from training.common.command_line import OptionError
 from training.common.devices import check_threads
 from training.common.endings import ENDINGS, print_ending
 from training.common.errors import TrainingError
@@ -28,6 +29,24 @@ from training.parallel.distributed import (
 )
 
 
+def run_folder(name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: The run's name, possibly of several parts, such as "cifar10/first".
+
+    Raises:
+        OptionError: The name would lead out of runs/.
+    """
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise OptionError(
+            f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
+            f"such as {next((part for part in parts if part.strip('.')), 'first')}"
+        )
+    return Path("runs", *parts)
+
+
 def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
     """Do everything before the first epoch, and refuse what can be refused before the pictures are read.
 
@@ -40,7 +59,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     Raises:
         TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
-    run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
+    run_dir = run_folder(f"{config.arch}-{config.method}-{config.dataset}" if arguments.run is None else arguments.run)
     if config.batch_size % shard.processes:
         raise DistributedError(
             f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
@@ -82,6 +101,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             trainer = prepare(arguments, config, device, shard)
         if shard.first:
             print(describe(trainer), flush=True)
+        done_before = trainer.finished
         for epoch in trainer.train():
             resumable = f"the same command with --resume continues after epoch {epoch}"
     except StoppedElsewhere:
@@ -96,7 +116,8 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
         )
     if shard.first:
-        print(f"wrote {trainer.checkpoint_path}")
+        path = trainer.checkpoint_path
+        print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
     return 0
 
 
@@ -106,8 +127,8 @@ def describe(trainer: Trainer) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
     done = trainer.progress.epoch
-    epochs = f"epochs {done + 1} to {config.epochs}" if done < config.epochs else f"all {done} epochs are done"
-    if config.minutes:
+    epochs = f"all {done} epochs are done" if trainer.finished else f"epochs {done + 1} to {config.epochs}"
+    if config.minutes and not trainer.finished:
         used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
         epochs = f"{config.minutes:g} minutes{used}"
     return (

@@ -9,10 +9,13 @@ import torch
 
 from training.common.described_options import DescribedOption, add_options, given_options
 from training.common.devices import default_device
+from training.common.errors import first_line
 from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.data.archives import ARCHIVES, IMAGE_SIZE
 from training.data.loading import DATASETS
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
+from training.networks.errors import ArchitectureError
 
 
 def hardware_precision(device: torch.device) -> str:
@@ -69,9 +72,29 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    image_size = (config.image_size, config.image_size) if config.image_size is not None else None
-    with_activation(build_backbone(config.arch, 2, image_size), config.activation)
+    _check_backbone(config)
     return config
+
+
+def _check_backbone(config: TrainConfig) -> None:
+    """Build the backbone for pictures of the size that is known before they are read, and try a single one.
+
+    Raises:
+        ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
+    """
+    side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
+    backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
+    with_activation(backbone, config.activation)
+    if side is None or config.batch_size > 1:
+        return
+    try:
+        with torch.no_grad():
+            backbone.train()(torch.zeros(1, 3, side, side))
+    except ValueError as error:  # batch norm has nothing to normalise in one picture of one pixel
+        raise ArchitectureError(
+            f"{config.arch} cannot be trained on one picture of {side}x{side} at a time ({first_line(error)}); pass a "
+            "larger --batch-size or --image-size"
+        ) from None
 
 
 def variations(item: DescribedOption) -> Iterator[str]:

@@ -174,7 +174,7 @@ class Trainer:
             self.shard.first,
         )
         try:
-            while not self._finished():
+            while not self.finished:
                 problem = self._epoch(log, bar)
                 with self.shard.fail_together():
                     if problem:
@@ -202,8 +202,10 @@ class Trainer:
         # All processes must come to the same answer.
         return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
 
-    def _finished(self) -> bool:
-        return self._scheduled(self.progress.epoch) >= self.config.epochs
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left."""
+        return self.progress.finished or (not self.config.minutes and self.progress.epoch >= self.config.epochs)
 
     def _epoch(self, log: EpochLog | None, bar: ProgressBar) -> str | None:
         """Train, validate, log and save one epoch, and return what is wrong with its figures, if anything.
@@ -247,6 +249,7 @@ class Trainer:
             kept_lowest=choice.kept_lowest,
             kept_clean=choice.kept_clean,
         )
+        progress = replace(progress, finished=self._scheduled(progress.epoch) >= self.config.epochs)
         figures |= {
             "wall_seconds": progress.wall_seconds,
             "core_seconds": progress.core_seconds,
@@ -382,6 +385,11 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.n_averaged.fill_(state["average_steps"] + 1)
+        if self.finished and not self.checkpoint_path.is_file():
+            raise TrainerError(
+                f"{self.checkpoint_path} is missing, and this run is finished: {self.state_path} holds the last epoch, "
+                "not the one that was kept; start again under another --run"
+            )
         self._take_over_best()
 
     def _take_over_best(self) -> None:

@@ -16,6 +16,9 @@ from training.networks.errors import ArchitectureError
 
 GradientScaling = Literal["none", "rms"]
 
+_SMALLEST_MEAN_SQUARE = 1e-24
+"""Smallest mean square of a gradient that is differentiated. Trained networks have about 1e-6."""
+
 
 def soft_loss(logits: Tensor) -> Tensor:
     """Return the sum of all logits, eq. (4).
@@ -30,10 +33,19 @@ def soft_loss(logits: Tensor) -> Tensor:
 
 
 def rms_normalised(gradient: Tensor) -> Tensor:
-    """Divide each image's gradient (N, C, H, W) by its own root mean square. A gradient of zero stays zero."""
+    """Divide each image's gradient (N, C, H, W) by its own root mean square. A gradient of zero stays zero.
+
+    A gradient of zero, or so small that its derivative would overflow, has a derivative of zero.
+    """
     mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
     # The smallest normal float keeps 0 / 0 away from an all-zero gradient without moving any other.
-    return gradient * torch.rsqrt(mean_square + torch.finfo(gradient.dtype).tiny)
+    tiny = torch.finfo(gradient.dtype).tiny
+    if not (gradient.requires_grad and torch.is_grad_enabled()):
+        return gradient * torch.rsqrt(mean_square + tiny)
+    # The derivative of rsqrt is x ** -1.5, which overflows near zero. Infinity times a gradient of zero is NaN.
+    steady = mean_square > _SMALLEST_MEAN_SQUARE
+    scale = torch.rsqrt(torch.where(steady, mean_square, 1.0) + tiny)
+    return torch.where(steady, gradient * scale, (gradient * torch.rsqrt(mean_square + tiny)).detach())
 
 
 class SelfGradientBlock(nn.Module):
