@@ -12,7 +12,7 @@ from training.common.endings import ENDINGS, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
-from training.config import TrainConfig
+from training.config import TrainConfig, check_side
 from training.data.loading import load_pictures
 from training.data.picture_folder import missing_test, with_room_for_crops
 from training.loop.start import check_start
@@ -81,6 +81,8 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     if missing and shard.first:
         print(missing, file=sys.stderr, flush=True)
     pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
+    # Known before the pictures are read for all but folders of pictures that keep their own size.
+    check_side(config, min(pictures.images.shape[2:]))
     if config.random_resized_crop:
         pictures = with_room_for_crops(pictures, root / "train")
     return Trainer(config, pictures, run_dir, device, state, shard)

@@ -6,6 +6,7 @@ documentation follow from that; see training.common.described_options.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from sgn_serve.pictures.resizing import Resize
@@ -24,6 +25,8 @@ _ADVERSARIAL = ("pgd", "bilateral", "trades", "self-gradient")
 _ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
 _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _SELF_GRADIENT = ("self-gradient",)
+_OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
+"""Options that one schedule alone has."""
 
 
 _LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0}
@@ -278,6 +281,10 @@ class TrainConfig:
             raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
             )
+        if any(later <= earlier for earlier, later in pairwise(self.lr_milestones)):
+            raise OptionError(
+                f"--lr-milestones {' '.join(map(str, self.lr_milestones))} are out of order; give each once, rising"
+            )
         if self.random_resized_crop > 0 and (self.resize != "crop" or self.image_size is None):
             raise OptionError(
                 "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
@@ -325,6 +332,25 @@ def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
     return defaults
 
 
+def check_side(config: TrainConfig, side: int) -> None:
+    """Refuse holes and paddings that are larger than the pictures.
+
+    Args:
+        config: The configuration.
+        side: Shorter side of the pictures in pixels.
+
+    Raises:
+        OptionError: One of them is; the message names the fix.
+    """
+    padding = 0 if config.random_resized_crop > 0 else config.crop_padding
+    for name, pixels in (("cutout", config.cutout), ("crop_padding", padding)):
+        if pixels > side:
+            raise OptionError(
+                f"{flag(name)} {pixels} is more than the {side} pixels of a picture's side; pass a smaller one, such "
+                f"as {flag(name)} {side // 8}"
+            )
+
+
 def check_given(config: TrainConfig, given: Iterable[str]) -> None:
     """Refuse options that somebody gave and that would be ignored.
 
@@ -343,6 +369,11 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
         if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
             raise OptionError(
                 f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
+            )
+        if name in _OF_A_SCHEDULE and config.lr_schedule != _OF_A_SCHEDULE[name]:
+            raise OptionError(
+                f"{flag(name)} does nothing for --lr-schedule {config.lr_schedule}; add --lr-schedule "
+                f"{_OF_A_SCHEDULE[name]}, or leave it away"
             )
         if config.random_resized_crop > 0 and name == "crop_padding":
             raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")

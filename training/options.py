@@ -10,7 +10,7 @@ import torch
 from training.common.described_options import DescribedOption, add_options, given_options
 from training.common.devices import default_device
 from training.common.errors import first_line
-from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.config import METHODS, TrainConfig, check_given, check_side, recipe_defaults
 from training.data.archives import ARCHIVES, IMAGE_SIZE
 from training.data.loading import DATASETS
 from training.networks.activations import with_activation
@@ -80,9 +80,12 @@ def _check_backbone(config: TrainConfig) -> None:
     """Build the backbone for pictures of the size that is known before they are read, and try a single one.
 
     Raises:
+        OptionError: A hole or a padding is larger than such pictures.
         ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
     """
     side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
+    if side is not None:
+        check_side(config, side)
     backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
     with_activation(backbone, config.activation)
     if side is None or config.batch_size > 1:

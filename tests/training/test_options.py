@@ -20,11 +20,11 @@ def test_what_is_not_given_is_the_recipes(monkeypatch):
 
 
 def test_every_kind_of_option_is_parsed():
-    flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2", "--image-size=32"]
-    config = configure(build_parser().parse_args([*GIVEN, *flags, "--lr-schedule=cyclic", "--precision=float32"]), CPU)
+    flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2"]
+    config = configure(build_parser().parse_args([*GIVEN, *flags, "--image-size=32", "--precision=float32"]), CPU)
     assert config.epsilon == 4 / 255
     assert (config.epochs, config.flip, config.lr_milestones) == (3, False, (1, 2))
-    assert (config.image_size, config.lr_schedule) == (32, "cyclic")
+    assert (config.image_size, config.lr_schedule) == (32, "step")
 
 
 @pytest.mark.parametrize("choice", ["--attack-view=blind", "--precision=fp8", "--attack-start=near"])
