@@ -14,7 +14,7 @@ from training.config import METHODS, TrainConfig, check_given, check_side, recip
 from training.data.archives import ARCHIVES, IMAGE_SIZE
 from training.data.loading import DATASETS
 from training.networks.activations import with_activation
-from training.networks.backbones import build_backbone
+from training.networks.backbones import build_backbone, strides_over_one_pixel
 from training.networks.errors import ArchitectureError
 
 
@@ -72,11 +72,11 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    _check_backbone(config)
+    _check_backbone(config, device)
     return config
 
 
-def _check_backbone(config: TrainConfig) -> None:
+def _check_backbone(config: TrainConfig, device: torch.device) -> None:
     """Build the backbone for pictures of the size that is known before they are read, and try a single one.
 
     Raises:
@@ -88,7 +88,15 @@ def _check_backbone(config: TrainConfig) -> None:
         check_side(config, side)
     backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
     with_activation(backbone, config.activation)
-    if side is None or config.batch_size > 1:
+    if side is None:
+        return
+    if device.type == "cpu" and config.precision == "bf16" and strides_over_one_pixel(backbone, side):
+        # Measured with PyTorch 2.14: that layer's weight gradient is read from memory that nothing was written to.
+        raise ArchitectureError(
+            f"{config.arch} on pictures of {side}x{side} has a convolution that strides over a single pixel, which "
+            "PyTorch differentiates wrongly in bf16 on a CPU; pass --precision float32, or a larger --image-size"
+        )
+    if config.batch_size > 1:
         return
     try:
         with torch.no_grad():

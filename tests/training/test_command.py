@@ -35,6 +35,9 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     assert "--lr-warmup does nothing" in failure(
         capsys, arguments(nowhere, "a", "--lr-schedule=step", "--lr-warmup=0.1")
     )
+    for arch, side in (("wrn-10-1", 2), ("preact-resnet-18", 4)):
+        small = (f"--arch={arch}", f"--image-size={side}", "--precision=bf16")
+        assert "pass --precision float32, or a larger --image-size" in failure(capsys, arguments(nowhere, "a", *small))
     tiny = ("--image-size=1", "--crop-padding=0", "--batch-size=1", "--arch=preact-resnet-18")
     assert "pass a larger --batch-size or --image-size" in failure(capsys, arguments(nowhere, "a", *tiny))
     assert not (runs / "a").exists()
