@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 
+from training.common.command_line import OptionError
 from training.common.devices import check_threads
-from training.common.errors import TrainingError, first_line
+from training.common.endings import ENDINGS, print_ending
+from training.common.errors import TrainingError
 from training.common.files import WriteError
-from training.common.signals import Terminated, terminable
-from training.config import TrainConfig
+from training.common.signals import terminable
+from training.config import TrainConfig, check_side
 from training.data.loading import load_pictures
-from training.data.picture_folder import missing_test
+from training.data.picture_folder import missing_test, with_room_for_crops
+from training.loop.start import check_start
 from training.loop.state import TrainerError, read_state
-from training.loop.trainer import Trainer, check_start
+from training.loop.trainer import Trainer
 from training.options import build_parser, configure
 from training.parallel.distributed import (
     DistributedError,
@@ -24,6 +27,24 @@ from training.parallel.distributed import (
     local_device,
     process_group,
 )
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: The run's name, possibly of several parts, such as "cifar10/first".
+
+    Raises:
+        OptionError: The name would lead out of runs/.
+    """
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise OptionError(
+            f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
+            f"such as {next((part for part in parts if part.strip('.')), 'first')}"
+        )
+    return Path("runs", *parts)
 
 
 def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
@@ -38,7 +59,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     Raises:
         TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
-    run_dir = Path("runs") / (arguments.run or f"{config.arch}-{config.method}-{config.dataset}")
+    run_dir = run_folder(f"{config.arch}-{config.method}-{config.dataset}" if arguments.run is None else arguments.run)
     if config.batch_size % shard.processes:
         raise DistributedError(
             f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
@@ -60,6 +81,10 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     if missing and shard.first:
         print(missing, file=sys.stderr, flush=True)
     pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
+    # Known before the pictures are read for all but folders of pictures that keep their own size.
+    check_side(config, min(pictures.images.shape[2:]))
+    if config.random_resized_crop:
+        pictures = with_room_for_crops(pictures, root / "train")
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 
@@ -78,24 +103,23 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             trainer = prepare(arguments, config, device, shard)
         if shard.first:
             print(describe(trainer), flush=True)
+        done_before = trainer.finished
         for epoch in trainer.train():
             resumable = f"the same command with --resume continues after epoch {epoch}"
     except StoppedElsewhere:
         return TrainingError.exit_status
-    except TrainingError as error:
-        hint = f"; then {resumable}" if resumable and isinstance(error, WriteError) else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return error.exit_status
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of memory on {device} ({first_line(error)}); pass a smaller --batch-size", file=sys.stderr)
-        return TrainingError.exit_status
-    except (KeyboardInterrupt, Terminated) as stop:
-        if shard.first:
-            hint = resumable or "no epoch is saved yet, so the same command starts again"
-            print(f"interrupted; {hint}", file=sys.stderr, flush=True)
-        return 143 if isinstance(stop, Terminated) else 130
+    except ENDINGS as error:
+        hint = resumable or "no epoch is saved yet, so the same command starts again"
+        return print_ending(
+            error,
+            out_of_memory="pass a smaller --batch-size",
+            interrupted=hint if shard.first else "",
+            device=device,
+            after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
+        )
     if shard.first:
-        print(f"wrote {trainer.checkpoint_path}")
+        path = trainer.checkpoint_path
+        print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
     return 0
 
 
@@ -105,8 +129,8 @@ def describe(trainer: Trainer) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
     done = trainer.progress.epoch
-    epochs = f"epochs {done + 1} to {config.epochs}" if done < config.epochs else f"all {done} epochs are done"
-    if config.minutes:
+    epochs = f"all {done} epochs are done" if trainer.finished else f"epochs {done + 1} to {config.epochs}"
+    if config.minutes and not trainer.finished:
         used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
         epochs = f"{config.minutes:g} minutes{used}"
     return (

@@ -1,16 +1,17 @@
 """The training configuration: one frozen record, saved into every checkpoint.
 
-An option is described once, by its field of TrainConfig: its type, its default, and an Option with its help, range and
-training methods. The command line, the checks and the table in the documentation follow from that.
+An option is described once, by its field of TrainConfig. The command line, the checks and the table in the
+documentation follow from that; see training.common.described_options.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
+from training.common.described_options import check_options, described_options
 from training.data.loading import DATASETS
 from training.networks.activations import ACTIVATIONS
 from training.networks.backbones import KNOWN
@@ -24,6 +25,12 @@ _ADVERSARIAL = ("pgd", "bilateral", "trades", "self-gradient")
 _ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
 _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _SELF_GRADIENT = ("self-gradient",)
+_OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
+"""Options that one schedule alone has."""
+
+
+_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0}
+"""Options, with their defaults, that some saved configurations are older than."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,16 @@ class TrainConfig:
         Literal["float32", "bf16"],
         Option("bf16 computes under autocast; weights stay float32", default="bf16 where the hardware computes in it"),
     ] = "bf16"
+    random_resized_crop: Annotated[
+        float,
+        Option(
+            "train on random crops of an image folder's pictures, of this share of the area or more, such as 0.35, and "
+            "of an aspect from 3/4 to 4/3; needs --resize crop and --image-size; 0 for none",
+            minimum=0,
+            maximum=1,
+            unit="a share of the area",
+        ),
+    ] = 0.0
     crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
     flip: Annotated[bool, Option("random mirror images")] = True
     validation_pictures: Annotated[int, Option("training pictures held out for validation", above=0)] = 2000
@@ -243,8 +260,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value against its option, then the values against each other."""
-        for item in described_options():
-            item.option.check(item.name, getattr(self, item.name))
+        check_options(self)
         self._check_combination()
 
     def _check_combination(self) -> None:
@@ -265,15 +281,25 @@ class TrainConfig:
             raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
             )
+        if any(later <= earlier for earlier, later in pairwise(self.lr_milestones)):
+            raise OptionError(
+                f"--lr-milestones {' '.join(map(str, self.lr_milestones))} are out of order; give each once, rising"
+            )
+        if self.random_resized_crop > 0 and (self.resize != "crop" or self.image_size is None):
+            raise OptionError(
+                "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
+                "--resize crop and --image-size too, such as --image-size 224"
+            )
         if self.method == "gradient-oracle" and self.init_from:
             raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as checkpoints and resumable states hold them. Stretching is left out."""
+        """Return the fields by name, as checkpoints and resumable states hold them.
+
+        Options that came later are left out where they have their default, as in files from before there were any.
+        """
         values = asdict(self)
-        if self.resize == "stretch":
-            del values["resize"]  # as in files from before there was another
-        return values
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -283,40 +309,10 @@ class TrainConfig:
             OptionError: Fields are missing or unknown, or their values are not allowed.
         """
         wanted = {item.name for item in fields(cls)}
-        values = {"resize": "stretch", **values}
+        values = {**_LATER, **values}
         if values.keys() != wanted:
             raise OptionError(f"other options than this version's: {', '.join(sorted(values.keys() ^ wanted))}")
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
-
-
-@dataclass(frozen=True)
-class DescribedOption:
-    """An option of TrainConfig with all that its field says.
-
-    Attributes:
-        name: The field's name.
-        type: Its type without the annotation, such as float or a Literal.
-        default: Its default; dataclasses.MISSING where it has none.
-        option: Its help, range and methods, with the choices that its type names.
-    """
-
-    name: str
-    type: Any
-    default: Any
-    option: Option
-
-
-@cache
-def described_options() -> tuple[DescribedOption, ...]:
-    """Return the options of TrainConfig in their order."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    described = []
-    for item in fields(TrainConfig):
-        kind, option = get_args(hints[item.name])
-        if get_origin(kind) is Literal:
-            option = replace(option, choices=get_args(kind))
-        described.append(DescribedOption(item.name, kind, item.default, option))
-    return tuple(described)
 
 
 def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
@@ -336,6 +332,25 @@ def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
     return defaults
 
 
+def check_side(config: TrainConfig, side: int) -> None:
+    """Refuse holes and paddings that are larger than the pictures.
+
+    Args:
+        config: The configuration.
+        side: Shorter side of the pictures in pixels.
+
+    Raises:
+        OptionError: One of them is; the message names the fix.
+    """
+    padding = 0 if config.random_resized_crop > 0 else config.crop_padding
+    for name, pixels in (("cutout", config.cutout), ("crop_padding", padding)):
+        if pixels > side:
+            raise OptionError(
+                f"{flag(name)} {pixels} is more than the {side} pixels of a picture's side; pass a smaller one, such "
+                f"as {flag(name)} {side // 8}"
+            )
+
+
 def check_given(config: TrainConfig, given: Iterable[str]) -> None:
     """Refuse options that somebody gave and that would be ignored.
 
@@ -346,7 +361,7 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
     Raises:
         OptionError: One of them does nothing for this method or this attack.
     """
-    options = {item.name: item.option for item in described_options()}
+    options = {item.name: item.option for item in described_options(TrainConfig)}
     for name in given:
         methods = options[name].methods
         if methods and config.method not in methods:
@@ -355,5 +370,12 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
             raise OptionError(
                 f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
             )
+        if name in _OF_A_SCHEDULE and config.lr_schedule != _OF_A_SCHEDULE[name]:
+            raise OptionError(
+                f"{flag(name)} does nothing for --lr-schedule {config.lr_schedule}; add --lr-schedule "
+                f"{_OF_A_SCHEDULE[name]}, or leave it away"
+            )
+        if config.random_resized_crop > 0 and name == "crop_padding":
+            raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")
         if name == "attack_beta" and config.attack_view != "smooth":
             raise OptionError("--attack-beta is the smooth surrogate's; add --attack-view smooth")

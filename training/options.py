@@ -1,19 +1,21 @@
 """The command line of `python -m training`, made from what TrainConfig says of its options."""
 
 import argparse
-import types
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import torch
 
-from training.common.command_line import INTENSITY, flag, number
-from training.config import METHODS, DescribedOption, TrainConfig, check_given, described_options, recipe_defaults
+from training.common.described_options import DescribedOption, add_options, given_options
+from training.common.devices import default_device
+from training.common.errors import first_line
+from training.config import METHODS, TrainConfig, check_given, check_side, recipe_defaults
+from training.data.archives import ARCHIVES, IMAGE_SIZE
 from training.data.loading import DATASETS
 from training.networks.activations import with_activation
-from training.networks.backbones import build_backbone
+from training.networks.backbones import build_backbone, strides_over_one_pixel
+from training.networks.errors import ArchitectureError
 
 
 def hardware_precision(device: torch.device) -> str:
@@ -44,20 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
+        default=default_device(),
         help="cpu, cuda, cuda:1, ...; under torchrun cuda is each process's own GPU",
     )
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits"
     )
-    for item in described_options():
-        parser.add_argument(
-            flag(item.name),
-            help=_help(item),
-            default=argparse.SUPPRESS,
-            required=item.option.required,
-            **_parsing(item),
-        )
+    add_options(parser, TrainConfig, variations)
     return parser
 
 
@@ -72,104 +67,48 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
         OptionError: An option is out of range, or does not go with another one.
         ArchitectureError: The backbone is unknown, or cannot have this activation or take such pictures.
     """
-    names = {item.name for item in described_options()}
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    if "lr_milestones" in given:
-        given["lr_milestones"] = tuple(given["lr_milestones"])
+    given = given_options(TrainConfig, arguments)
     method = given.get("method", "self-gradient")
     defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    image_size = (config.image_size, config.image_size) if config.image_size is not None else None
-    with_activation(build_backbone(config.arch, 2, image_size), config.activation)
+    _check_backbone(config, device)
     return config
 
 
-@dataclass(frozen=True)
-class OptionRow:
-    """A row of the documentation's table of training options. Every field is text; an empty one does not apply.
+def _check_backbone(config: TrainConfig, device: torch.device) -> None:
+    """Build the backbone for pictures of the size that is known before they are read, and try a single one.
 
-    Attributes:
-        name: The flag, such as "--lr-decay".
-        type: "number", "integer", "integers", "text", "switch" or "choice".
-        default: The default, and what the paper's recipe makes of it for some data sets and methods.
-        range: The numbers or the choices that are allowed.
-        methods: The training methods that it does anything for. Empty for all of them.
-        help: Its effect in words.
+    Raises:
+        OptionError: A hole or a padding is larger than such pictures.
+        ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
     """
-
-    name: str
-    type: str
-    default: str
-    range: str
-    methods: str
-    help: str
-
-
-def option_rows() -> Iterator[OptionRow]:
-    """Yield a row for each option of TrainConfig, in the order of --help."""
-    for item in described_options():
-        option = item.option
-        yield OptionRow(
-            name=flag(item.name),
-            type=_kind(item),
-            default=_default(item),
-            range=", ".join(option.choices) if option.choices else option.range,
-            methods=", ".join(option.methods),
-            help=option.help,
+    side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
+    if side is not None:
+        check_side(config, side)
+    backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
+    with_activation(backbone, config.activation)
+    if side is None:
+        return
+    if device.type == "cpu" and config.precision == "bf16" and strides_over_one_pixel(backbone, side):
+        # Measured with PyTorch 2.14: that layer's weight gradient is read from memory that nothing was written to.
+        raise ArchitectureError(
+            f"{config.arch} on pictures of {side}x{side} has a convolution that strides over a single pixel, which "
+            "PyTorch differentiates wrongly in bf16 on a CPU; pass --precision float32, or a larger --image-size"
         )
+    if config.batch_size > 1:
+        return
+    try:
+        with torch.no_grad():
+            backbone.train()(torch.zeros(1, 3, side, side))
+    except ValueError as error:  # batch norm has nothing to normalise in one picture of one pixel
+        raise ArchitectureError(
+            f"{config.arch} cannot be trained on one picture of {side}x{side} at a time ({first_line(error)}); pass a "
+            "larger --batch-size or --image-size"
+        ) from None
 
 
-def _kind(item: DescribedOption) -> str:
-    if item.option.choices:
-        return "choice"
-    if get_origin(item.type) is tuple:
-        return "integers"
-    # The type of an option that may be left away is "X | None".
-    kind: type = get_args(item.type)[0] if isinstance(item.type, types.UnionType) else item.type
-    return {bool: "switch", int: "integer", float: "number", str: "text"}[kind]
-
-
-def _parsing(item: DescribedOption) -> dict[str, Any]:
-    """Return what argparse needs to know to read the option's value."""
-    match _kind(item):
-        case "choice":
-            return {"choices": item.option.choices}
-        case "switch":
-            return {"action": argparse.BooleanOptionalAction}
-        case "integers":
-            return {"type": int, "nargs": "*", "metavar": "N"}
-        case "integer":
-            return {"type": int, "metavar": "N"}
-        case "number":
-            return {"type": number, "metavar": "X"}
-    return {"type": str}
-
-
-def _help(item: DescribedOption) -> str:
-    """Return the option's line of --help: what it does, its default, its range and its methods."""
-    option = item.option
-    facts = []
-    if default := _default(item):
-        facts.append(f"default: {default}")
-    if not option.choices and option.range:
-        facts.append(option.range)
-    if option.methods:
-        facts.append(f"for --method {', '.join(option.methods)}")
-    text = f"{option.help} ({'; '.join(facts)})" if facts else option.help
-    return text.replace("%", "%%")
-
-
-def _default(item: DescribedOption) -> str:
-    """Return the default as text, with the recipe's variations, such as "1; 10 for pgd, trades"."""
-    if item.option.default:
-        return item.option.default
-    if item.default is MISSING:
-        return ""
-    return "; ".join([_text(item, item.default), *_variations(item)])
-
-
-def _variations(item: DescribedOption) -> Iterator[str]:
+def variations(item: DescribedOption) -> Iterator[str]:
     """Yield the values that recipe_defaults gives an option for some data sets and methods, and for which ones."""
     methods = item.option.methods or METHODS
     where: dict[Any, list[tuple[str, str]]] = {}
@@ -183,14 +122,4 @@ def _variations(item: DescribedOption) -> Iterator[str]:
         some = [method for method in methods if any(case[1] == method for case in cases)]
         parts = [*([", ".join(some)] if len(some) < len(methods) else [])]
         parts += [", ".join(datasets)] if len(datasets) < len(DATASETS) else []
-        yield f"{_text(item, value)} for {' on '.join(parts)}"
-
-
-def _text(item: DescribedOption, value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    if item.option.unit == INTENSITY and value:
-        return f"{255 * value:g}/255"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+        yield f"{item.text(value)} for {' on '.join(parts)}"

@@ -18,7 +18,9 @@ def describe(parser: argparse.ArgumentParser, elsewhere: Collection[str] = ()) -
         for action in parser._actions
         if not isinstance(action, argparse._HelpAction) and not set(action.option_strings) & set(elsewhere)
     ]
-    parts = [cell(parser.description or ""), words_table(("option", "meaning", "default"), rows)]
+    parts = [cell(parser.description or "")]
+    if rows:
+        parts.append(words_table(("option", "meaning", "default"), rows))
     if parser.epilog:
         parts.append(f"```text\n{parser.epilog.strip()}\n```")
     return "\n\n".join(parts)

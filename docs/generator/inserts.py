@@ -24,11 +24,14 @@ from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.common.described_options import option_rows
+from training.config import TrainConfig
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
+from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork
 from training.options import build_parser as training_parser
-from training.options import option_rows
+from training.options import variations
 from training.reproduce.command import build_parser as reproduce_parser
 from training.reproduce.tables import LOWEST
 
@@ -60,9 +63,16 @@ def _attacks() -> str:
 def _training_options() -> str:
     rows = [
         (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
-        for row in option_rows()
+        for row in option_rows(TrainConfig, variations)
     ]
     return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
+
+
+def _evaluation_options() -> str:
+    rows = [
+        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
+    ]
+    return words_table(("option", "meaning", "default", "range"), rows)
 
 
 def _settings() -> str:
@@ -246,11 +256,14 @@ def _root_page(name: str) -> Callable[[], str]:
 
 
 INSERTS: dict[str, Callable[[], str]] = {
-    "command-training": lambda: describe(training_parser(), elsewhere=[row.name for row in option_rows()]),
-    "command-evaluate": lambda: describe(evaluate_parser()),
+    "command-training": lambda: describe(training_parser(), elsewhere=[row.name for row in option_rows(TrainConfig)]),
+    "command-evaluate": lambda: describe(
+        evaluate_parser(), elsewhere=[row.name for row in option_rows(EvaluateOptions)]
+    ),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "training-options": _training_options,
+    "evaluation-options": _evaluation_options,
     "settings": _settings,
     "errors": _errors,
     "presets": _presets,

@@ -24,6 +24,22 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
         assert "pass --device cpu" in failure(capsys, arguments(nowhere, "a", "--device", name))
     for count in ("0", "-1"):
         assert "--threads must be at least 1" in failure(capsys, arguments(nowhere, "a", "--threads", count))
+    assert "--threads must be at most" in failure(capsys, arguments(nowhere, "a", "--threads", "9" * 30))
+    for name in ("../x", "/tmp/x", "a/../../b", ".", "", "a//b"):
+        error = failure(capsys, arguments(nowhere, name))
+        assert f"--run {name!r} is no name of a folder in runs/; give one without '..'" in error
+    for option in ("--cutout=17", "--crop-padding=17"):
+        error = failure(capsys, arguments(nowhere, "a", "--image-size=16", option))
+        assert "17 is more than the 16 pixels of a picture's side; pass a smaller one" in error
+        assert "is more than the 16 pixels" in failure(capsys, arguments(picture_folder, "a", option))
+    assert "--lr-warmup does nothing" in failure(
+        capsys, arguments(nowhere, "a", "--lr-schedule=step", "--lr-warmup=0.1")
+    )
+    for arch, side in (("wrn-10-1", 2), ("preact-resnet-18", 4)):
+        small = (f"--arch={arch}", f"--image-size={side}", "--precision=bf16")
+        assert "pass --precision float32, or a larger --image-size" in failure(capsys, arguments(nowhere, "a", *small))
+    tiny = ("--image-size=1", "--crop-padding=0", "--batch-size=1", "--arch=preact-resnet-18")
+    assert "pass a larger --batch-size or --image-size" in failure(capsys, arguments(nowhere, "a", *tiny))
     assert not (runs / "a").exists()
 
 

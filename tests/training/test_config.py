@@ -1,11 +1,12 @@
 import math
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 
 import pytest
 
 from training.common.command_line import OptionError
-from training.config import METHODS, TrainConfig, check_given, described_options, recipe_defaults
+from training.common.described_options import described_options
+from training.config import METHODS, TrainConfig, check_given, recipe_defaults
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,13 @@ from training.config import METHODS, TrainConfig, check_given, described_options
         ({"lr": math.inf}, "--lr must be above 0, not inf"),
         ({"lr_milestones": (50, -1)}, "--lr-milestones must be at least 0, epochs, not -1"),
         ({"image_size": 0}, "--image-size must be at least 1, not 0"),
-        ({"seed": 2**32}, "--seed must be in [0, 4294967296), not 4.29497e+09"),
+        ({"seed": 2**32}, "--seed must be in [0, 4294967296), not 4294967296"),
+        ({"seed": 10**400}, "--seed must be in [0, 4294967296), and a number that 64 bits hold"),
+        ({"epochs": 2**63}, "--epochs must be above 0, and a number that 64 bits hold"),
+        ({"minutes": math.inf}, "--minutes must be at least 0, minutes, not inf"),
+        ({"lr_milestones": (100, 50)}, "--lr-milestones 100 50 are out of order; give each once, rising"),
+        ({"lr_milestones": (50, 50)}, "are out of order"),
+        ({"image_size": -3}, "--image-size must be at least 1, not -3"),
         ({"block_scale": 0.0}, "in (0, 1]"),
         ({"lr_schedule": "linear"}, "known are: step, cyclic"),
         ({"attack_start": "near"}, "known are: uniform, image"),
@@ -57,6 +64,9 @@ def test_impossible_settings_name_the_fix(settings, fix):
         ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, self-gradient, gradient-oracle"),
         ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
         ({}, "attack_beta", "--attack-view smooth"),
+        ({"lr_schedule": "cyclic"}, "lr_milestones", "does nothing for --lr-schedule cyclic; add --lr-schedule step"),
+        ({"lr_schedule": "cyclic"}, "lr_decay", "does nothing for --lr-schedule cyclic"),
+        ({}, "lr_warmup", "does nothing for --lr-schedule step; add --lr-schedule cyclic"),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(settings, given, fix):
@@ -74,16 +84,17 @@ def test_recipes_are_the_sources():
 
 
 def test_a_configuration_survives_its_dictionary():
-    config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=None, resize="crop")
+    config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=8, resize="crop")
+    config = replace(config, random_resized_crop=0.35)
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config
 
 
-def test_stretching_is_left_out_of_a_dictionary_as_before_there_was_another_way():
+def test_what_came_later_is_left_out_of_a_dictionary_while_it_is_off():
     values = TrainConfig("cifar10").as_dict()
-    assert "resize" not in values
-    assert TrainConfig.from_dict(values).resize == "stretch"
+    assert not {"resize", "random_resized_crop"} & values.keys()
+    assert TrainConfig.from_dict(values) == TrainConfig("cifar10")
 
 
 def test_a_dictionary_with_other_options_is_refused():
@@ -95,7 +106,7 @@ def test_a_dictionary_with_other_options_is_refused():
 
 
 def test_every_option_is_described_and_its_default_allowed():
-    described = described_options()
+    described = described_options(TrainConfig)
     assert [item.name for item in described] == [item.name for item in fields(TrainConfig)]
     for item in described:
         assert item.option.help

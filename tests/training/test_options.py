@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from training.config import METHODS, TrainConfig, described_options, recipe_defaults
-from training.options import OptionRow, build_parser, configure, option_rows
+from training.common.described_options import OptionRow, described_options, option_rows
+from training.config import METHODS, TrainConfig, recipe_defaults
+from training.options import build_parser, configure, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -19,11 +20,11 @@ def test_what_is_not_given_is_the_recipes(monkeypatch):
 
 
 def test_every_kind_of_option_is_parsed():
-    flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2", "--image-size=32"]
-    config = configure(build_parser().parse_args([*GIVEN, *flags, "--lr-schedule=cyclic", "--precision=float32"]), CPU)
+    flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2"]
+    config = configure(build_parser().parse_args([*GIVEN, *flags, "--image-size=32", "--precision=float32"]), CPU)
     assert config.epsilon == 4 / 255
     assert (config.epochs, config.flip, config.lr_milestones) == (3, False, (1, 2))
-    assert (config.image_size, config.lr_schedule) == (32, "cyclic")
+    assert (config.image_size, config.lr_schedule) == (32, "step")
 
 
 @pytest.mark.parametrize("choice", ["--attack-view=blind", "--precision=fp8", "--attack-start=near"])
@@ -34,8 +35,8 @@ def test_choices_are_those_of_the_types(choice, capsys):
 
 
 def test_a_table_row_for_every_option():
-    rows = {row.name: row for row in option_rows()}
-    assert list(rows) == ["--" + item.name.replace("_", "-") for item in described_options()]
+    rows = {row.name: row for row in option_rows(TrainConfig, variations)}
+    assert list(rows) == ["--" + item.name.replace("_", "-") for item in described_options(TrainConfig)]
     assert all(
         row.help and row.type in ("number", "integer", "integers", "text", "switch", "choice") for row in rows.values()
     )

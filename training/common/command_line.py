@@ -11,6 +11,9 @@ from training.common.errors import TrainingError
 INTENSITY = "units of pixel intensity"
 """The unit of what is added to a pixel in [0, 1]."""
 
+_TOO_LARGE = 2**63
+"""Whole numbers from here on overflow in PyTorch and NumPy."""
+
 
 class OptionError(TrainingError):
     """An option's value is out of range, or the option does not go with the others. The message names the fix."""
@@ -52,6 +55,8 @@ class Option:
         hint: The usual intention behind a value out of range, and the fix.
         required: Whether the command line insists on it.
         default: The default in words, where it depends on the machine or the value does not say what it means.
+        metavar: The name of its value in --help, where the kind of value does not say enough.
+        some: Whether an option of several values needs one at least.
     """
 
     help: str
@@ -65,6 +70,8 @@ class Option:
     hint: str = ""
     required: bool = False
     default: str = ""
+    metavar: str = ""
+    some: bool = False
 
     @property
     def range(self) -> str:
@@ -80,7 +87,9 @@ class Option:
         return f"in {'[' if self.above is None else '('}{low}, {high}{']' if self.below is None else ')'}"
 
     def allows(self, value: float) -> bool:
-        """Return whether a number is within the range. NaN never is."""
+        """Return whether a number is within the range, and one that 64 bits hold. NaN never is."""
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            return False
         return (
             (self.minimum is None or value >= self.minimum)
             and (self.above is None or value > self.above)
@@ -99,13 +108,16 @@ class Option:
         Raises:
             OptionError: The value is not allowed.
         """
-        if self.choices and value not in self.choices:
+        if self.choices and value is not None and value not in self.choices:
             raise OptionError(f"{flag(name)}: unknown {name} {value!r}; known are: {', '.join(self.choices)}")
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int | float) and not self.allows(item):
                 unit = f", {self.unit}" if self.unit else ""
                 allowed = self.range or "a finite number"
-                raise OptionError(f"{flag(name)} must be {allowed}{unit}, not {item:g}{self._fix(item)}")
+                if isinstance(item, int) and abs(item) >= _TOO_LARGE:
+                    raise OptionError(f"{flag(name)} must be {allowed}{unit}, and a number that 64 bits hold")
+                found = str(item) if isinstance(item, int) else f"{item:g}"
+                raise OptionError(f"{flag(name)} must be {allowed}{unit}, not {found}{self._fix(item)}")
 
     def _fix(self, value: float) -> str:
         if self.unit == INTENSITY and 1 <= value <= 255:

@@ -10,10 +10,16 @@ import torch
 from training.common.errors import TrainingError
 
 MIB, GIB = 2**20, 2**30
+_MOST_THREADS = 4096
 
 
 class DeviceError(TrainingError):
     """A device or a number of threads that this machine does not have. The message names the usable ones."""
+
+
+def default_device() -> str:
+    """Return "cuda" where PyTorch finds a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def checked_device(name: str) -> torch.device:
@@ -35,10 +41,12 @@ def check_threads(count: int | None) -> None:
     """Check a number of CPU threads. None leaves it to PyTorch.
 
     Raises:
-        DeviceError: It is below 1.
+        DeviceError: It is below 1, or above what a machine could have.
     """
     if count is not None and count < 1:
         raise DeviceError(f"--threads must be at least 1, not {count}; leave it away for all cores")
+    if count is not None and count > _MOST_THREADS:
+        raise DeviceError(f"--threads must be at most {_MOST_THREADS}; leave it away for all cores")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from training.common.errors import one_line
 from training.data.picture_set import DatasetError, PictureSet, Split
 
 IMAGE_SIZE = 32
@@ -68,9 +69,8 @@ def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
         with _unpacked(archive, root) as folder:
             return _read(dataset, folder, split)
     except (RuntimeError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(
-            f"{root}: no complete {dataset} here ({reason.split('. You can')[0]}); expected {archive.advice} "
+            f"{root}: no complete {dataset} here ({one_line(error).split('. You can')[0]}); expected {archive.advice} "
             "to there, or point --data-root at it"
         ) from None
 

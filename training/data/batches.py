@@ -40,8 +40,8 @@ def augment(images: Tensor, *, padding: int, flip: bool) -> Tensor:
     return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches of uint8 images and labels. An incomplete last batch is left out.
+def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield shuffled batches of uint8 images, labels and indices. An incomplete last batch is left out.
 
     The order comes from torch's global generator.
 
@@ -51,9 +51,9 @@ def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[
         batch_size: Pictures in each batch.
 
     Yields:
-        Images (batch_size, 3, H, W) and labels (batch_size).
+        Images (batch_size, 3, H, W), labels (batch_size), and the pictures' indices (batch_size).
     """
     order = indices[torch.randperm(len(indices), device=indices.device)]
     for first in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[first : first + batch_size]
-        yield pictures.images[chosen], pictures.labels[chosen]
+        yield pictures.images[chosen], pictures.labels[chosen], chosen

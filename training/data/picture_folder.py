@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from tqdm import tqdm
 from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
+from training.common.errors import one_line
 from training.data.picture_set import DatasetError, PictureSet
+from training.data.random_crops import WholePictures, aspects_of, kept_side
 from training.parallel.distributed import first_on_machine
 
 _EXPECTED = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
@@ -55,7 +58,25 @@ def read_picture_folder(
     check_classes(class_names)
     paths = [path for pictures in found for path in pictures]
     labels = [index for index, pictures in enumerate(found) for _ in pictures]
-    return PictureSet(read_pictures(folder, paths, image_size, resize), torch.tensor(labels), class_names)
+    images = read_pictures(folder, paths, image_size, resize)
+    return PictureSet(images, torch.tensor(labels), class_names, tuple(paths))
+
+
+def with_room_for_crops(pictures: PictureSet, folder: Path) -> PictureSet:
+    """Return pictures that read_picture_folder read, with larger, whole ones beside them for random crops.
+
+    Every file is read a second time. Keeping only the larger pictures would change what is validated.
+
+    Args:
+        pictures: All of a folder's pictures, of equal sides.
+        folder: See read_pictures.
+
+    Raises:
+        DatasetError: See read_pictures.
+    """
+    files, side = list(pictures.files), kept_side(pictures.images.shape[3])
+    aspects = aspects_of(read_sizes(folder, files))
+    return replace(pictures, whole=WholePictures(_decode(folder, files, (side, side)), aspects))
 
 
 def missing_test(root: Path) -> str | None:
@@ -120,15 +141,15 @@ def read_pictures(folder: Path, paths: list[Path], image_size: int | None, resiz
     Raises:
         DatasetError: Sizes differ, the memory will not hold them, or files are broken; the message names them.
     """
-    sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
-
-    def look(index: int) -> None:
-        sizes[index] = read_size(paths[index])
-
-    _for_each(look, paths, folder, "checking pictures")
+    sizes = read_sizes(folder, paths)
     if image_size is None and len(set(sizes)) > 1:
         raise DatasetError(f"{folder}: pictures of {len(set(sizes))} sizes; resize them all with --image-size PIXELS")
-    height, width = sizes[0] if image_size is None else (image_size, image_size)
+    return _decode(folder, paths, sizes[0] if image_size is None else (image_size, image_size), resize)
+
+
+def _decode(folder: Path, paths: list[Path], size: tuple[int, int], resize: str = "stretch") -> Tensor:
+    """Read picture files to the (height, width) that is wanted; see read_pictures."""
+    height, width = size
     needed, free = len(paths) * 3 * height * width, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
         raise DatasetError(
@@ -138,10 +159,29 @@ def read_pictures(folder: Path, paths: list[Path], image_size: int | None, resiz
     images = np.empty((len(paths), 3, height, width), np.uint8)
 
     def decode(index: int) -> None:
-        images[index] = read_rgb(paths[index], (height, width), resize=resize).transpose(2, 0, 1)
+        images[index] = read_rgb(paths[index], size, resize=resize).transpose(2, 0, 1)
 
     _for_each(decode, paths, folder, "reading pictures")
     return torch.from_numpy(images)
+
+
+def read_sizes(folder: Path, paths: list[Path]) -> list[tuple[int, int]]:
+    """Return the (height, width) of picture files as they are shown, in pixels.
+
+    Args:
+        folder: Named in messages.
+        paths: The files.
+
+    Raises:
+        DatasetError: Some cannot be read; the message names them.
+    """
+    sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
+
+    def look(index: int) -> None:
+        sizes[index] = read_size(paths[index])
+
+    _for_each(look, paths, folder, "checking pictures")
+    return sizes
 
 
 def _for_each(work: Callable[[int], None], paths: Sequence[Path], folder: Path, description: str) -> None:
@@ -156,7 +196,7 @@ def _for_each(work: Callable[[int], None], paths: Sequence[Path], folder: Path, 
         try:
             work(index)
         except Exception as error:  # a broken picture makes Pillow raise OSError, SyntaxError, struct.error, ...
-            broken[paths[index]] = f"{paths[index]}: not a readable picture ({' '.join(str(error).split())})"
+            broken[paths[index]] = f"{paths[index]}: not a readable picture ({one_line(error)})"
 
     # Without a delay the bar would flash up for the smallest folder.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=description, unit="picture", delay=2) as bar:

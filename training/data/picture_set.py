@@ -2,12 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from training.common.errors import TrainingError
+from training.data.random_crops import WholePictures
 
 Split = Literal["train", "test"]
 
@@ -24,11 +26,15 @@ class PictureSet:
         images: (N, 3, H, W) uint8.
         labels: (N) int64, indices into class_names.
         class_names: The classes, in the order of the logits.
+        files: The file of each picture, where they come from a folder; else empty.
+        whole: The same pictures with room for random crops, where somebody asked for them.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    files: tuple[Path, ...] = ()
+    whole: WholePictures | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -43,11 +49,22 @@ class PictureSet:
 
     def subset(self, indices: Tensor) -> "PictureSet":
         """Return copies of the pictures at `indices` (M)."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        return replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            files=tuple(self.files[index] for index in indices.tolist()) if self.files else (),
+            whole=None if self.whole is None else self.whole.subset(indices),
+        )
 
     def to(self, device: torch.device) -> "PictureSet":
         """Return the same pictures on a device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            whole=None if self.whole is None else self.whole.to(device),
+        )
 
     def channel_statistics(self, indices: Tensor | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of each channel, of intensities in [0, 1], rounded to four digits.

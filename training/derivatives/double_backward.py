@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from training.common.batch_norm import BatchNormCall
+
 aten = torch.ops.aten
 _RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
@@ -34,7 +36,7 @@ class CheapSecondDerivatives(TorchFunctionMode):
         if func in _RELU_CALLS:
             return _ReLU.apply(args[0] if args else kwargs["input"])
         if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
+            return _batch_norm(BatchNormCall(*args, **kwargs))
         if func in (F.conv2d, torch.conv2d):
             return _conv2d(*args, **kwargs)
         return func(*args, **kwargs)
@@ -73,25 +75,15 @@ class _ReLUInputGradient(torch.autograd.Function):
         return aten.threshold_backward(gradient, output, 0), None
 
 
-def _batch_norm(  # noqa: PLR0913  # PyTorch's signature
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Compute torch.nn.functional.batch_norm, whose parameter names these are."""
-    if training or running_mean is None or running_var is None:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+def _batch_norm(call: BatchNormCall) -> Tensor:
+    if call.training or call.running_mean is None or call.running_var is None:
+        return call.as_pytorch_does()
     # The second pass updates the statistics before the first one is differentiated, so this copies what the first one
     # saw. PyTorch does not notice the change by itself: its kernel does not raise the tensors' version.
-    running_mean, running_var = running_mean.clone(), running_var.clone()
-    if weight is None or bias is None:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
-    return _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps)
+    running_mean, running_var = call.running_mean.clone(), call.running_var.clone()
+    if call.weight is None or call.bias is None:
+        return call._replace(running_mean=running_mean, running_var=running_var).as_pytorch_does()
+    return _BatchNorm.apply(call.input, call.weight, call.bias, running_mean, running_var, call.eps)
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -3,17 +3,15 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
-import torch
-
-from training.attacks.registry import DEFAULT, ENTRIES, PRESETS, Context, build_attacks
-from training.common.command_line import number
-from training.common.errors import TrainingError, first_line
-from training.common.signals import Terminated, terminable
-from training.data.loading import DATASETS
+from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.common.described_options import add_options, given_options
+from training.common.devices import default_device
+from training.common.endings import ENDINGS, print_ending
+from training.common.signals import terminable
 from training.evaluate.gradient_oracle import judge_oracle
-from training.evaluate.prepare import Options, Prepared, prepare
+from training.evaluate.options import Options
+from training.evaluate.prepare import Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
 
 PRESET_MEANING = {
@@ -44,48 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, help="model.safetensors written by python -m training")
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--dataset", choices=DATASETS, help="which reader reads it (default: the one trained with)")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="part of the data set")
-    parser.add_argument("--pictures", type=int, default=1000, help="how many, the same number of each class")
-    parser.add_argument(
-        "--attacks", nargs="+", default=list(DEFAULT), help="presets and names, listed below", metavar="A"
-    )
-    parser.add_argument("--eps", type=number, default=8 / 255, help="L-inf budget, units of pixel intensity (8/255)")
-    parser.add_argument("--restarts", type=int, default=1, help="restarts of PGD-K and CW-K")
-    parser.add_argument(
-        "--beta", type=float, nargs="*", default=[5.0, 20.0, 100.0], help="smooth surrogate's sharpness"
-    )
-    parser.add_argument(
-        "--transfer-from", type=Path, metavar="CKPT", help="also show it what fools this network: a plain one, say"
-    )
-    parser.add_argument(
-        "--onnx",
-        type=Path,
-        help="also attack this exported graph of the checkpoint, as a black box: by the graph-* attacks below that are "
-        "asked for, or all of them",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the pictures' draw and of the attacks' starts")
-    parser.add_argument("--batch-size", type=int, default=250, help="pictures attacked at once")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        help="folder for everything (JSON, Markdown page, plots), or a .json file for that alone "
-        "(default: evaluation.json beside the checkpoint)",
-    )
-    parser.add_argument(
-        "--rows-from",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="REPORT",
-        help="reports of the same setting, measured by other processes or machines: take over what they have",
-    )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ..."
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    add_options(parser, Options)
     return parser
 
 
@@ -108,19 +65,32 @@ def evaluate(prepared: Prepared) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
-    options = Options(**vars(build_parser().parse_args(argv)))
+    arguments = build_parser().parse_args(argv)
     command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if argv is None else argv)])
+
+    given = given_options(Options, arguments)
     try:
         with terminable():
+            options = Options(**given)
+            say_where(options)
             evaluate(prepare(options, command))
-    except torch.OutOfMemoryError as error:
-        reason = first_line(error)
-        print(f"error: out of memory on {options.device} ({reason}); pass a smaller --batch-size", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted; the same command continues after the last finished batch of pictures", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+    except ENDINGS as error:
+        return print_ending(
+            error,
+            out_of_memory="pass a smaller --batch-size",
+            interrupted="the same command continues after the last finished batch of pictures",
+            device=given.get("device", default_device()),
+        )
     return 0
+
+
+def say_where(options: Options) -> None:
+    """Print where the report goes, where that is not beside the checkpoint and nobody chose it."""
+    path, _ = options.output_paths()
+    if options.report is None and path.parent != options.ckpt.parent:
+        print(
+            f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
+            "--report names another place",
+            file=sys.stderr,
+            flush=True,
+        )

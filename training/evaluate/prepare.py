@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,86 +14,18 @@ from training.attacks.exported_graph import ExportedGraph
 from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
-from training.common.devices import check_threads, checked_device
+from training.common.devices import checked_device
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.measuring import Trial
+from training.evaluate.options import REPORT, Options
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `python -m training.evaluate`, by the names of its command line.
-
-    Attributes:
-        ckpt: The checkpoint.
-        data_root: Folder of the data set.
-        dataset: Reader of the data set; None for the one that the network was trained with.
-        split: "test" or "train".
-        pictures: How many, the same number of each class.
-        attacks: Presets and names.
-        eps: L-inf budget, units of pixel intensity.
-        restarts: Restarts of PGD-K and CW-K.
-        beta: Sharpness of the smooth surrogates.
-        transfer_from: Checkpoint of a network whose adversarial pictures are shown to this one.
-        onnx: Exported graph that is attacked too.
-        seed: Seed of the pictures' draw and of the attacks' starts.
-        batch_size: Pictures that are attacked at once.
-        report: Folder for everything, or a .json file for that alone; None for evaluation.json beside the checkpoint.
-        rows_from: Reports whose rows are taken over.
-        device: The device.
-        threads: CPU threads; None for all cores.
-    """
-
-    ckpt: Path
-    data_root: Path
-    dataset: str | None
-    split: Literal["test", "train"]
-    pictures: int
-    attacks: Sequence[str]
-    eps: float
-    restarts: int
-    beta: Sequence[float]
-    transfer_from: Path | None
-    onnx: Path | None
-    seed: int
-    batch_size: int
-    report: Path | None
-    rows_from: Sequence[Path]
-    device: str
-    threads: int | None
-
-    def check(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            OptionError: A number makes no sense; the message names the fix.
-        """
-        if self.eps > 1:
-            raise OptionError(f"--eps {self.eps:g} is above 1: intensities lie in [0, 1]; write --eps {self.eps:g}/255")
-        if self.eps <= 0:
-            raise OptionError(f"--eps must be above 0, not {self.eps:g}; without a budget there is only clean accuracy")
-        for name in ("pictures", "batch_size", "restarts"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        check_threads(self.threads)
-        for beta in self.beta:
-            if beta <= 0:
-                raise OptionError(f"--beta must be above 0, not {beta:g}; 5, 20 and 100 are the usual three")
-
-    def output_paths(self) -> tuple[Path, Path | None]:
-        """Return the JSON file, and the folder for the page and the plots where one is asked for."""
-        if self.report is None:
-            return self.ckpt.with_name("evaluation.json"), None
-        if self.report.suffix == ".json":
-            return self.report, None
-        return self.report / "evaluation.json", self.report
 
 
 @dataclass(frozen=True)
@@ -123,7 +55,6 @@ def prepare(options: Options, command: str) -> Prepared:
     Raises:
         TrainingError: Something is missing or does not fit; the message is one line that names the fix.
     """
-    options.check()
     if options.threads:
         torch.set_num_threads(options.threads)
     others = _other_reports(options.rows_from)
@@ -263,7 +194,7 @@ def _other_reports(given: Sequence[Path]) -> tuple[Path, ...]:
     Raises:
         OptionError: One is not there.
     """
-    paths = tuple(path / "evaluation.json" if path.is_dir() else path for path in given)
+    paths = tuple(path / REPORT if path.is_dir() else path for path in given)
     for path in paths:
         if not path.exists():
             raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")

@@ -32,6 +32,7 @@ class Progress:
         problem: Why training stopped for good before its last epoch, or "".
         kept_lowest: val_lowest of the epoch that model.safetensors holds.
         kept_clean: Its val_clean.
+        finished: Whether the schedule is over. With a time budget, the epochs do not tell.
     """
 
     epoch: int = 0
@@ -42,6 +43,7 @@ class Progress:
     problem: str = ""
     kept_lowest: float = -1.0
     kept_clean: float = -1.0
+    finished: bool = False
 
 
 def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Any]) -> None:

@@ -18,22 +18,22 @@ from training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from training.common.devices import MIB, free_memory, gib, peak_memory
+from training.common.devices import MIB, gib, peak_memory
 from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig
-from training.data.batches import augment, batches, to_float
+from training.data.batches import batches, to_float
 from training.data.loading import split_indices
-from training.data.mixing import cutmix, cutout
 from training.data.picture_set import PictureSet
+from training.loop.augmentation import Augmentation
 from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
 from training.loop.progress_bar import ProgressBar
 from training.loop.schedule import epochs_after, learning_rate
+from training.loop.start import on_device
 from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
 from training.loop.validation import Validation, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
 from training.methods import build_method
-from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import synchronised_steps
@@ -69,7 +69,10 @@ class Trainer:
             raise TrainerError(
                 f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
             )
-        self.pictures, self.train_indices = _on_device(pictures, device), train.to(device)
+        whole = pictures.whole
+        # With room for crops, the pictures at their final size serve validation and the statistics alone.
+        drawn_from = pictures if whole is None else replace(pictures, images=whole.images, whole=None)
+        self.pictures, self.train_indices = on_device(drawn_from, device), train.to(device)
         validation = pictures.subset(held_out)
         self.validation = Validation(
             to_float(validation.images).to(device, memory_format=torch.channels_last),
@@ -81,7 +84,10 @@ class Trainer:
             validation_batch_size(config, shard),
         )
         torch.manual_seed(config.seed)
-        mean, std = self.pictures.channel_statistics(self.train_indices)
+        mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
+        self.augmentation = Augmentation(
+            config, mean, len(pictures.class_names), None if whole is None else whole.aspects
+        )
         block = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
         self.info = CheckpointInfo(
             architecture=config.arch,
@@ -168,7 +174,7 @@ class Trainer:
             self.shard.first,
         )
         try:
-            while not self._finished():
+            while not self.finished:
                 problem = self._epoch(log, bar)
                 with self.shard.fail_together():
                     if problem:
@@ -196,8 +202,10 @@ class Trainer:
         # All processes must come to the same answer.
         return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
 
-    def _finished(self) -> bool:
-        return self._scheduled(self.progress.epoch) >= self.config.epochs
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left."""
+        return self.progress.finished or (not self.config.minutes and self.progress.epoch >= self.config.epochs)
 
     def _epoch(self, log: EpochLog | None, bar: ProgressBar) -> str | None:
         """Train, validate, log and save one epoch, and return what is wrong with its figures, if anything.
@@ -209,7 +217,9 @@ class Trainer:
         epoch = self.progress.epoch
         wall, core = time.perf_counter(), time.process_time()
         # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
-        torch.manual_seed(self.config.seed * 1_000_003 + epoch + 1)
+        seed = self.config.seed * 1_000_003 + epoch + 1
+        torch.manual_seed(seed)
+        self.augmentation.start_epoch(seed)
         bar.start_epoch()
         loss, accuracy = self._train_epoch(epoch, bar)
         images_per_second = bar.images_per_second
@@ -239,6 +249,7 @@ class Trainer:
             kept_lowest=choice.kept_lowest,
             kept_clean=choice.kept_clean,
         )
+        progress = replace(progress, finished=self._scheduled(progress.epoch) >= self.config.epochs)
         figures |= {
             "wall_seconds": progress.wall_seconds,
             "core_seconds": progress.core_seconds,
@@ -275,7 +286,7 @@ class Trainer:
         self.model.train()
         sums = torch.zeros(2, device=self.device)
         steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
-        for index, (images, labels) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
+        for index, (images, labels, chosen) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
             scheduled = self._scheduled(epoch + index / steps)
             if index and scheduled >= self.config.epochs:
                 break
@@ -283,9 +294,8 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             # Every process draws the whole batch's augmentation, so that it equals one process's. That costs little.
-            augmented = augment(images, padding=self.config.crop_padding, flip=self.config.flip)
-            cut, targets = self._cut(augmented, labels)
-            inputs = to_float(self.shard.rows(cut)).contiguous(memory_format=torch.channels_last)
+            augmented, targets = self.augmentation(images, labels, chosen)
+            inputs = to_float(self.shard.rows(augmented)).contiguous(memory_format=torch.channels_last)
             sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
             bar.update(batch_size)
             done = index + 1
@@ -334,16 +344,6 @@ class Trainer:
                 )
         return loss, accuracy
 
-    def _cut(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return uint8 images and their targets after the cutout and CutMix that the configuration asks for."""
-        targets = labels
-        if self.config.cutout:
-            mean = torch.tensor(self.info.mean, device=images.device).view(1, -1, 1, 1)
-            images = cutout(images, self.config.cutout, (255 * mean).round().to(images.dtype))
-        if self.config.cutmix:
-            images, targets = cutmix(images, labels, len(self.info.class_names), self.config.cutmix)
-        return images, targets
-
     def _evaluated_model(self) -> SelfGradientNetwork:
         """Return the network that is validated and saved: the weight average where there is one."""
         if self.average is None:
@@ -385,6 +385,11 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.n_averaged.fill_(state["average_steps"] + 1)
+        if self.finished and not self.checkpoint_path.is_file():
+            raise TrainerError(
+                f"{self.checkpoint_path} is missing, and this run is finished: {self.state_path} holds the last epoch, "
+                "not the one that was kept; start again under another --run"
+            )
         self._take_over_best()
 
     def _take_over_best(self) -> None:
@@ -404,36 +409,3 @@ class Trainer:
                 kept_lowest=choice.kept_lowest,
                 kept_clean=choice.kept_clean,
             )
-
-
-def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
-    """Check a checkpoint whose backbone training is to start from, and return its class names.
-
-    It is cheap, so it comes before the pictures are read.
-
-    Raises:
-        CheckpointError: The file is no checkpoint.
-        TrainerError: The checkpoint is of another architecture or activation.
-    """
-    other, info = load_checkpoint(path)
-    if info.architecture != arch:
-        raise TrainerError(
-            f"{path} is a {info.architecture}, not a {arch}; pass a checkpoint of the same --arch to --init-from"
-        )
-    if info.activation != activation or isinstance(other, GradientOracle):
-        raise TrainerError(
-            f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
-            "--activation, and no gradient-oracle, to --init-from"
-        )
-    return info.class_names
-
-
-def _on_device(pictures: PictureSet, device: torch.device) -> PictureSet:
-    """Return the pictures on a device. Raise TrainerError where they do not fit into its memory."""
-    needed, free = pictures.images.numel(), free_memory(device)
-    if pictures.images.device != device and free is not None and needed > free:
-        raise TrainerError(
-            f"the pictures take {gib(needed)} of memory on {device}, of which {gib(free)} is free; "
-            "pass a smaller --image-size, or a --data-root with fewer pictures"
-        )
-    return pictures.to(device)

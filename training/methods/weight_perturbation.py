@@ -43,6 +43,8 @@ class WeightPerturbation:
             for weight, gradient in zip(weights, gradients, strict=True):
                 # The clamp makes a gradient of zero a move of zero instead of 0 / 0.
                 weight.add_(gradient * (self.gamma * weight.norm() / gradient.norm().clamp(min=1e-20)))
+        # Autocast keeps the weights that it has cast until its end, and would go on computing with unmoved ones.
+        torch.clear_autocast_cache()
         step = self.method.loss(model, batch)
         return Step(step.loss, step.logits, undo=lambda: _put_back(weights, before))
 
@@ -56,3 +58,4 @@ def perturbed_weights(model: nn.Module) -> list[nn.Parameter]:
 def _put_back(weights: list[nn.Parameter], before: list[Tensor]) -> None:
     for weight, value in zip(weights, before, strict=True):
         weight.copy_(value)
+    torch.clear_autocast_cache()

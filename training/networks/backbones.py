@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import nn
 
 from training.networks.errors import ArchitectureError
@@ -43,3 +44,28 @@ def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | No
         return WideResNet(int(match[1]), int(match[2]), num_classes)
     except ArchitectureError as error:
         raise ArchitectureError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None
+
+
+def strides_over_one_pixel(backbone: nn.Module, side: int) -> bool:
+    """Return whether a convolution of a backbone has a stride above 1 and gets features of one row or column.
+
+    Args:
+        backbone: Is left in the mode that it was in.
+        side: Side in pixels of the pictures that it gets.
+    """
+    found = []
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and max(module.kernel_size) > 1:
+            found.append(min(inputs[0].shape[2:]) == 1)
+
+    hooks = [module.register_forward_pre_hook(look) for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, side, side))
+    finally:
+        backbone.train(training)
+        for hook in hooks:
+            hook.remove()
+    return any(found)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from training.common.batch_norm import BatchNormCall
 from training.parallel.distributed import ALONE, Shard
 
 _SHARD = ContextVar("shard", default=ALONE)
@@ -80,24 +81,15 @@ class SynchronisedBatchNorm(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Send batch norm to this module's function and everything else to PyTorch."""
         if func is F.batch_norm:
-            return _batch_norm(self.shard, *args, **(kwargs or {}))
+            return _batch_norm(BatchNormCall(*args, **(kwargs or {})), self.shard)
         return func(*args, **(kwargs or {}))
 
 
-def _batch_norm(  # noqa: PLR0913  # PyTorch's signature, after the shard
-    shard: Shard,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Compute torch.nn.functional.batch_norm over all processes; its parameters have the names of that function."""
-    if not training:
-        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+def _batch_norm(call: BatchNormCall, shard: Shard) -> Tensor:
+    """Compute batch norm over all processes."""
+    if not call.training:
+        return call.as_pytorch_does()
+    input, running_mean, running_var, weight, bias, _, momentum, eps = call
     other_dimensions = [0, *range(2, input.dim())]
     values = input.to(torch.promote_types(input.dtype, torch.float32))
     own_variance, own_mean = torch.var_mean(values, dim=other_dimensions, correction=0)

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from training.common.devices import check_threads
-from training.common.errors import TrainingError, first_line
+from training.common.endings import ENDINGS, print_ending
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit
-from training.common.signals import Terminated, terminable
+from training.common.signals import terminable
 from training.data.loading import DATASETS, load_pictures
 from training.data.picture_set import DatasetError
 from training.reproduce import figure
@@ -153,13 +151,8 @@ def main(argv: list[str] | None = None) -> int:
         # SIGTERM must end the training or the evaluation that this process waits for, too.
         with terminable():
             print(reproduce(arguments, command))
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of memory ({first_line(error)}); use a device with more of it", file=sys.stderr)
-        return TrainingError.exit_status
-    except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+    except ENDINGS as error:
+        return print_ending(
+            error, out_of_memory="use a device with more of it", interrupted="the same command continues"
+        )
     return 0

@@ -111,10 +111,12 @@ def test_augmentation_is_a_crop_of_the_padded_picture_mirrored_or_not():
 def test_batches_are_whole_shuffled_and_of_the_given_pictures():
     pictures = numbered(12, 2)
     torch.manual_seed(0)
-    seen = [images[:, 0, 0, 0].tolist() for images, _ in batches(pictures, torch.arange(1, 11), 4)]
+    seen = [images[:, 0, 0, 0].tolist() for images, _, _ in batches(pictures, torch.arange(1, 11), 4)]
     assert [len(batch) for batch in seen] == [4, 4]
     drawn = {number for batch in seen for number in batch}
     assert drawn <= set(range(1, 11))
     assert len(drawn) == 8
     assert seen != [[1, 2, 3, 4], [5, 6, 7, 8]]
-    assert all((images[:, 0, 0, 0] % 2 == labels).all() for images, labels in batches(pictures, torch.arange(12), 4))
+    for images, labels, chosen in batches(pictures, torch.arange(12), 4):
+        assert (images[:, 0, 0, 0] % 2 == labels).all()
+        assert torch.equal(images[:, 0, 0, 0], chosen)

@@ -205,8 +205,8 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--eps=8"], "write --eps 8/255"),
-        (["--eps=0"], "--eps must be above 0"),
+        (["--eps=8"], "--eps must be in (0, 1], units of pixel intensity, not 8; write 8 of 255 levels as 8/255"),
+        (["--eps=0"], "not 0; without a budget there is only clean accuracy"),
         (["--pictures=0"], "--pictures must be at least 1"),
         (["--restarts=0"], "--restarts must be at least 1"),
         (["--batch-size=0"], "--batch-size must be at least 1"),
@@ -214,7 +214,9 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
         (["--threads=-1"], "--threads must be at least 1"),
         (["--device=gpu"], "--device gpu: no such device here"),
         (["--device=cuda:99"], "pass --device cpu"),
-        (["--beta", "0"], "--beta must be above 0"),
+        (["--beta", "0"], "--beta must be above 0, not 0; 5, 20 and 100 are the usual three"),
+        (["--seed=-1"], "--seed must be in [0, 4294967296), not -1"),
+        (["--seed=99999999999999999999"], "--seed must be in [0, 4294967296)"),
         (["--attacks", "pgd"], "unknown attack 'pgd'; known are: quick, paper"),
         (["--attacks", "apgd-t"], "at least 4 classes"),
         (["--attacks", "transfer-from"], "--transfer-from"),

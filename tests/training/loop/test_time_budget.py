@@ -1,6 +1,6 @@
 """A time budget: the learning-rate schedule over elapsed time, its end, and resuming within it."""
 
-from tests.training.tiny_run import arguments, rows
+from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
@@ -39,13 +39,41 @@ def test_a_time_budget_lays_the_schedule_over_the_minutes(picture_folder, runs, 
     assert info.recipe["minutes"] == 0.5
 
 
-def test_a_time_budget_is_resumed_where_it_was(picture_folder, runs, capsys, monkeypatch):
+def test_resuming_a_finished_time_budget_says_that_nothing_was_left(picture_folder, runs, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "time", Clock(tick=1.0))
     options = arguments(picture_folder, "timed", "--method=standard", "--minutes=0.5")
     assert main(options) == 0
     log = rows(runs / "timed")
-    used = float(log[-1]["wall_seconds"]) / 60
+    capsys.readouterr()
+    network = (runs / "timed" / "model.safetensors").read_bytes()
+    assert main([*options, "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert f"all {len(log)} epochs are done" in printed
+    assert "nothing was left to train; the network is runs/timed/model.safetensors" in printed
+    assert "wrote" not in printed
+    assert rows(runs / "timed") == log
+    assert (runs / "timed" / "model.safetensors").read_bytes() == network
+    (runs / "timed" / "model.safetensors").unlink()
+    assert "model.safetensors is missing, and this run is finished" in failure(capsys, [*options, "--resume"])
+
+
+def test_an_interrupted_time_budget_goes_on_where_it_was(picture_folder, runs, capsys, monkeypatch):
+    monkeypatch.setattr(trainer, "time", Clock(tick=1.0))
+    options = arguments(picture_folder, "timed", "--method=standard", "--minutes=0.5")
+    epoch = trainer.Trainer._train_epoch
+
+    def stopping(self, index, bar):
+        if index == 2:
+            raise KeyboardInterrupt
+        return epoch(self, index, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_epoch", stopping)
+        assert main(options) == 130
+    used = float(rows(runs / "timed")[-1]["wall_seconds"]) / 60
     capsys.readouterr()
     assert main([*options, "--resume"]) == 0
-    assert f"0.5 minutes, of which {used:.1f} are used" in capsys.readouterr().out
-    assert len(log) <= len(rows(runs / "timed")) <= len(log) + 1
+    printed = capsys.readouterr().out
+    assert f"0.5 minutes, of which {used:.1f} are used" in printed
+    assert "wrote runs/timed/model.safetensors" in printed
+    assert len(rows(runs / "timed")) > 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.needs_timm import NEEDS_TIMM, backbones
-from training.networks.backbones import build_backbone
+from training.networks.backbones import build_backbone, strides_over_one_pixel
 from training.networks.errors import ArchitectureError
 
 
@@ -69,3 +69,11 @@ def test_a_network_that_cannot_take_the_pictures_says_so():
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "pip install --editable '.[timm]'" in refusal("timm:resnet18", 10)
+
+
+@pytest.mark.parametrize(("arch", "largest"), [("wrn-10-1", 2), ("wrn-16-2", 2), ("preact-resnet-18", 4)])
+def test_the_sides_at_which_a_backbone_strides_over_one_pixel(arch, largest):
+    backbone = build_backbone(arch, 2).train()
+    assert [strides_over_one_pixel(backbone, side) for side in range(1, 8)] == [side <= largest for side in range(1, 8)]
+    assert backbone.training
+    assert not any(module._forward_pre_hooks for module in backbone.modules())

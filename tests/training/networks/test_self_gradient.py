@@ -4,8 +4,18 @@ from typing import Any
 import pytest
 import torch
 
+from training.attacks import gradient_attack
+from training.config import TrainConfig
+from training.methods import build_method
+from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
-from training.networks.self_gradient import SelfGradientBlock, frozen_batch_norm, soft_loss
+from training.networks.self_gradient import (
+    SelfGradientBlock,
+    SelfGradientNetwork,
+    frozen_batch_norm,
+    rms_normalised,
+    soft_loss,
+)
 
 
 @pytest.mark.parametrize("scaling", ["none", "rms"])
@@ -164,3 +174,45 @@ def test_impossible_blocks_are_refused():
         SelfGradientBlock(gradient_scaling="batch")  # type: ignore[arg-type]
     with pytest.raises(ArchitectureError, match="at least one layer"):
         SelfGradientBlock(layers=0)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-15, 1e-9, 1e-3])
+def test_the_normalised_gradient_has_a_finite_derivative_everywhere(size):
+    gradient = torch.full((1, 3, 2, 2), size, requires_grad=True)
+    normalised = rms_normalised(gradient)
+    with torch.no_grad():
+        assert torch.equal(normalised, rms_normalised(gradient)), "values do not depend on who differentiates"
+    torch.manual_seed(0)
+    (derivative,) = torch.autograd.grad(normalised, gradient, torch.randn_like(normalised))
+    assert torch.isfinite(derivative).all()
+    assert (derivative.abs().sum() > 0) == (size >= 1e-9)
+
+
+@pytest.mark.parametrize("arch", ["wrn-10-1", "preact-resnet-18"])
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_the_smallest_pictures_give_finite_gradients(arch, side):
+    """Black ones too, whose self-gradient may be zero."""
+    torch.manual_seed(0)
+    model = SelfGradientNetwork(build_backbone(arch, 3), SelfGradientBlock(gradient_scaling="rms")).train()
+    images = torch.rand(4, 3, side, side)
+    images[:2] = 0
+    for view in ("held", "smooth"):
+        method = build_method(TrainConfig("image-folder", attack_view=view))
+        step = method.loss(model, method.attack(model, images, torch.tensor([0, 1, 2, 0])))
+        model.zero_grad()
+        step.backward()
+        assert torch.isfinite(step.loss)
+        assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
+
+
+def test_an_attack_on_a_picture_without_a_self_gradient_stays_a_picture():
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 4, 1)
+    torch.nn.init.constant_(convolution.get_parameter("bias"), -100.0)
+    dead = torch.nn.Sequential(convolution, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model = SelfGradientNetwork(dead, SelfGradientBlock(gradient_scaling="rms")).eval()
+    images = torch.rand(2, 3, 4, 4)
+    assert (model.self_gradient(images) == 0).all()
+    attacked = gradient_attack.smooth_cw_attack(5, 20).perturb(model, images, torch.tensor([0, 1]), 8 / 255)
+    assert torch.isfinite(attacked).all()
+    assert (attacked - images).abs().max() <= 8 / 255 + 1e-6

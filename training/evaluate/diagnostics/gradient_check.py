@@ -19,7 +19,8 @@ def finite_difference_correlations(
 ) -> dict[str, float]:
     """Return how the slopes that a gradient predicts correlate with central finite differences of step eps / 8.
 
-    Slopes are of the margin loss, which does not flatten out on images that are classified with confidence.
+    Slopes are of the margin loss, which does not flatten out on images that are classified with confidence. Torch's
+    global generator is set to the trial's seed.
 
     Args:
         trial: The network, whose exact logits are taken, and the pictures.
@@ -35,7 +36,11 @@ def finite_difference_correlations(
     step = trial.eps / 8
     slopes: dict[str, list[Tensor]] = {name: [] for name in gradients}
     differences: list[Tensor] = []
-    predicted = {name: _gradients(view, images, labels, margin, batch_size) for name, view in gradients.items()}
+    predicted = {}
+    for name, view in gradients.items():
+        # Averaged views draw noise. So they always draw the same, whichever other views there are.
+        torch.manual_seed(trial.seed)
+        predicted[name] = _gradients(view, images, labels, margin, batch_size)
 
     def margins(moved: Tensor) -> Tensor:
         return in_batches(lambda some, right: margin(trial.model(some), right), moved, labels, batch_size=batch_size)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from training.attacks.projected_gradient import cross_entropy, margin
+from training.attacks.views import averaged_view
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
 from training.evaluate.measuring import Trial
@@ -40,6 +41,19 @@ def test_an_unrelated_gradient_is_near_zero(linear):
     gradients = {"other": lambda inputs: inputs.flatten(1) @ other}
     found = finite_difference_correlations(Trial(linear, images, labels, EPS, seed=0), gradients)
     assert abs(found["other"]) < 0.2
+
+
+def test_views_that_draw_noise_give_the_same_figure_each_time_whatever_stands_beside_them(linear):
+    def bent(images):
+        return linear(images).tanh()
+
+    averaged = averaged_view(bent, samples=2, noise=0.5)
+    trial = Trial(bent, torch.rand(5, 3, 4, 4), torch.randint(5, (5,)), EPS, seed=3)
+    torch.manual_seed(1)
+    first = finite_difference_correlations(trial, {"averaged": averaged})
+    torch.manual_seed(2)
+    second = finite_difference_correlations(trial, {"plain": bent, "another": averaged, "averaged": averaged})
+    assert first["averaged"] == second["averaged"] == second["another"] != second["plain"]
 
 
 def test_zero_gradients_are_counted_on_rightly_classified_pictures_alone(linear):

@@ -1,0 +1,213 @@
+"""Every option of training does something, in float32 and under bf16 autocast."""
+
+import copy
+
+import pytest
+import torch
+
+from training.checkpoint import BlockConfig
+from training.common.described_options import described_options
+from training.config import METHODS, TrainConfig, recipe_defaults
+from training.loop.augmentation import Augmentation
+from training.loop.schedule import learning_rate
+from training.methods import build_method
+from training.methods.weight_perturbation import perturbed_weights
+from training.networks.activations import with_activation
+from training.networks.gradient_oracle import GradientOracle, with_gradient_input
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, without_running_updates
+from training.networks.wide_resnet import WideResNet
+
+PRECISIONS = ("float32", "bf16")
+SMOOTH = {"attack_view": "smooth"}
+
+OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
+    "method": [({"method": "pgd"}, "trades")],
+    "activation": [({}, "silu")],
+    "epsilon": [({"method": "bilateral"}, 2 / 255), ({"attack": "n-fgsm"}, 2 / 255), ({"method": "trades"}, 1 / 255)],
+    "attack": [({}, "n-fgsm"), ({"method": "pgd"}, "n-fgsm"), ({"method": "gradient-oracle"}, "n-fgsm")],
+    "attack_steps": [({}, 3), ({"method": "pgd"}, 1), ({"method": "trades"}, 1)],
+    "attack_step_size": [
+        ({}, 2 / 255),
+        ({"method": "pgd", "attack_steps": 1}, 8 / 255),
+        ({"method": "trades"}, 1 / 255),
+    ],
+    "attack_start": [({}, "image"), ({"method": "pgd", "attack_steps": 1}, "image")],
+    "attack_view": [({}, "smooth"), ({"activation": "silu"}, "full")],
+    "attack_beta": [(SMOOTH, 0.5)],
+    "block_layers": [({}, 2)],
+    "block_scale": [({}, 1.0)],
+    "gradient_scaling": [({}, "none")],
+    "plain_loss_share": [({}, 0.5)],
+    "trades_beta": [({"method": "trades"}, 1.0)],
+    "bilateral_target": [({"method": "bilateral"}, "random")],
+    "label_beta": [({"method": "bilateral"}, 2.0)],
+    "label_smoothing": [({"method": name}, 0.2) for name in METHODS if name != "bilateral"],
+    "weight_perturbation": [({"method": name}, 0.02) for name in METHODS],
+    "gradient_alignment": [({"method": name}, 0.5) for name in ("pgd", "bilateral", "trades", "self-gradient")],
+}
+"""By option: what else is set, and the value whose loss or gradient must be another than the default's."""
+
+OF_THE_PICTURES: dict[str, tuple[dict, object]] = {
+    "crop_padding": ({}, 2),
+    "flip": ({}, True),
+    "cutout": ({}, 4),
+    "cutmix": ({}, 1.0),
+    "random_resized_crop": ({}, 0.35),
+}
+PICTURES_AS_THEY_ARE = {
+    "dataset": "image-folder",
+    "crop_padding": 0,
+    "flip": False,
+    "image_size": 8,
+    "resize": "crop",
+}
+
+OF_THE_SCHEDULE: dict[str, tuple[dict, object]] = {
+    "epochs": ({"lr_schedule": "cyclic"}, 100),
+    "lr": ({}, 0.01),
+    "lr_schedule": ({}, "cyclic"),
+    "lr_milestones": ({}, (10,)),
+    "lr_decay": ({}, 0.5),
+    "lr_warmup": ({"lr_schedule": "cyclic"}, 0.9),
+}
+
+ELSEWHERE = {
+    "dataset": "tests/training/data",
+    "arch": "tests/training/networks/test_backbones.py",
+    "dataset_name": "a name for figures",
+    "image_size": "tests/training/data/test_loading.py",
+    "resize": "tests/test_one_reader.py",
+    "init_from": "tests/training/loop/test_trainer.py",
+    "minutes": "tests/training/loop/test_time_budget.py",
+    "batch_size": "how many pictures a step has",
+    "momentum": "torch.optim.SGD's",
+    "weight_decay": "torch.optim.SGD's",
+    "ema_decay": "tests/training/loop/test_weight_average.py",
+    "precision": "below",
+    "validation_pictures": "tests/training/data/test_loading.py",
+    "validation_attacked": "tests/training/loop/test_validation.py",
+    "seed": "tests/training/loop/test_resuming.py",
+}
+"""Options that no single step shows, and where they are tested."""
+
+
+def configured(options: dict) -> TrainConfig:
+    recipe = recipe_defaults("cifar10", options.get("method", "self-gradient"))
+    return TrainConfig(**({"dataset": "cifar10"} | recipe | options))
+
+
+def network_for(config: TrainConfig) -> SelfGradientNetwork:
+    """Return a small network in training, whose weights depend on the seed alone."""
+    torch.manual_seed(0)
+    backbone = with_activation(WideResNet(10, 1, num_classes=5), config.activation)
+    if config.method == "gradient-oracle":
+        return GradientOracle(with_gradient_input(backbone, 3), (0.5,) * 3, (0.25,) * 3).train()
+    block = None
+    if config.method == "self-gradient":
+        form = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
+        block = SelfGradientBlock(3, form.layers, form.scale, form.gradient_scaling)
+    return SelfGradientNetwork(backbone, block).train()
+
+
+def a_step(config: TrainConfig) -> list[torch.Tensor]:
+    """Return the loss of one step, as the trainer makes it, and the gradient of every parameter of the backbone."""
+    model = network_for(config)
+    torch.manual_seed(1)
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    method = build_method(config)
+    torch.manual_seed(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        step = method.loss(model, method.attack(model, images, labels))
+    step.backward()
+    gradients = [value.grad for value in model.backbone.parameters() if value.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    return [step.loss.detach(), *gradients]
+
+
+def test_every_option_is_in_a_table():
+    tables = (OF_THE_STEP, OF_THE_PICTURES, OF_THE_SCHEDULE, ELSEWHERE)
+    names = [name for table in tables for name in table]
+    assert sorted(names) == sorted(item.name for item in described_options(TrainConfig))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "options", "value"),
+    [(name, options, value) for name, cases in OF_THE_STEP.items() for options, value in cases],
+)
+def test_options_of_a_step_change_its_loss_or_its_gradient(name, options, value, precision):
+    before = a_step(configured(options | {"precision": precision}))
+    after = a_step(configured(options | {name: value, "precision": precision}))
+    # Much more than rounding, which is 2**-9 in bf16.
+    changes = [(one - other).norm() / one.norm().clamp(min=1e-6) for one, other in zip(before, after, strict=True)]
+    assert max(changes) > 0.02
+    again = a_step(configured(options | {"precision": precision}))
+    assert all(torch.equal(one, other) for one, other in zip(before, again, strict=True))
+
+
+def test_the_precision_changes_the_loss_by_rounding_alone():
+    one, other = (a_step(configured({"method": "standard", "precision": precision}))[0] for precision in PRECISIONS)
+    assert one != other
+    assert one == pytest.approx(other.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("method", ["standard", "pgd", "trades", "self-gradient"])
+def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, precision):
+    """Autocast's cache of cast weights once hid the move, wholly or from one of the two passes."""
+    gamma = 0.05
+    autocast = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": precision == "bf16"}
+    model = network_for(configured({"method": method}))
+    torch.manual_seed(1)
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    plain = build_method(configured({"method": method, "attack_steps": 1}))
+    with torch.autocast(**autocast):
+        batch = plain.attack(model, images, labels)
+    moved = copy.deepcopy(model)
+    with without_running_updates(moved), torch.autocast(**autocast):
+        gradients = torch.autograd.grad(plain.loss(moved, batch).loss, perturbed_weights(moved))
+    with torch.no_grad():
+        for weight, gradient in zip(perturbed_weights(moved), gradients, strict=True):
+            weight += gamma * weight.norm() * gradient / gradient.norm()
+    with torch.autocast(**autocast):
+        expected = plain.loss(moved, batch)
+        unmoved = plain.loss(copy.deepcopy(model), batch).loss
+    expected.backward()
+    method_with_it = build_method(configured({"method": method, "attack_steps": 1, "weight_perturbation": gamma}))
+    with torch.autocast(**autocast):
+        step = method_with_it.loss(model, batch)
+    step.backward()
+    assert step.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
+    assert step.loss > unmoved + 0.01
+    for one, other in zip(model.parameters(), moved.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_THE_PICTURES)
+def test_options_of_the_pictures_change_them(name):
+    options, value = OF_THE_PICTURES[name]
+    torch.manual_seed(1)
+    images, labels = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 4, 0])
+
+    def augmented(config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        aspects = torch.ones(6) if config.random_resized_crop else None
+        augmentation = Augmentation(config, (0.5,) * 3, 5, aspects)
+        augmentation.start_epoch(7)
+        torch.manual_seed(2)
+        return augmentation(images, labels, torch.arange(6))
+
+    base = PICTURES_AS_THEY_ARE | options
+    same, _ = augmented(TrainConfig(**base))
+    assert torch.equal(same, images)
+    changed, _ = augmented(TrainConfig(**(base | {name: value})))
+    assert changed.shape == images.shape
+    assert not torch.equal(changed, images)
+
+
+@pytest.mark.parametrize("name", OF_THE_SCHEDULE)
+def test_options_of_the_schedule_change_it(name):
+    options, value = OF_THE_SCHEDULE[name]
+    configs = [TrainConfig(**({"dataset": "cifar10"} | options | more)) for more in ({}, {name: value})]
+    rates = [[learning_rate(config, epoch) for epoch in range(100)] for config in configs]
+    assert rates[0] != rates[1]

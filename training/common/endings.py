@@ -1,0 +1,38 @@
+"""End a command with one line on standard error and an exit status."""
+
+import sys
+
+import torch
+
+from training.common.errors import TrainingError, first_line
+from training.common.signals import Terminated
+
+ENDINGS = (TrainingError, torch.OutOfMemoryError, KeyboardInterrupt, Terminated)
+"""All that may end a command besides success. Every other exception is a programming error and keeps its traceback."""
+
+
+def print_ending(
+    error: BaseException, *, out_of_memory: str, interrupted: str, device: torch.device | str = "", after: str = ""
+) -> int:
+    """Print why a command ends, and return its exit status.
+
+    Args:
+        error: One of ENDINGS.
+        out_of_memory: The fix where the memory is too small.
+        interrupted: What the same command would do after an interruption. "" prints nothing.
+        device: Whose memory is too small; "" leaves it open.
+        after: The line's end after a TrainingError.
+
+    Returns:
+        2, or what the TrainingError says; 130 after Ctrl-C and 143 after SIGTERM, as shells expect.
+    """
+    if isinstance(error, TrainingError):
+        print(f"error: {error}{after}", file=sys.stderr)
+        return error.exit_status
+    if isinstance(error, torch.OutOfMemoryError):
+        where = f" on {device}" if device else ""
+        print(f"error: out of memory{where} ({first_line(error)}); {out_of_memory}", file=sys.stderr)
+        return TrainingError.exit_status
+    if interrupted:
+        print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
+    return 143 if isinstance(error, Terminated) else 130
