@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.02
 _LOWER_PRIORITY = 5
 """Niceness of a trial beside a model that serves: it then gets about a quarter of a core that is wanted by both."""
 _PRINTED = 4096
-"""Bytes of what a trial printed that are looked at."""
+"""Bytes at the end of what a trial printed that are looked at."""
 
 
 class TrialError(ServingError):
@@ -185,15 +185,15 @@ class _Trial:
 
     def _read_answer(self) -> dict[str, Any]:
         try:
-            answer = json.loads(self._read(self._answer))
-        except ValueError:
+            answer = json.loads(self._read(self._answer).splitlines()[-1])
+        except (ValueError, IndexError):
             return {}
         return answer if isinstance(answer, dict) and not self._broken else {}
 
-    def _read(self, file: Any) -> str:
-        file.seek(0)
-        text: bytes = file.read(_PRINTED * 4)
-        return text.decode(errors="replace")
+    def _read(self, file: IO[bytes]) -> str:
+        """Return the end of what a file holds."""
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _PRINTED))
+        return file.read().decode(errors="replace")
 
     def _ended(self) -> str:
         """Return why a trial without an answer cannot be served."""
@@ -202,14 +202,16 @@ class _Trial:
         if "bad_alloc" in printed or "MemoryError" in printed:
             return _too_large(self._settings)
         if status >= 0:
-            logger.error("a trial ended with status %d: %s", status, printed[-_PRINTED:])
+            logger.error("a trial ended with status %d: %s", status, printed)
             return f"{path}: its trial ended with status {status}; the log tells more"
         name = signal.Signals(-status).name
         if name == "SIGXCPU":
             return _too_slow(self._settings)
         if name == "SIGKILL":
             return f"{path}: its trial was killed, as the system does where memory runs out; export a smaller network"
-        return f"{path}: it crashes the engine ({name}); export it again, with another version of onnxruntime if need be"
+        return (
+            f"{path}: it crashes the engine ({name}); export it again, with another version of onnxruntime if need be"
+        )
 
 
 def _too_slow(settings: Settings) -> str:

@@ -1,6 +1,6 @@
 """The process that tries a model, started by sgn_serve/serving/trial.py: it may hang, crash or eat memory alone.
 
-It reads settings as JSON from stdin and writes one JSON object to stdout. It loads the model with the same engine,
+It reads settings as JSON from stdin and writes one JSON object to stdout, on a line of its own. It loads the model with the same engine,
 providers and threads as the service, makes its model card, and sends pictures through it.
 """
 
@@ -30,13 +30,13 @@ _SIZE = Path("/proc/self/statm")
 
 
 def main() -> int:
-    """Try the model that the settings on stdin name, and write what came of it to stdout."""
+    """Try the model that the settings on stdin name, and write what came of it to stdout, as its last line."""
     end_with_the_parent()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))
     bound_resources(settings)
-    json.dump(try_here(settings), answer)
+    answer.write("\n" + json.dumps(try_here(settings)))
     answer.close()
     return 0
 
