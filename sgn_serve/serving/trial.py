@@ -121,8 +121,8 @@ class _Trial:
 
     def __init__(self, settings: Settings, niceness: int = 0):
         self._settings = settings
-        self._printed = tempfile.TemporaryFile()
-        self._answer = tempfile.TemporaryFile()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (end closes it)
+        self._answer = tempfile.TemporaryFile()  # noqa: SIM115
         self._broken = ""
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
