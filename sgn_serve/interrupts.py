@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 INTERRUPTED = 130
@@ -21,11 +22,31 @@ def end_quietly() -> None:
     Once the command's main function runs, Ctrl-C is KeyboardInterrupt as ever. One that it does not handle ends the
     process in the same way.
     """
-    # While Python looks for the module that -m names, which imports its packages, argv[0] is -m.
-    started_as_command = sys.argv[:1] == ["-m"] and threading.current_thread() is threading.main_thread()
-    if started_as_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else nohup, for one
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # such as that of nohup
+        return
+    if _is_bentoml_serve(sys.argv):
+        signal.signal(signal.SIGINT, _end_server)
+    elif sys.argv[:1] == ["-m"]:  # as long as Python looks for the module that -m names, which imports its packages
         signal.signal(signal.SIGINT, _interrupted)
         sys.excepthook = _report
+
+
+def end_server_quietly() -> None:
+    """Have Ctrl-C end this process with status 130 and one line, until the supervisor takes the signal over."""
+    signal.signal(signal.SIGINT, _end_server)
+
+
+def _is_bentoml_serve(arguments: list[str]) -> bool:
+    folder, name = os.path.split(arguments[0] if arguments else "")
+    is_bentoml = name == "bentoml" or (name == "__main__.py" and os.path.basename(folder) == "bentoml")
+    return is_bentoml and arguments[1:2] == ["serve"]
+
+
+def _end_server(number: int, frame: FrameType | None) -> None:
+    # No worker runs yet, and a model's trial ends with this process. As an exception, it was lost in some imports.
+    _end()
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -53,9 +74,7 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 
 def _end() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # RuntimeError: it was just being written to
             stream.flush()
-        except (OSError, ValueError, RuntimeError, AttributeError):  # RuntimeError: it was interrupted while writing
-            pass
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)

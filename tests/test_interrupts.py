@@ -2,11 +2,14 @@
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.sgn_serve.server import free_port, serve_environment
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("benchmarks", "deploy", "docs", "export", "release", "sgn_serve", "training")
@@ -15,8 +18,8 @@ PLANTED = """
 import os, signal, sys
 
 class Interrupt:
-    # Python asks it for every module that is imported. It sends SIGINT at the wanted import after our handler is in place,
-    # or, where a package sets none, soon after that package was asked for.
+    # Python asks it for every module that is imported. It sends SIGINT at the wanted import after our handler is in
+    # place, or, where a package sets none, soon after that package was asked for.
     imports = since_package = 0
 
     def find_spec(self, name, path=None, target=None):
@@ -31,7 +34,8 @@ class Interrupt:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
-sys.meta_path.insert(0, Interrupt())
+if os.getppid() == int(os.environ["PARENT"]):  # not in the processes that the command starts
+    sys.meta_path.insert(0, Interrupt())
 """
 
 
@@ -56,11 +60,23 @@ def _looks_whether_it_is_main(file: Path) -> bool:
 def interrupted(folder: Path, arguments: list[str], planted: str = PLANTED, moment: int = 1) -> tuple[int, str]:
     """Run a command that gets SIGINT, and return its exit status and all that it printed."""
     (folder / "sitecustomize.py").write_text(planted)
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PACKAGES": " ".join(PACKAGES), "MOMENT": str(moment)}
+    environment = {
+        **serve_environment(folder),
+        "PYTHONPATH": str(folder),
+        "PACKAGES": " ".join(PACKAGES),
+        "MOMENT": str(moment),
+        "PARENT": str(os.getpid()),
+    }
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     return done.returncode, done.stdout
 
 
@@ -81,6 +97,52 @@ def test_ctrl_c_at_the_first_import_is_quiet(tmp_path, command):
 @pytest.mark.parametrize("command", ["training", "export", "sgn_serve.check"])
 def test_ctrl_c_in_the_midst_of_the_imports_is_quiet(tmp_path, command, moment):
     assert interrupted(tmp_path, ["-m", command, "--help"], moment=moment) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("moment", [300, 700])
+def test_ctrl_c_while_the_server_starts_is_quiet(tmp_path, moment):
+    arguments = ["-m", "sgn_serve", "--port", str(free_port())]
+    assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_bentoml_serve_loads_the_service_is_quiet(tmp_path):
+    arguments = ["-m", "bentoml", "serve", "--port", str(free_port())]
+    assert interrupted(tmp_path, arguments, moment=20) == (130, "interrupted\n")
+
+
+IN_TRIAL = """
+import os, signal, sys, time
+
+if "sgn_serve" in sys.orig_argv:
+    sleep = time.sleep
+
+    def interrupt_and_sleep(seconds):
+        if "sgn_serve.serving.trial" in sys.modules:
+            os.kill(os.getpid(), signal.SIGINT)
+        sleep(seconds)
+
+    time.sleep = interrupt_and_sleep
+"""
+
+
+def test_ctrl_c_while_the_model_is_tried_is_quiet(tmp_path):
+    arguments = ["-m", "sgn_serve", "--port", str(free_port())]
+    assert interrupted(tmp_path, arguments, IN_TRIAL) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_the_workers_start_ends_the_server(tmp_path):
+    command = [sys.executable, "-m", "sgn_serve", "--port", str(free_port())]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=serve_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        printed = []
+        for line in server.stdout:
+            printed.append(line)
+            if "/ui" in line:
+                server.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert not [line for line in printed if not line.startswith("{")], "no traceback, nothing but log lines"
 
 
 IN_MAIN = """
