@@ -16,6 +16,7 @@ from sgn_serve.graph_format import (
     CHECKPOINT_FORMAT,
     INPUT,
     LOGITS,
+    MAX_SIDE,
     METADATA_KEY,
     PLAIN_LOGITS,
     PRECISION_KEY,
@@ -30,8 +31,6 @@ MAX_NAMES_BYTES = 512 * 1024
 """All class names together. The 21,841 of ImageNet-21k take about 400 KB."""
 MAX_METADATA_BYTES = 64 * 1024
 """Everything else that the metadata say, as JSON. The bundled model's take 2.3 KB."""
-MAX_SIDE = 4096
-"""Largest height and width of a network's pictures, in pixels. One such picture takes 200 MB as float32."""
 _MAX_PRECISION = 64
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
