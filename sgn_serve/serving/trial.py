@@ -29,6 +29,8 @@ TRIED_VARIABLE = "SELF_GRADIENT_TRIED"
 """Environment variable with the SHA-256 of the graph that was tried for all workers when the server started."""
 _PROCESS = "sgn_serve.serving.trial_process"
 _POLL_SECONDS = 0.02
+_START_SECONDS = 120
+"""Longest time that the process may take to start, which has nothing to do with the model."""
 _LOWER_PRIORITY = 5
 """Niceness of a trial beside a model that serves: it then gets about a quarter of a core that is wanted by both."""
 _PRINTED = 4096
@@ -137,7 +139,8 @@ class _Trial:
         if niceness:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
-        self._until = time.monotonic() + settings.trial_seconds
+        self._begun = False
+        self._until = time.monotonic() + _START_SECONDS
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as pipe:  # broken: its status tells more
             pipe.write(settings.model_dump_json(exclude={"api_tokens"}).encode())
@@ -146,6 +149,9 @@ class _Trial:
         """Return whether the trial goes on. One that passes a bound is killed."""
         if self._process.poll() is not None:
             return False
+        if not self._begun and self._answer.seek(0, os.SEEK_END):
+            self._begun = True
+            self._until = time.monotonic() + self._settings.trial_seconds
         if time.monotonic() > self._until:
             self._kill(_too_slow(self._settings))
         elif _resident_bytes(self._process.pid) > self._settings.trial_bytes:

@@ -1,6 +1,6 @@
 """The process that tries a model, started by sgn_serve/serving/trial.py: it may hang, crash or eat memory alone.
 
-It reads settings as JSON from stdin and writes one JSON object to stdout, on a line of its own. It loads the model
+It reads settings as JSON from stdin and writes one JSON object to stdout, on a line of its own, after one that says when it begins. It loads the model
 with the same engine, providers and threads as the service, makes its model card, and sends pictures through it.
 """
 
@@ -36,7 +36,9 @@ def main() -> int:
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))
     bound_resources(settings)
-    answer.write("\n" + json.dumps(try_here(settings)))
+    answer.write("begun\n")  # from here on the time counts
+    answer.flush()
+    answer.write(json.dumps(try_here(settings)))
     answer.close()
     return 0
 

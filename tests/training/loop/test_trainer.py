@@ -81,7 +81,7 @@ def test_init_from_takes_over_the_backbone_of_the_same_architecture(picture_fold
     assert "same --arch" in failure(capsys, wrong)
     other = arguments(picture_folder, "third", "--activation", "silu", "--init-from", first)
     assert "same --activation" in failure(capsys, other)
-    state = one.state_dict()
+    state = two.state_dict()
     state["backbone.stem.weight"][0] = float("nan")
     save_checkpoint(runs / "spoilt.safetensors", state, info)
     spoilt = arguments(picture_folder, "third", "--init-from", str(runs / "spoilt.safetensors"))
