@@ -149,7 +149,7 @@ class _Trial:
         """Return whether the trial goes on. One that passes a bound is killed."""
         if self._process.poll() is not None:
             return False
-        if not self._begun and self._answer.seek(0, os.SEEK_END):
+        if not self._begun and os.fstat(self._answer.fileno()).st_size:
             self._begun = True
             self._until = time.monotonic() + self._settings.trial_seconds
         if time.monotonic() > self._until:

@@ -1,7 +1,7 @@
 """The process that tries a model, started by sgn_serve/serving/trial.py: it may hang, crash or eat memory alone.
 
-It reads settings as JSON from stdin and writes one JSON object to stdout, on a line of its own, after one that says when it begins. It loads the model
-with the same engine, providers and threads as the service, makes its model card, and sends pictures through it.
+It reads settings as JSON from stdin. It loads the model with the same engine, providers and threads as the service,
+makes its model card, and sends pictures through it. To stdout it writes a line when it begins, and one JSON object.
 """
 
 import contextlib
