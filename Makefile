@@ -44,7 +44,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 serve: $(SERVING)
-	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+	BENTOML_DO_NOT_TRACK=True $(BIN)/python -m sgn_serve --host $(HOST) --port $(PORT)
 
 bento: $(SERVING)
 	@$(BIN)/python -m deploy.bento_requirements $(RUNTIME) build/bento-requirements.txt

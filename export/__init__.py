@@ -1,1 +1,5 @@
 """From a checkpoint to one self-contained two-pass graph, checked against PyTorch."""
+
+from sgn_serve.interrupts import end_quietly
+
+end_quietly()

@@ -25,6 +25,9 @@ SHA256_KEY = "checkpoint_sha256"
 PRECISION_KEY = "precision"
 """Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""
 
+MAX_SIDE = 4096
+"""Largest height and width of a network's pictures, in pixels. One such picture takes 200 MB as float32."""
+
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal: what identifies a checkpoint, a graph and its figures."""

@@ -4,21 +4,19 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
-from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.serving.reloading import fingerprint
+from sgn_serve.serving.trial import TRIED_VARIABLE, read_tried_graph, try_model
 from sgn_serve.settings import current_settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.logs import log_json_lines
@@ -50,7 +48,7 @@ class RobustClassifier:
         try:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)
-            self.predictor = Predictor(read_graph(settings.model_path), settings)
+            self.predictor = Predictor(read_tried_graph(settings, os.environ.get(TRIED_VARIABLE)), settings)
         except ServingError as error:
             # uvicorn would print the traceback of an exception, and takes SystemExit for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -64,20 +62,16 @@ class RobustClassifier:
         """End `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
         from sgn_serve.process.supervisor import use_supervisor  # here, for it imports what no worker needs
 
-        # A process of its own, so that the supervisor holds no session, and no memory of a GPU.
-        package_root = str(Path(__file__).parents[1])
-        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-        check = subprocess.run(
-            [sys.executable, "-m", "sgn_serve.check"],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if check.returncode:
-            raise SystemExit(check.returncode)
+        try:
+            settings = current_settings()
+            tried = try_model(settings)
+        except ServingError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(error.exit_status) from None
+        os.environ[TRIED_VARIABLE] = tried.graph_sha256  # for all workers
         log_json_lines()
-        logger.info("%s", check.stdout.strip())
-        wanted = current_settings().max_connections
+        logger.info("%s", tried.summary)
+        wanted = settings.max_connections
         allowed = allowed_connections(wanted)
         if allowed < wanted:
             logger.warning(
@@ -96,7 +90,7 @@ class RobustClassifier:
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 20))
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 20))
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
-        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(current_settings().trusted_proxies)
+        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies)
 
     @bentoml.on_startup
     async def start(self) -> None:

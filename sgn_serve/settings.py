@@ -203,7 +203,22 @@ class Settings(BaseSettings):
     drain_seconds: Number = Field(
         1.0, ge=0, le=600, description="time that connections are kept after SIGTERM, in seconds"
     )
+    trial_seconds: Number = Field(
+        30.0,
+        ge=0.1,
+        le=600,
+        description="time that a model may take to load and to answer its first pictures, in seconds. It is tried in a "
+        "process of its own at the start and at a reload, and refused where it takes longer",
+    )
+    trial_mb: WholeNumber = Field(
+        4000, ge=100, description="memory that the process which tries a model may take, in MB, itself included"
+    )
     access_log: Flag = Field(True, description="whether every request is a line of the log, successful probes excepted")
+
+    @property
+    def trial_bytes(self) -> int:
+        """SGN_TRIAL_MB in bytes."""
+        return self.trial_mb * 1_000_000
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

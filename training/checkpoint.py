@@ -1,6 +1,9 @@
 """Save and load checkpoints: weights, and the JSON that describes them, so that a file alone rebuilds its network."""
 
 import json
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sgn_serve.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
+from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
 from training.common.errors import TrainingError, first_line, one_line
 from training.common.files import write_atomically
@@ -109,7 +112,41 @@ class CheckpointInfo:
             if not isinstance(values["block"], dict) or set(values["block"]) != names:
                 raise CheckpointError(f"its JSON's block does not have the fields {sorted(names)}")
             values["block"] = BlockConfig(**values["block"])
+        _check_values(values)
         return cls(**values)
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Check the values of a description that a network is built from.
+
+    Raises:
+        CheckpointError: One is of another type or out of range. The message does not name the file.
+    """
+    names, size, block = values["class_names"], values["image_size"], values["block"]
+    if not names or not all(isinstance(name, str) and _is_text(name) for name in names):
+        raise CheckpointError("its JSON's class_names are no list of texts")
+    if len(size) != 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
+        raise CheckpointError(
+            f"its JSON's image_size is {str(size)[:60]}, not two whole numbers of pixels from 1 to {MAX_SIDE}"
+        )
+    for name in ("mean", "std"):
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values[name]):
+            raise CheckpointError(f"its JSON's {name} holds something else than finite numbers")
+    if len(values["mean"]) != len(values["std"]):
+        raise CheckpointError("its JSON's mean and std are of different lengths")
+    if block is not None and not (isinstance(block.scale, int | float) and math.isfinite(block.scale)):
+        raise CheckpointError("its JSON's block has a scale that is no finite number")
+    if not isinstance(values["architecture"], str) or len(values["architecture"]) > 200:
+        raise CheckpointError("its JSON's architecture is no text of at most 200 characters")
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text can be written as UTF-8, which half a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> SelfGradientNetwork:
@@ -173,6 +210,8 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
     except CheckpointError as error:
         raise CheckpointError(f"{path}: not a checkpoint of this project ({error}); {_FIX}") from None
     try:
+        if backbone is None:
+            _check_size(info, state)
         model = build_model(info, backbone)
     except (ArchitectureError, TypeError) as error:  # TypeError: the JSON's values are of other types
         raise CheckpointError(f"{path}: its network cannot be built ({error}); {_FIX_ARCHITECTURE}") from None
@@ -182,7 +221,42 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
         raise CheckpointError(
             f"{path}: its weights do not fit the {info.architecture} that it describes ({one_line(error)}); {_FIX}"
         ) from None
+    if name := not_finite(state):
+        raise CheckpointError(
+            f"{path}: its weights are not finite ({name} holds NaN or infinity), so it answers nothing; pass a "
+            "checkpoint of another epoch or run to --ckpt, or train again with a lower --lr"
+        )
     return model.eval(), info
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """Return the name of the first tensor with NaN or infinity in it, "" where all are finite."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return name
+    return ""
+
+
+def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
+    """Check that a description has no more layers or channels than its file holds.
+
+    It comes before the network is built: some descriptions would give no machine the memory or the time for that.
+
+    Raises:
+        ArchitectureError: It has.
+        TypeError: The number of layers is no number.
+    """
+    tensors, widest = len(state), max((max(tensor.shape, default=1) for tensor in state.values()), default=0)
+    if info.block is not None and info.block.layers > tensors:
+        raise ArchitectureError(f"a block of {info.block.layers} layers, where the file holds {tensors} tensors")
+    match = re.fullmatch(r"wrn-(\d+)-(\d+)", info.architecture)
+    if match is None:
+        return
+    depth, channels = int(match[1]), 64 * int(match[2])
+    if depth > tensors:  # it counts convolutions, each of which has its own
+        raise ArchitectureError(f"{info.architecture} is {depth} layers deep, and the file holds {tensors} tensors")
+    if channels > widest:
+        raise ArchitectureError(f"{info.architecture} has {channels} channels, and the file's tensors at most {widest}")
 
 
 _FIX = "expected a model.safetensors written by `python -m training`: pass that file to --ckpt"

@@ -160,9 +160,17 @@ def verify(
         tolerances: Bounds by output; REDUCED_TOLERANCES for a graph in reduced precision.
 
     Raises:
+        VerificationError: The network's own outputs are not finite.
         EngineError: The graph cannot be run at one of the batch sizes, or gives outputs of another shape.
     """
     reference = _reference(passes, pictures)
+    for name, expected in reference.items():
+        bad = int((~expected.isfinite().flatten(1).all(dim=1)).sum())
+        if bad:
+            raise VerificationError(
+                f"the network's own {name} are NaN or infinite for {bad} of {len(pictures)} pictures; "
+                "export a checkpoint of another epoch or run"
+            )
     checks = []
     for batch in BATCH_SIZES:
         parts = [runner(images) for images in torch.split(pictures, batch)]

@@ -129,6 +129,12 @@ class BentomlArbiter(Arbiter):
         """Return the addresses to listen on, as host:port, separated by commas."""
         return ", ".join(f"{listener.host}:{listener.port}" for listener in self.sockets.values())
 
+    def page_address(self, path: str) -> str:
+        """Return the URL of a path of the first address that is listened on, as a browser on this machine takes it."""
+        listener = next(iter(self.sockets.values()))
+        host = "127.0.0.1" if listener.host in ("0.0.0.0", "") else listener.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{listener.port}{path}"
+
     def leave(self) -> None:
         """Close what BentoML keeps open while the arbiter runs."""
         self.exit_stack.close()

@@ -6,6 +6,7 @@ not. On SIGTERM the port stays open, with nobody behind it, until the last reque
 """
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sgn_serve.process.bentoml_internals import BentomlArbiter, use_arbiter
 from sgn_serve.process.parent import CANNOT_SERVE, PID_VARIABLE
+
+logger = logging.getLogger("bentoml.sgn_serve")
 
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0
@@ -48,8 +51,14 @@ class Supervisor(BentomlArbiter):
         Raises:
             SystemExit: No worker can serve, or the port cannot be listened on.
         """
+
+        def started(result: Any) -> None:
+            logger.info("the page to try the network on: %s", self.page_address("/ui"))
+            if cb is not None:
+                cb(result)
+
         try:
-            super().start(cb)
+            super().start(started)
         except OSError as error:
             if error.errno not in _PORT_REFUSED:
                 raise

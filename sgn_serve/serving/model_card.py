@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY, file_sha256
-from sgn_serve.inference.graph import Graph, GraphError
+from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY
+from sgn_serve.inference.graph import Graph, GraphError, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE
 from sgn_serve.pictures.formats import suffixes
@@ -24,6 +24,8 @@ from sgn_serve.settings import Settings
 logger = logging.getLogger("bentoml.sgn_serve")
 
 RAISED = ("raised", "suspect")
+MAX_FIGURES_BYTES = 2_000_000
+"""Largest file of figures that is read; the bundled model's has 58 KB."""
 
 
 class Preprocessing(BaseModel):
@@ -123,10 +125,10 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             f"({type(error).__name__}: {one_line(error)}); write them as release/bundle.py does, or take the file away"
         ) from None
     try:
-        return ModelCard(
+        card = ModelCard(
             name=settings.model_name,
             model=description.sha256,
-            graph_sha256=file_sha256(graph.path),
+            graph_sha256=graph.file_sha256,
             architecture=checkpoint.get("architecture"),
             method=checkpoint.get("method"),
             has_block=description.has_block,
@@ -155,6 +157,14 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             f"{graph.path}: its metadata {METADATA_KEY} cannot be used "
             f"({type(error).__name__}: {one_line(error)}); export it again"
         ) from None
+    try:
+        json_size(card.model_dump())
+    except ValueError as error:  # the metadata were looked at when the graph was read
+        raise GraphError(
+            f"{graph.path.with_suffix('.json')}: figures that JSON cannot carry ({error}); "
+            "write them as release/bundle.py does, or take the file away"
+        ) from None
+    return card
 
 
 def _background(checkpoint: Mapping[str, Any], settings: Settings) -> RGB:
@@ -175,6 +185,8 @@ def _background(checkpoint: Mapping[str, Any], settings: Settings) -> RGB:
 def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
     """Return the figures beside a graph, none where there are none or they belong to another checkpoint."""
     try:
+        if path.stat().st_size > MAX_FIGURES_BYTES:
+            raise ValueError(f"it has more than {MAX_FIGURES_BYTES} bytes")
         figures = json.loads(path.read_text())
     except FileNotFoundError:
         return {}

@@ -12,6 +12,7 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.refusals import Refusal, ServingError, one_line
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
+from sgn_serve.serving.trial import check_unchanged, try_model_beside
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 
@@ -33,8 +34,9 @@ class Reloaded(BaseModel):
 class Reloader:
     """Serve what the model's file holds now.
 
-    The new network is read, checked and sent a picture through while the old one goes on answering. Then it takes its
-    place between two requests, and the old one ends with the last request that it has taken.
+    The new network is tried in a process of its own (sgn_serve/serving/trial.py), then loaded and sent a picture
+    through, while the old one goes on answering. Then it takes its place between two requests, and the old one ends
+    with the last request that it has taken.
 
     Args:
         slot: Where the predictor is replaced.
@@ -100,7 +102,10 @@ class Reloader:
     async def _start(self, settings: Settings) -> Predictor:
         """Return a predictor of what the model's file holds now, ready to answer."""
         try:
-            new = await asyncio.to_thread(lambda: Predictor(read_graph(settings.model_path), settings))
+            tried = await try_model_beside(settings)
+            graph = await asyncio.to_thread(read_graph, settings.model_path)
+            check_unchanged(graph, tried.graph_sha256)
+            new = await asyncio.to_thread(Predictor, graph, settings)
         except ServingError as error:
             raise _refused(str(error)) from None
         except OSError as error:  # the file has gone while it was read

@@ -65,6 +65,27 @@ def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    ("value", "complaint", "status"),
+    [(float("nan"), "its weights are not finite", 2), (3e38, "the network's own", 1)],
+    ids=["weights", "logits"],
+)
+def test_a_network_that_answers_with_nan_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, complaint: str, status: int
+) -> None:
+    checkpoint, info = tmp_path / "model.safetensors", checkpoint_info()
+    state = randomise(build_model(info)).state_dict()
+    for name in ("norm.bias", "classifier.weight"):
+        state[f"backbone.{name}"].fill_(value)
+    save_checkpoint(checkpoint, state, info)
+    assert main(["--ckpt", str(checkpoint), "--onnx"]) == status
+    told = capsys.readouterr().err
+    (line,) = told.strip().splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ckpt", str(tmp_path / "none" / "model.safetensors"), "--onnx"]) == 2
     assert "none/model.safetensors: no such file" in one_error_line(capsys)

@@ -12,6 +12,7 @@ from PIL import Image
 from sgn_serve import check
 from sgn_serve.settings import current_settings
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
+from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.sample_pictures import encode
 from tests.sgn_serve.server import free_port, serve_command, serve_environment
@@ -64,6 +65,14 @@ def test_a_body_without_declared_length_is_cut_off_at_the_limit(client, server):
     response = client.post("/classify", content=endless(), headers={"content-type": FORM})
     check_error(response, 413, "body_too_large", "100000 bytes")
     assert "Traceback" not in server.log.read_text()
+
+
+def test_the_log_says_once_where_the_page_is(client, server):
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    (line,) = [line for line in lines if "/ui" in line["message"] and line["logger"] == "bentoml.sgn_serve"]
+    (address,) = [word for word in line["message"].split() if word.startswith("http://")]
+    assert address == f"{server.url}/ui"
+    assert client.get(address).headers["content-type"].startswith("text/html")
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
@@ -145,6 +154,8 @@ def broken(folder, settings):
     """The environment of a server that cannot serve: files of the folder by their full paths."""
     model = save_tiny_graph(folder / "tiny.onnx")
     save_tiny_graph(folder / "eps.onnx", checkpoint={"epsilon": "8/255"})
+    save_bad_graph("endless loop", folder / "loop.onnx")
+    save_bad_graph("memory", folder / "memory.onnx")
     figures = save_tiny_graph(folder / "figures.onnx").with_suffix(".json")
     figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
     bad = settings.get("SGN_MODEL", model.name)
@@ -171,9 +182,11 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, capfd, setting
     ("settings", "complaint"),
     [
         ({"SGN_MODEL": "figures.onnx"}, "figures.json: these are no figures of a model"),
+        ({"SGN_MODEL": "loop.onnx", "SGN_TRIAL_SECONDS": "6"}, "loop.onnx: it does not answer within 6 s"),
+        ({"SGN_MODEL": "memory.onnx"}, "memory.onnx: it takes more than 4000 MB of memory"),
         ({"SGN_MAX_BYTES": "many"}, "SGN_MAX_BYTES='many'"),
     ],
-    ids=["model", "setting"],
+    ids=["model", "endless loop", "memory", "setting"],
 )
 def test_what_cannot_be_served_ends_the_server_with_that_line(tmp_path, settings, complaint):
     environment = serve_environment(tmp_path, **broken(tmp_path, settings))

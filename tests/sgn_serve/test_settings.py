@@ -51,6 +51,8 @@ def test_every_setting_can_be_set():
         ),
         "SGN_MAX_CONNECTIONS": ("9", 9),
         "SGN_DRAIN_SECONDS": ("5", 5.0),
+        "SGN_TRIAL_SECONDS": ("90.5", 90.5),
+        "SGN_TRIAL_MB": ("8000", 8000),
         "SGN_ACCESS_LOG": ("false", False),
     }
     by_variable = {str(field.validation_alias): name for name, field in Settings.model_fields.items()}

@@ -129,6 +129,23 @@ def test_loading_is_strict_about_weights(saved, info, change):
         ({"block": {"layers": "five", "scale": 1.0, "gradient_scaling": "rms"}}, "cannot be built"),
         ({"architecture": "vgg-16"}, "unknown architecture"),
         ({"activation": "tanh"}, "unknown activation"),
+        ({"architecture": "wrn-10-1000000"}, "64000000 channels, and the file's tensors at most 64"),
+        ({"architecture": "wrn-1000000-1"}, "1000000 layers deep, and the file holds"),
+        ({"architecture": "wrn-10--1"}, "unknown architecture"),
+        ({"architecture": "wrn-10-" + "9" * 5000}, "architecture is no text of at most 200"),
+        ({"architecture": 7}, "architecture is no text"),
+        ({"block": {"layers": 10**6, "scale": 1.0, "gradient_scaling": "rms"}}, "a block of 1000000 layers"),
+        ({"block": {"layers": -1, "scale": 1.0, "gradient_scaling": "rms"}}, "at least one layer"),
+        ({"block": {"layers": 5, "scale": float("nan"), "gradient_scaling": "rms"}}, "no finite number"),
+        ({"image_size": [10**6, 10**6]}, "from 1 to 4096"),
+        ({"image_size": [-32, 32]}, "from 1 to 4096"),
+        ({"image_size": [32.5, 32]}, "whole numbers of pixels"),
+        ({"image_size": [32]}, "two whole numbers"),
+        ({"class_names": ["cat", "\ud800", "ship"]}, "no list of texts"),
+        ({"class_names": ["cat", 7, "ship"]}, "no list of texts"),
+        ({"class_names": []}, "no list of texts"),
+        ({"mean": [float("nan"), 0.5, 0.5]}, "mean holds something else"),
+        ({"std": [0.2, 0.2]}, "different lengths"),
     ],
 )
 def test_loading_is_strict_about_the_description(saved, info, change, match):
@@ -136,6 +153,15 @@ def test_loading_is_strict_about_the_description(saved, info, change, match):
     torch.save(model.state_dict(), path.with_name("weights.pt"))
     path.with_name("weights.json").write_text(json.dumps(json.loads(info.to_json()) | change))
     refused(path.with_name("weights.pt"), match)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(saved, info, value):
+    path, _ = saved
+    state = load_file(path)
+    state["backbone.norm.weight"][3] = value
+    save_checkpoint(path, state, info)
+    refused(path, r"not finite \(backbone.norm.weight holds NaN or infinity\)")
 
 
 @pytest.mark.parametrize(

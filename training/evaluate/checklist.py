@@ -4,8 +4,9 @@ Source: Athalye et al., Obfuscated Gradients Give a False Sense of Security (201
 Adversarial Robustness (2019); AutoAttack's own warnings; and what this project found about self-gradient networks.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from training.attacks.rows import AUTO_ATTACK_ROWS, Kind, RowId, more_restarts_row, more_steps_row
@@ -88,7 +89,7 @@ def likely_overestimated(findings: Iterable[Finding]) -> bool:
 def checklist(report: Report) -> list[Finding]:
     """Return every item, for the state in which the network is used (block on where there is one)."""
     rows = _Rows(report)
-    return [
+    findings = [
         _gradient(report, rows),
         _zero_gradients(report),
         _same_logits(report, "batch dependence", "batch_dependence"),
@@ -103,6 +104,15 @@ def checklist(report: Report) -> list[Finding]:
         _large_epsilon(report),
         _block_relevance(report),
     ]
+    return [_with_a_number(finding) for finding in findings]
+
+
+def _with_a_number(finding: Finding) -> Finding:
+    """Raise a finding whose value is NaN or infinite: every comparison with NaN is false, which would pass for ok."""
+    if finding.value is None or math.isfinite(finding.value):
+        return finding
+    detail = f"the measured value is {finding.value}" + (f"; {finding.detail}" if finding.detail else "")
+    return replace(finding, value=None, verdict="raised", consequence=True, detail=detail)
 
 
 class _Rows:

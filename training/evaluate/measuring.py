@@ -75,8 +75,9 @@ def withstood(trial: Trial[Target], attack: AttackOn[Target], progress: RowProgr
         images, labels = (part[start : start + trial.batch_size] for part in (trial.images, trial.labels))
         attacked = attack.perturb(trial.model, images, labels, trial.eps)
         with torch.no_grad():
-            answers = trial.model(attacked, self_gradient=attack.block).argmax(dim=1)
-        right += (answers == labels).tolist()
+            logits = trial.model(attacked, self_gradient=attack.block)
+        # The largest of NaN is no answer, although argmax names one.
+        right += ((logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)).tolist()
         if progress is not None:
             progress.save(right)
         if trial.on_batch is not None:

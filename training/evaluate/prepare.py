@@ -12,9 +12,10 @@ from training.attacks.base import AttackOn
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.registry import Context, build_attacks
-from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
 from training.common.devices import checked_device
+from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -26,6 +27,9 @@ from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
+
+CHECKED_PICTURES = 100
+"""Pictures that the network must answer with finite logits before anything is measured."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def prepare(options: Options, command: str) -> Prepared:
         seed=options.seed,
         batch_size=options.batch_size,
     )
+    _check_logits(options.ckpt, trial)
     if isinstance(model, GradientOracle) and others:
         raise OptionError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
     path, folder = options.output_paths()
@@ -124,6 +129,24 @@ def _check_classes(path: Path, names: Sequence[str], info: CheckpointInfo) -> No
     else:
         difference = f"its classes are not the checkpoint's ({', '.join(info.class_names)})"
     raise DatasetError(f"{path}: {difference}; use what the network was trained on ({info.dataset})")
+
+
+def _check_logits(path: Path, trial: Trial[SelfGradientNetwork]) -> None:
+    """Check on some of the pictures that the network answers with numbers, block off and block on.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    some = trial.first(CHECKED_PICTURES)
+    with torch.no_grad():
+        both = [in_batches(trial.model.plain_logits, some.images, batch_size=some.batch_size)]
+        both.append(in_batches(trial.model, some.images, batch_size=some.batch_size))
+    bad = int((~torch.cat(both, dim=1).isfinite().all(dim=1)).sum())
+    if bad:
+        raise CheckpointError(
+            f"{path}: its logits are NaN or infinite for {bad} of {len(some)} pictures, although its weights are "
+            "finite, so there is nothing to judge; pass a checkpoint of another epoch or run to --ckpt"
+        )
 
 
 def _context(options: Options, info: CheckpointInfo, model: SelfGradientNetwork) -> Context:

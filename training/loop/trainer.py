@@ -16,6 +16,7 @@ from training.checkpoint import (
     CheckpointInfo,
     build_model,
     load_checkpoint,
+    not_finite,
     save_checkpoint,
 )
 from training.common.devices import MIB, gib, peak_memory
@@ -379,6 +380,11 @@ class Trainer:
             raise TrainerError(
                 f"{self.state_path}: this run stopped for good after epoch {self.progress.epoch} "
                 f"({self.progress.problem}); start again under another --run"
+            )
+        if name := not_finite(state["model"]):
+            raise TrainerError(
+                f"{self.state_path}: its weights are not finite ({name} holds NaN or infinity); "
+                "start again under another --run, with a lower --lr"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

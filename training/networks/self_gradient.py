@@ -33,15 +33,15 @@ SMALLEST_MEAN_SQUARE = 1e-24
 """Mean square below which a gradient is not normalised further.
 
 Trained networks have about 1e-6. The bound keeps 0 / 0 away from a gradient of zero. It is far above the smallest
-float32, so that an engine that flushes tiny values to zero gives the same. Above it the derivative, with the mean square
-to the power of -1.5, does not overflow.
+float32, so that an engine that flushes tiny values to zero gives the same. Above it the derivative, with the mean
+square to the power of -1.5, does not overflow.
 """
 
 
 def rms_normalised(gradient: Tensor) -> Tensor:
     """Divide each image's gradient (N, C, H, W) by its own root mean square. A gradient of zero stays zero.
 
-    A gradient too small to be normalised has a derivative of zero: the true one, up to 1e12, would ruin a training step.
+    A gradient too small to be normalised has a derivative of zero. The true one, up to 1e12, would ruin training.
     """
     mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
     # Bounds, not a sum: optimisers of graphs take a sum with such a small constant for "+ 0" and drop it. The upper one

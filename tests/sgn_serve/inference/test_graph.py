@@ -112,6 +112,7 @@ def test_the_names_in_a_graph_do_not_change():
         "LOGITS": "logits",
         "PLAIN_LOGITS": "plain_logits",
         "SELF_GRADIENT": "self_gradient",
+        "MAX_SIDE": 4096,
         "CHECKPOINT_FORMAT": "self-gradient-checkpoint/1",
         "METADATA_KEY": "self_gradient_network",
         "SHA256_KEY": "checkpoint_sha256",

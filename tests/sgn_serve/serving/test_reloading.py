@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from sgn_serve.graph_format import file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
@@ -20,6 +21,7 @@ from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
+from tests.sgn_serve.bad_graphs import BAD_GRAPHS, save_bad_graph
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import ROOT, running_server, serve_environment
 from tests.sgn_serve.serving.test_model_card import FIGURES
@@ -65,7 +67,11 @@ class Reloadable:
 def reloadable(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     model = save_tiny_graph(home / "tiny.onnx")
-    settings = {"BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={WORKERS}", "SGN_API_TOKEN": TOKEN}
+    settings = {
+        "BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={WORKERS}",
+        "SGN_API_TOKEN": TOKEN,
+        "SGN_TRIAL_SECONDS": "15",
+    }
     with (
         running_server(home, SGN_MODEL=str(model), **settings) as server,
         httpx.Client(base_url=server.url, timeout=60, headers=AUTHORIZED) as client,
@@ -89,7 +95,7 @@ def test_every_worker_swaps_and_no_request_fails(reloadable):
         hammer.wait_for(40)
         reloadable.write("rouge", "vert", "bleu")
         os.kill(reloadable.server.pid, signal.SIGHUP)
-        time.sleep(0.5)
+        reloadable.wait_for(file_sha256(reloadable.model))
         hammer.wait_for(20)
     assert set(hammer.statuses()) == {200}
     labels = [answer.label for answer in sorted(hammer.answers, key=lambda answer: answer.asked)]
@@ -142,6 +148,29 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
         figures.unlink(missing_ok=True)
     assert reloadable.reload().json()["outcome"] == "unchanged"
     assert len(psutil.Process(reloadable.server.pid).children()) == WORKERS
+    assert "Traceback" not in reloadable.server.log.read_text()
+
+
+def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloadable):
+    good = reloadable.model.read_bytes()
+    before = reloadable.workers_by_model()
+    with Hammer(reloadable.server.url, authorization=AUTHORIZED["authorization"]) as hammer:
+        for kind in ("NaN weights", "class name half a pair", "digest a megabyte", "memory", "endless loop"):
+            save_bad_graph(kind, reloadable.model)
+            response = reloadable.reload()
+            assert response.status_code == 409, response.text
+            error = response.json()["error"]
+            assert error["code"] == "model_refused"
+            assert BAD_GRAPHS[kind][1] in error["message"]
+            assert "\n" not in error["message"]
+            assert reloadable.workers_by_model() == before
+        reloadable.write("one", "two", "three")
+        swapped = reloadable.reload()
+        assert (swapped.status_code, swapped.json()["outcome"]) == (200, "swapped")
+        reloadable.wait_for(swapped.json()["graph_sha256"])
+    assert set(hammer.statuses()) == {200}
+    reloadable.model.write_bytes(good)
+    reloadable.wait_for(reloadable.reload().json()["graph_sha256"])
     assert "Traceback" not in reloadable.server.log.read_text()
 
 

@@ -217,6 +217,24 @@ def test_a_block_that_changes_nothing_is_raised_but_flatters_nothing():
     assert not likely_overestimated(findings)
 
 
+@pytest.mark.parametrize(
+    ("item", "measured"),
+    [
+        ("gradient correlation", {"gradient_correlation": {"plain": float("nan")}}),
+        ("zero gradients", {"zero_gradients": {"cross-entropy": float("nan"), "margin": float("nan")}}),
+        ("batch dependence", {"batch_dependence": float("nan")}),
+        ("randomness", {"randomness": float("inf")}),
+        ("accuracy at eps 128/255", {"accuracy_over_eps": {"128": float("nan")}}),
+    ],
+)
+def test_a_value_that_is_not_finite_is_never_ok(item, measured):
+    findings = checklist(report_of(CLEAN, measured=measured))
+    (finding,) = [one for one in findings if one.name == item]
+    assert (finding.verdict, finding.value, finding.consequence) == ("raised", None, True)
+    assert "the measured value is" in finding.detail
+    assert likely_overestimated(findings)
+
+
 def test_what_was_not_measured_is_said():
     findings = checklist(report_of(CLEAN))
     assert {finding.verdict for finding in findings} == {"not measured"}

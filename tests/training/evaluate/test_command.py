@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from sgn_serve.graph_format import METADATA_KEY
 from training.attacks import gradient_attack
 from training.attacks.rows import STATES, RowId
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
@@ -47,6 +50,40 @@ def labels(rows) -> list[str]:
 
 def withstood(report) -> dict[str, str]:
     return {RowId.from_dict(row["id"]).label: row["withstood"] for row in report["rows"]}
+
+
+def spoil(checkpoint: Path, **values: float) -> None:
+    """Set every element of some tensors of a checkpoint, named with __ for a dot, to a value."""
+    state = load_file(checkpoint)
+    for name, value in values.items():
+        state[name.replace("__", ".")].fill_(value)
+    save_file(state, checkpoint, metadata={METADATA_KEY: load_checkpoint_text(checkpoint)})
+
+
+def load_checkpoint_text(checkpoint: Path) -> str:
+    with safe_open(checkpoint, framework="pt") as file:
+        return file.metadata()[METADATA_KEY]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"backbone__classifier__weight": float("nan")}, "its weights are not finite (backbone.classifier.weight"),
+        # Each weight is finite, and their sum over the 64 channels is not.
+        ({"backbone__norm__bias": 3e38, "backbone__classifier__weight": 3e38}, "its logits are NaN or infinite for 9"),
+    ],
+    ids=["weights", "logits"],
+)
+def test_a_network_that_answers_with_nan_is_not_judged(tmp_path, picture_folder, capsys, values, complaint):
+    checkpoint = save_untrained(tmp_path, block=False)
+    spoil(checkpoint, **values)
+    argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=9", "--device=cpu"]
+    assert main(argv) == 2
+    printed, told = capsys.readouterr()
+    (line,) = told.strip().splitlines()
+    assert line.startswith(f"error: {checkpoint}: {complaint}")
+    assert printed == ""
+    assert not checkpoint.with_name("evaluation.json").exists()
 
 
 @pytest.fixture(params=[True, False], ids=["with block", "plain"])

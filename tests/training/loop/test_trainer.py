@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.tiny_run import arguments, failure, rows
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.command import main
 from training.data.batches import to_float
 from training.data.loading import load_pictures
@@ -81,6 +81,20 @@ def test_init_from_takes_over_the_backbone_of_the_same_architecture(picture_fold
     assert "same --arch" in failure(capsys, wrong)
     other = arguments(picture_folder, "third", "--activation", "silu", "--init-from", first)
     assert "same --activation" in failure(capsys, other)
+    state = two.state_dict()
+    state["backbone.stem.weight"][0] = float("nan")
+    save_checkpoint(runs / "spoilt.safetensors", state, info)
+    spoilt = arguments(picture_folder, "third", "--init-from", str(runs / "spoilt.safetensors"))
+    assert "its weights are not finite (backbone.stem.weight" in failure(capsys, spoilt)
+
+
+def test_a_state_with_nan_is_not_resumed(picture_folder, runs, capsys):
+    argv = arguments(picture_folder, "spoilt", "--method", "standard", epochs=1)
+    assert main(argv) == 0
+    state = torch.load(runs / "spoilt" / "state.pt", weights_only=True)
+    state["model"]["backbone.stem.weight"][0] = float("nan")
+    torch.save(state, runs / "spoilt" / "state.pt")
+    assert "its weights are not finite (backbone.stem.weight" in failure(capsys, [*argv, "--resume"])
 
 
 def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder, runs, capsys, monkeypatch):

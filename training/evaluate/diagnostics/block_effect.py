@@ -62,7 +62,7 @@ def measure_block_effect(
         plain_attacked, gradient_attacked = first_pass_in_batches(model.first_pass, attacked, batch_size)
         logits_attacked = in_batches(model.second_pass, attacked, gradient_attacked, batch_size=batch_size)
     moved = correction.abs().mean()
-    change = (nearby_correction - correction).abs().mean() / moved if moved > 0 else torch.zeros(())
+    change = (nearby_correction - correction).abs().mean() / moved if moved != 0 else torch.zeros(())
     return BlockEffect(
         gradient_mean_abs=gradient.abs().mean().item(),
         correction_mean_abs=moved.item(),

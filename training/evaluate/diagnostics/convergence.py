@@ -45,7 +45,7 @@ class Iteration:
     def left_over(self) -> float:
         """Return the last step's share of the first: 0 where the iteration converges."""
         first = self.gradient_change[0]
-        return self.gradient_change[-1] / first if first > 0 else 0.0
+        return self.gradient_change[-1] / first if first != 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return every field and what follows from them, for JSON."""

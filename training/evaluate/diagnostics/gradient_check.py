@@ -63,7 +63,9 @@ def zero_gradient_share(
     loss: AttackLoss = cross_entropy,
     batch_size: int = 250,
 ) -> float:
-    """Return the share of the rightly classified images whose loss gradient is exactly zero in every pixel.
+    """Return the share of the rightly classified images whose loss gradient leads nowhere.
+
+    It is exactly zero in every pixel, or not finite in one.
 
     The share is 0 where no image is classified rightly.
     """
@@ -72,7 +74,8 @@ def zero_gradient_share(
     if not right.any():
         return 0.0
     gradient = _gradients(view, images[right], labels[right], loss, batch_size)
-    return (gradient == 0).flatten(1).all(dim=1).float().mean().item()
+    nowhere = (gradient == 0).flatten(1).all(dim=1) | ~gradient.isfinite().flatten(1).all(dim=1)
+    return nowhere.float().mean().item()
 
 
 def _gradients(view: LogitsFunction, images: Tensor, labels: Tensor, loss: AttackLoss, batch_size: int) -> Tensor:

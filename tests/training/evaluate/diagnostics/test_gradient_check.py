@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from training.attacks.projected_gradient import cross_entropy, margin
+from training.attacks.registry import Context, build_attacks
 from training.attacks.views import averaged_view
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
-from training.evaluate.measuring import Trial
+from training.evaluate.measuring import Trial, withstood
 
 EPS = 8 / 255
 
@@ -63,6 +64,26 @@ def test_zero_gradients_are_counted_on_rightly_classified_pictures_alone(linear)
     assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, labels, cross_entropy) == 1
     assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, labels, margin) == 0
     assert zero_gradient_share(lambda inputs: 1e6 * linear(inputs), images, (labels + 1) % 5) == 0
+
+
+def test_gradients_that_are_nan_count_as_leading_nowhere(linear):
+    images = torch.rand(4, 3, 4, 4)
+    labels = linear(images).argmax(dim=1)
+
+    def view(pictures):
+        root = (pictures[:, :, :1] * 0).sqrt().sum(dim=(1, 2, 3))  # 0, and its gradient is 0 times infinity
+        return linear(pictures) + root[:, None] * torch.arange(linear(pictures).shape[1])
+
+    assert zero_gradient_share(view, images, labels, margin) == 1.0
+
+
+def test_pictures_that_are_answered_with_nan_are_not_withstood(linear):
+    def network(pictures, self_gradient=True):
+        return torch.full((len(pictures), 5), float("nan"))
+
+    trial = Trial(network, torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long), eps=0.1, seed=0)
+    (clean,) = build_attacks(["clean"], Context(eps=0.1, has_block=False, classes=5))
+    assert not withstood(trial, clean).any()
 
 
 def test_answers_that_depend_on_the_batch_or_on_chance_are_measured(linear):

@@ -1,0 +1,80 @@
+"""End a command quietly when Ctrl-C comes while it still imports what it needs, which takes seconds.
+
+Every package with commands calls `end_quietly` in its __init__.py. That runs before anything heavy is imported, whether
+the command is a __main__.py or a module, so that a new command cannot forget it. Only the standard library is imported
+here.
+"""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by the shell's convention: 128 and the signal's number."""
+
+
+def end_quietly() -> None:
+    """Have Ctrl-C end this process with status 130 and one line, if it is a command: `python -m PACKAGE...`.
+
+    Once the command's main function runs, Ctrl-C is KeyboardInterrupt as ever. One that it does not handle ends the
+    process in the same way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # such as that of nohup
+        return
+    if _is_bentoml_serve(sys.argv):
+        signal.signal(signal.SIGINT, _end_server)
+    elif sys.argv[:1] == ["-m"]:  # as long as Python looks for the module that -m names, which imports its packages
+        signal.signal(signal.SIGINT, _interrupted)
+        sys.excepthook = _report
+
+
+def end_server_quietly() -> None:
+    """Have Ctrl-C end this process with status 130 and one line, until the supervisor takes the signal over."""
+    signal.signal(signal.SIGINT, _end_server)
+
+
+def _is_bentoml_serve(arguments: list[str]) -> bool:
+    folder, name = os.path.split(arguments[0] if arguments else "")
+    is_bentoml = name == "bentoml" or (name == "__main__.py" and os.path.basename(folder) == "bentoml")
+    return is_bentoml and arguments[1:2] == ["serve"]
+
+
+def _end_server(number: int, frame: FrameType | None) -> None:
+    # No worker runs yet, and a model's trial ends with this process. As an exception, it was lost in some imports.
+    _end()
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    if _still_starting(frame):
+        # An exception would not do: libraries catch what is raised while they are imported.
+        _end()
+    raise KeyboardInterrupt
+
+
+def _still_starting(frame: FrameType | None) -> bool:
+    """Return whether the command's own module is not running yet, or still imports or defines what it needs."""
+    called: FrameType | None = None
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
+            return called is None or called.f_code.co_filename.startswith("<frozen importlib")
+        frame, called = frame.f_back, frame
+    return True
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _end()
+    sys.__excepthook__(kind, error, traceback)
+
+
+def _end() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # RuntimeError: it was just being written to
+            stream.flush()
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
