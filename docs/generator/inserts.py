@@ -23,6 +23,7 @@ from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.convert.command import build_parser as convert_parser
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.networks.self_gradient import SelfGradientNetwork
@@ -235,6 +236,7 @@ def _root_page(name: str) -> Callable[[], str]:
 INSERTS: dict[str, Callable[[], str]] = {
     "command-training": lambda: describe(training_parser(), elsewhere=[row.name for row in option_rows()]),
     "command-evaluate": lambda: describe(evaluate_parser()),
+    "command-convert": lambda: describe(convert_parser()),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "training-options": _training_options,
