@@ -49,7 +49,8 @@ class CheckpointInfo:
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation.
         dataset: The name of the data set that it was trained on, for readers.
-        method: One of training.config.METHODS. A gradient-oracle's network is a GradientOracle.
+        method: One of training.config.METHODS, or "converted" for weights of another program. A gradient-oracle's
+            network is a GradientOracle.
         epsilon: L-inf budget it was trained for, in units of pixel intensity (0 for none).
         block: The self-gradient block; None for a plain network.
         seed: Seed of the training.
@@ -260,6 +261,7 @@ def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
 
 
 _FIX = "expected a model.safetensors written by `python -m training`: pass that file to --ckpt"
+_CONVERT = "weights of other programs are converted by `python -m training.convert`: pass what it writes to --ckpt"
 _FIX_ARCHITECTURE = "pass another checkpoint to --ckpt, or, from Python, a backbone of your own to load_checkpoint"
 
 
@@ -275,14 +277,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); {_FIX}") from None
     if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_FIX}")
+        raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_CONVERT}")
     return state, metadata[METADATA_KEY]
 
 
 def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
     description = path.with_suffix(".json")
     if not description.is_file():
-        raise CheckpointError(f"{path}: a .pt state dict needs its description beside it as {description.name}; {_FIX}")
+        raise CheckpointError(
+            f"{path}: a .pt state dict needs its description beside it as {description.name}; {_CONVERT}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign

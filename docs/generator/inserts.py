@@ -26,6 +26,7 @@ from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
 from training.common.described_options import option_rows
 from training.config import TrainConfig
+from training.convert.command import build_parser as convert_parser
 from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
@@ -260,6 +261,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-evaluate": lambda: describe(
         evaluate_parser(), elsewhere=[row.name for row in option_rows(EvaluateOptions)]
     ),
+    "command-convert": lambda: describe(convert_parser()),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "training-options": _training_options,

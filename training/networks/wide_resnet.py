@@ -9,10 +9,19 @@ from training.networks.errors import ArchitectureError
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU, beside a shortcut."""
+    """Two 3x3 convolutions, each after batch norm and ReLU, beside a shortcut.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    Args:
+        in_channels: Channels of the features.
+        out_channels: Channels of the result.
+        stride: Stride of the first convolution.
+        shortcut_of_input: Where the shape changes: whether the shortcut starts at the block's input. Otherwise it
+            starts after the first batch norm and ReLU, as in the source.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut_of_input: bool = False):
         super().__init__()
+        self.shortcut_of_input = shortcut_of_input
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
@@ -25,8 +34,9 @@ class PreActivationBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         activated = self.relu1(self.norm1(features))
-        # Where the shape changes, the shortcut starts after the shared activation, as in the source.
-        shortcut = features if self.shortcut is None else self.shortcut(activated)
+        shortcut = features
+        if self.shortcut is not None:
+            shortcut = self.shortcut(features if self.shortcut_of_input else activated)
         return shortcut + self.conv2(self.relu2(self.norm2(self.conv1(activated))))
 
 

@@ -1,0 +1,1 @@
+"""Convert weights of other programs to checkpoints."""
