@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from deploy import bento_requirements
 from deploy.bento_requirements import RequirementsError, pinned, serving_requirements
-from tests.sgn_serve.server import free_port, serve_environment, wait_until_ready
+from tests.sgn_serve.server import end, free_port, serve_environment, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -205,12 +205,7 @@ def confined(command: list[str], environment: dict[str, str], output: Path) -> I
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 @pytest.fixture
