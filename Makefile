@@ -65,7 +65,8 @@ PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
 
 # Two lanes at the same time, which use two cores better than one after the other. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
-LANE = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
+OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
+LANE = $(OUTSIDE) bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
 
 test: $(TESTING)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-networks test-service
@@ -78,7 +79,7 @@ test-service:
 
 coverage: $(TESTING)
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@status=0; for part in $(PARTS); do $(BIN)/coverage run $(PYTEST) $$part || status=1; done; \
+	@status=0; for part in $(PARTS); do $(OUTSIDE) $(BIN)/coverage run $(PYTEST) $$part || status=1; done; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --sort=cover > build/coverage/report.txt; \
 	echo "The ten files of which the tests run the least; all of them are in build/coverage/report.txt:"; \
 	sed -n '1,12p' build/coverage/report.txt; tail -n 1 build/coverage/report.txt; exit $$status

@@ -23,14 +23,14 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
     Raises:
         OutputError: The target is the checkpoint, is a folder, or cannot be written.
     """
-    if target.exists() and target.samefile(checkpoint):
-        raise OutputError(f"{target}: is the checkpoint itself, which the graph would replace; pass another PATH")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; pass the file to write, such as {target / 'model.onnx'}")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: its folder does not exist; create it first")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        if target.exists() and target.samefile(checkpoint):
+            raise OutputError(f"{target}: is the checkpoint itself, which the graph would replace; pass another PATH")
+        if target.is_dir():
+            raise OutputError(f"{target}: is a folder; pass the file to write, such as {target / 'model.onnx'}")
+        if not target.parent.is_dir():
+            raise OutputError(f"{target}: its folder does not exist; create it first")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         partial.touch()  # before the work, which would be lost
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None

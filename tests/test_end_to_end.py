@@ -17,7 +17,8 @@ from torch import Tensor
 import export.command
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.server import running_server
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+from tests.training.checkpoints import save_untrained, tiny_info
+from training.checkpoint import load_checkpoint
 
 TOLERANCE = 1e-4
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -94,22 +95,8 @@ def check_plain_beside_corrected(answers: list[dict[str, Any]], plain_logits: Te
 @pytest.fixture(scope="module")
 def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network with random weights: enough to go the whole way, whatever is bundled."""
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        architecture="wrn-10-1",
-        class_names=CLASSES,
-        image_size=(32, 32),
-        mean=(0.49, 0.48, 0.45),
-        std=(0.25, 0.24, 0.26),
-        dataset="none",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(scale=8 / 255, gradient_scaling="rms"),
-        seed=0,
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_checkpoint(path, build_model(info).state_dict(), info)
-    return path
+    info = tiny_info(class_names=CLASSES, image_size=(32, 32))
+    return save_untrained(tmp_path_factory.mktemp("checkpoint"), info)
 
 
 @pytest.fixture(scope="module")

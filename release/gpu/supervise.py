@@ -1,6 +1,7 @@
 """Run a command under a time limit, and end it together with all processes that it started."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -68,12 +69,12 @@ def supervise(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         start_new_session=True,
     )
     assert process.stdout is not None
-    reader = threading.Thread(target=_copy, args=(process.stdout, log, tail), daemon=True)
+    # Only \n ends a line: Popen's text mode would make a line of every state of a progress bar.
+    output = io.TextIOWrapper(process.stdout, errors="replace", newline="\n")
+    reader = threading.Thread(target=_copy, args=(output, log, tail), daemon=True)
     reader.start()
     overran = False
     try:

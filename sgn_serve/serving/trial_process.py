@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from sgn_serve.inference.classifier import Classifier
-from sgn_serve.inference.engines import CPU, EngineError, resolve_providers
+from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.inference.output_check import OutputError, check_outputs
+from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.model_card import model_card
-from sgn_serve.settings import OPENVINO, Settings
+from sgn_serve.setting_types import OPENVINO
+from sgn_serve.settings import Settings
 
 _OUT_OF_MEMORY = re.compile(r"MemoryError|Failed to allocate memory|bad.alloc", re.IGNORECASE)
 _PR_SET_PDEATHSIG = 1

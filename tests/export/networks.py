@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tests.training.checkpoints import tiny_info
 from training.checkpoint import BlockConfig, CheckpointInfo
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
@@ -18,7 +19,7 @@ def checkpoint_info(
     architecture: str = "wrn-10-1",
     image_size: tuple[int, int] = IMAGE_SIZE,
 ) -> CheckpointInfo:
-    return CheckpointInfo(
+    return tiny_info(
         architecture=architecture,
         class_names=tuple("abcdefghij"),
         image_size=image_size,
@@ -26,9 +27,8 @@ def checkpoint_info(
         std=(0.25, 0.24, 0.26),
         dataset="made up",
         method="self-gradient" if block else "standard",
-        epsilon=8 / 255,
         block=BlockConfig(5, scale, gradient_scaling) if block else None,
-        seed=0,
+        recipe={},
     )
 
 

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.training.checkpoints import tiny_info
 from training.checkpoint import (
     BlockConfig,
     CheckpointError,
@@ -16,19 +18,7 @@ from training.checkpoint import (
 
 @pytest.fixture
 def info():
-    return CheckpointInfo(
-        architecture="wrn-10-1",
-        class_names=("cat", "dog", "ship"),
-        image_size=(16, 16),
-        mean=(0.4, 0.5, 0.6),
-        std=(0.2, 0.25, 0.3),
-        dataset="a test",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(scale=0.5, gradient_scaling="rms"),
-        seed=3,
-        recipe={"lr": 0.1},
-    )
+    return tiny_info(class_names=("cat", "dog", "ship"), dataset="a test", seed=3, recipe={"lr": 0.1})
 
 
 @pytest.fixture
@@ -42,7 +32,7 @@ def saved(info, tmp_path):
 @pytest.mark.parametrize("block", [True, False])
 def test_round_trip(info, block, tmp_path):
     if not block:
-        info = CheckpointInfo(**{**info.__dict__, "block": None})
+        info = replace(info, block=None)
     model = build_model(info).eval()
     path = tmp_path / "new" / "model.safetensors"
     save_checkpoint(path, model.state_dict(), info)
@@ -94,7 +84,7 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path, capsys):
 
 
 def test_the_activation_is_rebuilt(info, tmp_path):
-    info = CheckpointInfo(**{**info.__dict__, "activation": "silu"})
+    info = replace(info, activation="silu")
     model = build_model(info).eval()
     assert any(isinstance(module, torch.nn.SiLU) for module in model.modules())
     save_checkpoint(tmp_path / "smooth.safetensors", model.state_dict(), info)
@@ -194,7 +184,7 @@ def test_the_bundled_checkpoint_is_read(project_root):
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 def test_how_pictures_are_resized_is_kept(info, resize):
-    changed = CheckpointInfo(**{**info.__dict__, "resize": resize})
+    changed = replace(info, resize=resize)
     assert CheckpointInfo.from_json(changed.to_json()) == changed
     assert json.loads(changed.to_json())["resize"] == resize
 

@@ -113,15 +113,16 @@ def test_crops_differ_by_epoch_and_not_by_the_batch_they_are_in(photos):
     argv.remove("--crop-padding=1")
     config = configure(build_parser().parse_args(argv), torch.device("cpu"))
     pictures = with_room_for_crops(load_pictures("image-folder", photos, "train", 16, resize="crop"), photos / "train")
-    assert pictures.whole is not None
+    whole = pictures.whole
+    assert whole is not None
 
     def augmented(seed: int, parts: list[list[int]]) -> torch.Tensor:
-        augmentation = Augmentation(config, (0.5,) * 3, 3, pictures.whole.aspects)
+        augmentation = Augmentation(config, (0.5,) * 3, 3, whole.aspects)
         augmentation.start_epoch(seed)
         made = torch.empty(36, 3, 16, 16, dtype=torch.uint8)
         for part in parts:
             chosen = torch.tensor(part)
-            made[chosen], _ = augmentation(pictures.whole.images[chosen], pictures.labels[chosen], chosen)
+            made[chosen], _ = augmentation(whole.images[chosen], pictures.labels[chosen], chosen)
         return made
 
     forwards = [list(range(first, first + 12)) for first in (0, 12, 24)]
@@ -140,9 +141,12 @@ def test_training_with_crops_resumes_to_the_same_network_and_validates_as_withou
     from training.loop.validation import Validation
 
     measure = Validation.measure
-    monkeypatch.setattr(
-        Validation, "measure", lambda self, model: validated.append(self.images) or measure(self, model)
-    )
+
+    def recording(self, model):
+        validated.append(self.images)
+        return measure(self, model)
+
+    monkeypatch.setattr(Validation, "measure", recording)
     assert main(argv("whole", *CROPPED)) == 0
     assert main(argv("without", *CROPPED[:2])) == 0
     assert all(torch.equal(images, validated[0]) for images in validated), "crops are for training alone"

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sgn_serve.graph_format import METADATA_KEY
+from tests.training import checkpoints
 from training.attacks import gradient_attack
 from training.attacks.rows import STATES, RowId
-from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
 from training.data.loading import choose_pictures
 from training.data.picture_set import PictureSet
 from training.evaluate import measuring
@@ -24,24 +24,8 @@ from training.evaluate.report import Report
 
 
 def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        architecture="wrn-10-1",
-        class_names=("blue", "green", "red"),
-        image_size=(16, 16),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        dataset="colours",
-        method="self-gradient",
-        epsilon=8 / 255,
-        block=BlockConfig(scale=8 / 255, gradient_scaling="rms") if block else None,
-        seed=0,
-        recipe={"dataset": "image-folder", "image_size": None},
-        activation=activation,
-    )
-    path = folder / "model.safetensors"
-    save_checkpoint(path, build_model(info).state_dict(), info)
-    return path
+    block_config = checkpoints.TINY.block if block else None
+    return checkpoints.save_untrained(folder, checkpoints.tiny_info(block=block_config, activation=activation))
 
 
 def labels(rows) -> list[str]:

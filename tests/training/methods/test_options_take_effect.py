@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from training.checkpoint import BlockConfig
 from training.common.described_options import described_options
 from training.config import METHODS, TrainConfig, recipe_defaults
 from training.loop.augmentation import Augmentation
@@ -104,8 +103,7 @@ def network_for(config: TrainConfig) -> SelfGradientNetwork:
         return GradientOracle(with_gradient_input(backbone, 3), (0.5,) * 3, (0.25,) * 3).train()
     block = None
     if config.method == "self-gradient":
-        form = BlockConfig(config.block_layers, config.block_scale, config.gradient_scaling)
-        block = SelfGradientBlock(3, form.layers, form.scale, form.gradient_scaling)
+        block = SelfGradientBlock(3, config.block_layers, config.block_scale, config.gradient_scaling)
     return SelfGradientNetwork(backbone, block).train()
 
 
@@ -169,7 +167,7 @@ def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, preci
         gradients = torch.autograd.grad(plain.loss(moved, batch).loss, perturbed_weights(moved))
     with torch.no_grad():
         for weight, gradient in zip(perturbed_weights(moved), gradients, strict=True):
-            weight += gamma * weight.norm() * gradient / gradient.norm()
+            weight.add_(gamma * weight.norm() * gradient / gradient.norm())
     with torch.autocast(**autocast):
         expected = plain.loss(moved, batch)
         unmoved = plain.loss(copy.deepcopy(model), batch).loss

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.command import main as export_main
-from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+from tests.training.checkpoints import tiny_info
+from training.checkpoint import CheckpointError, build_model, load_checkpoint, save_checkpoint
 from training.evaluate.command import main as evaluate_main
 from training.evaluate.gradient_oracle import oracle_withstood
 from training.evaluate.measuring import Trial
@@ -15,19 +17,7 @@ from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import rms_normalised
 
-INFO = CheckpointInfo(
-    architecture="wrn-10-1",
-    class_names=("blue", "green", "red"),
-    image_size=(16, 16),
-    mean=(0.4, 0.5, 0.6),
-    std=(0.25, 0.25, 0.25),
-    dataset="colours",
-    method="gradient-oracle",
-    epsilon=8 / 255,
-    block=None,
-    seed=0,
-    recipe={"dataset": "image-folder", "image_size": None},
-)
+INFO = tiny_info(method="gradient-oracle", block=None)
 
 
 @pytest.fixture
@@ -79,7 +69,7 @@ def test_it_is_rebuilt_from_its_checkpoint_and_strictly(oracle, saved, tmp_path)
     assert info == INFO
     images, labels = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
     assert torch.equal(loaded.oracle_logits(images, labels), oracle.oracle_logits(images, labels))
-    plain = CheckpointInfo(**{**INFO.__dict__, "method": "pgd"})
+    plain = replace(INFO, method="pgd")
     save_checkpoint(tmp_path / "plain.safetensors", oracle.state_dict(), plain)
     with pytest.raises(CheckpointError, match="do not fit"):
         load_checkpoint(tmp_path / "plain.safetensors")

@@ -1,13 +1,12 @@
 """Backbones that this project did not write: a researcher's own module, and timm's."""
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from tests.needs_timm import NEEDS_TIMM, backbones
+from tests.training.checkpoints import tiny_info
 from training.checkpoint import CheckpointError, CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.methods import build_method
@@ -33,19 +32,7 @@ class OwnNetwork(nn.Module):
 
 
 def own_info(**changes) -> CheckpointInfo:
-    values: dict[str, Any] = {
-        "architecture": "my attention network",
-        "class_names": ("a", "b", "c"),
-        "image_size": (16, 16),
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "dataset": "a test",
-        "method": "standard",
-        "epsilon": 0.0,
-        "block": None,
-        "seed": 0,
-    }
-    return CheckpointInfo(**values | changes)
+    return tiny_info(**{"architecture": "my attention network", "method": "standard", "block": None} | changes)
 
 
 def colours(count: int) -> tuple[torch.Tensor, torch.Tensor]:

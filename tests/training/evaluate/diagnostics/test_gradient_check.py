@@ -45,8 +45,11 @@ def test_an_unrelated_gradient_is_near_zero(linear):
 
 
 def test_views_that_draw_noise_give_the_same_figure_each_time_whatever_stands_beside_them(linear):
-    def bent(images):
-        return linear(images).tanh()
+    class Bent(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return linear(images).tanh()
+
+    bent = Bent()
 
     averaged = averaged_view(bent, samples=2, noise=0.5)
     trial = Trial(bent, torch.rand(5, 3, 4, 4), torch.randint(5, (5,)), EPS, seed=3)

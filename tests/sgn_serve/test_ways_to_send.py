@@ -1,0 +1,96 @@
+"""Every way to send a picture: bare, in a form, in JSON, packed, several at once."""
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.sgn_serve.asking import FORM, RED, check_error, classify
+from tests.sgn_serve.forms import IMAGE_HEADER, JSON, PACKED, multipart
+from tests.sgn_serve.sample_pictures import encode, noise
+
+BASE64 = base64.b64encode(RED).decode()
+SENT: dict[str, dict[str, Any]] = {
+    "bare": {"content": RED, "headers": {"content-type": "image/png"}},
+    "bare of another type": {"content": RED, "headers": {"content-type": "IMAGE/JPEG; q=1"}},
+    "curl --data-binary": {"content": RED, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+    "octets": {"content": RED, "headers": {"content-type": "application/octet-stream"}},
+    "no content type": {"content": RED},
+    "JSON": {"json": {"image": BASE64}},
+    "JSON without padding": {"json": {"image": BASE64.rstrip("=")}},
+    "JSON in lines": {"json": {"image": base64.encodebytes(RED).decode()}},
+    "JSON for URLs": {"json": {"image": base64.urlsafe_b64encode(RED).decode()}},
+    "a data URL": {"json": {"image": "data:image/png;base64," + BASE64, "top_k": None}},
+    "no file name": {"files": {"image": (None, RED)}},
+    "an empty file name": {"files": {"image": ("", RED)}},
+    "filename*": {
+        "content": multipart(("Content-Disposition: form-data; name=image; filename*=UTF-8''%C3%A4.png", RED)),
+        "headers": {"content-type": FORM},
+    },
+    "packed": {"content": gzip.compress(RED), "headers": PACKED},
+    "packed in two members": {"content": gzip.compress(RED[:50]) + gzip.compress(RED[50:]), "headers": PACKED},
+    "a packed form": {
+        "content": gzip.compress(multipart((IMAGE_HEADER, RED))),
+        "headers": {"content-type": FORM, "content-encoding": "x-gzip"},
+    },
+    "packed JSON": {
+        "content": gzip.compress(json.dumps({"image": BASE64}).encode()),
+        "headers": {**JSON, "content-encoding": "GZIP"},
+    },
+    "encoded as it is": {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "identity"}},
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_picture_is_taken_however_it_is_sent(app_client, name):
+    wanted = classify(app_client)
+    response = app_client.post("/classify", **SENT[name])
+    assert response.status_code == 200, response.text
+    assert response.json() == wanted
+    drawn = app_client.post("/explain", **SENT[name])
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    if "files" not in SENT[name] and "multipart" not in str(SENT[name]) and "json" not in str(SENT[name]):
+        assert app_client.post("/classify_batch", **SENT[name]).json()["predictions"] == [wanted]
+        one = app_client.post("/classify?top_k=1&self_gradient=off", **SENT[name]).json()
+        assert (len(one["top_k"]), one["self_gradient"]) == (1, False)
+
+
+def test_json_carries_options_and_several_pictures(app_client):
+    for options in ({"top_k": 1, "self_gradient": False}, {"top_k": "1", "self_gradient": "off"}):
+        one = app_client.post("/classify", json={"image": BASE64, **options}).json()
+        assert (len(one["top_k"]), one["self_gradient"]) == (1, False)
+        several = app_client.post("/classify_batch", json={"images": [BASE64, "aGVsbG8=", BASE64], **options}).json()
+        first, second, third = several["predictions"]
+        assert first == third == one
+        assert second["error"]["code"] == "not_an_image"
+    many = app_client.post("/classify_batch", json={"images": [BASE64] * 9})
+    check_error(many, 400, "too_many_images", "send 8 at most")
+    assert app_client.post("/classify_batch", json={"images": BASE64}).json()["predictions"][0]["label"] == "red"
+
+
+def test_large_pictures_are_taken_however_they_are_sent(app_client):
+    def commented(size):
+        comment = PngInfo()
+        comment.add_text("Comment", "x" * size)
+        return encode(Image.fromarray(noise(80, 80)), pnginfo=comment)
+
+    large = commented(70_000)  # more than is kept in memory
+    wanted = classify(app_client, large)
+    assert app_client.post("/classify", content=large).json() == wanted
+    assert app_client.post("/classify", content=gzip.compress(large), headers=PACKED).json() == wanted
+    in_json = app_client.post("/classify", json={"image": base64.b64encode(commented(50_000)).decode()})
+    assert in_json.json() == wanted
+
+
+def test_tensors_may_be_packed(app_client):
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    path = "/v2/models/self-gradient-network/infer"
+    packed = app_client.post(path, content=gzip.compress(body), headers={"content-encoding": "gzip"})
+    assert packed.json() == app_client.post(path, content=body).json()
+    bomb = app_client.post(path, content=gzip.compress(bytes(20_000_000)), headers={"content-encoding": "gzip"})
+    assert (bomb.status_code, bomb.json()["code"]) == (413, "body_too_large")

@@ -1,0 +1,33 @@
+"""The log of epochs."""
+
+import csv
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.common.files import WriteError
+from training.loop.log import EpochLog
+
+
+def test_a_row_for_each_epoch_in_both_forms(tmp_path):
+    log = EpochLog(tmp_path, first_epoch=1)
+    log.add(1, {"loss": 1.5, "lr": 0.1})
+    log.add(2, {"loss": 1 / 3, "lr": 0.1})
+    log.close()
+    # An interrupted run had logged epoch 2, and does it again.
+    log = EpochLog(tmp_path, first_epoch=2)
+    log.add(2, {"loss": 0.25, "lr": 0.2})
+    log.close()
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"epoch": "1", "loss": "1.5", "lr": "0.1"},
+            {"epoch": "2", "loss": "0.25", "lr": "0.2"},
+        ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.5), (2, 0.25)]
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(WriteError, match="tensorboard"):
+        EpochLog(tmp_path, first_epoch=1)

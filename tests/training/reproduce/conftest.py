@@ -1,0 +1,28 @@
+"""Runs that are made in this process."""
+
+from dataclasses import replace
+
+import pytest
+
+from training import command as train
+from training.evaluate import command as evaluate
+from training.reproduce.experiment import Experiment
+from training.reproduce.systems import BUDGETS
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Runs what would be processes of their own here, where small archives pass torchvision's check; returns them.
+
+    They judge fewer pictures than the budget says: which figures there are does not depend on how many.
+    """
+    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pictures=20))
+    mains = {"training": train.main, "training.evaluate": evaluate.main}
+    commands = []
+
+    def run(self: Experiment, arguments: list[str]) -> int:
+        commands.append(arguments)
+        return mains[arguments[1]]([*arguments[2:], "--device=cpu"])
+
+    monkeypatch.setattr(Experiment, "_python", run)
+    return commands
