@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from random import Random
+from typing import Any
 
 from PIL import Image
 
@@ -103,7 +104,7 @@ def png_frames(random: Random) -> bytes:
 def jpeg_pixels(random: Random) -> bytes:
     """A JPEG of a size that is just allowed, of any kind."""
     mode = random.choice(("L", "RGB", "RGB", "CMYK"))
-    options = {"progressive": random.random() < 0.5, "quality": 10}
+    options: dict[str, Any] = {"progressive": random.random() < 0.5, "quality": 10}
     if mode == "RGB":
         options["subsampling"] = random.choice(("4:2:0", "4:4:4"))
     return encode(_flat(mode, _within(size_of(random), 65_500)), "JPEG", **options)

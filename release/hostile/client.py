@@ -155,7 +155,7 @@ class Senders:
     def __init__(self, host: str, port: int, count: int, token: str = ""):
         self._pool = ThreadPoolExecutor(count)
         self._own = threading.local()
-        self._new = lambda: Client(host, port, token)
+        self._host, self._port, self._token = host, port, token
 
     def send_all(self, requests: Sequence[Request], insist: bool = True) -> list[Answer]:
         """Return the answers in the requests' order."""
@@ -163,7 +163,7 @@ class Senders:
         def send(request: Request) -> Answer:
             client: Client | None = getattr(self._own, "client", None)
             if client is None:
-                client = self._own.client = self._new()
+                client = self._own.client = Client(self._host, self._port, self._token)
             return client.insist(request) if insist else client.send(request)
 
         return list(self._pool.map(send, requests))

@@ -230,8 +230,8 @@ def _measure_named(state: State, side: str, checkout: Path, arguments: argparse.
                         name: (cost["megabytes"], cost["seconds"]) for name, cost in row.items() if name != "bytes"
                     }
                     print(f"{side}: {one.name}: {shown} (MB, s)", file=sys.stderr, flush=True)
-                    if opened.killed:
-                        break
+                    if opened.killed or named.without_answer(row):
+                        break  # the server may be busy with it for minutes; the next one gets a new server
         else:
             raise BenchmarkError("--before starts a server, and --server names one; give one of them")
 

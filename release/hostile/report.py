@@ -73,7 +73,11 @@ def table(result: dict[str, Any]) -> str:
 
 
 def named_table(result: dict[str, Any]) -> str:
-    """Return the hostile inputs by name as a Markdown table: what each cost before, and what it costs now."""
+    """Return the hostile inputs by name as a Markdown table: what each cost before, and what it costs now.
+
+    Each figure is the worst of the three ways in which an input was sent. "over" marks a server that was ended because
+    it took more memory than it might, or that did not answer in time.
+    """
     sides = [side for side in ("before", "now") if result["named"].get(side)]
     header = ["input", "bytes"]
     for what in ("memory, MB", "answer, s", "small picture, s"):
@@ -81,7 +85,7 @@ def named_table(result: dict[str, Any]) -> str:
     rows = []
     for name in result["named"][sides[-1]]["rows"] if sides else []:
         cells: list[str] = []
-        for key, form in (("megabytes", ",.0f"), ("seconds", ".2f"), ("small_seconds", ".2f")):
+        for key, form in (("above_idle", ",.0f"), ("seconds", ".2f"), ("small_seconds", ".2f")):
             for side in sides:
                 row = result["named"][side]["rows"].get(name, {})
                 costs = [row[trial] for trial in NAMED if trial in row]

@@ -130,7 +130,8 @@ _BARE = {0x01, *range(0xD0, 0xDA)}
 
 
 def _jpeg_split(data: bytes) -> list[bytes]:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while at + 4 <= len(data) and data[at] == 0xFF and len(parts) < _MOST_PARTS:
         marker = data[at + 1]
         end = at + 2 if marker in _BARE else at + 2 + struct.unpack_from(">H", data, at + 2)[0]
