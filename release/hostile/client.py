@@ -155,6 +155,7 @@ class Senders:
     def __init__(self, host: str, port: int, count: int, token: str = ""):
         self._pool = ThreadPoolExecutor(count)
         self._own = threading.local()
+        self._clients: list[Client] = []
         self._host, self._port, self._token = host, port, token
 
     def send_all(self, requests: Sequence[Request], insist: bool = True) -> list[Answer]:
@@ -164,10 +165,13 @@ class Senders:
             client: Client | None = getattr(self._own, "client", None)
             if client is None:
                 client = self._own.client = Client(self._host, self._port, self._token)
+                self._clients.append(client)
             return client.insist(request) if insist else client.send(request)
 
         return list(self._pool.map(send, requests))
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and close their connections."""
+        for client in self._clients:
+            client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)

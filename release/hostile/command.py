@@ -146,6 +146,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     names = ("files", "formats", "seed", "server", "no_named", "no_together", "before", "replay")
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
+    fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
     committed = _beside(arguments.out if arguments.corpus is None else RESULT) / "corpus.tar.xz"
     source = arguments.corpus or committed
@@ -164,6 +165,10 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
                 _try_formats(state, opened, corpus, arguments, planned)
                 if not opened.killed:
                     break
+            if arguments.server is not None:
+                raise BenchmarkError(
+                    f"the server was ended: it took more than {most_bytes / 1e9:.1f} GB; start it anew"
+                )
         else:
             raise BenchmarkError(f"the server was ended {_MOST_RESTARTS} times because it took too much memory")
     result = _result(state, command, most_bytes)

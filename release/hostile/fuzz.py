@@ -3,7 +3,7 @@
 import json
 import lzma
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -227,6 +227,20 @@ def _worse(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
     statuses = Counter(one["statuses"]) + Counter(other["statuses"])
     sums = {name: one[name] + other[name] for name in ("faults", "small_refused")}
     return merged | sums | {"statuses": dict(sorted(statuses.items()))}
+
+
+def trim_list(work: Path, counted: Mapping[str, int]) -> None:
+    """Take the files off the list that were sent but not counted, because the run was stopped in between."""
+    path, left = work / "sent.jsonl", dict(counted)
+    if not path.is_file():
+        return
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        name = json.loads(line)[0].partition(" ")[0]
+        left[name] = left.get(name, 0) - 1
+        if left[name] >= 0:
+            lines.append(line)
+    write_atomically(path, b"".join(lines))
 
 
 def pack_list(work: Path, target: Path) -> int:

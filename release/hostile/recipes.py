@@ -1,6 +1,7 @@
 """Say in a line how a hostile file is made, so that it can be made again bit by bit."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
@@ -41,10 +42,12 @@ class Recipe:
         """
         first, *steps = line.split(", ")
         file_format, _, base = first.partition(" ")
-        pairs = [step.split(" ") for step in steps]
-        if file_format not in BOMBS or any(len(pair) != 2 or pair[0] not in MUTATORS for pair in pairs):
+        bombs = "|".join(BOMBS.get(file_format, ()))
+        known = re.fullmatch(rf"seed \d+|bomb ({bombs}) \d+|file [0-9a-f]{{16}}", base)
+        pairs = [re.fullmatch(r"(\w+) (\d+)", step) for step in steps]
+        if file_format not in BOMBS or not known or any(pair is None or pair[1] not in MUTATORS for pair in pairs):
             raise ValueError(f"no recipe of a file: {line[:200]!r}")
-        return cls(file_format, base, tuple((name, int(number)) for name, number in pairs))
+        return cls(file_format, base, tuple((pair[1], int(pair[2])) for pair in pairs if pair is not None))
 
     def build(self, files: Mapping[str, bytes] | None = None) -> bytes:
         """Return the file.

@@ -76,10 +76,17 @@ def sequences(seed: int, count: int, headers: Sequence[str] = ()) -> Iterator[li
 def _written(name: str, random: Random, headers: Sequence[str], address: str) -> Written:
     usual = [("POST", path) for path in POSTED] + [("GET", path) for path in PATHS[len(POSTED) :]]
     method, path = random.choice(usual) if random.random() < 0.5 else (random.choice(METHODS), random.choice(PATHS))
-    lines = ["Host: x", f"X-Request-ID: {name}", f"X-Forwarded-For: {address}", *random.sample(WISHES, random.choice((0, 0, 1, 2, 3)))]
+    lines = [
+        "Host: x",
+        f"X-Request-ID: {name}",
+        f"X-Forwarded-For: {address}",
+        *random.sample(WISHES, random.choice((0, 0, 1, 2, 3))),
+    ]
     inner = [f"GET /model HTTP/1.1\r\nHost: x\r\nX-Request-ID: {EMBEDDED}-{name}", *headers]
     embedded = ("\r\n".join(inner) + "\r\n\r\n").encode()
-    before = random.choice((b"", b"", b"\r\n", b"0\r\n\r\n", b"--edge--\r\n", b"{}", b"\x1f\x8b\x08\x00", b"\x89PNG\r\n\x1a\n"))
+    before = random.choice(
+        (b"", b"", b"\r\n", b"0\r\n\r\n", b"--edge--\r\n", b"{}", b"\x1f\x8b\x08\x00", b"\x89PNG\r\n\x1a\n")
+    )
     body = before + embedded * random.choice((1, 1, 1, 3, 100))
     framing = random.choice(("none", "length", "length", "length", "chunks", "chunks"))
     if framing == "none":

@@ -1,8 +1,8 @@
 """Tokens, a rate limit, other origins and a trusted proxy: what is let in, and what the logs tell.
 
 These tests asked with httpx, which frames every request rightly and never asks for an upgrade. So they missed that the
-body of a request with an Upgrade header was run as the next request, and that a trailer was taken for a header. The last
-test sends random framings instead, with a good token where no server may look for one.
+body of a request with an Upgrade header was run as the next request, and that a trailer was taken for a header. The
+last test sends random framings instead, with a good token where no server may look for one.
 """
 
 import itertools
@@ -264,7 +264,6 @@ def test_probes_are_not_logged(guarded_server):
     with client_of(guarded_server, token=None) as client:
         client.get("/readyz", headers={"x-request-id": "probe-1"})
     assert all(line.get("request_id") != "probe-1" for line in lines(guarded_server))
-
 
 
 def test_no_token_in_a_body_or_in_a_trailer_opens(guarded_server):
