@@ -76,14 +76,16 @@ def named_table(result: dict[str, Any]) -> str:
     """Return the hostile inputs by name as a Markdown table: what each cost before, and what it costs now.
 
     Each figure is the worst of the three ways in which an input was sent. "over" marks a server that was ended because
-    it took more memory than it might, or that did not answer in time.
+    it took more memory than it might, or that did not answer in time. Nothing measured gives an empty text.
     """
     sides = [side for side in ("before", "now") if result["named"].get(side)]
+    if not sides:
+        return ""
     header = ["input", "bytes"]
     for what in ("memory, MB", "answer, s", "small picture, s"):
         header += [f"{what}, {side}" for side in sides]
     rows = []
-    for name in result["named"][sides[-1]]["rows"] if sides else []:
+    for name in result["named"][sides[-1]]["rows"]:
         cells: list[str] = []
         for key, form in (("above_idle", ",.0f"), ("seconds", ".2f"), ("small_seconds", ".2f")):
             for side in sides:
