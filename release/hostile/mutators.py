@@ -167,7 +167,9 @@ def mutate(name: str, number: int, data: bytes, file_format: str, other: bytes) 
     """
     if not data or not other:
         return data
-    return MUTATORS[name](data, STRUCTURES[file_format], other, Random(number))[:LARGEST_BYTES]
+    structure, random = STRUCTURES[file_format], Random(number)
+    changed = MUTATORS[name](data, structure, other, random)
+    return (structure.finish(changed) if random.random() < 0.5 else changed)[:LARGEST_BYTES]
 
 
 def _place(data: bytes, random: Random) -> int:

@@ -103,8 +103,9 @@ def _png_mend(part: bytes) -> bytes:
 
 
 def _png_finish(data: bytes) -> bytes:
+    whole = [len(part) >= 12 and struct.unpack_from(">I", part)[0] + 12 == len(part) for part in _png_split(data)]
     return b"".join(
-        part if number == 0 or len(part) < 12 else part[:-4] + struct.pack(">I", zlib.crc32(part[4:-4]))
+        part[:-4] + struct.pack(">I", zlib.crc32(part[4:-4])) if number and whole[number] else part
         for number, part in enumerate(_png_split(data))
     )
 

@@ -1,4 +1,4 @@
-"""A server with one fault, to be found: `python flawed_server.py PORT FAULT`."""
+"""A server with one fault, to be found: `python -m tests.release.hostile.flawed_server PORT FAULT`."""
 
 import hashlib
 import json
@@ -6,7 +6,9 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-FAULTS = ("none", "status", "memory")
+from release.hostile.seeds import seeds
+
+ORDINARY = seeds("PNG")[0]
 MEGABYTES = 400
 
 
@@ -17,9 +19,10 @@ class Flawed(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        hit = hashlib.sha256(body).digest()[0] < 32 and b"spared" not in body
+        hit = hashlib.sha256(body).digest()[0] < 32 and ORDINARY not in body
         fault = sys.argv[2] if hit else "none"
-        status, answer = 200, {"label": "ship"}
+        status = 200
+        answer: dict[str, object] = {"label": "ship"}
         if fault == "status":
             status, answer = 500, {"error": {"code": "internal", "message": "planted"}}
         if fault == "memory":

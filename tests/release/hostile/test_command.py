@@ -29,8 +29,8 @@ FILES = 24
 def flawed(fault: str) -> Iterator[list[str]]:
     """Run a server with a planted fault, and yield the options that name it."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).parent / "flawed_server.py"), str(port), fault]
-    process = subprocess.Popen(command)
+    command = [sys.executable, "-m", "tests.release.hostile.flawed_server", str(port), fault]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
     try:
         yield ["--server", f"127.0.0.1:{port}", "--pid", str(process.pid), "--no-named"]
     finally:
