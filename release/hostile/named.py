@@ -66,7 +66,7 @@ NAMED = (
     Named("PNG, RGBA, 5000 x 5000, interlaced", lambda: png((5000, 5000), 8, 6, interlaced=True)),
     Named("PNG, 63 texts of 1 MB", _texts),
     Named("PNG, 1.5 MB of XMP", lambda: png((32, 32), 8, 2, _text(b"XML:com.adobe.xmp", 1_500_000))),
-    Named("BMP, run-length, 25,000,000 x 1", lambda: bmp((25_000_000, 1), 8, 1, b"\0\2\xff\0" * 20)),
+    Named("BMP, run-length, 25,000,000 x 1", lambda: bmp((25_000_000, 1), 8, 1, b"\0\2\0\xff" * 20)),
     Named("BMP, run-length, 620 KB of single pixels", lambda: bmp((5000, 5000), 8, 1, b"\1\7" * 310_000)),
     Named("TIFF, 1 x 25,000,000 in one strip", _tall_tiff),
     Named("Tensor, 64 KB with one string of 40,000 letters", lambda: _tensor_with_a_string(12_000, 40_000), INFER),
