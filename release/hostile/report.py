@@ -14,19 +14,27 @@ NAMED = ("alone", "sixteen in one request", "sixteen requests")
 
 
 def exceeded(result: dict[str, Any]) -> list[str]:
-    """Return a line for each bound that a format exceeds, and for each format with a fault."""
-    return [line for name, row in result["formats"].items() for line in _exceeded(name, row)]
+    """Return a line for each bound that a format or an input by name exceeds, and for each with a fault."""
+    lines = [line for name, row in result["formats"].items() for line in _exceeded_by_format(name, row)]
+    for name, row in result["named"].get("now", {"rows": {}})["rows"].items():
+        costs = [row[trial] for trial in NAMED if trial in row]
+        worst = [max(cost[key] for cost in costs) for key in ("above_idle", "seconds", "small_seconds")]
+        lines += _exceeded(name, sum(cost["faults"] for cost in costs), "", worst)
+    return lines
 
 
-def _exceeded(name: str, row: dict[str, Any]) -> Iterator[str]:
+def _exceeded_by_format(name: str, row: dict[str, Any]) -> Iterator[str]:
     faults = row["faults"] + sum(cost["faults"] for cost in row["together"].values())
+    first = f"; the first: {row['fault_recipes'][0]}" if row["fault_recipes"] else ""
+    return _exceeded(name, faults, first, [memory(row), seconds(row), small_seconds(row)])
+
+
+def _exceeded(name: str, faults: int, first: str, worst: list[float]) -> Iterator[str]:
     if faults:
-        first = f"; the first: {row['fault_recipes'][0]}" if row["fault_recipes"] else ""
         yield f"{name}: {faults} answers were the server's fault{first}"
-    for what, value, bound in (
-        ("memory beyond idle, MB", memory(row), MEMORY_MB),
-        ("longest answer, s", seconds(row), ANSWER_SECONDS),
-        ("wait of a small picture, s", small_seconds(row), SMALL_SECONDS),
+    bounds = (MEMORY_MB, ANSWER_SECONDS, SMALL_SECONDS)
+    for what, value, bound in zip(
+        ("memory beyond idle, MB", "longest answer, s", "wait of a small picture, s"), worst, bounds, strict=True
     ):
         if value > bound:
             yield f"{name}: {what}: {value:g}, more than {bound:g}"

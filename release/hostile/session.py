@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.errors import BenchmarkError
 from release.hostile.client import Answer, Request, Senders, many_pictures, one_picture
-from release.hostile.observer import Observer, Window, observing, peaks_since, reset_peaks, tree
+from release.hostile.observer import Observer, Window, cpu_seconds, observing, peaks_since, reset_peaks, tree
 from release.hostile.seeds import seeds
 from release.hostile.server import Server
 
@@ -15,7 +15,10 @@ MEGABYTE = 1e6
 MANY = 16
 """Pictures in one request, at most, by default."""
 _WARM_ROUNDS = 6
-_SETTLE_SECONDS = 0.05
+_QUIET_SECONDS = 0.1
+_QUIET_SHARE = 0.5
+"""Share of a core that a server, which answers small pictures now and then, takes at most when nothing else is left."""
+_MOST_QUIET_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Session:
         Returns:
             What they cost together, and the answers.
         """
-        time.sleep(_SETTLE_SECONDS)
+        self._wait_until_quiet()
         before = self.window().last
         kernel = reset_peaks(tree(self.server.pid))
         answers = self.send(requests, len(requests), insist)
@@ -123,6 +126,15 @@ class Session:
             window.killed,
         )
         return cost, answers
+
+    def _wait_until_quiet(self) -> None:
+        """Wait until the server works at nothing that is left over, such as a picture whose client was given up."""
+        deadline = time.monotonic() + _MOST_QUIET_SECONDS
+        busy = True
+        while busy and time.monotonic() < deadline:
+            before = cpu_seconds(tree(self.server.pid))
+            time.sleep(_QUIET_SECONDS)
+            busy = cpu_seconds(tree(self.server.pid)) - before > _QUIET_SHARE * _QUIET_SECONDS
 
     def close(self) -> None:
         """End the threads that send."""

@@ -217,14 +217,16 @@ def test_bounds_are_told_by_format() -> None:
     tally.fault_recipes.append("500 internal: PNG seed 1")
     cost = session.Cost({"200": 16}, 10.0, 20.0, 5.1, 0.2, 0, 0, False)
     tally.together["16 requests"] = vars(cost)
-    lines = exceeded({"formats": {"PNG": vars(tally)}})
+    lines = exceeded({"formats": {"PNG": vars(tally)}, "named": {}})
     assert lines == [
         "PNG: 1 answers were the server's fault; the first: 500 internal: PNG seed 1",
         "PNG: memory beyond idle, MB: 301, more than 300",
         "PNG: longest answer, s: 5.1, more than 5",
         "PNG: wait of a small picture, s: 1.5, more than 1",
     ]
-    assert not exceeded({"formats": {"PNG": vars(fuzz.Tally(files=1, statuses={"200": 1}))}})
+    assert not exceeded({"formats": {"PNG": vars(fuzz.Tally(files=1, statuses={"200": 1}))}, "named": {}})
+    named = {"now": {"rows": {"a bomb": {"bytes": 49, "alone": vars(cost)}}}}
+    assert exceeded({"formats": {}, "named": named}) == ["a bomb: longest answer, s: 5.1, more than 5"]
 
 
 def test_the_named_table_shows_both_versions():
