@@ -33,6 +33,12 @@ def _zeros(size: int) -> bytes:
     return b"".join(packed) + packer.flush()
 
 
+@cache
+def _wide_letters(size: int) -> bytes:
+    """Return a text of that many letters, compressed, for whose last one Python keeps four bytes for each letter."""
+    return zlib.compress(b"a" * size + "\U0001f600".encode())
+
+
 def _fit(piece: bytes, count: int, room: int = LARGEST_BYTES - 100_000) -> int:
     """Return how often a piece fits into a file, at most `count` times."""
     return max(1, min(count, room // max(1, len(piece))))
@@ -66,7 +72,7 @@ def png_pixels(random: Random) -> bytes:
 
 def png_metadata(random: Random) -> bytes:
     """A small PNG with many or large chunks of text, profile or EXIF, compressed or not."""
-    packed = _zeros(random.choice(_UNPACKED))
+    packed = random.choice((_zeros, _wide_letters))(random.choice(_UNPACKED))
     exif = tiff(bytes(8 * 100_000), {274: (5, random.choice((1, 100_000)), 8), 296: 2})
     name, content = random.choice(
         (
