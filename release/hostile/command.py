@@ -1,6 +1,6 @@
 """Send a server thousands of damaged and oversized picture files, and measure its memory and its time.
 
-    pip install --editable '.[bench]'
+    pip install --editable '.[cpu]'
     python -m release.hostile --files 1000 --before ../checkout-of-another-version
     python -m release.hostile --server 127.0.0.1:3000 --pid 1234 --out mine.json
 

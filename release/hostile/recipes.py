@@ -11,6 +11,8 @@ from release.hostile.mutators import MUTATORS, mutate
 from release.hostile.seeds import seeds
 
 SEED, BOMB, FILE = "seed", "bomb", "file"
+NUMBERS = 1 << 20
+"""Numbers that a step may follow from. Larger ones would double the size of a list of thousands of files."""
 MOST_STEPS = 12
 """Changes that a file is made by, at most. What comes from a hundred is hardly a picture any more."""
 
@@ -72,7 +74,7 @@ class Recipe:
         """Return the recipe with one to `most` further steps."""
         room = max(0, MOST_STEPS - len(self.steps))
         count = min(room, 1 if random.random() < 0.5 else random.randint(1, most))
-        further = tuple((random.choice(list(MUTATORS)), random.randrange(1 << 32)) for _ in range(count))
+        further = tuple((random.choice(list(MUTATORS)), random.randrange(NUMBERS)) for _ in range(count))
         return replace(self, steps=self.steps + further)
 
 
@@ -85,7 +87,7 @@ def from_seed(file_format: str, random: Random) -> Recipe:
 def from_bomb(file_format: str, random: Random) -> Recipe:
     """Return the recipe of a constructed file, one in four of which is mutated too."""
     name = random.choice(list(BOMBS[file_format]))
-    plain = Recipe(file_format, f"{BOMB} {name} {random.randrange(1 << 32)}")
+    plain = Recipe(file_format, f"{BOMB} {name} {random.randrange(NUMBERS)}")
     return plain.changed(random, 2) if random.random() < 0.25 else plain
 
 

@@ -106,7 +106,7 @@ class Session:
         Returns:
             What they cost together, and the answers.
         """
-        self._wait_until_quiet()
+        self.wait_until_quiet()
         before = self.window().last
         kernel = reset_peaks(tree(self.server.pid))
         answers = self.send(requests, len(requests), insist)
@@ -127,7 +127,7 @@ class Session:
         )
         return cost, answers
 
-    def _wait_until_quiet(self) -> None:
+    def wait_until_quiet(self) -> None:
         """Wait until the server works at nothing that is left over, such as a picture whose client was given up."""
         deadline = time.monotonic() + _MOST_QUIET_SECONDS
         busy = True
