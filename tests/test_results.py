@@ -8,12 +8,14 @@ import csv
 import dataclasses
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from training.attacks.pgd import ProjectedGradientAscent
 
 from benchmarks.service import command as service
 from docs.generator.readme import README, five_rows, section
@@ -22,6 +24,8 @@ from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
 from release import paired
 from release.bundle import BUNDLED, SYSTEMS, summary
+from release.hostile import fuzz
+from release.hostile.recipes import Recipe, digest
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
 from training.attacks.views import held_view
@@ -218,6 +222,21 @@ def test_the_service_is_as_fast_as_the_site_says():
     assert ours["128"]["statuses"].keys() == {"200", "503"}
     assert ours["128"]["refused_p99_ms"] < ours["128"]["p50_ms"]
     assert ours["128"]["p99_ms"] < 1.1 * ours["32"]["p99_ms"]
+
+
+def test_every_hostile_file_is_counted_and_can_be_made_again():
+    measured = result("hostile")
+    listed = fuzz.read_list(RESULTS / "hostile" / "sent.jsonl.xz")
+    assert {name: row["files"] for name, row in measured["formats"].items()} == {
+        name: len(recipes) for name, recipes in listed.items()
+    }
+    assert measured["files"] == sum(map(len, listed.values()))
+    for row in measured["formats"].values():
+        assert row["files"] == sum(row["statuses"].values())
+    if measured["versions"]["pillow"] == version("pillow"):  # another encoder makes other seeds
+        for worst in (row["worst_megabytes"] for row in measured["formats"].values()):
+            if "recipe" in worst and "file" not in worst["recipe"].split(",")[0]:
+                assert digest(Recipe.parse(worst["recipe"]).build()) == worst["digest"]
 
 
 @pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (9, 1, 22 / 1024)])

@@ -32,6 +32,9 @@ from docs.generator.results import (
 )
 from export.reduced import Reduced
 from release.bundle import core_minutes
+from release.hostile import fuzz, session
+from release.hostile import report as hostile
+from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
 from sgn_serve.pictures import decoding, large_pictures
@@ -265,5 +268,17 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
+    "hostile.files": lambda: f"{result('hostile')['files']:,}",
+    "hostile.formats": lambda: str(len(result("hostile")["formats"])),
+    "hostile.idle": lambda: f"{result('hostile')['idle_mb']:.0f}",
+    "hostile.cores": lambda: str(result("hostile")["cores"]),
+    "hostile.processor": lambda: str(result("hostile")["processor"]),
+    "hostile.commit": lambda: str(result("hostile")["git_commit"]),
+    "hostile.bound memory": lambda: f"{hostile.MEMORY_MB:g}",
+    "hostile.bound answer": lambda: f"{hostile.ANSWER_SECONDS:g}",
+    "hostile.bound small": lambda: f"{hostile.SMALL_SECONDS:g}",
+    "hostile.in flight": lambda: str(fuzz.IN_FLIGHT),
+    "hostile.steps": lambda: str(MOST_STEPS),
+    "hostile.many": lambda: str(session.MANY),
     "bento.megabytes": lambda: f"{result('bento_size')['installed_megabytes']:.0f}",
 }

@@ -16,6 +16,8 @@ from docs.generator.results import OFF, ON, QUICK, accuracy, percent, reproduced
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
+from release.hostile import report as hostile
+from release.hostile.command import build_parser as hostile_parser
 from sgn_serve.api.openapi.document import METHODS, describe_api
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
@@ -243,6 +245,11 @@ def _block_effect() -> str:
     return figures_table(("measured", "value"), rows)
 
 
+def _hostile_verdict() -> str:
+    lines = hostile.exceeded(result("hostile"))
+    return "\n".join(f"- {cell(line)}" for line in lines) if lines else "Every bound holds."
+
+
 def _reproduced(name: str) -> Callable[[], str]:
     return lambda: (ROOT / "results" / "reproduce" / "small" / f"{name}.md").read_text().strip()
 
@@ -287,6 +294,10 @@ INSERTS: dict[str, Callable[[], str]] = {
     "engines": lambda: engines.ratio_table(result("engines")["architectures"]),
     "precisions": lambda: precisions.table(result("precisions")["rows"]),
     "service": lambda: service.table(result("service")),
+    "command-hostile": lambda: describe(hostile_parser()),
+    "hostile": lambda: hostile.table(result("hostile")),
+    "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
+    "hostile-verdict": _hostile_verdict,
     "table1": _reproduced("table1"),
     "table2": _reproduced("table2"),
     "table5": _reproduced("table5"),

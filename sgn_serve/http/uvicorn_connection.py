@@ -126,6 +126,7 @@ class Connection(HttpToolsProtocol):
         self.scope[PEER] = self.client  # type: ignore[literal-required]
         self.scope[WEBSOCKET] = self._websocket  # type: ignore[literal-required]
         self._websocket = False
+        self.scope["headers"] = list(self.headers)  # uvicorn would add the trailers to it while the request is read
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":
             self.cycle.transport = DeferredHead(self.cycle)  # type: ignore[assignment]

@@ -1,10 +1,17 @@
-"""Tokens, a rate limit, other origins and a trusted proxy: what is let in, and what the logs tell."""
+"""Tokens, a rate limit, other origins and a trusted proxy: what is let in, and what the logs tell.
+
+These tests asked with httpx, which frames every request rightly and never asks for an upgrade. So they missed that the
+body of a request with an Upgrade header was run as the next request, and that a trailer was taken for a header. The
+last test sends random framings instead, with a good token where no server may look for one.
+"""
 
 import itertools
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from random import Random
 from typing import Any
 
 import httpx
@@ -15,8 +22,9 @@ from starlette.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from sgn_serve.app import create_app
-from sgn_serve.http.paths import PROBES
+from sgn_serve.http.paths import PROBES, is_open
 from sgn_serve.settings import Settings
+from tests.sgn_serve.framing import EMBEDDED, answer_all, sequences
 from tests.sgn_serve.hammer import RED
 from tests.sgn_serve.sample_pictures import encode, odd_exif
 from tests.sgn_serve.server import read_answer, running_server
@@ -256,3 +264,19 @@ def test_probes_are_not_logged(guarded_server):
     with client_of(guarded_server, token=None) as client:
         client.get("/readyz", headers={"x-request-id": "probe-1"})
     assert all(line.get("request_id") != "probe-1" for line in lines(guarded_server))
+
+
+def test_no_token_in_a_body_or_in_a_trailer_opens(guarded_server):
+    """Requests without a token hold others that have one. None of those is run, and no answer is theirs."""
+    asked = list(sequences(1, 300, headers=[f"Authorization: Bearer {TOKENS[0]}"]))
+
+    def run(number):
+        return answer_all(guarded_server.url, asked[number], Random(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(run, range(len(asked))))
+    for requests, told in zip(asked, answers, strict=True):
+        for request, answer in zip(requests, told, strict=True):
+            assert answer.status >= 400 or is_open(request.path) or request.method == "OPTIONS", request
+    assert {answer.status for told in answers for answer in told} >= {200, 401}
+    assert EMBEDDED not in guarded_server.log.read_text()

@@ -1,0 +1,107 @@
+"""Hold the measured figures against the bounds, and show them as tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from training.common import markdown
+
+MEMORY_MB = 300.0
+ANSWER_SECONDS = 5.0
+SMALL_SECONDS = 1.0
+"""What the service promises, whatever is sent: memory beyond idle, the longest answer, the wait of a small picture."""
+TOGETHER = ("16 in one request", "16 requests", "32 requests")
+NAMED = ("alone", "sixteen in one request", "sixteen requests")
+
+
+def exceeded(result: dict[str, Any]) -> list[str]:
+    """Return a line for each bound that a format or an input by name exceeds, and for each with a fault."""
+    lines = [line for name, row in result["formats"].items() for line in _exceeded_by_format(name, row)]
+    for name, row in result["named"].get("now", {"rows": {}})["rows"].items():
+        costs = [row[trial] for trial in NAMED if trial in row]
+        worst = [max(cost[key] for cost in costs) for key in ("above_idle", "seconds", "small_seconds")]
+        lines += _exceeded(name, sum(cost["faults"] for cost in costs), "", worst)
+    return lines
+
+
+def _exceeded_by_format(name: str, row: dict[str, Any]) -> Iterator[str]:
+    faults = row["faults"] + sum(cost["faults"] for cost in row["together"].values())
+    first = f"; the first: {row['fault_recipes'][0]}" if row["fault_recipes"] else ""
+    return _exceeded(name, faults, first, [memory(row), seconds(row), small_seconds(row)])
+
+
+def _exceeded(name: str, faults: int, first: str, worst: list[float]) -> Iterator[str]:
+    if faults:
+        yield f"{name}: {faults} answers were the server's fault{first}"
+    bounds = (MEMORY_MB, ANSWER_SECONDS, SMALL_SECONDS)
+    for what, value, bound in zip(
+        ("memory beyond idle, MB", "longest answer, s", "wait of a small picture, s"), worst, bounds, strict=True
+    ):
+        if value > bound:
+            yield f"{name}: {what}: {value:g}, more than {bound:g}"
+
+
+def memory(row: dict[str, Any]) -> float:
+    """Return the largest memory of the server beyond idle while a format was tried, in megabytes."""
+    return max(row["above_idle"], *(cost["above_idle"] for cost in row["together"].values()), 0.0)
+
+
+def seconds(row: dict[str, Any]) -> float:
+    """Return the longest answer, alone or with others."""
+    return max(row["worst_seconds"]["seconds"], *(cost["seconds"] for cost in row["together"].values()), 0.0)
+
+
+def small_seconds(row: dict[str, Any]) -> float:
+    """Return how long a small picture waited at most."""
+    return max(row["small_seconds"], *(cost["small_seconds"] for cost in row["together"].values()), 0.0)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures of every format as a Markdown table."""
+    header = ["format", "files", "answered", "refused", "5xx", "memory alone, MB", "memory, MB"]
+    header += ["answer alone, s", *(f"{name}, s" for name in TOGETHER), "small picture, s"]
+    rows = []
+    for name, row in result["formats"].items():
+        answered = row["statuses"].get("200", 0)
+        together = [row["together"].get(kind) for kind in TOGETHER]
+        rows.append(
+            [
+                name,
+                f"{row['files']:,}",
+                f"{answered:,}",
+                f"{row['files'] - answered - row['faults']:,}",
+                str(row["faults"] + sum(cost["faults"] for cost in row["together"].values())),
+                f"{row['worst_megabytes']['megabytes']:,.0f}",
+                f"{memory(row):,.0f}",
+                f"{row['worst_seconds']['seconds']:.2f}",
+                *("-" if cost is None else f"{cost['seconds']:.2f}" for cost in together),
+                f"{small_seconds(row):.2f}",
+            ]
+        )
+    return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def named_table(result: dict[str, Any]) -> str:
+    """Return the hostile inputs by name as a Markdown table: what each cost before, and what it costs now.
+
+    Each figure is the worst of the three ways in which an input was sent. "over" marks a server that was ended because
+    it took more memory than it might, or that did not answer in time. Nothing measured gives an empty text.
+    """
+    sides = [side for side in ("before", "now") if result["named"].get(side)]
+    if not sides:
+        return ""
+    header = ["input", "bytes"]
+    for what in ("memory, MB", "answer, s", "small picture, s"):
+        header += [f"{what}, {side}" for side in sides]
+    rows = []
+    for name in result["named"][sides[-1]]["rows"]:
+        cells: list[str] = []
+        for key, form in (("above_idle", ",.0f"), ("seconds", ".2f"), ("small_seconds", ".2f")):
+            for side in sides:
+                row = result["named"][side]["rows"].get(name, {})
+                costs = [row[trial] for trial in NAMED if trial in row]
+                ended = any(cost["killed"] or "0" in cost["statuses"] for cost in costs)
+                mark = "over " if ended and costs else ""
+                cells.append(mark + format(max(cost[key] for cost in costs), form) if costs else "-")
+        size = next(result["named"][side]["rows"][name]["bytes"] for side in reversed(sides))
+        rows.append([name, f"{size:,}", *cells])
+    return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
