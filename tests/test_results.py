@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from training.attacks.pgd import ProjectedGradientAscent
 
 from benchmarks.service import command as service
 from docs.generator.readme import README, five_rows, section
