@@ -48,49 +48,41 @@ class _Machine:
     Attributes:
         audit: Number of the architecture, AUDIT_ARCH_*.
         allowed: System calls that are allowed.
-        mmap: Its argument 1 is a length and its argument 2 the protection.
-        mprotect: Its argument 2 is the protection.
-        mremap: Its argument 2 is a length.
+        protecting: mmap and mprotect, whose third argument says whether memory becomes executable.
     """
 
     audit: int
     allowed: tuple[int, ...]
-    mmap: int
-    mprotect: int
-    mremap: int
+    protecting: tuple[int, int]
 
 
 # read, write, close, fstat, lseek, poll or ppoll, munmap, brk, rt_sigaction, rt_sigprocmask, rt_sigreturn, pread64,
-# writev, sched_yield, madvise, getpid, sendto, recvfrom, exit, getrusage, setitimer, sigaltstack, gettid, futex,
-# clock_gettime, restart_syscall, exit_group, rseq, getrandom
+# writev, sched_yield, mremap, madvise, getpid, sendto, recvfrom, exit, getrusage, setitimer, sigaltstack, gettid,
+# futex, clock_gettime, restart_syscall, exit_group, rseq, getrandom
 _MACHINES = {
     "x86_64": _Machine(
         0xC000003E,
         (
-            *(0, 1, 3, 5, 8, 7, 11, 12, 13, 14, 15, 17, 20, 24, 28, 39, 44, 45, 60, 98, 38, 131, 186, 202, 228, 219),
-            *(231, 334, 318),
+            *(0, 1, 3, 5, 8, 7, 11, 12, 13, 14, 15, 17, 20, 24, 25, 28, 39, 44, 45, 60, 98, 38, 131, 186, 202, 228),
+            *(219, 231, 334, 318),
         ),
-        mmap=9,
-        mprotect=10,
-        mremap=25,
+        (9, 10),
     ),
     "aarch64": _Machine(
         0xC00000B7,
         (
-            *(63, 64, 57, 80, 62, 73, 215, 214, 134, 135, 139, 67, 66, 124, 233, 172, 206, 207, 93, 165, 103, 132, 178),
-            *(98, 113, 128, 94, 293, 278),
+            *(63, 64, 57, 80, 62, 73, 215, 214, 134, 135, 139, 67, 66, 124, 216, 233, 172, 206, 207, 93, 165, 103),
+            *(132, 178, 98, 113, 128, 94, 293, 278),
         ),
-        mmap=222,
-        mprotect=226,
-        mremap=216,
+        (222, 226),
     ),
 }
 _PROT_EXEC = 4
-_LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
-"""Instructions of the classic Berkeley packet filter: BPF_LD|W|ABS, BPF_JMP|JEQ, JGT and JSET, BPF_RET."""
+_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+"""Instructions of the classic Berkeley packet filter: BPF_LD|W|ABS, BPF_JMP|JEQ and JSET, BPF_RET."""
 _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
-"""Where struct seccomp_data has what a filter looks at. Its arguments are of 8 bytes, the low half first."""
+_NUMBER, _ARCHITECTURE, _PROTECTION = 0, 4, 16 + 8 * 2
+"""Offsets in struct seccomp_data of what a filter looks at. Arguments have 8 bytes, the low half first."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,7 @@ class Confinement:
         return f"{landlock}, {seccomp}, {'a limit' if self.memory else 'no limit'} of memory"
 
 
-def confine(memory_bytes: int | None, largest_mapping: int | None = None) -> Confinement:
+def confine(memory_bytes: int | None) -> Confinement:
     """Confine this process for good: to the memory and the open files that it has, and to a little more memory.
 
     Afterwards it opens no file, makes no socket, starts no process and no thread, and sends no signal. Import whatever
@@ -123,8 +115,6 @@ def confine(memory_bytes: int | None, largest_mapping: int | None = None) -> Con
 
     Args:
         memory_bytes: Address space beyond what the process has now, None for no limit.
-        largest_mapping: Bytes that may be asked of the system at once. A request for more ends the process with SIGSYS,
-            which tells apart what needs too much memory from what is damaged. It needs seccomp. None for any number.
 
     Returns:
         What is active now.
@@ -139,7 +129,7 @@ def confine(memory_bytes: int | None, largest_mapping: int | None = None) -> Con
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (0, 0))
-    return Confinement(landlock, filter_system_calls(largest_mapping), memory)
+    return Confinement(landlock, filter_system_calls(), memory)
 
 
 def limit_memory(more_bytes: int) -> bool:
@@ -213,13 +203,10 @@ def landlock_version() -> int:
     return max(0, _system_call(_CREATE_RULESET, None, 0, _RULESET_VERSION))
 
 
-def filter_system_calls(largest_mapping: int | None = None) -> bool:
+def filter_system_calls() -> bool:
     """Allow this process only the system calls that arithmetic needs; the others give EPERM.
 
     The process must have set PR_SET_NO_NEW_PRIVS. It is the last step: it takes away what the others need.
-
-    Args:
-        largest_mapping: See confine.
 
     Returns:
         Whether the filter is active.
@@ -227,50 +214,28 @@ def filter_system_calls(largest_mapping: int | None = None) -> bool:
     machine = _MACHINES.get(platform.machine())
     if machine is None or not sys.platform.startswith("linux") or sys.byteorder != "little":
         return False
-    code = _filter(machine, largest_mapping)
+    code = _filter(machine)
     program = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(program))  # struct sock_fprog
     return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header, len(header)))
 
 
-def _filter(machine: _Machine, largest_mapping: int | None) -> bytes:
+def _filter(machine: _Machine) -> bytes:
     """Return a filter as instructions of 8 bytes: code, jump if true, jump if false, operand."""
-
-    def no_code(number: int) -> list[tuple[int, int, int, int]]:
-        """Refuse a call that makes memory executable, and allow any other one of this number."""
-        sizes = [] if number == machine.mprotect or largest_mapping is None else size(1)
-        body = [
-            *sizes,
-            (_LOAD, 0, 0, _ARGUMENTS + 8 * 2),
-            (_ANY_BIT, 0, 1, _PROT_EXEC),
-            (_RETURN, 0, 0, _REFUSE),
-            (_RETURN, 0, 0, _ALLOW),
-        ]
-        return [(_EQUAL, 0, len(body), number), *body]
-
-    def size(argument: int) -> list[tuple[int, int, int, int]]:
-        """End the process where an argument is larger than largest_mapping."""
-        assert largest_mapping is not None
-        return [
-            (_LOAD, 0, 0, _ARGUMENTS + 8 * argument + 4),
-            (_EQUAL, 1, 0, 0),
-            (_RETURN, 0, 0, _KILL),
-            (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
-            (_GREATER, 0, 1, min(largest_mapping, 0xFFFFFFFF)),
-            (_RETURN, 0, 0, _KILL),
-        ]
-
-    moved = [*(size(2) if largest_mapping is not None else []), (_RETURN, 0, 0, _ALLOW)]
     instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, machine.audit),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
-        *no_code(machine.mmap),
-        *no_code(machine.mprotect),
-        (_EQUAL, 0, len(moved), machine.mremap),
-        *moved,
     ]
+    for number in machine.protecting:  # none of them may make memory executable
+        instructions += [
+            (_EQUAL, 0, 4, number),
+            (_LOAD, 0, 0, _PROTECTION),
+            (_ANY_BIT, 0, 1, _PROT_EXEC),
+            (_RETURN, 0, 0, _REFUSE),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
     for number in machine.allowed:
         instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     instructions.append((_RETURN, 0, 0, _REFUSE))
