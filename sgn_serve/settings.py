@@ -237,11 +237,12 @@ class Settings(BaseSettings):
     threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
         0, ge=0, description="CPU threads of the network"
     )
-    decode_threads: WholeNumber = Field(
+    decoders: WholeNumber = Field(
         2,
         ge=1,
-        description="threads that decode pictures. A further thread decodes those over a megapixel, one at a time. "
-        "There, at most 8 of different requests are decoded or wait; more are refused",
+        description="processes that decode pictures, each with 32 MB of memory for it. A further one, with 192 MB, "
+        "decodes those that take more, or have more than a megapixel, one at a time. There, at most 8 of different "
+        "requests are decoded or wait; more are refused",
     )
     max_batch: WholeNumber = Field(32, ge=1, description="pictures that go through the network together, at most")
     batch_ms: Number = Field(
@@ -268,11 +269,11 @@ class Settings(BaseSettings):
         "bytes of memory for each pixel",
     )
     decode_seconds: Number = Field(
-        5.0,
+        4.0,
         ge=0.01,
         le=600,
-        description="time that reading a picture's header, and then its pixels, may take, in seconds. A WebP or "
-        "compressed TIFF, once begun, is decoded to its end: its size bounds its time",
+        description="time in which all pictures of a request must be decoded, in seconds. Those that are not are "
+        "refused, and their decoder is ended",
     )
     receive_seconds: Number = Field(
         30.0,

@@ -211,8 +211,16 @@ def to_array(
     Raises:
         PictureRefused: See to_rgb.
     """
-    pixels = to_rgb(picture, size, background, resize).astype(np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / np.float32(255))
+    return to_input(to_rgb(picture, size, background, resize))
+
+
+def to_input(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the array that a network takes, (3, height, width) in [0, 1].
+
+    Args:
+        pixels: RGB from 0 to 255, (height, width, 3).
+    """
+    return np.ascontiguousarray(pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255))
 
 
 def to_rgb(

@@ -99,6 +99,11 @@ class Confinement:
     seccomp: bool
     memory: bool
 
+    def means(self) -> list[str]:
+        """Return the names of what is active."""
+        active = {"landlock": self.landlock > 0, "seccomp": self.seccomp, "memory": self.memory}
+        return [name for name, is_active in active.items() if is_active]
+
     def __str__(self) -> str:
         """Return it as a part of a sentence."""
         landlock = f"Landlock (ABI {self.landlock})" if self.landlock else "no Landlock"
