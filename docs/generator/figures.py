@@ -34,7 +34,8 @@ from export.reduced import Reduced
 from release.bundle import core_minutes
 from release.paired import in_words
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
-from sgn_serve.pictures import decoding, large_pictures
+from sgn_serve.decoders import large_pictures
+from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor
 from sgn_serve.settings import settings_table
 

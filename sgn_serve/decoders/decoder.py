@@ -42,6 +42,7 @@ _SMALL_SECONDS = 1.0
 """Limits of a small picture. What needs longer is a large one."""
 JOB = "sgn_serve.decoders.job:make_job"
 _TRIES = 2
+_START_SECONDS = 60.0
 _CODES = {kind.code: kind for kind in errors.PictureRefused.__subclasses__() if kind is not errors.TooManyWaiting}
 
 
@@ -104,7 +105,11 @@ class Decoder:
             OSError: They cannot be started.
         """
         await self.fork_server.start()
-        await asyncio.gather(self.small.start(), self.large.start())
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await asyncio.gather(self.small.start(), self.large.start())
+        except TimeoutError:
+            raise OSError("the processes that decode pictures do not start") from None
         confined = next(process.confinement for process in self.small.processes if process.confinement is not None)
         assert confined is not None, "one of them is free"
         for means in confined.means():
@@ -208,6 +213,11 @@ class Decoder:
 
     def _too_slow(self) -> errors.TooSlow:
         return errors.TooSlow(f"the request's pictures take more than {self.limits.seconds:g} s to decode")
+
+
+def _needs_more(result: Result) -> bool:
+    """Return whether a picture needs more than a process for small pictures has."""
+    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY)
 
 
 def _refusal(text: str) -> errors.PictureRefused:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _RETRY_SECONDS = 0.5
 _CHUNK = 1 << 20
 _KEPT_BYTES = 1 << 18
 """Shared memory that a process keeps between two pictures. The pages of a larger file are given back."""
+_PACKAGES = str(Path(__file__).parents[2])
 _LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that keep NumPy's libraries from starting threads, which no fork would take along."""
@@ -119,6 +121,7 @@ class DecoderProcess:
         self._order_kill = kill
         self._answer: asyncio.Future[Result] | None = None
         self._received = b""
+        self._timer: asyncio.TimerHandle | None = None
         self._end: End | None = None
         self._alive = True
         self.connection, self._far_end = socket.socketpair()
@@ -154,17 +157,15 @@ class DecoderProcess:
         self._region.seek(0)
         while chunk := file.read(_CHUNK):
             self._region.write(chunk)
-        timer = self._loop.call_later(seconds, self.kill, End.TIME)
+        self._timer = self._loop.call_later(seconds, self.kill, End.TIME)
         with suppress(OSError):  # the process has just ended, and the fork server will tell
             self.connection.send(TASK.pack(self._region.tell(), cpu_seconds))
         try:
             return await answer
         except asyncio.CancelledError:
-            if self.kind.large and not (answer.done() and not answer.cancelled()):
+            if self.kind.large and self._answer is answer:  # there is no answer yet
                 self.kill(End.CANCELLED)
             raise
-        finally:
-            timer.cancel()
 
     def kill(self, reason: End) -> None:
         """End the process, for this reason."""
@@ -221,6 +222,7 @@ class DecoderProcess:
         self._take_answer(code, text)
 
     def _take_answer(self, code: int, text: str) -> None:
+        self._stop_timer()
         answer, self._answer = self._answer, None
         if answer is None or code not in set(Outcome):
             self.kill(End.CRASH)  # it says what it should not: it is no longer what it was
@@ -241,7 +243,13 @@ class DecoderProcess:
         height, width = self.kind.size
         return np.frombuffer(self._region[: 3 * height * width], np.uint8).reshape(height, width, 3)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _close(self) -> None:
+        self._stop_timer()
         self._loop.remove_reader(self.connection.fileno())
         self.connection.close()
         self._close_far_end()
@@ -395,7 +403,7 @@ def _start_program(far_end: socket.socket) -> subprocess.Popen[bytes]:
     """Start the program with no more of the environment than Python needs, and in a session of its own."""
     environment = {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
     environment |= dict.fromkeys(_THREADS, "1") | _MALLOC
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment["PYTHONPATH"] = os.pathsep.join([_PACKAGES, *(path or os.getcwd() for path in sys.path)])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "sgn_serve.decoders.fork_server", str(far_end.fileno()), str(os.getpid())],
         env=environment,
