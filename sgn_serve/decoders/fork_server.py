@@ -129,9 +129,8 @@ def _be_a_child(parent: int, files: list[int], job: Job, memory_bytes: int, larg
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         end_with_parent()
         if os.getppid() == parent:
-            close_other_files(tuple(files))
             connection, region = socket.socket(fileno=files[0]), mmap.mmap(files[1], 0)
-            os.close(files[1])
+            close_other_files((files[0],))  # among them the descriptor that mmap keeps for itself
             with suppress(OSError):  # where the machine has no memory left, the kernel ends decoders first
                 Path("/proc/self/oom_score_adj").write_text("500")
             serve(connection, region, job, memory_bytes, large)

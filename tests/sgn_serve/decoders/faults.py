@@ -1,6 +1,7 @@
 """Jobs for decoder processes that do what a picture might make a decoder do. They are given to a Decoder by name."""
 
 import ctypes
+import errno
 import mmap
 import os
 import signal
@@ -134,9 +135,10 @@ def _descriptors() -> None:
     found = []
     for number in range(256):
         try:
-            os.fstat(number)
-        except OSError:
-            continue
+            os.lseek(number, 0, os.SEEK_CUR)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                continue
         found.append(number)
     assert len(found) == 4, found
 
