@@ -37,7 +37,7 @@ _BYTES_A_PIXEL_WANTED = 16
 """More of it for each pixel that a picture becomes."""
 SMALL_FILE = 2 * _MIB
 """A larger file, in bytes, is a large picture without a look at its header."""
-_SMALL_CPU_SECONDS = 0.08
+_SMALL_CPU_SECONDS = 0.06
 _SMALL_SECONDS = 1.0
 """Limits of a small picture. What needs longer is a large one."""
 JOB = "sgn_serve.decoders.job:make_job"
@@ -216,8 +216,11 @@ class Decoder:
 
 
 def _needs_more(result: Result) -> bool:
-    """Return whether a picture needs more than a process for small pictures has."""
-    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY)
+    """Return whether a picture may need more than a process for small pictures has.
+
+    A crash too may come from too little memory: not every library looks whether it got what it asked for.
+    """
+    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY, End.CRASH)
 
 
 def _refusal(text: str) -> errors.PictureRefused:

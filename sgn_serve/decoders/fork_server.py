@@ -20,10 +20,12 @@ from typing import NoReturn
 
 from sgn_serve.decoders.child import serve
 from sgn_serve.decoders.job import Job
-from sgn_serve.decoders.messages import ENDED, FORK, ORDER
+from sgn_serve.decoders.messages import ENDED, FORK, NO_MEMORY_STATUS, ORDER
 from sgn_serve.process.confinement import close_other_files, end_with_parent
 
 READY = b"R"
+_NICENESS = 5
+"""A large picture leaves most of a core to small ones, and to the service, where there are not cores enough for all."""
 _LENGTH = 4
 
 
@@ -133,8 +135,12 @@ def _be_a_child(parent: int, files: list[int], job: Job, memory_bytes: int, larg
             close_other_files((files[0],))  # among them the descriptor that mmap keeps for itself
             with suppress(OSError):  # where the machine has no memory left, the kernel ends decoders first
                 Path("/proc/self/oom_score_adj").write_text("500")
+            if large:
+                os.nice(_NICENESS)
             serve(connection, region, job, memory_bytes, large)
             status = 0
+    except MemoryError:
+        status = NO_MEMORY_STATUS
     except ConnectionError:  # the service has gone
         status = 0
     finally:

@@ -13,6 +13,9 @@ FORK, KILL = b"F", b"K"
 ENDED = Struct("<Ii")
 """The fork server to the service: number of a process that has ended, and its status as os.waitpid returns it."""
 
+NO_MEMORY_STATUS = 12
+"""Exit status of a decoder process that had not even the memory to tell so."""
+
 HELLO = Struct("<II??")
 """A decoder process to the service, first: its process id, then the fields of confinement.Confinement."""
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.messages import ANSWER, ENDED, FORK, HELLO, KILL, ORDER, TASK, Outcome
+from sgn_serve.decoders.messages import ANSWER, ENDED, FORK, HELLO, KILL, NO_MEMORY_STATUS, ORDER, TASK, Outcome
 from sgn_serve.process.confinement import Confinement
 from sgn_serve.telemetry import metrics
 
@@ -426,7 +426,11 @@ def _make_memory(size: int) -> int:
 
 def _reason(status: int) -> End:
     """Return why a process has ended that was not told to, by its status as os.waitpid returns it."""
-    if status >= 0 and os.WIFSIGNALED(status):
+    if status < 0:
+        return End.CRASH  # it could not be forked
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY_STATUS:
+        return End.MEMORY
+    if os.WIFSIGNALED(status):
         if os.WTERMSIG(status) == signal.SIGPROF:
             return End.TIME
         if os.WTERMSIG(status) == signal.SIGKILL:
