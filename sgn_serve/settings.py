@@ -263,10 +263,8 @@ class Settings(BaseSettings):
     max_pixels: Annotated[WholeNumber, Default("25 million")] = Field(
         25_000_000,
         ge=1,
-        description="largest picture, width times height, and largest sum of a TIFF's tiles, checked before it is "
-        "decoded. Formats whose decoders take more memory are allowed less: WebP two fifths of it, a progressive JPEG "
-        "in CMYK or with its colours in full size (4:4:4) two thirds. A TIFF's largest strip or tile may take 2.5 "
-        "bytes of memory for each pixel",
+        description="largest picture, width times height, checked before it is decoded. A format whose decoder takes "
+        "more than 192 MB for so many, such as WebP, reaches that limit of memory earlier",
     )
     decode_seconds: Number = Field(
         4.0,

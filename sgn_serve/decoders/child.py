@@ -54,14 +54,23 @@ def _answer(
     except MemoryError:
         return Outcome.NO_MEMORY, b""
     except PictureRefused as refused:
-        if error_number(None) == errno.ENOMEM or isinstance(refused.__context__, MemoryError):
+        if error_number(None) == errno.ENOMEM or _comes_from_memory(refused):
             return Outcome.NO_MEMORY, b""
         return Outcome.REFUSED, json.dumps([refused.code, str(refused)]).encode()[:LONGEST_TEXT]
     except Exception as error:
-        if error_number(None) == errno.ENOMEM:
+        if error_number(None) == errno.ENOMEM or _comes_from_memory(error):
             return Outcome.NO_MEMORY, b""
         text = f"{type(error).__name__}: {error}"
         return Outcome.FAILED, text.encode("utf-8", "backslashreplace")[:LONGEST_TEXT]
+
+
+def _comes_from_memory(error: BaseException | None) -> bool:
+    """Return whether an exception was raised while a MemoryError was handled."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__context__
+    return False
 
 
 def _error_number() -> Callable[[int | None], int]:

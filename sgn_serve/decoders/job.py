@@ -2,7 +2,6 @@
 
 import codecs
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,8 +68,8 @@ def make_job(size: list[int], max_pixels: int, background: list[int], resize: st
     accepted = tuple(formats)
 
     def decode(data: bytes, large: bool) -> NDArray[np.uint8]:
-        picture = decoding.open_picture(data, max_pixels, math.inf, accepted)
-        if not large and decoding.decoded_pixels(picture) > LARGE_PIXELS:
+        picture = decoding.open_picture(data, max_pixels, accepted)
+        if not large and picture.width * picture.height > LARGE_PIXELS:
             raise IsLarge
         return decoding.to_rgb(picture, (height, width), (red, green, blue), resize)
 
