@@ -37,7 +37,7 @@ _BYTES_A_PIXEL_WANTED = 16
 """More of it for each pixel that a picture becomes."""
 SMALL_FILE = 2 * _MIB
 """A larger file, in bytes, is a large picture without a look at its header."""
-_SMALL_CPU_SECONDS = 0.06
+SMALL_CPU_SECONDS = 0.06
 _SMALL_SECONDS = 1.0
 """Limits of a small picture. What needs longer is a large one."""
 JOB = "sgn_serve.decoders.job:make_job"
@@ -153,7 +153,7 @@ class Decoder:
             raise errors.TooManyPixels(f"the file has {length} bytes, more than {self.limits.file_bytes}")
         with self._deadline(request) as deadline:
             if length <= self.small.kind.file_bytes:
-                limits = TimeLimits(deadline, _SMALL_SECONDS, _SMALL_CPU_SECONDS)
+                limits = TimeLimits(deadline, _SMALL_SECONDS, SMALL_CPU_SECONDS)
                 result = await self._decode(self.small, file, request, limits)
                 if result.outcome not in (Outcome.LARGE, Outcome.NO_MEMORY) and result.end not in (
                     End.TIME,

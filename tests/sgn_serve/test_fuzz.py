@@ -49,7 +49,7 @@ class Fuzzed:
         self.server = server
         self.client = client
         supervisor = psutil.Process(server.pid)
-        self.workers = [child.pid for child in supervisor.children(recursive=True)]
+        self.workers = [child.pid for child in supervisor.children()]
         self.ask(encode(Image.fromarray(noise())))
         self.idle = {pid: psutil.Process(pid).memory_info().rss for pid in self.workers}
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sgn_serve.decoders.decoder import LARGE_MEMORY, SMALL_MEMORY
 from sgn_serve.decoders.large_pictures import MAX_WAITING
 from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, parse_flag, settings_table
 
@@ -140,10 +141,12 @@ def test_the_table_tells_every_setting_and_its_default():
 
 
 def test_the_table_tells_what_the_code_does():
-    """Two sentences of it that other modules decide."""
+    """Sentences of it that other modules decide."""
     rows = {row.variable: row.meaning for row in settings_table()}
     assert f"at most {MAX_WAITING} of different requests" in rows["SGN_DECODERS"]
-    assert "WebP two fifths" in rows["SGN_MAX_PIXELS"], "as tests/sgn_serve/pictures/test_images.py finds it"
+    assert f"with {SMALL_MEMORY >> 20} MB of memory" in rows["SGN_DECODERS"]
+    for variable in ("SGN_DECODERS", "SGN_MAX_PIXELS"):
+        assert f"{LARGE_MEMORY >> 20} MB" in rows[variable]
 
 
 @pytest.mark.parametrize(
