@@ -110,8 +110,8 @@ class Decoder:
                 await asyncio.gather(self.small.start(), self.large.start())
         except TimeoutError:
             raise OSError("the processes that decode pictures do not start") from None
-        confined = next(process.confinement for process in self.small.processes if process.confinement is not None)
-        assert confined is not None, "one of them is free"
+        confined = self.small.confinement
+        assert confined is not None, "one of its processes has started"
         for means in confined.means():
             metrics.CONFINEMENT.labels(means).set(1)
         logger.info(

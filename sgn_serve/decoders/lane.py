@@ -7,6 +7,7 @@ from typing import IO
 
 from sgn_serve.decoders.fair_queue import FairQueue
 from sgn_serve.decoders.processes import DecoderProcess, End, ForkServer, Kind, ProcessObserver, Result
+from sgn_serve.process.confinement import Confinement
 
 _RETRY_SECONDS = 1.0
 _SLOW_SECONDS = 1.0
@@ -44,6 +45,8 @@ class Lane(ProcessObserver):
         self.processes: list[DecoderProcess] = []
         self.seconds_each = _SLOW_SECONDS
         """Running mean of the seconds that a picture takes."""
+        self.confinement: Confinement | None = None
+        """What confines its processes, once one has started."""
         self._fork_server = fork_server
         self._wanted = processes
         self._idle: list[DecoderProcess] = []
@@ -82,6 +85,7 @@ class Lane(ProcessObserver):
 
     def free(self, process: DecoderProcess) -> None:
         """Give a process to whose turn it is."""
+        self.confinement = process.confinement
         self._first.set()
         while len(self._queue):
             turn = self._queue.pop()

@@ -7,8 +7,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.decoder import Decoder, DecoderLimits
+from sgn_serve.decoders.decoder import DecoderLimits
 from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
@@ -70,7 +71,7 @@ class Predictor:
             self.card.preprocessing.resize_mode,
         )
         decoder_limits = DecoderLimits(settings.decoders, settings.decode_seconds, settings.max_bytes)
-        self._decoder = Decoder(options, decoder_limits)
+        self._decoder = SharedDecoder(options, decoder_limits)
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue
         )

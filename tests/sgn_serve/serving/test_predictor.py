@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgn_serve.decoders.decoder import Decoder
 from sgn_serve.decoders.large_pictures import MAX_WAITING
+from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -65,7 +65,7 @@ def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_
 
 def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkeypatch):
     """Pictures are commands to the planted job here. As many large ones wait as fill the queue twice."""
-    monkeypatch.setattr("sgn_serve.serving.predictor.Decoder", partial(Decoder, job=faults.JOB))
+    monkeypatch.setattr("sgn_serve.serving.predictor.SharedDecoder", partial(SharedDecoder, job=faults.JOB))
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     settings = Settings(model_path=model, max_queue=4, max_images=4, decoders=1, decode_seconds=60)
     predictor = Predictor(read_graph(model), settings)
