@@ -154,7 +154,11 @@ class Decoder:
         with self._deadline(request) as deadline:
             if length <= self.small.kind.file_bytes:
                 limits = TimeLimits(deadline, _SMALL_SECONDS, SMALL_CPU_SECONDS)
-                result = await self._decode(self.small, file, request, limits)
+                at_once = self.small.decode_now(file, limits)
+                result = None if at_once is None else await at_once
+                if result is None or result.end is End.STOPPED:
+                    file.seek(0)
+                    result = await self._decode(self.small, file, request, limits)
                 if result.outcome not in (Outcome.LARGE, Outcome.NO_MEMORY) and result.end not in (
                     End.TIME,
                     End.MEMORY,

@@ -89,4 +89,5 @@ def load_all() -> None:
     for name in ("ascii", "cp1252", "latin-1", "utf-8", "utf-16", "utf-16-be", "utf-16-le"):
         codecs.lookup(name)
     with suppress(ImportError):
-        importlib.import_module("PIL.AvifImagePlugin").DEFAULT_MAX_THREADS = 1
+        avif: Any = importlib.import_module("PIL.AvifImagePlugin")
+        avif.DEFAULT_MAX_THREADS = 1

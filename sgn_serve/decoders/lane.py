@@ -1,7 +1,7 @@
 """Some decoder processes of one kind, for whose attention requests take turns."""
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import IO
 
@@ -63,6 +63,17 @@ class Lane(ProcessObserver):
     def close(self) -> None:
         """Replace no process any more."""
         self._closed = True
+
+    def decode_now(self, file: IO[bytes], limits: TimeLimits) -> Awaitable[Result] | None:
+        """Have a picture decoded at once, None if no process is free: decode without what only waiting needs.
+
+        Args:
+            file: See decode.
+            limits: See decode.
+        """
+        if not self._idle:
+            return None
+        return self._idle.pop().decode(file, limits.cpu_seconds, limits.seconds)
 
     async def decode(self, file: IO[bytes], request: Hashable, limits: TimeLimits) -> Result:
         """Have a picture decoded when it is its turn.

@@ -1,7 +1,7 @@
 """Share decoder processes between the predictor that answers and the one that is about to replace it."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import IO
@@ -79,12 +79,12 @@ class SharedDecoder:
             await asyncio.gather(shared.start, return_exceptions=True)
             await shared.decoder.close()
 
-    async def decode(
+    def decode(
         self,
         file: IO[bytes],
         request: Hashable,
         step_aside: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> NDArray[np.float32]:
+    ) -> Awaitable[NDArray[np.float32]]:
         """Decode a picture file; see Decoder.decode. It must have been started."""
         assert self._decoder is not None, "pictures come after the start"
-        return await self._decoder.decode(file, request, step_aside)
+        return self._decoder.decode(file, request, step_aside)

@@ -33,9 +33,9 @@ SMALL, LARGE = 51, 255
 
 
 @asynccontextmanager
-async def running(job: str = faults.JOB, **limits: float) -> AsyncIterator[Decoder]:
+async def running(job: str = faults.JOB, seconds: float = 20.0) -> AsyncIterator[Decoder]:
     """Run a decoder until the block ends. It has one process for small pictures."""
-    decoder = Decoder(OPTIONS, DecoderLimits(**{"processes": 1, "seconds": 20.0, **limits}), job)
+    decoder = Decoder(OPTIONS, DecoderLimits(processes=1, seconds=seconds), job)
     await decoder.start()
     try:
         yield decoder
@@ -201,7 +201,7 @@ def test_what_libraries_write_on_the_standard_error_output_is_dropped(capfd: pyt
 
 def test_pictures_of_one_request_take_turns_with_those_of_others() -> None:
     async def ask() -> None:
-        order = []
+        order: list[str] = []
 
         async def one(command: str, request: str) -> None:
             await value(decoder, command, request)
