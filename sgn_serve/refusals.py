@@ -50,7 +50,7 @@ CODES = MappingProxyType(
         "not_an_image": "the file is a picture in none of the accepted formats",
         "unsupported_pixels": "the picture's pixels have no known place between black and white",
         "damaged_image": "the picture is truncated or damaged",
-        "too_many_pixels": "the picture has more pixels than allowed",
+        "too_many_pixels": "the picture has more pixels than allowed, or decoding it takes too much memory",
         "too_slow_to_decode": "the picture takes too long to decode",
     }
 )

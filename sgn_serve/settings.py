@@ -107,11 +107,12 @@ class Settings(BaseSettings):
     threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
         0, ge=0, description="CPU threads of the network"
     )
-    decode_threads: WholeNumber = Field(
+    decoders: WholeNumber = Field(
         2,
         ge=1,
-        description="threads that decode pictures. A further thread decodes those over a megapixel, one at a time. "
-        "There, at most 8 of different requests are decoded or wait; more are refused",
+        description="processes that decode pictures, each with 32 MB of memory for it. A further one, with 192 MB, "
+        "decodes those that take more, or have more than a megapixel, one at a time. There, at most 8 of different "
+        "requests are decoded or wait; more are refused",
     )
     max_batch: WholeNumber = Field(32, ge=1, description="pictures that go through the network together, at most")
     batch_ms: Number = Field(
@@ -132,17 +133,15 @@ class Settings(BaseSettings):
     max_pixels: Annotated[WholeNumber, Default("25 million")] = Field(
         25_000_000,
         ge=1,
-        description="largest picture, width times height, and largest sum of a TIFF's tiles, checked before it is "
-        "decoded. Formats whose decoders take more memory are allowed less: WebP two fifths of it, a progressive JPEG "
-        "in CMYK or with its colours in full size (4:4:4) two thirds. A TIFF's largest strip or tile may take 2.5 "
-        "bytes of memory for each pixel",
+        description="largest picture, width times height, checked before it is decoded. A format whose decoder takes "
+        "more than 192 MB for so many, such as WebP, reaches that limit of memory earlier",
     )
     decode_seconds: Number = Field(
-        5.0,
+        4.0,
         ge=0.01,
         le=600,
-        description="time that reading a picture's header, and then its pixels, may take, in seconds. A WebP or "
-        "compressed TIFF, once begun, is decoded to its end: its size bounds its time",
+        description="time in which all pictures of a request must be decoded, in seconds. Those that are not are "
+        "refused, and their decoder is ended",
     )
     receive_seconds: Number = Field(
         30.0,

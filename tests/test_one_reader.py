@@ -15,8 +15,9 @@ from PIL import Image
 import export.command
 import training.command
 from export.check.pictures import PicturesError, pictures_in, pictures_under
+from sgn_serve.decoders.decoder import Decoder
+from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import read_rgb
 from sgn_serve.serving.predictor import Predictor
@@ -46,13 +47,18 @@ def odd(ship: NDArray[np.uint8]) -> list[OddPicture]:
     return [*odd_pictures(ship), *odd_formats(ship), *more]
 
 
-def served(data: bytes, size: int, resize: str = "stretch") -> NDArray[np.float32]:
-    """Return what the service's decoder makes of a file."""
-    decoder = Decoder((size, size), max_pixels=25_000_000, resize=resize)
-    try:
-        return asyncio.run(decoder.decode(BytesIO(data), request=0))
-    finally:
-        decoder.close()
+def served(files: list[bytes], size: int, resize: str = "stretch") -> list[NDArray[np.float32]]:
+    """Return what the service's decoder makes of some files."""
+
+    async def decode() -> list[NDArray[np.float32]]:
+        decoder = Decoder(PictureOptions((size, size), 25_000_000, resize=resize))
+        await decoder.start()
+        try:
+            return [await decoder.decode(BytesIO(data), request=number) for number, data in enumerate(files)]
+        finally:
+            await decoder.close()
+
+    return asyncio.run(decode())
 
 
 def test_odd_pictures_are_read_rightly(ship: NDArray[np.uint8]) -> None:
@@ -80,7 +86,7 @@ def test_training_evaluation_export_and_serving_read_equal_arrays(
         for picture in odd:
             (tmp_path / split / "a" / picture.name).write_bytes(picture.data)
     ordered = sorted(odd, key=lambda picture: picture.name)
-    expected = torch.from_numpy(np.stack([served(picture.data, size, resize) for picture in ordered]))
+    expected = torch.from_numpy(np.stack(served([picture.data for picture in ordered], size, resize)))
 
     trained = load_pictures("image-folder", tmp_path, "train", size, resize=resize)
     judged = load_pictures("image-folder", tmp_path, "test", size, trained.class_names, resize)
@@ -116,7 +122,7 @@ def test_what_the_server_refuses_is_refused_everywhere(ship: NDArray[np.uint8], 
         folder.mkdir()
         (folder / name).write_bytes(data)
         with pytest.raises(PictureRefused) as reason:
-            served(data, 8)
+            served([data], 8)
         with pytest.raises(DatasetError, match="not a readable picture") as of_training:
             load_pictures("image-folder", tmp_path, "train", 8)
         with pytest.raises(PicturesError, match="not a picture that can be read") as of_export:
@@ -185,5 +191,5 @@ def test_how_pictures_are_resized_goes_from_training_to_the_service(
 
     predictor = Predictor(read_graph(graph), Settings(model_path=graph))
     assert predictor.card.preprocessing.resize_mode == "crop"
-    served_by_it = asyncio.run(predictor._decoder.decode(BytesIO((tmp_path / "test/dark/0.png").read_bytes()), 0))
+    (served_by_it,) = served([(tmp_path / "test/dark/0.png").read_bytes()], predictor.description.image_size[0], "crop")
     assert torch.equal(torch.from_numpy(served_by_it), checked[0][0])

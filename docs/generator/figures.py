@@ -36,8 +36,9 @@ from release.hostile import fuzz, session
 from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
+from sgn_serve.decoders import decoder, job, large_pictures
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
-from sgn_serve.pictures import decoding, large_pictures
+from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor
 from sgn_serve.settings import settings_table
 
@@ -193,11 +194,11 @@ NAMED: dict[str, Callable[[], str]] = {
     "limit.last answer seconds": lambda: f"{shutdown._LONGEST_ANSWER_SECONDS:g}",
     "limit.retry seconds": lambda: f"{supervisor._RETRY_SECONDS:g}",
     "limit.large pictures": lambda: str(large_pictures.MAX_WAITING),
-    "limit.blocks": lambda: f"{decoding._BLOCKS:,}",
-    "limit.header reads": lambda: f"{decoding._HEADER_READS:,}",
-    "limit.exif": lambda: f"{decoding._EXIF_BYTES >> 10} KiB",
-    "limit.tiff bytes": lambda: f"{decoding._DECODER_BYTES:g}",
-    "limit.scans": lambda: str(decoding._USUAL_SCANS),
+    "limit.small pixels": lambda: f"{job.LARGE_PIXELS:,}",
+    "limit.small file": lambda: f"{decoder.SMALL_FILE >> 20} MiB",
+    "limit.small memory": lambda: f"{decoder.SMALL_MEMORY >> 20} MB",
+    "limit.small seconds": lambda: f"{decoder.SMALL_CPU_SECONDS:g}",
+    "limit.large memory": lambda: f"{decoder.LARGE_MEMORY >> 20} MB",
     "limit.halved": lambda: f"{decoding._HALVED_PIXELS // 1_000_000} megapixels",
     "engines.block off": lambda: _both("block off: ours, ONNX Runtime"),
     "min agreement": lambda: f"{Reduced.min_agreement:g}",

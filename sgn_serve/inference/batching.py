@@ -18,8 +18,9 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -147,6 +148,18 @@ class Place:
         self._left -= pictures
         self._batcher._leave(pictures)
 
+    @contextmanager
+    def step_aside(self) -> Iterator[None]:
+        """Leave the room of one picture to others for a while, because it will not come soon.
+
+        Pictures that wait long to be decoded thus keep nobody out. Afterwards there may be one more than allowed.
+        """
+        self._batcher._aside += 1
+        try:
+            yield
+        finally:
+            self._batcher._aside -= 1
+
     async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
         """Put pictures into the queue and wait for their logits.
 
@@ -190,6 +203,7 @@ class Batcher:
         self._company = 1.0
         self.pending = 0
         """Number of pictures accepted and not yet answered."""
+        self._aside = 0
 
     def start(self) -> None:
         """Start to run batches. Call it on the event loop."""
@@ -218,7 +232,7 @@ class Batcher:
         Raises:
             Overloaded: There is no room for them.
         """
-        if self.pending + pictures > self.limits.max_queue:
+        if self.pending - self._aside + pictures > self.limits.max_queue:
             slowest = max(self._seconds_each.values())
             raise Overloaded(max(1, math.ceil(self.pending * slowest)))
 
@@ -312,7 +326,8 @@ class Batcher:
         while not self._queue:
             self._changed.clear()
             await self._changed.wait()
-        self._company = max(self.pending, (1 - _NEW_SHARE) * self._company + _NEW_SHARE * self.pending)
+        company = self.pending - self._aside
+        self._company = max(company, (1 - _NEW_SHARE) * self._company + _NEW_SHARE * company)
         deadline = time.perf_counter() + self.limits.max_wait
         # Half of them are enough: while these run, the others arrive. From then on two groups take turns, and the
         # network never waits for answers to be sent and the next requests to be read.

@@ -51,13 +51,12 @@ class _Later:
     data: bytes = b""
 
 
-def prepare(file: IO[bytes], formats: tuple[str, ...], first_scan: int) -> Source:
+def prepare(file: IO[bytes], formats: tuple[str, ...]) -> Source:
     """Choose what Pillow is given of a file, and as which formats it may read it.
 
     Args:
         file: At its beginning.
         formats: Formats to accept, by Pillow's names.
-        first_scan: Position of a JPEG's first scan, 0 if it is none.
 
     Raises:
         PictureRefused: The header of an ICO or JPEG 2000 cannot be read, or its pixels cannot.
@@ -69,9 +68,11 @@ def prepare(file: IO[bytes], formats: tuple[str, ...], first_scan: int) -> Sourc
         shortened = png_chunks.without_texts(file.read())
         file.seek(position)
         return Source(file if shortened is None else BytesIO(shortened), formats)
-    if first_scan:
-        ended = jpeg_end.with_end(file.read(), first_scan)
+    if start.startswith(jpeg_end.START):
+        data = file.read()
         file.seek(position)
+        first_scan = jpeg_end.first_scan(data)
+        ended = jpeg_end.with_end(data, first_scan)
         return Source(file, formats) if ended is None else Source(BytesIO(ended), formats, lacks_end=first_scan)
     if start.startswith(icons.SIGNATURE) and "ICO" in formats:
         largest = icons.largest(file.read())

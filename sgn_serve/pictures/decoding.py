@@ -1,10 +1,8 @@
-"""Decode picture files to float32 arrays (3, H, W) in [0, 1], with limits on pixels, memory and time."""
+"""Decode picture files to float32 arrays (3, H, W) in [0, 1]."""
 
-import math
-import time
 from dataclasses import dataclass
-from io import SEEK_END, BytesIO
-from typing import IO, Any
+from io import BytesIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +10,12 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.pictures import corrections, gamma, icons, jpeg_header, resizing, tiff_layout, webp
+from sgn_serve.pictures import corrections, gamma, icons, resizing, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
     PictureRefused,
     TooManyPixels,
-    TooSlow,
     UnsupportedPixels,
 )
 from sgn_serve.pictures.formats import AVAILABLE
@@ -32,62 +29,14 @@ Image.MAX_IMAGE_PIXELS = None
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 WHITE = (255, 255, 255)
+_LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
+"""What a network takes for each value of a channel. A table is one pass over the pixels instead of three."""
 _STRIP_PIXELS = 1_000_000
 """Pixels that are converted to RGB at a time."""
-_HEADER_READS = 100_000
-"""Most reads of a picture's header."""
-_EXIF_BYTES = 1 << 18
-"""Most bytes of EXIF that are read."""
-_BLOCKS = 100_000
-"""Most strips or tiles of a TIFF."""
-_DECODER_BYTES = 2.5
-"""Most memory that a TIFF's decoder may take beside the picture, in bytes for every pixel allowed."""
 _HALVED_PIXELS = 4_000_000
 _HALVED_SHRINKING = 16
 """A JPEG with more pixels, shrunk at least this much in both directions, is decoded at half its size. The average of so
 many pixels hardly changes, and decoding takes a quarter of the memory."""
-_USUAL_SCANS = 12
-"""Scans that any JPEG may have."""
-_SCANNED_PIXELS = 300_000_000
-"""Most pixels, times scans, of a JPEG with more scans than that."""
-_JPEG_SCAN = b"\xff\xda"
-
-
-class _TimedFile:
-    """A file that refuses to be read after a deadline, which stops Pillow in the middle of a picture.
-
-    The reads of a header are limited too, because Pillow makes objects of each of its parts, however small.
-    There is no fileno on purpose: decoders would read past the deadline through it.
-    """
-
-    def __init__(self, file: IO[bytes], seconds: float):
-        self._file = file
-        self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
-        self._reads: float = _HEADER_READS
-        self.seek = file.seek
-        self.tell = file.tell
-        self.close = file.close
-
-    def start_pixels(self) -> None:
-        """Start the time limit for the pixels; reads are no longer counted."""
-        self._deadline = time.monotonic() + self._seconds
-        self._reads = math.inf
-
-    def read(self, size: int = -1) -> bytes:
-        self._check()
-        return self._file.read(size)
-
-    def readline(self, size: int = -1) -> bytes:
-        self._check()
-        return self._file.readline(size)
-
-    def _check(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise TooSlow(f"the picture takes more than {self._seconds:g} s to decode")
-        self._reads -= 1
-        if self._reads < 0:
-            raise TooSlow(f"the picture's header has too many parts: it takes more than {_HEADER_READS} reads")
 
 
 def decode(
@@ -95,7 +44,6 @@ def decode(
     size: tuple[int, int],
     max_pixels: int,
     background: tuple[int, int, int] = WHITE,
-    seconds: float = 60.0,
     resize: str = "stretch",
 ) -> NDArray[np.float32]:
     """Decode a picture file to the array that a network takes: open_picture, then to_array.
@@ -105,7 +53,6 @@ def decode(
         size: Wanted (height, width) in pixels.
         max_pixels: See open_picture.
         background: Colour under transparent pixels: RGB, 0 to 255.
-        seconds: See open_picture.
         resize: See to_rgb.
 
     Returns:
@@ -114,41 +61,32 @@ def decode(
     Raises:
         PictureRefused: The file cannot be made such an array; see open_picture and to_array.
     """
-    return to_array(open_picture(data, max_pixels, seconds), size, background, resize)
+    return to_array(open_picture(data, max_pixels), size, background, resize)
 
 
-def open_picture(
-    data: bytes | IO[bytes], max_pixels: int, seconds: float = 60.0, formats: tuple[str, ...] = FORMATS
-) -> Image.Image:
-    """Read a picture file's header and check it against the limits. No pixels are decoded yet.
+def open_picture(data: bytes | IO[bytes], max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Read a picture file's header and check how many pixels it has. None of them is decoded yet.
+
+    Nothing here limits the time and the memory that a file takes: the service decodes in processes that do.
 
     Only those of a JPEG without the marker that ends it are decoded: it is refused if pixels are missing too.
 
     Args:
         data: The file, at its beginning.
-        max_pixels: Largest width times height, and largest sum of a TIFF's tiles. WebP may have two fifths of it,
-            because its decoder keeps the picture three times. A progressive JPEG in CMYK, or without chroma
-            subsampling, may have two thirds.
-        seconds: Time limit for the header, and again for the pixels. It is checked whenever the decoder reads on.
-            Nothing can stop a decoder between two reads, and those of WebP and compressed TIFF read only once. The
-            limits on size, which are checked here, bound their time. Infinity, for files of one's own, also leaves
-            the reads of the header unlimited, which is faster.
+        max_pixels: Largest width times height.
         formats: Formats to accept, by Pillow's names.
 
     Raises:
         NotAnImage: None of the accepted formats.
         UnsupportedPixels: The file stores its pixels in a way that is not decoded rightly.
-        TooManyPixels: More pixels, or more memory to decode them, than allowed.
+        TooManyPixels: More pixels than allowed.
         DamagedImage: The header cannot be read.
-        TooSlow: Reading the header takes too long, or decoding would.
     """
     file = BytesIO(data) if isinstance(data, bytes) else data
-    layout, header = _look_ahead(file)
-    source = corrections.prepare(file, formats, 0 if header is None else header.first_scan)
+    source = corrections.prepare(file, formats)
     file = source.file
-    timed: Any = file if seconds == math.inf else _TimedFile(file, seconds)
     try:
-        picture = icons.IconBitmap(timed) if source.icon else Image.open(timed, formats=source.formats)
+        picture = icons.IconBitmap(file) if source.icon else Image.open(file, formats=source.formats)
         corrections.correct(picture, file)
     except UnidentifiedImageError:
         raise NotAnImage(
@@ -161,35 +99,12 @@ def open_picture(
             raise UnsupportedPixels(f"the picture's pixels are of a kind that is not read ({_reason(error)})") from None
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size
-    allowed = max_pixels
-    if picture.format == "WEBP":
-        allowed = max_pixels * 2 // 5
-    elif isinstance(picture, JpegImageFile) and _kept_coefficients(picture, header) > 2:
-        allowed = max_pixels * 2 // 3
-    if width * height > allowed:
+    if width * height > max_pixels:
         raise TooManyPixels(
-            f"the {picture.format} picture has {width} x {height} = {width * height} pixels, more than {allowed}"
+            f"the {picture.format} picture has {width} x {height} = {width * height} pixels, more than {max_pixels}"
         )
-    if isinstance(picture, JpegImageFile):
-        _check_scans(file, header, width * height)
-    if layout is not None:
-        _check_layout(file, layout, max_pixels)
     corrections.check_end(source)
     return picture
-
-
-def decoded_pixels(picture: Image.Image) -> int:
-    """Return the number of pixels that decoding an opened picture makes.
-
-    A tiled TIFF counts all pixels of its tiles, however few of them the picture shows.
-    """
-    tags = getattr(picture, "tag_v2", {})
-    if TiffImagePlugin.TILEWIDTH not in tags:
-        return picture.width * picture.height
-    across, down = tags[TiffImagePlugin.TILEWIDTH], tags[TiffImagePlugin.TILELENGTH]
-    columns = math.ceil(tags[TiffImagePlugin.IMAGEWIDTH] / across)
-    rows = math.ceil(tags[TiffImagePlugin.IMAGELENGTH] / down)
-    return int(columns * across * rows * down)
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
@@ -219,8 +134,16 @@ def to_array(
     Raises:
         PictureRefused: See to_rgb.
     """
-    pixels = to_rgb(picture, size, background, resize).astype(np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / np.float32(255))
+    return to_input(to_rgb(picture, size, background, resize))
+
+
+def to_input(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the array that a network takes, (3, height, width) in [0, 1].
+
+    Args:
+        pixels: RGB from 0 to 255, (height, width, 3).
+    """
+    return _LEVELS.take(pixels.transpose(2, 0, 1))
 
 
 def to_rgb(
@@ -250,11 +173,7 @@ def to_rgb(
     Raises:
         DamagedImage: The pixels cannot be decoded to the end.
         UnsupportedPixels: The pixels have no known black and white.
-        TooSlow: Decoding takes longer than open_picture was told.
     """
-    file: Any = picture.fp  # type: ignore[attr-defined]
-    if isinstance(file, _TimedFile):
-        file.start_pixels()  # a new deadline: the picture may have waited for its turn since it was opened
     with picture:
         if size is not None:
             _halve(picture, max(size))
@@ -263,11 +182,7 @@ def to_rgb(
             corrections.start(picture)
             picture.load()
             corrections.finish(picture)
-        except TooSlow:
-            raise
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
-            if isinstance(error.__cause__, TooSlow):
-                raise error.__cause__ from None  # OpenJPEG's reads say so only
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
         colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)
@@ -278,79 +193,6 @@ def to_rgb(
         rgb = _resized_rgb(picture, geometry, colours)
     upright = rgb if turn is None else rgb.transpose(turn)
     return np.asarray(upright if size is None else resizing.pad(upright, (width, height), background))
-
-
-def _look_ahead(file: IO[bytes]) -> tuple[tiff_layout.Layout | None, jpeg_header.Header | None]:
-    """Read what a TIFF or JPEG file says about the cost of decoding it, before Pillow makes objects of its tags."""
-    position = file.tell()
-    start = file.read(4)
-    file.seek(position)
-    layout, header = None, None
-    if tiff_layout.is_tiff(start):
-        try:
-            layout = tiff_layout.read_layout(file.read())
-        except ValueError as error:
-            raise DamagedImage(f"the TIFF picture's header cannot be read ({error})") from None
-        if layout.blocks > _BLOCKS:
-            raise TooSlow(
-                f"the TIFF picture has {layout.blocks} strips or tiles, more than {_BLOCKS}; save it in larger ones"
-            )
-    elif start.startswith(b"\xff\xd8"):
-        header = jpeg_header.read_header(file.read())
-        if header.exif_bytes > _EXIF_BYTES:
-            raise DamagedImage(f"the JPEG picture has {header.exif_bytes} bytes of EXIF, more than {_EXIF_BYTES}")
-    file.seek(position)
-    return layout, header
-
-
-def _check_layout(file: IO[bytes], layout: tiff_layout.Layout, max_pixels: int) -> None:
-    """Refuse a TIFF that costs more memory or time than its size explains. Nothing can stop libtiff once it runs."""
-    if layout.pixels > max_pixels:
-        raise TooManyPixels(f"the TIFF picture's tiles have {layout.pixels} pixels together, more than {max_pixels}")
-    allowed = int(max_pixels * _DECODER_BYTES)
-    if layout.memory > allowed:
-        raise TooManyPixels(
-            f"decoding the TIFF picture takes {layout.memory} bytes beside it, more than {allowed};"
-            " save it in smaller strips or tiles"
-        )
-    size = _size(file)
-    if layout.encoded_bytes > size:
-        raise DamagedImage(
-            f"the TIFF picture's strips or tiles have {layout.encoded_bytes} bytes, the file only {size}"
-        )
-
-
-def _size(file: IO[bytes]) -> int:
-    position = file.tell()
-    size = file.seek(0, SEEK_END)
-    file.seek(position)
-    return size
-
-
-def _kept_coefficients(picture: JpegImageFile, header: jpeg_header.Header | None) -> float:
-    """Return how many coefficients, of two bytes each, the decoder keeps for every pixel until the last scan."""
-    if "progressive" not in picture.info and header is not None and header.components == picture.layers:
-        return 0  # all colours in one scan
-    sizes = [(down, across) for _, down, across, _ in picture.layer]
-    largest = max((down for down, _ in sizes), default=1) * max((across for _, across in sizes), default=1)
-    return sum(down * across for down, across in sizes) / max(largest, 1)
-
-
-def _check_scans(file: IO[bytes], header: jpeg_header.Header | None, pixels: int) -> None:
-    """Refuse a large JPEG with many scans: the decoder walks over all pixels for each, even if it has few bytes.
-
-    Scans are counted by their marker, which cannot be part of the pixel data. Cameras and editors write ten scans.
-    Further pictures in the same file (MPO) count as well.
-    """
-    allowed = max(_USUAL_SCANS, _SCANNED_PIXELS // pixels)
-    if _size(file) < allowed:
-        return  # it has not even a byte for each scan
-    position = file.tell()
-    file.seek(0)
-    scans = file.read().count(_JPEG_SCAN, header.first_scan if header is not None else 0)
-    file.seek(position)
-    if scans > allowed:
-        raise TooSlow(f"the JPEG picture has {scans} scans, more than {allowed} at its size; save it again")
 
 
 _TURNS = {
@@ -371,10 +213,10 @@ _SIDEWAYS = (
 
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
-    if len(picture.info.get("exif") or b"") > _EXIF_BYTES:
-        return None  # Pillow would make an object of every value in it
     try:
         return _TURNS.get(picture.getexif().get(ExifTag.Orientation, 1))
+    except MemoryError:
+        raise
     except Exception:  # EXIF is a hint: a damaged one does not make the picture unreadable
         return None
 

@@ -1,6 +1,5 @@
 """Read picture files of one's own, in training, evaluation and export, to the arrays that serving makes of them."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def read_rgb(
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS, math.inf), size, background, resize)
+    return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS), size, background, resize)
 
 
 def read_size(source: Path | bytes) -> tuple[int, int]:
@@ -54,7 +53,7 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    with decoding.open_picture(data, MAX_PIXELS, math.inf) as picture:
+    with decoding.open_picture(data, MAX_PIXELS) as picture:
         width, height = picture.size
         plain = picture.format == "PNG" and not any(chunk in data for chunk in _PNG_EXIF)
         return (height, width) if plain or width == height else decoding.upright_size(picture)

@@ -7,13 +7,38 @@ from io import BytesIO
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+START = b"\xff\xd8"
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 _RESTARTS = tuple(bytes([0xFF, 0xD0 + number]) for number in range(8))
+_ALONE = {0x00, 0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF}
+"""Second bytes of markers without a segment: byte stuffing, and markers that have no length."""
+_MOST_SEGMENTS = 100_000
 _COEFFICIENTS = 64
 _NOISE = bytes(1 + value % 253 for value in random.Random(0).randbytes(256))
 """Bytes without a marker, as if pixels went on."""
 _ROWS = 256
+
+
+def first_scan(data: bytes) -> int:
+    """Return the position of the first scan's marker; 0 where the file is no sequence of segments that leads to one.
+
+    Args:
+        data: The whole file.
+    """
+    at = 0
+    for _ in range(_MOST_SEGMENTS):
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 5 > len(data):
+            break
+        marker = data[at : at + 2]
+        if marker == _SCAN:
+            return at
+        if marker[1] in _ALONE:
+            at += 1 if marker[1] == 0xFF else 2
+            continue
+        at += 2 + max(int.from_bytes(data[at + 2 : at + 4]), 2)
+    return 0
 
 
 def with_end(data: bytes, first_scan: int) -> bytes | None:
@@ -21,7 +46,7 @@ def with_end(data: bytes, first_scan: int) -> bytes | None:
 
     Args:
         data: The whole file.
-        first_scan: Position of its first scan's marker, before which the end of a thumbnail may stand.
+        first_scan: What the function first_scan returned. The end of a thumbnail may stand before it.
     """
     if not first_scan or data.find(_END, first_scan) >= 0:
         return None

@@ -1,4 +1,4 @@
-"""Turn picture files into answers: decode them in threads, batch them, classify them. Nothing here knows HTTP."""
+"""Turn picture files into answers: decode them in processes, batch them, classify them. Nothing here knows HTTP."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,13 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.decoders.decoder import DecoderLimits
+from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place, Run
 from sgn_serve.inference.classifier import Classifier, Logits
 from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.colours import parse_colour
-from sgn_serve.pictures.decoder_threads import Decoder
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.process.version import package_version
@@ -63,22 +65,23 @@ class Predictor:
         self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         self.description = graph.description
         self.card = model_card(graph, settings)
-        self._decoder = Decoder(
+        options = PictureOptions(
             graph.description.image_size,
             settings.max_pixels,
             parse_colour(self.card.preprocessing.background),
-            settings.decode_seconds,
-            settings.decode_threads,
             self.card.preprocessing.resize_mode,
+            settings.formats,
         )
-        self._decoder.formats = settings.formats
+        decoder_limits = DecoderLimits(settings.decoders, settings.decode_seconds, settings.max_bytes)
+        self._decoder = SharedDecoder(options, decoder_limits)
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue
         )
         self.batcher = Batcher(self.classifier.logits, limits, CountBatches())
 
     async def start(self) -> None:
-        """Start to take batches, and send a picture through, block on and block off: what is ready has answered."""
+        """Start the decoders, and send a picture through, block on and block off: what is ready has answered."""
+        await self._decoder.start()
         self.batcher.start()
         black = np.zeros((1, 3, *self.description.image_size), np.float32)
         for self_gradient in (False, True)[: 1 + self.description.has_block]:
@@ -86,9 +89,9 @@ class Predictor:
                 await place.run(black, self_gradient)
 
     async def stop(self) -> None:
-        """Stop the batcher and the decoder's threads."""
+        """Stop the batcher, and end the decoder's processes."""
         await self.batcher.stop()
-        self._decoder.close()
+        await self._decoder.close()
 
     @property
     def alive(self) -> bool:
@@ -191,7 +194,7 @@ class Predictor:
     async def _decode(self, place: Place, file: IO[bytes]) -> NDArray[np.float32]:
         with metrics.DECODE_SECONDS.time():
             try:
-                return await self._decoder.decode(file, request=place)
+                return await self._decoder.decode(file, place, place.step_aside)
             except PictureRefused as refused:
                 raise Refusal(refused.code, str(refused), refused.retry_after) from None
 

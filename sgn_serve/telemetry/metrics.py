@@ -82,7 +82,19 @@ QUEUE_SECONDS = _histogram(
     "Seconds that a decoded picture, or the tensors of a request under /v2, waited for a batch.",
 )
 DECODE_SECONDS = _histogram(
-    "sgn_decode_seconds", "Seconds to decode one picture, including the wait for a decoding thread."
+    "sgn_decode_seconds", "Seconds to decode one picture, including the wait for a decoder process."
+)
+DECODERS = _gauge("sgn_decoder_processes", "Processes that decode pictures.")
+DECODER_ENDS = _counter(
+    "sgn_decoder_ends_total",
+    "Decoder processes that were ended and replaced: memory, time and crash are a picture's doing. A picture that "
+    "passes the limits of small ones counts too, though it is then tried as a large one.",
+    "reason",
+)
+CONFINEMENT = _gauge(
+    "sgn_decoder_confinement",
+    "Workers whose decoder processes are confined by this means: landlock, seccomp, memory.",
+    "means",
 )
 BATCH_PICTURES = _histogram("sgn_batch_pictures", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256))
 INFERENCE_SECONDS = _histogram(
@@ -148,6 +160,8 @@ for _code in ("internal_error", "timeout", "overloaded"):  # the codes that aler
 for _outcome in (SUCCEEDED, FAILED):
     INFERENCES.labels(_outcome)
     INFERENCES_SECONDS.labels(_outcome)
+for _reason in ("memory", "time", "crash", "cancelled"):
+    DECODER_ENDS.labels(_reason)
 for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from sgn_serve.decoders.decoder import LARGE_MEMORY, SMALL_MEMORY
+from sgn_serve.decoders.large_pictures import MAX_WAITING
 from sgn_serve.pictures import formats
-from sgn_serve.pictures.large_pictures import MAX_WAITING
 from sgn_serve.setting_types import parse_flag
 from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, settings_table
 
@@ -27,7 +28,7 @@ def test_every_setting_can_be_set():
         "SGN_ENGINE": ("openvino", "openvino"),
         "SGN_PROVIDERS": ("cuda, cpu", ("cuda", "cpu")),
         "SGN_THREADS": ("3", 3),
-        "SGN_DECODE_THREADS": ("4", 4),
+        "SGN_DECODERS": ("4", 4),
         "SGN_MAX_BATCH": ("5", 5),
         "SGN_BATCH_MS": ("6.5", 6.5),
         "SGN_MAX_WAIT_MS": ("0", 0.0),
@@ -153,7 +154,7 @@ def test_the_table_tells_every_setting_and_its_default():
     assert rows["SGN_SELF_GRADIENT"][1:3] == ("true or false", "true")
     assert rows["SGN_TOP_K"][1:3] == ("a whole number, 1 or more", "5")
     assert rows["SGN_RATE_LIMIT"][1:3] == ("a number from 0 to 1000000", "0: any number")
-    assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "5")
+    assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "4")
     assert rows["SGN_API_TOKEN"].default.startswith("none")
     assert all(text and "\n" not in text and "|" not in text for row in rows.values() for text in row)
     for variable, field in (
@@ -166,10 +167,12 @@ def test_the_table_tells_every_setting_and_its_default():
 
 
 def test_the_table_tells_what_the_code_does():
-    """Two sentences of it that other modules decide."""
+    """Sentences of it that other modules decide."""
     rows = {row.variable: row.meaning for row in settings_table()}
-    assert f"at most {MAX_WAITING} of different requests" in rows["SGN_DECODE_THREADS"]
-    assert "WebP two fifths" in rows["SGN_MAX_PIXELS"], "as tests/sgn_serve/pictures/test_images.py finds it"
+    assert f"at most {MAX_WAITING} of different requests" in rows["SGN_DECODERS"]
+    assert f"with {SMALL_MEMORY >> 20} MB of memory" in rows["SGN_DECODERS"]
+    for variable in ("SGN_DECODERS", "SGN_MAX_PIXELS"):
+        assert f"{LARGE_MEMORY >> 20} MB" in rows[variable]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """The predictor's answers when its parts fail."""
 
 import asyncio
-import threading
+from functools import partial
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sgn_serve.decoders.large_pictures import MAX_WAITING
+from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import (
     DamagedImage,
     NotAnImage,
@@ -18,11 +19,11 @@ from sgn_serve.pictures.errors import (
     TooSlow,
     UnsupportedPixels,
 )
-from sgn_serve.pictures.large_pictures import MAX_WAITING
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import Prediction
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
+from tests.sgn_serve.decoders import faults
 from tests.sgn_serve.sample_pictures import encode
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -40,7 +41,7 @@ def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_
     monkeypatch.setattr(predictor.batcher, "_run", logits)
     failed = asyncio.Event()
 
-    async def decode(file, request):
+    async def decode(file, request, step_aside):
         """The first is white; the others are there when it has failed."""
         if file.read() == b"first":
             return np.ones((3, 8, 8), np.float32)
@@ -63,38 +64,38 @@ def test_a_network_that_fails_on_the_first_of_several_pictures_leaves_the_queue_
 
 
 def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkeypatch):
+    """Pictures are commands to the planted job here. As many large ones wait as fill the queue twice."""
+    monkeypatch.setattr("sgn_serve.serving.predictor.SharedDecoder", partial(SharedDecoder, job=faults.JOB))
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    settings = Settings(model_path=model, max_queue=MAX_WAITING + 4, max_images=8, decode_threads=1)
+    settings = Settings(model_path=model, max_queue=4, max_images=4, decoders=1, decode_seconds=60)
     predictor = Predictor(read_graph(model), settings)
-    small, large = (encode(Image.new("RGB", (side, side), "red")) for side in (8, 1001))
-    go_on = threading.Event()
-    to_array = decoding.to_array
 
-    def held(picture, *arguments):
-        assert picture.width == 8 or go_on.wait(10)
-        return to_array(picture, *arguments)
-
-    monkeypatch.setattr(decoding, "to_array", held)
+    def ask_for(command):
+        return asyncio.create_task(predictor.classify(BytesIO(command), None, None))
 
     async def ask():
         await predictor.start()
         waiting = []
         for _ in range(MAX_WAITING):
-            waiting.append(asyncio.create_task(predictor.classify(BytesIO(large), None, None)))
-            await predictor.classify(BytesIO(small), None, None)
+            waiting.append(ask_for(b"large sleep"))
+            await ask_for(b"well")
         for _ in range(8):
-            with pytest.raises(Refusal, match=rf"large pictures are waiting; try again in {MAX_WAITING} s") as no:
-                await predictor.classify(BytesIO(large), None, None)
+            with pytest.raises(Refusal, match="large pictures are waiting; try again in") as no:
+                await ask_for(b"large well")
             assert (no.value.code, no.value.retry_after) == ("overloaded", MAX_WAITING)
-        several = await predictor.classify_all([BytesIO(file) for file in (small, large, small)], None, None)
+        several = await predictor.classify_all(
+            [BytesIO(command) for command in (b"well", b"large well", b"well")], None, None
+        )
         assert [type(answer) for answer in several] == [Prediction, Refusal, Prediction]
         assert isinstance(several[1], Refusal)
         assert several[1].code == "overloaded"
         assert predictor.batcher.pending == MAX_WAITING
-        go_on.set()
-        assert {answer.label for answer in await asyncio.gather(*waiting)} == {"red"}
-        several = await predictor.classify_all([BytesIO(large) for _ in range(7)], None, None)
-        assert {type(answer) for answer in several} == {Prediction}, "more than may wait of different requests"
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert predictor.batcher.pending == 0
+        many = await asyncio.gather(*(ask_for(b"large well") for _ in range(4)))
+        assert {type(answer) for answer in many} == {Prediction}
         assert predictor.batcher.pending == 0
         await predictor.stop()
 
@@ -116,7 +117,7 @@ def test_a_picture_that_is_refused_is_a_refusal_with_its_code_and_message(tmp_pa
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     predictor = Predictor(read_graph(model), Settings(model_path=model))
 
-    async def decode(file, request):
+    async def decode(file, request, step_aside):
         raise refused
 
     monkeypatch.setattr(predictor._decoder, "decode", decode)

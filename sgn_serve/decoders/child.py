@@ -1,0 +1,104 @@
+"""The loop of a decoder process: take a file from the shared memory, decode it, and put the pixels there."""
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from sgn_serve.decoders.job import IsLarge, Job
+from sgn_serve.decoders.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outcome
+from sgn_serve.pictures.errors import PictureRefused
+from sgn_serve.process import confinement
+
+
+def serve(connection: socket.socket, region: mmap.mmap, job: Job, memory_bytes: int, large: bool) -> None:
+    """Confine this process, then decode until the service closes the connection.
+
+    Args:
+        connection: A blocking socket to the service.
+        region: The memory that is shared with the service.
+        job: Decodes a file.
+        memory_bytes: Address space that decoding may take.
+        large: Whether this process is for large pictures.
+    """
+    error_number = _error_number()
+    confined = confinement.confine(memory_bytes)
+    connection.sendall(HELLO.pack(os.getpid(), confined.landlock, confined.seccomp, confined.memory))
+    while head := _receive(connection, TASK.size):
+        length, cpu_seconds = TASK.unpack(head)
+        # The kernel ends the process with SIGPROF at the end of this time, even in the middle of C code.
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        outcome, text = _answer(job, region, length, large, error_number)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.sendall(ANSWER.pack(outcome, len(text)) + text)
+        if outcome is Outcome.NO_MEMORY:
+            return
+
+
+def _answer(
+    job: Job, region: mmap.mmap, length: int, large: bool, error_number: Callable[[int | None], int]
+) -> tuple[Outcome, bytes]:
+    """Decode the file in the shared memory, and put the pixels in its place."""
+    error_number(0)
+    try:
+        pixels = job(region[:length], large)
+        region[: pixels.nbytes] = pixels.tobytes()
+        return Outcome.PIXELS, b""
+    except IsLarge:
+        return Outcome.LARGE, b""
+    except MemoryError:
+        return Outcome.NO_MEMORY, b""
+    except PictureRefused as refused:
+        if error_number(None) == errno.ENOMEM or _comes_from_memory(refused):
+            return Outcome.NO_MEMORY, b""
+        return Outcome.REFUSED, json.dumps([refused.code, str(refused)]).encode()[:LONGEST_TEXT]
+    except Exception as error:
+        if error_number(None) == errno.ENOMEM or _comes_from_memory(error):
+            return Outcome.NO_MEMORY, b""
+        text = f"{type(error).__name__}: {error}"
+        return Outcome.FAILED, text.encode("utf-8", "backslashreplace")[:LONGEST_TEXT]
+
+
+def _comes_from_memory(error: BaseException | None) -> bool:
+    """Return whether an exception was raised while a MemoryError was handled."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__context__
+    return False
+
+
+def _error_number() -> Callable[[int | None], int]:
+    """Return a function that sets C's errno, if given a number, and returns it.
+
+    Decoders report a failed allocation in many ways, most of which look like a damaged picture. errno tells: C leaves
+    the number of the last failure there, and ENOMEM is that of memory.
+    """
+    library = ctypes.CDLL(None)
+    with suppress(AttributeError):
+        library.__errno_location.restype = ctypes.POINTER(ctypes.c_int)
+        number = library.__errno_location()
+
+        def look(new: int | None) -> int:
+            if new is not None:
+                number[0] = new
+            return int(number[0])
+
+        return look
+    return lambda new: 0  # macOS, which limits no memory
+
+
+def _receive(connection: socket.socket, length: int) -> bytes:
+    """Return that many bytes, none if the connection is closed before."""
+    received = b""
+    while len(received) < length:
+        part = connection.recv(length - len(received))
+        if not part:
+            return b""
+        received += part
+    return received

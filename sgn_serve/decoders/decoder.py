@@ -1,0 +1,236 @@
+"""Decode pictures in confined processes: quick ones for small pictures, and one for those that take more.
+
+Every picture is tried in a process with little memory and little time. What is large, or passes these limits, takes
+turns in one further process. The memory of the whole service is thus bounded whatever is sent, without knowledge of any
+format, and small pictures never wait for large ones.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import SEEK_END
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoders.lane import Lane, TimeLimits
+from sgn_serve.decoders.large_pictures import LargePictures
+from sgn_serve.decoders.messages import Outcome
+from sgn_serve.decoders.processes import End, ForkServer, Kind, Result
+from sgn_serve.pictures import decoding, errors
+from sgn_serve.telemetry import metrics
+
+logger = logging.getLogger("bentoml.sgn_serve")
+
+_MIB = 1 << 20
+SMALL_MEMORY = 32 * _MIB
+"""Address space that decoding a small picture may take."""
+LARGE_MEMORY = 192 * _MIB
+"""Address space that decoding a large picture may take."""
+_BYTES_A_PIXEL_WANTED = 16
+"""More of it for each pixel that a picture becomes."""
+SMALL_FILE = 2 * _MIB
+"""A larger file, in bytes, is a large picture without a look at its header."""
+SMALL_CPU_SECONDS = 0.06
+_SMALL_SECONDS = 1.0
+"""Limits of a small picture. What needs longer is a large one."""
+JOB = "sgn_serve.decoders.job:make_job"
+_TRIES = 2
+_START_SECONDS = 60.0
+_CODES = {kind.code: kind for kind in errors.PictureRefused.__subclasses__() if kind is not errors.TooManyWaiting}
+
+
+@dataclass(frozen=True)
+class DecoderLimits:
+    """Limits of a decoder.
+
+    Attributes:
+        processes: Number of processes for small pictures.
+        seconds: Time that all pictures of one request may take together, including the wait for their turn.
+        file_bytes: Largest file.
+    """
+
+    processes: int = 2
+    seconds: float = 4.0
+    file_bytes: int = 10 * _MIB
+
+
+@dataclass
+class _Account:
+    """What is known of a request.
+
+    Attributes:
+        deadline: When its pictures must be decoded, by the event loop's clock.
+        pictures: Number of its pictures that are not decoded yet.
+    """
+
+    deadline: float
+    pictures: int = 0
+
+
+class Decoder:
+    """Decodes pictures to the arrays that a network takes.
+
+    A picture whose request is cancelled before its turn is not decoded. A large one that is being decoded ends with its
+    request.
+
+    Args:
+        options: What is the same for every picture.
+        limits: Bounds of processes, time and size.
+        job: Function that makes the job, as "module:function". Tests give another one.
+    """
+
+    def __init__(self, options: PictureOptions, limits: DecoderLimits | None = None, job: str = JOB):
+        self.options = options
+        self.limits = limits or DecoderLimits()
+        height, width = options.size
+        more = _BYTES_A_PIXEL_WANTED * height * width
+        self.fork_server = ForkServer(job, options.as_json(), (SMALL_MEMORY + more, LARGE_MEMORY + more))
+        small_file = min(SMALL_FILE, self.limits.file_bytes)
+        self.small = Lane(self.fork_server, Kind(False, small_file, options.size), self.limits.processes)
+        self.large = Lane(self.fork_server, Kind(True, self.limits.file_bytes, options.size), 1)
+        self._waiting = LargePictures()
+        self._accounts: dict[Hashable, _Account] = {}
+
+    async def start(self) -> None:
+        """Start the processes, and log what confines them.
+
+        Raises:
+            OSError: They cannot be started.
+        """
+        await self.fork_server.start()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await asyncio.gather(self.small.start(), self.large.start())
+        except TimeoutError:
+            raise OSError("the processes that decode pictures do not start") from None
+        confined = self.small.confinement
+        assert confined is not None, "one of its processes has started"
+        for means in confined.means():
+            metrics.CONFINEMENT.labels(means).set(1)
+        logger.info(
+            "pictures are decoded in %d processes, confined by %s: %d MB for each small picture, %d MB for a large one",
+            len(self.small.processes) + len(self.large.processes),
+            confined,
+            SMALL_MEMORY // _MIB,
+            LARGE_MEMORY // _MIB,
+        )
+
+    async def close(self) -> None:
+        """End the processes."""
+        self.small.close()
+        self.large.close()
+        await self.fork_server.close()
+
+    async def decode(
+        self,
+        file: IO[bytes],
+        request: Hashable,
+        step_aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> NDArray[np.float32]:
+        """Decode a picture file.
+
+        Args:
+            file: The file, at its beginning.
+            request: The request that the picture belongs to. Requests take turns, and have a time limit each.
+            step_aside: Makes a context manager around the wait of a large picture and its decoding.
+
+        Returns:
+            RGB in [0, 1], (3, H, W).
+
+        Raises:
+            PictureRefused: The file cannot be decoded, or too many large pictures of other requests wait.
+        """
+        length = file.seek(0, SEEK_END)
+        file.seek(0)
+        if length > self.limits.file_bytes:
+            raise errors.TooManyPixels(f"the file has {length} bytes, more than {self.limits.file_bytes}")
+        with self._deadline(request) as deadline:
+            if length <= self.small.kind.file_bytes:
+                limits = TimeLimits(deadline, _SMALL_SECONDS, SMALL_CPU_SECONDS)
+                at_once = self.small.decode_now(file, limits)
+                result = None if at_once is None else await at_once
+                if result is None or result.end is End.STOPPED:
+                    file.seek(0)
+                    result = await self._decode(self.small, file, request, limits)
+                if result.outcome not in (Outcome.LARGE, Outcome.NO_MEMORY) and result.end not in (
+                    End.TIME,
+                    End.MEMORY,
+                ):
+                    return self._array(result)
+                file.seek(0)
+            with self._waiting.wait(request, self.large.seconds_each), step_aside():
+                limits = TimeLimits(deadline, self.limits.seconds, self.limits.seconds)
+                return self._array(await self._decode(self.large, file, request, limits))
+
+    async def _decode(self, lane: Lane, file: IO[bytes], request: Hashable, limits: TimeLimits) -> Result:
+        """Have a picture decoded in a lane: again, if its process has ended with the fork server."""
+        for _ in range(_TRIES):
+            try:
+                result = await lane.decode(file, request, limits)
+            except TimeoutError:
+                if lane is self.large and not self._waiting.others(request):
+                    raise self._too_slow() from None
+                raise errors.TooManyWaiting(max(1, math.ceil(lane.seconds_each))) from None
+            if result.end is not End.STOPPED:
+                return result
+            file.seek(0)
+        raise errors.TooManyWaiting(1)
+
+    @contextmanager
+    def _deadline(self, request: Hashable) -> Iterator[float]:
+        """Yield when the pictures of a request must be decoded. The first of them starts its time."""
+        if request not in self._accounts:
+            self._accounts[request] = _Account(asyncio.get_running_loop().time() + self.limits.seconds)
+        account = self._accounts[request]
+        account.pictures += 1
+        try:
+            yield account.deadline
+        finally:
+            account.pictures -= 1
+            if not account.pictures:
+                del self._accounts[request]
+
+    def _array(self, result: Result) -> NDArray[np.float32]:
+        """Return what became of a picture as an array, or raise what it is refused for."""
+        if result.pixels is not None:
+            return decoding.to_input(result.pixels)
+        if result.end is End.TIME:
+            raise self._too_slow()
+        if result.end is End.MEMORY or result.outcome is Outcome.NO_MEMORY:
+            raise errors.TooManyPixels(
+                f"decoding the picture takes more than {LARGE_MEMORY // _MIB} MB of memory; send a smaller one"
+            )
+        if result.outcome is Outcome.REFUSED:
+            raise _refusal(result.text)
+        if result.outcome is Outcome.FAILED:
+            logger.warning("a picture's decoder has failed: %s", result.text)
+        else:
+            logger.warning("a picture's decoder has crashed")
+        raise errors.DamagedImage("the picture is damaged: its decoder has failed")
+
+    def _too_slow(self) -> errors.TooSlow:
+        return errors.TooSlow(f"the request's pictures take more than {self.limits.seconds:g} s to decode")
+
+
+def _needs_more(result: Result) -> bool:
+    """Return whether a picture may need more than a process for small pictures has.
+
+    A crash too may come from too little memory: not every library looks whether it got what it asked for.
+    """
+    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY, End.CRASH)
+
+
+def _refusal(text: str) -> errors.PictureRefused:
+    """Return the refusal that a process tells. A process may tell anything, if a picture has taken it over."""
+    try:
+        code, message = json.loads(text)
+        return _CODES[code](" ".join(str(message).split()))
+    except (ValueError, TypeError, KeyError):
+        return errors.DamagedImage("the picture is damaged: its decoder tells nothing that makes sense")

@@ -1,0 +1,93 @@
+"""What a decoder process does with a picture file: decode it to the size of the network."""
+
+import codecs
+import importlib
+import pkgutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from sgn_serve.pictures import decoding
+
+LARGE_PIXELS = 1_000_000
+"""A picture with more pixels is large."""
+
+Job = Callable[[bytes, bool], NDArray[np.uint8]]
+"""Decode a file, given whether this process is for large pictures, to RGB from 0 to 255, (height, width, 3).
+
+It may raise PictureRefused, and IsLarge in a process for small pictures.
+"""
+
+
+class IsLarge(Exception):
+    """The picture is for the process that decodes large ones."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What is the same for every picture.
+
+    Attributes:
+        size: (height, width) in pixels that pictures become.
+        max_pixels: See decoding.open_picture.
+        background: See decoding.to_rgb.
+        resize: See decoding.to_rgb.
+        formats: See decoding.open_picture.
+    """
+
+    size: tuple[int, int]
+    max_pixels: int
+    background: tuple[int, int, int] = decoding.WHITE
+    resize: str = "stretch"
+    formats: tuple[str, ...] = decoding.FORMATS
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the attributes, for make_job."""
+        return asdict(self)
+
+
+def make_job(size: list[int], max_pixels: int, background: list[int], resize: str, formats: list[str]) -> Job:
+    """Return the job of a decoder process, with all loaded that it may ever need.
+
+    Args:
+        size: See PictureOptions, as for all others.
+        max_pixels: See there.
+        background: See there.
+        resize: See there.
+        formats: See there.
+    """
+    load_all()
+    height, width = size
+    red, green, blue = background
+    accepted = tuple(formats)
+
+    def decode(data: bytes, large: bool) -> NDArray[np.uint8]:
+        picture = decoding.open_picture(data, max_pixels, accepted)
+        if not large and picture.width * picture.height > LARGE_PIXELS:
+            raise IsLarge
+        return decoding.to_rgb(picture, (height, width), (red, green, blue), resize)
+
+    return decode
+
+
+def load_all() -> None:
+    """Import what Pillow imports when a picture needs it: a confined process can open no module's file.
+
+    Decoders must not start threads either, which a confined process cannot do.
+    """
+    Image.init()
+    for module in pkgutil.iter_modules(PIL.__path__):
+        if module.name.startswith(("Image", "Exif", "Tiff", "Jpeg", "Iptc", "Gimp", "Palette")):
+            with suppress(ImportError):  # those of other systems, and of toolkits that are not installed
+                importlib.import_module(f"PIL.{module.name}")
+    for name in ("ascii", "cp1252", "latin-1", "utf-8", "utf-16", "utf-16-be", "utf-16-le"):
+        codecs.lookup(name)
+    with suppress(ImportError):
+        avif: Any = importlib.import_module("PIL.AvifImagePlugin")
+        avif.DEFAULT_MAX_THREADS = 1

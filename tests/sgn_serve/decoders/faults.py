@@ -1,0 +1,173 @@
+"""Jobs for decoder processes that do what a picture might make a decoder do. They are given to a Decoder by name."""
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgn_serve.decoders.job import IsLarge, Job
+from sgn_serve.pictures.errors import DamagedImage
+from sgn_serve.process import confinement
+
+JOB = "tests.sgn_serve.decoders.faults:make_job"
+WITHOUT_KERNEL = "tests.sgn_serve.decoders.faults:make_job_without_kernel"
+
+
+class _Attempt(Exception):
+    """An attempt succeeded."""
+
+
+def make_job(size: list[int], **_: Any) -> Job:
+    """Return a job whose files are commands: the name of a function below, or "large" and a name."""
+
+    def run(data: bytes, large: bool) -> NDArray[np.uint8]:
+        words = data.decode().split()
+        if words[0] == "large":
+            if not large:
+                raise IsLarge
+            words.pop(0)
+        _COMMANDS[words[0]](*words[1:])
+        return np.full((*size, 3), 255 if large else 51, np.uint8)
+
+    return run
+
+
+def make_job_without_kernel(size: list[int], **options: Any) -> Job:
+    """Return the same job, with processes as on a system that has neither Landlock nor seccomp."""
+    confinement.deny_files_and_network = lambda: 0
+    confinement.filter_system_calls = lambda: False
+    return make_job(size, **options)
+
+
+def _loop(*_: str) -> None:
+    while True:
+        pass
+
+
+def _sleep() -> None:
+    os.read(0, 1)  # at its end at once
+    threading.Event().wait()
+
+
+def _work(seconds: str) -> None:
+    end = time.thread_time() + float(seconds)
+    while time.thread_time() < end:
+        pass
+
+
+def _allocate() -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(1 << 20))
+
+
+def _take(mebibytes: str) -> None:
+    bytearray(int(mebibytes) << 20)
+
+
+def _fail_to_allocate_in_c() -> None:
+    """Fail as Pillow does where a library says only that it has failed."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    assert not libc.malloc(ctypes.c_size_t(1 << 40))
+    raise DamagedImage("broken data stream")
+
+
+def _open() -> None:
+    with open("/etc/hostname"):
+        raise _Attempt
+
+
+def _write() -> None:
+    with open("/tmp/sgn-decoder-was-here", "w"):
+        raise _Attempt
+
+
+def _list() -> None:
+    raise _Attempt(os.listdir("/"))
+
+
+def _connect() -> None:
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", 9))
+    raise _Attempt
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+    raise _Attempt
+
+
+def _execute() -> None:
+    os.execv("/bin/true", ["/bin/true"])
+
+
+def _signal_service() -> None:
+    os.kill(os.getppid(), signal.SIGTERM)
+    raise _Attempt
+
+
+def _run_data() -> None:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+    raise _Attempt
+
+
+def _environment() -> None:
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_char_p
+    assert not os.environ
+    assert libc.getenv(b"PATH") is None
+    assert libc.getenv(b"SGN_API_TOKEN") is None
+
+
+def _descriptors() -> None:
+    """Find no open file but what standard input, output and error are, and the socket."""
+    found = []
+    for number in range(256):
+        try:
+            os.lseek(number, 0, os.SEEK_CUR)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                continue
+        found.append(number)
+    assert len(found) == 4, found
+
+
+def _write_on_stderr() -> None:
+    os.write(2, b"libtiff: a line that is no JSON\n")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "well": lambda: None,
+    "segfault": lambda: print(ctypes.string_at(0)),
+    "abort": os.abort,
+    "exit": lambda: os._exit(3),
+    "raise": lambda: [][0],
+    "loop": _loop,
+    "sleep": _sleep,
+    "work": _work,
+    "allocate": _allocate,
+    "take": _take,
+    "fail_to_allocate_in_c": _fail_to_allocate_in_c,
+    "open": _open,
+    "write": _write,
+    "list": _list,
+    "connect": _connect,
+    "fork": _fork,
+    "execute": _execute,
+    "signal_service": _signal_service,
+    "run_data": _run_data,
+    "environment": _environment,
+    "descriptors": _descriptors,
+    "write_on_stderr": _write_on_stderr,
+}

@@ -1,0 +1,37 @@
+"""What a client sees of planted faults: each costs its own picture an error, and the next request is answered."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sgn_serve.decoders.sharing import SharedDecoder
+from sgn_serve.settings import Settings
+from tests.sgn_serve.decoders import faults
+from tests.sgn_serve.server import application_client
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+FAULTS = {
+    "segfault": (400, "damaged_image"),
+    "raise": (400, "damaged_image"),
+    "allocate": (413, "too_many_pixels"),
+    "loop": (413, "too_slow_to_decode"),
+    "open": (400, "damaged_image"),
+    "connect": (400, "damaged_image"),
+}
+
+
+def test_a_fault_costs_its_own_picture_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgn_serve.serving.predictor.SharedDecoder", partial(SharedDecoder, job=faults.JOB))
+    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"), decoders=1, decode_seconds=1.5)
+    with application_client(settings) as client:
+        for command, (status, code) in FAULTS.items():
+            refused = client.post("/classify", files={"image": command.encode()})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (status, code), command
+            assert client.post("/classify", files={"image": b"well"}).status_code == 200
+            several = client.post("/classify_batch", files=[("images", b"well"), ("images", command.encode())]).json()
+            assert "label" in several["predictions"][0]
+            assert several["predictions"][1]["error"]["code"] == code
+        shown = client.get("/metrics").text
+    assert 'sgn_decoder_ends_total{reason="time"}' in shown
+    assert "sgn_decoder_processes 2.0" in shown

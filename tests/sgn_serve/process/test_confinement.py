@@ -1,0 +1,99 @@
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sgn_serve.process import confinement
+from sgn_serve.process.confinement import Confinement, landlock_version
+
+LINUX = sys.platform.startswith("linux")
+
+
+def run(project_root: Path, program: str) -> str:
+    """Return what a new Python prints that runs a program."""
+    begin = "import os, socket, sys\nfrom sgn_serve.process import confinement\n"
+    done = subprocess.run(
+        [sys.executable, "-c", begin + program], cwd=project_root, stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_it_tells_what_is_active() -> None:
+    assert str(Confinement(7, True, True)) == "Landlock (ABI 7), seccomp, a limit of memory"
+    assert str(Confinement(0, False, False)) == "no Landlock, no seccomp, no limit of memory"
+    assert Confinement(7, True, True).means() == ["landlock", "seccomp", "memory"]
+    assert Confinement(0, False, True).means() == ["memory"]
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux enforces it")
+def test_memory_is_limited_to_what_there_is_and_some_more(project_root: Path) -> None:
+    program = """
+assert confinement.limit_memory(64 << 20)
+bytearray(32 << 20)
+try:
+    bytearray(96 << 20)
+except MemoryError:
+    print("refused")
+"""
+    assert run(project_root, program) == "refused\n"
+
+
+def test_a_lower_limit_of_memory_stays(project_root: Path) -> None:
+    lower = 1 << 33
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({lower}, {lower}))
+confinement.limit_memory(1 << 40)
+print(resource.getrlimit(resource.RLIMIT_AS)[1])
+"""
+    assert run(project_root, program) == f"{lower}\n"
+
+
+@pytest.mark.skipif(not landlock_version(), reason="the kernel has no Landlock")
+def test_landlock_alone_denies_files_and_connections(project_root: Path) -> None:
+    program = """
+confinement._prctl(38, 1)
+assert confinement.deny_files_and_network() == confinement.landlock_version()
+for attempt in (lambda: open("/etc/hostname"), lambda: os.listdir("/"), lambda: open("/tmp/x", "w")):
+    try:
+        attempt()
+    except PermissionError as error:
+        print(error.errno)
+"""
+    assert run(project_root, program) == "13\n" * 3
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux has it")
+def test_seccomp_alone_denies_files_sockets_and_processes(project_root: Path) -> None:
+    program = """
+import mmap
+confinement._prctl(38, 1)
+assert confinement.filter_system_calls()
+data = bytearray(1 << 24)
+for attempt in (
+    lambda: open("/etc/hostname"),
+    socket.socket,
+    os.fork,
+    lambda: os.kill(os.getppid(), 0),
+    lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+):
+    try:
+        attempt()
+    except PermissionError as error:
+        print(error.errno)
+sys.stdout.flush()
+os._exit(0)
+"""
+    assert run(project_root, program) == "1\n" * 5
+
+
+def test_where_the_machine_is_unknown_there_is_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert not confinement.filter_system_calls()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
+    with open(os.devnull) as file:
+        assert file.fileno() > 0
