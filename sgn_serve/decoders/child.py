@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from sgn_serve.decoders.job import IsLarge, Job
 from sgn_serve.decoders.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outcome
@@ -16,18 +17,31 @@ from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process import confinement
 
 
-def serve(connection: socket.socket, region: mmap.mmap, job: Job, memory_bytes: int, large: bool) -> None:
+@dataclass(frozen=True)
+class Bounds:
+    """What decoding may take.
+
+    Attributes:
+        memory_bytes: Address space.
+        threads: Whether it may start threads.
+    """
+
+    memory_bytes: int
+    threads: bool
+
+
+def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds, large: bool) -> None:
     """Confine this process, then decode until the service closes the connection.
 
     Args:
         connection: A blocking socket to the service.
         region: The memory that is shared with the service.
         job: Decodes a file.
-        memory_bytes: Address space that decoding may take.
+        bounds: What decoding may take.
         large: Whether this process is for large pictures.
     """
     error_number = _error_number()
-    confined = confinement.confine(memory_bytes)
+    confined = confinement.confine(bounds.memory_bytes, bounds.threads)
     connection.sendall(HELLO.pack(os.getpid(), confined.landlock, confined.seccomp, confined.memory))
     while head := _receive(connection, TASK.size):
         length, cpu_seconds = TASK.unpack(head)

@@ -91,7 +91,9 @@ class Decoder:
         self.limits = limits or DecoderLimits()
         height, width = options.size
         more = _BYTES_A_PIXEL_WANTED * height * width
-        self.fork_server = ForkServer(job, options.as_json(), (SMALL_MEMORY + more, LARGE_MEMORY + more))
+        self.fork_server = ForkServer(
+            job, options.as_json(), (SMALL_MEMORY + more, LARGE_MEMORY + more), options.needs_threads
+        )
         small_file = min(SMALL_FILE, self.limits.file_bytes)
         self.small = Lane(self.fork_server, Kind(False, small_file, options.size), self.limits.processes)
         self.large = Lane(self.fork_server, Kind(True, self.limits.file_bytes, options.size), 1)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from sgn_serve.decoders.child import serve
+from sgn_serve.decoders.child import Bounds, serve
 from sgn_serve.decoders.job import Job
 from sgn_serve.decoders.messages import ENDED, FORK, NO_MEMORY_STATUS, ORDER
 from sgn_serve.process.confinement import close_other_files, end_with_parent
@@ -47,7 +47,7 @@ def main() -> None:
     _silence()
     gc.collect()
     gc.freeze()  # a collection in a child would write to pages that it shares
-    _ForkServer(control, job, orders["memory"]).run()
+    _ForkServer(control, job, [Bounds(memory, orders["threads"]) for memory in orders["memory"]]).run()
 
 
 class _ForkServer:
@@ -56,13 +56,13 @@ class _ForkServer:
     Args:
         control: The socket to the service.
         job: Decodes a file.
-        memory: Bytes of memory for a process of small pictures, and for one of large ones.
+        bounds: Those of a process for small pictures, and of one for large ones.
     """
 
-    def __init__(self, control: socket.socket, job: Job, memory: list[int]):
+    def __init__(self, control: socket.socket, job: Job, bounds: list[Bounds]):
         self._control = control
         self._job = job
-        self._memory = memory
+        self._bounds = bounds
         self._children: dict[int, int] = {}
 
     def run(self) -> None:
@@ -108,7 +108,7 @@ class _ForkServer:
             self._control.sendall(ENDED.pack(number, -1))
             pid = -1
         if pid == 0:
-            _be_a_child(parent, files, self._job, self._memory[large], large)
+            _be_a_child(parent, files, self._job, self._bounds[large], large)
         for file in files:
             os.close(file)
         if pid > 0:
@@ -123,7 +123,7 @@ class _ForkServer:
                 self._control.sendall(ENDED.pack(self._children.pop(pid), status))
 
 
-def _be_a_child(parent: int, files: list[int], job: Job, memory_bytes: int, large: bool) -> NoReturn:
+def _be_a_child(parent: int, files: list[int], job: Job, bounds: Bounds, large: bool) -> NoReturn:
     """Be a decoder process from now on. It never returns to the fork server's own loop."""
     status = 1
     try:
@@ -137,7 +137,7 @@ def _be_a_child(parent: int, files: list[int], job: Job, memory_bytes: int, larg
                 Path("/proc/self/oom_score_adj").write_text("500")
             if large:
                 os.nice(_NICENESS)
-            serve(connection, region, job, memory_bytes, large)
+            serve(connection, region, job, bounds, large)
             status = 0
     except MemoryError:
         status = NO_MEMORY_STATUS

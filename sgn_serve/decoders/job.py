@@ -47,6 +47,11 @@ class PictureOptions:
     resize: str = "stretch"
     formats: tuple[str, ...] = decoding.FORMATS
 
+    @property
+    def needs_threads(self) -> bool:
+        """Whether a decoder starts threads: that of HEIC does, even for one."""
+        return "HEIF" in self.formats
+
     def as_json(self) -> dict[str, Any]:
         """Return the attributes, for make_job."""
         return asdict(self)
@@ -79,7 +84,7 @@ def make_job(size: list[int], max_pixels: int, background: list[int], resize: st
 def load_all() -> None:
     """Import what Pillow imports when a picture needs it: a confined process can open no module's file.
 
-    Decoders must not start threads either, which a confined process cannot do.
+    Decoders must not start threads either, which a confined process cannot do unless it is for HEIC too.
     """
     Image.init()
     for module in pkgutil.iter_modules(PIL.__path__):

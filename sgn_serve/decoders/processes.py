@@ -270,10 +270,12 @@ class ForkServer:
         job: Function that makes the job, as "module:function"; see job.make_job.
         options: Its arguments, which JSON can carry.
         memory: Bytes of address space that decoding may take: in a process for small pictures, and for large ones.
+        threads: Whether decoding may start threads.
     """
 
-    def __init__(self, job: str, options: dict[str, Any], memory: tuple[int, int]):
-        self._start_order = json.dumps({"job": job, "options": options, "memory": memory}).encode()
+    def __init__(self, job: str, options: dict[str, Any], memory: tuple[int, int], threads: bool = False):
+        orders = {"job": job, "options": options, "memory": memory, "threads": threads}
+        self._start_order = json.dumps(orders).encode()
         self._control: socket.socket | None = None
         self._program: subprocess.Popen[bytes] | None = None
         self._processes: dict[int, DecoderProcess] = {}

@@ -48,11 +48,15 @@ class _Machine:
     Attributes:
         audit: Number of the architecture, AUDIT_ARCH_*.
         allowed: System calls that are allowed.
+        clone: The system call that starts a thread or a process, as its first argument says.
+        set_robust_list: The system call that every thread begins with.
         protecting: mmap and mprotect, whose third argument says whether memory becomes executable.
     """
 
     audit: int
     allowed: tuple[int, ...]
+    clone: int
+    set_robust_list: int
     protecting: tuple[int, int]
 
 
@@ -66,6 +70,8 @@ _MACHINES = {
             *(0, 1, 3, 5, 8, 7, 11, 12, 13, 14, 15, 17, 20, 24, 25, 28, 39, 44, 45, 60, 98, 38, 131, 186, 202, 228),
             *(219, 231, 334, 318),
         ),
+        56,
+        273,
         (9, 10),
     ),
     "aarch64": _Machine(
@@ -74,6 +80,8 @@ _MACHINES = {
             *(63, 64, 57, 80, 62, 73, 215, 214, 134, 135, 139, 67, 66, 124, 216, 233, 172, 206, 207, 93, 165, 103),
             *(132, 178, 98, 113, 128, 94, 293, 278),
         ),
+        220,
+        99,
         (222, 226),
     ),
 }
@@ -81,7 +89,10 @@ _PROT_EXEC = 4
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 """Instructions of the classic Berkeley packet filter: BPF_LD|W|ABS, BPF_JMP|JEQ and JSET, BPF_RET."""
 _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
-_NUMBER, _ARCHITECTURE, _PROTECTION = 0, 4, 16 + 8 * 2
+_NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
+_CLONE3, _CLONE_THREAD = 435, 0x10000
+"""clone3 has its flags in memory, where no filter sees them. Without it, libraries use clone."""
+_NUMBER, _ARCHITECTURE, _FLAGS, _PROTECTION = 0, 4, 16, 16 + 8 * 2
 """Offsets in struct seccomp_data of what a filter looks at. Arguments have 8 bytes, the low half first."""
 
 
@@ -111,7 +122,7 @@ class Confinement:
         return f"{landlock}, {seccomp}, {'a limit' if self.memory else 'no limit'} of memory"
 
 
-def confine(memory_bytes: int | None) -> Confinement:
+def confine(memory_bytes: int | None, threads: bool = False) -> Confinement:
     """Confine this process for good: to the memory and the open files that it has, and to a little more memory.
 
     Afterwards it opens no file, makes no socket, starts no process and no thread, and sends no signal. Import whatever
@@ -120,6 +131,7 @@ def confine(memory_bytes: int | None) -> Confinement:
 
     Args:
         memory_bytes: Address space beyond what the process has now, None for no limit.
+        threads: Whether it may start threads all the same. Its time and memory are those of all together.
 
     Returns:
         What is active now.
@@ -131,10 +143,13 @@ def confine(memory_bytes: int | None) -> Confinement:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         landlock = deny_files_and_network()  # it opens a file for itself
     # A limit of 0 files leaves those that are open, and lets none be opened: no file, no socket, no pipe.
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
+    limits = [resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE]
+    if not threads:
+        limits.append(resource.RLIMIT_NPROC)
+    for limit in limits:
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (0, 0))
-    return Confinement(landlock, filter_system_calls(), memory)
+    return Confinement(landlock, filter_system_calls(threads), memory)
 
 
 def limit_memory(more_bytes: int) -> bool:
@@ -208,10 +223,13 @@ def landlock_version() -> int:
     return max(0, _system_call(_CREATE_RULESET, None, 0, _RULESET_VERSION))
 
 
-def filter_system_calls() -> bool:
+def filter_system_calls(threads: bool = False) -> bool:
     """Allow this process only the system calls that arithmetic needs; the others give EPERM.
 
     The process must have set PR_SET_NO_NEW_PRIVS. It is the last step: it takes away what the others need.
+
+    Args:
+        threads: Whether to allow the start of threads.
 
     Returns:
         Whether the filter is active.
@@ -219,13 +237,13 @@ def filter_system_calls() -> bool:
     machine = _MACHINES.get(platform.machine())
     if machine is None or not sys.platform.startswith("linux") or sys.byteorder != "little":
         return False
-    code = _filter(machine)
+    code = _filter(machine, threads)
     program = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(program))  # struct sock_fprog
     return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header, len(header)))
 
 
-def _filter(machine: _Machine) -> bytes:
+def _filter(machine: _Machine, threads: bool) -> bytes:
     """Return a filter as instructions of 8 bytes: code, jump if true, jump if false, operand."""
     instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -239,6 +257,18 @@ def _filter(machine: _Machine) -> bytes:
             (_LOAD, 0, 0, _PROTECTION),
             (_ANY_BIT, 0, 1, _PROT_EXEC),
             (_RETURN, 0, 0, _REFUSE),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    if threads:
+        instructions += [
+            (_EQUAL, 0, 1, _CLONE3),
+            (_RETURN, 0, 0, _NO_SUCH_CALL),
+            (_EQUAL, 0, 4, machine.clone),
+            (_LOAD, 0, 0, _FLAGS),
+            (_ANY_BIT, 0, 1, _CLONE_THREAD),
+            (_RETURN, 0, 0, _ALLOW),
+            (_RETURN, 0, 0, _REFUSE),
+            (_EQUAL, 0, 1, machine.set_robust_list),
             (_RETURN, 0, 0, _ALLOW),
         ]
     for number in machine.allowed:

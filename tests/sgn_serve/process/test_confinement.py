@@ -97,3 +97,29 @@ def test_where_the_machine_is_unknown_there_is_no_filter(monkeypatch: pytest.Mon
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
     with open(os.devnull) as file:
         assert file.fileno() > 0
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
+@pytest.mark.parametrize("threads", [False, True])
+def test_threads_start_only_where_they_may_and_processes_never(project_root: Path, threads: bool) -> None:
+    program = f"""
+import threading
+if not confinement.confine(64 << 20, threads={threads}).seccomp:
+    print("no seccomp")
+    raise SystemExit
+try:
+    thread = threading.Thread(target=lambda: print("thread"))
+    thread.start()
+    thread.join()
+except RuntimeError:
+    print("no thread")
+try:
+    os.fork()
+    print("process")
+except OSError:
+    print("no process")
+sys.stdout.flush()
+os._exit(0)
+"""
+    said = run(project_root, program).split("\n")
+    assert said in (["no seccomp", ""], ["thread" if threads else "no thread", "no process", ""])
