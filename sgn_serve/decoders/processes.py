@@ -182,7 +182,11 @@ class DecoderProcess:
         if not self._alive:
             return
         self._alive = False
-        end = End.STOPPED if status is None else self._end or _reason(status)
+        if status is not None:
+            self._end = self._end or _reason(status)
+            if self._answer is not None:
+                self._read()  # its last answer may arrive together with the news of its end
+        end = End.STOPPED if status is None else self._end or End.CRASH
         self._close()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Result(None, end=end))
@@ -210,7 +214,8 @@ class DecoderProcess:
                 self.confinement = Confinement(*confined)
                 self._received = self._received[HELLO.size :]
                 metrics.DECODERS.inc()
-                self._observer.free(self)
+                if self._end is None:
+                    self._observer.free(self)
             return
         if len(self._received) < ANSWER.size:
             return
