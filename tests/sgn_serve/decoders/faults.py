@@ -44,7 +44,7 @@ def make_job(size: list[int], **_: Any) -> Job:
 def make_job_without_kernel(size: list[int], **options: Any) -> Job:
     """Return the same job, with processes as on a system that has neither Landlock nor seccomp."""
     confinement.deny_files_and_network = lambda: 0
-    confinement.filter_system_calls = lambda threads: False
+    confinement.filter_system_calls = lambda threads=False: False
     return make_job(size, **options)
 
 
