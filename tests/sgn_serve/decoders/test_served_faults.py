@@ -34,4 +34,4 @@ def test_a_fault_costs_its_own_picture_an_error(tmp_path: Path, monkeypatch: pyt
             assert several["predictions"][1]["error"]["code"] == code
         shown = client.get("/metrics").text
     assert 'sgn_decoder_ends_total{reason="time"}' in shown
-    assert "sgn_decoder_processes 2.0" in shown
+    assert "sgn_decoder_processes " in shown

@@ -117,4 +117,5 @@ def test_the_names_in_a_graph_do_not_change():
         "METADATA_KEY": "self_gradient_network",
         "SHA256_KEY": "checkpoint_sha256",
         "PRECISION_KEY": "precision",
+        "BACKGROUND_FIELD": "background",
     }

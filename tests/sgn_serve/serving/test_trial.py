@@ -62,9 +62,10 @@ def test_a_good_model_is_told_in_one_line():
 
 def test_an_endless_loop_is_ended(tmp_path):
     path = save_bad_graph("endless loop", tmp_path / "bad.onnx")
+    before = psutil.Process().children()
     with pytest.raises(TrialError, match=r"does not answer within 6 s.*SGN_TRIAL_SECONDS"):
         try_model(settings(path, trial_seconds=6))
-    assert not psutil.Process().children(), "nothing goes on looping"
+    assert {*psutil.Process().children()} <= {*before}, "nothing goes on looping"
 
 
 @pytest.mark.parametrize("floats", [10**12, 250_000_000], ids=["more than there is", "more than allowed"])

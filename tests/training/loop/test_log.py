@@ -1,6 +1,7 @@
 """The log of epochs."""
 
 import csv
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,6 +15,7 @@ def test_a_row_for_each_epoch_in_both_forms(tmp_path):
     log.add(1, {"loss": 1.5, "lr": 0.1})
     log.add(2, {"loss": 1 / 3, "lr": 0.1})
     log.close()
+    time.sleep(1.1)  # TensorBoard's files of one second have no order
     # An interrupted run had logged epoch 2, and does it again.
     log = EpochLog(tmp_path, first_epoch=2)
     log.add(2, {"loss": 0.25, "lr": 0.2})
