@@ -72,10 +72,11 @@ test: $(TESTING)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-networks test-service
 
 test-networks:
-	@status=0; $(call LANE,tests/training,training) || status=1; $(call LANE,tests/export,export) || status=1; exit $$status
+	@status=0; $(call LANE,tests/training,training) || status=1; $(call LANE,tests/export,export) || status=1; \
+	$(call LANE,tests/benchmarks,benchmarks) || status=1; exit $$status
 
 test-service:
-	@$(call LANE,tests --ignore tests/training --ignore tests/export,the rest)
+	@$(call LANE,tests --ignore tests/training --ignore tests/export --ignore tests/benchmarks,the rest)
 
 coverage: $(TESTING)
 	@rm -rf build/coverage && mkdir -p build/coverage
