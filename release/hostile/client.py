@@ -18,7 +18,7 @@ _MOST_TRIES = 40
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent.
+    """A request that is sent.
 
     Attributes:
         path: The route.
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """An answer that came back.
 
     Attributes:
         status: The HTTP status. 0 where no answer came.

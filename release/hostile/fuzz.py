@@ -36,7 +36,7 @@ WORST_KEPT = 3
 
 @dataclass
 class Tally:
-    """What is known of a format.
+    """Counts and worst costs of one format so far.
 
     Attributes:
         files: How many files were sent.

@@ -101,7 +101,7 @@ def peaks_since(before: dict[int, float]) -> float:
 
 @dataclass
 class Window:
-    """What was seen since the last look.
+    """Measurements since the last look.
 
     Attributes:
         peak: The largest memory of the tree, in megabytes.
@@ -125,7 +125,7 @@ class Window:
 
 
 class _Watch:
-    """What runs in the observing process."""
+    """The loop of the observing process."""
 
     def __init__(self, server: Server, token: str, most_bytes: float):
         self._server, self._token, self._most = server, token, most_bytes

@@ -23,7 +23,7 @@ _MOST_QUIET_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What requests cost that were sent together.
+    """The cost of requests that were sent together.
 
     Attributes:
         statuses: How many answers had each status.

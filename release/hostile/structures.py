@@ -48,7 +48,7 @@ def _same(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a mutator needs to know of a format.
+    """Facts about a format that a mutator needs.
 
     Attributes:
         split: Cuts a file into parts. Joined, they are the file again.
