@@ -8,7 +8,7 @@ from training.common import markdown
 MEMORY_MB = 300.0
 ANSWER_SECONDS = 5.0
 SMALL_SECONDS = 1.0
-"""Bounds that the service promises, whatever is sent: memory beyond idle, the longest answer, the wait of a small picture."""
+"""Bounds that the service promises: memory beyond idle, the longest answer, the wait of a small picture."""
 TOGETHER = ("16 in one request", "16 requests", "32 requests")
 NAMED = ("alone", "sixteen in one request", "sixteen requests")
 
