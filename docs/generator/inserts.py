@@ -23,11 +23,11 @@ from sgn_serve.pictures.formats import format_rows
 from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from training.attacks.black_box import SourceNetwork
-from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.attacks.names import PRESET_MEANING, PRESETS
+from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.common.described_options import option_rows
 from training.config import TrainConfig
 from training.convert.command import build_parser as convert_parser
-from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork

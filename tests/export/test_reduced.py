@@ -16,9 +16,9 @@ import export.formats.table
 import export.reduced
 from export.check.agreement import Agreement, measure_agreement
 from export.check.pictures import PicturesError, pictures_under, structured_pictures
-from export.check.verify import PICTURES
 from export.command import main
 from export.formats.onnx import to_onnx
+from export.options import PICTURES
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY, Reduced, export_reduced
 from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.check.test_verify import replace_value

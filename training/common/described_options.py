@@ -98,6 +98,7 @@ def add_options(parser: argparse.ArgumentParser, record: type, variations: Varia
     for item in described_options(record):
         parser.add_argument(
             flag(item.name),
+            *item.option.aliases,
             help=_help(item, variations),
             default=argparse.SUPPRESS,
             required=item.option.required,
@@ -146,7 +147,7 @@ def option_rows(record: type, variations: Variations = no_variations) -> Iterato
             default=_default(item, variations),
             range=", ".join(option.choices) if option.choices else option.range,
             methods=", ".join(option.methods),
-            help=option.help,
+            help=" ".join([option.help, *(f"({alias} is the same)" for alias in option.aliases)]),
         )
 
 

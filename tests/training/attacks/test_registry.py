@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from training.attacks.base import AttackError
 from training.attacks.black_box import SourceNetwork
-from training.attacks.registry import DEFAULT, ENTRIES, ON_GRAPH, PRESETS, Context, build_attacks
+from training.attacks.names import DEFAULT, ON_GRAPH, PRESETS, AttackError
+from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.attacks.rows import RowFilter, RowId, State, more_restarts_row, more_steps_row
 from training.evaluate.report import Report
 
