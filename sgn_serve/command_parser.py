@@ -66,7 +66,7 @@ class CommandParser(argparse.ArgumentParser):
     def _usage_line(self) -> str:
         required = []
         for action in self._actions:
-            if not action.required:
+            if not action.required or action.help is argparse.SUPPRESS:
                 continue
             value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
             required.append(f"{action.option_strings[0]} {value}" if action.option_strings else value)
