@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             run = getattr(importlib.import_module(command.module), command.main)
         status: int = run(rest, f"{PROGRAM} {name}")
     except ModuleNotFoundError as error:
-        extra = _extra_with(error.name or "")
+        extra = _extra_with(error.name or "", name)
         if extra is None:
             raise
         print(
@@ -116,18 +116,24 @@ def _refuse(parser: CommandParser, arguments: list[str]) -> NoReturn:
     parser.error(f"unknown command {arguments[0]!r}; {suggested}known are: {', '.join(COMMANDS)}")
 
 
-def _extra_with(module: str) -> str | None:
-    """Return the extra of this package that brings a module, None where none does.
+def _extra_with(module: str, name: str) -> str | None:
+    """Return the extra of this package to install for a module that a command lacks, None where none has it.
 
     Modules that are not called as their distribution, such as PIL, are needed by serving and belong to no extra.
+
+    Args:
+        module: The missing module.
+        name: The command. An extra of its name is preferred, and then the smallest one.
     """
-    top = module.partition(".")[0]
+    top = module.partition(".")[0].lower()
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:
         return None
+    contents: dict[str, list[str]] = {}
     for line in lines:
         found = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", line)
-        if found and found[1].replace("-", "_").lower() == top.lower():
-            return found[2]
-    return None
+        if found:
+            contents.setdefault(found[2], []).append(found[1].replace("-", "_").lower())
+    extras = [extra for extra, distributions in contents.items() if top in distributions]
+    return min(extras, key=lambda extra: (extra != name, len(contents[extra])), default=None)

@@ -35,7 +35,6 @@ MISTAKES = [
     (["export", "--ckpt=nowhere.safetensors", "--onxx"], "did you mean --onnx"),
     (["export", "--ckpt=nowhere.safetensors"], "say what to write: --onnx"),
     (["sgn_serve", "--modell=x"], "did you mean --model"),
-    (["sgn_serve", "--top-k=many"], "--top-k='many' cannot be used: expected a whole number"),
     (["sgn_serve", "--port=http"], "'http' is not a port"),
     (["sgn_serve", "graph.onnx"], "to serve a graph write --model graph.onnx"),
     (["sgn", "trian"], "did you mean train? known are: "),
@@ -78,4 +77,10 @@ def test_a_mistake_is_told_first_and_imports_nothing_heavy(arguments, told):
     assert told in errors[0]
     assert len(errors) <= 2, "an error, and at most one line of usage"
     assert all(line.startswith("usage: ") and line.endswith("--help") for line in errors[1:])
+    assert not imported & HEAVY
+
+
+def test_a_setting_that_was_given_as_an_option_is_refused_by_its_option():
+    status, _, errors, imported = run(["sgn_serve", "--top-k=many"])
+    assert (status, errors) == (1, ["error: --top-k='many' cannot be used: expected a whole number, 1 or more"])
     assert not imported & HEAVY
