@@ -1,5 +1,6 @@
 """Make the tables and texts that pages insert."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from docs.generator.results import OFF, ON, QUICK, accuracy, percent, reproduced
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
+from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
+from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.formats import format_rows
@@ -111,6 +114,14 @@ def _routes() -> str:
         if method in METHODS
     ]
     return words_table(("route", "what it does", "statuses"), rows)
+
+
+def _sgn_commands() -> str:
+    rows = []
+    for name, command in COMMANDS.items():
+        module = importlib.import_module(command.module)
+        rows.append((f"`sgn {name}`", f"`{module.PROGRAM}`", cell(command.help)))
+    return words_table(("command", "the same as", "what it does"), rows)
 
 
 def _formats() -> str:
@@ -264,6 +275,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-convert": lambda: describe(convert_parser()),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
+    "command-serve": lambda: describe(serve_parser()),
+    "sgn-commands": _sgn_commands,
     "training-options": _training_options,
     "evaluation-options": _evaluation_options,
     "settings": _settings,
