@@ -198,10 +198,12 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
 
 
 def _remove_unfinished(number: int, frame: object) -> None:
-    """Remove unfinished files and end the process at once, as the handler of a signal.
+    """Remove unfinished files, say so, and end the process at once, as the handler of a signal.
 
     It raises no exception, because PyTorch's tracing and compiling may catch one and go on.
     """
+    if not UNFINISHED:
+        print("interrupted", file=sys.stderr)
     for partial, target in UNFINISHED.items():
         partial.unlink(missing_ok=True)
         print(f"error: interrupted; {target} was not written", file=sys.stderr)

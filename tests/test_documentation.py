@@ -213,7 +213,7 @@ def test_every_item_of_the_checklist_is_explained_with_its_threshold() -> None:
 
 
 def test_the_reference_lists_every_option_and_attack() -> None:
-    commands = INSERTS["command-evaluate"]()
+    commands = INSERTS["command-evaluate"]() + INSERTS["evaluation-options"]()
     for action in build_parser()._actions:
         for option in action.option_strings:
             assert option in ("-h", "--help") or option in commands, option

@@ -116,7 +116,9 @@ def test_ctrl_c_in_the_midst_of_the_exports_imports_is_quiet(tmp_path, moment):
 @pytest.mark.parametrize("moment", [1, 40, 400])
 def test_ctrl_c_is_quiet_in_the_console_script_too(tmp_path, moment):
     script = tmp_path / "sgn"
-    script.write_text("import sys\nfrom sgn.command import main\nsys.exit(main())\n")
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom sgn.command import main\nsys.exit(main())\n"
+    )
     arguments = [str(script), "train", "--data-root=nowhere", "--dataset=cifar10"]
     assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")
 

@@ -66,7 +66,7 @@ def _attacks() -> str:
 
 def _training_options() -> str:
     rows = [
-        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
+        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
         for row in option_rows(TrainConfig, variations)
     ]
     return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
@@ -74,7 +74,7 @@ def _training_options() -> str:
 
 def _evaluation_options() -> str:
     rows = [
-        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
+        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
     ]
     return words_table(("option", "meaning", "default", "range"), rows)
 

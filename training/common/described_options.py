@@ -127,6 +127,7 @@ class OptionRow:
         range: The numbers or the choices that are allowed.
         methods: The training methods that it does anything for. Empty for all of them.
         help: Its effect in words.
+        aliases: Other flags that mean the same.
     """
 
     name: str
@@ -135,6 +136,12 @@ class OptionRow:
     range: str
     methods: str
     help: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> str:
+        """The flag and its aliases, such as "--epsilon, --eps"."""
+        return ", ".join([self.name, *self.aliases])
 
 
 def option_rows(record: type, variations: Variations = no_variations) -> Iterator[OptionRow]:
@@ -147,7 +154,8 @@ def option_rows(record: type, variations: Variations = no_variations) -> Iterato
             default=_default(item, variations),
             range=", ".join(option.choices) if option.choices else option.range,
             methods=", ".join(option.methods),
-            help=" ".join([option.help, *(f"({alias} is the same)" for alias in option.aliases)]),
+            help=option.help,
+            aliases=option.aliases,
         )
 
 
