@@ -134,18 +134,26 @@ $(SERVING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what serving needs ($(RUNTIME)) into $(VENV) ..."
 	@$(remove_other_runtime)
 	@$(INSTALL) --editable ".[$(RUNTIME)]"
+	@$(only_one_runtime)
 	@touch $@
 
 $(TESTING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training, export, the documentation and the tests need ($(RUNTIME)) into $(VENV): about 5 GB with PyTorch ..."
 	@$(remove_other_runtime)
 	@$(INSTALL) --editable ".[$(RUNTIME),openvino,heic,train,export,timm,docs,dev]"
+	@$(only_one_runtime)
 	@touch $@ $(SERVING)
 
 # onnxruntime and onnxruntime-gpu are one module under two names: the one that goes would take the other's files along.
 define remove_other_runtime
 if ls $(VENV)/.installed-*-$(if $(filter gpu,$(RUNTIME)),cpu,gpu) > /dev/null 2>&1; then \
 	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu && rm -f $(VENV)/.installed-*; fi
+endef
+
+# An extra adds to the dependencies and takes none away, so for a GPU both are installed: they go, and one comes back.
+define only_one_runtime
+if [ $(RUNTIME) = gpu ]; then \
+	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu && $(INSTALL) --no-deps onnxruntime-gpu; fi
 endef
 
 $(BIN)/python:

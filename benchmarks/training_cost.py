@@ -26,8 +26,8 @@ from training.common import markdown
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig, recipe_defaults
+from training.hardware import hardware_precision
 from training.methods import build_method
-from training.options import hardware_precision
 
 RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
 REFERENCE = "PGD-10"

@@ -30,10 +30,13 @@ def serving_requirements(pyproject: Path, runtime: str) -> list[Requirement]:
 
     Args:
         pyproject: The path of pyproject.toml.
-        runtime: The extra that brings ONNX Runtime, "cpu" or "gpu".
+        runtime: Which build of ONNX Runtime it runs on, "cpu" or "gpu".
     """
     project = tomllib.loads(pyproject.read_text())["project"]
-    return [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"][runtime]]
+    lines = project["dependencies"] + project["optional-dependencies"][runtime]
+    # The GPU's ONNX Runtime is the same module, so the other one must not come along with it.
+    other = "onnxruntime" if runtime == "gpu" else "onnxruntime-gpu"
+    return [requirement for requirement in map(Requirement, lines) if canonicalize_name(requirement.name) != other]
 
 
 def tested_versions(constraints: Path) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The command `python -m export`: from a checkpoint to graph files."""
+"""The command `python -m export`: from a checkpoint to graph files.
+
+Nothing here imports PyTorch before the options are checked, for that takes seconds.
+"""
 
 import argparse
 import os
@@ -6,16 +9,23 @@ import signal
 import sys
 from pathlib import Path
 
-from export.check.verify import PICTURES
-from export.errors import ExportError
-from export.exporter import export_graph
-from export.formats.table import AOT, AOT_FOR_GPU, FORMATS, FUSED, TORCHSCRIPT, Format
-from export.kernels import onnx_functions, operators
+from export.options import (
+    AOT,
+    AOT_FOR_GPU,
+    ENOUGH_PICTURES,
+    FUSED,
+    KINDS,
+    MIN_AGREEMENT,
+    PICTURES,
+    REDUCED_PRECISIONS,
+    FileKind,
+)
 from export.output import UNFINISHED
-from export.reduced import REDUCED_PRECISIONS, Reduced, export_reduced
+from sgn_serve.command_parser import CommandParser
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from training.common.errors import TrainingError
+from sgn_serve.interrupts import importing
 
+PROGRAM = "python -m export"
 BESIDE_CHECKPOINT = Path()
 """Stands for the format's own file name in the checkpoint's folder."""
 
@@ -33,13 +43,17 @@ exit status: 0 written and checked
 """
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) -> argparse.Namespace:
     """Parse the command line and check that its options fit together.
+
+    Args:
+        arguments: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
 
     Returns:
         The options; `targets` holds each format to write with its file.
     """
-    parser = build_parser()
+    parser = build_parser(program)
     options = parser.parse_args(arguments)
     _check_fused(parser, options)
     _check_reduced(parser, options)
@@ -47,16 +61,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export",
+    parser = CommandParser(
+        program,
         description="Export a trained self-gradient network as one self-contained graph.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
-    for item in FORMATS:
+    for item in KINDS:
         parser.add_argument(
             f"--{item.name}",
             type=Path,
@@ -100,13 +114,13 @@ def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar="SHARE",
         help="share of pictures that must keep float32's top class in reduced precision, both clean and attacked by "
-        f"PGD-20; otherwise nothing is written (default: {Reduced.min_agreement})",
+        f"PGD-20; otherwise nothing is written (default: {MIN_AGREEMENT})",
     )
     parser.add_argument(
         "--agreement-pictures",
         type=_count,
         metavar="N",
-        help=f"number of pictures that the share is measured on (default: {Reduced.pictures}; with fewer it is rough)",
+        help=f"number of pictures that the share is measured on (default: {ENOUGH_PICTURES}; with fewer it is rough)",
     )
 
 
@@ -124,13 +138,13 @@ def _count(text: str) -> int:
     return value
 
 
-def _wanted(options: argparse.Namespace) -> list[Format]:
+def _wanted(options: argparse.Namespace) -> list[FileKind]:
     """Return the formats that the command line names."""
-    return [item for item in FORMATS if getattr(options, item.name) is not None]
+    return [item for item in KINDS if getattr(options, item.name) is not None]
 
 
 def _check_fused(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    others = [item for item in _wanted(options) if item.name not in FUSED]
+    others = [item for item in _wanted(options) if item not in FUSED]
     if options.fused and (options.precision != "fp32" or others):
         parser.error(
             "--fused is for --onnx and --torchscript in fp32; leave it out, or export the others by themselves"
@@ -146,7 +160,7 @@ def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
 
 
-def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[Format, Path]]:
+def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[FileKind, Path]]:
     """Return each format to write with its file; end the program where there is none or two share a file."""
     formats = _wanted(options)
     if options.device == "cuda":
@@ -154,7 +168,7 @@ def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> li
             parser.error("--device is for --aot; the other formats run on any device: export them by themselves")
         formats = [AOT_FOR_GPU]
     if not formats:
-        parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in FORMATS))
+        parser.error("say what to write: " + ", ".join(f"--{item.name}" for item in KINDS))
     targets = []
     for item in formats:
         path = getattr(options, item.name)
@@ -166,79 +180,45 @@ def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> li
     return targets
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status; see EPILOG."""
-    options = parse_arguments(arguments)
-    for file_format, target in options.targets:
-        status = _export(file_format, target, options)
+def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command and return its exit status; see EPILOG.
+
+    Args:
+        arguments: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
+    """
+    options = parse_arguments(arguments, program)
+    with importing():
+        from export.export import export_one
+    for kind, target in options.targets:
+        status = export_one(kind, target, options)
         if status:
             return status
     return 0
 
 
-def _export(file_format: Format, target: Path, options: argparse.Namespace) -> int:
-    """Write one file, print what was measured, and return the exit status."""
-    try:
-        report = _report(file_format, target, options)
-    except ExportError as error:
-        if error.details():
-            print(error.details())
-        made_in_vain = f"; {target} was not written" if error.exit_status == 1 else ""
-        return _fail(f"{error}{made_in_vain}", error.exit_status)
-    except TrainingError as error:
-        return _fail(str(error), TrainingError.exit_status)
-    except OSError as error:  # such as a full disk
-        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
-    except KeyboardInterrupt:
-        return _fail(f"interrupted; {target} was not written", 130)
-    print(report)
-    if options.fused:
-        print(_about_kernels(file_format))
-    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
-    return 0
-
-
-def _report(file_format: Format, target: Path, options: argparse.Namespace) -> str:
-    """Write one file and return the table of what was measured."""
-    if options.precision == "fp32":
-        return export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
-    reduced = Reduced(
-        options.precision,
-        Reduced.min_agreement if options.min_agreement is None else options.min_agreement,
-        options.agreement_pictures or Reduced.pictures,
-    )
-    return export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
-
-
-def _about_kernels(file_format: Format) -> str:
-    """Return how a file with the fused block is used."""
-    if file_format.name == TORCHSCRIPT.name:
-        return f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
-    if onnx_functions.library_path().is_file():
-        return f"the same without and with the kernels of {onnx_functions.library_path()}"
-    return "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..."
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status
-
-
 def _remove_unfinished(number: int, frame: object) -> None:
-    """Remove unfinished files and end the process at once, as the handler of a signal.
+    """Remove unfinished files, say so, and end the process at once, as the handler of a signal.
 
     It raises no exception, because PyTorch's tracing and compiling may catch one and go on.
     """
+    if not UNFINISHED:
+        print("interrupted", file=sys.stderr)
     for partial, target in UNFINISHED.items():
         partial.unlink(missing_ok=True)
-        _fail(f"interrupted; {target} was not written", 130)
+        print(f"error: interrupted; {target} was not written", file=sys.stderr)
     sys.stderr.flush()
     os._exit(130)
 
 
-def run() -> int:
-    """Run main as a process of its own: a signal removes the unfinished file and ends the process at once."""
+def run(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Run main as a process of its own: a signal removes the unfinished file and ends the process at once.
+
+    Args:
+        arguments: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, _remove_unfinished)
-    return main()
+    return main(arguments, program)

@@ -9,13 +9,14 @@ from torch import fx, nn
 from export.capture.graph import capture, example_image
 from export.capture.layers import layer_of_operator
 from export.check.pictures import pictures_in, structured_pictures
-from export.check.verify import PICTURES, GraphRunner, Verification, VerificationError, verify
+from export.check.verify import GraphRunner, Verification, VerificationError, verify
 from export.errors import CaptureError
 from export.formats.onnx import onnx_runner
 from export.formats.table import FUSED, ONNX, Format
 from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.network_passes import passes_of
+from export.options import PICTURES
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256

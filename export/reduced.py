@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from export.capture.graph import capture
-from export.check.agreement import ENOUGH_PICTURES, Agreement, agreements_json, measure_agreement
+from export.check.agreement import Agreement, agreements_json, measure_agreement
 from export.check.pictures import pictures_under
-from export.check.verify import PICTURES, REDUCED_TOLERANCES, Verification, VerificationError, verify
+from export.check.verify import REDUCED_TOLERANCES, Verification, VerificationError, verify
 from export.errors import ExportError
 from export.exporter import naming_layers
 from export.formats.table import FORMATS, Format
 from export.network_passes import passes_of
+from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
@@ -26,9 +27,6 @@ AGREEMENT_KEY = "agreement_with_float32"
 
 ERRORS_KEY = "errors_against_float32"
 """Metadata key of such a graph: JSON of each output's relative error, for the median and the worst picture."""
-
-REDUCED_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-"""Types of the convolutions, by the precision's name."""
 
 EPS = 8 / 255
 """The attack's radius where the checkpoint names none, in units of pixel intensity."""
@@ -93,7 +91,7 @@ class Reduced:
     """
 
     precision: str
-    min_agreement: float = 0.995
+    min_agreement: float = MIN_AGREEMENT
     pictures: int = ENOUGH_PICTURES
 
 
@@ -136,7 +134,7 @@ def export_reduced(
         graph = capture(passes, info.image_size)
         rewrite(graph)
         if not file_format.engine_lowers:
-            lower_precision(graph, REDUCED_PRECISIONS[reduced.precision])
+            lower_precision(graph, getattr(torch, REDUCED_PRECISIONS[reduced.precision]))
         with naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
         runner = file_format.runner(partial, passes.output_names)

@@ -1,12 +1,8 @@
-"""`python -m sgn_serve` is `bentoml serve`, and quiet on Ctrl-C from its first import on: `make serve` runs it."""
+"""Run `python -m sgn_serve`: `make serve` does."""
 
 import sys
 
-from sgn_serve.interrupts import end_server_quietly
+from sgn_serve.command import main
 
 if __name__ == "__main__":
-    end_server_quietly()
-
-    from bentoml_cli.cli import cli
-
-    cli(["serve", *sys.argv[1:]], prog_name="bentoml")
+    sys.exit(main())

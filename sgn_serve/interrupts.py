@@ -9,15 +9,22 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the shell's convention: 128 and the signal's number."""
 
 
+CONSOLE_SCRIPT = "sgn"
+"""Name of the program that pyproject.toml installs; its arguments are those of the packages' commands."""
+
+_importing = False
+
+
 def end_quietly() -> None:
-    """Have Ctrl-C end this process with status 130 and one line, if it is a command: `python -m PACKAGE...`.
+    """Have Ctrl-C end this process with status 130 and one line, if it is a command: `python -m PACKAGE...` or `sgn`.
 
     Once the command's main function runs, Ctrl-C is KeyboardInterrupt as ever. One that it does not handle ends the
     process in the same way.
@@ -28,9 +35,24 @@ def end_quietly() -> None:
         return
     if _is_bentoml_serve(sys.argv):
         signal.signal(signal.SIGINT, _end_server)
-    elif sys.argv[:1] == ["-m"]:  # as long as Python looks for the module that -m names, which imports its packages
+    # "-m": as long as Python looks for the module that -m names, which imports its packages
+    elif sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])) == CONSOLE_SCRIPT:
         signal.signal(signal.SIGINT, _interrupted)
         sys.excepthook = _report
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Have Ctrl-C end a command quietly while the block imports what its main function needs.
+
+    A program that calls a main function itself keeps its own Ctrl-C.
+    """
+    global _importing
+    _importing = True
+    try:
+        yield
+    finally:
+        _importing = False
 
 
 def end_server_quietly() -> None:
@@ -50,7 +72,7 @@ def _end_server(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    if _still_starting(frame):
+    if _importing or _still_starting(frame):
         # An exception would not do: libraries catch what is raised while they are imported.
         _end()
     raise KeyboardInterrupt

@@ -46,12 +46,13 @@ class SettingsError(ServingError):
 
 
 class SettingRow(NamedTuple):
-    """One row of the documentation's table of settings."""
+    """One row of the documentation's table of settings. A secret is set by its variable alone, never by an option."""
 
     variable: str
     accepts: str
     default: str
     meaning: str
+    secret: bool
 
 
 def _default_queue() -> int:
@@ -285,7 +286,7 @@ def settings_table() -> list[SettingRow]:
         elif isinstance(field.default, float) and default == str(field.default):
             default = f"{field.default:g}"
         assert field.description, "every setting says what it means"
-        rows.append(SettingRow(_variable(field), _accepts(field), default, field.description))
+        rows.append(SettingRow(_variable(field), _accepts(field), default, field.description, not field.repr))
     return rows
 
 

@@ -22,7 +22,7 @@ def modules_of(project_root: Path, package: str) -> list[str]:
 
 
 def test_judging_a_checkpoint_loads_no_onnx_runtime(project_root: Path) -> None:
-    loaded = loaded_packages(project_root, ["training.evaluate.command"])
+    loaded = loaded_packages(project_root, ["training.evaluate.evaluate"])
     assert "torch" in loaded
     assert "onnxruntime" not in loaded
 

@@ -12,7 +12,7 @@ import pytest
 from tests.sgn_serve.server import free_port, serve_environment
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("benchmarks", "deploy", "docs", "export", "release", "sgn_serve", "training")
+PACKAGES = ("benchmarks", "deploy", "docs", "export", "release", "sgn", "sgn_serve", "training")
 
 PLANTED = """
 import os, signal, sys
@@ -94,9 +94,33 @@ def test_ctrl_c_at_the_first_import_is_quiet(tmp_path, command):
 
 
 @pytest.mark.parametrize("moment", [40, 400])
-@pytest.mark.parametrize("command", ["training", "export", "sgn_serve.check"])
-def test_ctrl_c_in_the_midst_of_the_imports_is_quiet(tmp_path, command, moment):
-    assert interrupted(tmp_path, ["-m", command, "--help"], moment=moment) == (130, "interrupted\n")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["training", "--data-root=nowhere", "--dataset=cifar10"],
+        ["sgn", "train", "--data-root=nowhere", "--dataset=cifar10"],
+        ["training.evaluate", "--ckpt=nowhere", "--data-root=nowhere", "--report=nowhere"],
+        ["sgn_serve.check"],
+    ],
+)
+def test_ctrl_c_in_the_midst_of_the_imports_is_quiet(tmp_path, arguments, moment):
+    assert interrupted(tmp_path, ["-m", *arguments], moment=moment) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("moment", [40, 400])
+def test_ctrl_c_in_the_midst_of_the_exports_imports_is_quiet(tmp_path, moment):
+    status, printed = interrupted(tmp_path, ["-m", "export", "--ckpt=x/m.safetensors", "--onnx"], moment=moment)
+    assert (status, printed) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("moment", [1, 40, 400])
+def test_ctrl_c_is_quiet_in_the_console_script_too(tmp_path, moment):
+    script = tmp_path / "sgn"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom sgn.command import main\nsys.exit(main())\n"
+    )
+    arguments = [str(script), "train", "--data-root=nowhere", "--dataset=cifar10"]
+    assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("moment", [300, 700])

@@ -8,6 +8,7 @@ of one page share a folder and are run in order; a test of one block runs those 
 - `make ...` becomes `make -n ...`: the target exists and its recipe can be worked out;
 - `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings
   and the model can be served; requests to localhost:3000 go to a server that this test has started;
+- `sgn ...` becomes `python -m sgn ...`, and `sgn serve ...` is checked as `bentoml serve` is, its options as settings;
 - what commands write stays out of the checkout.
 
 A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from typing import Any
 import pytest
 
 from docs.generator.pages import fill
+from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.settings import settings_table
 from tests.sgn_serve.server import running_server
 
@@ -89,7 +92,16 @@ def as_run(block: Block, server_url: str) -> list[str]:
     commands = re.sub(
         r"^((?:\w+=\S* +)*)bentoml serve\b.*$", r"\1python -m sgn_serve.check", commands, flags=re.MULTILINE
     )
+    commands = re.sub(r"^sgn serve\b(.*)$", lambda found: as_settings(found[1]), commands, flags=re.MULTILINE)
+    commands = re.sub(r"^sgn\b", "python -m sgn", commands, flags=re.MULTILINE)
     return ["bash", "-c", "set -euo pipefail\n" + commands]
+
+
+def as_settings(options: str) -> str:
+    """Return the check of what `sgn serve` would serve with these options."""
+    parsed = vars(serve_parser().parse_args(shlex.split(options)))
+    given = [f"{name}={shlex.quote(value)}" for name, value in parsed.items() if name.startswith("SGN_") and value]
+    return " ".join([*given, "python -m sgn_serve.check"])
 
 
 def same(documented: Any, printed: Any) -> bool:

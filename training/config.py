@@ -12,10 +12,8 @@ from typing import Annotated, Any, Literal
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
-from training.data.loading import DATASETS
-from training.networks.activations import ACTIVATIONS
-from training.networks.backbones import KNOWN
-from training.networks.self_gradient import GradientScaling
+from training.data.datasets import DATASETS
+from training.networks.names import ACTIVATIONS, KNOWN, GradientScaling
 
 BilateralTarget = Literal["most-confusing", "random"]
 
@@ -109,7 +107,13 @@ class TrainConfig:
     ] = 5e-4
     epsilon: Annotated[
         float,
-        Option("L-inf budget in units of pixel intensity, such as 8/255", minimum=0, below=1, unit=INTENSITY),
+        Option(
+            "L-inf budget in units of pixel intensity, such as 8/255",
+            minimum=0,
+            below=1,
+            unit=INTENSITY,
+            aliases=("--eps",),
+        ),
     ] = 8 / 255
     attack: Annotated[
         Literal["pgd", "n-fgsm"],

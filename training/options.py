@@ -2,35 +2,27 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from sgn_serve.command_parser import CommandParser
 from training.common.described_options import DescribedOption, add_options, given_options
-from training.common.devices import default_device
-from training.common.errors import first_line
-from training.config import METHODS, TrainConfig, check_given, check_side, recipe_defaults
-from training.data.archives import ARCHIVES, IMAGE_SIZE
-from training.data.loading import DATASETS
-from training.networks.activations import with_activation
-from training.networks.backbones import build_backbone, strides_over_one_pixel
-from training.networks.errors import ArchitectureError
+from training.common.devices import DEFAULT_DEVICE, check_threads
+from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.data.datasets import DATASETS
+from training.networks.names import check_spelling
+
+if TYPE_CHECKING:
+    import torch
+
+PROGRAM = "python -m training"
 
 
-def hardware_precision(device: torch.device) -> str:
-    """Return "bf16" where the device computes in it, "float32" where it would be emulated and slower."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    # PyTorch has no public name for this; without the function, float32 is right everywhere, only slower.
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bf16" if supported() else "float32"
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser; options of TrainConfig that are not given are absent from what it parses."""
-    parser = argparse.ArgumentParser(
-        "python -m training",
+    parser = CommandParser(
+        program,
         description="Trains a self-gradient network or a baseline. The defaults are the paper's recipe for WRN-28-10.",
     )
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
@@ -46,8 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device",
-        default=default_device(),
-        help="cpu, cuda, cuda:1, ...; under torchrun cuda is each process's own GPU",
+        help=f"cpu, cuda, cuda:1, ... (default: {DEFAULT_DEVICE}); under torchrun cuda is each process's own GPU",
     )
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: all cores); figures depend on it in the last bits"
@@ -56,7 +47,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfig:
+def checked(arguments: argparse.Namespace) -> TrainConfig:
+    """Return the configuration without PyTorch: all of it but the precision that depends on the device.
+
+    Args:
+        arguments: The namespace that build_parser's parser returned.
+
+    Raises:
+        OptionError: An option is out of range, or does not go with another one.
+        ArchitectureError: The backbone's name is misspelled.
+        DeviceError: The number of threads is none.
+    """
+    check_threads(arguments.threads)
+    given = given_options(TrainConfig, arguments)
+    method = given.get("method", TrainConfig.method)
+    config = TrainConfig(**(recipe_defaults(given["dataset"], method) | given))
+    check_given(config, given)
+    check_spelling(config.arch)
+    return config
+
+
+def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainConfig:
     """Return the configuration: the options that were given, over the recipe's defaults.
 
     Args:
@@ -66,46 +77,15 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     Raises:
         OptionError: An option is out of range, or does not go with another one.
         ArchitectureError: The backbone is unknown, or cannot have this activation or take such pictures.
+        DeviceError: The number of threads is none.
     """
-    given = given_options(TrainConfig, arguments)
-    method = given.get("method", "self-gradient")
-    defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
-    config = TrainConfig(**(defaults | given))
-    check_given(config, given)
-    _check_backbone(config, device)
+    config = checked(arguments)
+    from training.hardware import check_backbone, hardware_precision  # here, for it imports PyTorch
+
+    if "precision" not in given_options(TrainConfig, arguments):
+        config = replace(config, precision=hardware_precision(device))
+    check_backbone(config, device)
     return config
-
-
-def _check_backbone(config: TrainConfig, device: torch.device) -> None:
-    """Build the backbone for pictures of the size that is known before they are read, and try a single one.
-
-    Raises:
-        OptionError: A hole or a padding is larger than such pictures.
-        ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
-    """
-    side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
-    if side is not None:
-        check_side(config, side)
-    backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
-    with_activation(backbone, config.activation)
-    if side is None:
-        return
-    if device.type == "cpu" and config.precision == "bf16" and strides_over_one_pixel(backbone, side):
-        # Measured with PyTorch 2.14: that layer's weight gradient is read from memory that nothing was written to.
-        raise ArchitectureError(
-            f"{config.arch} on pictures of {side}x{side} has a convolution that strides over a single pixel, which "
-            "PyTorch differentiates wrongly in bf16 on a CPU; pass --precision float32, or a larger --image-size"
-        )
-    if config.batch_size > 1:
-        return
-    try:
-        with torch.no_grad():
-            backbone.train()(torch.zeros(1, 3, side, side))
-    except ValueError as error:  # batch norm has nothing to normalise in one picture of one pixel
-        raise ArchitectureError(
-            f"{config.arch} cannot be trained on one picture of {side}x{side} at a time ({first_line(error)}); pass a "
-            "larger --batch-size or --image-size"
-        ) from None
 
 
 def variations(item: DescribedOption) -> Iterator[str]:

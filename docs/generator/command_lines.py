@@ -16,7 +16,9 @@ def describe(parser: argparse.ArgumentParser, elsewhere: Collection[str] = ()) -
     rows = [
         (_names(action), cell(_help(action)), _default(action))
         for action in parser._actions
-        if not isinstance(action, argparse._HelpAction) and not set(action.option_strings) & set(elsewhere)
+        if not isinstance(action, argparse._HelpAction)
+        and action.help is not argparse.SUPPRESS
+        and not set(action.option_strings) & set(elsewhere)
     ]
     parts = [cell(parser.description or "")]
     if rows:
@@ -47,8 +49,6 @@ def _help(action: argparse.Action) -> str:
 
 def _default(action: argparse.Action) -> str:
     default = action.default
-    if action.dest == "device" and action.choices is None:
-        return "`cuda` where PyTorch finds a GPU, else `cpu`"
     if default is None or default is argparse.SUPPRESS or default in ("", []) or action.required:
         return ""
     if isinstance(default, bool):

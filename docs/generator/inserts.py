@@ -1,5 +1,6 @@
 """Make the tables and texts that pages insert."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +19,20 @@ from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
+from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
+from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.formats import format_rows
 from sgn_serve.settings import Settings, settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from training.attacks.black_box import SourceNetwork
-from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.attacks.names import PRESET_MEANING, PRESETS
+from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.common.described_options import option_rows
 from training.config import TrainConfig
 from training.convert.command import build_parser as convert_parser
-from training.evaluate.command import PRESET_MEANING
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork
@@ -65,7 +68,7 @@ def _attacks() -> str:
 
 def _training_options() -> str:
     rows = [
-        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
+        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range), cell(row.methods))
         for row in option_rows(TrainConfig, variations)
     ]
     return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
@@ -73,7 +76,7 @@ def _training_options() -> str:
 
 def _evaluation_options() -> str:
     rows = [
-        (f"`{row.name}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
+        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
     ]
     return words_table(("option", "meaning", "default", "range"), rows)
 
@@ -113,6 +116,14 @@ def _routes() -> str:
         if method in METHODS
     ]
     return words_table(("route", "what it does", "statuses"), rows)
+
+
+def _sgn_commands() -> str:
+    rows = []
+    for name, command in COMMANDS.items():
+        module = importlib.import_module(command.module)
+        rows.append((f"`sgn {name}`", f"`{module.PROGRAM}`", cell(command.help)))
+    return words_table(("command", "the same as", "what it does"), rows)
 
 
 def _formats() -> str:
@@ -271,6 +282,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-convert": lambda: describe(convert_parser()),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
+    "command-serve": lambda: describe(serve_parser()),
+    "sgn-commands": _sgn_commands,
     "training-options": _training_options,
     "evaluation-options": _evaluation_options,
     "settings": _settings,

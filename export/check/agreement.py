@@ -8,12 +8,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from export.check.verify import GraphRunner
+from export.options import ENOUGH_PICTURES
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.networks.self_gradient import SelfGradientNetwork
 
-ENOUGH_PICTURES = 1000
 STEPS = 20
 STEP_SIZE = 2 / 255
 BATCH = 50

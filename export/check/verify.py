@@ -12,8 +12,6 @@ from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.networks.self_gradient import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)
-PICTURES = 28
-"""Pictures to check on: a multiple of every batch size, so that each sees every picture in whole batches."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from onnx import ModelProto
 from torch import fx
 
+from export import options
 from export.check.verify import GraphRunner
 from export.formats.aot import annotate_aot, aot_runner, require_compiler, require_gpu, save_aot
 from export.formats.onnx import annotate_onnx, onnx_runner, save_onnx, to_onnx
@@ -30,9 +31,7 @@ class Format:
     """One kind of file.
 
     Attributes:
-        name: Name of the option, without its dashes.
-        file_name: The file's default name, beside the checkpoint.
-        content: The kind of file in words, for messages.
+        kind: Its names.
         save: Writes a rewritten graph; it may change the graph.
         runner: Loads the file into its engine, on the CPU unless it was compiled for a GPU. Takes the file and its
             outputs' names; pictures and outputs are on the CPU.
@@ -42,15 +41,28 @@ class Format:
         engine_lowers: Whether the engine itself lowers the precision of a float32 graph, as the metadata tell it.
     """
 
-    name: str
-    file_name: str
-    content: str
+    kind: options.FileKind
     save: Save
     runner: Callable[[Path, tuple[str, ...]], GraphRunner]
     check: Callable[[], None] = lambda: None
     reduced: tuple[str, ...] = ()
     annotate: Callable[[Path, Mapping[str, str]], None] | None = None
     engine_lowers: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the option, without its dashes."""
+        return self.kind.name
+
+    @property
+    def file_name(self) -> str:
+        """The file's default name, beside the checkpoint."""
+        return self.kind.file_name
+
+    @property
+    def content(self) -> str:
+        """The kind of file in words, for messages."""
+        return self.kind.content
 
 
 def _save_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
@@ -86,18 +98,14 @@ def _finish_onnx(model: ModelProto, path: Path) -> None:
 
 
 ONNX = Format(
-    "onnx",
-    "model.onnx",
-    "an ONNX graph",
+    options.ONNX,
     _save_onnx,
     onnx_runner,
     reduced=("fp16",),
     annotate=annotate_onnx,
 )
 OPENVINO = Format(
-    "openvino",
-    "model.openvino.onnx",
-    "an ONNX graph in the form that OpenVINO is fastest at",
+    options.OPENVINO,
     _save_openvino,
     openvino_runner,
     require_openvino,
@@ -106,18 +114,14 @@ OPENVINO = Format(
     engine_lowers=True,
 )
 TORCHSCRIPT = Format(
-    "torchscript",
-    "model.torchscript.pt",
-    "a TorchScript module",
+    options.TORCHSCRIPT,
     save_torchscript,
     torchscript_runner,
     reduced=("fp16", "bf16"),
     annotate=annotate_torchscript,
 )
 AOT = Format(
-    "aot",
-    "model.pt2",
-    "an AOTInductor package for this machine's processor",
+    options.AOT,
     save_aot,
     aot_runner,
     require_compiler,
@@ -126,12 +130,18 @@ AOT = Format(
 )
 AOT_FOR_GPU = replace(
     AOT,
-    file_name="model.cuda.pt2",
-    content="an AOTInductor package for this machine's GPU",
+    kind=options.AOT_FOR_GPU,
     save=partial(save_aot, device=torch.device("cuda")),
     check=require_gpu,
 )
 FORMATS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
+
+
+def format_of(kind: options.FileKind) -> Format:
+    """Return how a kind of file is written."""
+    return next(item for item in (*FORMATS, AOT_FOR_GPU) if item.kind == kind)
+
+
 FUSED = {
     ONNX.name: replace(ONNX, save=_save_fused_onnx, reduced=()),
     TORCHSCRIPT.name: replace(TORCHSCRIPT, check=load, reduced=()),

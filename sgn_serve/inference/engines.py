@@ -70,7 +70,8 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
             if short not in by_short_name:
                 raise EngineError(
                     f"SGN_PROVIDERS asks for {name}, which this ONNX Runtime does not have; it has "
-                    f"{', '.join(by_short_name)} (cuda needs the gpu extra instead of the cpu one)"
+                    f"{', '.join(by_short_name)} (cuda needs onnxruntime-gpu in the place of onnxruntime, which is the "
+                    "same module: uninstall both, then pip install --no-deps onnxruntime-gpu)"
                 )
             names.append(by_short_name[short])
     if CUDA in names:

@@ -16,9 +16,9 @@ import export.formats.table
 import export.reduced
 from export.check.agreement import Agreement, measure_agreement
 from export.check.pictures import PicturesError, pictures_under, structured_pictures
-from export.check.verify import PICTURES
 from export.command import main
 from export.formats.onnx import to_onnx
+from export.options import PICTURES
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY, Reduced, export_reduced
 from sgn_serve.graph_format import PRECISION_KEY
 from tests.export.check.test_verify import replace_value
@@ -200,7 +200,7 @@ def test_what_cannot_be_is_refused(
         (("--precision", "fp16"), "name their folder with --pictures"),
         (("--precision", "fp16", "--agreement-pictures", "27"), "27 is too few pictures; at least 28"),
         (("--min-agreement", "0.9"), "no effect with --precision fp32"),
-        (("--precision", "int8-first-pass"), "invalid choice: 'int8-first-pass'"),
+        (("--precision", "int8-first-pass"), "unknown value 'int8-first-pass'"),
         (("--precision", "fp16", "--min-agreement", "99"), "is not a share between 0 and 1"),
     ],
 )

@@ -47,8 +47,9 @@ def test_a_number_that_is_none_is_refused_by_its_flag(picture_folder, capsys):
     for text in ("8/0", "x", "nan", "1e999"):
         with pytest.raises(SystemExit):
             main(arguments(picture_folder, "a", "--epsilon", text))
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error.endswith(f"argument --epsilon: {text!r} is not a number; write it like 0.1 or 8/255")
+        error, usage = capsys.readouterr().err.splitlines()
+        assert error == f"error: argument --epsilon/--eps: {text!r} is not a number; write it like 0.1 or 8/255"
+        assert usage.startswith("usage: python -m training --data-root ")
 
 
 def test_a_programming_error_keeps_its_traceback(picture_folder, runs, monkeypatch):
@@ -57,7 +58,7 @@ def test_a_programming_error_keeps_its_traceback(picture_folder, runs, monkeypat
     def broken(*_):
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("training.command.load_pictures", broken)
+    monkeypatch.setattr("training.train.load_pictures", broken)
     with pytest.raises(ValueError, match="a mistake of ours"):
         main(arguments(picture_folder, "a"))
 

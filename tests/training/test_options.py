@@ -12,7 +12,7 @@ GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
 
 
 def test_what_is_not_given_is_the_recipes(monkeypatch):
-    monkeypatch.setattr("training.options.hardware_precision", lambda device: "float32")
+    monkeypatch.setattr("training.hardware.hardware_precision", lambda device: "float32")
     for method in METHODS:
         parsed = build_parser().parse_args(["--data-root", "x", "--dataset", "svhn", "--method", method])
         recipe = recipe_defaults("svhn", method)
@@ -31,7 +31,7 @@ def test_every_kind_of_option_is_parsed():
 def test_choices_are_those_of_the_types(choice, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args([*GIVEN, choice])
-    assert "invalid choice" in capsys.readouterr().err
+    assert "unknown value" in capsys.readouterr().err
 
 
 def test_a_table_row_for_every_option():

@@ -19,14 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.attacks.base import AttackError, TargetModel, block_state
+from training.attacks.base import TargetModel, block_state
 from training.attacks.gradient_attack import logits_function
+from training.attacks.names import FEWEST_CLASSES_FOR_DLR, AttackError
 from training.attacks.rows import CLEAN, RowFilter, RowId, View
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 Algorithm = Literal["apgd-ce", "apgd-t", "fab-t"]
 MOST_TARGETS = 9
-FEWEST_CLASSES_FOR_DLR = 4
 
 # The package warns of zero gradients picture by picture; the checklist counts them.
 _SILENT = logging.Logger("pyautoattack, silent", level=logging.CRITICAL)

@@ -5,11 +5,6 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from training.attacks.rows import RowFilter, RowId, State
-from training.common.errors import TrainingError
-
-
-class AttackError(TrainingError):
-    """An attack that is unknown, or that this network or data set does not allow; the message names the fix."""
 
 
 class TargetModel(Protocol):

@@ -5,16 +5,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from training.attacks import gradient_attack
-from training.attacks.auto_attack import FEWEST_CLASSES_FOR_DLR, Algorithm, GradientStage, Square
-from training.attacks.base import AttackError, AttackOn
+from training.attacks.auto_attack import Algorithm, GradientStage, Square
+from training.attacks.base import AttackOn
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
 from training.attacks.gradient_attack import Attack
+from training.attacks.names import (
+    ATTACKS,
+    FEWEST_CLASSES_FOR_DLR,
+    ON_GRAPH,
+    PRESETS,
+    AttackError,
+    family_and_steps,
+    split_names,
+)
 from training.attacks.rows import AUTO_ATTACK, AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId
 
 AnyAttack = AttackOn[Any]
 
-PAPER_STEPS = (10, 20, 40, 100)
 AVERAGED_BETA = 400.0
 
 
@@ -54,9 +62,9 @@ class Entry:
     """A name of --attacks.
 
     Attributes:
-        description: One line for --help.
+        description: See Description.
         build: From a context to rows; [] where the attack does not apply.
-        needs: The reason why build gives [], for whoever asked for it by name.
+        needs: The reason why build gives [], for whoever asked for it by name. See Description.
     """
 
     description: str
@@ -182,108 +190,38 @@ def _graph_square(context: Context) -> list[AnyAttack]:
     return _on_graph(Square(context.has_block, context.queries, survivors), context=context)
 
 
-NEEDS_BLOCK = "a network with a block"
-NEEDS_GRAPH = "--onnx my-model.onnx"
-
-ENTRIES: dict[str, Entry] = {
-    "clean": Entry("no attack; always there", _clean),
-    "fgsm": Entry("one step", _each_block(lambda context, block: gradient_attack.fgsm_attack(context.eps, block))),
-    "block-off-cw": Entry("CW-20 on the block-off network", _block_off_cw, NEEDS_BLOCK),
-    "smooth-cw": Entry(
-        "CW-20 through the smooth surrogate, for each --beta",
-        _each_beta(lambda beta: gradient_attack.smooth_cw_attack(20, beta)),
-        NEEDS_BLOCK,
+_BUILD: dict[str, Callable[[Context], Sequence[AnyAttack]]] = {
+    "clean": _clean,
+    "fgsm": _each_block(lambda context, block: gradient_attack.fgsm_attack(context.eps, block)),
+    "block-off-cw": _block_off_cw,
+    "smooth-cw": _each_beta(lambda beta: gradient_attack.smooth_cw_attack(20, beta)),
+    "smooth-pgd": _each_beta(_smooth_pgd),
+    "through-both": _through_both_passes,
+    "straight-through": _each_beta(_straight_through),
+    "transfer": _transfer,
+    "transfer-from": _transfer_from,
+    "noise": lambda context: [RandomNoise(context.has_block)],
+    "averaged": _averaged,
+    "averaged-smooth": _averaged_smooth,
+    "restarts": _restarts,
+    "more-steps": _more_steps,
+    "apgd-ce": _each_block(lambda context, block: GradientStage("apgd-ce", block=block)),
+    "apgd-t": _apgd_t,
+    "fab-t": _each_block(
+        lambda context, block: GradientStage("fab-t", block=block, survivors_of=(CLEAN, *AUTO_ATTACK_ROWS[:2]))
     ),
-    "smooth-pgd": Entry("the same with PGD-20", _each_beta(_smooth_pgd), NEEDS_BLOCK),
-    "through-both": Entry(
-        "CW-20 by double backward; sees the block where activations are smooth", _through_both_passes, NEEDS_BLOCK
+    "square-cascaded": _each_block(
+        lambda context, block: Square(block, context.queries, (CLEAN, *AUTO_ATTACK_ROWS[:3]))
     ),
-    "straight-through": Entry(
-        "CW-20, the block differentiated as if it were the identity, for each --beta",
-        _each_beta(_straight_through),
-        NEEDS_BLOCK,
-    ),
-    "transfer": Entry("CW-20 and CW-100 on the block-off network", _transfer, NEEDS_BLOCK),
-    "transfer-from": Entry(
-        "CW-100 on the network of --transfer-from", _transfer_from, "--transfer-from other/model.safetensors"
-    ),
-    "noise": Entry("100 random points of the ball", lambda context: [RandomNoise(context.has_block)]),
-    "averaged": Entry("CW-20, gradients averaged over small input noise", _averaged),
-    "averaged-smooth": Entry(
-        "CW-20 through the smooth surrogate, averaged over small input noise", _averaged_smooth, NEEDS_BLOCK
-    ),
-    "restarts": Entry("CW-20 with 10, then 10 more restarts", _restarts),
-    "more-steps": Entry("CW-100, then CW-200 on what it left", _more_steps),
-    "apgd-ce": Entry("AutoAttack's first", _each_block(lambda context, block: GradientStage("apgd-ce", block=block))),
-    "apgd-t": Entry("AutoAttack's second", _apgd_t, f"at least {FEWEST_CLASSES_FOR_DLR} classes"),
-    "fab-t": Entry(
-        "AutoAttack's third",
-        _each_block(
-            lambda context, block: GradientStage("fab-t", block=block, survivors_of=(CLEAN, *AUTO_ATTACK_ROWS[:2]))
-        ),
-    ),
-    "square-cascaded": Entry(
-        "AutoAttack's fourth, black box, as AutoAttack runs it: on what the other three left",
-        _each_block(lambda context, block: Square(block, context.queries, (CLEAN, *AUTO_ATTACK_ROWS[:3]))),
-    ),
-    "square": Entry(
-        "the same alone, on every rightly classified picture",
-        _each_block(lambda context, block: Square(block, context.queries)),
-    ),
-    "smooth-apgd-ce": Entry("APGD-CE through the smooth surrogate", _each_beta(_smooth_stage("apgd-ce")), NEEDS_BLOCK),
-    "smooth-apgd-t": Entry(
-        "APGD-T through the smooth surrogate",
-        _smooth_apgd_t,
-        f"{NEEDS_BLOCK} and at least {FEWEST_CLASSES_FOR_DLR} classes",
-    ),
-    "graph-noise": Entry(
-        "random points of the ball, on the graph of --onnx",
-        lambda context: _on_graph(RandomNoise(context.has_block), context=context),
-        NEEDS_GRAPH,
-    ),
-    "graph-transfer": Entry(
-        "CW-100 on the checkpoint, without and with each smooth surrogate, shown to that graph",
-        _graph_transfer,
-        NEEDS_GRAPH,
-    ),
-    "graph-square": Entry("Square on that graph, on what the two above left", _graph_square, NEEDS_GRAPH),
+    "square": _each_block(lambda context, block: Square(block, context.queries)),
+    "smooth-apgd-ce": _each_beta(_smooth_stage("apgd-ce")),
+    "smooth-apgd-t": _smooth_apgd_t,
+    "graph-noise": lambda context: _on_graph(RandomNoise(context.has_block), context=context),
+    "graph-transfer": _graph_transfer,
+    "graph-square": _graph_square,
 }
-ON_GRAPH = ("graph-noise", "graph-transfer", "graph-square")
-"""The attacks that need no derivatives of a graph; all are run where --onnx is given and --attacks names none."""
-
-PRESETS = {
-    "quick": ("fgsm", "pgd-10", "pgd-20", "cw-20", "block-off-cw", "smooth-cw"),
-    "paper": ("fgsm", *(f"pgd-{steps}" for steps in PAPER_STEPS), *(f"cw-{steps}" for steps in PAPER_STEPS)),
-    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square-cascaded"),
-}
-PRESETS["full"] = tuple(
-    dict.fromkeys(
-        (
-            *PRESETS["paper"],
-            *PRESETS["quick"],
-            "noise",
-            "transfer",
-            "transfer-from",
-            "smooth-pgd",
-            "straight-through",
-            "through-both",
-            "averaged",
-            "averaged-smooth",
-            "more-steps",
-            "restarts",
-            *PRESETS["autoattack"],
-            "square",  # takes the cascaded one's place
-            "smooth-apgd-ce",
-            "smooth-apgd-t",
-        )
-    )
-)
-DEFAULT = ("quick",)
-
-
-def known_names() -> str:
-    """Return everything that --attacks may name, as one line."""
-    return f"{', '.join(PRESETS)}; pgd-K, cw-K for any number of steps K; {', '.join(ENTRIES)}"
+ENTRIES = {name: Entry(about.text, _BUILD[name], about.needs) for name, about in ATTACKS.items()}
+"""Every name of ATTACKS with the function that builds its rows."""
 
 
 def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
@@ -298,9 +236,7 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
     Raises:
         AttackError: A name is unknown, or its attack cannot be had here; the message has the known names or the need.
     """
-    slugs = [slug.strip() for name in names for slug in name.split(",") if slug.strip()]
-    if not slugs:
-        raise AttackError(f"--attacks names none; known are: {known_names()}")
+    slugs = split_names(names)
     if context.graph_sha256 and not any(slug in ON_GRAPH for slug in slugs):
         slugs += ON_GRAPH
     attacks: list[AnyAttack] = [
@@ -324,10 +260,8 @@ def build_attacks(names: Sequence[str], context: Context) -> list[AnyAttack]:
 
 
 def _rows(slug: str, context: Context) -> Sequence[AnyAttack]:
-    family, _, steps = slug.partition("-")
-    make = {"pgd": gradient_attack.pgd_attack, "cw": gradient_attack.cw_attack}.get(family)
-    if make is not None and steps.isascii() and steps.isdecimal() and steps[0] != "0":
-        return [replace(make(int(steps), block), restarts=context.restarts) for block in context.blocks()]
-    if slug not in ENTRIES:
-        raise AttackError(f"unknown attack {slug!r}; known are: {known_names()}")
+    steps = family_and_steps(slug)
+    if steps is not None:
+        make = {"pgd": gradient_attack.pgd_attack, "cw": gradient_attack.cw_attack}[steps[0]]
+        return [replace(make(steps[1], block), restarts=context.restarts) for block in context.blocks()]
     return ENTRIES[slug].build(context)

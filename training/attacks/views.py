@@ -9,7 +9,7 @@ the attack that does see the block. Any other network (smooth activations, layer
 import torch
 from torch import Tensor
 
-from training.attacks.base import AttackError
+from training.attacks.names import AttackError
 from training.derivatives.double_backward import CheapSecondDerivatives
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.derivatives.smooth_surrogate import SmoothSurrogate

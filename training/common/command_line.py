@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from sgn_serve.command_parser import did_you_mean
 from training.common.errors import TrainingError
 
 INTENSITY = "units of pixel intensity"
@@ -57,6 +58,7 @@ class Option:
         default: The default in words, where it depends on the machine or the value does not say what it means.
         metavar: The name of its value in --help, where the kind of value does not say enough.
         some: Whether an option of several values needs one at least.
+        aliases: Other flags that mean the same.
     """
 
     help: str
@@ -72,6 +74,7 @@ class Option:
     default: str = ""
     metavar: str = ""
     some: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def range(self) -> str:
@@ -109,7 +112,10 @@ class Option:
             OptionError: The value is not allowed.
         """
         if self.choices and value is not None and value not in self.choices:
-            raise OptionError(f"{flag(name)}: unknown {name} {value!r}; known are: {', '.join(self.choices)}")
+            suggested = did_you_mean(str(value), self.choices)
+            raise OptionError(
+                f"{flag(name)}: unknown {name} {value!r}; {suggested}known are: {', '.join(self.choices)}"
+            )
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int | float) and not self.allows(item):
                 unit = f", {self.unit}" if self.unit else ""

@@ -98,6 +98,7 @@ def add_options(parser: argparse.ArgumentParser, record: type, variations: Varia
     for item in described_options(record):
         parser.add_argument(
             flag(item.name),
+            *item.option.aliases,
             help=_help(item, variations),
             default=argparse.SUPPRESS,
             required=item.option.required,
@@ -126,6 +127,7 @@ class OptionRow:
         range: The numbers or the choices that are allowed.
         methods: The training methods that it does anything for. Empty for all of them.
         help: Its effect in words.
+        aliases: Other flags that mean the same.
     """
 
     name: str
@@ -134,6 +136,12 @@ class OptionRow:
     range: str
     methods: str
     help: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> str:
+        """The flag and its aliases, such as "--epsilon, --eps"."""
+        return ", ".join([self.name, *self.aliases])
 
 
 def option_rows(record: type, variations: Variations = no_variations) -> Iterator[OptionRow]:
@@ -147,6 +155,7 @@ def option_rows(record: type, variations: Variations = no_variations) -> Iterato
             range=", ".join(option.choices) if option.choices else option.range,
             methods=", ".join(option.methods),
             help=option.help,
+            aliases=option.aliases,
         )
 
 

@@ -4,10 +4,12 @@ import os
 import resource
 import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from training.common.errors import TrainingError
+
+if TYPE_CHECKING:  # the functions import it, so that a command line can check its options before it does
+    import torch
 
 MIB, GIB = 2**20, 2**30
 _MOST_THREADS = 4096
@@ -17,17 +19,25 @@ class DeviceError(TrainingError):
     """A device or a number of threads that this machine does not have. The message names the usable ones."""
 
 
+DEFAULT_DEVICE = "cuda where PyTorch finds a GPU, else cpu"
+"""The default of --device in words; default_device finds it out."""
+
+
 def default_device() -> str:
     """Return "cuda" where PyTorch finds a GPU, else "cpu"."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def checked_device(name: str) -> torch.device:
+def checked_device(name: str) -> "torch.device":
     """Return the device of that name: cpu, cuda, or cuda:N.
 
     Raises:
         DeviceError: There is no such device. The message names those that there are.
     """
+    import torch
+
     # device_count alone also counts GPUs whose driver is too old for this PyTorch.
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))]
@@ -49,21 +59,25 @@ def check_threads(count: int | None) -> None:
         raise DeviceError(f"--threads must be at most {_MOST_THREADS}; leave it away for all cores")
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: "torch.device") -> int:
     """Return the most memory used so far, in bytes: PyTorch's on a GPU, elsewhere the process's resident memory."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def free_memory(device: torch.device) -> int | None:
+def free_memory(device: "torch.device") -> int | None:
     """Return the memory that this process may still take, in bytes. None where that is unknown (a CPU outside Linux).
 
     Processes that torchrun started share the machine's memory evenly. A container's limit counts.
     """
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     limits = [limit for limit in (_free_on_the_machine(), _free_in_the_container()) if limit is not None]
     return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if limits else None

@@ -33,6 +33,8 @@ def git_commit(folder: Path = Path(__file__).parent, ignore: Sequence[str] = ())
     """
     paths = [":/", *(f":(top,exclude){path}" for path in ignore)]
     try:
+        # An installed package may lie in a checkout of something else, which does not track it.
+        subprocess.run(["git", "ls-files", "--error-unmatch", "."], cwd=folder, capture_output=True, check=True)
         commit, changes = (
             subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
             for arguments in (

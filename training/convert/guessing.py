@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from training.convert.errors import ConversionError
-from training.networks.backbones import TIMM_PREFIX, build_backbone
+from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
+from training.networks.names import TIMM_PREFIX
 
 TIMM_CANDIDATES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from training.convert.errors import ConversionError
-from training.networks.backbones import TIMM_PREFIX
+from training.networks.names import TIMM_PREFIX
 
 UNUSED = re.compile(r"^sub_block1\.")
 """Names of tensors that no forward pass uses: TRADES' WideResNet makes a second first group and never calls it."""

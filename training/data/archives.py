@@ -4,7 +4,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,44 +11,8 @@ import numpy as np
 import torch
 
 from training.common.errors import one_line
+from training.data.datasets import ARCHIVES, Archive
 from training.data.picture_set import DatasetError, PictureSet, Split
-
-IMAGE_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Archive:
-    """How a data set lies on the disk.
-
-    Attributes:
-        folder: Folder that torchvision looks for in --data-root; "" where the files lie there themselves.
-        tarball: Archive that the folder comes in; "" for none.
-        advice: What to download, and from where, for a message.
-    """
-
-    folder: str
-    tarball: str
-    advice: str
-
-
-_CIFAR = "https://www.cs.toronto.edu/~kriz"
-ARCHIVES = {
-    "cifar10": Archive(
-        "cifar-10-batches-py",
-        "cifar-10-python.tar.gz",
-        f"cifar-10-python.tar.gz or its folder cifar-10-batches-py: download {_CIFAR}/cifar-10-python.tar.gz",
-    ),
-    "cifar100": Archive(
-        "cifar-100-python",
-        "cifar-100-python.tar.gz",
-        f"cifar-100-python.tar.gz or its folder cifar-100-python: download {_CIFAR}/cifar-100-python.tar.gz",
-    ),
-    "svhn": Archive(
-        "",
-        "",
-        "train_32x32.mat and test_32x32.mat: download both from http://ufldl.stanford.edu/housenumbers/",
-    ),
-}
 
 
 def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:

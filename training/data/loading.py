@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.data.archives import ARCHIVES, IMAGE_SIZE, read_archive
+from training.data.archives import read_archive
+from training.data.datasets import ARCHIVES, DATASETS, IMAGE_FOLDER, IMAGE_SIZE
 from training.data.picture_folder import read_picture_folder
 from training.data.picture_set import DatasetError, PictureSet, Split
-
-DATASETS = (*ARCHIVES, "image-folder")
 
 
 def load_pictures(
@@ -43,7 +42,7 @@ def load_pictures(
                 "give the --dataset and --data-root that it was trained on, or another checkpoint"
             )
 
-    if dataset == "image-folder":
+    if dataset == IMAGE_FOLDER:
         return read_picture_folder(root / split, image_size, check_classes, resize)
     if dataset not in ARCHIVES:
         raise DatasetError(f"unknown data set {dataset!r}; known are: {', '.join(DATASETS)}")

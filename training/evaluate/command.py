@@ -1,42 +1,35 @@
-"""Command line `python -m training.evaluate`: attack a checkpoint and report what it withstands."""
+"""Command line `python -m training.evaluate`: attack a checkpoint and report what it withstands.
+
+Nothing here imports PyTorch before the options are checked, for that takes seconds.
+"""
 
 import argparse
 import shlex
 import sys
 
-from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from sgn_serve.command_parser import CommandParser
+from sgn_serve.interrupts import importing
+from training.attacks.names import ATTACKS, PRESET_CALLS, PRESET_MEANING, PRESETS
 from training.common.described_options import add_options, given_options
-from training.common.devices import default_device
-from training.common.endings import ENDINGS, print_ending
-from training.common.signals import terminable
-from training.evaluate.gradient_oracle import judge_oracle
+from training.common.errors import TrainingError
 from training.evaluate.options import Options
-from training.evaluate.prepare import Prepared, prepare
-from training.networks.gradient_oracle import GradientOracle
 
-PRESET_MEANING = {
-    "quick": "block on and off: FGSM, PGD-10, PGD-20, CW-20; the smooth surrogate; transfer from block off",
-    "paper": "block on and off: FGSM, PGD-10/20/40/100, CW-10/20/40/100",
-    "autoattack": "block on and off: APGD-CE, APGD-T, FAB-T, Square",
-    "full": "all of these and every adaptive attack below; every item of the masking checklist",
-}
+PROGRAM = "python -m training.evaluate"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser, whose --help lists the presets and the attacks."""
-    width = max(map(len, ENTRIES))
-    typical = Context(eps=8 / 255, has_block=True, classes=10)
-    calls = {name: sum(attack.network_calls(10) for attack in build_attacks([name], typical)) for name in PRESETS}
+    width = max(map(len, ATTACKS))
     epilog = [
         "presets of --attacks, and how often they call the network on a picture that withstands everything (10",
         "classes, a network with a block; pictures that fall cost much less):",
-        *(f"  {name:<{width}}  {calls[name]:>6,}  {PRESET_MEANING[name]}" for name in PRESETS),
+        *(f"  {name:<{width}}  {PRESET_CALLS[name]:>6,}  {PRESET_MEANING[name]}" for name in PRESETS),
         "attacks by name:",
         f"  {'pgd-K, cw-K':<{width}}  K steps on cross-entropy or on the margin, for any K",
-        *(f"  {name:<{width}}  {entry.description}" for name, entry in ENTRIES.items()),
+        *(f"  {name:<{width}}  {about.text}" for name, about in ATTACKS.items()),
     ]
-    parser = argparse.ArgumentParser(
-        "python -m training.evaluate",
+    parser = CommandParser(
+        program,
         description="Clean and attacked accuracy of a checkpoint, block on and off; the headline is the lowest "
         "accuracy per picture, and a checklist says whether it is likely too high.",
         epilog="\n".join(epilog),
@@ -46,51 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(prepared: Prepared) -> None:
-    """Run the attacks and the checklist, saving the report after each; a gradient oracle gets table 1's two figures.
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the program and return its exit status.
 
-    Raises:
-        SavedReportError: A saved report is of another setting or none at all.
-        WriteError: The report cannot be written.
+    Args:
+        argv: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
     """
-    evaluation = prepared.evaluation
-    trial, report = evaluation.trial, evaluation.report
-    if isinstance(trial.model, GradientOracle):
-        print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
-        return
-    evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
-    if prepared.folder is not None:
-        evaluation.write_page(prepared.folder)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line, and return its exit status."""
-    arguments = build_parser().parse_args(argv)
-    command = shlex.join(["python", "-m", "training.evaluate", *(sys.argv[1:] if argv is None else argv)])
-
-    given = given_options(Options, arguments)
+    arguments = build_parser(program).parse_args(argv)
+    command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
-        with terminable():
-            options = Options(**given)
-            say_where(options)
-            evaluate(prepare(options, command))
-    except ENDINGS as error:
-        return print_ending(
-            error,
-            out_of_memory="pass a smaller --batch-size",
-            interrupted="the same command continues after the last finished batch of pictures",
-            device=given.get("device", default_device()),
-        )
-    return 0
-
-
-def say_where(options: Options) -> None:
-    """Print where the report goes, where that is not beside the checkpoint and nobody chose it."""
-    path, _ = options.output_paths()
-    if options.report is None and path.parent != options.ckpt.parent:
-        print(
-            f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
-            "--report names another place",
-            file=sys.stderr,
-            flush=True,
-        )
+        options = Options(**given_options(Options, arguments))
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    with importing():
+        from training.evaluate.evaluate import run
+    return run(options, command)

@@ -5,15 +5,15 @@ follow from that; see training.common.described_options.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from training.attacks.registry import DEFAULT
+from training.attacks.names import DEFAULT, split_names
 from training.common.command_line import INTENSITY, Option
 from training.common.described_options import check_options
-from training.common.devices import check_threads, default_device
-from training.data.loading import DATASETS
+from training.common.devices import DEFAULT_DEVICE, check_threads
+from training.data.datasets import DATASETS
 
 REPORT = "evaluation.json"
 """The name of a report."""
@@ -27,6 +27,7 @@ class Options:
 
     Raises:
         OptionError: A value is out of range.
+        AttackError: An attack is unknown.
         DeviceError: A number of threads is none.
     """
 
@@ -49,6 +50,7 @@ class Options:
             maximum=1,
             unit=INTENSITY,
             hint="without a budget there is only clean accuracy",
+            aliases=("--epsilon",),
         ),
     ] = 8 / 255
     restarts: Annotated[int, Option("restarts of PGD-K and CW-K", minimum=1)] = 1
@@ -84,14 +86,13 @@ class Options:
             some=True,
         ),
     ] = ()
-    device: Annotated[str, Option("cpu, cuda, cuda:1, ...", default="cuda where PyTorch finds a GPU, else cpu")] = (
-        field(default_factory=default_device)
-    )
+    device: Annotated[str | None, Option("cpu, cuda, cuda:1, ...", default=DEFAULT_DEVICE)] = None
     threads: Annotated[int | None, Option("CPU threads", default="all cores")] = None
 
     def __post_init__(self) -> None:
         """Check every value against its option."""
         check_options(self)
+        split_names(self.attacks)
         check_threads(self.threads)
 
     def output_paths(self) -> tuple[Path, Path | None]:

@@ -14,7 +14,7 @@ from training.attacks.exported_graph import ExportedGraph
 from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
-from training.common.devices import checked_device
+from training.common.devices import checked_device, default_device
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
@@ -62,7 +62,7 @@ def prepare(options: Options, command: str) -> Prepared:
     if options.threads:
         torch.set_num_threads(options.threads)
     others = _other_reports(options.rows_from)
-    device = checked_device(options.device)
+    device = checked_device(options.device or default_device())
     model, info = _load_network(options.ckpt, device)
     checkpoint_sha256 = file_sha256(options.ckpt)
     graph, context = None, _context(options, info, model)

@@ -5,23 +5,10 @@ learns nothing from them. A smooth activation gives the network a second derivat
 (training.attacks.views) then sees the block without any surrogate.
 """
 
-from collections.abc import Callable
-
 from torch import nn
 
 from training.networks.errors import ArchitectureError
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    # Sharp enough to be trained like a ReLU; softplus(0) is 0.07 instead of 0.69 at sharpness 1.
-    "softplus": lambda: nn.Softplus(beta=10),
-}
-"""Activations by name. "relu" leaves a backbone as it was built; softplus has sharpness 10.
-
-Source of the smooth ones in adversarial training: Xie et al., Smooth Adversarial Training (2020).
-"""
+from training.networks.names import ACTIVATIONS
 
 
 def with_activation(backbone: nn.Module, activation: str) -> nn.Module:
@@ -41,10 +28,17 @@ def with_activation(backbone: nn.Module, activation: str) -> nn.Module:
     for parent in list(backbone.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.ReLU):
-                setattr(parent, name, ACTIVATIONS[activation]())
+                setattr(parent, name, activation_module(activation))
     return backbone
 
 
 def has_relu(backbone: nn.Module) -> bool:
     """Return whether any module of a backbone is an nn.ReLU."""
     return any(isinstance(module, nn.ReLU) for module in backbone.modules())
+
+
+def activation_module(activation: str) -> nn.Module:
+    """Return a new module of one of ACTIVATIONS."""
+    described = ACTIVATIONS[activation]
+    module: nn.Module = getattr(nn, described.module)(**described.options)
+    return module

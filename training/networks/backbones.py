@@ -6,18 +6,10 @@ import torch
 from torch import nn
 
 from training.networks.errors import ArchitectureError
+from training.networks.names import KNOWN, RESNET_18, TIMM_PREFIX, unknown_architecture
 from training.networks.preact_resnet import preact_resnet_18
 from training.networks.resnet import ResNet18
 from training.networks.wide_resnet import WideResNet
-
-TIMM_PREFIX = "timm:"
-
-KNOWN = (
-    "wrn-D-K with depth D = 10, 16, 22, 28, 34, 40, ... and width K >= 1, "
-    "such as wrn-10-2, wrn-16-2, wrn-16-4, wrn-28-10; preact-resnet-18, "
-    "with -v1 for shortcuts from the blocks' inputs and -nonorm without the last batch norm; resnet-18; "
-    f"{TIMM_PREFIX}NAME for a network of the timm library, randomly initialised, such as {TIMM_PREFIX}resnet18"
-)
 
 
 def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | None = None) -> nn.Module:
@@ -37,18 +29,28 @@ def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | No
         from training.networks.timm_networks import build_timm_network
 
         return build_timm_network(arch.removeprefix(TIMM_PREFIX), num_classes, image_size)
-    if arch == "resnet-18":
+    if arch == RESNET_18:
         return ResNet18(num_classes)
     preact = preact_resnet_18(arch, num_classes)
     if preact is not None:
         return preact
     match = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
     if match is None:
-        raise ArchitectureError(f"unknown architecture {arch!r}; known are: {KNOWN}")
+        raise ArchitectureError(unknown_architecture(arch, _names_in_timm()))
     try:
         return WideResNet(int(match[1]), int(match[2]), num_classes)
     except ArchitectureError as error:
         raise ArchitectureError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None
+
+
+def _names_in_timm() -> tuple[str, ...]:
+    """Return the names of timm's networks; none where timm is not installed."""
+    from training.networks.timm_networks import timm_names
+
+    try:
+        return timm_names()
+    except ModuleNotFoundError:
+        return ()
 
 
 def strides_over_one_pixel(backbone: nn.Module, side: int) -> bool:

@@ -5,7 +5,6 @@ Source: Self-Gradient Networks, sections 3.3, 3.4 and 4.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.networks.errors import ArchitectureError
-
-GradientScaling = Literal["none", "rms"]
+from training.networks.names import GradientScaling
 
 
 def soft_loss(logits: Tensor) -> Tensor:

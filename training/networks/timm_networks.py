@@ -50,6 +50,17 @@ def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] 
     return network
 
 
+def timm_names() -> tuple[str, ...]:
+    """Return the names of timm's networks.
+
+    Raises:
+        ModuleNotFoundError: timm is not installed.
+    """
+    import timm
+
+    return tuple(timm.list_models())
+
+
 def _nearest(name: str, known: list[str]) -> str:
     base, _, tag = name.partition(".")
     if tag and base in known:

@@ -12,19 +12,15 @@ from typing import Any
 
 import torch
 
-from training.common.errors import TrainingError
 from training.config import TrainConfig
 from training.data.loading import load_pictures, split_indices
 from training.data.picture_set import DatasetError
 from training.loop.state import TrainerError, describe_pictures, differing_pictures, differing_settings, load_state
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
+from training.reproduce.targets import ReproductionError
 
 SMOOTH_BETA = "20"
-
-
-class ReproductionError(TrainingError):
-    """A table cannot be made. The message says what failed. Checkpoints and reports made so far stay."""
 
 
 @dataclass(frozen=True)

@@ -76,5 +76,6 @@ TABLES: dict[str, tuple[PaperRow, ...]] = {
 }
 """Tables 1 to 5, line by line as printed."""
 
+FIGURE = "figure2"
 FIGURE_2 = PaperRow("self-gradient", "cifar10", {}, block=True)
 """The network that figure 2 iterates. The paper gives no number, only that the change falls to about zero."""

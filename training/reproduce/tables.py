@@ -9,7 +9,7 @@ from training.common.markdown import table as markdown_table
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.reproduce.experiment import Experiment
 from training.reproduce.paper import ATTACKS, TABLES, PaperRow
-from training.reproduce.systems import EXTRA, SYSTEMS
+from training.reproduce.systems import SYSTEMS
 
 LOWEST = "lowest"
 """A column that the paper lacks: pictures that withstood every attack that was run, the smooth surrogate's too."""
@@ -32,17 +32,6 @@ class Line:
     measured: dict[str, float]
     paper: dict[str, float]
     note: str = ""
-
-
-def lines_of(table: str, datasets: list[str]) -> list[PaperRow]:
-    """Return a table's rows for these data sets, then the systems that are measured beside them."""
-    rows = [row for row in TABLES[table] if row.dataset in datasets]
-    extra = [
-        PaperRow(system, dataset, {}, block=SYSTEMS[system].has_block)
-        for dataset in datasets
-        for system in EXTRA.get(table, ())
-    ]
-    return rows + extra
 
 
 def measured(report: dict[str, Any], block: bool) -> dict[str, float]:

@@ -4,10 +4,11 @@ from torch import Tensor, nn
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, Verification, verify
+from export.check.verify import Verification, verify
 from export.errors import CaptureError
 from export.formats.onnx import to_onnx
 from export.network_passes import passes_of
+from export.options import PICTURES
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import build_model
 from training.networks.self_gradient import SelfGradientNetwork

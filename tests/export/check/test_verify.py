@@ -9,8 +9,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, Check, EngineError, Tolerance, Verification, verify
+from export.check.verify import Check, EngineError, Tolerance, Verification, verify
 from export.formats.onnx import onnx_runner
+from export.options import PICTURES
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, OUTPUTS
 

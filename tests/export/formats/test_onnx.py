@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, verify
+from export.check.verify import verify
 from export.errors import CaptureError
 from export.exporter import export_onnx
 from export.formats.onnx import onnx_runner, to_onnx
 from export.network_passes import passes_of
+from export.options import PICTURES
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.conftest import Exported

@@ -15,13 +15,14 @@ from torch.utils.cpp_extension import include_paths
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import PICTURES, EngineError, Verification, verify
+from export.check.verify import EngineError, Verification, verify
 from export.errors import CaptureError
 from export.exporter import export_graph
 from export.formats.output_names import OUTPUT_NAMES_KEY
 from export.formats.table import TORCHSCRIPT
 from export.formats.torchscript import save_torchscript, torchscript_runner
 from export.network_passes import passes_of
+from export.options import PICTURES
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.networks import IMAGE_SIZE, network_around

@@ -24,7 +24,8 @@ from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, network_around
-from training.networks.self_gradient import GradientScaling, SelfGradientBlock, SelfGradientNetwork
+from training.networks.names import GradientScaling
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 
 def small_network(gradient_scaling: GradientScaling = "rms", scale: float = 1.0) -> SelfGradientNetwork:

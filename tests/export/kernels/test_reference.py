@@ -5,7 +5,8 @@ import torch
 
 from export.kernels import reference
 from tests.export.kernels.cases import normal
-from training.networks.self_gradient import GradientScaling, SelfGradientBlock
+from training.networks.names import GradientScaling
+from training.networks.self_gradient import SelfGradientBlock
 
 
 @pytest.mark.parametrize("gradient_scaling", ["none", "rms"])

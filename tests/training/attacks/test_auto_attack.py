@@ -9,7 +9,7 @@ from pyautoattack.autopgd_base import APGDAttack
 
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage, Square, frozen_parameters, valid_only
-from training.attacks.base import AttackError
+from training.attacks.names import AttackError
 from training.attacks.registry import Context, build_attacks
 from training.attacks.views import held_view
 from training.evaluate import measuring

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from training.attacks.base import AttackError
 from training.attacks.black_box import SourceNetwork
-from training.attacks.registry import DEFAULT, ENTRIES, ON_GRAPH, PRESETS, Context, build_attacks
+from training.attacks.names import DEFAULT, ON_GRAPH, PRESET_CALLS, PRESETS, AttackError
+from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.attacks.rows import RowFilter, RowId, State, more_restarts_row, more_steps_row
 from training.evaluate.report import Report
 
@@ -17,6 +17,11 @@ def ids(names, **options):
 
 def rows(names, **options):
     return [row.label for row in ids(names, **options)]
+
+
+def test_the_cost_of_presets_that_help_tells_is_what_is_built():
+    built = {name: build_attacks([name], Context(eps=EPS, has_block=True, classes=10)) for name in PRESETS}
+    assert {name: sum(attack.network_calls(10) for attack in built[name]) for name in PRESETS} == PRESET_CALLS
 
 
 def test_the_default_has_the_rows_that_results_were_published_with():

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from training.attacks.black_box import SourceNetwork
-from training.attacks.registry import ENTRIES, PRESETS, Context, build_attacks
+from training.attacks.names import PRESETS
+from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.attacks.rows import CLEAN, STATES, RowFilter, RowId, any_matches
 
 

@@ -11,7 +11,7 @@ from training.data.picture_set import DatasetError
 from training.loop.state import TrainerError
 from training.networks.errors import ArchitectureError
 from training.parallel.distributed import DistributedError
-from training.reproduce.experiment import ReproductionError
+from training.reproduce.targets import ReproductionError
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.attacks.base import AttackError
+from training.attacks.names import AttackError
 from training.attacks.views import check_view, full_view, held_view, smooth_view
 from training.networks.activations import with_activation
 from training.networks.errors import ArchitectureError

@@ -130,8 +130,8 @@ def test_processes_take_their_own_gpu(monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_is_refused(picture_folder, tmp_path, monkeypatch):
-    from training.command import prepare
     from training.options import build_parser, configure
+    from training.train import prepare
 
     monkeypatch.chdir(tmp_path)
     parsed = build_parser().parse_args(arguments(picture_folder, "a"))

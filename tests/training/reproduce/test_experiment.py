@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.training.reproduce.smoke_runs import smoke
-from training.reproduce.experiment import DataSource, Experiment, ReproductionError
+from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.systems import BUDGETS
+from training.reproduce.targets import ReproductionError
 
 
 @pytest.fixture

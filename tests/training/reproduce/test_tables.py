@@ -8,7 +8,8 @@ from training.evaluate.report import FORMAT
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.paper import TABLES
 from training.reproduce.systems import BUDGETS, SYSTEMS
-from training.reproduce.tables import LOWEST, Line, columns, line, lines_of, markdown, measured
+from training.reproduce.tables import LOWEST, Line, columns, line, markdown, measured
+from training.reproduce.targets import lines_of
 
 
 def test_the_checklists_verdict_stands_beside_the_state_that_it_judged(tmp_path, monkeypatch):

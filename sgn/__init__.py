@@ -1,0 +1,5 @@
+"""The program `sgn`: one name for the commands of the other packages."""
+
+from sgn_serve.interrupts import end_quietly
+
+end_quietly()

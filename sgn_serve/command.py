@@ -1,0 +1,129 @@
+"""The command `python -m sgn_serve`: `bentoml serve` of our service, with the settings as options.
+
+It is quiet on Ctrl-C from its first import on. BentoML is imported once the settings are checked.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sgn_serve.command_parser import CommandParser
+from sgn_serve.interrupts import end_server_quietly
+from sgn_serve.refusals import ServingError
+from sgn_serve.settings import PREFIX, SettingRow, Settings, settings_table
+
+PROGRAM = "python -m sgn_serve"
+SERVICE = "sgn_serve.service:RobustClassifier"
+
+SHOWN = (
+    "SGN_MODEL",
+    "SGN_SELF_GRADIENT",
+    "SGN_TOP_K",
+    "SGN_MAX_DISAGREEMENT",
+    "SGN_ENGINE",
+    "SGN_PROVIDERS",
+    "SGN_THREADS",
+)
+"""Settings that --help shows; --help-all shows all of them."""
+
+EPILOG = """\
+Every option but the first two is a setting, which its environment variable sets too: --max-batch is SGN_MAX_BATCH.
+SGN_API_TOKEN, the bearer token that requests need, is an environment variable alone, for options can be seen by others.
+What follows -- is handed to `bentoml serve`.
+"""
+
+
+class _HelpAll(argparse.Action):
+    """Print the help with every setting, and end the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        build_parser(parser.prog, everything=True).print_help()
+        parser.exit()
+
+
+def flag_of(row: SettingRow) -> str:
+    """Return the option that sets a setting, such as --max-batch for SGN_MAX_BATCH."""
+    return "--" + row.variable.removeprefix(PREFIX).lower().replace("_", "-")
+
+
+def build_parser(program: str = PROGRAM, *, everything: bool = False) -> CommandParser:
+    """Return the parser.
+
+    Args:
+        program: What --help and errors call the program.
+        everything: Whether --help shows every setting.
+    """
+    parser = CommandParser(
+        program,
+        description="Serves an exported graph over HTTP, by default the bundled model on http://localhost:3000.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0 for every network, and then set SGN_API_TOKEN (default: BENTOML_HOST, else "
+        "127.0.0.1)",
+    )
+    parser.add_argument("-p", "--port", type=_port, metavar="N", help="port (default: BENTOML_PORT, else 3000)")
+    for row in settings_table():
+        if not row.secret:
+            text = f"{row.meaning} (default: {row.default})".replace("%", "%%")
+            shown = everything or row.variable in SHOWN
+            parser.add_argument(
+                flag_of(row), dest=row.variable, metavar="VALUE", help=text if shown else argparse.SUPPRESS
+            )
+    parser.add_argument("--help-all", action=_HelpAll, help="show every setting, and end")
+    parser.add_argument("bentoml", nargs="*", help=argparse.SUPPRESS)
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 < port < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 1 to 65535")
+    return port
+
+
+def _with_flags(message: str, given: Iterable[str]) -> str:
+    """Return a message with the options in place of the settings that were given as such."""
+    flags = {row.variable: flag_of(row) for row in settings_table()}
+    for variable in given:
+        message = message.replace(f"{variable}=", f"{flags[variable]}=")
+    return message
+
+
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Serve until a signal comes, and return the exit status.
+
+    Args:
+        argv: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    parsed = vars(build_parser(program).parse_args(ours))
+    host, port = parsed.pop("host"), parsed.pop("port")
+    handed_on = parsed.pop("bentoml")
+    if handed_on:
+        build_parser(program).error(f"{handed_on[0]!r} is no option; to serve a graph write --model {handed_on[0]}")
+    given = {variable: text for variable, text in parsed.items() if text is not None}
+    try:
+        Settings.from_environment({**os.environ, **given})
+    except ServingError as error:
+        print(f"error: {_with_flags(str(error), given)}", file=sys.stderr)
+        return error.exit_status
+    os.environ.update(given)
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+    end_server_quietly()
+    from bentoml_cli.cli import cli  # here, for it takes seconds
+
+    where = [*(["--host", host] if host else []), *(["--port", str(port)] if port else [])]
+    cli(["serve", SERVICE, *where, *arguments[len(ours) + 1 :]], prog_name="bentoml")
+    return 0

@@ -1,0 +1,73 @@
+"""Parse a command line: an error comes first, with the nearest known name, and then one line of usage.
+
+Every program of this project parses its arguments with CommandParser. Only the standard library is imported here.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+USAGE_ERROR = 2
+"""Exit status after wrong arguments."""
+
+_SIMILAR = 0.6
+_MOST_SUGGESTIONS = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that suggests the known names nearest to a name, such as "did you mean silu? ".
+
+    Args:
+        name: The name that is not known.
+        known: The names that are.
+
+    Returns:
+        The question with a space at its end, "" where no known name is similar.
+    """
+    by_lower = {one.lower(): one for one in known}
+    nearest = difflib.get_close_matches(name.lower(), by_lower, n=_MOST_SUGGESTIONS, cutoff=_SIMILAR)
+    return f"did you mean {' or '.join(by_lower[one] for one in nearest)}? " if nearest else ""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error, then one line of usage, and end with status 2."""
+        self.exit(USAGE_ERROR, f"error: {message}\n{self._usage_line()}\n")
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads give the namespace's type back
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse the arguments. An unknown option is told before anything that is missing."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        for argument in arguments:
+            if argument == "--":
+                break
+            self._require_known(argument.partition("=")[0])
+        return super().parse_known_args(arguments, namespace)
+
+    def _require_known(self, name: str) -> None:
+        known = list(self._option_string_actions)
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            options = [option for option in known if option.startswith("--")]
+            self.error(f"unknown option {name}; {did_you_mean(name, options)}".removesuffix("; ").rstrip())
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is not among an argument's choices."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        message = f"unknown value {str(value)!r}; {did_you_mean(str(value), known)}known are: {', '.join(known)}"
+        raise argparse.ArgumentError(action, message)
+
+    def _usage_line(self) -> str:
+        required = []
+        for action in self._actions:
+            if not action.required or action.help is argparse.SUPPRESS:
+                continue
+            value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+            required.append(f"{action.option_strings[0]} {value}" if action.option_strings else value)
+        return f"usage: {' '.join([self.prog, *required])} [options]; all options: {self.prog} --help"

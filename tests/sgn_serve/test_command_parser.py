@@ -1,0 +1,50 @@
+"""The parser of all command lines: the error first, the nearest name, one line of usage."""
+
+import pytest
+
+from sgn_serve.command_parser import CommandParser, did_you_mean
+
+
+@pytest.fixture
+def parser() -> CommandParser:
+    parser = CommandParser("program")
+    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--method", choices=("standard", "trades"))
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("names", nargs="*", help="names")
+    return parser
+
+
+def refusal(parser: CommandParser, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(arguments)
+    assert ended.value.code == 2
+    error, usage = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: program --weights FILE ")
+    assert usage.endswith("[options]; all options: program --help")
+    return error
+
+
+def test_a_misspelled_option_is_told_before_what_is_missing(parser, capsys):
+    assert refusal(parser, capsys, "--wieghts", "x") == "error: unknown option --wieghts; did you mean --weights?"
+    assert refusal(parser, capsys, "--batchsize=3") == "error: unknown option --batchsize; did you mean --batch-size?"
+    assert refusal(parser, capsys, "--zzz") == "error: unknown option --zzz"
+
+
+def test_a_misspelled_choice_is_told_with_all_choices(parser, capsys):
+    error = refusal(parser, capsys, "--weights=x", "--method=trade")
+    assert error == "error: argument --method: unknown value 'trade'; did you mean trades? known are: standard, trades"
+
+
+def test_what_is_missing_is_named(parser, capsys):
+    assert refusal(parser, capsys, "--method", "trades").startswith("error: the following arguments are required: --w")
+
+
+def test_what_argparse_reads_is_still_read(parser):
+    parsed = parser.parse_args(["--wei", "x", "--batch-size=-3", "--", "--zzz"])
+    assert (parsed.weights, parsed.batch_size, parsed.names) == ("x", -3, ["--zzz"])
+
+
+def test_suggestions_ignore_case_and_leave_out_what_is_not_similar():
+    assert did_you_mean("PGD-20", ["pgd-20", "fgsm"]) == "did you mean pgd-20? "
+    assert did_you_mean("vgg", ["pgd-20", "fgsm"]) == ""

@@ -1,0 +1,145 @@
+"""The wheel, installed into an environment of its own and used from another folder, as a user has it."""
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from tests.sgn_serve.server import START_LIMIT_SECONDS, free_port, serve_environment
+from training.networks.backbones import build_backbone
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES = ("sgn", "sgn_serve", "training", "export")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # Without isolation, which would ask the network for hatchling.
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, f"--wheel-dir={folder}", str(ROOT)], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bin folder of a new environment that holds the wheel, and the other packages of this one."""
+    environment = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    options = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", f"--python={python}", "install", *options, str(wheel)], check=True)
+    # After the installation: pip would take this project, as it is installed here, for the wheel.
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(site) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment / "bin"
+
+
+def ran(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=serve_environment(folder), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {*PACKAGES}
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    for wanted in (
+        *(f"{package}/py.typed" for package in PACKAGES),
+        "sgn_serve/bundled/model.onnx",
+        "sgn_serve/bundled/model.json",
+        "sgn_serve/ui/page.html",
+        "sgn_serve/ui/static/main.js",
+        "export/kernels/csrc/operators.def",
+        *(name for name in tracked if not name.endswith(".safetensors") and (ROOT / name).exists()),
+    ):
+        assert wanted in names
+    assert not [name for name in names if name.endswith((".safetensors", ".pyc"))]
+
+
+def test_the_version_is_that_of_pyproject(programs, tmp_path):
+    assert ran([programs / "sgn", "--version"], tmp_path).stdout == f"sgn {PROJECT['version']}\n"
+
+
+def test_weights_of_another_program_are_converted_exported_and_can_be_served(programs, tmp_path):
+    torch.manual_seed(0)
+    torch.save(build_backbone("wrn-10-1", 3).state_dict(), tmp_path / "theirs.pt")
+    for command in (
+        ["convert", "--weights=theirs.pt", "--arch=wrn-10-1", "--classes=red,green,blue", "--out=run/m.safetensors"],
+        ["export", "--ckpt=run/m.safetensors", "--onnx=ours.onnx"],
+    ):
+        done = ran([programs / "sgn", *command], tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    code = "import export, sgn, sgn_serve, sgn_serve.check, sys, training\n"
+    code += f"assert all(m.__file__.startswith({str(programs.parent)!r}) for m in (export, sgn, sgn_serve, training))\n"
+    code += "import os; os.environ['SGN_MODEL'] = 'ours.onnx'; sys.exit(sgn_serve.check.main())"
+    done = ran([programs / "python", "-c", code], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ours.onnx: 3 classes" in done.stdout
+
+
+def test_the_service_answers_from_any_folder(programs, tmp_path):
+    port = free_port()
+    command = [programs / "sgn", "serve", f"--port={port}", "--top-k=3"]
+    log = tmp_path / "log.txt"
+    environment = serve_environment(tmp_path)
+    with log.open("w") as output, subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=output, stderr=output
+    ) as server:  # fmt: skip
+        try:
+            ready_by = time.monotonic() + START_LIMIT_SECONDS
+            while not is_ready(port):
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < ready_by, log.read_text()
+                time.sleep(0.2)
+            picture = (ROOT / "examples" / "ship_00.png").read_bytes()
+            answer = httpx.post(f"http://127.0.0.1:{port}/classify", files={"image": picture}, timeout=60).json()
+            page = httpx.get(f"http://127.0.0.1:{port}/ui", timeout=60)
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=START_LIMIT_SECONDS) == 0
+    assert answer["label"] == "ship"
+    assert len(answer["top_k"]) == 3, "an option is a setting"
+    assert page.status_code == 200
+    assert not [line for line in log.read_text().splitlines() if not line.startswith("{")]
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_what_serving_lacks_is_named_with_its_extra(programs, tmp_path):
+    code = "import sys; sys.modules['torch'] = None\nfrom sgn.command import main\nsys.exit(main(sys.argv[1:]))"
+    done = ran([programs / "python", "-c", code, "train", "--data-root=x", "--dataset=cifar10"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: sgn train needs torch, which is not installed; install the rest with pip ")
+    assert done.stderr.count("\n") == 1
+    assert '".[train]"' in done.stderr
+
+
+def test_every_extra_beside_serving_is_what_its_command_imports():
+    extras = PROJECT["optional-dependencies"]
+    assert any(line.startswith("onnxruntime>") for line in PROJECT["dependencies"])
+    assert any(line.startswith("torch>") for line in extras["train"])
+    assert f"{PROJECT['name']}[train]" in extras["export"]
+    assert os.access(ROOT / "LICENSE", os.R_OK)

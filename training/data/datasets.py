@@ -1,0 +1,45 @@
+"""Names of the data sets that can be read, and where their files come from. Nothing here imports PyTorch."""
+
+from dataclasses import dataclass
+
+IMAGE_SIZE = 32
+"""Side in pixels of the pictures in all archives."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """How a data set lies on the disk.
+
+    Attributes:
+        folder: Folder that torchvision looks for in --data-root; "" where the files lie there themselves.
+        tarball: Archive that the folder comes in; "" for none.
+        advice: What to download, and from where, for a message.
+    """
+
+    folder: str
+    tarball: str
+    advice: str
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz"
+ARCHIVES = {
+    "cifar10": Archive(
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        f"cifar-10-python.tar.gz or its folder cifar-10-batches-py: download {_CIFAR}/cifar-10-python.tar.gz",
+    ),
+    "cifar100": Archive(
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        f"cifar-100-python.tar.gz or its folder cifar-100-python: download {_CIFAR}/cifar-100-python.tar.gz",
+    ),
+    "svhn": Archive(
+        "",
+        "",
+        "train_32x32.mat and test_32x32.mat: download both from http://ufldl.stanford.edu/housenumbers/",
+    ),
+}
+
+IMAGE_FOLDER = "image-folder"
+DATASETS = (*ARCHIVES, IMAGE_FOLDER)
+"""Values of --dataset."""

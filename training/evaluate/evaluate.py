@@ -1,0 +1,61 @@
+"""Attack a checkpoint as the command line asks, and report what it withstands."""
+
+import sys
+
+from training.common.devices import default_device
+from training.common.endings import ENDINGS, print_ending
+from training.common.signals import terminable
+from training.evaluate.gradient_oracle import judge_oracle
+from training.evaluate.options import Options
+from training.evaluate.prepare import Prepared, prepare
+from training.networks.gradient_oracle import GradientOracle
+
+
+def evaluate(prepared: Prepared) -> None:
+    """Run the attacks and the checklist, saving the report after each; a gradient oracle gets table 1's two figures.
+
+    Raises:
+        SavedReportError: A saved report is of another setting or none at all.
+        WriteError: The report cannot be written.
+    """
+    evaluation = prepared.evaluation
+    trial, report = evaluation.trial, evaluation.report
+    if isinstance(trial.model, GradientOracle):
+        print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
+        return
+    evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    if prepared.folder is not None:
+        evaluation.write_page(prepared.folder)
+
+
+def run(options: Options, command: str) -> int:
+    """Run an evaluation, and return the exit status.
+
+    Args:
+        options: The options of the command line.
+        command: The command line, for the report.
+    """
+    try:
+        with terminable():
+            say_where(options)
+            evaluate(prepare(options, command))
+    except ENDINGS as error:
+        return print_ending(
+            error,
+            out_of_memory="pass a smaller --batch-size",
+            interrupted="the same command continues after the last finished batch of pictures",
+            device=options.device or default_device(),
+        )
+    return 0
+
+
+def say_where(options: Options) -> None:
+    """Print where the report goes, where that is not beside the checkpoint and nobody chose it."""
+    path, _ = options.output_paths()
+    if options.report is None and path.parent != options.ckpt.parent:
+        print(
+            f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
+            "--report names another place",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,57 @@
+"""Try what a configuration asks for on the device: the precision that it computes in, and the backbone on a picture."""
+
+from typing import Literal
+
+import torch
+
+from training.common.errors import first_line
+from training.config import TrainConfig, check_side
+from training.data.datasets import ARCHIVES, IMAGE_SIZE
+from training.networks.activations import with_activation
+from training.networks.backbones import build_backbone, strides_over_one_pixel
+from training.networks.errors import ArchitectureError
+
+
+def hardware_precision(device: torch.device) -> Literal["float32", "bf16"]:
+    """Return "bf16" where the device computes in it, "float32" where it would be emulated and slower."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
+    # PyTorch has no public name for this; without the function, float32 is right everywhere, only slower.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16" if supported() else "float32"
+
+
+def check_backbone(config: TrainConfig, device: torch.device) -> None:
+    """Build the backbone for pictures of the size that is known before they are read, and try a single one.
+
+    Args:
+        config: The configuration.
+        device: Where training will run.
+
+    Raises:
+        OptionError: A hole or a padding is larger than such pictures.
+        ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
+    """
+    side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
+    if side is not None:
+        check_side(config, side)
+    backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
+    with_activation(backbone, config.activation)
+    if side is None:
+        return
+    if device.type == "cpu" and config.precision == "bf16" and strides_over_one_pixel(backbone, side):
+        # Measured with PyTorch 2.14: that layer's weight gradient is read from memory that nothing was written to.
+        raise ArchitectureError(
+            f"{config.arch} on pictures of {side}x{side} has a convolution that strides over a single pixel, which "
+            "PyTorch differentiates wrongly in bf16 on a CPU; pass --precision float32, or a larger --image-size"
+        )
+    if config.batch_size > 1:
+        return
+    try:
+        with torch.no_grad():
+            backbone.train()(torch.zeros(1, 3, side, side))
+    except ValueError as error:  # batch norm has nothing to normalise in one picture of one pixel
+        raise ArchitectureError(
+            f"{config.arch} cannot be trained on one picture of {side}x{side} at a time ({first_line(error)}); pass a "
+            "larger --batch-size or --image-size"
+        ) from None

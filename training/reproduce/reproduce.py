@@ -1,0 +1,112 @@
+"""Make a table or figure of the paper and compare it, as the command line asks."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from training.common.devices import check_threads
+from training.common.endings import ENDINGS, print_ending
+from training.common.files import write_atomically
+from training.common.provenance import current_versions, git_commit
+from training.common.signals import terminable
+from training.data.loading import load_pictures
+from training.data.picture_set import DatasetError
+from training.reproduce import figure
+from training.reproduce.experiment import DataSource, Experiment
+from training.reproduce.paper import FIGURE, PaperRow
+from training.reproduce.systems import BUDGETS
+from training.reproduce.tables import Line, columns, details, line, markdown
+from training.reproduce.targets import rows_of
+
+FORMAT = "self-gradient-reproduction/1"
+
+
+def experiment_of(row: PaperRow, arguments: argparse.Namespace) -> Experiment:
+    """Return the experiment behind a row."""
+    source = DataSource(row.dataset, arguments.dataset or row.dataset, arguments.data_root, arguments.dataset_name)
+    return Experiment(row.system, source, arguments.budget, BUDGETS[arguments.budget], arguments.threads)
+
+
+def check_data(experiments: list[Experiment]) -> None:
+    """Check that the pictures of all experiments are there, before the first of them is trained.
+
+    Raises:
+        DatasetError: Some are missing.
+    """
+    sources = list(dict.fromkeys(experiment.source for experiment in experiments))
+    for source in sources:
+        try:
+            load_pictures(source.reader, source.data_root, "test")
+        except DatasetError as error:
+            if len(sources) == 1:
+                raise
+            others = " or ".join(f"--only {other.dataset}" for other in sources if other != source)
+            raise DatasetError(f"{error}; or do without: {others}") from None
+
+
+def reproduce_table(rows: list[PaperRow], experiments: list[Experiment], table: str) -> tuple[str, dict[str, Any]]:
+    """Train and judge each row's system, and return the table as text and as JSON values."""
+    lines: list[Line] = []
+    content = []
+    for row, experiment in zip(rows, experiments, strict=True):
+        experiment.train()
+        report = experiment.judge()
+        lines.append(line(table, row, experiment, report))
+        content.append(details(lines[-1], experiment, report))
+    return markdown(lines, columns(table)), {"rows": content}
+
+
+def reproduce_figure(experiment: Experiment, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Train the network, draw figure2.png, and return its points as text and as JSON values."""
+    experiment.train()
+    iterations = figure.iterate_block(experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.draw(iterations, folder / f"{FIGURE}.png")
+    return figure.text(iterations), figure.as_dict(iterations, experiment)
+
+
+def reproduce(arguments: argparse.Namespace, command: str) -> str:
+    """Make what is asked for, write <target>.json and <target>.md, and return what to print.
+
+    Args:
+        arguments: The parsed command line.
+        command: The command line itself, for the files.
+
+    Raises:
+        TrainingError: Pictures are missing, training or judging failed, or a file cannot be written.
+    """
+    rows = rows_of(arguments)
+    check_threads(arguments.threads)
+    experiments = [experiment_of(row, arguments) for row in rows]
+    check_data(experiments)
+    for experiment in experiments:
+        experiment.check()
+    folder: Path = arguments.out or Path("results/reproduce") / arguments.budget
+    if arguments.target == FIGURE:
+        text, content = reproduce_figure(experiments[0], folder)
+    else:
+        text, content = reproduce_table(rows, experiments, arguments.target)
+    about = {"command": command, "versions": current_versions(), "git_commit": git_commit()}
+    whole = {"format": FORMAT, "target": arguments.target, "budget": arguments.budget, **content, "about": about}
+    write_atomically(folder / f"{arguments.target}.json", (json.dumps(whole, indent=1) + "\n").encode())
+    write_atomically(folder / f"{arguments.target}.md", f"{text}\n\nMade by `{command}`.\n".encode())
+    return f"{text}\n\nwrote {folder / arguments.target}.json and .md"
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    """Make what the parsed command line asks for, and return the exit status.
+
+    Args:
+        arguments: The parsed command line.
+        command: The command line itself, for the files.
+    """
+    try:
+        # SIGTERM must end the training or the evaluation that this process waits for, too.
+        with terminable():
+            print(reproduce(arguments, command))
+    except ENDINGS as error:
+        return print_ending(
+            error, out_of_memory="use a device with more of it", interrupted="the same command continues"
+        )
+    return 0

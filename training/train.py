@@ -1,0 +1,155 @@
+"""Train a network to runs/<name>/model.safetensors, as the command line asks, in one process or several."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from training.common.command_line import OptionError
+from training.common.devices import default_device
+from training.common.endings import ENDINGS, print_ending
+from training.common.errors import TrainingError
+from training.common.files import WriteError
+from training.common.signals import terminable
+from training.config import TrainConfig, check_side
+from training.data.loading import load_pictures
+from training.data.picture_folder import missing_test, with_room_for_crops
+from training.loop.start import check_start
+from training.loop.state import TrainerError, read_state
+from training.loop.trainer import Trainer
+from training.options import configure
+from training.parallel.distributed import (
+    DistributedError,
+    Shard,
+    StoppedElsewhere,
+    first_on_machine,
+    local_device,
+    process_group,
+)
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: The run's name, possibly of several parts, such as "cifar10/first".
+
+    Raises:
+        OptionError: The name would lead out of runs/.
+    """
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise OptionError(
+            f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
+            f"such as {next((part for part in parts if part.strip('.')), 'first')}"
+        )
+    return Path("runs", *parts)
+
+
+def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
+    """Do everything before the first epoch, and refuse what can be refused before the pictures are read.
+
+    Args:
+        arguments: The parsed command line.
+        config: The configuration that it led to.
+        device: Where to train.
+        shard: This process's part of the work.
+
+    Raises:
+        TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
+    """
+    run_dir = run_folder(f"{config.arch}-{config.method}-{config.dataset}" if arguments.run is None else arguments.run)
+    if config.batch_size % shard.processes:
+        raise DistributedError(
+            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
+            f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
+        )
+    state, class_names = None, None
+    if arguments.resume:
+        state = read_state(run_dir / "state.pt", config)
+        class_names = tuple(state["data"]["class_names"])
+    else:
+        for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
+            if file.exists():
+                hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
+                raise TrainerError(f"{file} exists: {hint} another --run")
+        if config.init_from:
+            class_names = check_start(Path(config.init_from), config.arch, config.activation)
+    root: Path = arguments.data_root
+    missing = missing_test(root) if config.dataset == "image-folder" else None
+    if missing and shard.first:
+        print(missing, file=sys.stderr, flush=True)
+    pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
+    # Known before the pictures are read for all but folders of pictures that keep their own size.
+    check_side(config, min(pictures.images.shape[2:]))
+    if config.random_resized_crop:
+        pictures = with_room_for_crops(pictures, root / "train")
+    return Trainer(config, pictures, run_dir, device, state, shard)
+
+
+def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
+    """Train in this process and return its exit status. One of several processes prints what failed.
+
+    Args:
+        arguments: The parsed command line.
+        config: The configuration that it led to.
+        device: Where to train.
+        shard: This process's part of the work.
+    """
+    resumable = ""
+    try:
+        with shard.fail_together():
+            trainer = prepare(arguments, config, device, shard)
+        if shard.first:
+            print(describe(trainer), flush=True)
+        done_before = trainer.finished
+        for epoch in trainer.train():
+            resumable = f"the same command with --resume continues after epoch {epoch}"
+    except StoppedElsewhere:
+        return TrainingError.exit_status
+    except ENDINGS as error:
+        hint = resumable or "no epoch is saved yet, so the same command starts again"
+        return print_ending(
+            error,
+            out_of_memory="pass a smaller --batch-size",
+            interrupted=hint if shard.first else "",
+            device=device,
+            after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
+        )
+    if shard.first:
+        path = trainer.checkpoint_path
+        print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
+    return 0
+
+
+def describe(trainer: Trainer) -> str:
+    """Return a line that says what is about to be trained."""
+    config, shard = trainer.config, trainer.shard
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
+    done = trainer.progress.epoch
+    epochs = f"all {done} epochs are done" if trainer.finished else f"epochs {done + 1} to {config.epochs}"
+    if config.minutes and not trainer.finished:
+        used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
+        epochs = f"{config.minutes:g} minutes{used}"
+    return (
+        f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train_indices)} pictures of "
+        f"{trainer.info.dataset}, {config.precision} on {device}, {epochs}"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the parsed command line asks, and return the exit status."""
+    try:
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        device = local_device(arguments.device or default_device())
+        config = configure(arguments, device)
+    except TrainingError as error:
+        # Every process gets the same error, so the first one of each machine prints it.
+        if first_on_machine():
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    with terminable(), process_group(device) as shard:
+        return train(arguments, config, device, shard)
