@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import OptionError
 from training.common.devices import check_threads
 from training.common.endings import ENDINGS, print_ending
@@ -87,6 +88,8 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
     # Known before the pictures are read for all but folders of pictures that keep their own size.
     check_side(config, min(pictures.images.shape[2:]))
+    if max(pictures.images.shape[2:]) > MAX_SIDE:
+        raise TrainerError(f"pictures of more than {MAX_SIDE} pixels a side are too large; pass a smaller --image-size")
     if config.random_resized_crop:
         pictures = with_room_for_crops(pictures, root / "train")
     return Trainer(config, pictures, run_dir, device, state, shard)

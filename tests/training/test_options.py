@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from training import options
 from training.common.described_options import OptionRow, described_options, option_rows
 from training.config import METHODS, TrainConfig, recipe_defaults
+from training.networks.backbones import build_backbone
 from training.options import build_parser, configure, variations
 
 CPU = torch.device("cpu")
@@ -32,6 +34,29 @@ def test_choices_are_those_of_the_types(choice, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args([*GIVEN, choice])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_no_weights_are_made_to_check_a_backbone(monkeypatch):
+    """They would take 0.36 s for WRN-28-10, and memory for others."""
+    built = []
+    monkeypatch.setattr(options, "build_backbone", lambda *about: built.append(build_backbone(*about)) or built[-1])
+    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-100-50"]), CPU)
+    assert {parameter.device.type for backbone in built for parameter in backbone.parameters()} == {"meta"}
+
+
+def test_a_backbone_that_needs_its_values_is_tried_with_them(monkeypatch):
+    """Such as one that looks at a weight when it is made."""
+    built = []
+
+    def demanding(*about):
+        backbone = build_backbone(*about)
+        assert next(backbone.parameters()).sum().item() != 0
+        built.append(backbone)
+        return backbone
+
+    monkeypatch.setattr(options, "build_backbone", demanding)
+    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-10-1"]), CPU)
+    assert [next(backbone.parameters()).device.type for backbone in built] == ["cpu"]
 
 
 def test_a_table_row_for_every_option():

@@ -44,7 +44,9 @@ class Owner:
     @classmethod
     def this_process(cls) -> "Owner":
         """Return this process as an owner from now on."""
-        return cls(os.getpid(), socket.gethostname(), _boot(), datetime.now().astimezone().isoformat(timespec="seconds"))
+        return cls(
+            os.getpid(), socket.gethostname(), _boot(), datetime.now().astimezone().isoformat(timespec="seconds")
+        )
 
     def elsewhere(self) -> bool:
         """Return whether the owner was on another machine, where this one's kernel does not see it."""

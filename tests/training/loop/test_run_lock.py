@@ -85,7 +85,10 @@ def record(**changes: object) -> str:
 
 def test_the_record_of_another_machine_stays_until_somebody_removes_it(tmp_path):
     (tmp_path / LOCK).write_text(record(host="another"))
-    with pytest.raises(RunInUse, match=r"process 7 on another, since 2026-01-02.*remove .*run\.lock"), run_lock(tmp_path):
+    with (
+        pytest.raises(RunInUse, match=r"process 7 on another, since 2026-01-02.*remove .*run\.lock"),
+        run_lock(tmp_path),
+    ):
         pass
     assert json.loads((tmp_path / LOCK).read_text())["host"] == "another"
     (tmp_path / LOCK).unlink()
