@@ -209,7 +209,7 @@ def checksum(state: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(state):
         tensor = state[name]
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

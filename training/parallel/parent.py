@@ -16,8 +16,8 @@ def end_with_parent() -> None:
 
     torchrun ends its workers when it ends, but not when it is killed. They would go on, write into the run's folder,
     and keep it from being resumed. SIGTERM comes first. A worker that waits for another one inside a library does not
-    notice it, so it is ended without a word later. Linux could send the signal by itself (PR_SET_PDEATHSIG), but does so
-    when the thread that started the worker ends.
+    notice it, so it is ended without a word later. Linux could send the signal by itself (PR_SET_PDEATHSIG), but does
+    so when the thread that started the worker ends.
     """
     parent = os.getppid()
 

@@ -69,7 +69,7 @@ def training_pictures(source: DataSource, held_out: int, seed: int) -> dict[str,
 
 @cache
 def image_folder(source: DataSource, split: Split) -> PictureSet | None:
-    """Return a split of an image folder; None where the pictures are not here, and for archives, whose size is known."""
+    """Return a split of an image folder; None where the pictures are not here, and for archives of known size."""
     if source.reader != "image-folder":
         return None
     try:
