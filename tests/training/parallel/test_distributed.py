@@ -53,7 +53,16 @@ def rows(run: str) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """As torchrun's processes have: the number of threads decides the order of sums, whatever ran before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     assert main(arguments(picture_folder, "one")) == 0
     ran = torchrun(*arguments(picture_folder, "two"))
@@ -69,7 +78,7 @@ def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch):
         # Sums are rounded in another order, and the sign of a gradient near zero makes that a step of epsilon: measured
         # 1e-3 here and 1e-4 at a thousandth of epsilon. test_synchronised compares single steps in float64.
         assert other["train_loss"] == pytest.approx(mine["train_loss"], rel=5e-3)
-        assert other["train_accuracy"] == pytest.approx(mine["train_accuracy"], abs=0.02)
+        assert other["train_accuracy"] == pytest.approx(mine["train_accuracy"], abs=3.5 / 96)  # pictures
         assert other["block_correction_mean_abs"] == pytest.approx(mine["block_correction_mean_abs"], rel=0.01)
 
     # Two processes continue a run that one process began, and an error of one of them stops both, in one line.
