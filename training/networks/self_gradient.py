@@ -245,8 +245,8 @@ def without_running_updates(module: nn.Module) -> Iterator[None]:
     """Make batch norm leave its running statistics and its count of batches as they are.
 
     It normalises as it would anyway. Training attacks run in it, whatever the method. Measured over 30 batches with the
-    bundled network, attacks that move the statistics shift variances by 0.7 % (one step) and 2 % (ten steps), and change
-    accuracy on 500 pictures, clean or under PGD-10, by at most three pictures.
+    bundled network, attacks that move the statistics shift variances by 0.7 % (one step) and 2 % (ten steps). The
+    accuracy on 500 pictures, clean or under PGD-10, changes by at most three pictures.
     """
     tracking = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
     for child in tracking:
