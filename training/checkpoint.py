@@ -1,5 +1,6 @@
 """Save and load checkpoints: weights, and the JSON that describes them, so that a file alone rebuilds its network."""
 
+import hashlib
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
 from training.common.errors import TrainingError, first_line, one_line
-from training.common.files import write_atomically
+from training.common.files import damaged_part, write_atomically
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
@@ -180,6 +181,8 @@ def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> Self
 def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
     """Write weights and their description to a .safetensors file, completely or not at all.
 
+    The file carries a checksum of both, and is the same for the same network.
+
     Args:
         path: The file.
         state: A SelfGradientNetwork's state_dict.
@@ -190,7 +193,38 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) 
     """
     # safetensors needs contiguous memory. The channels-last format of weights is the trainer's, not the file's.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: info.to_json()}))
+    text = info.to_json()
+    metadata = {METADATA_KEY: text, CHECKSUM_KEY: checksum(tensors, text)}
+    write_atomically(path, _with_metadata(safetensors.torch.save(tensors), metadata))
+
+
+def checksum(state: Mapping[str, Tensor], text: str) -> str:
+    """Return the SHA-256 of a checkpoint's contents: its description, and each tensor's name, type, shape and values.
+
+    Args:
+        state: Tensors on the CPU.
+        text: The description as JSON.
+    """
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """Return a .safetensors file's content with metadata in their order.
+
+    The library writes several of them in an order that changes from process to process.
+
+    Source: the format's description, https://huggingface.co/docs/safetensors.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(content[8 : 8 + length])}, separators=(",", ":"))
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)  # the tensors begin aligned, as the library writes them
+    return b"".join((len(encoded).to_bytes(8, "little"), encoded, memoryview(content)[8 + length :]))
 
 
 def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[SelfGradientNetwork, CheckpointInfo]:
@@ -260,6 +294,10 @@ def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
         raise ArchitectureError(f"{info.architecture} has {channels} channels, and the file's tensors at most {widest}")
 
 
+CHECKSUM_KEY = "self_gradient_sha256"
+"""Metadata of a checkpoint that hold its checksum. Files from before there was one lack it."""
+
+_FIX_DAMAGE = "restore the file from a copy, or make it again"
 _FIX = "expected a model.safetensors written by `python -m training`: pass that file to --ckpt"
 _CONVERT = "weights of other programs are converted by `python -m training.convert`: pass what it writes to --ckpt"
 _FIX_ARCHITECTURE = "pass another checkpoint to --ckpt, or, from Python, a backbone of your own to load_checkpoint"
@@ -278,7 +316,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(f"{path}: not a safetensors file ({error}); {_FIX}") from None
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_CONVERT}")
-    return state, metadata[METADATA_KEY]
+    text = metadata[METADATA_KEY]
+    if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != checksum(state, text):
+        raise CheckpointError(f"{path}: damaged: its contents are not those of its checksum; {_FIX_DAMAGE}")
+    return state, text
 
 
 def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -287,6 +328,8 @@ def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(
             f"{path}: a .pt state dict needs its description beside it as {description.name}; {_CONVERT}"
         )
+    if part := damaged_part(path):
+        raise CheckpointError(f"{path}: damaged: its {part} is not that of its checksum; {_FIX_DAMAGE}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+from sgn_serve.graph_format import MAX_SIDE
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
@@ -55,7 +56,12 @@ class TrainConfig:
     ] = ""
     image_size: Annotated[
         int | None,
-        Option("side in pixels that an image folder's pictures are resized to", minimum=1, default="their own size"),
+        Option(
+            "side in pixels that an image folder's pictures are resized to",
+            minimum=1,
+            maximum=MAX_SIDE,
+            default="their own size",
+        ),
     ] = None
     resize: Annotated[
         Resize,
@@ -378,6 +384,11 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
             raise OptionError(
                 f"{flag(name)} does nothing for --lr-schedule {config.lr_schedule}; add --lr-schedule "
                 f"{_OF_A_SCHEDULE[name]}, or leave it away"
+            )
+        if name == "lr_milestones" and (late := [epoch for epoch in config.lr_milestones if epoch >= config.epochs]):
+            raise OptionError(
+                f"--lr-milestones {' '.join(map(str, late))} would never come in a training of --epochs "
+                f"{config.epochs}; give earlier ones, or more epochs"
             )
         if config.random_resized_crop > 0 and name == "crop_padding":
             raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import OptionError
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, print_ending
@@ -15,6 +17,7 @@ from training.common.signals import terminable
 from training.config import TrainConfig, check_side
 from training.data.loading import load_pictures
 from training.data.picture_folder import missing_test, with_room_for_crops
+from training.loop.run_lock import run_lock
 from training.loop.start import check_start
 from training.loop.state import TrainerError, read_state
 from training.loop.trainer import Trainer
@@ -29,15 +32,17 @@ from training.parallel.distributed import (
 )
 
 
-def run_folder(name: str) -> Path:
+def run_folder(name: str | None, config: TrainConfig) -> Path:
     """Return the folder of a run.
 
     Args:
-        name: The run's name, possibly of several parts, such as "cifar10/first".
+        name: The run's name, possibly of several parts, such as "cifar10/first". None stands for the configuration's.
+        config: The configuration.
 
     Raises:
         OptionError: The name would lead out of runs/.
     """
+    name = f"{config.arch}-{config.method}-{config.dataset}" if name is None else name
     parts = name.split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise OptionError(
@@ -59,7 +64,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     Raises:
         TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
-    run_dir = run_folder(f"{config.arch}-{config.method}-{config.dataset}" if arguments.run is None else arguments.run)
+    run_dir = run_folder(arguments.run, config)
     if config.batch_size % shard.processes:
         raise DistributedError(
             f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
@@ -83,6 +88,8 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
     # Known before the pictures are read for all but folders of pictures that keep their own size.
     check_side(config, min(pictures.images.shape[2:]))
+    if max(pictures.images.shape[2:]) > MAX_SIDE:
+        raise TrainerError(f"pictures of more than {MAX_SIDE} pixels a side are too large; pass a smaller --image-size")
     if config.random_resized_crop:
         pictures = with_room_for_crops(pictures, root / "train")
     return Trainer(config, pictures, run_dir, device, state, shard)
@@ -99,13 +106,17 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
     """
     resumable = ""
     try:
-        with shard.fail_together():
-            trainer = prepare(arguments, config, device, shard)
-        if shard.first:
-            print(describe(trainer), flush=True)
-        done_before = trainer.finished
-        for epoch in trainer.train():
-            resumable = f"the same command with --resume continues after epoch {epoch}"
+        with ExitStack() as held:
+            with shard.fail_together():
+                run_dir = run_folder(arguments.run, config)
+                if shard.first:
+                    held.enter_context(run_lock(run_dir))
+                trainer = prepare(arguments, config, device, shard)
+            if shard.first:
+                print(describe(trainer), flush=True)
+            done_before = trainer.finished
+            for epoch in trainer.train():
+                resumable = f"the same command with --resume continues after epoch {epoch}"
     except StoppedElsewhere:
         return TrainingError.exit_status
     except ENDINGS as error:

@@ -1,12 +1,19 @@
 import json
+import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sgn_serve.graph_format import METADATA_KEY
 from tests.training.checkpoints import tiny_info
 from training.checkpoint import (
+    CHECKSUM_KEY,
     BlockConfig,
     CheckpointError,
     CheckpointInfo,
@@ -195,3 +202,74 @@ def test_stretching_is_not_written_and_is_what_older_files_mean(info):
     assert CheckpointInfo.from_json(json.dumps(description)).resize == "stretch"
     with pytest.raises(CheckpointError, match="resize is 'squeeze'; known are: stretch, crop, pad"):
         CheckpointInfo.from_json(json.dumps(description | {"resize": "squeeze"}))
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def same_network(path: Path, model: torch.nn.Module, info: CheckpointInfo) -> bool:
+    loaded, loaded_info = load_checkpoint(path)
+    return loaded_info == info and all(
+        torch.equal(value, other)
+        for value, other in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+
+
+def test_no_flipped_bit_gives_another_network(saved, info):
+    """Some bits are nobody's, such as those of the checksum's name; the others are noticed, wherever they are."""
+    path, model = saved
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    draw = random.Random(0)
+    bits = [draw.randrange(64, 8 * header) for _ in range(60)] + [
+        draw.randrange(8 * header, 8 * len(content)) for _ in range(60)
+    ]
+    refused = 0
+    for bit in bits:
+        path.write_bytes(flipped(content, bit))
+        message = ""
+        try:
+            assert same_network(path, model, info), bit
+        except CheckpointError as error:
+            message = str(error)
+        assert "\n" not in message
+        refused += bool(message)
+        if bit >= 8 * header:
+            assert "model.safetensors: damaged: its contents are not those of its checksum; restore" in message
+    assert refused > 110
+
+
+def test_a_flipped_bit_of_a_state_dict_is_noticed(saved, info):
+    path, model = saved
+    weights = path.with_name("weights.pt")
+    path.with_name("weights.json").write_text(info.to_json())
+    torch.save(model.state_dict(), weights)
+    content = weights.read_bytes()
+    values = model.backbone.classifier.weight.detach().numpy().tobytes()
+    weights.write_bytes(flipped(content, 8 * content.index(values) + 77))
+    with pytest.raises(CheckpointError, match=r"weights\.pt: damaged: its .*data/.* is not that of its checksum"):
+        load_checkpoint(weights)
+
+
+def test_a_file_from_before_there_were_checksums_is_read(saved, info):
+    path, model = saved
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata.keys() == {METADATA_KEY, CHECKSUM_KEY}
+    save_file(load_file(path), path, metadata={METADATA_KEY: metadata[METADATA_KEY]})
+    assert same_network(path, model, info)
+
+
+def test_the_same_network_gives_the_same_file_in_every_process(saved, info, tmp_path):
+    path, _ = saved
+    program = (
+        "import sys; from pathlib import Path; from training.checkpoint import *\n"
+        "model, info = load_checkpoint(Path(sys.argv[1]))\n"
+        "save_checkpoint(Path(sys.argv[2]), model.state_dict(), info)"
+    )
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", program, path, tmp_path / name], check=True)
+        assert (tmp_path / name).read_bytes() == path.read_bytes()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 from training.common.errors import TrainingError
@@ -43,6 +44,23 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise WriteError.of(path, error) from None
+
+
+def damaged_part(path: Path) -> str:
+    """Return the name of a part of torch.save's file that does not have its CRC-32, "" where all parts have theirs.
+
+    torch.save writes a ZIP archive with a checksum a part, which torch.load does not look at. Files that are no such
+    archive, as old versions wrote them, give "".
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return ""
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() or ""
+    except OSError:
+        return ""  # whoever reads the file says why it cannot be read
+    except Exception:  # zipfile raises many kinds for an archive of another form than it says
+        return "table of contents"
 
 
 def _sync_folder(folder: Path) -> None:

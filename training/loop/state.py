@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from training.common.errors import TrainingError, one_line
-from training.common.files import write_atomically
+from training.common.files import damaged_part, write_atomically
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
 
@@ -63,22 +63,29 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dic
     write_atomically(path, buffer.getbuffer())
 
 
+_DATA = {"class_names": [], "pictures": 0, "mean": []}
+"""What describe_pictures returns of no pictures."""
+
+
 def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, Any], TrainConfig]:
     """Return a saved state, on the CPU, and the configuration of its run.
 
     Args:
         path: The file.
         fix: The fix for a file that is no state, for the message.
-        mmap: Leave tensors in the file until they are used.
+        mmap: Leave tensors in the file until they are used. Their checksums are not looked at then.
 
     Raises:
-        TrainerError: The file is unreadable, or no state of this version.
+        TrainerError: The file is unreadable or damaged, or no state of this version.
     """
+    if not mmap and (part := damaged_part(path)):
+        raise TrainerError(f"{path}: damaged: its {part} is not that of its checksum; restore it from a copy, or {fix}")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         saved = TrainConfig.from_dict(state["config"])
         Progress(**state["progress"])
-        missing = {"data", "model", "optimizer"} - state.keys()
+        wanted = {"data", "model", "optimizer"} | ({"average", "average_steps"} if saved.ema_decay else set())
+        missing = (wanted - state.keys()) | ({"class_names", "pictures", "mean"} - state.get("data", _DATA).keys())
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
         raise TrainerError(f"{path}: not a saved training state ({one_line(error)}); {fix}") from None
     if missing:

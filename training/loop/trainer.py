@@ -20,6 +20,7 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.common.devices import MIB, gib, peak_memory
+from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
 from training.config import TrainConfig
 from training.data.batches import batches, to_float
@@ -386,11 +387,17 @@ class Trainer:
                 f"{self.state_path}: its weights are not finite ({name} holds NaN or infinity); "
                 "start again under another --run, with a lower --lr"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
-            self.average.n_averaged.fill_(state["average_steps"] + 1)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
+                self.average.n_averaged.fill_(state["average_steps"] + 1)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, for missing parts
+            raise TrainerError(
+                f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "
+                "or start again under another --run"
+            ) from None
         if self.finished and not self.checkpoint_path.is_file():
             raise TrainerError(
                 f"{self.checkpoint_path} is missing, and this run is finished: {self.state_path} holds the last epoch, "

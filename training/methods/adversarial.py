@@ -8,7 +8,7 @@ from torch import Tensor
 from training.attacks import views
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
-from training.networks.self_gradient import SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class AdversarialTraining:
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
         """Attack the pictures."""
-        return Batch(images, self.training_attack(views.first_pass_view(model), images, targets), targets)
+        with without_running_updates(model):
+            attacked = self.training_attack(views.first_pass_view(model), images, targets)
+        return Batch(images, attacked, targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the attacked pictures."""

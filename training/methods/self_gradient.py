@@ -9,7 +9,7 @@ from training.attacks import views
 from training.derivatives.double_backward import CheapSecondDerivatives
 from training.methods.step import Batch, Step
 from training.methods.training_attack import TrainingAttack
-from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
+from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork, without_running_updates
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class SelfGradientTraining:
 
     def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
         """Attack the pictures through the configured view."""
-        return Batch(images, self.training_attack(self._view_of(model), images, targets), targets)
+        with without_running_updates(model):
+            attacked = self.training_attack(self._view_of(model), images, targets)
+        return Batch(images, attacked, targets)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of both passes' logits, mixed by plain_loss_share."""

@@ -70,7 +70,7 @@ def strides_over_one_pixel(backbone: nn.Module, side: int) -> bool:
     training = backbone.training
     try:
         with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, side, side))
+            backbone.eval()(torch.zeros(1, 3, side, side, device=next(backbone.parameters()).device))
     finally:
         backbone.train(training)
         for hook in hooks:

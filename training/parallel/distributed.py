@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.common.devices import checked_device
 from training.common.errors import TrainingError
+from training.parallel.parent import end_with_parent
 
 # Reading a large image folder takes some processes longer than others. torchrun notices dead ones by itself.
 _TIMEOUT = timedelta(hours=2)
@@ -137,10 +138,14 @@ def local_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Shard]:
-    """Initialise torch.distributed if torchrun launched this process. Otherwise yield a single-process shard."""
+    """Initialise torch.distributed if torchrun launched this process. Otherwise yield a single-process shard.
+
+    A process of torchrun ends when that does.
+    """
     if launched_processes() == 1:
         yield ALONE
         return
+    end_with_parent()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)

@@ -14,7 +14,7 @@ import torch
 
 from training.config import TrainConfig
 from training.data.loading import load_pictures, split_indices
-from training.data.picture_set import DatasetError
+from training.data.picture_set import DatasetError, PictureSet, Split
 from training.loop.state import TrainerError, describe_pictures, differing_pictures, differing_settings, load_state
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
@@ -63,6 +63,59 @@ def training_pictures(source: DataSource, held_out: int, seed: int) -> dict[str,
     return describe_pictures(pictures, mean)
 
 
+@cache
+def image_folder(source: DataSource, split: Split) -> PictureSet | None:
+    """Return a split of an image folder; None where the pictures are not here, and for archives of known size."""
+    if source.reader != "image-folder":
+        return None
+    try:
+        return load_pictures(source.reader, source.data_root, split)
+    except DatasetError:
+        return None
+
+
+def fitting_flags(source: DataSource, config: TrainConfig) -> list[str]:
+    """Return the options of `python -m training` that make a configuration fit a small image folder.
+
+    Where a class has too few pictures to hold out as many as asked for, a fifth of it is held out. Where the rest does
+    not fill a batch, an epoch has four steps.
+
+    Args:
+        source: The pictures.
+        config: The configuration that a budget asks for.
+    """
+    pictures = image_folder(source, "train")
+    if pictures is None:
+        return []
+    flags, held_out, classes = [], config.validation_pictures, len(pictures.class_names)
+    smallest = _smallest_class(pictures)
+    if held_out is not None and -(-held_out // classes) >= smallest:
+        held_out = classes * max(1, smallest // 5)
+        flags += ["--validation-pictures", str(held_out)]
+    try:
+        rest = len(split_indices(pictures, held_out, config.seed)[0])
+    except DatasetError:
+        return flags  # a class of one picture, which training refuses
+    if rest < config.batch_size:
+        flags += ["--batch-size", str(max(2, rest // 4))]
+    return flags
+
+
+def fitting_count(source: DataSource, count: int) -> int:
+    """Return how many pictures of the test split can be judged, the same number of each class, up to `count`."""
+    pictures = image_folder(source, "test")
+    if pictures is None or count >= len(pictures):
+        return count
+    classes, smallest = len(pictures.class_names), _smallest_class(pictures)
+    if -(-count // classes) < smallest:
+        return count
+    return classes * (smallest - 1) or len(pictures)
+
+
+def _smallest_class(pictures: PictureSet) -> int:
+    return int(torch.bincount(pictures.labels, minlength=len(pictures.class_names)).min())
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One system, trained and judged on one data set at one budget, in runs/reproduce/<budget>/<data set>/<system>.
@@ -104,14 +157,20 @@ class Experiment:
     def training_command(self, resume: bool) -> list[str]:
         """Return the arguments of `python` that train the system."""
         arguments = ["-m", "training", *self.source.flags(), "--arch", self.budget.arch, "--run", self.name]
-        arguments += [*self.budget.flags, *SYSTEMS[self.system].flags, *self._machine()]
+        arguments += [*self.budget.flags, *SYSTEMS[self.system].flags]
+        arguments += [*fitting_flags(self.source, _configuration(arguments)), *self._machine()]
         return [*arguments, "--resume"] if resume else arguments
 
     def evaluation_command(self) -> list[str]:
         """Return the arguments of `python` that judge it, by the smooth surrogate too where there is a block."""
         source = self.source
         arguments = ["-m", "training.evaluate", "--ckpt", str(self.checkpoint), "--dataset", source.reader]
-        arguments += ["--data-root", str(source.data_root), "--pictures", str(self.budget.pictures)]
+        arguments += [
+            "--data-root",
+            str(source.data_root),
+            "--pictures",
+            str(fitting_count(source, self.budget.pictures)),
+        ]
         arguments += ["--attacks", "paper"]
         if SYSTEMS[self.system].has_block:
             arguments += ["smooth-cw", "--beta", SMOOTH_BETA]
@@ -138,15 +197,18 @@ class Experiment:
             return
         saved = TrainConfig.from_dict(state["config"])
         fix = f"give what it was trained with, or move {self.directory} away to train it anew"
-        arguments = build_parser().parse_args(self.training_command(resume=False)[2:])
-        config = configure(arguments, torch.device("cpu"))
+        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed)
+        others = "" if pictures is None else differing_pictures(state, pictures)
+        config = _configuration(self.training_command(resume=False))
+        if others or (self.source.reader == "image-folder" and pictures is None):
+            # What fits the pictures can only be known where they are.
+            config = replace(config, validation_pictures=saved.validation_pictures, batch_size=saved.batch_size)
         # The command leaves the precision to the hardware.
         differing = differing_settings(saved, replace(config, precision=saved.precision))
         if differing:
             raise ReproductionError(f"{self.directory} was trained with other settings: {differing}; {fix}")
-        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed)
-        if pictures is not None and (differing := differing_pictures(state, pictures)):
-            raise ReproductionError(f"{self.directory} was trained on other pictures ({differing}); {fix}")
+        if others:
+            raise ReproductionError(f"{self.directory} was trained on other pictures ({others}); {fix}")
 
     def trained(self) -> bool:
         """Return whether the last epoch is done, or training stopped for good because its figures showed a collapse.
@@ -203,3 +265,8 @@ class Experiment:
         # A process of its own keeps threads, seeds and memory of one experiment from reaching the next.
         print(f"$ {self.shell_command(arguments)}", file=sys.stderr, flush=True)
         return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode
+
+
+def _configuration(arguments: list[str]) -> TrainConfig:
+    """Return the configuration of arguments of `python` that train."""
+    return configure(build_parser().parse_args(arguments[2:]), torch.device("cpu"))

@@ -132,6 +132,15 @@ def test_a_run_is_not_resumed_on_other_pictures_of_the_same_classes(picture_fold
         (lambda state: state.pop("data"), "a training state without its data; start again under another --run"),
         (lambda state: state["config"].pop("cutmix"), "(other options than this version's: cutmix)"),
         (lambda state: state["progress"].update(more=1), "not a saved training state"),
+        (lambda state: state.pop("model"), "a training state without its model; start again"),
+        (lambda state: state.pop("optimizer"), "a training state without its optimizer; start again"),
+        (lambda state: state.pop("average"), "a training state without its average; start again"),
+        (lambda state: state.pop("average_steps"), "a training state without its average_steps; start again"),
+        (lambda state: state["data"].pop("class_names"), "a training state without its class_names; start again"),
+        (lambda state: state.pop("config"), "not a saved training state"),
+        (lambda state: state["model"].popitem(), "its tensors do not fit this network"),
+        (lambda state: state["average"].popitem(), "its tensors do not fit this network"),
+        (lambda state: state["optimizer"].pop("param_groups"), "its tensors do not fit this network"),
     ],
 )
 def test_a_state_of_another_form_is_refused(change, message, picture_folder, runs, uninterrupted, capsys):
@@ -141,3 +150,16 @@ def test_a_state_of_another_form_is_refused(change, message, picture_folder, run
     torch.save(state, runs / "parts" / "state.pt")
     argv = arguments(picture_folder, "parts", *RESUMABLE)
     assert message in failure(capsys, [*argv, "--resume"])
+
+
+def test_a_flipped_bit_of_the_state_is_noticed(picture_folder, runs, uninterrupted, capsys):
+    shutil.copytree(uninterrupted, runs / "parts")
+    path = runs / "parts" / "state.pt"
+    values = torch.load(path, weights_only=True)["model"]["backbone.classifier.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(values) + 9] ^= 4
+    path.write_bytes(content)
+    argv = arguments(picture_folder, "parts", *RESUMABLE)
+    error = failure(capsys, [*argv, "--resume"])
+    assert "runs/parts/state.pt: damaged: its " in error
+    assert "restore it from a copy, or start again under another --run" in error

@@ -15,6 +15,15 @@ def configured(method: str, **options) -> TrainConfig:
     return TrainConfig("cifar10", **(recipe_defaults("cifar10", method) | {"method": method} | options))
 
 
+def unmoved(model):
+    """A copy whose batch norm keeps its running statistics, as during an attack."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    return model
+
+
 def outcome(model, config, images, targets, seed=0):
     """The loss and every parameter's gradient of one step; the model itself stays as it was."""
     model = copy.deepcopy(model).train()

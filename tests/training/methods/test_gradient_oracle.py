@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, pgd_by_hand
+from tests.training.methods.reference import EPS, configured, pgd_by_hand, unmoved
 from training.methods import build_method
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.wide_resnet import WideResNet
@@ -21,7 +21,7 @@ def test_attack_and_loss_are_told_the_labels(batch):
     method = build_method(configured("gradient-oracle", attack_steps=2, attack_step_size=4 / 255, label_smoothing=0.1))
     torch.manual_seed(0)
     made = method.attack(copy.deepcopy(oracle), images, labels)
-    told = copy.deepcopy(oracle).seen_with(labels)
+    told = unmoved(oracle).seen_with(labels)
     torch.testing.assert_close(made.attacked, pgd_by_hand(told, images, labels, 2, 4 / 255, "uniform"))
     assert (made.attacked - images).abs().max() <= EPS + 1e-6
     expected = F.cross_entropy(copy.deepcopy(oracle).oracle_logits(made.attacked, labels), labels, label_smoothing=0.1)

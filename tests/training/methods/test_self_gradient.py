@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, pgd_by_hand
+from tests.training.methods.reference import EPS, configured, pgd_by_hand, unmoved
 from training.attacks import views
 from training.methods import build_method
 from training.networks.activations import with_activation
@@ -29,10 +29,10 @@ def test_the_attack_sees_the_network_through_the_configured_view(network, batch,
     torch.manual_seed(0)
     method = build_method(configured("self-gradient", **options))
     attacked = method.attack(copy.deepcopy(model), images, labels).attacked
-    by_hand = pgd_by_hand(view(copy.deepcopy(model)), images, labels, 2, 4 / 255, "uniform")
+    by_hand = pgd_by_hand(view(unmoved(model)), images, labels, 2, 4 / 255, "uniform")
     torch.testing.assert_close(attacked, by_hand)
     if name != "held":
-        held = pgd_by_hand(views.held_view(copy.deepcopy(model)), images, labels, 2, 4 / 255, "uniform")
+        held = pgd_by_hand(views.held_view(unmoved(model)), images, labels, 2, 4 / 255, "uniform")
         assert not torch.allclose(attacked, held)
 
 

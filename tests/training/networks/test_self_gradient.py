@@ -15,6 +15,7 @@ from training.networks.self_gradient import (
     frozen_batch_norm,
     rms_normalised,
     soft_loss,
+    without_running_updates,
 )
 
 
@@ -117,6 +118,98 @@ def test_first_pass_leaves_running_statistics_alone_in_training(network):
     assert model.backbone.norm.training
     model(torch.rand(4, 3, 16, 16))
     assert not torch.equal(model.backbone.norm.running_mean, before)
+
+
+@pytest.fixture
+def training_network(network):
+    """Builds a network in training mode, in float64, whose batch norm moves its statistics by half at each batch."""
+
+    def build() -> SelfGradientNetwork:
+        model = network().double().train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.5
+        return model
+
+    return build
+
+
+def test_gradients_in_training_equal_those_of_separate_statistics(training_network):
+    """The second pass moves the running statistics, and the first one was computed with those before."""
+    model = training_network()
+    images = torch.rand(4, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    parameters = dict(model.named_parameters())
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    untouched = {name: value.clone() for name, value in before.items()}
+
+    model.eval()
+    correction = torch.func.functional_call(
+        _Correction(model), {f"model.{name}": value for name, value in (parameters | untouched).items()}, (images,)
+    )
+    model.train()
+    normalised = (images + correction - model.mean) / model.std
+    own = {name.removeprefix("backbone."): value for name, value in (parameters | before).items() if "backbone" in name}
+    expected = torch.func.functional_call(model.backbone, own, (normalised,)).square().sum()
+    wanted = torch.autograd.grad(expected, [*parameters.values(), images])
+
+    loss = model(images).square().sum()
+    found = torch.autograd.grad(loss, [*parameters.values(), images])
+    torch.testing.assert_close(loss, expected)
+    for name, value, other in zip([*parameters, "images"], found, wanted, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-12, msg=name)
+    assert not torch.equal(model.backbone.norm.running_mean, untouched["backbone.norm.running_mean"])
+
+
+class _Correction(torch.nn.Module):
+    """The block's correction, computed by autograd alone."""
+
+    def __init__(self, model: SelfGradientNetwork):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.model.backbone((images - self.model.mean) / self.model.std)
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        assert self.model.block is not None
+        return self.model.block(gradient)
+
+
+@pytest.mark.parametrize("name", ["backbone.stem.weight", "backbone.classifier.weight", "block.convolutions.0.weight"])
+def test_gradients_in_training_equal_finite_differences(training_network, name):
+    model = training_network()
+    images = torch.rand(4, 3, 12, 12, dtype=torch.float64)
+    parameter = dict(model.named_parameters())[name]
+    start = {name: value.clone() for name, value in model.named_buffers()}
+    torch.manual_seed(2)
+    direction = torch.randn_like(parameter)
+
+    def loss() -> torch.Tensor:
+        with torch.no_grad():
+            for buffer_name, buffer in model.named_buffers():
+                buffer.copy_(start[buffer_name])
+        return model(images).square().sum()
+
+    (gradient,) = torch.autograd.grad(loss(), parameter)
+    step = 1e-6
+    with torch.no_grad():
+        parameter.add_(direction, alpha=step)
+        raised = loss()
+        parameter.add_(direction, alpha=-2 * step)
+        lowered = loss()
+    torch.testing.assert_close((gradient * direction).sum(), (raised - lowered) / (2 * step), rtol=1e-5, atol=1e-9)
+
+
+def test_batch_norm_without_updates_counts_no_batches_either(network):
+    model = network().train()
+    norm = model.backbone.norm
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        with without_running_updates(model):
+            logits = model.plain_logits(images)
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+        assert torch.equal(logits, model.plain_logits(images)), "it normalises by the batch as it would anyway"
+    assert norm.num_batches_tracked == before["backbone.norm.num_batches_tracked"] + 1
 
 
 def test_frozen_batch_norm_thaws_after_an_error(network):

@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.training.archives import write_cifar, write_svhn
 from tests.training.reproduce.smoke_runs import result, smoke
-from training.reproduce.experiment import Experiment
+from training.reproduce.experiment import Experiment, image_folder, training_pictures
 from training.reproduce.paper import ATTACKS
+from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import LOWEST
 
 
@@ -100,3 +103,28 @@ def test_a_failed_training_stops_with_its_name(tmp_path, monkeypatch, picture_fo
     monkeypatch.setattr(Experiment, "_python", lambda self, arguments: 2)
     assert smoke("table2", "--dataset", "image-folder", "--data-root", str(picture_folder)) == 2
     assert "training reproduce/smoke/cifar10/standard failed" in capsys.readouterr().err
+
+
+def test_a_small_folder_of_pictures_is_enough(picture_folder, tmp_path, monkeypatch, in_this_process):
+    """The numbers of pictures follow from it, where the budget's are too many."""
+    monkeypatch.chdir(tmp_path)
+    for split, count in (("train", 10), ("test", 4)):
+        for folder in (picture_folder / split).iterdir():
+            (tmp_path / "small" / split / folder.name).mkdir(parents=True)
+            for file in sorted(folder.iterdir())[: count + (folder.name == "red")]:
+                shutil.copy(file, tmp_path / "small" / split / folder.name)
+    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pictures=12))
+    data = ("--dataset", "image-folder", "--data-root", str(tmp_path / "small"))
+    assert smoke("figure2", *data) == 0
+    assert smoke("table5", "--only", "cifar10", *data) == 0
+    trained = next(command for command in in_this_process if command[1] == "training")
+    judged = next(command for command in in_this_process if command[1] == "training.evaluate")
+    given = [trained[index + 1] for index, item in enumerate(trained) if item == "--validation-pictures"]
+    assert given == ["100", "6"], "two of ten of each class"
+    assert judged[judged.index("--pictures") + 1] == "9"
+    # Where the pictures are not, the network can still be judged as it was trained.
+    shutil.rmtree(tmp_path / "small" / "train")
+    image_folder.cache_clear()
+    training_pictures.cache_clear()
+    assert smoke("table5", "--only", "cifar10", *data) == 0
+    assert [command[1] for command in in_this_process].count("training") == 1

@@ -1,0 +1,58 @@
+"""Workers end with the torchrun that started them, however that ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.training.parallel.test_distributed import ROOT, arguments
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_until(condition, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_workers_end_when_torchrun_is_killed(picture_folder, tmp_path):
+    agent = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"),
+            *(item for item in arguments(picture_folder, "a") if not item.startswith("--epochs")),
+            "--epochs=1000",
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    workers: list[int] = []
+    try:
+        wait_until((tmp_path / "runs" / "a" / "log.csv").exists)
+        workers = children(agent.pid)
+        assert len(workers) == 2
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        wait_until(lambda: not any(is_running(worker) for worker in workers))
+    finally:
+        agent.kill()
+        for worker in workers:
+            if is_running(worker):
+                os.kill(worker, signal.SIGKILL)
+    # What they leave can be taken up.
+    assert (tmp_path / "runs" / "a" / "state.pt").exists()
+
+
+def is_running(process: int) -> bool:
+    """A zombie, which nobody has waited for, does not run."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
