@@ -1,4 +1,4 @@
-"""Command line `python -m training.evaluate`: attack a checkpoint and report what it withstands."""
+"""Command line `python -m training.evaluate`: attack a checkpoint or a module and report what it withstands."""
 
 import argparse
 import shlex
@@ -11,6 +11,7 @@ from training.common.endings import ENDINGS, print_ending
 from training.common.signals import terminable
 from training.evaluate.gradient_oracle import judge_oracle
 from training.evaluate.options import Options
+from training.evaluate.page import summary
 from training.evaluate.prepare import Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
 
@@ -37,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     ]
     parser = argparse.ArgumentParser(
         "python -m training.evaluate",
-        description="Clean and attacked accuracy of a checkpoint, block on and off; the headline is the lowest "
-        "accuracy per picture, and a checklist says whether it is likely too high.",
+        description="Clean and attacked accuracy of a checkpoint, block on and off, or of any module; the headline is "
+        "the lowest accuracy per picture, and a checklist says whether it is likely too high.",
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,9 +59,11 @@ def evaluate(prepared: Prepared) -> None:
     if isinstance(trial.model, GradientOracle):
         print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
         return
-    evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    findings = evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    print(f"{summary(report, findings)}\nwrote {evaluation.path}")
     if prepared.folder is not None:
-        evaluation.write_page(prepared.folder)
+        written = evaluation.write_page(prepared.folder)
+        print(f"wrote {prepared.folder / 'evaluation.md'} and {len(written)} plots")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     given = given_options(Options, arguments)
     try:
         with terminable():
-            options = Options(**given)
+            options = Options(**{"ckpt": None, **given})
             say_where(options)
             evaluate(prepare(options, command))
     except ENDINGS as error:
@@ -87,7 +90,11 @@ def main(argv: list[str] | None = None) -> int:
 def say_where(options: Options) -> None:
     """Print where the report goes, where that is not beside the checkpoint and nobody chose it."""
     path, _ = options.output_paths()
-    if options.report is None and path.parent != options.ckpt.parent:
+    if options.report is not None:
+        return
+    if options.ckpt is None:
+        print(f"the report goes to {path}; --report names another place", file=sys.stderr, flush=True)
+    elif path.parent != options.ckpt.parent:
         print(
             f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
             "--report names another place",

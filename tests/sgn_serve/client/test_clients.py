@@ -28,7 +28,6 @@ from sgn_serve.client import (
     PictureRefused,
     ServiceError,
     UnexpectedAnswer,
-    clients,
 )
 from sgn_serve.client.conversation import Send
 from sgn_serve.records import Prediction
@@ -83,8 +82,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(clients.time, "sleep", waited.append)
-    monkeypatch.setattr(clients.anyio, "sleep", sleep)
+    monkeypatch.setattr("sgn_serve.client.clients.time.sleep", waited.append)
+    monkeypatch.setattr("sgn_serve.client.clients.anyio.sleep", sleep)
     return waited
 
 
@@ -118,7 +117,7 @@ def test_importing_the_client_loads_no_server(project_root: Path) -> None:
     )
     assert not set(done.stdout.split()) & {"onnxruntime", "onnx", "bentoml", "starlette", "torch"}
     with pytest.raises(ImportError):
-        from sgn_serve import NoSuchThing  # type: ignore[attr-defined]  # noqa: F401
+        from sgn_serve import NoSuchThing  # noqa: F401
 
 
 def test_a_picture_in_every_form(ask, server: Server, tmp_path: Path) -> None:
