@@ -185,9 +185,9 @@ def test_grey_pictures_and_arrays(tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     judged = judge(
-        module, torch.rand(6, 1, 8, 8).numpy(), [0, 1, 2, 0, 1, 2], attacks=["fgsm", "square"], progress=False
+        module, torch.rand(6, 1, 8, 8).numpy(), [0, 1, 2, 0, 1, 2], attacks=["fgsm", "noise"], progress=False
     )
-    assert list(judged.rows) == ["clean", "FGSM", "Square"]
+    assert list(judged.rows) == ["clean", "FGSM", "random noise, 100 draws"]
     assert judged.page(tmp_path).exists()
 
 
