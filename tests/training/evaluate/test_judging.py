@@ -26,6 +26,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Normalised(nn.Module):
     """As torchvision's and RobustBench's networks are used: it normalises by itself, and flattens with view()."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
