@@ -84,10 +84,10 @@ NOT_RUN = [block for block in BLOCKS if block.reason is not None]
 
 def as_run(block: Block, server_url: str) -> list[str]:
     """Return the command line of a block, with the differences that the top of this file lists."""
-    commands = re.sub(r"(?:http://)?localhost:3000", server_url, block.commands)
     if block.language == "python":
-        # The clients of other servers want the address without its scheme.
-        return [sys.executable, "-c", commands.replace(f'"{server_url}"', f'"{server_url.removeprefix("http://")}"')]
+        # The clients of other servers want the address without its scheme, so it stays as the page has it.
+        return [sys.executable, "-c", block.commands.replace("localhost:3000", server_url.removeprefix("http://"))]
+    commands = re.sub(r"(?:http://)?localhost:3000", server_url, block.commands)
     commands = re.sub(r"^make\b", "make -n", commands, flags=re.MULTILINE)
     commands = re.sub(
         r"^((?:\w+=\S* +)*)bentoml serve\b.*$", r"\1python -m sgn_serve.check", commands, flags=re.MULTILINE

@@ -1,56 +1,11 @@
-"""Describe what the API answers, and work it out from the logits."""
+"""Work out from the logits what the API answers."""
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Description
-
-
-class ClassProbability(BaseModel):
-    """One class and its probability."""
-
-    label: str
-    index: int = Field(description="position of the class among the network's outputs, from 0")
-    probability: float = Field(description="softmax probability, 0 to 1")
-
-
-class Prediction(ClassProbability):
-    """The answer to one picture."""
-
-    top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
-    self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
-    plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
-    disagreement: float | None = Field(
-        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
-        "from 0 (equal) to 1; the model card says how little or how much it tells of tampering"
-    )
-    suspicious: bool | None = Field(
-        description="with the block on, and where the service has a limit (SGN_MAX_DISAGREEMENT): whether the "
-        "disagreement is above it"
-    )
-    model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
-
-
-class Error(BaseModel):
-    """Why a request has no answer."""
-
-    code: str = Field(description="a constant for programs, such as not_an_image")
-    message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
-    request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
-
-
-class ErrorAnswer(BaseModel):
-    """The body of every error answer outside /v2."""
-
-    error: Error
-
-
-class Predictions(BaseModel):
-    """The answers to several pictures, in the order in which they were sent."""
-
-    predictions: list[Prediction | ErrorAnswer]
+from sgn_serve.records import Prediction
 
 
 def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:

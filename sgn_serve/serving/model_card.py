@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY
 from sgn_serve.inference.graph import Graph, GraphError, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE
 from sgn_serve.pictures.formats import suffixes
-from sgn_serve.pictures.resizing import Resize
+from sgn_serve.records import Flag, Limits, Measured, ModelCard, Preprocessing, Row
 from sgn_serve.refusals import one_line
 from sgn_serve.settings import Settings
 
@@ -26,83 +24,6 @@ logger = logging.getLogger("bentoml.sgn_serve")
 RAISED = ("raised", "suspect")
 MAX_FIGURES_BYTES = 2_000_000
 """Largest file of figures that is read; the bundled model's has 58 KB."""
-
-
-class Preprocessing(BaseModel):
-    """Describe what happens to a picture before the network sees it."""
-
-    formats: list[str] = Field(description="formats of files that are taken, by Pillow's names")
-    suffixes: list[str] = Field(description="endings of the names of such files; their content alone counts")
-    height: int = Field(description="pixels that every picture is made")
-    width: int
-    resize_mode: Resize = Field(
-        description="what happens to a picture of another aspect: it is stretched, or its middle is cropped, or it is "
-        "padded with the background"
-    )
-    resize: str = "bilinear, antialiased when shrinking; none at the network's own size"
-    exif_orientation: str = "applied"
-    background: str = Field(description="what transparent pixels lie on, as #rrggbb")
-    input: str = "RGB, float32 in [0, 1]"
-    mean: list[float] | None = Field(description="subtracted within the network, per channel")
-    std: list[float] | None = Field(description="divided by within the network, per channel")
-
-
-class Row(BaseModel):
-    """One measured accuracy."""
-
-    block: str = Field(description="block on or block off")
-    attack: str
-    accuracy: float = Field(description="share of the pictures that are classified rightly under it")
-    parameters: dict[str, Any] | None = Field(description="everything the figure depends on; null where not recorded")
-
-
-class Measured(BaseModel):
-    """Accuracy on pictures that the network was not trained on, clean and attacked."""
-
-    data: str
-    split: str
-    pictures: int
-    norm: str
-    eps: float = Field(description="radius of the attacks, in units of pixel intensity")
-    restarts: int
-    seed: int
-    rows: list[Row]
-    lowest: dict[str, float] = Field(description="per block state: pictures that withstood every attack above")
-    block_effect: dict[str, float] | None
-    command: str
-
-
-class Flag(BaseModel):
-    """A sign that a measured accuracy is likely too high."""
-
-    name: str
-    verdict: str
-    value: float | None
-    threshold: str
-    detail: str
-
-
-class ModelCard(BaseModel):
-    """Describe what is served."""
-
-    name: str
-    model: str = Field(description="SHA-256 of the checkpoint that the graph was exported from")
-    graph_sha256: str = Field(description="SHA-256 of the graph's file")
-    architecture: str | None
-    method: str | None = Field(description="how it was trained")
-    has_block: bool
-    block: dict[str, Any] | None = Field(description="shape of the self-gradient block")
-    data: str | None = Field(description="what it was trained on")
-    classes: list[str]
-    eps: float | None = Field(description="radius that it was trained against, in units of pixel intensity")
-    preprocessing: Preprocessing
-    training: dict[str, Any] = Field(description="recipe, seed, commit and versions, as the checkpoint records them")
-    measured: Measured | None = Field(description="null where no measurement of this checkpoint came with the graph")
-    flags: list[Flag] | None = Field(
-        description="signs of gradient masking that were found; null where nobody looked for them"
-    )
-    disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
-    max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
 
 
 def model_card(graph: Graph, settings: Settings) -> ModelCard:
@@ -151,6 +72,7 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             flags=flags,
             disagreement=disagreement,
             max_disagreement=settings.max_disagreement,
+            limits=Limits(max_images=settings.max_images, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels),
         )
     except ValueError as error:  # pydantic's among them
         raise GraphError(

@@ -17,8 +17,9 @@ from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.process.version import package_version
+from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
-from sgn_serve.serving.answers import Prediction, predict
+from sgn_serve.serving.answers import predict
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics

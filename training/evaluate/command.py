@@ -1,4 +1,4 @@
-"""Command line `python -m training.evaluate`: attack a checkpoint and report what it withstands.
+"""Command line `python -m training.evaluate`: attack a checkpoint or a module and report what it withstands.
 
 Nothing here imports PyTorch before the options are checked, for that takes seconds.
 """
@@ -30,8 +30,8 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     ]
     parser = CommandParser(
         program,
-        description="Clean and attacked accuracy of a checkpoint, block on and off; the headline is the lowest "
-        "accuracy per picture, and a checklist says whether it is likely too high.",
+        description="Clean and attacked accuracy of a checkpoint, block on and off, or of any module; the headline is "
+        "the lowest accuracy per picture, and a checklist says whether it is likely too high.",
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     arguments = build_parser(program).parse_args(argv)
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
-        options = Options(**given_options(Options, arguments))
+        options = Options(**{"ckpt": None, **given_options(Options, arguments)})
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -1,4 +1,4 @@
-"""Attack a checkpoint as the command line asks, and report what it withstands."""
+"""Attack a checkpoint or a module as the command line asks, and report what it withstands."""
 
 import sys
 
@@ -7,6 +7,7 @@ from training.common.endings import ENDINGS, print_ending
 from training.common.signals import terminable
 from training.evaluate.gradient_oracle import judge_oracle
 from training.evaluate.options import Options
+from training.evaluate.page import summary
 from training.evaluate.prepare import Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
 
@@ -23,9 +24,11 @@ def evaluate(prepared: Prepared) -> None:
     if isinstance(trial.model, GradientOracle):
         print(judge_oracle(trial.of(trial.model), report.setting, report.about, evaluation.path))
         return
-    evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    findings = evaluation.run(prepared.attacks, whole_curve=prepared.whole_curve)
+    print(f"{summary(report, findings)}\nwrote {evaluation.path}")
     if prepared.folder is not None:
-        evaluation.write_page(prepared.folder)
+        written = evaluation.write_page(prepared.folder)
+        print(f"wrote {prepared.folder / 'evaluation.md'} and {len(written)} plots")
 
 
 def run(options: Options, command: str) -> int:
@@ -52,7 +55,11 @@ def run(options: Options, command: str) -> int:
 def say_where(options: Options) -> None:
     """Print where the report goes, where that is not beside the checkpoint and nobody chose it."""
     path, _ = options.output_paths()
-    if options.report is None and path.parent != options.ckpt.parent:
+    if options.report is not None:
+        return
+    if options.ckpt is None:
+        print(f"the report goes to {path}; --report names another place", file=sys.stderr, flush=True)
+    elif path.parent != options.ckpt.parent:
         print(
             f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
             "--report names another place",

@@ -12,6 +12,9 @@ from tqdm import tqdm
 @contextmanager
 def passes_shown(backbone: nn.Module, bar: tqdm) -> Iterator[None]:
     """Let the bar show how many forward passes there were, every bar.mininterval seconds."""
+    if bar.disable:
+        yield
+        return
     count = 0
     shown = time.monotonic()
 

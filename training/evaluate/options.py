@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from sgn_serve.pictures.resizing import RESIZES
 from training.attacks.names import DEFAULT, split_names
-from training.common.command_line import INTENSITY, Option
+from training.common.command_line import INTENSITY, Option, OptionError
 from training.common.described_options import check_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
 from training.data.datasets import DATASETS
@@ -31,11 +32,31 @@ class Options:
         DeviceError: A number of threads is none.
     """
 
-    ckpt: Annotated[Path, Option("model.safetensors written by python -m training", required=True)]
+    ckpt: Annotated[Path | None, Option("model.safetensors written by python -m training; or --module")]
     data_root: Annotated[Path, Option("folder of the data set", required=True)]
     dataset: Annotated[
         str | None,
         Option("which reader reads --data-root", choices=DATASETS, default="the one that it was trained with"),
+    ] = None
+    module: Annotated[
+        str | None,
+        Option(
+            "instead of --ckpt: a function without arguments, such as build() of my.py, that returns a torch.nn.Module "
+            "from images in [0, 1] to logits; it needs --dataset",
+            metavar="FILE.py:FUNCTION",
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Option(
+            "side in pixels of an image folder's pictures, for --module",
+            minimum=1,
+            default="their own size, the same for all; a checkpoint has its own",
+        ),
+    ] = None
+    resize: Annotated[
+        str | None,
+        Option("how they become that size, for --module", choices=RESIZES, default="stretch; a checkpoint has its own"),
     ] = None
     split: Annotated[Literal["test", "train"], Option("part of the data set")] = "test"
     pictures: Annotated[int, Option("how many pictures, the same number of each class", minimum=1)] = 1000
@@ -94,14 +115,41 @@ class Options:
         check_options(self)
         split_names(self.attacks)
         check_threads(self.threads)
+        self._check_subject()
+
+    def _check_subject(self) -> None:
+        """Check that there is one network to judge, and no option that only the other kind has.
+
+        Raises:
+            OptionError: There is none or two, or an option does not go with it.
+        """
+        if (self.ckpt is None) == (self.module is None):
+            raise OptionError("pass --ckpt, or --module for a network of your own, and not both")
+        if self.module is None:
+            foreign: dict[str, object] = {"--image-size": self.image_size, "--resize": self.resize}
+            reason = "is for --module: the checkpoint says it itself"
+        else:
+            foreign = {"--onnx": self.onnx, "--transfer-from": self.transfer_from}
+            reason = "is for --ckpt"
+            if self.dataset is None:
+                raise OptionError(f"--module needs --dataset, which is one of: {', '.join(DATASETS)}")
+        given = [name for name, value in foreign.items() if value is not None]
+        if given:
+            raise OptionError(f"{given[0]} {reason}; leave it out")
 
     def output_paths(self) -> tuple[Path, Path | None]:
         """Return the JSON file, and the folder for the page and the plots where one is asked for."""
         if self.report is None:
-            return default_folder(self.ckpt) / REPORT, None
+            folder = ELSEWHERE / module_name(self.module or "") if self.ckpt is None else default_folder(self.ckpt)
+            return folder / REPORT, None
         if self.report.suffix == ".json":
             return self.report, None
         return self.report / REPORT, self.report
+
+
+def module_name(given: str) -> str:
+    """Return what a --module is called: "my" for "models/my.py:build"."""
+    return Path(given.rpartition(":")[0]).stem
 
 
 def default_folder(checkpoint: Path) -> Path:

@@ -27,6 +27,33 @@ def warning(findings: Sequence[Finding]) -> str | None:
     return f"{OVERESTIMATED}: {', '.join(names)} (docs/explanation/checklist.md says what each means)"
 
 
+def summary(report: Report, findings: Sequence[Finding]) -> str:
+    """Return the report as text: the pictures, the table, the headline, the block's effect and the checklist."""
+    lines = [_pictures_sentence(report), "", report.table(), "", headline_sentence(report)]
+    if report.block_effect is not None:
+        effect = report.block_effect
+        lines.append(
+            f"block: moves a pixel by {255 * effect['correction_mean_abs']:.2f}/255 on average; off, "
+            f"{effect['answers_changed']:.1%} of the answers change, "
+            f"{effect['answers_changed_attacked']:.1%} of those on PGD-10 pictures"
+        )
+    lines += ["", "masking checklist:", *(finding.line() for finding in findings)]
+    overestimated = warning(findings)
+    if overestimated:
+        lines += ["", overestimated]
+    return "\n".join(lines)
+
+
+def _pictures_sentence(report: Report) -> str:
+    setting = report.setting
+    split = f"{setting['split']} split" if setting.get("split") else None
+    return _joined(setting.get("data"), split, f"{report.pictures()} pictures", f"L-inf eps {setting['eps']:.4f}")
+
+
+def _joined(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
+
+
 def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> str:
     """Return the Markdown page; `plots` are file names beside it."""
     setting = report.setting
@@ -41,10 +68,15 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         for finding in findings
     ]
     lines = [
-        f"# Robustness of {setting.get('architecture', 'a network')}, {setting.get('method', '')}",
+        _joined(f"# Robustness of {setting.get('architecture', 'a network')}", setting.get("method")),
         "",
-        f"{setting.get('data', '')}, {setting.get('split', '')} split, {setting.get('pictures', 0):,} pictures, seed "
-        f"{setting.get('seed', 0)}, {setting.get('norm', 'L-inf')} epsilon {255 * setting.get('eps', 0.0):g}/255.",
+        _joined(
+            setting.get("data"),
+            f"{setting['split']} split" if setting.get("split") else None,
+            f"{setting.get('pictures', 0):,} pictures",
+            f"seed {setting.get('seed', 0)}",
+            f"{setting.get('norm', 'L-inf')} epsilon {255 * setting.get('eps', 0.0):g}/255.",
+        ),
         "",
         f"**{headline_sentence(report)}.** {(warning(findings) or '').capitalize()}".rstrip(),
         "",

@@ -21,8 +21,11 @@ from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
+from training.evaluate.any_module import as_network
+from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
 from training.evaluate.measuring import Trial
-from training.evaluate.options import REPORT, Options
+from training.evaluate.module_file import load_module
+from training.evaluate.options import REPORT, Options, module_name
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
@@ -63,6 +66,8 @@ def prepare(options: Options, command: str) -> Prepared:
         torch.set_num_threads(options.threads)
     others = _other_reports(options.rows_from)
     device = checked_device(options.device or default_device())
+    if options.ckpt is None:
+        return _prepare_module(options, command, device, others)
     model, info = _load_network(options.ckpt, device)
     checkpoint_sha256 = file_sha256(options.ckpt)
     graph, context = None, _context(options, info, model)
@@ -100,6 +105,39 @@ def prepare(options: Options, command: str) -> Prepared:
     )
     evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph, others)
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in names)
+
+
+def _prepare_module(options: Options, command: str, device: torch.device, others: tuple[Path, ...]) -> Prepared:
+    """Load and check the network of --module and its pictures.
+
+    Raises:
+        TrainingError: Something is missing or does not fit.
+    """
+    network = as_network(load_module(options.module or "")).to(device).eval().requires_grad_(False)
+    reader, root = options.dataset or "", options.data_root
+    pictures = load_pictures(reader, root, options.split, options.image_size, None, options.resize or "stretch")
+    chosen = choose_pictures(pictures, options.pictures, options.seed)
+    trial = Trial(
+        model=network,
+        images=to_float(chosen.images).to(device),
+        labels=chosen.labels.to(device),
+        eps=options.eps,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    path, folder = options.output_paths()
+    run = RunOptions(path, options.restarts, options.beta, command=command)
+    facts = ModuleFacts(
+        name=module_name(options.module or ""),
+        class_names=chosen.class_names,
+        data=str(root.absolute().name if reader == "image-folder" else reader),
+        more={"split": options.split, "reader": reader},
+    )
+    evaluation = module_evaluation(trial, facts, run)
+    evaluation.others = others
+    context = Context(options.eps, network.block is not None, len(chosen.class_names), run.betas, options.restarts)
+    attacks = build_attacks(list(options.attacks), context)
+    return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in options.attacks)
 
 
 def _load_network(path: Path, device: torch.device) -> tuple[SelfGradientNetwork, CheckpointInfo]:

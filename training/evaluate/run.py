@@ -33,7 +33,7 @@ from training.evaluate.diagnostics.convergence import Iteration, measure_converg
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.forward_passes import passes_shown
 from training.evaluate.measuring import Trial
-from training.evaluate.page import headline_sentence, page, warning
+from training.evaluate.page import page
 from training.evaluate.report import Report
 from training.evaluate.row_progress import RowProgress
 from training.evaluate.saved_report import FIX_OF_OTHERS
@@ -60,6 +60,7 @@ class Evaluation:
         betas: Sharpness of the smooth surrogates.
         graph: The exported graph, where it is attacked too.
         others: Saved reports of the same setting, whose rows are taken over too.
+        progress: Whether progress is shown on standard error.
     """
 
     trial: Trial[SelfGradientNetwork]
@@ -69,9 +70,10 @@ class Evaluation:
     betas: tuple[float, ...]
     graph: ExportedGraph | None = None
     others: tuple[Path, ...] = ()
+    progress: bool = True
 
     def run(self, attacks: Sequence[AttackOn[Any]], whole_curve: bool = False) -> list[Finding]:
-        """Run what a saved report does not have yet, save it and print it.
+        """Run what a saved report does not have yet, and save it.
 
         Args:
             attacks: The attacks, in order.
@@ -83,7 +85,7 @@ class Evaluation:
         done = self.report.take_over(self.path, attacks)
         for other in self.others:
             done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
-        if done:
+        if done and self.progress:
             print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
         self._check_gradients(attacks)
         self._check_determinism()
@@ -95,7 +97,6 @@ class Evaluation:
         self.report.checklist = [finding.as_dict() for finding in findings]
         self.report.likely_overestimated = likely_overestimated(findings)
         self.report.save(self.path)
-        self._print(findings)
         return findings
 
     def gradient_views(self, attacks: Sequence[AttackOn[Any]]) -> dict[str, LogitsFunction]:
@@ -116,8 +117,12 @@ class Evaluation:
             **averaged,
         }
 
-    def write_page(self, folder: Path) -> None:
-        """Write the Markdown page and the plots, beside the JSON file."""
+    def measure_curve(self) -> None:
+        """Measure accuracy at every budget of the plot, where the report does not have it yet."""
+        self._measure_curve(whole=True)
+
+    def write_page(self, folder: Path) -> list[str]:
+        """Write the Markdown page `evaluation.md` and the plots, and return the names of the plots."""
         folder.mkdir(parents=True, exist_ok=True)
         written = [
             name
@@ -136,7 +141,7 @@ class Evaluation:
             written.append("convergence.png")
         findings = checklist(self.report)
         write_atomically(folder / "evaluation.md", page(self.report, findings, written).encode())
-        print(f"wrote {folder / 'evaluation.md'} and {len(written)} plots")
+        return written
 
     def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:
         found = self.gradient_views(attacks)
@@ -233,31 +238,7 @@ class Evaluation:
         return iterations
 
     def _bar(self) -> tqdm:
-        return tqdm(unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60)
-
-    def _print(self, findings: Sequence[Finding]) -> None:
-        report = self.report
-        setting = report.setting
-        print(
-            f"{setting.get('data', '')}, {setting.get('split', '')} split, {len(self.trial)} pictures, "
-            f"L-inf eps {self.trial.eps:.4f}\n"
-        )
-        print(report.table())
-        print(f"\n{headline_sentence(report)}")
-        if report.block_effect is not None:
-            effect = report.block_effect
-            print(
-                f"block: moves a pixel by {255 * effect['correction_mean_abs']:.2f}/255 on average; off, "
-                f"{effect['answers_changed']:.1%} of the answers change, "
-                f"{effect['answers_changed_attacked']:.1%} of those on PGD-10 pictures"
-            )
-        print("\nmasking checklist:")
-        for finding in findings:
-            print(finding.line())
-        overestimated = warning(findings)
-        if overestimated:
-            print(f"\n{overestimated}")
-        print(f"wrote {self.path}")
+        return tqdm(unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress)
 
 
 def _pgd_10(trial: Trial[SelfGradientNetwork]) -> Tensor:

@@ -13,8 +13,7 @@ from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
-from sgn_serve.serving.answers import ErrorAnswer, Prediction, Predictions
-from sgn_serve.serving.model_card import ModelCard
+from sgn_serve.records import ErrorAnswer, ModelCard, Prediction, Predictions
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.setting_types import FLAGS
 from sgn_serve.settings import Settings

@@ -19,8 +19,8 @@ from sgn_serve.pictures.errors import (
     TooSlow,
     UnsupportedPixels,
 )
+from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
-from sgn_serve.serving.answers import Prediction
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
 from tests.sgn_serve.decoders import faults

@@ -1,0 +1,141 @@
+"""Describe what the service answers: one record for each kind of JSON.
+
+The service writes them and sgn_serve.client reads them. So nothing here loads a server or an engine.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from sgn_serve.pictures.resizing import Resize
+
+
+class ClassProbability(BaseModel):
+    """One class and its probability."""
+
+    label: str
+    index: int = Field(description="position of the class among the network's outputs, from 0")
+    probability: float = Field(description="softmax probability, 0 to 1")
+
+
+class Prediction(ClassProbability):
+    """The answer to one picture."""
+
+    top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
+    self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
+    plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
+    disagreement: float | None = Field(
+        description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
+        "from 0 (equal) to 1; the model card says how little or how much it tells of tampering"
+    )
+    suspicious: bool | None = Field(
+        description="with the block on, and where the service has a limit (SGN_MAX_DISAGREEMENT): whether the "
+        "disagreement is above it"
+    )
+    model: str = Field(description="SHA-256 of the checkpoint that the served graph was exported from")
+
+
+class Error(BaseModel):
+    """Why a request has no answer."""
+
+    code: str = Field(description="a constant for programs, such as not_an_image")
+    message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")
+    request_id: str = Field(description="as in the X-Request-ID header: finds the request in the log")
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error answer outside /v2."""
+
+    error: Error
+
+
+class Predictions(BaseModel):
+    """The answers to several pictures, in the order in which they were sent."""
+
+    predictions: list[Prediction | ErrorAnswer]
+
+
+class Preprocessing(BaseModel):
+    """Describe what happens to a picture before the network sees it."""
+
+    formats: list[str] = Field(description="formats of files that are taken, by Pillow's names")
+    suffixes: list[str] = Field(description="endings of the names of such files; their content alone counts")
+    height: int = Field(description="pixels that every picture is made")
+    width: int
+    resize_mode: Resize = Field(
+        description="what happens to a picture of another aspect: it is stretched, or its middle is cropped, or it is "
+        "padded with the background"
+    )
+    resize: str = "bilinear, antialiased when shrinking; none at the network's own size"
+    exif_orientation: str = "applied"
+    background: str = Field(description="what transparent pixels lie on, as #rrggbb")
+    input: str = "RGB, float32 in [0, 1]"
+    mean: list[float] | None = Field(description="subtracted within the network, per channel")
+    std: list[float] | None = Field(description="divided by within the network, per channel")
+
+
+class Row(BaseModel):
+    """One measured accuracy."""
+
+    block: str = Field(description="block on or block off")
+    attack: str
+    accuracy: float = Field(description="share of the pictures that are classified rightly under it")
+    parameters: dict[str, Any] | None = Field(description="everything the figure depends on; null where not recorded")
+
+
+class Measured(BaseModel):
+    """Accuracy on pictures that the network was not trained on, clean and attacked."""
+
+    data: str
+    split: str
+    pictures: int
+    norm: str
+    eps: float = Field(description="radius of the attacks, in units of pixel intensity")
+    restarts: int
+    seed: int
+    rows: list[Row]
+    lowest: dict[str, float] = Field(description="per block state: pictures that withstood every attack above")
+    block_effect: dict[str, float] | None
+    command: str
+
+
+class Flag(BaseModel):
+    """A sign that a measured accuracy is likely too high."""
+
+    name: str
+    verdict: str
+    value: float | None
+    threshold: str
+    detail: str
+
+
+class Limits(BaseModel):
+    """Limits of one request."""
+
+    max_images: int = Field(description="pictures of one request")
+    max_bytes: int = Field(description="bytes of a request's body")
+    max_pixels: int = Field(description="width times height of a picture")
+
+
+class ModelCard(BaseModel):
+    """Describe what is served."""
+
+    name: str
+    model: str = Field(description="SHA-256 of the checkpoint that the graph was exported from")
+    graph_sha256: str = Field(description="SHA-256 of the graph's file")
+    architecture: str | None
+    method: str | None = Field(description="how it was trained")
+    has_block: bool
+    block: dict[str, Any] | None = Field(description="shape of the self-gradient block")
+    data: str | None = Field(description="what it was trained on")
+    classes: list[str]
+    eps: float | None = Field(description="radius that it was trained against, in units of pixel intensity")
+    preprocessing: Preprocessing
+    training: dict[str, Any] = Field(description="recipe, seed, commit and versions, as the checkpoint records them")
+    measured: Measured | None = Field(description="null where no measurement of this checkpoint came with the graph")
+    flags: list[Flag] | None = Field(
+        description="signs of gradient masking that were found; null where nobody looked for them"
+    )
+    disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
+    max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
+    limits: Limits = Field(description="what one request may hold")

@@ -1,0 +1,332 @@
+"""Judging any module from Python, and against the package pyautoattack called directly."""
+
+import inspect
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from training.attacks.names import AttackError
+from training.evaluate import judge
+from training.evaluate.any_module import JudgeError
+from training.evaluate.saved_report import SavedReportError
+from training.networks.self_gradient import SelfGradientNetwork
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalised(nn.Module):
+    """As torchvision's and RobustBench's networks are used: it normalises by itself, and flattens with view()."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+        self.convolution = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.dropout = nn.Dropout(0.5)
+        self.linear = nn.Linear(6 * 16, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = F.relu(self.norm(self.convolution(images.sub_(self.mean).div_(self.std))))
+        pooled = F.adaptive_avg_pool2d(features, 4)
+        return self.linear(self.dropout(pooled.view(len(images), -1)))
+
+
+@pytest.fixture
+def module() -> Normalised:
+    torch.manual_seed(0)
+    return Normalised()
+
+
+def some_pictures(module: nn.Module, count: int = 16) -> tuple[Tensor, Tensor]:
+    """Pictures with the module's own answers as labels, but for the first one's."""
+    images = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    was = module.training
+    with torch.no_grad():
+        logits = module.eval()(images.clone())
+    module.train(was)
+    labels = logits.argmax(dim=1)
+    labels[0] = (labels[0] + 1) % logits.shape[1]
+    return images, labels
+
+
+def test_the_same_pictures_fall_as_under_autoattack_called_directly(module, monkeypatch):
+    images, labels = some_pictures(module)
+    module.eval()
+    # The package's check for dynamic defences switches tracing off for the whole process; it is not compared.
+    monkeypatch.setattr(sys, "settrace", lambda _: None)
+    driver = AutoAttack(lambda inputs: module(inputs.clone()), eps=2 / 255, seed=0, device="cpu", version="standard")
+    attacked, _ = driver.run_standard_evaluation(images.clone(), labels)
+    with torch.no_grad():
+        theirs = module(attacked.clone()).argmax(dim=1) == labels
+    assert 0 < int(theirs.sum()) < len(images) - 1, "some fall and some do not"
+
+    judged = judge(module, images, labels, eps=2 / 255, attacks="autoattack", progress=False)
+    right = torch.stack([row.right for row in judged.rows.values()]).all(dim=0)
+    assert right.tolist() == theirs.tolist()
+    assert judged.lowest == pytest.approx(theirs.float().mean().item())
+    assert list(judged.rows) == ["clean", "APGD-CE", "APGD-T", "FAB-T", "Square"]
+
+
+def test_the_module_stays_as_it_was(module):
+    images, labels = some_pictures(module)
+    module.train()
+    module.norm.eval()
+    module.linear.bias.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    torch.manual_seed(7)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    kept = images.clone()
+    judge(module, images, labels, attacks="fgsm", progress=False)
+    assert torch.equal(torch.rand(1), drawn), "torch's generator"
+    assert torch.equal(images, kept), "the module normalises in place"
+    assert (module.training, module.norm.training, module.dropout.training) == (True, False, True)
+    assert [parameter.requires_grad for parameter in module.linear.parameters()] == [True, False]
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not module._forward_pre_hooks
+    with pytest.raises(JudgeError):
+        judge(module, images, labels + 10, attacks="fgsm", progress=False)
+    assert module.training, "after an error too"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_the_caller_records_no_gradients(module, mode):
+    images, labels = some_pictures(module)
+    wanted = judge(module, images, labels, attacks="pgd-3", progress=False)
+    with mode():
+        found = judge(module, images + 0, labels, attacks="pgd-3", progress=False)
+    assert found.rows == {**wanted.rows, **found.rows}
+    assert [row.withstood for row in found.rows.values()] == [row.withstood for row in wanted.rows.values()]
+
+
+def test_the_report_as_text_and_files(module, tmp_path, capsys):
+    images, labels = some_pictures(module)
+    judged = judge(module, images, labels, data="noise", class_names=list("abcdefghij"), progress=False)
+    assert capsys.readouterr() == ("", "")
+    text = str(judged)
+    assert text.startswith("noise, 16 pictures, L-inf eps 0.0314\n\n| accuracy, % | block off |")
+    assert f"**{100 * judged.lowest:.1f}**" in text
+    assert "masking checklist:" in text
+    judged.to_json(tmp_path / "deep" / "report.json")
+    saved = json.loads((tmp_path / "deep" / "report.json").read_text())
+    assert saved["headline"] == {"lowest accuracy per picture": round(judged.lowest, 4)}
+    assert (
+        [row["title"] for row in saved["rows"]] == list(judged.rows) == ["clean", "FGSM", "PGD-10", "PGD-20", "CW-20"]
+    )
+    assert saved["setting"]["architecture"] == "Normalised"
+    assert judged.likely_overestimated == saved["robustness_likely_overestimated"]
+    page = judged.page(tmp_path / "page")
+    assert page.read_text().startswith(
+        "# Robustness of Normalised\n\nnoise, 16 pictures, seed 0, L-inf epsilon 8/255.\n"
+    )
+    names = {path.name for path in page.parent.iterdir()}
+    assert names == {
+        "evaluation.md",
+        "evaluation.json",
+        "accuracy_over_eps.png",
+        "accuracy_over_steps.png",
+        "gallery.png",
+    }
+    judge(module, images, labels, attacks="clean", progress=False).to_json(tmp_path / "other" / "evaluation.json")
+    other = judge(module, images, labels, eps=0.01, attacks="clean", progress=False)
+    with pytest.raises(SavedReportError, match=r"eps \(was .* pass another folder"):
+        other.page(tmp_path / "other")
+
+
+def test_a_saved_report_is_continued_and_no_other(module, tmp_path, monkeypatch, capsys):
+    images, labels = some_pictures(module)
+    save = tmp_path / "run"
+    first = judge(module, images, labels, attacks="fgsm", save=save)
+    assert (save / "evaluation.json").exists()
+    calls = []
+    forward = Normalised.forward
+
+    def counted(self: Normalised, inputs: Tensor) -> Tensor:
+        calls.append(inspect.stack()[2].function)
+        return forward(self, inputs)
+
+    both = judge(module, images, labels, attacks="fgsm,pgd-3", save=save / "evaluation.json")
+    assert "continuing after 2 of 3 attacks" in capsys.readouterr().err
+    assert both.rows["FGSM"] == first.rows["FGSM"]
+    assert list(both.rows) == ["clean", "FGSM", "PGD-3"]
+    monkeypatch.setattr(Normalised, "forward", counted)
+    judge(module, images, labels, attacks="fgsm,pgd-3", save=save, progress=False)
+    assert len(calls) <= 2, "the check alone"
+    monkeypatch.setattr(Normalised, "forward", lambda self, inputs: forward(self, inputs).flip(1))
+    with pytest.raises(SavedReportError, match="answers_sha256"):
+        judge(module, images, labels, attacks="fgsm", save=save, progress=False)
+    monkeypatch.setattr(Normalised, "forward", forward)
+    with torch.no_grad():
+        module.linear.bias += 1
+    with pytest.raises(SavedReportError, match="module_sha256"):
+        judge(module, images, labels, attacks="fgsm", save=save, progress=False)
+
+
+def test_a_network_with_a_block_has_both_columns(network):
+    model: SelfGradientNetwork = network(scale=8 / 255)
+    images = torch.rand(4, 3, 12, 12)
+    judged = judge(model, images, model(images).argmax(dim=1).detach(), attacks="fgsm", beta=[20.0], progress=False)
+    assert "| accuracy, % | block on | block off |" in str(judged)
+    assert list(judged.rows) == ["block on: clean", "block off: clean", "block on: FGSM", "block off: FGSM"]
+
+
+def test_grey_pictures_and_arrays(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    judged = judge(
+        module, torch.rand(6, 1, 8, 8).numpy(), [0, 1, 2, 0, 1, 2], attacks=["fgsm", "noise"], progress=False
+    )
+    assert list(judged.rows) == ["clean", "FGSM", "random noise, 100 draws"]
+    assert judged.page(tmp_path).exists()
+
+
+def test_a_random_module_is_told(module):
+    module.dropout = _AlwaysDropout()
+    images, labels = some_pictures(module)
+    text = str(judge(module, images, labels, attacks="fgsm", progress=False))
+    assert "robustness likely overestimated: " in text
+    assert "randomness" in text.splitlines()[-1]
+
+
+class _AlwaysDropout(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return F.dropout(features, 0.5, training=True)
+
+
+class _Around(nn.Module):
+    """A network with something done to its answer."""
+
+    def __init__(self, network: nn.Module, after: Any) -> None:
+        super().__init__()
+        self.network, self.after = network, after
+
+    def forward(self, images: Tensor) -> Any:
+        return self.after(self.network(images))
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (lambda logits: logits.softmax(1), "probabilities .* leave its softmax out, or return their logarithm"),
+        (lambda logits: logits.softmax(1).half(), "probabilities"),
+        (lambda logits: {"logits": logits}, "answers with a dict, not with one tensor"),
+        (lambda logits: (logits, logits), "answers with a tuple"),
+        (lambda logits: logits.argmax(1), r"answers 16 pictures with \(16,\), not with logits"),
+        (lambda logits: logits[:, :1], r"with \(16, 1\)"),
+        (lambda logits: logits[:-1], r"with \(15, 10\)"),
+        (lambda logits: (1000 * logits).long(), "in int64, not with logits"),
+        (lambda logits: logits / 0, "NaN or infinite for 16 of 16 pictures"),
+        (lambda logits: logits.detach(), "no gradient of the logits reaches the pictures"),
+        (lambda logits: logits.detach().requires_grad_(), "no gradient of the logits reaches the pictures"),
+        (lambda logits: logits[:, :5], "a label is [5-9], but the module answers for 5 classes, 0 to 4"),
+        (lambda logits: logits @ logits, r"fails on float32 pictures \(16, 3, 12, 12\) on cpu \(RuntimeError: mat1"),
+    ],
+)
+def test_answers_that_are_no_logits(module, after, message):
+    images, labels = some_pictures(module)
+    labels[5] = 9
+    with pytest.raises(JudgeError, match=message) as caught:
+        judge(_Around(module, after), images, labels, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_logarithm_of_probabilities_is_taken(module):
+    images, labels = some_pictures(module)
+    judged = judge(
+        _Around(module, lambda logits: logits.log_softmax(1)), images, labels, attacks="fgsm", progress=False
+    )
+    assert judged.rows["clean"].accuracy == 15 / 16
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), r"not uint8: pass images.float\(\) / 255"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.float64), "not float64"),
+        (torch.zeros(4, 8, 8, 3), r"permute\(0, 3, 1, 2\)"),
+        (torch.zeros(3, 8, 8), r"images\[None\]"),
+        (torch.zeros(4, 2, 8, 8), r"not \(4, 2, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8), r"not \(0, 3, 8, 8\)"),
+        (torch.full((4, 3, 8, 8), 255.0), "from 255 to 255: divide them by 255"),
+        (torch.full((4, 3, 8, 8), -1.0), "from -1 to -1: pass them as they are before normalisation"),
+        (torch.full((4, 3, 8, 8), math.nan), "not from nan"),
+        ("pictures", "must be a tensor or a NumPy array, not str"),
+    ],
+)
+def test_images_that_cannot_be_judged(module, images, message):
+    with pytest.raises(JudgeError, match=message):
+        judge(module, images, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2], r"must be \(4\), one for each picture, not \(3,\)"),
+        (torch.eye(4), r"labels.argmax\(1\)"),
+        ([0.0, 1.0, 2.0, 3.0], "whole numbers, the indices of the classes, not float64"),
+        ([True, False, True, True], "not bool"),
+        ([0, 1, 2, -1], "0 or more, not -1"),
+        (["a", "b", "c", "d"], "must be a tensor or a NumPy array"),
+        ([0, 1, 2, 10], "a label is 10, but the module answers for 10 classes"),
+    ],
+)
+def test_labels_that_cannot_be_judged(module, labels, message):
+    with pytest.raises(JudgeError, match=message):
+        judge(module, torch.rand(4, 3, 12, 12), labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": 8}, r"^eps must be in \(0, 1\], units of pixel intensity, not 8; write 8 of 255 levels as 8/255"),
+        ({"batch_size": 0}, "^batch_size must be at least 1, not 0"),
+        ({"seed": -1}, "^seed must be"),
+        ({"beta": [0.0]}, "^beta must be above 0"),
+        ({"class_names": ["a", "b"]}, "answers for 10 classes, but 2 class names are given"),
+    ],
+)
+def test_options_out_of_range(module, options, message):
+    with pytest.raises(JudgeError, match=message):
+        judge(module, torch.rand(4, 3, 12, 12), [0, 1, 2, 3], **options)
+
+
+def test_other_wrong_arguments(module):
+    images, labels = some_pictures(module)
+    with pytest.raises(TypeError, match="no argument 'epsilon'; it has seed, "):
+        judge(module, images, labels, epsilon=0.1)  # type: ignore[call-arg]
+    with pytest.raises(AttackError, match="unknown attack 'quickly'"):
+        judge(module, images, labels, attacks="quickly", progress=False)
+    with pytest.raises(JudgeError, match=r"must be a torch\.nn\.Module, not function"):
+        judge(lambda inputs: inputs, images, labels)  # type: ignore[arg-type]
+
+
+def test_a_module_on_two_devices(module):
+    images, labels = some_pictures(module)
+    module.linear.to("meta")
+    with pytest.raises(JudgeError, match="on cpu and meta: move it to one device"):
+        judge(module, images, labels)
+
+
+def test_importing_the_package_loads_no_pytorch(project_root: Path) -> None:
+    program = (
+        "import sys, training.evaluate\nprint('training.evaluate.judging' in sys.modules)\n"
+        "from training.evaluate import judge\nprint(judge.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["False", "judge"]

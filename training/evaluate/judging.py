@@ -1,0 +1,288 @@
+"""Judge any module from Python: attacks, diagnostics and the report of the command line, on pictures in memory."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import nn
+
+from training.attacks.registry import Context, build_attacks
+from training.common.command_line import OptionError, flag
+from training.common.described_options import described_options
+from training.common.provenance import current_versions, git_commit
+from training.derivatives.piecewise_linear import is_piecewise_linear
+from training.evaluate.any_module import (
+    JudgeError,
+    as_network,
+    being_judged,
+    check_answers,
+    checked_images,
+    checked_labels,
+    device_of,
+    module_sha256,
+    tensors_sha256,
+)
+from training.evaluate.checklist import Finding
+from training.evaluate.measuring import Trial
+from training.evaluate.options import REPORT, Options
+from training.evaluate.page import summary
+from training.evaluate.report import FORMAT, Report, Row
+from training.evaluate.run import Evaluation
+from training.evaluate.saved_report import read_saved
+from training.networks.self_gradient import SelfGradientNetwork
+
+
+class JudgeOptions(TypedDict, total=False):
+    """Options of judge that are seldom needed.
+
+    Attributes:
+        seed: Seed of the attacks' starts; 0.
+        batch_size: Pictures that are attacked at once; 250.
+        restarts: Restarts of PGD-K and CW-K; 1.
+        beta: Sharpness of the smooth surrogates, for a network with a block; 5, 20 and 100.
+        class_names: Names of the classes, for the page.
+        data: What the pictures are, for the report.
+        progress: Whether progress is shown on standard error; True.
+    """
+
+    seed: int
+    batch_size: int
+    restarts: int
+    beta: Sequence[float]
+    class_names: Sequence[str]
+    data: str
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The robustness report of a module. `print` shows it as the command line does.
+
+    Attributes:
+        report: The rows, measurements and settings.
+        findings: The items of the masking checklist.
+    """
+
+    report: Report
+    findings: tuple[Finding, ...]
+    _evaluation: Evaluation
+
+    @property
+    def lowest(self) -> float:
+        """The lowest accuracy per picture, in [0, 1]: pictures that are right and withstood every attack."""
+        return self.report.headline()
+
+    @property
+    def likely_overestimated(self) -> bool:
+        """Whether the checklist says that the figures are likely too high."""
+        return bool(self.report.likely_overestimated)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The result of each attack, by its title; with a block, "block on" or "block off" stands before it."""
+        several = len(self.report.states()) > 1
+        return {(row.label if several else row.title): result for row, result in self.report.rows.items()}
+
+    def __str__(self) -> str:
+        """Return the table, the headline and the checklist as text."""
+        return summary(self.report, self.findings)
+
+    def to_json(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON, in place of what is there.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
+        self.report.save(Path(path))
+
+    def page(self, folder: str | PathLike[str]) -> Path:
+        """Write the JSON, a Markdown page and the plots, and return the page's path.
+
+        Accuracy at every budget of the plot is measured for it, which takes as long as a few attacks.
+
+        Raises:
+            SavedReportError: The folder holds a report of something else.
+            WriteError: A file cannot be written.
+        """
+        evaluation, folder = self._evaluation, Path(folder)
+        read_saved(folder / REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
+        trial = evaluation.trial
+        with being_judged(trial.model, trial.images.device, trial.seed):
+            evaluation.path = folder / REPORT
+            evaluation.measure_curve()
+            self.report.save(evaluation.path)
+            evaluation.write_page(folder)
+        return folder / "evaluation.md"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a module is judged, besides its trial.
+
+    Attributes:
+        path: File that the report is saved to after each attack.
+        restarts: Restarts of PGD-K and CW-K.
+        betas: Sharpness of the smooth surrogates.
+        progress: Whether progress is shown on standard error.
+        command: What the report says that it was made with.
+    """
+
+    path: Path
+    restarts: int = 1
+    betas: tuple[float, ...] = (5.0, 20.0, 100.0)
+    progress: bool = True
+    command: str = "training.evaluate.judge"
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """Facts of a module and its pictures, for the report.
+
+    Attributes:
+        name: What the module is called.
+        class_names: Names of the classes. Empty where nobody has named them.
+        data: What the pictures are. "" where nobody has said so.
+        more: Other entries of the report's setting.
+    """
+
+    name: str
+    class_names: tuple[str, ...] = ()
+    data: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run: RunOptions) -> Evaluation:
+    """Check a module on the first pictures, and return its evaluation, whose report has no rows yet.
+
+    Torch's global generator is set to the trial's seed.
+
+    Raises:
+        JudgeError: The module does not answer as it should.
+    """
+    torch.manual_seed(trial.seed)
+    logits = check_answers(trial, facts.class_names)
+    module = trial.model if trial.model.block is not None else trial.model.backbone
+    setting: dict[str, Any] = {
+        "architecture": facts.name,
+        "module_sha256": module_sha256(module),
+        # The weights do not say what forward does with them. These answers change when it does something else.
+        "answers_sha256": tensors_sha256(logits.argmax(dim=1)),
+        "data": facts.data,
+        "pictures": len(trial),
+        "norm": "L-inf",
+        "eps": trial.eps,
+        "restarts": run.restarts,
+        "seed": trial.seed,
+        "batch_size": trial.batch_size,
+        "pictures_sha256": tensors_sha256(trial.images, trial.labels),
+        **facts.more,
+    }
+    if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
+        # The rows whose view is "held" go through both passes then (views.plain_view).
+        setting["plain_gradient"] = "both passes"
+    about = {
+        "command": run.command,
+        "versions": current_versions(),
+        "git_commit": git_commit(),
+        "device": str(trial.images.device),
+    }
+    names = facts.class_names or tuple(map(str, range(logits.shape[1])))
+    return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress)
+
+
+def judge(
+    module: nn.Module,
+    images: Any,
+    labels: Any,
+    eps: float = 8 / 255,
+    attacks: str | Sequence[str] = "quick",
+    save: str | PathLike[str] | None = None,
+    **options: Unpack[JudgeOptions],
+) -> Judgement:
+    """Attack a module, and report what it withstands and whether to believe it.
+
+    The module stays as it was: its mode, its parameters' requires_grad and torch's generators are restored. It is
+    judged in evaluation mode, on the device that it is on. Gradients flow through all that its forward does, so
+    normalisation belongs into the module.
+
+    Args:
+        module: From images in [0, 1], (N, 3, H, W), to logits, (N, classes). A SelfGradientNetwork is judged with its
+            block on and off.
+        images: (N, 3, H, W) float32 in [0, 1], or (N, 1, H, W): a tensor or an array.
+        labels: (N), indices of the classes. The checks and plots take the first pictures, so shuffle sorted ones.
+        eps: L-inf budget, in units of pixel intensity.
+        attacks: Presets and names as of `--attacks`: "quick", "autoattack,square", ["paper", "restarts"].
+        save: A .json file, or a folder for `evaluation.json`. The report is saved there after each attack, and a call
+            that was interrupted continues there after its last batch. None saves nothing.
+        options: See JudgeOptions.
+
+    Returns:
+        The report.
+
+    Raises:
+        JudgeError: The module, the pictures or an option are not as they must be. The message names the fix.
+        AttackError: An attack is unknown, or does not apply to this module.
+        SavedReportError: `save` holds a report of something else.
+        WriteError: The report cannot be saved.
+    """
+    names = [attacks] if isinstance(attacks, str) else list(attacks)
+    network, pictures = as_network(module), checked_images(images)
+    indices = checked_labels(labels, len(pictures))
+    device = device_of(module, pictures.device)
+    given = _checked_options(eps, options)
+    facts = ModuleFacts(type(module).__qualname__, tuple(given.get("class_names", ())), given.get("data", ""))
+    with ExitStack() as stack:
+        seed = given.get("seed", 0)
+        stack.enter_context(being_judged(network, device, seed))
+        trial = Trial(
+            model=network,
+            images=pictures.to(device, copy=True).contiguous(),  # ordinary tensors, even if made in inference mode
+            labels=indices.to(device, copy=True),
+            eps=eps,
+            seed=seed,
+            batch_size=given.get("batch_size", 250),
+        )
+        run = RunOptions(
+            path=_report_path(save) or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
+            restarts=given.get("restarts", 1),
+            betas=tuple(given.get("beta", (5.0, 20.0, 100.0))),
+            progress=given.get("progress", True),
+        )
+        evaluation = module_evaluation(trial, facts, run)
+        context = Context(eps, network.block is not None, len(evaluation.class_names), run.betas, run.restarts)
+        whole_curve = any("full" in name.split(",") for name in names)
+        findings = evaluation.run(build_attacks(names, context), whole_curve)
+    return Judgement(evaluation.report, tuple(findings), evaluation)
+
+
+def _report_path(save: str | PathLike[str] | None) -> Path | None:
+    if save is None:
+        return None
+    path = Path(save)
+    return path if path.suffix == ".json" else path / REPORT
+
+
+def _checked_options(eps: float, options: JudgeOptions) -> JudgeOptions:
+    """Return the options of judge, checked as those of the command line.
+
+    Raises:
+        JudgeError: One is out of range.
+        TypeError: One is unknown.
+    """
+    unknown = options.keys() - JudgeOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"judge() has no argument {min(unknown)!r}; it has {', '.join(JudgeOptions.__annotations__)}")
+    checks = {item.name: item.option for item in described_options(Options)}
+    numbers: dict[str, Any] = {"eps": eps, **options}
+    for name in checks.keys() & numbers.keys():
+        value = numbers[name]
+        try:
+            checks[name].check(name, tuple(value) if name == "beta" else value)
+        except OptionError as error:
+            raise JudgeError(str(error).replace(flag(name), name)) from None
+    return options

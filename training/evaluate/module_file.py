@@ -1,0 +1,70 @@
+"""Load the network of --module: what a function of a Python file returns."""
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from training.common.errors import one_line
+from training.evaluate.any_module import JudgeError
+
+_EXAMPLE = "write it like models/my.py:build"
+
+
+def load_module(given: str) -> nn.Module:
+    """Return the module that the function of a file returns. The file may import what lies beside it.
+
+    Args:
+        given: The file and the name of the function, such as "models/my.py:build".
+
+    Raises:
+        JudgeError: There is no such file or function, it fails, or it returns something else. Where the file's own
+            code fails, the message names the line.
+    """
+    file, _, name = given.rpartition(":")
+    path = Path(file)
+    if not file or path.suffix != ".py" or not name.isidentifier():
+        raise JudgeError(f"--module {given}: no Python file and function; {_EXAMPLE}")
+    if not path.is_file():
+        raise JudgeError(f"--module {given}: there is no file {path}; {_EXAMPLE}")
+    build = getattr(_run_file(given, path), name, None)
+    if not callable(build):
+        raise JudgeError(f"--module {given}: {path} defines no function {name!r}; {_EXAMPLE}")
+    try:
+        built: Any = build()
+    except Exception as error:
+        raise JudgeError(_failure(given, path, error)) from error
+    if not isinstance(built, nn.Module):
+        raise JudgeError(f"--module {given}: {name}() returns a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _run_file(given: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+    if spec is None or spec.loader is None:
+        raise JudgeError(f"--module {given}: Python cannot import {path}; {_EXAMPLE}")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file beside it takes the place of no library
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look a class's module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise JudgeError(_failure(given, path, error)) from error
+    return module
+
+
+def _failure(given: str, path: Path, error: Exception) -> str:
+    """Return an error of the file's own code as one line, with the last line of that file that it went through."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
+    where = f", line {lines[-1]}" if lines else ""
+    if isinstance(error, SyntaxError):
+        where = f", line {error.lineno}"
+    return f"--module {given}: {type(error).__name__}: {one_line(error)} ({path.name}{where})"
