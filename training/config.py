@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
-from training.data.loading import DATASETS
+from training.data.automatic_split import TEST_SHARE
+from training.data.loading import DATASETS, VALIDATION_AT_MOST, VALIDATION_SHARE
 from training.networks.activations import ACTIVATIONS
 from training.networks.backbones import KNOWN
 from training.networks.self_gradient import GradientScaling
@@ -29,7 +30,7 @@ _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyc
 """Options that one schedule alone has."""
 
 
-_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0}
+_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0, "test_share": TEST_SHARE}
 """Options, with their defaults, that some saved configurations are older than."""
 
 
@@ -43,7 +44,7 @@ class TrainConfig:
         OptionError: A value is out of range, or excludes another one.
     """
 
-    dataset: Annotated[str, Option("which reader reads --data-root", choices=DATASETS, required=True)]
+    dataset: Annotated[str, Option("which reader reads --data-root", choices=DATASETS)] = "image-folder"
     arch: Annotated[str, Option(f"backbone: {KNOWN}")] = "wrn-28-10"
     method: Annotated[
         str,
@@ -57,7 +58,11 @@ class TrainConfig:
     ] = ""
     image_size: Annotated[
         int | None,
-        Option("side in pixels that an image folder's pictures are resized to", minimum=1, default="their own size"),
+        Option(
+            "side in pixels that an image folder's pictures are resized to",
+            minimum=1,
+            default="their common size; that of --init-from or of the timm network, or 32 to 128, where sizes differ",
+        ),
     ] = None
     resize: Annotated[
         Resize,
@@ -253,7 +258,23 @@ class TrainConfig:
     ] = 0.0
     crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
     flip: Annotated[bool, Option("random mirror images")] = True
-    validation_pictures: Annotated[int, Option("training pictures held out for validation", above=0)] = 2000
+    test_share: Annotated[
+        float,
+        Option(
+            "share of each class that is kept to judge on, where an image folder has neither train/ nor test/",
+            above=0,
+            below=1,
+            unit="a share of the pictures",
+        ),
+    ] = TEST_SHARE
+    validation_pictures: Annotated[
+        int | None,
+        Option(
+            "training pictures held out for validation",
+            above=0,
+            default=f"{100 * VALIDATION_SHARE:g} % of them, at most {VALIDATION_AT_MOST}",
+        ),
+    ] = None
     validation_attacked: Annotated[int, Option("how many of them are attacked after each epoch", above=0)] = 500
     # NumPy's range of seeds; torch's generators overflow at 2**43, because the trainer multiplies by a million.
     seed: Annotated[int, Option("seed of everything random", minimum=0, below=2**32)] = 0

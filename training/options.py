@@ -1,7 +1,9 @@
 """The command line of `python -m training`, made from what TrainConfig says of its options."""
 
 import argparse
+import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,13 @@ from training.config import METHODS, TrainConfig, check_given, check_side, recip
 from training.data.archives import ARCHIVES, IMAGE_SIZE
 from training.data.loading import DATASETS
 from training.networks.activations import with_activation
-from training.networks.backbones import build_backbone, strides_over_one_pixel
+from training.networks.backbones import build_backbone, strides_over_one_pixel, usual_image_size
 from training.networks.errors import ArchitectureError
+
+LARGEST_OWN_SIDE = 512
+"""Longest side in pixels of pictures of one size that are not resized, where nobody says to what."""
+_SIDES = (32, 64, 96, 128)
+"""Sides that pictures of several sizes are resized to, where neither the user nor the backbone says to what."""
 
 
 def hardware_precision(device: torch.device) -> str:
@@ -69,14 +76,14 @@ def configure(arguments: argparse.Namespace, device: torch.device) -> TrainConfi
     """
     given = given_options(TrainConfig, arguments)
     method = given.get("method", "self-gradient")
-    defaults = recipe_defaults(given["dataset"], method) | {"precision": hardware_precision(device)}
+    defaults = recipe_defaults(given.get("dataset", "image-folder"), method) | {"precision": hardware_precision(device)}
     config = TrainConfig(**(defaults | given))
     check_given(config, given)
-    _check_backbone(config, device)
+    check_backbone(config, device)
     return config
 
 
-def _check_backbone(config: TrainConfig, device: torch.device) -> None:
+def check_backbone(config: TrainConfig, device: torch.device) -> None:
     """Build the backbone for pictures of the size that is known before they are read, and try a single one.
 
     Raises:
@@ -106,6 +113,36 @@ def _check_backbone(config: TrainConfig, device: torch.device) -> None:
             f"{config.arch} cannot be trained on one picture of {side}x{side} at a time ({first_line(error)}); pass a "
             "larger --batch-size or --image-size"
         ) from None
+
+
+def with_image_size(config: TrainConfig, sizes: list[tuple[int, int]], start: int | None) -> tuple[TrainConfig, str]:
+    """Return the configuration with the image size of a folder's pictures, and a line that says so.
+
+    Args:
+        config: The configuration. An image size in it stays, and the line is empty then.
+        sizes: The (height, width) of the pictures, in pixels.
+        start: Side of the pictures of the network that training starts from; None where it starts anew.
+
+    Returns:
+        An image size of None leaves pictures of one size as they are.
+    """
+    if config.image_size is not None:
+        return config, ""
+    usual = usual_image_size(config.arch)
+    common = sizes[0] if len(set(sizes)) == 1 else None
+    if common is not None and max(common) <= (usual or LARGEST_OWN_SIDE):
+        return config, ""
+    if start is not None:
+        side, why = start, f"as for {config.init_from}"
+    elif usual is not None:
+        side, why = usual, f"which {config.arch} is made for"
+    else:
+        middle = statistics.median(min(size) for size in sizes)
+        side = max((side for side in _SIDES if side <= middle), default=_SIDES[0])
+        why = f"by the median of their shorter sides, {middle:g}, and at most {_SIDES[-1]}"
+    found = f"{len(set(sizes)):,} sizes" if common is None else f"{common[1]}x{common[0]}"
+    line = f"pictures of {found} are resized to {side}x{side}, {why}; --image-size PIXELS takes another size"
+    return replace(config, image_size=side), line
 
 
 def variations(item: DescribedOption) -> Iterator[str]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from training.common.errors import one_line
-from training.data.picture_set import DatasetError, PictureSet, Split
+from training.data.automatic_split import Split
+from training.data.picture_set import DatasetError, PictureSet
 
 IMAGE_SIZE = 32
 

@@ -17,6 +17,8 @@ from training.data.loading import DATASETS
 
 REPORT = "evaluation.json"
 """The name of a report."""
+PICTURES = 1000
+"""Pictures that are judged where nobody says how many."""
 ELSEWHERE = Path("runs") / "evaluations"
 """Folder of reports that have no place beside their checkpoint."""
 
@@ -37,7 +39,14 @@ class Options:
         Option("which reader reads --data-root", choices=DATASETS, default="the one that it was trained with"),
     ] = None
     split: Annotated[Literal["test", "train"], Option("part of the data set")] = "test"
-    pictures: Annotated[int, Option("how many pictures, the same number of each class", minimum=1)] = 1000
+    pictures: Annotated[
+        int | None,
+        Option(
+            "how many pictures, the same number of each class",
+            minimum=1,
+            default=f"{PICTURES}, or all where there are fewer",
+        ),
+    ] = None
     attacks: Annotated[
         tuple[str, ...], Option("presets and names of attacks, see the list of both", metavar="A", some=True)
     ] = DEFAULT

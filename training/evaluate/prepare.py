@@ -1,5 +1,6 @@
 """Load everything that an evaluation needs, and check that it fits together before any costly work."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from training.common.command_line import OptionError
 from training.common.devices import checked_device
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
+from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.measuring import Trial
-from training.evaluate.options import REPORT, Options
+from training.evaluate.options import PICTURES, REPORT, Options
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
@@ -166,8 +168,16 @@ def _load_pictures(options: Options, info: CheckpointInfo) -> PictureSet:
         DatasetError: They cannot be read, or are not of the network's size or classes.
     """
     reader, image_size = _reader(options, info), info.recipe.get("image_size")
-    pictures = load_pictures(reader, options.data_root, options.split, image_size, info.class_names, info.resize)
-    chosen = choose_pictures(pictures, options.pictures, options.seed)
+    part = Part(options.split, info.split)
+    pictures = load_pictures(reader, options.data_root, part, image_size, info.class_names, info.resize)
+    wanted = options.pictures or PICTURES
+    chosen = choose_pictures(pictures, wanted, options.seed, strict=options.pictures is not None)
+    if len(chosen) < wanted:
+        print(
+            f"all {len(chosen):,} pictures of the {options.split} part are judged, which is less than {wanted:,}",
+            file=sys.stderr,
+            flush=True,
+        )
     found = (chosen.images.shape[2], chosen.images.shape[3])
     if found != info.image_size:
         raise DatasetError(

@@ -103,6 +103,7 @@ class Trainer:
             seed=config.seed,
             activation=config.activation,
             resize=config.resize,
+            split=pictures.split,
             recipe=config.as_dict(),
             versions=current_versions(),
             git_commit=git_commit(),
@@ -360,6 +361,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self.info.split is not None:
+            state["split"] = self.info.split.as_values()
         if self.average is not None:
             # The count includes the network before the first step, which is not a step.
             state |= {

@@ -14,9 +14,17 @@ import torch
 
 from training.common.errors import TrainingError
 from training.config import TrainConfig
+from training.data.automatic_split import AutomaticSplit, Part
 from training.data.loading import load_pictures, split_indices
 from training.data.picture_set import DatasetError
-from training.loop.state import TrainerError, describe_pictures, differing_pictures, differing_settings, load_state
+from training.loop.state import (
+    TrainerError,
+    describe_pictures,
+    differing_pictures,
+    differing_settings,
+    load_state,
+    with_saved_defaults,
+)
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
 
@@ -50,20 +58,20 @@ class DataSource:
 
 
 @cache
-def training_pictures(source: DataSource, held_out: int, seed: int) -> dict[str, Any] | None:
+def training_pictures(source: DataSource, config: TrainConfig) -> dict[str, Any] | None:
     """Return what a training state says about its pictures; None where the pictures are not here.
 
     Args:
         source: The pictures.
-        held_out: How many are held out for validation.
-        seed: Seed of that draw.
+        config: Configuration of the training, which says how they are divided and resized.
     """
     try:
-        pictures = load_pictures(source.reader, source.data_root, "train")
+        part = Part("train", AutomaticSplit(config.test_share, config.seed))
+        pictures = load_pictures(source.reader, source.data_root, part, config.image_size, resize=config.resize)
     except DatasetError:
         # A network that was trained elsewhere can still be judged.
         return None
-    mean, _ = pictures.channel_statistics(split_indices(pictures, held_out, seed)[0])
+    mean, _ = pictures.channel_statistics(split_indices(pictures, config.validation_pictures, config.seed)[0])
     return describe_pictures(pictures, mean)
 
 
@@ -143,12 +151,12 @@ class Experiment:
         saved = TrainConfig.from_dict(state["config"])
         fix = f"give what it was trained with, or move {self.directory} away to train it anew"
         arguments = build_parser().parse_args(self.training_command(resume=False)[2:])
-        config = configure(arguments, torch.device("cpu"))
+        config = with_saved_defaults(configure(arguments, torch.device("cpu")), saved)
         # The command leaves the precision to the hardware.
         differing = differing_settings(saved, replace(config, precision=saved.precision))
         if differing:
             raise ReproductionError(f"{self.directory} was trained with other settings: {differing}; {fix}")
-        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed)
+        pictures = training_pictures(self.source, saved)
         if pictures is not None and (differing := differing_pictures(state, pictures)):
             raise ReproductionError(f"{self.directory} was trained on other pictures ({differing}); {fix}")
 

@@ -83,6 +83,7 @@ ELSEWHERE = {
     "weight_decay": "torch.optim.SGD's",
     "ema_decay": "tests/training/loop/test_weight_average.py",
     "precision": "below",
+    "test_share": "tests/training/data/test_automatic_split.py",
     "validation_pictures": "tests/training/data/test_loading.py",
     "validation_attacked": "tests/training/loop/test_validation.py",
     "seed": "tests/training/loop/test_resuming.py",
