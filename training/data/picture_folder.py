@@ -100,6 +100,21 @@ def part_folder(root: Path, name: Split) -> Path:
     return root if is_undivided(root) else root / name
 
 
+def in_test_part(root: Path, class_names: Sequence[str], split: AutomaticSplit | None) -> Callable[[Path], bool]:
+    """Return a function that tells which pictures of a folder a network was not trained on.
+
+    Args:
+        root: The folder.
+        class_names: The network's classes.
+        split: How its own folder was divided. None, and a folder without its class folders, give all pictures.
+    """
+    if split is None or not is_undivided(root) or not all((root / name).is_dir() for name in class_names):
+        return lambda path: True
+    bounds = dict(zip(class_names, split.bounds, strict=True))
+    # A key is never below the empty text: pictures of other classes are no test pictures.
+    return lambda path: split.key(path) <= bounds.get(path.relative_to(root).parts[0], "")
+
+
 def _check_not_nested(root: Path, class_names: Sequence[str]) -> None:
     """Refuse a folder that holds a data set, such as data/ where data/photos/train is.
 

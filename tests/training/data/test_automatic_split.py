@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from export.check.pictures import PicturesError, pictures_under
 from tests.training.checkpoints import tiny_info
 from tests.training.conftest import COLOURS
 from tests.training.tiny_run import failure
@@ -16,6 +17,7 @@ from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.command import main
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.loading import load_pictures
+from training.data.picture_folder import in_test_part
 from training.data.picture_set import DatasetError
 from training.evaluate import command as judge
 
@@ -183,6 +185,19 @@ def test_what_cannot_be_divided_is_refused(photos: Path, picture_folder: Path, r
     split = AutomaticSplit(bounds=("0" * 16,) * 3)
     with pytest.raises(DatasetError, match="no picture of class 'blue' is in the test part"):
         load_pictures("image-folder", picture_folder / "train", Part("test", split))
+
+
+def test_export_compares_precisions_on_the_test_part(photos: Path) -> None:
+    test = load_pictures("image-folder", photos, "test", 8)
+    assert test.split is not None
+    wanted = in_test_part(photos, test.class_names, test.split)
+    assert [path for path in sorted(photos.rglob("*.*")) if wanted(path)] == sorted(test.files)
+    taken = pictures_under(photos, 12, (8, 8), wanted=wanted)
+    assert torch.equal((255 * taken).round().to(torch.uint8), test.images)
+    with pytest.raises(PicturesError, match="12 pictures, but 13 are needed"):
+        pictures_under(photos, 13, (8, 8), wanted=wanted)
+    assert all(map(in_test_part(photos, test.class_names, None), photos.rglob("*.*")))
+    assert all(map(in_test_part(photos / "red", test.class_names, test.split), (photos / "red").iterdir()))
 
 
 def test_a_description_carries_the_split_and_refuses_others() -> None:
