@@ -31,7 +31,7 @@ class ProgressBar:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             disable=not visible,
         )
-        self._epoch_figures: dict[str, str] = {}
+        self._terminal, self._epoch_figures = terminal, dict[str, str]()
         self.start_epoch()
 
     def start_epoch(self) -> None:
@@ -56,6 +56,10 @@ class ProgressBar:
             return
         speed = {"images/s": f"{self.images_per_second:.0f}"}
         self._bar.set_postfix(speed | figures | self._epoch_figures, refresh=False)
+
+    def stage(self, name: str) -> None:
+        """Show what is done between two epochs, such as "validation: pgd10". A log file gets no line for it."""
+        self._bar.set_postfix({"now": name} | self._epoch_figures, refresh=self._terminal)
 
     def close(self) -> None:
         """Leave the bar as it is and end its line."""

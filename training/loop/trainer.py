@@ -231,7 +231,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
             "train_accuracy": accuracy,
-            **self.validation.measure(evaluated),
+            **self.validation.measure(evaluated, lambda name: bar.stage(f"validation: {name}")),
             "train_images_per_second": images_per_second,
         }
         self._validation_seconds = time.perf_counter() - validation_began
@@ -257,6 +257,7 @@ class Trainer:
             "core_seconds": progress.core_seconds,
             "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
         }
+        bar.stage("saving")
         with self.shard.fail_together():
             if log is not None:
                 # The state is written last. Whatever a kill leaves undone, the epoch is repeated from the state before.
