@@ -30,7 +30,12 @@ _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyc
 """Options that one schedule alone has."""
 
 
-_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0, "test_share": TEST_SHARE}
+_LATER: dict[str, Any] = {
+    "resize": "stretch",
+    "random_resized_crop": 0.0,
+    "test_share": TEST_SHARE,
+    "freeze_backbone": False,
+}
 """Options, with their defaults, that some saved configurations are older than."""
 
 
@@ -85,6 +90,14 @@ class TrainConfig:
             default="random weights",
         ),
     ] = ""
+    freeze_backbone: Annotated[
+        bool,
+        Option(
+            "train the self-gradient block alone: the backbone of --init-from stays as it is, with its batch-norm "
+            "statistics and its normalisation of pictures",
+            methods=_SELF_GRADIENT,
+        ),
+    ] = False
     epochs: Annotated[int, Option("passes over the training pictures", above=0)] = 200
     minutes: Annotated[
         float,
@@ -311,6 +324,13 @@ class TrainConfig:
                 "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
                 "--resize crop and --image-size too, such as --image-size 224"
             )
+        if self.freeze_backbone:
+            if not self.init_from:
+                raise OptionError(
+                    "--freeze-backbone keeps a trained backbone as it is; name its network by --init-from"
+                )
+            if self.weight_perturbation > 0:
+                raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")
         if self.method == "gradient-oracle" and self.init_from:
             raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 

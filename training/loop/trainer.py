@@ -86,6 +86,9 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
+        if config.freeze_backbone:
+            _, start = load_checkpoint(Path(config.init_from))
+            mean, std = start.mean, start.std
         self.augmentation = Augmentation(
             config, mean, len(pictures.class_names), None if whole is None else whole.aspects
         )
@@ -112,6 +115,7 @@ class Trainer:
         if config.init_from and state is None:
             other, _ = load_checkpoint(Path(config.init_from))
             self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        self.model.backbone.requires_grad_(not config.freeze_backbone)
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
@@ -142,7 +146,10 @@ class Trainer:
         # Weight decay drives the block's output to zero within a few epochs (measured: 8e-6), so the block gets none.
         block = list(self.model.block.parameters()) if self.model.block is not None else []
         groups: list[dict[str, Any]] = [
-            {"params": list(self.model.backbone.parameters()), "weight_decay": self.config.weight_decay},
+            {
+                "params": [parameter for parameter in self.model.backbone.parameters() if parameter.requires_grad],
+                "weight_decay": self.config.weight_decay,
+            },
             {"params": block, "weight_decay": 0.0},
         ]
         return torch.optim.SGD(
@@ -287,6 +294,8 @@ class Trainer:
         The end of a time budget cuts the epoch short.
         """
         self.model.train()
+        if self.config.freeze_backbone:
+            self.model.backbone.eval()  # batch norm keeps its statistics, and normalises by them
         sums = torch.zeros(2, device=self.device)
         steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
         for index, (images, labels, chosen) in enumerate(batches(self.pictures, self.train_indices, batch_size)):

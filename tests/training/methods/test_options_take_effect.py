@@ -77,6 +77,7 @@ ELSEWHERE = {
     "image_size": "tests/training/data/test_loading.py",
     "resize": "tests/test_one_reader.py",
     "init_from": "tests/training/loop/test_trainer.py",
+    "freeze_backbone": "tests/training/loop/test_frozen_backbone.py",
     "minutes": "tests/training/loop/test_time_budget.py",
     "batch_size": "how many pictures a step has",
     "momentum": "torch.optim.SGD's",
