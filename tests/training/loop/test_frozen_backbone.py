@@ -33,6 +33,7 @@ def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder,
     torch.testing.assert_close(trained.plain_logits(images), network.eval()(images))
 
     state = torch.load(runs / "block" / "state.pt", weights_only=True)
+    assert trained.block is not None
     assert len(state["optimizer"]["param_groups"]) == 1
     assert len(state["optimizer"]["state"]) == len(list(trained.block.parameters()))
     assert any(entry["momentum_buffer"].abs().max() > 0 for entry in state["optimizer"]["state"].values())
