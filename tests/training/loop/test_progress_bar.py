@@ -35,6 +35,8 @@ def test_validation_and_saving_are_shown(picture_folder, runs, monkeypatch):
     places = [shown.index(f"now=validation: {name}") for name in stages]
     assert places == sorted(places)
     assert shown.index("now=saving") > places[-1]
+    assert "loss=" in shown[places[0] :], "the epoch's figures stay"
+    assert "now=" not in shown.splitlines()[-1].rsplit("\r", 1)[-1], "nothing is going on at the end"
 
 
 def test_a_log_file_gets_no_line_for_a_stage(capfd):
