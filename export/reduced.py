@@ -21,6 +21,7 @@ from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
 from training.checkpoint import load_checkpoint
+from training.data.picture_folder import in_test_part
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
@@ -127,7 +128,9 @@ def export_reduced(
     file_format.check()
     network, info = load_checkpoint(checkpoint, backbone)
     passes = passes_of(network)
-    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize)
+    # A network answers the pictures that it was trained on with more confidence, so they say less.
+    wanted = in_test_part(pictures_folder, info.class_names, info.split)
+    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize, wanted)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint), PRECISION_KEY: reduced.precision}
     with replacing(target, checkpoint) as partial:

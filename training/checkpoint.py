@@ -18,6 +18,7 @@ from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
 from training.common.errors import TrainingError, first_line, one_line
 from training.common.files import damaged_part, write_atomically
+from training.data.automatic_split import AutomaticSplit
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
@@ -61,6 +62,7 @@ class CheckpointInfo:
         git_commit: Commit of the program that made it.
         activation: Activation of the backbone, by its name in training.networks.activations.
         resize: What happens to a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
+        split: How the folder of its pictures was divided, where that had no train/ and test/. Else None.
     """
 
     architecture: str
@@ -79,12 +81,20 @@ class CheckpointInfo:
     git_commit: str = ""
     activation: str = "relu"
     resize: str = "stretch"
+    split: AutomaticSplit | None = None
 
     def to_json(self) -> str:
-        """Return the description as it stands in a checkpoint's metadata. A resize of "stretch" is left out."""
+        """Return the description as it stands in a checkpoint's metadata.
+
+        A resize of "stretch" and a split of None are left out, as in files from before there were others.
+        """
         values = {"format": CHECKPOINT_FORMAT, **asdict(self)}
         if self.resize == "stretch":
-            del values["resize"]  # as in files from before there was another
+            del values["resize"]
+        if self.split is None:
+            del values["split"]
+        else:
+            values["split"] = self.split.as_values()
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -100,7 +110,7 @@ class CheckpointInfo:
             raise CheckpointError(f"its description is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != CHECKPOINT_FORMAT:
             raise CheckpointError(f"its JSON does not say format {CHECKPOINT_FORMAT!r}")
-        values.setdefault("resize", "stretch")
+        values = {"resize": "stretch", "split": None, **values}
         if values["resize"] not in RESIZES:
             raise CheckpointError(f"its JSON's resize is {values['resize']!r}; known are: {', '.join(RESIZES)}")
         if differing := set(values) ^ {item.name for item in fields(cls)}:
@@ -114,6 +124,11 @@ class CheckpointInfo:
             if not isinstance(values["block"], dict) or set(values["block"]) != names:
                 raise CheckpointError(f"its JSON's block does not have the fields {sorted(names)}")
             values["block"] = BlockConfig(**values["block"])
+        if values["split"] is not None:
+            try:
+                values["split"] = AutomaticSplit.from_values(values["split"])
+            except ValueError as error:
+                raise CheckpointError(f"its JSON's split is none: {error}") from None
         _check_values(values)
         return cls(**values)
 

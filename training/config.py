@@ -13,7 +13,8 @@ from sgn_serve.graph_format import MAX_SIDE
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
-from training.data.datasets import DATASETS
+from training.data.automatic_split import TEST_SHARE
+from training.data.datasets import DATASETS, IMAGE_FOLDER, VALIDATION_AT_MOST, VALIDATION_SHARE
 from training.networks.names import ACTIVATIONS, KNOWN, GradientScaling
 
 BilateralTarget = Literal["most-confusing", "random"]
@@ -28,7 +29,12 @@ _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyc
 """Options that one schedule alone has."""
 
 
-_LATER: dict[str, Any] = {"resize": "stretch", "random_resized_crop": 0.0}
+_LATER: dict[str, Any] = {
+    "resize": "stretch",
+    "random_resized_crop": 0.0,
+    "test_share": TEST_SHARE,
+    "freeze_backbone": False,
+}
 """Options, with their defaults, that some saved configurations are older than."""
 
 
@@ -42,7 +48,7 @@ class TrainConfig:
         OptionError: A value is out of range, or excludes another one.
     """
 
-    dataset: Annotated[str, Option("which reader reads --data-root", choices=DATASETS, required=True)]
+    dataset: Annotated[str, Option("which reader reads --data-root", choices=DATASETS)] = IMAGE_FOLDER
     arch: Annotated[str, Option(f"backbone: {KNOWN}")] = "wrn-28-10"
     method: Annotated[
         str,
@@ -60,7 +66,7 @@ class TrainConfig:
             "side in pixels that an image folder's pictures are resized to",
             minimum=1,
             maximum=MAX_SIDE,
-            default="their own size",
+            default="their common size; that of --init-from or of the timm network, or 32 to 128, where sizes differ",
         ),
     ] = None
     resize: Annotated[
@@ -84,6 +90,14 @@ class TrainConfig:
             default="random weights",
         ),
     ] = ""
+    freeze_backbone: Annotated[
+        bool,
+        Option(
+            "train the self-gradient block alone: the backbone of --init-from stays as it is, with its batch-norm "
+            "statistics and its normalisation of pictures",
+            methods=_SELF_GRADIENT,
+        ),
+    ] = False
     epochs: Annotated[int, Option("passes over the training pictures", above=0)] = 200
     minutes: Annotated[
         float,
@@ -263,7 +277,23 @@ class TrainConfig:
     ] = 0.0
     crop_padding: Annotated[int, Option("zero padding in pixels for random crops", minimum=0, unit="pixels")] = 4
     flip: Annotated[bool, Option("random mirror images")] = True
-    validation_pictures: Annotated[int, Option("training pictures held out for validation", above=0)] = 2000
+    test_share: Annotated[
+        float,
+        Option(
+            "share of each class that is kept to judge on, where an image folder has neither train/ nor test/",
+            above=0,
+            below=1,
+            unit="a share of the pictures",
+        ),
+    ] = TEST_SHARE
+    validation_pictures: Annotated[
+        int | None,
+        Option(
+            "training pictures held out for validation",
+            above=0,
+            default=f"{100 * VALIDATION_SHARE:g} % of them, at most {VALIDATION_AT_MOST}",
+        ),
+    ] = None
     validation_attacked: Annotated[int, Option("how many of them are attacked after each epoch", above=0)] = 500
     # NumPy's range of seeds; torch's generators overflow at 2**43, because the trainer multiplies by a million.
     seed: Annotated[int, Option("seed of everything random", minimum=0, below=2**32)] = 0
@@ -300,6 +330,13 @@ class TrainConfig:
                 "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
                 "--resize crop and --image-size too, such as --image-size 224"
             )
+        if self.freeze_backbone:
+            if not self.init_from:
+                raise OptionError(
+                    "--freeze-backbone keeps a trained backbone as it is; name its network by --init-from"
+                )
+            if self.weight_perturbation > 0:
+                raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")
         if self.method == "gradient-oracle" and self.init_from:
             raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
 

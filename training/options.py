@@ -61,7 +61,7 @@ def checked(arguments: argparse.Namespace) -> TrainConfig:
     check_threads(arguments.threads)
     given = given_options(TrainConfig, arguments)
     method = given.get("method", TrainConfig.method)
-    config = TrainConfig(**(recipe_defaults(given["dataset"], method) | given))
+    config = TrainConfig(**(recipe_defaults(given.get("dataset", TrainConfig.dataset), method) | given))
     check_given(config, given)
     check_spelling(config.arch)
     return config

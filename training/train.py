@@ -15,11 +15,15 @@ from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
 from training.config import TrainConfig, check_side
+from training.data.automatic_split import AutomaticSplit, Part
+from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import load_pictures
-from training.data.picture_folder import missing_test, with_room_for_crops
+from training.data.picture_folder import missing_test, part_folder, pictures_in_both, with_room_for_crops
+from training.hardware import check_backbone
+from training.image_size import with_image_size
 from training.loop.run_lock import run_lock
 from training.loop.start import check_start
-from training.loop.state import TrainerError, read_state
+from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
 from training.options import configure
 from training.parallel.distributed import (
@@ -70,28 +74,45 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
             f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
             f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
         )
-    state, class_names = None, None
+    state, class_names, start = None, None, None
+    split = AutomaticSplit(config.test_share, config.seed)
     if arguments.resume:
         state = read_state(run_dir / "state.pt", config)
+        config = with_saved_defaults(config, TrainConfig.from_dict(state["config"]))
         class_names = tuple(state["data"]["class_names"])
+        split = AutomaticSplit.from_values(state["split"]) if "split" in state else split
     else:
         for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
             if file.exists():
                 hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
                 raise TrainerError(f"{file} exists: {hint} another --run")
         if config.init_from:
-            class_names = check_start(Path(config.init_from), config.arch, config.activation)
+            start = check_start(Path(config.init_from), config.arch, config.activation)
+            # The pictures that the other network was trained on are not for judging this one.
+            class_names, split = start.class_names, start.split or split
     root: Path = arguments.data_root
-    missing = missing_test(root) if config.dataset == "image-folder" else None
-    if missing and shard.first:
-        print(missing, file=sys.stderr, flush=True)
-    pictures = load_pictures(config.dataset, root, "train", config.image_size, class_names, config.resize)
+    if config.dataset == IMAGE_FOLDER and shard.first:
+        for line in (missing_test(root), pictures_in_both(root)):
+            if line:
+                print(line, file=sys.stderr, flush=True)
+
+    def image_size(sizes: list[tuple[int, int]]) -> int | None:
+        nonlocal config
+        if state is None:
+            config, line = with_image_size(config, sizes, start.image_size[0] if start else None)
+            if line and first_on_machine():
+                print(line, file=sys.stderr, flush=True)
+            check_backbone(config, device)
+        return config.image_size
+
+    chosen = image_size if config.image_size is None else config.image_size
+    pictures = load_pictures(config.dataset, root, Part("train", split), chosen, class_names, config.resize)
     # Known before the pictures are read for all but folders of pictures that keep their own size.
     check_side(config, min(pictures.images.shape[2:]))
     if max(pictures.images.shape[2:]) > MAX_SIDE:
         raise TrainerError(f"pictures of more than {MAX_SIDE} pixels a side are too large; pass a smaller --image-size")
     if config.random_resized_crop:
-        pictures = with_room_for_crops(pictures, root / "train")
+        pictures = with_room_for_crops(pictures, part_folder(root, "train"))
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 
@@ -144,9 +165,10 @@ def describe(trainer: Trainer) -> str:
     if config.minutes and not trainer.finished:
         used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
         epochs = f"{config.minutes:g} minutes{used}"
+    pictures = f"{len(trainer.train_indices)} pictures of {trainer.info.dataset}"
     return (
-        f"{config.arch} ({parameters:,} parameters), {config.method}, {len(trainer.train_indices)} pictures of "
-        f"{trainer.info.dataset}, {config.precision} on {device}, {epochs}"
+        f"{config.arch} ({parameters:,} parameters), {config.method}, {pictures}, "
+        f"{len(trainer.validation.labels)} more for validation, {config.precision} on {device}, {epochs}"
     )
 
 

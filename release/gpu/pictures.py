@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from release.gpu.stage import Run, Skip, main
 from sgn_serve.pictures.folders import Skipped, find_pictures
+from training.data.automatic_split import Split
 from training.data.picture_folder import read_pictures
-from training.data.picture_set import DatasetError, PictureSet, Split
+from training.data.picture_set import DatasetError, PictureSet
 
 FILE = "pictures-{}.pt"
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -88,7 +88,8 @@ def test_recipes_are_the_sources():
 
 def test_a_configuration_survives_its_dictionary():
     config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=8, resize="crop")
-    config = replace(config, random_resized_crop=0.35)
+    config = replace(config, random_resized_crop=0.35, test_share=0.3)
+    config = replace(config, method="self-gradient", init_from="x", freeze_backbone=True)
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config
@@ -96,7 +97,7 @@ def test_a_configuration_survives_its_dictionary():
 
 def test_what_came_later_is_left_out_of_a_dictionary_while_it_is_off():
     values = TrainConfig("cifar10").as_dict()
-    assert not {"resize", "random_resized_crop"} & values.keys()
+    assert not {"resize", "random_resized_crop", "test_share", "freeze_backbone"} & values.keys()
     assert TrainConfig.from_dict(values) == TrainConfig("cifar10")
 
 

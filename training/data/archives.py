@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from training.common.errors import one_line
+from training.data.automatic_split import Split
 from training.data.datasets import ARCHIVES, Archive
-from training.data.picture_set import DatasetError, PictureSet, Split
+from training.data.picture_set import DatasetError, PictureSet
 
 
 def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:

@@ -47,7 +47,8 @@ def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[
 
     Args:
         pictures: All pictures.
-        indices: (M), of those to yield, on the pictures' device, where they are also shuffled and gathered.
+        indices: (M), of those to yield, on the training device, where they are also shuffled. Pictures that are
+            elsewhere are brought there.
         batch_size: Pictures in each batch.
 
     Yields:
@@ -56,4 +57,5 @@ def batches(pictures: PictureSet, indices: Tensor, batch_size: int) -> Iterator[
     order = indices[torch.randperm(len(indices), device=indices.device)]
     for first in range(0, len(order) - batch_size + 1, batch_size):
         chosen = order[first : first + batch_size]
-        yield pictures.images[chosen], pictures.labels[chosen], chosen
+        here = chosen.to(pictures.images.device)
+        yield pictures.images[here].to(chosen.device), pictures.labels[here].to(chosen.device), chosen

@@ -43,3 +43,8 @@ ARCHIVES = {
 IMAGE_FOLDER = "image-folder"
 DATASETS = (*ARCHIVES, IMAGE_FOLDER)
 """Values of --dataset."""
+
+VALIDATION_AT_MOST = 2000
+"""Pictures that are held out for validation of a large data set, where nobody says how many."""
+VALIDATION_SHARE = 0.1
+"""Share of a smaller one."""

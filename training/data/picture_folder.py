@@ -15,51 +15,170 @@ from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
 from training.common.errors import one_line
+from training.data.automatic_split import AutomaticSplit, Part, Split, same_content
+from training.data.mapped_file import FileSpaceError, in_mapped_file
 from training.data.picture_set import DatasetError, PictureSet
 from training.data.random_crops import WholePictures, aspects_of, kept_side
 from training.parallel.distributed import first_on_machine
 
-_EXPECTED = "expected <data-root>/train/<class>/<picture> and <data-root>/test/<class>/<picture>"
+_EXPECTED = (
+    "expected <data-root>/<class>/<picture>, or <data-root>/train/<class>/<picture> and "
+    "<data-root>/test/<class>/<picture>"
+)
 # Pictures handed to the threads at a time, so that a million of them do not wait in a queue.
 _CHUNK = 1000
 # More unreadable pictures than this mean a wrong folder or a failing disk, so reading stops.
 _BROKEN_AT_MOST = 20
+_FEWEST = 3
+"""Different pictures of a class that a folder can be divided with."""
+_IN_MEMORY = 0.5
+"""Largest share of the free memory that pictures may take. Training needs memory too."""
+
+ChooseSize = Callable[[list[tuple[int, int]]], int | None]
+"""Returns the side in pixels for pictures of these (height, width); None keeps the size that all have."""
 
 
 def read_picture_folder(
-    folder: Path,
-    image_size: int | None,
+    root: Path,
+    part: Part,
+    image_size: int | ChooseSize | None,
     check_classes: Callable[[tuple[str, ...]], None],
     resize: str = "stretch",
 ) -> PictureSet:
-    """Read every picture in folder/<class>/ and the folders in it, the classes in alphabetical order.
+    """Read a part of the pictures in the class folders and the folders in them, the classes in alphabetical order.
 
     They are read as they are served. What is passed over is counted and named in one line on standard error.
 
     Args:
-        folder: Holds the folders of the classes.
-        image_size: Side in pixels that pictures are resized to. None asks that all have one size.
+        root: Holds train/ and test/, or the folders of the classes themselves, which are divided then.
+        part: Which pictures are read.
+        image_size: Side in pixels that pictures are resized to, or a function that chooses it. None asks that all have
+            one size.
         check_classes: Called with the class names before any picture is opened; may raise.
         resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
         DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
-            is no picture, sizes differ, or the memory will not hold them. After decoding: some are broken further
-            inside; the message names them.
+            is no picture, sizes differ, or neither memory nor disk will hold them. After decoding: some are broken
+            further inside; the message names them.
     """
+    folder, undivided = part_folder(root, part.name), is_undivided(root)
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {_EXPECTED}: point --data-root at the folder that holds them")
+    if undivided and part.of is None:
+        raise DatasetError(
+            f"{root}: neither train/ nor test/ is in it, and the checkpoint was not trained on such a folder; put the "
+            f"pictures to judge on into {root / 'test'}/<class>/"
+        )
     skipped = Skipped()
     class_names = _class_names(folder, skipped)
     found = [find_pictures(folder / name, skipped) for name in class_names]
     if str(skipped) and first_on_machine():
         print(f"{folder}: skipped {skipped}", file=sys.stderr, flush=True)
+    if undivided:
+        _check_not_nested(root, class_names)
     _check_found(folder, dict(zip(class_names, found, strict=True)))
     check_classes(class_names)
+    split = None
+    if undivided and part.of is not None:
+        found, split = _divide(root, dict(zip(class_names, found, strict=True)), part.of, part.name)
     paths = [path for pictures in found for path in pictures]
     labels = [index for index, pictures in enumerate(found) for _ in pictures]
     images = read_pictures(folder, paths, image_size, resize)
-    return PictureSet(images, torch.tensor(labels), class_names, tuple(paths))
+    return PictureSet(images, torch.tensor(labels), class_names, tuple(paths), split=split)
+
+
+def is_undivided(root: Path) -> bool:
+    """Return whether a folder holds folders of classes, but neither train/ nor test/."""
+    if not root.is_dir() or (root / "train").is_dir() or (root / "test").is_dir():
+        return False
+    return any(path.is_dir() and skipped_folder(path.name) is None for path in root.iterdir())
+
+
+def part_folder(root: Path, name: Split) -> Path:
+    """Return the folder whose class folders hold the pictures of a part, and perhaps those of the other one."""
+    return root if is_undivided(root) else root / name
+
+
+def in_test_part(root: Path, class_names: Sequence[str], split: AutomaticSplit | None) -> Callable[[Path], bool]:
+    """Return a function that tells which pictures of a folder a network was not trained on.
+
+    Args:
+        root: The folder.
+        class_names: The network's classes.
+        split: How its own folder was divided. None, and a folder without its class folders, give all pictures.
+    """
+    if split is None or not is_undivided(root) or not all((root / name).is_dir() for name in class_names):
+        return lambda path: True
+    bounds = dict(zip(class_names, split.bounds, strict=True))
+    # A key is never below the empty text: pictures of other classes are no test pictures.
+    return lambda path: split.key(path) <= bounds.get(path.relative_to(root).parts[0], "")
+
+
+def _check_not_nested(root: Path, class_names: Sequence[str]) -> None:
+    """Refuse a folder that holds a data set, such as data/ where data/photos/train is.
+
+    Raises:
+        DatasetError: It does.
+    """
+    for name in class_names:
+        if (root / name / "train").is_dir() and (root / name / "test").is_dir():
+            raise DatasetError(
+                f"{root}: {name}/ in it has train/ and test/ of its own; point --data-root at {root / name}"
+            )
+
+
+def _divide(
+    root: Path, found: dict[str, list[Path]], of: AutomaticSplit, name: Split
+) -> tuple[list[list[Path]], AutomaticSplit]:
+    """Return the pictures of a part, by class, and the split with its bounds. Tell how the folder was divided.
+
+    Raises:
+        DatasetError: A class has too few pictures to be divided, or a file cannot be read.
+    """
+    try:
+        keys = [of.keys(paths) for paths in found.values()]
+    except OSError as error:
+        raise DatasetError(f"{root}: a picture cannot be read ({one_line(error)}); remove or replace it") from None
+    for label, of_class in zip(found, keys, strict=True):
+        # One to train on, one to validate on, one to judge on.
+        if not of.bounds and len(set(of_class)) < _FEWEST:
+            raise DatasetError(
+                f"{root}: class {label!r} has {len(set(of_class))} different pictures, too few to be divided; give it "
+                f"{_FEWEST} or more, or make train/ and test/ yourself"
+            )
+    split = replace(of, bounds=of.bounds or tuple(of.bound(of_class) for of_class in keys))
+    parts: dict[Split, list[list[Path]]] = {"train": [], "test": []}
+    sides: dict[Split, set[str]] = {"train": set(), "test": set()}
+    for paths, of_class, bound in zip(found.values(), keys, split.bounds, strict=True):
+        judged = {key for key in of_class if key <= bound}
+        parts["test"].append([path for path, key in zip(paths, of_class, strict=True) if key in judged])
+        parts["train"].append([path for path, key in zip(paths, of_class, strict=True) if key not in judged])
+        sides["test"] |= judged
+        sides["train"] |= set(of_class) - judged
+    for label, paths in zip(found, parts[name], strict=True):
+        if not paths:
+            raise DatasetError(
+                f"{root}: no picture of class {label!r} is in the {name} part, by the division that the checkpoint was "
+                "trained with; give the --data-root that it was trained on"
+            )
+    if first_on_machine():
+        counts = {side: sum(map(len, classes)) for side, classes in parts.items()}
+        how = "as the checkpoint's training did" if of.bounds else f"by their content and seed {of.seed}"
+        print(
+            f"{root}: no train/ and no test/, so its {len(found)} class folders are divided {how}: {counts['train']:,} "
+            f"pictures to train on, {counts['test']:,} to judge on",
+            file=sys.stderr,
+            flush=True,
+        )
+        if both := len(sides["train"] & sides["test"]):
+            print(
+                f"{root}: {both:,} of its files stand in several classes with the same content, once in each part; "
+                "remove the wrong ones",
+                file=sys.stderr,
+                flush=True,
+            )
+    return parts[name], split
 
 
 def with_room_for_crops(pictures: PictureSet, folder: Path) -> PictureSet:
@@ -86,6 +205,24 @@ def missing_test(root: Path) -> str | None:
     return (
         f"{root / 'test'} is missing: training goes on without it, but python -m training.evaluate judges a network on "
         "the pictures there"
+    )
+
+
+def pictures_in_both(root: Path) -> str | None:
+    """Return a line that names files of root/test that root/train holds too, byte by byte; None without any."""
+    if not (root / "train").is_dir() or not (root / "test").is_dir():
+        return None
+    try:
+        train, test = (find_pictures(root / name, Skipped()) for name in ("train", "test"))
+        twins = list(same_content(train, test))
+    except OSError:  # reading the pictures says it better
+        return None
+    if not twins:
+        return None
+    first, second = twins[0]
+    return (
+        f"{root / 'test'}: {len(twins):,} of {len(test):,} pictures are in train/ too, such as "
+        f"{second.relative_to(root)} ({first.relative_to(root)}); what is measured on them is too high, so remove them"
     )
 
 
@@ -126,22 +263,26 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
         raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {_EXPECTED}")
 
 
-def read_pictures(folder: Path, paths: list[Path], image_size: int | None, resize: str = "stretch") -> Tensor:
+def read_pictures(
+    folder: Path, paths: list[Path], image_size: int | ChooseSize | None, resize: str = "stretch"
+) -> Tensor:
     """Read picture files into one tensor.
 
     Args:
         folder: Named in messages.
         paths: At least one file.
-        image_size: Side in pixels that pictures are resized to. None asks that all have one size.
+        image_size: See read_picture_folder.
         resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Returns:
-        (N, 3, H, W) uint8 RGB, in the order of the paths.
+        (N, 3, H, W) uint8 RGB, in the order of the paths. In a mapped file where they would fill the memory.
 
     Raises:
-        DatasetError: Sizes differ, the memory will not hold them, or files are broken; the message names them.
+        DatasetError: Sizes differ, neither memory nor disk will hold them, or files are broken; the message names them.
     """
     sizes = read_sizes(folder, paths)
+    if callable(image_size):
+        image_size = image_size(sizes)
     if image_size is None and len(set(sizes)) > 1:
         raise DatasetError(f"{folder}: pictures of {len(set(sizes))} sizes; resize them all with --image-size PIXELS")
     return _decode(folder, paths, sizes[0] if image_size is None else (image_size, image_size), resize)
@@ -151,12 +292,23 @@ def _decode(folder: Path, paths: list[Path], size: tuple[int, int], resize: str 
     """Read picture files to the (height, width) that is wanted; see read_pictures."""
     height, width = size
     needed, free = len(paths) * 3 * height * width, free_memory(torch.device("cpu"))
-    if free is not None and needed > free:
-        raise DatasetError(
-            f"{folder}: {len(paths):,} pictures of {width}x{height} take {gib(needed)} of memory, of which {gib(free)} "
-            "is free; pass a smaller --image-size, or a --data-root with fewer pictures"
-        )
-    images = np.empty((len(paths), 3, height, width), np.uint8)
+    shape, told = (len(paths), 3, height, width), f"{len(paths):,} pictures of {width}x{height} take {gib(needed)}"
+    if free is None or needed <= _IN_MEMORY * free:
+        images = np.empty(shape, np.uint8)
+    else:
+        try:
+            images = in_mapped_file(shape)
+        except FileSpaceError as error:
+            raise DatasetError(
+                f"{folder}: {told}, but {gib(free)} of memory is free and {error}; pass a smaller --image-size, or a "
+                "--data-root with fewer pictures"
+            ) from None
+        if first_on_machine():
+            print(
+                f"{folder}: {told}, too much for the {gib(free)} of free memory, so they are kept on the disk",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def decode(index: int) -> None:
         images[index] = read_rgb(paths[index], size, resize=resize).transpose(2, 0, 1)

@@ -3,15 +3,16 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from training.common.errors import TrainingError
+from training.data.automatic_split import AutomaticSplit
 from training.data.random_crops import WholePictures
 
-Split = Literal["train", "test"]
+_COUNTED_BYTES = 2**26
+"""Pixels that are copied at a time to count them."""
 
 
 class DatasetError(TrainingError):
@@ -28,6 +29,7 @@ class PictureSet:
         class_names: The classes, in the order of the logits.
         files: The file of each picture, where they come from a folder; else empty.
         whole: The same pictures with room for random crops, where somebody asked for them.
+        split: How the folder was divided that they are a part of, where that had no train/ and test/.
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class PictureSet:
     class_names: tuple[str, ...]
     files: tuple[Path, ...] = ()
     whole: WholePictures | None = None
+    split: AutomaticSplit | None = None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -76,7 +79,7 @@ class PictureSet:
             indices = torch.arange(len(self), device=self.images.device)
         histogram = torch.zeros(3, 256, dtype=torch.int64)
         # A few pictures at a time, because counting copies them.
-        for some in indices.split(4096):
+        for some in indices.split(max(1, min(4096, _COUNTED_BYTES // self.images[0].numel()))):
             channels = self.images[some].transpose(0, 1).flatten(1)
             histogram += torch.stack([torch.bincount(channel, minlength=256) for channel in channels]).cpu()
         weights = histogram.double() / histogram.sum(dim=1, keepdim=True)

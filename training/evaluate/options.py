@@ -18,6 +18,8 @@ from training.data.datasets import DATASETS
 
 REPORT = "evaluation.json"
 """The name of a report."""
+PICTURES = 1000
+"""Pictures that are judged where nobody says how many."""
 ELSEWHERE = Path("runs") / "evaluations"
 """Folder of reports that have no place beside their checkpoint."""
 
@@ -59,7 +61,14 @@ class Options:
         Option("how they become that size, for --module", choices=RESIZES, default="stretch; a checkpoint has its own"),
     ] = None
     split: Annotated[Literal["test", "train"], Option("part of the data set")] = "test"
-    pictures: Annotated[int, Option("how many pictures, the same number of each class", minimum=1)] = 1000
+    pictures: Annotated[
+        int | None,
+        Option(
+            "how many pictures, the same number of each class",
+            minimum=1,
+            default=f"{PICTURES}, or all where there are fewer",
+        ),
+    ] = None
     attacks: Annotated[
         tuple[str, ...], Option("presets and names of attacks, see the list of both", metavar="A", some=True)
     ] = DEFAULT

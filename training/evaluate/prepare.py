@@ -1,5 +1,6 @@
 """Load everything that an evaluation needs, and check that it fits together before any costly work."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.common.command_line import OptionError
 from training.common.devices import checked_device, default_device
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
+from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
@@ -25,7 +27,7 @@ from training.evaluate.any_module import as_network
 from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
 from training.evaluate.measuring import Trial
 from training.evaluate.module_file import load_module
-from training.evaluate.options import REPORT, Options, module_name
+from training.evaluate.options import PICTURES, REPORT, Options, module_name
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
 from training.networks.gradient_oracle import GradientOracle
@@ -116,7 +118,7 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     network = as_network(load_module(options.module or "")).to(device).eval().requires_grad_(False)
     reader, root = options.dataset or "", options.data_root
     pictures = load_pictures(reader, root, options.split, options.image_size, None, options.resize or "stretch")
-    chosen = choose_pictures(pictures, options.pictures, options.seed)
+    chosen = _choose(options, pictures)
     trial = Trial(
         model=network,
         images=to_float(chosen.images).to(device),
@@ -204,13 +206,31 @@ def _load_pictures(options: Options, info: CheckpointInfo) -> PictureSet:
         DatasetError: They cannot be read, or are not of the network's size or classes.
     """
     reader, image_size = _reader(options, info), info.recipe.get("image_size")
-    pictures = load_pictures(reader, options.data_root, options.split, image_size, info.class_names, info.resize)
-    chosen = choose_pictures(pictures, options.pictures, options.seed)
+    part = Part(options.split, info.split)
+    pictures = load_pictures(reader, options.data_root, part, image_size, info.class_names, info.resize)
+    chosen = _choose(options, pictures)
     found = (chosen.images.shape[2], chosen.images.shape[3])
     if found != info.image_size:
         raise DatasetError(
             f"{options.data_root}: pictures of {found[1]}x{found[0]}, but the checkpoint is for "
             f"{info.image_size[1]}x{info.image_size[0]}; give it pictures of that size"
+        )
+    return chosen
+
+
+def _choose(options: Options, pictures: PictureSet) -> PictureSet:
+    """Draw as many pictures as are asked for. Where nobody asks, say when there are fewer than usual.
+
+    Raises:
+        DatasetError: A class has too few pictures for what is asked for.
+    """
+    wanted = options.pictures or PICTURES
+    chosen = choose_pictures(pictures, wanted, options.seed, strict=options.pictures is not None)
+    if len(chosen) < wanted:
+        print(
+            f"all {len(chosen):,} pictures of the {options.split} part are judged, which is less than {wanted:,}",
+            file=sys.stderr,
+            flush=True,
         )
     return chosen
 

@@ -31,6 +31,8 @@ class ProgressBar:
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             disable=not visible,
         )
+        self._terminal = terminal
+        self._figures: dict[str, str] = {}
         self._epoch_figures: dict[str, str] = {}
         self.start_epoch()
 
@@ -53,9 +55,17 @@ class ProgressBar:
         """Show figures by name. Those of an epoch stay until the next epoch's."""
         if of_epoch:
             self._epoch_figures = figures
-            return
-        speed = {"images/s": f"{self.images_per_second:.0f}"}
-        self._bar.set_postfix(speed | figures | self._epoch_figures, refresh=False)
+        else:
+            self._figures = {"images/s": f"{self.images_per_second:.0f}"} | figures
+        self._bar.set_postfix(self._figures | self._epoch_figures, refresh=False)
+
+    def stage(self, name: str) -> None:
+        """Show what is done between two epochs, such as "validation: pgd10", on a terminal.
+
+        A log file gets no line for it.
+        """
+        if self._terminal:
+            self._bar.set_postfix({"now": name} | self._figures | self._epoch_figures, refresh=True)
 
     def close(self) -> None:
         """Leave the bar as it is and end its line."""

@@ -1,18 +1,18 @@
-"""Check what a run starts from: another network's backbone, and memory for the pictures."""
+"""Check what a run starts from: another network's backbone, and the place of the pictures."""
 
 from pathlib import Path
 
 import torch
 
-from training.checkpoint import load_checkpoint
-from training.common.devices import free_memory, gib
+from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.devices import free_memory
 from training.data.picture_set import PictureSet
 from training.loop.state import TrainerError
 from training.networks.gradient_oracle import GradientOracle
 
 
-def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
-    """Check a checkpoint whose backbone training is to start from, and return its class names.
+def check_start(path: Path, arch: str, activation: str) -> CheckpointInfo:
+    """Check a checkpoint whose backbone training is to start from, and return its description.
 
     It is cheap, so it comes before the pictures are read.
 
@@ -30,15 +30,15 @@ def check_start(path: Path, arch: str, activation: str) -> tuple[str, ...]:
             f"{path} is a {info.method} network with activation {info.activation}; pass a checkpoint of the same "
             "--activation, and no gradient-oracle, to --init-from"
         )
-    return info.class_names
+    return info
 
 
 def on_device(pictures: PictureSet, device: torch.device) -> PictureSet:
-    """Return the pictures on a device. Raise TrainerError where they do not fit into its memory."""
+    """Return the pictures on a device, or where they are, if they would take more than half of its free memory.
+
+    Those go to the device batch by batch; see training.data.batches.
+    """
     needed, free = pictures.images.numel(), free_memory(device)
-    if pictures.images.device != device and free is not None and needed > free:
-        raise TrainerError(
-            f"the pictures take {gib(needed)} of memory on {device}, of which {gib(free)} is free; "
-            "pass a smaller --image-size, or a --data-root with fewer pictures"
-        )
+    if pictures.images.device != device and free is not None and needed > free / 2:
+        return pictures
     return pictures.to(device)

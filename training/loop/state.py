@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from training.common.errors import TrainingError, one_line
 from training.common.files import damaged_part, write_atomically
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
+
+_FROM_PICTURES = ("image_size", "validation_pictures")
+"""Options whose defaults follow from the pictures."""
 
 
 class TrainerError(TrainingError):
@@ -102,12 +105,24 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     if not path.is_file():
         raise TrainerError(f"{path}: no such file, so there is nothing to resume; leave --resume away to start")
     state, saved = load_state(path, "start again under another --run")
+    config = with_saved_defaults(config, saved)
     if saved != config:
         raise TrainerError(
             f"{path} belongs to a run with other settings: {differing_settings(saved, config)}; "
             "give the same ones as then, or start under another --run"
         )
     return state
+
+
+def with_saved_defaults(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """Return a configuration with what its run chose for the options that follow from the pictures.
+
+    Args:
+        config: The configuration; None stands for such an option that was not given.
+        saved: The configuration of the run.
+    """
+    chosen = {name: getattr(saved, name) for name in _FROM_PICTURES if getattr(config, name) is None}
+    return replace(config, **chosen)
 
 
 def differing_settings(saved: TrainConfig, now: TrainConfig) -> str:

@@ -87,6 +87,9 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
+        if config.freeze_backbone:
+            _, start = load_checkpoint(Path(config.init_from))
+            mean, std = start.mean, start.std
         self.augmentation = Augmentation(
             config, mean, len(pictures.class_names), None if whole is None else whole.aspects
         )
@@ -104,6 +107,7 @@ class Trainer:
             seed=config.seed,
             activation=config.activation,
             resize=config.resize,
+            split=pictures.split,
             recipe=config.as_dict(),
             versions=current_versions(),
             git_commit=git_commit(),
@@ -112,6 +116,7 @@ class Trainer:
         if config.init_from and state is None:
             other, _ = load_checkpoint(Path(config.init_from))
             self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        self.model.backbone.requires_grad_(not config.freeze_backbone)
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
@@ -142,7 +147,10 @@ class Trainer:
         # Weight decay drives the block's output to zero within a few epochs (measured: 8e-6), so the block gets none.
         block = list(self.model.block.parameters()) if self.model.block is not None else []
         groups: list[dict[str, Any]] = [
-            {"params": list(self.model.backbone.parameters()), "weight_decay": self.config.weight_decay},
+            {
+                "params": [parameter for parameter in self.model.backbone.parameters() if parameter.requires_grad],
+                "weight_decay": self.config.weight_decay,
+            },
             {"params": block, "weight_decay": 0.0},
         ]
         return torch.optim.SGD(
@@ -231,7 +239,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": loss,
             "train_accuracy": accuracy,
-            **self.validation.measure(evaluated),
+            **self.validation.measure(evaluated, lambda name: bar.stage(f"validation: {name}")),
             "train_images_per_second": images_per_second,
         }
         self._validation_seconds = time.perf_counter() - validation_began
@@ -257,6 +265,7 @@ class Trainer:
             "core_seconds": progress.core_seconds,
             "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
         }
+        bar.stage("saving")
         with self.shard.fail_together():
             if log is not None:
                 # The state is written last. Whatever a kill leaves undone, the epoch is repeated from the state before.
@@ -286,6 +295,8 @@ class Trainer:
         The end of a time budget cuts the epoch short.
         """
         self.model.train()
+        if self.config.freeze_backbone:
+            self.model.backbone.eval()  # batch norm keeps its statistics, and normalises by them
         sums = torch.zeros(2, device=self.device)
         steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
         for index, (images, labels, chosen) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
@@ -361,6 +372,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self.info.split is not None:
+            state["split"] = self.info.split.as_values()
         if self.average is not None:
             # The count includes the network before the first step, which is not a step.
             state |= {

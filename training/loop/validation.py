@@ -22,6 +22,10 @@ Measurement = tuple[int, Callable[[], Tensor]]
 """The number of values, and the function that measures them."""
 
 
+def _ignore(name: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """Held-out pictures on the training device.
@@ -44,14 +48,19 @@ class Validation:
     shard: Shard = ALONE
     batch_size: int = 250
 
-    def measure(self, model: SelfGradientNetwork) -> dict[str, float]:
+    def measure(self, model: SelfGradientNetwork, tell: Callable[[str], None] = _ignore) -> dict[str, float]:
         """Return accuracies in [0, 1] by log column; `val_lowest` counts pictures that withstood every attack.
 
         A network with a block also meets the smooth surrogate, which sees the block, and the attack on the block-off
         network; and the block's effect is measured. The model is left in eval mode.
+
+        Args:
+            model: The network.
+            tell: Gets the name of each measurement before this process makes it.
         """
         model.eval()
         if isinstance(model, GradientOracle):
+            tell("clean, pgd10")
             return self._measure_oracle(model)
         has_block = model.block is not None
         everything, attacked = len(self.labels), self.attacked
@@ -65,7 +74,7 @@ class Validation:
         if has_block:
             measurements["effect"] = (len(fields(BlockEffect)), lambda: self._block_effect(model))
             measurements["clean_block_off"] = withstood(gradient_attack.clean_attack(block=False), everything)
-        measured = self._divided(measurements)
+        measured = self._divided(measurements, tell)
         effect = measured.pop("effect", None)
         figures = {f"val_{column}": right.float().mean().item() for column, right in measured.items()}
         lowest = measuring.lowest(measured[column][:attacked] > 0 for column in ("clean", *dict(attacks)))
@@ -74,17 +83,17 @@ class Validation:
             figures |= {f"block_{name}": value for name, value in BlockEffect(*effect.tolist()).as_dict().items()}
         return figures
 
-    def _divided(self, measurements: dict[str, Measurement]) -> dict[str, Tensor]:
+    def _divided(self, measurements: dict[str, Measurement], tell: Callable[[str], None]) -> dict[str, Tensor]:
         """Make each measurement in one process, and return all of them in every process.
 
         Every measurement seeds its own draws, so it does not matter which process makes it.
         """
-        made = [
-            measure().double().cpu()
-            if turn % self.shard.processes == self.shard.rank
-            else torch.zeros(length, dtype=torch.double)
-            for turn, (length, measure) in enumerate(measurements.values())
-        ]
+        made = []
+        for turn, (name, (length, measure)) in enumerate(measurements.items()):
+            mine = turn % self.shard.processes == self.shard.rank
+            if mine:
+                tell(name)
+            made.append(measure().double().cpu() if mine else torch.zeros(length, dtype=torch.double))
         known = self.shard.sum_(torch.cat(made)).split([length for length, _ in measurements.values()])
         return dict(zip(measurements, known, strict=True))
 

@@ -53,6 +53,15 @@ def _names_in_timm() -> tuple[str, ...]:
         return ()
 
 
+def usual_image_size(arch: str) -> int | None:
+    """Return the side in pixels of the pictures that a backbone is made for; None where it has no such size."""
+    if not arch.startswith(TIMM_PREFIX):
+        return None
+    from training.networks.timm_networks import timm_input_size
+
+    return timm_input_size(arch.removeprefix(TIMM_PREFIX))
+
+
 def strides_over_one_pixel(backbone: nn.Module, side: int) -> bool:
     """Return whether a convolution of a backbone has a stride above 1 and gets features of one row or column.
 

@@ -61,6 +61,16 @@ def timm_names() -> tuple[str, ...]:
     return tuple(timm.list_models())
 
 
+def timm_input_size(name: str) -> int | None:
+    """Return the shorter side in pixels of the pictures that a timm network is made for; None where it does not say."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        return None  # building the network says so
+    described = timm.get_pretrained_cfg(name)
+    return None if described is None else min(described.input_size[1:])
+
+
 def _nearest(name: str, known: list[str]) -> str:
     base, _, tag = name.partition(".")
     if tag and base in known:

@@ -13,9 +13,18 @@ from typing import Any
 import torch
 
 from training.config import TrainConfig
+from training.data.automatic_split import AutomaticSplit, Part
+from training.data.datasets import IMAGE_FOLDER, IMAGE_SIZE
 from training.data.loading import load_pictures, split_indices
-from training.data.picture_set import DatasetError, PictureSet, Split
-from training.loop.state import TrainerError, describe_pictures, differing_pictures, differing_settings, load_state
+from training.data.picture_set import DatasetError, PictureSet
+from training.loop.state import (
+    TrainerError,
+    describe_pictures,
+    differing_pictures,
+    differing_settings,
+    load_state,
+    with_saved_defaults,
+)
 from training.options import build_parser, configure
 from training.reproduce.systems import SYSTEMS, Budget
 from training.reproduce.targets import ReproductionError
@@ -46,30 +55,30 @@ class DataSource:
 
 
 @cache
-def training_pictures(source: DataSource, held_out: int, seed: int) -> dict[str, Any] | None:
+def training_pictures(source: DataSource, config: TrainConfig) -> dict[str, Any] | None:
     """Return what a training state says about its pictures; None where the pictures are not here.
 
     Args:
         source: The pictures.
-        held_out: How many are held out for validation.
-        seed: Seed of that draw.
+        config: Configuration of the training, which says how they are divided and resized.
     """
     try:
-        pictures = load_pictures(source.reader, source.data_root, "train")
+        part = Part("train", AutomaticSplit(config.test_share, config.seed))
+        pictures = load_pictures(source.reader, source.data_root, part, config.image_size, resize=config.resize)
     except DatasetError:
         # A network that was trained elsewhere can still be judged.
         return None
-    mean, _ = pictures.channel_statistics(split_indices(pictures, held_out, seed)[0])
+    mean, _ = pictures.channel_statistics(split_indices(pictures, config.validation_pictures, config.seed)[0])
     return describe_pictures(pictures, mean)
 
 
 @cache
-def image_folder(source: DataSource, split: Split) -> PictureSet | None:
-    """Return a split of an image folder; None where the pictures are not here, and for archives of known size."""
-    if source.reader != "image-folder":
+def image_folder(source: DataSource, part: Part) -> PictureSet | None:
+    """Return a part of an image folder; None where the pictures are not here, and for archives of known size."""
+    if source.reader != IMAGE_FOLDER:
         return None
     try:
-        return load_pictures(source.reader, source.data_root, split)
+        return load_pictures(source.reader, source.data_root, part, IMAGE_SIZE)
     except DatasetError:
         return None
 
@@ -84,7 +93,7 @@ def fitting_flags(source: DataSource, config: TrainConfig) -> list[str]:
         source: The pictures.
         config: The configuration that a budget asks for.
     """
-    pictures = image_folder(source, "train")
+    pictures = image_folder(source, Part("train", AutomaticSplit(config.test_share, config.seed)))
     if pictures is None:
         return []
     flags, held_out, classes = [], config.validation_pictures, len(pictures.class_names)
@@ -103,7 +112,7 @@ def fitting_flags(source: DataSource, config: TrainConfig) -> list[str]:
 
 def fitting_count(source: DataSource, count: int) -> int:
     """Return how many pictures of the test split can be judged, the same number of each class, up to `count`."""
-    pictures = image_folder(source, "test")
+    pictures = image_folder(source, Part("test"))
     if pictures is None or count >= len(pictures):
         return count
     classes, smallest = len(pictures.class_names), _smallest_class(pictures)
@@ -197,10 +206,10 @@ class Experiment:
             return
         saved = TrainConfig.from_dict(state["config"])
         fix = f"give what it was trained with, or move {self.directory} away to train it anew"
-        pictures = training_pictures(self.source, saved.validation_pictures, saved.seed)
+        pictures = training_pictures(self.source, saved)
         others = "" if pictures is None else differing_pictures(state, pictures)
-        config = _configuration(self.training_command(resume=False))
-        if others or (self.source.reader == "image-folder" and pictures is None):
+        config = with_saved_defaults(_configuration(self.training_command(resume=False)), saved)
+        if others or (self.source.reader == IMAGE_FOLDER and pictures is None):
             # What fits the pictures can only be known where they are.
             config = replace(config, validation_pictures=saved.validation_pictures, batch_size=saved.batch_size)
         # The command leaves the precision to the hardware.

@@ -7,6 +7,7 @@ import torch
 
 from training.checkpoint import load_checkpoint
 from training.common.markdown import table
+from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.evaluate import plots
@@ -22,7 +23,9 @@ def iterate_block(experiment: Experiment) -> dict[str, Iteration]:
     model.requires_grad_(False)
     source = experiment.source
     size = info.recipe.get("image_size")
-    pictures = load_pictures(source.reader, source.data_root, "test", size, info.class_names, info.resize)
+    pictures = load_pictures(
+        source.reader, source.data_root, Part("test", info.split), size, info.class_names, info.resize
+    )
     chosen = choose_pictures(pictures, PICTURES, seed=0)
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
     return measure_convergence(model, images, info.epsilon)

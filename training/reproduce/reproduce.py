@@ -10,6 +10,7 @@ from training.common.endings import ENDINGS, print_ending
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit
 from training.common.signals import terminable
+from training.data.datasets import IMAGE_SIZE
 from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError
 from training.reproduce import figure
@@ -37,7 +38,7 @@ def check_data(experiments: list[Experiment]) -> None:
     sources = list(dict.fromkeys(experiment.source for experiment in experiments))
     for source in sources:
         try:
-            load_pictures(source.reader, source.data_root, "test")
+            load_pictures(source.reader, source.data_root, "test", IMAGE_SIZE)
         except DatasetError as error:
             if len(sources) == 1:
                 raise

@@ -1,9 +1,13 @@
+import shutil
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 from tqdm import tqdm
 
 from training.data.batches import augment, batches
-from training.data.loading import load_pictures, split_validation
+from training.data.loading import choose_pictures, load_pictures, split_indices, split_validation
 from training.data.picture_set import DatasetError, PictureSet
 
 
@@ -36,10 +40,36 @@ def test_bad_image_folders_are_named(picture_folder, tmp_path):
         load_pictures("image-folder", tmp_path, "train")
 
 
-def test_pictures_that_do_not_fit_the_memory_are_refused_before_they_are_decoded(picture_folder, monkeypatch):
+def test_pictures_that_would_fill_the_memory_are_kept_on_the_disk(picture_folder, runs, monkeypatch, capfd):
+    in_memory = load_pictures("image-folder", picture_folder, "train", 12)
+    assert "kept on the disk" not in capfd.readouterr().err
+    half = 120 * 3 * 12 * 12
+    monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 2 * half - 1)
+    mapped = load_pictures("image-folder", picture_folder, "train", 12)
+    assert "120 pictures of 12x12 take 0.0 GiB, too much for the 0.0 GiB of free memory" in capfd.readouterr().err
+    assert torch.equal(mapped.images, in_memory.images)
+    assert "deleted" in next(line for line in Path("/proc/self/maps").read_text().splitlines() if str(runs) in line)
+    assert list(runs.iterdir()) == [], "the file has no name, so that nothing is left of it"
+    drawn = []
+    for pictures in (in_memory, mapped):
+        torch.manual_seed(0)
+        drawn.append(torch.cat([images for images, _, _ in batches(pictures, torch.arange(120), 40)]))
+    assert torch.equal(*drawn)
+    assert mapped.channel_statistics() == in_memory.channel_statistics()
+
+
+def test_pictures_that_fit_neither_memory_nor_disk_are_refused_before_they_are_decoded(
+    picture_folder, runs, monkeypatch
+):
     monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
-    monkeypatch.setattr("training.data.picture_folder.read_rgb", lambda *_: pytest.fail("decoded a picture"))
-    with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take 0.0 GiB of memory, .*--image-size"):
+    monkeypatch.setattr("training.data.picture_folder.read_rgb", lambda *_, **__: pytest.fail("decoded a picture"))
+    full = shutil.disk_usage("/")._replace(free=120 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("training.data.mapped_file.shutil.disk_usage", lambda path: full)
+    with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take .* on the disk of runs/; .*--image-size"):
+        load_pictures("image-folder", picture_folder, "train")
+    runs.rmdir()
+    runs.write_text("a file")
+    with pytest.raises(DatasetError, match=r"runs/ takes no file of .* \(File exists\); .*--image-size"):
         load_pictures("image-folder", picture_folder, "train")
 
 
@@ -87,6 +117,49 @@ def test_validation_part_is_balanced_disjoint_and_repeatable():
 def test_too_small_a_class_is_named():
     with pytest.raises(DatasetError, match="class '0' has 4 pictures"):
         split_validation(numbered(12, 3), 12, seed=0)
+
+
+def of_classes(*members: int) -> PictureSet:
+    labels = torch.cat([torch.full((count,), index) for index, count in enumerate(members)])
+    names = tuple(str(index) for index in range(len(members)))
+    return PictureSet(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels, names)
+
+
+@pytest.mark.parametrize(
+    ("members", "held_out"),
+    [
+        ((5000,) * 10, (200,) * 10),  # CIFAR-10, as ever
+        ((300, 300, 300), (30, 30, 30)),
+        ((7, 6), (1, 1)),
+        ((2, 2, 2), (1, 1, 1)),
+        ((1000, 20), (98, 4)),  # no more than a fifth of a class
+        ((4659, 13861, 13861), (667, 667, 666)),  # evenly, where each class has enough
+    ],
+)
+def test_the_default_validation_part_follows_the_pictures(members, held_out):
+    pictures = of_classes(*members)
+    rest, validation = split_indices(pictures, None, seed=3)
+    assert tuple(torch.bincount(pictures.labels[validation]).tolist()) == held_out
+    assert sorted(torch.cat([rest, validation]).tolist()) == list(range(sum(members)))
+
+
+def test_the_default_validation_part_of_a_large_data_set_is_the_one_of_2000_pictures():
+    pictures = of_classes(*(2500,) * 10)
+    for part, same in zip(split_indices(pictures, None, 5), split_indices(pictures, 2000, 5), strict=True):
+        assert torch.equal(part, same)
+
+
+def test_a_class_of_one_picture_cannot_be_validated():
+    with pytest.raises(DatasetError, match=r"class '1' has 1 pictures, too few .*; give it more"):
+        split_indices(of_classes(10, 1), None, 0)
+
+
+def test_pictures_are_judged_as_evenly_as_the_classes_allow():
+    pictures = of_classes(30, 4, 30)
+    with pytest.raises(DatasetError, match="--pictures 30: a class has too few"):
+        choose_pictures(pictures, 30, seed=0)
+    assert Counter(choose_pictures(pictures, 30, seed=0, strict=False).labels.tolist()) == {0: 13, 1: 4, 2: 13}
+    assert len(choose_pictures(pictures, 1000, seed=0, strict=False)) == 64
 
 
 def test_channel_statistics():

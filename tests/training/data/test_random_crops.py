@@ -142,9 +142,9 @@ def test_training_with_crops_resumes_to_the_same_network_and_validates_as_withou
 
     measure = Validation.measure
 
-    def recording(self, model):
+    def recording(self, model, tell):
         validated.append(self.images)
-        return measure(self, model)
+        return measure(self, model, tell)
 
     monkeypatch.setattr(Validation, "measure", recording)
     assert main(argv("whole", *CROPPED)) == 0

@@ -1,0 +1,49 @@
+"""--freeze-backbone: the block learns, and nothing else of the network changes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.training.tiny_run import arguments, failure
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.command import main
+from training.common.command_line import OptionError
+from training.config import TrainConfig
+
+
+@pytest.mark.parametrize("more", [(), ("--ema-decay=0.9", "--attack-view=smooth", "--plain-loss-share=0.3")])
+def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder, runs, more):
+    assert main(arguments(picture_folder, "plain", "--method=standard", epochs=1)) == 0
+    network, info = load_checkpoint(runs / "plain" / "model.safetensors")
+    # As of a network that was trained elsewhere: normalised in another way than these pictures would be.
+    start = runs / "start.safetensors"
+    network.mean.add_(0.1)
+    save_checkpoint(start, network.state_dict(), replace(info, mean=tuple(value + 0.1 for value in info.mean)))
+
+    frozen = ("--freeze-backbone", f"--init-from={start}", *more)
+    assert main(arguments(picture_folder, "block", *frozen, epochs=2)) == 0
+    trained, described = load_checkpoint(runs / "block" / "model.safetensors")
+    assert described.mean == tuple(value + 0.1 for value in info.mean)
+    before = network.backbone.state_dict()
+    for name, value in trained.backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(trained.plain_logits(images), network.eval()(images))
+
+    state = torch.load(runs / "block" / "state.pt", weights_only=True)
+    assert trained.block is not None
+    assert len(state["optimizer"]["param_groups"]) == 1
+    assert len(state["optimizer"]["state"]) == len(list(trained.block.parameters()))
+    assert any(entry["momentum_buffer"].abs().max() > 0 for entry in state["optimizer"]["state"].values())
+    assert main(arguments(picture_folder, "block", *frozen, "--resume", epochs=2)) == 0
+
+
+def test_what_cannot_be_frozen_is_refused(picture_folder, runs, capsys):
+    with pytest.raises(OptionError, match="name its network by --init-from"):
+        TrainConfig(freeze_backbone=True)
+    with pytest.raises(OptionError, match="--weight-perturbation moves the backbone"):
+        TrainConfig(freeze_backbone=True, init_from="x", weight_perturbation=0.01)
+    error = failure(capsys, arguments(picture_folder, "a", "--freeze-backbone", "--method=pgd", "--init-from=x"))
+    assert "--freeze-backbone does nothing for --method pgd; it is for self-gradient" in error

@@ -1,0 +1,42 @@
+"""Choose the size in pixels that an image folder's pictures are resized to, where nobody says one."""
+
+import statistics
+from dataclasses import replace
+
+from training.config import TrainConfig
+from training.networks.backbones import usual_image_size
+
+LARGEST_OWN_SIDE = 512
+"""Longest side in pixels of pictures of one size that are not resized, where nobody says to what."""
+_SIDES = (32, 64, 96, 128)
+"""Sides that pictures of several sizes are resized to, where neither the user nor the backbone says to what."""
+
+
+def with_image_size(config: TrainConfig, sizes: list[tuple[int, int]], start: int | None) -> tuple[TrainConfig, str]:
+    """Return the configuration with the image size of a folder's pictures, and a line that says so.
+
+    Args:
+        config: The configuration. An image size in it stays, and the line is empty then.
+        sizes: The (height, width) of the pictures, in pixels.
+        start: Side of the pictures of the network that training starts from; None where it starts anew.
+
+    Returns:
+        An image size of None leaves pictures of one size as they are.
+    """
+    if config.image_size is not None:
+        return config, ""
+    usual = usual_image_size(config.arch)
+    common = sizes[0] if len(set(sizes)) == 1 else None
+    if common is not None and max(common) <= (usual or LARGEST_OWN_SIDE):
+        return config, ""
+    if start is not None:
+        side, why = start, f"as for {config.init_from}"
+    elif usual is not None:
+        side, why = usual, f"which {config.arch} is made for"
+    else:
+        middle = statistics.median(min(size) for size in sizes)
+        side = max((side for side in _SIDES if side <= middle), default=_SIDES[0])
+        why = f"by the median of their shorter sides, {middle:g}, and at most {_SIDES[-1]}"
+    found = f"{len(set(sizes)):,} sizes" if common is None else f"{common[1]}x{common[0]}"
+    line = f"pictures of {found} are resized to {side}x{side}, {why}; --image-size PIXELS takes another size"
+    return replace(config, image_size=side), line
