@@ -238,7 +238,7 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
         (["--beta", "0"], "--beta must be above 0, not 0; 5, 20 and 100 are the usual three"),
         (["--seed=-1"], "--seed must be in [0, 4294967296), not -1"),
         (["--seed=99999999999999999999"], "--seed must be in [0, 4294967296)"),
-        (["--attacks", "pgd"], "unknown attack 'pgd'; known are: quick, paper"),
+        (["--attacks", "pgd"], "unknown attack 'pgd'; did you mean pgd-20 or "),
         (["--attacks", "apgd-t"], "at least 4 classes"),
         (["--attacks", "transfer-from"], "--transfer-from"),
         (["--onnx", "none.onnx"], "python -m export"),
