@@ -88,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return USAGE_ERROR
     name, *rest = arguments
+    if name == "help":
+        print(HELP, end="")
+        return 0
     if name not in COMMANDS:
         _refuse(parser, arguments)
     command = COMMANDS[name]

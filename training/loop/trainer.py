@@ -69,7 +69,8 @@ class Trainer:
         train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
         if len(train) < config.batch_size:
             raise TrainerError(
-                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
+                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size, such "
+                f"as --batch-size {2 ** (max(len(train) // 2, 1).bit_length() - 1)}"
             )
         whole = pictures.whole
         # With room for crops, the pictures at their final size serve validation and the statistics alone.
