@@ -43,17 +43,21 @@ MAX_SIDE = 4096
 
 
 def figures_path(graph: Path) -> Path:
-    """Return the file of figures beside a graph: model.json beside model.onnx.
+    """Return the file of figures beside a graph: model.json beside model.onnx, model.pt2.json beside model.pt2.
 
     It is not part of the graph, because the graph itself can be attacked: its hash stands among the figures, and must
     not change with them.
     """
-    return graph.with_suffix(".json")
+    return _beside(graph, ".json")
 
 
 def examples_path(graph: Path) -> Path:
     """Return the file of example pictures beside a graph: model.examples.json beside model.onnx."""
-    return graph.with_suffix(".examples.json")
+    return _beside(graph, ".examples.json")
+
+
+def _beside(graph: Path, suffix: str) -> Path:
+    return graph.with_suffix(suffix) if graph.suffix == ".onnx" else graph.with_name(graph.name + suffix)
 
 
 def same_eps(first: float, second: float) -> bool:
