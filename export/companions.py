@@ -84,7 +84,7 @@ class Companions:
         """
         if self._evaluation is not None:
             path, left_out = write_figures(self._evaluation, graph)
-            other = f", without {left_out} rows that were measured on another exported graph" if left_out else ""
+            other = f", but for {left_out} measured on another exported graph" if left_out else ""
             print(f"wrote {path} (figures of {self._evaluation.path}{other})")
         elif stale := stale_figures(graph):
             print(

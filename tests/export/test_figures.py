@@ -3,10 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from export.figures import (
     Evaluation,
@@ -21,15 +19,11 @@ from sgn_serve.graph_format import figures_path, file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
+from tests.export.evaluations import EPS, report_of
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 from tests.training.checkpoints import tiny_info
-from training.attacks.base import AttackOn
-from training.attacks.exported_graph import OnExportedGraph
-from training.attacks.gradient_attack import clean_attack, pgd_attack
-from training.evaluate.report import Report
 
 INFO = tiny_info()
-EPS = 8 / 255
 
 
 @pytest.fixture
@@ -38,25 +32,6 @@ def checkpoint(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(b"weights")
     return path
-
-
-def report_of(checkpoint_sha256: str, graph_sha256: str = "", eps: float = EPS) -> Report:
-    """Return a report of four pictures: three right, two that withstand PGD, one that withstands it on the graph."""
-    setting: dict[str, Any] = {
-        "checkpoint_sha256": checkpoint_sha256, "data": "made up", "split": "test", "pictures": 4, "norm": "L-inf",
-        "eps": eps, "restarts": 1, "seed": 0,
-    }  # fmt: skip
-    report = Report(setting, {"command": "python -m training.evaluate", "date": "2026-11-26", "git_commit": "abc"})
-    attacks: list[tuple[AttackOn[Any], list[bool]]] = [
-        (clean_attack(), [True, True, True, False]),
-        (pgd_attack(20), [True, True, False, False]),
-        (clean_attack(block=False), [True, True, True, True]),
-    ]
-    if graph_sha256:
-        attacks.append((OnExportedGraph(pgd_attack(20), graph_sha256), [True, False, False, False]))
-    for attack, right in attacks:
-        report.add(attack, torch.tensor(right))
-    return report
 
 
 def test_the_report_beside_the_checkpoint_is_found(checkpoint: Path) -> None:
