@@ -23,6 +23,7 @@ def test_those_of_this_graph_are_given_out_whole(graph):
     graph.path.with_suffix(".examples.json").write_text(json.dumps(content))
     given = read_examples(graph)
     assert (given.count, given.note) == (2, None)
+    assert given.content is not None
     assert json.loads(given.content) == content
 
 
@@ -64,6 +65,7 @@ def test_those_that_do_not_fit_are_told_and_not_given_out(graph, content, told):
     graph.path.with_suffix(".examples.json").write_text(json.dumps(content))
     given = read_examples(graph)
     assert (given.count, given.content) == (0, None)
+    assert given.note is not None
     assert given.note.startswith("m.examples.json: ")
     assert told in given.note
     assert "so no examples are shown; write it again with python -m export --examples, or take it away" in given.note
@@ -72,4 +74,6 @@ def test_those_that_do_not_fit_are_told_and_not_given_out(graph, content, told):
 
 def test_too_large_a_file_is_not_read(graph):
     graph.path.with_suffix(".examples.json").write_text(" " * 8_000_001)
-    assert "more than 8000000 bytes" in read_examples(graph).note
+    note = read_examples(graph).note
+    assert note is not None
+    assert "more than 8000000 bytes" in note
