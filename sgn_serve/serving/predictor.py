@@ -20,6 +20,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
+from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
@@ -65,7 +66,8 @@ class Predictor:
         self.settings = settings
         self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         self.description = graph.description
-        self.card = model_card(graph, settings)
+        self.examples = read_examples(graph)
+        self.card = model_card(graph, settings, self.examples)
         options = PictureOptions(
             graph.description.image_size,
             settings.max_pixels,
@@ -211,7 +213,9 @@ class Predictor:
         if self_gradient is None:
             return self.settings.self_gradient and self.description.has_block
         if self_gradient and not self.description.has_block:
-            raise Refusal("no_block", "the served network has no self-gradient block")
+            raise Refusal(
+                "no_block", "the served network has no self-gradient block; leave self_gradient out, or send false"
+            )
         return self_gradient
 
 
