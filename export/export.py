@@ -11,6 +11,8 @@ from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
 from training.common.errors import TrainingError
+from training.data.class_names import read_class_names
+from training.foreign.loading import Source
 
 
 def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int:
@@ -44,14 +46,15 @@ def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int
 
 def _report(file_format: Format, target: Path, options: argparse.Namespace) -> str:
     """Write one file and return the table of what was measured."""
+    source = Source(options.ckpt, None if options.classes is None else read_class_names(options.classes))
     if options.precision == "fp32":
-        return export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
+        return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
     reduced = Reduced(
         options.precision,
         MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
         options.agreement_pictures or ENOUGH_PICTURES,
     )
-    return export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
+    return export_reduced(file_format, source, target, options.pictures, reduced).table()
 
 
 def _about_kernels(file_format: Format) -> str:

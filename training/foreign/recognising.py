@@ -68,7 +68,14 @@ def recognise(path: Path, flag: str, arch: str | None = None, image_size: tuple[
         WeightsError: The file cannot be read, or no network fits it to the last tensor. The message names the
             command line of training.convert, which lists what does not fit.
     """
-    weights = read_weights(path, flag)
+    return recognise_weights(read_weights(path, flag), flag, arch, image_size)
+
+
+def recognise_weights(
+    weights: ForeignWeights, flag: str, arch: str | None = None, image_size: tuple[int, int] | None = None
+) -> Recognised:
+    """Find the network of foreign weights that were read; see recognise."""
+    path = weights.path
     try:
         refuse_other_networks(weights.tensors)
         found = guess_architecture(weights.tensors) if arch is None else arch
