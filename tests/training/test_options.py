@@ -60,4 +60,4 @@ def test_help_names_defaults_ranges_and_methods(monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     text = build_parser().format_help()
     assert "weight of the divergence in trades (default: 6; above 0; for --method trades)" in text
-    assert "passes over the training pictures (default: 200; above 0)" in text
+    assert "passes over the training pictures (default: 200; 10 with --recipe finetune; above 0)" in text
