@@ -34,10 +34,10 @@ TIMM_WEIGHTS = "timm"
 """Value of --pretrained that stands for the weights that timm offers for the backbone."""
 
 FINETUNE: dict[str, Any] = {"epochs": 10, "lr": 0.01, "lr_schedule": "cyclic"}
-"""Defaults that the recipe "finetune" changes. docs/how-to/train.md says why, with what was measured.
+"""Defaults that the recipe "finetune" changes. docs/how-to/train.md says why.
 
-Source of the order of magnitude of the learning rate: Kornblith et al., Do Better ImageNet Models Transfer Better?
-(2019), which fine-tune by SGD with Nesterov momentum 0.9; of the rising and falling one: Smith (2018).
+Sources: the learning rate lies within the range that Kornblith et al., Do Better ImageNet Models Transfer Better?
+(2019), search for SGD with Nesterov momentum 0.9; the rate that rises and falls once is Smith's (2018).
 """
 
 _LATER: dict[str, Any] = {
