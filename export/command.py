@@ -25,6 +25,7 @@ from export.output import UNFINISHED
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
+from training.data.class_names import HELP as CLASSES_HELP
 from training.data.datasets import DATASETS
 
 PROGRAM = "python -m export"
@@ -72,7 +73,15 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
+    parser.add_argument(
+        "--ckpt",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="model.safetensors of a training run, or weights of another program that leave nothing open but the names "
+        "of their --classes",
+    )
+    parser.add_argument("--classes", metavar="NAMES", help=f"for weights of another program: {CLASSES_HELP}")
     for item in KINDS:
         parser.add_argument(
             f"--{item.name}",

@@ -13,8 +13,8 @@ from export.figures import Evaluation, check_place, find_evaluation, judge_comma
 from export.network_passes import passes_of
 from export.options import SERVED, FileKind
 from sgn_serve.graph_format import file_sha256
-from training.checkpoint import load_checkpoint
 from training.data.picture_set import PictureSet
+from training.foreign.loading import Source, load_network
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,21 @@ class Companions:
     What can fail for a reason that people can put right is checked here, before a graph is exported.
 
     Args:
+        source: The checkpoint, or weights of another program. What is recognised in them is printed.
         options: The parsed command line.
         command: The command line as it was given, for the examples' file.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError, WeightsError: The checkpoint cannot be read.
         CaptureError: Its network cannot be exported.
         DatasetError: The pictures for examples cannot be read.
         FiguresError: The evaluation that was named is not there, does not fit, or would replace another file.
         ExamplesError: Examples cannot be made.
     """
 
-    def __init__(self, options: argparse.Namespace, command: str):
-        self._checkpoint: Path = options.ckpt
-        model, info = load_checkpoint(self._checkpoint)
+    def __init__(self, source: Source, options: argparse.Namespace, command: str):
+        self._checkpoint = source.path
+        model, info = load_network(source)
         passes_of(model)  # a network that cannot be exported is refused before its pictures are loaded
         self._evaluation: Evaluation | None = None
         self._told = False

@@ -9,12 +9,13 @@ import torch
 
 from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import OptionError
+from training.common.described_options import given_options
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
-from training.config import TrainConfig, check_side
+from training.config import TrainConfig, check_side, recipe_line
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import load_pictures
@@ -22,7 +23,7 @@ from training.data.picture_folder import missing_test, part_folder, pictures_in_
 from training.hardware import check_backbone
 from training.image_size import with_image_size
 from training.loop.run_lock import run_lock
-from training.loop.start import check_start
+from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
 from training.options import configure
@@ -86,10 +87,11 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
             if file.exists():
                 hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
                 raise TrainerError(f"{file} exists: {hint} another --run")
-        if config.init_from:
-            start = check_start(Path(config.init_from), config.arch, config.activation)
+        if config.start:
+            start = read_start(config)
             # The pictures that the other network was trained on are not for judging this one.
-            class_names, split = start.class_names, start.split or split
+            split = start.split or split
+            class_names = None if config.pretrained else start.class_names
     root: Path = arguments.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
         for line in (missing_test(root), pictures_in_both(root)):
@@ -99,7 +101,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     def image_size(sizes: list[tuple[int, int]]) -> int | None:
         nonlocal config
         if state is None:
-            config, line = with_image_size(config, sizes, start.image_size[0] if start else None)
+            config, line = with_image_size(config, sizes, start.image_size[0] if start and start.image_size else None)
             if line and first_on_machine():
                 print(line, file=sys.stderr, flush=True)
             check_backbone(config, device)
@@ -134,6 +136,9 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
                     held.enter_context(run_lock(run_dir))
                 trainer = prepare(arguments, config, device, shard)
             if shard.first:
+                for line in (trainer.start_line, recipe_line(config, given_options(TrainConfig, arguments))):
+                    if line:
+                        print(line, flush=True)
                 print(describe(trainer), flush=True)
             done_before = trainer.finished
             for epoch in trainer.train():

@@ -20,6 +20,7 @@ from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit, today
 from training.data.automatic_split import Part
 from training.data.batches import to_float
+from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
@@ -30,6 +31,10 @@ from training.evaluate.module_file import load_module
 from training.evaluate.options import PICTURES, REPORT, Options, module_name
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
+from training.foreign.kind import is_foreign
+from training.foreign.loading import build_foreign, tell
+from training.foreign.recognising import recognise
+from training.networks.backbones import usual_image_size
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -70,7 +75,12 @@ def prepare(options: Options, command: str) -> Prepared:
     device = checked_device(options.device or default_device())
     if options.ckpt is None:
         return _prepare_module(options, command, device, others)
-    model, info = _load_network(options.ckpt, device)
+    if is_foreign(options.ckpt):
+        model, info, chosen = _load_foreign(options, options.ckpt)
+    else:
+        model, info = load_checkpoint(options.ckpt)
+        chosen = None
+    _to_device(model, device)
     checkpoint_sha256 = file_sha256(options.ckpt)
     graph, context = None, _context(options, info, model)
     if options.onnx is not None:
@@ -82,7 +92,8 @@ def prepare(options: Options, command: str) -> Prepared:
         context = replace(context, transfer=_load_source(options.transfer_from, info, device))
         names.append("transfer-from")
     attacks = build_attacks(names, context)
-    chosen = _load_pictures(options, info)
+    if chosen is None:
+        chosen = _load_pictures(options, info)
     trial = Trial(
         model=model,
         images=to_float(chosen.images).to(device, memory_format=torch.channels_last),
@@ -143,21 +154,48 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in options.attacks)
 
 
-def _load_network(path: Path, device: torch.device) -> tuple[SelfGradientNetwork, CheckpointInfo]:
-    network, info = load_checkpoint(path)
+def _to_device(network: SelfGradientNetwork, device: torch.device) -> None:
     network.to(device).to(memory_format=torch.channels_last)
     network.requires_grad_(False)
-    return network, info
+
+
+def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, CheckpointInfo, PictureSet]:
+    """Load weights of another program, and the pictures, whose classes and size theirs are.
+
+    Raises:
+        WeightsError: They leave something open, or are for other classes or another size.
+        DatasetError: The pictures cannot be read, or are not of one size.
+    """
+    found = recognise(path, "--ckpt")
+    found.require_normalisation("--ckpt")
+    tell(found)
+    reader = options.dataset or ""
+    side = options.image_size or (usual_image_size(found.arch) if reader == IMAGE_FOLDER else None)
+    resize = options.resize or "stretch"
+    pictures = load_pictures(reader, options.data_root, options.split, side, None, resize)
+    size = (pictures.images.shape[2], pictures.images.shape[3])
+    network, info = build_foreign(found, pictures.class_names, size, "--ckpt")
+    data = options.data_root.absolute().name if reader == IMAGE_FOLDER else reader
+    recipe = {**info.recipe, "dataset": reader, "image_size": side}
+    info = replace(info, dataset=data, resize=resize, split=pictures.split, recipe=recipe)
+    return network, info, _choose(options, pictures)
 
 
 def _load_source(path: Path, info: CheckpointInfo, device: torch.device) -> SourceNetwork:
     """Load the --transfer-from network.
 
     Raises:
-        CheckpointError: It cannot be loaded.
+        CheckpointError, WeightsError: It cannot be loaded.
         DatasetError: Its classes are not those of the checkpoint that is judged.
     """
-    network, description = _load_network(path, device)
+    flag = "--transfer-from"
+    if is_foreign(path):
+        found = recognise(path, flag)
+        network, description = build_foreign(found, info.class_names, info.image_size, flag)
+        tell(found)
+    else:
+        network, description = load_checkpoint(path, flag=flag)
+    _to_device(network, device)
     _check_classes(path, description.class_names, info)
     return SourceNetwork(network, f"{description.method} {description.architecture}", file_sha256(path))
 

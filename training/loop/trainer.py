@@ -31,7 +31,7 @@ from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
 from training.loop.progress_bar import ProgressBar
 from training.loop.schedule import epochs_after, learning_rate
-from training.loop.start import on_device
+from training.loop.start import on_device, read_start, saved_normalisation, take_over
 from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
 from training.loop.validation import Validation, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
@@ -45,7 +45,7 @@ class Trainer:
     """Train one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
 
     Args:
-        config: The configuration. Its init_from must have passed check_start.
+        config: The configuration. read_start must accept it.
         pictures: The training split. Part of it is held out for validation.
         run_dir: Folder of the results.
         device: Where to train.
@@ -86,11 +86,14 @@ class Trainer:
             shard,
             validation_batch_size(config, shard),
         )
+        saved = None if state is None else saved_normalisation(state)
+        # States from before they held the normalisation leave it to the file.
+        reads_start = config.start and (state is None or (config.freeze_backbone and saved is None))
+        start = read_start(config) if reads_start else None
+        self.normalisation = saved if start is None else start.normalisation
         torch.manual_seed(config.seed)
         mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
-        if config.freeze_backbone:
-            _, start = load_checkpoint(Path(config.init_from))
-            mean, std = start.mean, start.std
+        mean, std = self.normalisation or (mean, std)
         self.augmentation = Augmentation(
             config, mean, len(pictures.class_names), None if whole is None else whole.aspects
         )
@@ -114,9 +117,9 @@ class Trainer:
             git_commit=git_commit(),
         )
         self.model = build_model(self.info)
-        if config.init_from and state is None:
-            other, _ = load_checkpoint(Path(config.init_from))
-            self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        self.start_line = ""
+        if start is not None and state is None:
+            self.start_line = take_over(start, self.model.backbone, self.info, config)
         self.model.backbone.requires_grad_(not config.freeze_backbone)
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
@@ -375,6 +378,8 @@ class Trainer:
         }
         if self.info.split is not None:
             state["split"] = self.info.split.as_values()
+        if self.normalisation is not None:
+            state["normalisation"] = self.normalisation
         if self.average is not None:
             # The count includes the network before the first step, which is not a step.
             state |= {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sgn_serve.graph_format import METADATA_KEY
 from training.common.errors import first_line
-from training.convert.errors import ConversionError
+from training.foreign.errors import WeightsError
 
 SAFETENSORS = ".safetensors"
 
@@ -49,23 +49,24 @@ class ForeignWeights:
     notes: tuple[str, ...]
 
 
-def read_weights(path: Path) -> ForeignWeights:
+def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
     """Read a state dict of another program.
 
     Args:
         path: A .safetensors file, or one that torch.save wrote. The latter is read with weights_only=True, so that it
             cannot run code.
+        flag: The option that named the file, for the message.
 
     Raises:
-        ConversionError: There is no such file, it cannot be read, or it holds no state dict.
+        WeightsError: There is no such file, it cannot be read, or it holds no state dict.
     """
     if not path.is_file():
-        raise ConversionError(f"{path}: no such file; pass the weights to --weights")
+        raise WeightsError(f"{path}: no such file; pass the weights to {flag}")
     notes: list[str] = []
     content = _read_safetensors(path) if path.suffix == SAFETENSORS else _unwrapped(path, _read_pickle(path), notes)
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise ConversionError(
+        raise WeightsError(
             f"{path}: not all of its state dict are tensors, such as {others[0]}; save model.state_dict() alone"
         )
     tensors = {str(name): _as_float32(tensor) for name, tensor in content.items()}
@@ -79,9 +80,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             ours = METADATA_KEY in (file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ConversionError(f"{path}: not a safetensors file ({first_line(error)}); save it again") from None
+        raise WeightsError(f"{path}: not a safetensors file ({first_line(error)}); save it again") from None
     if ours:
-        raise ConversionError(f"{path}: is a checkpoint of this project already; use it as it is")
+        raise WeightsError(f"{path}: is a checkpoint of this project already; use it as it is")
     return tensors
 
 
@@ -91,13 +92,11 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it holds a {found[1]}, and reading that could run code" if found else "it is damaged, or none at all"
-        raise ConversionError(
+        raise WeightsError(
             f"{path}: not a file of tensors alone ({what}); in its own program, save model.state_dict() alone"
         ) from None
     except Exception as error:  # torch raises runtime, value, key and end-of-file errors for damaged files
-        raise ConversionError(
-            f"{path}: not a file that torch.save wrote ({first_line(error)}); save it again"
-        ) from None
+        raise WeightsError(f"{path}: not a file that torch.save wrote ({first_line(error)}); save it again") from None
 
 
 def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
@@ -111,7 +110,7 @@ def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
         content = content[inside[0]]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         found = f"the keys {', '.join(map(str, content))[:200]}" if isinstance(content, Mapping) else f"{type(content)}"
-        raise ConversionError(
+        raise WeightsError(
             f"{path}: no state dict in it (it has {found}; looked for {', '.join(WRAPPERS)}); "
             "save model.state_dict() alone"
         )

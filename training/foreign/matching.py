@@ -4,9 +4,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.convert.spellings import UNUSED, Spelling, spellings_of
+from training.foreign.errors import WeightsError
+from training.foreign.spelling import Spelling
+from training.foreign.spellings import UNUSED, spellings_of
 
 COUNTER = "num_batches_tracked"
 """Batch norm's counter. Files of old programs lack it, and inference does not use it."""
@@ -38,6 +42,52 @@ class Match:
     def problems(self) -> int:
         """The number of tensors that do not fit."""
         return len(self.missing) + len(self.left_over) + len(self.other_shapes)
+
+    def state_for(self, backbone: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors as a network takes them.
+
+        Where batch norm has another epsilon in the file's own program, the running variances take the difference up,
+        so that the logits are the same.
+
+        Args:
+            backbone: The network that was matched.
+        """
+        state, theirs = dict(self.tensors), self.spelling.batch_norm_epsilon
+        if theirs is None:
+            return state
+        for name, module in backbone.named_modules():
+            if isinstance(module, _BatchNorm):
+                state[f"{name}.running_var"] = state[f"{name}.running_var"] + (theirs - module.eps)
+        return state
+
+    def check_side(self, side: int) -> None:
+        """Refuse pictures of a size for which the network would not compute what the file's own program does.
+
+        Args:
+            side: Side of the pictures in pixels.
+
+        Raises:
+            WeightsError: They are larger than that.
+        """
+        largest = self.spelling.largest_side
+        if largest is not None and side > largest:
+            raise WeightsError(
+                f"{self.spelling.title} network of these names computes something else on pictures of more than "
+                f"{largest} pixels a side; pass --image-size {largest}"
+            )
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the tensors, one sentence each."""
+        notes = []
+        if self.unused:
+            notes.append(f"left out {len(self.unused)} tensors that no forward pass reads, such as {self.unused[0]}")
+        if self.spelling.batch_norm_epsilon is not None:
+            notes.append(
+                f"its batch norm has an epsilon of {self.spelling.batch_norm_epsilon:g}: the difference is added to "
+                "the running variances, which gives the same logits"
+            )
+        return notes
 
     @property
     def logits_in_file(self) -> int | None:
@@ -82,17 +132,19 @@ def _match(tensors: Mapping[str, Tensor], spelling: Spelling, wanted: Mapping[st
             unused.append(name)
         elif ours not in wanted or ours in seen:
             left_over.append(name)
-        elif tensor.shape != wanted[ours].shape:
-            other_shapes[name] = (tuple(tensor.shape), tuple(wanted[ours].shape))
-        else:
+        elif tensor.shape == wanted[ours].shape:
             fitting[ours] = tensor
+        elif spelling.reshapes and tensor.numel() == wanted[ours].numel() and len(tensor) == len(wanted[ours]):
+            fitting[ours] = tensor.reshape(wanted[ours].shape)
+        else:
+            other_shapes[name] = (tuple(tensor.shape), tuple(wanted[ours].shape))
         seen.add(ours)
     missing: list[str] = []
     for name, tensor in wanted.items():
         if name in seen:
             continue
         if name.endswith(COUNTER):
-            fitting[name] = tensor
+            fitting[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)  # the network's may have no values yet
         else:
             missing.append(name)
     return Match(spelling, fitting, tuple(missing), tuple(left_over), other_shapes, tuple(unused))

@@ -1,12 +1,12 @@
-"""The error that a user of training.convert can put right."""
+"""The error that a user of other programs' weights can put right."""
 
 from collections.abc import Sequence
 
 from training.common.errors import TrainingError
 
 
-class ConversionError(TrainingError):
-    """Weights that cannot be converted. The message, one line, names the file and the fix; nothing was written.
+class WeightsError(TrainingError):
+    """Weights of another program that cannot be used. The message, one line, names the file and the fix.
 
     Attributes:
         details: Lines to print before the message, such as one for each tensor that does not fit.
