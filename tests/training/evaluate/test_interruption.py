@@ -11,7 +11,7 @@ from training.attacks.gradient_attack import Attack, cw_attack, pgd_attack
 from training.attacks.registry import Context, build_attacks
 from training.evaluate import measuring, prepare, run
 from training.evaluate.command import main
-from training.evaluate.diagnostics import accuracy_curve
+from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.measuring import Trial
 from training.evaluate.report import Report
 from training.evaluate.row_progress import CheckProgress
@@ -70,7 +70,7 @@ PHASES = [
     (Attack, "perturb", 2, "the same command continues in block on: clean, after 3 of 8 pictures"),
     (Attack, "perturb", 4, "the same command continues after 1 of 6 attacks"),
     (Attack, "perturb", 6, "the same command continues in block off: clean, after 6 of 8 pictures"),
-    (run.gradient_check, "_gradients", 1, "the same command continues after 2 of 6 attacks"),
+    (gradient_check, "_gradients", 1, "the same command continues after 2 of 6 attacks"),
     (CheckProgress, "save", 8, "the same command continues in the check of gradients, after 7 of 20 directions"),
     (run, "batch_dependence", 1, "the same command continues after 2 of 6 attacks"),
     (Attack, "perturb", 7, "the same command continues after 2 of 6 attacks"),
@@ -80,11 +80,12 @@ PHASES = [
 ]
 
 
-@pytest.mark.parametrize(("place", "name", "call", "told"), PHASES, ids=[f"{one[1]} {one[2]}" for one in PHASES])
-def test_an_interrupt_in_each_phase(place, name, call, told, network, tmp_path, whole, monkeypatch):
+@pytest.mark.parametrize("phase", PHASES, ids=[f"{one[1]} {one[2]}" for one in PHASES])
+def test_an_interrupt_in_each_phase(phase, network, tmp_path, whole, monkeypatch):
+    *where, told = phase
     one = evaluation(network(), tmp_path)
     with monkeypatch.context() as patch:
-        stop_at(patch, place, name, call)
+        stop_at(patch, *where)
         with pytest.raises(KeyboardInterrupt):
             one.run(some_attacks())
     assert one.resumption == told

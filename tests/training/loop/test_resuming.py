@@ -103,7 +103,8 @@ def test_an_interrupt_during_validation_costs_no_training(
     measurement, picture_folder, runs, uninterrupted, capsys, monkeypatch
 ):
     measure, train = Validation.measure, trainer.Trainer._train_epoch
-    validated, trained = [], []
+    validated: list[object] = []
+    trained: list[int] = []
 
     def interrupted(self, model, tell):
         def telling(name):
