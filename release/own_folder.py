@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
             raise OwnFolderError(f"sgn {shlex.join(arguments)} failed; its message is above")
 
     for name, arguments in commands(size).items():
-        measured(name, f"sgn {shlex.join(arguments)}", lambda arguments=arguments: run(arguments))
+        measured(name, f"sgn {shlex.join(arguments)}", partial(run, arguments))
     answers = measured(
         "serve and classify",
         "sgn serve --model photos.onnx",

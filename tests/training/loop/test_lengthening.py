@@ -78,7 +78,10 @@ def test_a_cyclic_schedule_is_laid_anew_over_all_epochs(finished, picture_folder
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--epochs=1",), "other settings: epochs (was 2, now 1); give the same ones as then (--epochs may be more than 2)"),
+        (
+            ("--epochs=1",),
+            "other settings: epochs (was 2, now 1); give the same ones as then (--epochs may be more than 2)",
+        ),
         (("--epochs=4", "--lr=0.2"), "other settings: lr (was 0.1, now 0.2); give"),
     ],
 )

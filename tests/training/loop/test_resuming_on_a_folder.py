@@ -150,9 +150,7 @@ def test_another_test_share_is_refused(interrupted, runs, capsys):
 
 
 @pytest.mark.parametrize("mapped", ["started", "resumed"])
-def test_pictures_on_the_disk_and_in_memory_give_the_same_run(
-    mapped, photos, uninterrupted, runs, monkeypatch, capsys
-):
+def test_pictures_on_the_disk_and_in_memory_give_the_same_run(mapped, photos, uninterrupted, runs, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 

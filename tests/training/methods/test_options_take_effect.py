@@ -2,6 +2,7 @@
 
 import copy
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,7 +245,7 @@ def test_options_of_the_folder_change_what_is_trained_on(name, photos):
         train, held_out = split_validation(pictures, config.validation_pictures, config.seed)
         return train.sha256(), held_out.sha256()
 
-    base = {"dataset": "image-folder", "image_size": 8, "validation_pictures": 4}
+    base: dict[str, Any] = {"dataset": "image-folder", "image_size": 8, "validation_pictures": 4}
     before, again = (trained_and_validated(TrainConfig(**base)) for _ in range(2))
     assert before == again
     after = trained_and_validated(TrainConfig(**(base | {name: OF_THE_FOLDER[name]})))
@@ -271,6 +272,8 @@ def test_a_frozen_backbone_gets_no_gradient_and_the_block_the_same_one(precision
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             method.loss(model, method.attack(model, images, labels)).backward()
     assert all(value.grad is None for value in frozen.backbone.parameters())
+    assert free.block is not None
+    assert frozen.block is not None
     for one, other in zip(free.block.parameters(), frozen.block.parameters(), strict=True):
         assert one.grad.norm() > 0
         torch.testing.assert_close(one.grad, other.grad, rtol=2**-6, atol=1e-7)
