@@ -275,5 +275,6 @@ def test_a_frozen_backbone_gets_no_gradient_and_the_block_the_same_one(precision
     assert free.block is not None
     assert frozen.block is not None
     for one, other in zip(free.block.parameters(), frozen.block.parameters(), strict=True):
+        assert one.grad is not None
         assert one.grad.norm() > 0
         torch.testing.assert_close(one.grad, other.grad, rtol=2**-6, atol=1e-7)
