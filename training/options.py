@@ -34,7 +34,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "under torchrun write --run-name",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after its last complete epoch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run where it was saved last; with more --epochs than before, lengthen it",
     )
     parser.add_argument(
         "--device",

@@ -78,7 +78,9 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     state, class_names, start = None, None, None
     split = AutomaticSplit(config.test_share, config.seed)
     if arguments.resume:
-        state = read_state(run_dir / "state.pt", config)
+        # The default of --epochs is no wish for more of them.
+        more_epochs = "epochs" in given_options(TrainConfig, arguments)
+        state = read_state(run_dir / "state.pt", config, more_epochs=more_epochs)
         config = with_saved_defaults(config, TrainConfig.from_dict(state["config"]))
         class_names = tuple(state["data"]["class_names"])
         split = AutomaticSplit.from_values(state["split"]) if "split" in state else split
@@ -127,7 +129,8 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         device: Where to train.
         shard: This process's part of the work.
     """
-    resumable = ""
+    trainer: Trainer | None = None
+    done_before = False
     try:
         with ExitStack() as held:
             with shard.fail_together():
@@ -140,13 +143,20 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
                     if line:
                         print(line, flush=True)
                 print(describe(trainer), flush=True)
+                if trainer.lengthened:
+                    print(trainer.lengthened, flush=True)
             done_before = trainer.finished
-            for epoch in trainer.train():
-                resumable = f"the same command with --resume continues after epoch {epoch}"
+            for _ in trainer.train():
+                pass
     except StoppedElsewhere:
         return TrainingError.exit_status
     except ENDINGS as error:
-        hint = resumable or "no epoch is saved yet, so the same command starts again"
+        resumable = ""
+        if trainer is not None and trainer.resumption:
+            resumable = f"the same command with --resume continues {trainer.resumption}"
+        hint = resumable or "nothing is saved yet, so the same command starts again"
+        if arguments.resume and not resumable:
+            hint = "the run is as it was, so the same command continues it"
         return print_ending(
             error,
             out_of_memory="pass a smaller --batch-size",
@@ -154,7 +164,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             device=device,
             after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
         )
-    if shard.first:
+    if shard.first and trainer is not None:
         path = trainer.checkpoint_path
         print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
     return 0
@@ -167,6 +177,8 @@ def describe(trainer: Trainer) -> str:
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
     done = trainer.progress.epoch
     epochs = f"all {done} epochs are done" if trainer.finished else f"epochs {done + 1} to {config.epochs}"
+    if trainer.progress.trained is not None:
+        epochs += f", of which epoch {done + 1} is trained and not validated"
     if config.minutes and not trainer.finished:
         used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
         epochs = f"{config.minutes:g} minutes{used}"
