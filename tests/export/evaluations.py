@@ -1,6 +1,6 @@
 """A small report of training.evaluate."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,7 +25,7 @@ def report_of(checkpoint_sha256: str, graph_sha256: str = "", eps: float = EPS) 
         (clean_attack(block=False), [True, True, True, True]),
     ]
     if graph_sha256:
-        attacks.append((OnExportedGraph(pgd_attack(20), graph_sha256), [True, False, False, False]))
+        attacks.append((OnExportedGraph(cast(Any, pgd_attack(20)), graph_sha256), [True, False, False, False]))
     for attack, right in attacks:
         report.add(attack, torch.tensor(right))
     return report

@@ -110,6 +110,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     out = tmp_path / "m.examples.json"
     assert adversarial_examples.main(["--plain", str(BUNDLED_CHECKPOINT), "--out", str(out)]) == 0
     told = Examples.model_validate_json(out.read_bytes())
+    assert told.right_of_all is not None
     assert told.right_of_all.pictures == 8
     assert [row.against for row in told.right_of_all.rows] == [None, STANDARD, SERVED]
     assert told.command.endswith(f"--plain {BUNDLED_CHECKPOINT} --out {out}")

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import BUNDLED_MODEL, Settings
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
 
-FIGURES = {
+FIGURES: dict[str, Any] = {
     "headline": {"lowest accuracy per picture": 0.3},
     "auto_attack": {"block on": 0.35},
     "rows": [
