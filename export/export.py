@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
 from export.formats.table import TORCHSCRIPT, Format, format_of
@@ -11,6 +12,37 @@ from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
 from training.common.errors import TrainingError
+
+
+def export_all(options: argparse.Namespace, command: str) -> int:
+    """Write each file that the command line asks for and what goes with it, and return the exit status.
+
+    Args:
+        options: The parsed command line.
+        command: The command line as it was given.
+    """
+    try:
+        companions = Companions(options, command)
+    except (ExportError, TrainingError) as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
+    for kind, target in options.targets:
+        status = export_one(kind, target, options) or _write_companions(companions, kind, target)
+        if status:
+            return status
+    return 0
+
+
+def _write_companions(companions: Companions, kind: FileKind, target: Path) -> int:
+    """Write what goes with a graph that is written, and return the exit status."""
+    try:
+        companions.write(kind, target)
+    except (ExportError, TrainingError) as error:
+        return _fail(f"{error}; {target} itself was written", error.exit_status)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {target} itself was written", 130)
+    return 0
 
 
 def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int:

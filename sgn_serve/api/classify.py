@@ -35,6 +35,7 @@ class Api:
             Route("/explain", self.explain, methods=["POST"]),
             Route("/preprocess", self.preprocess, methods=["POST"]),
             Route("/model", self.model),
+            Route("/model/examples", self.examples),
             Route("/docs.json", self.docs),
             Route("/schema.json", self.schema),
         ]
@@ -85,6 +86,16 @@ class Api:
     async def model(self, request: Request) -> Response:
         """Return the model card."""
         return _json(self._slot.predictor.card)
+
+    async def examples(self, request: Request) -> Response:
+        """Return the example pictures beside the served graph, with their perturbations."""
+        content = self._slot.predictor.examples.content
+        if content is None:
+            raise Refusal(
+                "no_examples",
+                "there are no example pictures beside the served graph; python -m export --examples N writes them",
+            )
+        return Response(content, media_type="application/json")
 
     async def docs(self, request: Request) -> Response:
         """Return the description of this API as an OpenAPI document."""

@@ -21,6 +21,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
+from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
@@ -66,7 +67,8 @@ class Predictor:
         self.settings = settings
         self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         self.description = graph.description
-        self.card = model_card(graph, settings)
+        self.examples = read_examples(graph)
+        self.card = model_card(graph, settings, self.examples)
         options = PictureOptions(
             graph.description.image_size,
             settings.max_pixels,

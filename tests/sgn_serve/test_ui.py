@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
-from release.adversarial_examples import DESCRIPTION, FOLDER, scaled
+from export.examples import scaled
 from tests.sgn_serve.browser import Watched, running_browser, watched_page
 from tests.sgn_serve.server import ROOT, running_server
+
+FOLDER = ROOT / "sgn_serve" / "ui" / "examples"
+DESCRIPTION = "examples.json"
 
 expect.set_options(timeout=60_000)  # for machines that are busy
 FAILED_TO_LOAD = re.compile("Failed to load resource: the server responded with a status of 4")
@@ -213,7 +216,7 @@ def test_the_standard_model_is_fooled_and_this_one_is_not(watched, described):
     clean, full = (
         np.asarray(Image.open(FOLDER / file)) for file in (example["file"], example["tampered"]["standard"]["file"])
     )
-    np.testing.assert_array_equal(sent_picture(watched), scaled(clean, full, 5))
+    np.testing.assert_array_equal(sent_picture(watched), scaled(clean, full, 5, described["steps"]))
     set_strength(page, 8)
     np.testing.assert_array_equal(sent_picture(watched), full)
     assert verdicts(page)["Block on live"] == label

@@ -14,7 +14,7 @@ from torch import nn
 from training.attacks.registry import Context, build_attacks
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions, git_commit, today
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import (
     JudgeError,
@@ -189,6 +189,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "command": run.command,
         "versions": current_versions(),
         "git_commit": git_commit(),
+        "date": today(),
         "device": str(trial.images.device),
     }
     names = facts.class_names or tuple(map(str, range(logits.shape[1])))

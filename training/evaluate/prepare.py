@@ -17,7 +17,7 @@ from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
 from training.common.devices import checked_device, default_device
 from training.common.in_batches import in_batches
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions, git_commit, today
 from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -101,6 +101,7 @@ def prepare(options: Options, command: str) -> Prepared:
             "command": command,
             "versions": current_versions(),
             "git_commit": git_commit(),
+            "date": today(),
             "device": str(device),
             "core_seconds_of_training": info.history.get("core_seconds"),
         },

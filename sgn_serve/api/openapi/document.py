@@ -6,19 +6,19 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT_FIELD, TOP_K
+from sgn_serve.api.form import IMAGE, IMAGES, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
 from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
-from sgn_serve.records import ErrorAnswer, ModelCard, Prediction, Predictions
+from sgn_serve.records import MAX_TOP_K, ErrorAnswer, Examples, ModelCard, Prediction, Predictions
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.setting_types import FLAGS
 from sgn_serve.settings import Settings
 
-_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Reloaded)
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Examples, Reloaded)
 METHODS = {"get", "post"}
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -133,6 +133,16 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
                     "operationId": "model",
                     "summary": "Returns the model card: which model is served, how it was trained and measured.",
                     "responses": {"200": _answer("the model card", ModelCard)},
+                }
+            },
+            "/model/examples": {
+                "get": {
+                    "operationId": "model_examples",
+                    "summary": "Returns pictures of the model's data, with perturbations computed in advance.",
+                    "responses": {
+                        "200": _answer("the examples, with their PNG files as base64", Examples),
+                        "404": _answer("there are no examples beside the served graph", ErrorAnswer),
+                    },
                 }
             },
             HEALTH: _text("healthz", "Tells whether the process answers."),
