@@ -1,28 +1,44 @@
 """The page at /ui in headless Chromium, against a real server with the bundled model.
 
-Pictures of the page are left in build/ui; docs/ui.png is a copy of desktop.png.
+Pictures of the page are left in build/ui, or in the folder UI_PICTURES; docs/ui.png is a copy of desktop-light.png.
+See test_ui_any_model for other models.
 """
 
+import base64
 import json
 import re
 from io import BytesIO
 
-import axe_playwright_python.sync_playwright as axe_playwright
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Route, expect
 
 from export.examples import scaled
-from tests.sgn_serve.browser import Watched, running_browser, watched_page
+from sgn_serve.graph_format import examples_path
+from sgn_serve.settings import BUNDLED_MODEL
+from tests.sgn_serve.browser import running_browser, watched_page
+from tests.sgn_serve.page_driver import (
+    FAILED_TO_LOAD,
+    SCHEMES,
+    SCREENS,
+    act,
+    bars,
+    check,
+    in_sight,
+    keep_picture,
+    sent_picture,
+    set_strength,
+    settled,
+    upload,
+    verdicts,
+    violations,
+    widest,
+)
 from tests.sgn_serve.server import ROOT, running_server
 
-FOLDER = ROOT / "sgn_serve" / "ui" / "examples"
-DESCRIPTION = "examples.json"
-
 expect.set_options(timeout=60_000)  # for machines that are busy
-FAILED_TO_LOAD = re.compile("Failed to load resource: the server responded with a status of 4")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +55,12 @@ def url(browser, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def described():
-    return json.loads((FOLDER / DESCRIPTION).read_text())
+    return json.loads(examples_path(BUNDLED_MODEL).read_text())
 
 
 @pytest.fixture
 def watched(browser, url):
-    with watched_page(browser, url, viewport={"width": 1280, "height": 1130}) as opened:
+    with watched_page(browser, url, viewport={"width": 1280, "height": 900}) as opened:
         opened.page.goto("/ui")
         settled(opened.page)
         yield opened
@@ -55,53 +71,8 @@ def page(watched):
     return watched.page
 
 
-def settled(page: Page) -> None:
-    """Wait until the page has an answer or an error."""
-    page.wait_for_function(
-        "() => document.getElementById('answers').ariaBusy === 'false' &&"
-        " (document.querySelector('.verdict') || !document.getElementById('problem').hidden)"
-    )
-
-
-def act(page: Page, action) -> None:
-    """Do something that makes the page ask the server, and wait for the outcome."""
-    page.evaluate("document.getElementById('answers').ariaBusy = 'waiting'")
-    action()
-    settled(page)
-
-
-def check(page: Page, name: str) -> None:
-    radio = page.get_by_role("radio", name=name, exact=True)
-    if not radio.is_checked():
-        act(page, radio.check)
-
-
-def choose(page: Page, label: str) -> None:
-    check(page, label)
-
-
-def set_strength(page: Page, strength: int) -> None:
-    act(page, lambda: page.get_by_role("slider", name="Strength").fill(str(strength)))
-
-
-def attack(page: Page, attacked: str) -> None:
-    check(page, {"standard": "a standard model", "bundled": "this model"}[attacked])
-
-
-def verdicts(page: Page) -> dict[str, str]:
-    """Return the label of each verdict by its heading."""
-    return {
-        verdict.locator(".who").inner_text(): verdict.locator(".label").inner_text()
-        for verdict in page.locator(".verdict").all()
-    }
-
-
-def bars(page: Page) -> dict[str, list[str]]:
-    """Return the figures of each row by its label."""
-    return {
-        row.locator("th").inner_text().split()[0]: row.locator(".value").all_inner_texts()
-        for row in page.locator("#bars tr").all()
-    }
+def attack(page, title: str) -> None:
+    check(page, {"standard": "a standard model", "block-on": "this model"}[title])
 
 
 def ask(url: str, data: bytes, block: bool) -> dict:

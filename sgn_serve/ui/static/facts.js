@@ -27,16 +27,17 @@ export function heading(title) {
 
 export function showServed(card) {
   const name = [card.architecture, card.data].filter(Boolean).join(", trained on ");
-  const parts = [name, `${card.classes.length} classes`, size(card), `model ${card.model.slice(0, 8)}`];
+  const parts = [name, card.precision, `${card.classes.length} classes`, size(card), `model ${card.model.slice(0, 8)}`];
   document.getElementById("served").textContent = `Serving ${parts.filter(Boolean).join(" · ")}`;
 }
 
 // examples: the server's, or null if it has none
 export function showFacts(card, examples) {
-  const blocks = [examples ? recordedAndLive(card, examples) : withoutExamples(card), robustness(card)];
+  const blocks = [examples ? recordedAndLive(card, examples) : withoutExamples(card)];
   if (examples?.right_of_all) {
     blocks.push(counts(examples));
   }
+  blocks.push(robustness(card));
   if (card.notes.length) {
     blocks.push(notes(card));
   }

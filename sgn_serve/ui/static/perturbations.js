@@ -30,9 +30,8 @@ class Kind {
 export function kindsOf(examples) {
   const kinds = [];
   if (examples) {
-    const [{ tampered }] = examples.examples;
     for (const [key, { title }] of Object.entries(examples.models)) {
-      if (key in tampered) {
+      if (examples.examples.every(({ tampered }) => key in tampered)) {
         kinds.push(new Kind(key, title, examples.steps, 1, key));
       }
     }

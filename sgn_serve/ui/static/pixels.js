@@ -68,7 +68,7 @@ export function drawDifference(element, clean, picture, amplification) {
   element.getContext("2d").putImageData(drawn, 0, 0);
 }
 
-// Rounds half away from zero, as release/adversarial_examples.py does, so that the change is at most its share of it.
+// Rounds half away from zero, as export/examples.py does, so that the change is at most its share of it.
 function scaled(change, strength, steps) {
   return Math.sign(change) * Math.floor((2 * Math.abs(change) * strength + steps) / (2 * steps));
 }

@@ -3,6 +3,7 @@
 import { element } from "./elements.js";
 
 const SIGNS = { right: "✓", wrong: "✗", same: "✓", changed: "✗", "": "·" };
+const MOST_NUMBERS = 17; // columns that have room for a number and a sign
 const LOOKS = { right: "right", wrong: "wrong", same: "right", changed: "wrong", "": "" };
 const head = document.getElementById("strip-head");
 const body = document.getElementById("strip-body");
@@ -11,7 +12,10 @@ const body = document.getElementById("strip-body");
 // question: what the marks answer; recorded: rows of { name, marks }
 export function showStrip(kind, question, recorded) {
   const strengths = Array.from({ length: kind.steps + 1 }, (_, strength) => strength);
-  const titles = strengths.map((strength) => element("th", { scope: "col", textContent: `${strength * kind.unit}` }));
+  const every = Math.ceil(strengths.length / MOST_NUMBERS);
+  const number = (strength) => (strength % every ? "" : `${strength * kind.unit}`);
+  const titles = strengths.map((strength) => element("th", { scope: "col", textContent: number(strength) }));
+  head.parentElement.classList.toggle("dense", every > 1);
   head.replaceChildren(element("tr", {}, element("th", { scope: "col", textContent: question }), ...titles));
   const rows = [row("This model", "live", strengths.map(() => "")), ...recorded.map(({ name, marks }) => row(name, "recorded", marks))];
   body.replaceChildren(...rows);
