@@ -21,6 +21,10 @@ export function showGallery({ examples, class_names: classNames }, onExample) {
   });
   gallery.replaceChildren(...choices);
   document.getElementById("examples").hidden = false;
+}
+
+// Marks the first example as chosen.
+export function markFirst() {
   gallery.querySelector("input").checked = true;
 }
 

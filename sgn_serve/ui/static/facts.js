@@ -170,7 +170,7 @@ function everyAttack(card) {
   const lines = [...byAttack].map(([attack, shares]) => [attack, ...states.map((state) => shares[state] ?? "–")]);
   const title = `All ${byAttack.size} attacks and settings that were measured`;
   const drawn = table("counts", ["Attack", ...columns(card, states)], lines);
-  return element("details", {}, element("summary", {}, title), element("div", { className: "wide" }, drawn));
+  return element("details", {}, element("summary", {}, title), drawn);
 }
 
 function counts({ right_of_all: { pictures, rows }, models }) {

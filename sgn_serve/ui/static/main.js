@@ -1,7 +1,7 @@
 // The page: holds what is chosen, asks the server, shows the answers.
 
 import { fromRecord, fromServer, outcome, showAnswers, summary } from "./answers.js";
-import { offerFiles, onOwnPicture, showGallery } from "./chooser.js";
+import { markFirst, offerFiles, onOwnPicture, showGallery } from "./chooser.js";
 import { element } from "./elements.js";
 import { bare, disagreementNote, heading, resizing, showFacts, showServed, size } from "./facts.js";
 import { changes, kindsOf } from "./perturbations.js";
@@ -330,8 +330,11 @@ async function start() {
     }
     fit();
     listen();
-    if (waiting || examples) {
-      await (waiting ? choose(null, waiting) : choose(examples.examples[0], null));
+    if (waiting) {
+      await choose(null, waiting);
+    } else if (examples) {
+      markFirst();
+      await choose(examples.examples[0], null);
     } else {
       byId("answers").ariaBusy = "false";
     }
