@@ -83,8 +83,9 @@ class Companions:
             WriteError: A file cannot be written.
         """
         if self._evaluation is not None:
-            path = write_figures(self._evaluation, graph)
-            print(f"wrote {path} (figures of {self._evaluation.path})")
+            path, left_out = write_figures(self._evaluation, graph)
+            other = f", but for {left_out} measured on another exported graph" if left_out else ""
+            print(f"wrote {path} (figures of {self._evaluation.path}{other})")
         elif stale := stale_figures(graph):
             print(
                 f"warning: {stale} has the figures of an older graph, which will not be shown: judge this one and "

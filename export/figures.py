@@ -147,16 +147,17 @@ def check_place(graph: Path) -> None:
         FiguresError: Something else stands in its place.
     """
     path = figures_path(graph)
-    if path == graph:
-        raise FiguresError(f"{graph}: its name is that of its figures; pass another PATH, such as {graph.stem}.onnx")
     if path.exists() and _saved(path).get("format") != FIGURES_FORMAT:
         raise FiguresError(
             f"{path}: is no file of figures, and those of {graph.name} would replace it; pass another PATH, or move it"
         )
 
 
-def write_figures(evaluation: Evaluation, graph: Path) -> Path:
-    """Write the figures of an evaluation beside a graph, and return their file.
+def write_figures(evaluation: Evaluation, graph: Path) -> tuple[Path, int]:
+    """Write the figures of an evaluation beside a graph.
+
+    Returns:
+        Their file, and the number of rows that are left out because they were measured on another exported graph.
 
     Raises:
         FiguresError: The report cannot be read, or its figures are too many.
@@ -173,7 +174,7 @@ def write_figures(evaluation: Evaluation, graph: Path) -> Path:
     if len(content) > MAX_FIGURES_BYTES:
         raise FiguresError(f"{path}: the figures take more than {MAX_FIGURES_BYTES} bytes; judge with fewer attacks")
     write_atomically(path, content)
-    return path
+    return path, len(evaluation.content["rows"]) - len(figures["rows"])
 
 
 def stale_figures(graph: Path) -> Path | None:

@@ -224,7 +224,9 @@ class Predictor:
         if self_gradient is None:
             return self.settings.self_gradient and self.description.has_block
         if self_gradient and not self.description.has_block:
-            raise Refusal("no_block", "the served network has no self-gradient block")
+            raise Refusal(
+                "no_block", "the served network has no self-gradient block; leave self_gradient out, or send false"
+            )
         return self_gradient
 
 

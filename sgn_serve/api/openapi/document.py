@@ -258,7 +258,8 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         SELF_GRADIENT_FIELD: {
             "enum": [True, False, *FLAGS],
-            "description": f"block on (two passes) or off (one pass); default: {str(settings.self_gradient).lower()}",
+            "description": "block on (two passes) or off (one pass); default: "
+            + ("true, and false where the network has no block" if settings.self_gradient else "false"),
         },
         TOP_K: {
             "type": "integer",
