@@ -56,7 +56,8 @@ export function showAnswers(answers, truth) {
 
 function verdict(answer, truth) {
   const judged = answer.judged(truth);
-  const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ wrong" });
+  const sign = judged === "right" ? "✓ " : "✗ ";
+  const chip = judged && element("span", { className: `chip ${judged}` }, sign, element("span", { className: "word" }, judged));
   const name = element("p", { className: "who" }, answer.name, " ", badge(answer));
   const said = element("p", { className: "label", title: answer.label }, answer.label);
   const how = element("p", { className: "how" }, percent(answer.share, 0), " ");

@@ -74,7 +74,7 @@ function recordedAndLive(card, { models, steps, norm, source, examples }) {
     .map(([, { title, attacks: used }]) => element("li", {}, `${title}: ${used.map((attack) => attack.name).join("; ")}`));
   const missed = all.filter(([key]) => examples.every(({ tampered }) => tampered[key] && !tampered[key].fooled));
   return block(
-    "Live and recorded",
+    recorded.length ? "Live and recorded" : "Live",
     paragraph(["This model's answers come from the server each time you move the slider.", ...others].join(" ")),
     paragraph(
       `Perturbations of the examples change each colour value by at most ${steps} of ${LEVELS} (`,
