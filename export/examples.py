@@ -152,7 +152,7 @@ def scaled(clean: Pixels, perturbed: Pixels, strength: int, steps: int) -> Pixel
 
     The perturbation is rounded half away from zero. One of at most steps/255 stays within strength/255.
 
-    The page at /ui does the same, in sgn_serve/ui/static/examples.js.
+    The page at /ui does the same, in sgn_serve/ui/static/pixels.js.
     """
     difference = perturbed.astype(np.int64) - clean
     size = (2 * np.abs(difference) * strength + steps) // (2 * steps)

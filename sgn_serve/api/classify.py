@@ -1,4 +1,4 @@
-"""Routes that classify and explain pictures, and that describe the model and the API."""
+"""Routes that classify, explain and preprocess pictures, and that describe the model and the API."""
 
 from typing import Any
 
@@ -33,6 +33,7 @@ class Api:
             Route("/classify", self.classify, methods=["POST"]),
             Route("/classify_batch", self.classify_batch, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
+            Route("/preprocess", self.preprocess, methods=["POST"]),
             Route("/model", self.model),
             Route("/model/examples", self.examples),
             Route("/docs.json", self.docs),
@@ -74,6 +75,13 @@ class Api:
         predictor.check_room()
         async with read_form(request, predictor.settings, options=()) as form:
             return Response(await self._slot.predictor.explain(form.files[0]), media_type="image/png")
+
+    async def preprocess(self, request: Request) -> Response:
+        """Return a picture as the network sees it."""
+        predictor = self._slot.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings, options=()) as form:
+            return Response(await self._slot.predictor.preprocess(form.files[0]), media_type="image/png")
 
     async def model(self, request: Request) -> Response:
         """Return the model card."""

@@ -16,6 +16,7 @@ from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
+from sgn_serve.pictures.input_png import input_png
 from sgn_serve.process.version import package_version
 from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
@@ -168,6 +169,16 @@ class Predictor:
             logits = await self._run(place, pixels[None], True, with_gradient=True)
         assert logits.gradient is not None, "it was asked for"
         return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
+
+    async def preprocess(self, file: IO[bytes]) -> bytes:
+        """Return one picture file as the network sees it: a PNG file of the network's size.
+
+        Raises:
+            Refusal: The picture cannot be decoded, or too many are waiting.
+        """
+        with self.batcher.reserve(1) as place:
+            pixels = await self._decode(place, file)
+        return await asyncio.to_thread(input_png, pixels)
 
     async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
         """Return the logits of pictures that are tensors already.

@@ -234,10 +234,11 @@ def test_mutated_forms(fuzzed):
         "/classify": flag + part % b"image" + file,
         "/classify_batch": (part % b"images" + file) * 2 + flag,
         "/explain": part % b"image" + file,
+        "/preprocess": part % b"image" + file,
     }
 
     def ask(seed):
-        path = list(forms)[seed % 3]
+        path = list(forms)[seed % len(forms)]
         body = mutated(forms[path] + b"--edge--\r\n", random.Random(seed))
         return fuzzed.check(fuzzed.client.post(path, content=body, headers=FORM))
 
