@@ -89,6 +89,21 @@ class Kind:
         return max(self.file_bytes, 3 * height * width, mmap.PAGESIZE)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a picture.
+
+    Attributes:
+        pixels: Most pixels.
+        cpu_seconds: Longest CPU time.
+        seconds: Longest time between the beginning and the end of its decoding.
+    """
+
+    pixels: int
+    cpu_seconds: float
+    seconds: float
+
+
 class ProcessObserver:
     """Callbacks of a decoder process. All of them run on the event loop."""
 
@@ -141,15 +156,15 @@ class DecoderProcess:
         socket.send_fds(control, [order], [self._far_end.fileno(), self._memory])
         self._close_far_end()
 
-    async def decode(self, file: IO[bytes], cpu_seconds: float, seconds: float) -> Result:
+    async def decode(self, file: IO[bytes], limits: Limits, seconds: float) -> Result:
         """Have a picture decoded.
 
         Cancelled, it leaves a process for small pictures to its task, which is short. It ends one for large pictures.
 
         Args:
             file: The file, at its beginning, of no more than kind.file_bytes.
-            cpu_seconds: CPU time that it may take.
-            seconds: Time that it may take.
+            limits: What it may take.
+            seconds: Time that it may take, no longer than the limits have it.
         """
         if not self._alive:
             return Result(None, end=End.STOPPED)
@@ -159,7 +174,7 @@ class DecoderProcess:
             self._region.write(chunk)
         self._timer = self._loop.call_later(seconds, self.kill, End.TIME)
         with suppress(OSError):  # the process has just ended, and the fork server will tell
-            self.connection.send(TASK.pack(self._region.tell(), cpu_seconds))
+            self.connection.send(TASK.pack(self._region.tell(), limits.pixels, limits.cpu_seconds))
         try:
             return await answer
         except asyncio.CancelledError:
