@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.process.garbage import freeze_long_lived_objects
+from sgn_serve.process.heap import use_one_heap
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.predictor import Predictor
@@ -45,6 +46,7 @@ class RobustClassifier:
 
     def __init__(self) -> None:
         log_json_lines()
+        use_one_heap()
         try:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)

@@ -14,7 +14,7 @@ _SLOW_SECONDS = 1.0
 """Assumed time to decode a picture, until it was measured."""
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in the running mean."""
-QUICK_WEIGHT, LONGER_WEIGHT = 3.0, 1.0
+QUICK_WEIGHT, LONGER_WEIGHT = 5.0, 1.0
 """Shares of the time that pictures get which may be quick, and those which take longer, while both wait."""
 
 

@@ -50,7 +50,7 @@ class _Line(Generic[Item]):
 class Turns(Generic[Item]):
     """Holds pictures of two classes. While both wait, each gets its share of the time; alone, one gets all of it.
 
-    Nobody knows what a picture takes before it is decoded. One that was not tried yet therefore gets a short time first,
+    Nobody knows what a picture takes before it is decoded. One that was not tried yet thus gets a short time first,
     and waits for the short times of others only. One that takes longer waits for others of its kind. The shares make
     sure that neither class waits for ever, whatever comes in the other. It is start-time fair queueing of two classes.
     Source: Goyal, Vin and Cheng, "Start-time fair queueing", SIGCOMM 1996.
