@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.process.garbage import freeze_long_lived_objects
-from sgn_serve.process.heap import use_one_heap
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.predictor import Predictor
@@ -46,7 +45,6 @@ class RobustClassifier:
 
     def __init__(self) -> None:
         log_json_lines()
-        use_one_heap()
         try:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)
@@ -84,13 +82,13 @@ class RobustClassifier:
                 wanted + OTHER_FILES,
             )
         use_supervisor()
-        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed.
-        # That was 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this at start.
-        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # glibc would give nearly every thread a heap of its own, and keep in each what it once needed. Bodies are written
+        # to the disk in threads. The workers' C library reads this at start.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         # Once glibc has seen pieces as large as a picture's freed, it would keep them: 130 MB. With these limits they
         # go back to the system. Smaller pieces, such as the network's tensors, are still kept.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 20))
-        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 20))
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 << 20))
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies)
 
