@@ -82,8 +82,8 @@ class RobustClassifier:
                 wanted + OTHER_FILES,
             )
         use_supervisor()
-        # glibc would give nearly every thread a heap of its own, and keep in each what it once needed. Bodies are written
-        # to the disk in threads. The workers' C library reads this at start.
+        # glibc would give nearly every thread a heap of its own, and keep in each what it once needed. Bodies are
+        # written to the disk in threads. The workers' C library reads this at start.
         os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         # Once glibc has seen pieces as large as a picture's freed, it would keep them: 130 MB. With these limits they
         # go back to the system. Smaller pieces, such as the network's tensors, are still kept.
