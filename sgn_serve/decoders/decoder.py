@@ -21,11 +21,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
 from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
 from sgn_serve.decoders.lane import Lane, Waiter
 from sgn_serve.decoders.large_pictures import LargePictures
+from sgn_serve.decoders.launcher import ForkServer
 from sgn_serve.decoders.messages import Outcome
-from sgn_serve.decoders.processes import End, ForkServer, Kind, Limits, Result
 from sgn_serve.decoders.turns import Class
 from sgn_serve.pictures import decoding, errors
 from sgn_serve.telemetry import metrics

@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import IO
 
-from sgn_serve.decoders.processes import DecoderProcess, End, ForkServer, Kind, Limits, ProcessObserver, Result
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
+from sgn_serve.decoders.launcher import ForkServer
+from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
 from sgn_serve.decoders.turns import Class, Share, Turns
 from sgn_serve.process.confinement import Confinement
 

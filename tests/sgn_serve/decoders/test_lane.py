@@ -4,8 +4,9 @@ import asyncio
 from io import BytesIO
 from typing import IO, Any
 
+from sgn_serve.decoders.contract import Kind, Limits, Result
 from sgn_serve.decoders.lane import Lane, Waiter
-from sgn_serve.decoders.processes import Kind, Limits, ProcessObserver, Result
+from sgn_serve.decoders.processes import ProcessObserver
 from sgn_serve.decoders.turns import Class
 from sgn_serve.process.confinement import Confinement
 
