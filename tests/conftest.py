@@ -1,9 +1,13 @@
-"""Shared by all tests: where the project is, and how threads wait."""
+"""Shared by all tests: where the project is, the devices, and how threads wait."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import torch
 
 # Read when torch is first imported, by these processes and those that they start. Threads that spin while they wait for
 # one that does not get a core make tests on a busy machine ten times slower.
@@ -19,3 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> "torch.device":
+    """The processor and, where there is one, a GPU."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+    return torch.device(request.param)

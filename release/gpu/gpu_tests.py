@@ -11,7 +11,13 @@ from typing import Any
 from release.gpu.stage import Run, Skip, main
 from release.gpu.supervise import supervise
 
-FOLDERS = ("tests/export/kernels", "tests/benchmarks/gpu/test_command.py", "tests/export/formats/test_aot.py")
+FOLDERS = (
+    "tests/export/kernels",
+    "tests/training/derivatives/test_double_backward.py",
+    "tests/training/test_on_each_device.py",
+    "tests/benchmarks/gpu/test_command.py",
+    "tests/export/formats/test_aot.py",
+)
 """Every place of a test marked gpu. Quick tests come first, because the tests done when the time is up still count."""
 REHEARSED = ("tests/benchmarks/gpu/test_command.py",)
 """Tests of a rehearsal. Without a GPU they are collected and skipped."""

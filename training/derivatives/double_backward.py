@@ -148,7 +148,9 @@ def _batch_norm_backward(  # PyTorch's signature
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of features, weight and bias that are wanted; statistics are running mean and variance."""
-    return aten.native_batch_norm_backward(gradient, features, weight, *statistics, None, None, False, eps, wanted)
+    # A frozen layer saves no statistics of its batch. CUDA's kernel wants empty tensors for them and refuses None.
+    saved = statistics[0].new_empty(0)
+    return aten.native_batch_norm_backward(gradient, features, weight, *statistics, saved, saved, False, eps, wanted)
 
 
 Pair = tuple[int, int]

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from export.kernels import onnx_functions, operators
 
@@ -56,10 +55,3 @@ def onnx_library(project_root: Path) -> Path:
         pytest.skip("needs ONNX Runtime's C headers, which no package brings: make test ORT_INCLUDE_DIR=...")
     build(project_root, f"ORT_INCLUDE_DIR={Path(headers).resolve()}")
     return onnx_functions.library_path()
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
-    return torch.device(request.param)

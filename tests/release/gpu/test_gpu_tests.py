@@ -7,16 +7,19 @@ from release.gpu import gpu_tests
 
 
 def marked_gpu(file: Path) -> bool:
-    """Whether a file uses pytest.mark.gpu."""
-    source = file.read_text()
-    return "gpu" in source and any(
-        isinstance(node, ast.Attribute) and node.attr == "gpu" and ast.unparse(node.value).split(".")[-1] == "mark"
-        for node in ast.walk(ast.parse(source))
+    """Whether a file uses pytest.mark.gpu, or has a test with the fixture `device`, one of whose values is marked."""
+    tree = ast.parse(file.read_text())
+    marks = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "gpu")
+    tests = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"))
+    return any(ast.unparse(mark.value).split(".")[-1] == "mark" for mark in marks) or any(
+        argument.arg == "device" for test in tests for argument in test.args.args
     )
 
 
 def test_the_stage_tests_runs_every_test_that_is_marked_gpu(project_root: Path) -> None:
-    marked = {file.relative_to(project_root) for file in (project_root / "tests").rglob("*.py") if marked_gpu(file)}
+    marked = {
+        file.relative_to(project_root) for file in (project_root / "tests").rglob("test_*.py") if marked_gpu(file)
+    }
     for place in map(Path, {*gpu_tests.FOLDERS, *gpu_tests.REHEARSED}):
         assert (project_root / place).exists()
         assert any(file.is_relative_to(place) for file in marked), f"{place} has no test that is marked gpu"

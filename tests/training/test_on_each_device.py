@@ -1,0 +1,83 @@
+"""Train, judge and export on the processor and, where there is one, on a GPU, whose kernels are others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny_run import arguments, rows
+from training.checkpoint import load_checkpoint
+from training.command import main
+from training.evaluate import judge
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+from training.networks.wide_resnet import WideResNet
+
+BLOCK = ("--method=self-gradient", "--plain-loss-share=0.3")
+TRAININGS = {
+    "standard": ("--method=standard", "--cutmix=0.5", "--cutout=3"),
+    "pgd": ("--method=pgd", "--attack-steps=2", "--weight-perturbation=0.005", "--gradient-alignment=0.2"),
+    "bilateral": ("--method=bilateral",),
+    "trades": ("--method=trades",),
+    "held": (*BLOCK, "--attack-view=held", "--ema-decay=0.9"),
+    "smooth": (*BLOCK, "--attack-view=smooth", "--gradient-alignment=0.2"),
+    "full": (*BLOCK, "--attack-view=full", "--activation=silu", "--weight-perturbation=0.005"),
+    "gradient-oracle": ("--method=gradient-oracle",),
+}
+"""Every method, and each way in which its loss is differentiated."""
+NOTHING_DRAWN = {
+    name: (
+        "--no-flip",
+        "--crop-padding=0",
+        *(("--attack-start=image",) if name not in ("standard", "bilateral", "trades") else ()),
+    )
+    for name in TRAININGS
+}
+"""Options by which devices, whose random numbers differ, train alike. Two methods draw their starts all the same."""
+QUICK = ("quick", "straight-through", "averaged", "averaged-smooth", "transfer", "apgd-ce", "smooth-apgd-ce", "noise")
+
+
+def train(picture_folder: Path, run: str, *options: str, epochs: int = 1) -> None:
+    assert main(arguments(picture_folder, run, *options, epochs=epochs)) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_gpu_trains_as_the_processor_does(picture_folder, runs, name):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+    options = (*TRAININGS[name], *NOTHING_DRAWN[name])
+    for device in ("cpu", "cuda"):
+        train(picture_folder, device, *options, f"--device={device}")
+    on_cpu, on_gpu = (float(rows(runs / device)[0]["train_loss"]) for device in ("cpu", "cuda"))
+    assert on_gpu == pytest.approx(on_cpu, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_method_trains_and_resumes(device, picture_folder, runs, name, precision):
+    options = (*TRAININGS[name], f"--device={device}", f"--precision={precision}")
+    train(picture_folder, "run", *options)
+    train(picture_folder, "run", *options, "--resume", epochs=2)
+    assert [row["epoch"] for row in rows(runs / "run")] == ["1", "2"]
+    network, _ = load_checkpoint(runs / "run" / "model.safetensors")
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_block_alone_trains(device, picture_folder, runs):
+    train(picture_folder, "plain", "--method=standard", f"--device={device}")
+    start = f"--init-from={runs / 'plain' / 'model.safetensors'}"
+    train(picture_folder, "block", start, "--freeze-backbone", f"--device={device}")
+    before, after = (load_checkpoint(runs / name / "model.safetensors")[0] for name in ("plain", "block"))
+    for name, value in before.backbone.state_dict().items():
+        assert torch.equal(after.backbone.state_dict()[name], value), name
+
+
+def test_the_judge_attacks(device):
+    torch.manual_seed(0)
+    network = SelfGradientNetwork(WideResNet(10, 1, num_classes=5), SelfGradientBlock(gradient_scaling="rms")).eval()
+    images = torch.rand(6, 3, 16, 16)
+    labels = torch.arange(6) % 5
+    judged = judge(network.to(device), images, labels, eps=2 / 255, attacks=QUICK, beta=[20.0], progress=False)
+    assert len(judged.rows) > 2 * len(QUICK)
+    assert judged.lowest <= min(row.right.float().mean() for row in judged.rows.values()) <= 1
+    assert next(network.parameters()).device.type == device.type
