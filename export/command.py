@@ -24,6 +24,7 @@ from export.output import UNFINISHED
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
+from training.data.datasets import DATASETS
 
 PROGRAM = "python -m export"
 BESIDE_CHECKPOINT = Path()
@@ -57,6 +58,7 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
     options = parser.parse_args(arguments)
     _check_fused(parser, options)
     _check_reduced(parser, options)
+    _check_auto(parser, options)
     options.targets = _targets(parser, options)
     return options
 
@@ -99,6 +101,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         help=f"device that --aot compiles for (default: cpu; cuda: the default PATH is {AOT_FOR_GPU.file_name})",
     )
     _add_reduced_arguments(parser)
+    _add_auto_arguments(parser)
     return parser
 
 
@@ -121,6 +124,23 @@ def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help=f"number of pictures that the share is measured on (default: {ENOUGH_PICTURES}; with fewer it is rough)",
+    )
+
+
+def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auto-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="find the threshold of self_gradient=auto with which this share of the validation pictures, such as "
+        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at (default: the "
+        "checkpoint's threshold, if it has one)",
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder of the data set, for --auto-agreement to read train/ of"
+    )
+    parser.add_argument(
+        "--dataset", choices=DATASETS, help="which reader reads --data-root (default: the one that it was trained with)"
     )
 
 
@@ -158,6 +178,15 @@ def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace)
                 parser.error(f"--{flag.replace('_', '-')} has no effect with --precision fp32; leave it out")
     elif options.pictures is None:
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
+
+
+def _check_auto(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.auto_agreement is None:
+        for flag in ("data_root", "dataset"):
+            if getattr(options, flag) is not None:
+                parser.error(f"--{flag.replace('_', '-')} has no effect without --auto-agreement; leave it out")
+    elif options.data_root is None:
+        parser.error("--auto-agreement is measured on validation pictures; name the data set's folder with --data-root")
 
 
 def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[FileKind, Path]]:

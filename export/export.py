@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from export.auto_margin import AutoRequest, auto_metadata, told
 from export.errors import ExportError
 from export.exporter import export_graph
 from export.formats.table import TORCHSCRIPT, Format, format_of
@@ -44,6 +46,15 @@ def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int
 
 def _report(file_format: Format, target: Path, options: argparse.Namespace) -> str:
     """Write one file and return the table of what was measured."""
+    found = ""
+    if options.auto_agreement is not None:
+        asked = AutoRequest(options.auto_agreement, options.data_root, options.dataset)
+        metadata = auto_metadata(options.ckpt, asked)
+        file_format, found = replace(file_format, metadata=metadata), f"\n{told(metadata)}"
+    return _written(file_format, target, options) + found
+
+
+def _written(file_format: Format, target: Path, options: argparse.Namespace) -> str:
     if options.precision == "fp32":
         return export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
     reduced = Reduced(
