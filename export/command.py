@@ -133,8 +133,8 @@ def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar="SHARE",
         help="find the threshold of self_gradient=auto with which this share of the validation pictures, such as "
-        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at (default: the "
-        "checkpoint's threshold, if it has one)",
+        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at "
+        "(default: the checkpoint's threshold, if it has one)",
     )
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", help="folder of the data set, for --auto-agreement to read train/ of"

@@ -3,11 +3,23 @@
 The service writes them and sgn_serve.client reads them. So nothing here loads a server or an engine.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from sgn_serve.pictures.resizing import Resize
+
+AUTO: Literal["auto"] = "auto"
+"""Decide for each picture whether the block is on: the second pass runs where the plain answer has a small margin."""
+SelfGradient = bool | Literal["auto"]
+"""What a request asks for: the block on, off, or AUTO."""
+Mode = Literal["on", "off", "auto"]
+"""The same as a word."""
+
+
+def mode_of(self_gradient: SelfGradient) -> Mode:
+    """Return the word for what a request asks for."""
+    return self_gradient if isinstance(self_gradient, str) else "on" if self_gradient else "off"
 
 
 class ClassProbability(BaseModel):
@@ -23,6 +35,9 @@ class Prediction(ClassProbability):
 
     top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
     self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
+    mode: Mode = Field(
+        description="what was asked for. With auto, self_gradient tells whether this picture needed the second pass"
+    )
     plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
     disagreement: float | None = Field(
         description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
@@ -109,6 +124,21 @@ class Flag(BaseModel):
     detail: str
 
 
+class AutoMode(BaseModel):
+    """The threshold of self_gradient=auto."""
+
+    margin: float = Field(
+        description="difference of the two largest plain probabilities under which a picture gets the second pass"
+    )
+    source: Literal["setting", "graph", "figures"] = Field(
+        description="where it stands: SGN_AUTO_MARGIN, the graph's metadata, or the figures beside the graph"
+    )
+    measured: dict[str, Any] = Field(
+        description="what it was measured to do, such as agreement and second_pass, shares of the pictures; empty "
+        "where nobody measured it"
+    )
+
+
 class Limits(BaseModel):
     """Limits of one request."""
 
@@ -138,4 +168,6 @@ class ModelCard(BaseModel):
     )
     disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
     max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
+    auto: AutoMode | None = Field(description="threshold of self_gradient=auto; null where the model has none")
+    default_mode: Mode = Field(description="what is done where a request does not say")
     limits: Limits = Field(description="what one request may hold")

@@ -145,4 +145,5 @@ def test_the_names_in_a_graph_do_not_change():
         "SHA256_KEY": "checkpoint_sha256",
         "PRECISION_KEY": "precision",
         "BACKGROUND_FIELD": "background",
+        "AUTO_KEY": "auto",
     }
