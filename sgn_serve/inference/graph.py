@@ -244,7 +244,7 @@ def checked_auto(value: Any) -> Mapping[str, Any]:
         ValueError: It is no object with a "margin" from 0 to 1, or it holds what JSON cannot carry.
     """
     margin = value.get("margin") if isinstance(value, dict) else None
-    if type(margin) not in (int, float) or not 0 <= margin <= 1:  # NaN is refused too
+    if type(margin) not in (int, float) or margin is None or not 0 <= margin <= 1:  # NaN is refused too
         raise ValueError(f'{AUTO_KEY} is no object with a "margin" from 0 to 1')
     json_size(value)
     checked: Mapping[str, Any] = value

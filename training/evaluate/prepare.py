@@ -71,6 +71,10 @@ def prepare(options: Options, command: str) -> Prepared:
     if options.ckpt is None:
         return _prepare_module(options, command, device, others)
     model, info = _load_network(options.ckpt, device)
+    if options.auto_margin is not None:
+        if model.block is None:
+            raise OptionError("--auto-margin is for a network with a block; leave it out")
+        model.auto_margin = options.auto_margin
     checkpoint_sha256 = file_sha256(options.ckpt)
     graph, context = None, _context(options, info, model)
     if options.onnx is not None:
@@ -196,6 +200,7 @@ def _context(options: Options, info: CheckpointInfo, model: SelfGradientNetwork)
         classes=len(info.class_names),
         betas=tuple(options.beta),
         restarts=options.restarts,
+        auto=model.block is not None and model.auto_margin is not None,
     )
 
 
@@ -266,6 +271,8 @@ def _setting(
     if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
         # The rows whose view is "held" go through both passes then (views.plain_view).
         setting["plain_gradient"] = "both passes"
+    if trial.model.block is not None and trial.model.auto_margin is not None:
+        setting["auto_margin"] = trial.model.auto_margin
     return setting
 
 

@@ -143,6 +143,15 @@ class Report:
         right = self._lowest_per_picture(state, lambda row: True)
         return None if right is None else right.float().mean().item()
 
+    def auto_difference(self) -> float | None:
+        """Return by how much auto is under the lower of block on and off, lowest accuracies per picture.
+
+        It is above zero where auto is the weaker one. None where one of the three was not attacked.
+        """
+        lows = [self.lowest_of(state) for state in ("auto", "block on", "block off")]
+        auto, on, off = lows
+        return None if auto is None or on is None or off is None else min(on, off) - auto
+
     def auto_attack(self, state: State) -> float | None:
         """Return the share of pictures that withstood AutoAttack's four; None where not all of them were run."""
         present = self.in_state(state)
@@ -180,6 +189,7 @@ class Report:
         """Return the report for JSON: the figures, and everything that they were made of."""
         lows = {state: self.lowest_of(state) for state in STATES}
         whole = {state: self.auto_attack(state) for state in STATES}
+        difference = self.auto_difference()
         return {
             "format": FORMAT,
             "headline": {"lowest accuracy per picture": round(self.headline(), 4)},
@@ -187,6 +197,7 @@ class Report:
             "robustness_likely_overestimated": self.likely_overestimated,
             "lowest": {state: round(value, 4) for state, value in lows.items() if value is not None},
             "auto_attack": {state: round(value, 4) for state, value in whole.items() if value is not None},
+            **({} if difference is None else {"auto_below_on_and_off": round(difference, 4)}),
             "rows": [
                 {
                     "id": one.as_dict(),
