@@ -16,7 +16,7 @@ With --publish the threshold and what it does is written into the figures beside
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,16 @@ def measure_pgd(trial: Trial[SelfGradientNetwork]) -> dict[str, Any]:
     return on_pictures(trial.model, attacked, trial.labels)
 
 
-def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -> None:
+def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -> Iterator[list[str]]:
     """Attack "auto", each attack on what the rows before it left. The report is saved after each.
 
     Args:
         trial: The network and the pictures.
         report: The report. What is in the file already is not run again.
         path: The report's file.
+
+    Yields:
+        After each attack, the titles of those that are still to be run.
 
     Raises:
         SavedReportError: The file holds a report of another setting.
@@ -124,6 +127,7 @@ def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -
         report.add(attack, right, None if chosen.all() else chosen)
         report.save(path)
         print(f"{attack.id.label}: {report.lowest_of('auto'):.3f} left", file=sys.stderr, flush=True)
+        yield [other.id.title for other in attacks if other.id not in report.rows]
 
 
 def judged_before(chosen: PictureSet, test: PictureSet, judged: dict[str, Any]) -> dict[str, float]:
@@ -236,21 +240,31 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     chosen, attacked = trial(options.pictures)
     report = Report(setting={**setting, "pictures": len(chosen), "auto_margin": model.auto_margin})
     report.setting["pictures_sha256"] = chosen.sha256()
-    rows = options.out.with_suffix(".rows.json")
-    attack_auto(attacked, report, rows)
+    before = judged_before(chosen, test, judged)
+    for to_come in attack_auto(attacked, report, options.out.with_suffix(".rows.json")):
+        save(attacked=_attacked(report, before, to_come))
+
+
+def _attacked(report: Report, before: dict[str, float], to_come: list[str]) -> dict[str, Any]:
+    """Return the attacked figures for the result.
+
+    Args:
+        report: The attacks on "auto" so far.
+        before: The lowest accuracies per picture of the other modes.
+        to_come: Titles of the attacks that were not run yet.
+    """
     lowest = report.lowest_of("auto")
-    assert lowest is not None, "attack_auto measures at least clean accuracy"
-    low, high = wilson_interval(round(lowest * len(chosen)), len(chosen))
-    save(
-        attacked={
-            "pictures": len(chosen),
-            "seed": setting["seed"],
-            "eps": setting["eps"],
-            "rows": [{"title": one.title, "left": round(row.accuracy, 4)} for one, row in report.rows.items()],
-            "lowest": {"auto": round(lowest, 4), **judged_before(chosen, test, judged)},
-            "interval_95": [round(low, 4), round(high, 4)],
-        }
-    )
+    assert lowest is not None, "clean accuracy comes first"
+    low, high = wilson_interval(round(lowest * report.pictures()), report.pictures())
+    return {
+        "pictures": report.pictures(),
+        "seed": report.setting["seed"],
+        "eps": report.setting["eps"],
+        "rows": [{"title": one.title, "left": round(row.accuracy, 4)} for one, row in report.rows.items()],
+        "lowest": {"auto": round(lowest, 4), **before},
+        "interval_95": [round(low, 4), round(high, 4)],
+        "not_run": to_come,
+    }
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def _apgd_t(context: Context) -> list[AnyAttack]:
     return [GradientStage("apgd-t", block=block, survivors_of=survivors) for block in context.blocks()]
 
 
-def _smooth_apgd_t(context: Context) -> list[AnyAttack]:
+def _smooth_apgd_t(context: Context) -> Sequence[AnyAttack]:
     if context.classes < FEWEST_CLASSES_FOR_DLR or not context.has_block:
         return []
     return _each_beta(_smooth_stage("apgd-t"))(context)
