@@ -10,7 +10,8 @@ DIR holds train/<class>/ and test/<class>/. It writes results/auto.json:
 - the lowest per picture of block on and block off on the same pictures, from results/bundled/self-gradient.json;
 - an attack on the saving.
 
-With --publish the threshold and what it does is written into the figures beside the bundled graph.
+With --publish the figures beside the bundled graph are written anew from results/, the threshold among them. The graph
+itself stays as it is.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import torch
 from torch import Tensor
 
 from export.auto_margin import AutoRequest, validation_pictures
-from sgn_serve.graph_format import AUTO_KEY, file_sha256
+from release.bundle import BUNDLED, summary
+from sgn_serve.graph_format import file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter
@@ -45,8 +47,7 @@ from training.evaluate.report import Report, saved_rows, wilson_interval
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
-FIGURES = CHECKPOINT.with_suffix(".json")
+CHECKPOINT = BUNDLED / "model.safetensors"
 RESULT = ROOT / "results" / "auto.json"
 JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
 AGREEMENT = 0.998
@@ -111,11 +112,8 @@ def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -
         SavedReportError: The file holds a report of another setting.
     """
     context = Context(trial.eps, True, trial.model(trial.images[:1]).shape[1], BETAS, auto=True)
-    attacks = [
-        replace(attack, survivors_of=(EVERY_ROW,))
-        for attack in build_attacks(ATTACKS, context)
-        if attack.block == "auto"
-    ]
+    built: list[Any] = build_attacks(ATTACKS, context)
+    attacks = [replace(attack, survivors_of=(EVERY_ROW,)) for attack in built if attack.block == "auto"]
     report.take_over(path, attacks)
     for attack in attacks:
         if attack.id in report.rows:
@@ -158,34 +156,26 @@ def judged_before(chosen: PictureSet, test: PictureSet, judged: dict[str, Any]) 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.auto", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data-root", type=Path, required=True, help="image folder with train/<class>/, test/<class>/")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--pictures", type=int, default=200, help="test pictures that are attacked (default: 200)")
     parser.add_argument("--pgd-pictures", type=int, default=500, help="test pictures for PGD-20 (default: 500)")
     parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
-    parser.add_argument("--publish", action="store_true", help="write the threshold beside the bundled graph, and end")
+    parser.add_argument("--publish", action="store_true", help="renew the figures beside the bundled graph, and end")
     return parser.parse_args(command_line)
 
 
-def publish(result: dict[str, Any], figures: Path = FIGURES) -> None:
-    """Write the threshold and what it does on validation pictures into the figures beside the bundled graph."""
-    known = json.loads(figures.read_text())
-    known[AUTO_KEY] = {
-        **result["margin"]["validation"],
-        "asked_agreement": result["margin"]["asked_agreement"],
-        "split": "validation",
-        "test": result["margin"]["test"],
-        "slow_down": result["slow_down"],
-    }
-    write_atomically(figures, (json.dumps(known, indent=1) + "\n").encode())
+def publish() -> None:
+    """Write the figures beside the bundled graph anew, the threshold among them."""
+    write_atomically(BUNDLED / "model.json", (json.dumps(summary(), indent=1) + "\n").encode())
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     options = parse(command_line)
     if options.publish:
-        publish(json.loads(options.out.read_text()))
+        publish()
         return 0
     if options.threads:
         torch.set_num_threads(options.threads)

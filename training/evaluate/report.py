@@ -131,8 +131,11 @@ class Report:
         return [state for state in STATES if state in present]
 
     def state_in_use(self) -> State:
-        """Return the state in which the network is used: block on, or, without a block, the only state there is."""
-        return "block on" if "block on" in self.states() else "block off"
+        """Return the state in which the network is used: block on, or, without that, the only state there is."""
+        states = self.states()
+        if states == ["auto"]:
+            return "auto"
+        return "block on" if "block on" in states else "block off"
 
     def pictures(self) -> int:
         """Return the number of pictures."""
@@ -168,7 +171,7 @@ class Report:
     def headline(self) -> float:
         """Return the one figure: the lowest accuracy per picture in the state in which the network is used.
 
-        That is with the block on, or, for a network without a block, the only state there is. Where an exported graph
+        That is with the block on, or, where that was not judged, the only state there is. Where an exported graph
         was attacked too, what it did not withstand counts as well: it is what is served.
 
         Raises:

@@ -18,7 +18,7 @@ from training.networks.self_gradient import SelfGradientNetwork, probability_mar
 
 STEPS = 40
 STEP_SIZE = 2 / 255
-"""Size of the first step. The others are smaller by equal parts, for long steps jump from one clear answer to another."""
+"""Size of the first step. It falls to zero in equal parts, for long steps jump from one clear answer to another."""
 UNIVERSAL_STEPS = 100
 UNIVERSAL_STEP_SIZE = 1 / 255
 """The same for the universal perturbation."""
