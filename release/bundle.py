@@ -185,7 +185,7 @@ def auto_figures(auto: dict[str, Any]) -> dict[str, Any]:
         auto: The result of release.auto. What was not measured yet is left out.
     """
     found = auto["margin"]
-    kept = {name: auto[name] for name in ("pgd_20", "slow_down") if name in auto}
+    kept: dict[str, Any] = {name: auto[name] for name in ("pgd_20", "slow_down") if name in auto}
     attacked = auto.get("attacked")
     if attacked is not None:
         kept["attacked"] = {name: attacked[name] for name in ("pictures", "lowest", "interval_95", "not_run")}

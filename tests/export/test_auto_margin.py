@@ -18,6 +18,7 @@ from sgn_serve.graph_format import AUTO_KEY
 from sgn_serve.inference.graph import read_graph
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, load_checkpoint, save_checkpoint
+from training.evaluate.auto_margin import find_auto_margin
 from training.networks.self_gradient import SelfGradientNetwork
 
 VALIDATION = 12
@@ -92,11 +93,10 @@ def test_several_files_share_one_measurement(
     divided: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    find = export.auto_margin.find_auto_margin
 
     def counted(model: SelfGradientNetwork, images: torch.Tensor, agreement: float) -> object:
         measured.append(agreement)
-        return find(model, images, agreement)
+        return find_auto_margin(model, images, agreement)
 
     monkeypatch.setattr(export.auto_margin, "find_auto_margin", counted)
     own = Path(shutil.copy(divided, tmp_path / "model.safetensors"))

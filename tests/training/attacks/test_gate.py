@@ -1,5 +1,7 @@
 """Attacks on self_gradient="auto": views through the gate, and attacks that know it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -138,8 +140,7 @@ def test_auto_is_a_column_with_attacks_of_its_own():
 
 def test_transfer_from_block_on_does_not_look_at_the_gate(gated):
     model, images, labels = gated
-    options = {"steps": 3, "step_size": 0.02, "keep_best": False, "start": "image"}
-    shown = Attack("cw", view="block-on", block="auto", **options)
-    made = Attack("cw", **options)
+    made = Attack("cw", steps=3, step_size=0.02, keep_best=False, start="image")
+    shown = replace(made, view="block-on", block="auto")
     assert torch.equal(shown.perturb(model, images, labels, EPS), made.perturb(model, images, labels, EPS))
     assert shown.id.state == block_state("auto") == "auto"

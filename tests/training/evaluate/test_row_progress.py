@@ -14,6 +14,7 @@ from training.attacks.gradient_attack import Attack
 from training.attacks.rows import CLEAN
 from training.evaluate.measuring import Trial, withstood
 from training.evaluate.row_progress import RowProgress
+from training.networks.names import SelfGradient
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROW = {"id": {"state": "block on", "family": "pgd"}, "steps": (1, 2)}
@@ -33,7 +34,7 @@ class Recorded:
     made: list[Tensor] = field(default_factory=list)
 
     @property
-    def block(self) -> bool:
+    def block(self) -> SelfGradient:
         return self.attack.block
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
