@@ -51,7 +51,7 @@ CHECKPOINT = BUNDLED / "model.safetensors"
 RESULT = ROOT / "results" / "auto.json"
 JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
 AGREEMENT = 0.998
-ATTACKS = ("pgd-20", "cw-20", "block-off-cw", "gate", "gate-transfer", "smooth-cw", "autoattack")
+ATTACKS = ("pgd-20", "cw-20", "gate", "gate-transfer", "block-off-cw", "smooth-cw", "autoattack")
 BETAS = (20.0,)
 EVERY_ROW = RowFilter.like()
 
