@@ -7,13 +7,14 @@ from pathlib import Path
 
 from export.errors import ExportError
 from sgn_serve.graph_format import AUTO_KEY
-from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.checkpoint import CheckpointInfo
 from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import load_pictures, split_indices
 from training.data.picture_set import PictureSet
 from training.evaluate.auto_margin import AutoMargin, find_auto_margin
+from training.foreign.loading import Source, load_network
 
 
 class AutoMarginError(ExportError):
@@ -36,24 +37,25 @@ class AutoRequest:
 
 
 @cache
-def auto_metadata(checkpoint: Path, asked: AutoRequest) -> dict[str, str]:
+def auto_metadata(source: Path | Source, asked: AutoRequest) -> dict[str, str]:
     """Return the metadata of a graph that carries the threshold and what it does on the validation pictures.
 
     Several files of one command share one measurement.
 
     Args:
-        checkpoint: A model.safetensors; see training.checkpoint.load_checkpoint.
+        source: A model.safetensors, or weights of another program; see training.foreign.loading.
         asked: The agreement, and where the pictures are.
 
     Raises:
         AutoMarginError: The network has no block.
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError, WeightsError: The checkpoint cannot be read.
         DatasetError: The pictures cannot be read, or are others than the network's.
     """
-    network, info = load_checkpoint(checkpoint)
+    source = source if isinstance(source, Source) else Source(source)
+    network, info = load_network(source)
     if network.block is None:
         raise AutoMarginError(
-            f"{checkpoint}: a network without a block, which has one pass anyway; leave out --auto-agreement"
+            f"{source.path}: a network without a block, which has one pass anyway; leave out --auto-agreement"
         )
     pictures = validation_pictures(info, asked)
     found = find_auto_margin(network, to_float(pictures.images), asked.agreement)

@@ -18,12 +18,14 @@ from export.options import (
     MIN_AGREEMENT,
     PICTURES,
     REDUCED_PRECISIONS,
+    SERVED,
     FileKind,
 )
 from export.output import UNFINISHED
 from sgn_serve.command_parser import CommandParser
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
+from training.data.class_names import HELP as CLASSES_HELP
 from training.data.datasets import DATASETS
 
 PROGRAM = "python -m export"
@@ -58,7 +60,8 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
     options = parser.parse_args(arguments)
     _check_fused(parser, options)
     _check_reduced(parser, options)
-    _check_auto(parser, options)
+    _check_data_root(parser, options)
+    _check_examples(parser, options)
     options.targets = _targets(parser, options)
     return options
 
@@ -71,7 +74,15 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
+    parser.add_argument(
+        "--ckpt",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="model.safetensors of a training run, or weights of another program that leave nothing open but the names "
+        "of their --classes",
+    )
+    parser.add_argument("--classes", metavar="NAMES", help=f"for weights of another program: {CLASSES_HELP}")
     for item in KINDS:
         parser.add_argument(
             f"--{item.name}",
@@ -102,7 +113,26 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     _add_reduced_arguments(parser)
     _add_auto_arguments(parser)
+    _add_companions_arguments(parser)
+    _add_data_arguments(parser)
     return parser
+
+
+def _add_companions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="PATH",
+        help="report whose figures go with the graph, in a .json of its name (default: the evaluation.json beside the "
+        "checkpoint, where there is one)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=_examples,
+        metavar="N",
+        help=f"put N test pictures, 1 to {MAX_EXAMPLES}, and perturbations that fool the network beside the graph, in "
+        "an .examples.json of its name, for the page at /ui; needs --data-root",
+    )
 
 
 def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,14 +163,20 @@ def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar="SHARE",
         help="find the threshold of self_gradient=auto with which this share of the validation pictures, such as "
-        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at "
-        "(default: the checkpoint's threshold, if it has one)",
+        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at; needs "
+        "--data-root (default: the checkpoint's threshold, if it has one)",
+    )
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="PATH",
+        help="folder of the data set: its test pictures for --examples, its validation pictures for --auto-agreement",
     )
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="folder of the data set, for --auto-agreement to read train/ of"
-    )
-    parser.add_argument(
-        "--dataset", choices=DATASETS, help="which reader reads --data-root (default: the one that it was trained with)"
+        "--dataset", choices=DATASETS, help="which reader reads it (default: the one that the network was trained with)"
     )
 
 
@@ -148,6 +184,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1, such as 0.995")
+    return value
+
+
+def _examples(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_EXAMPLES:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of pictures from 1 to {MAX_EXAMPLES}")
     return value
 
 
@@ -180,13 +223,21 @@ def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
 
 
-def _check_auto(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.auto_agreement is None:
+def _check_data_root(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where an option needs the data set and none is named, or one is named that no option needs."""
+    if options.auto_agreement is None and options.examples is None:
         for flag in ("data_root", "dataset"):
             if getattr(options, flag) is not None:
-                parser.error(f"--{flag.replace('_', '-')} has no effect without --auto-agreement; leave it out")
-    elif options.data_root is None:
+                parser.error(f"--{flag.replace('_', '-')} is for --examples and --auto-agreement; leave it out")
+    elif options.data_root is None and options.auto_agreement is not None:
         parser.error("--auto-agreement is measured on validation pictures; name the data set's folder with --data-root")
+    elif options.data_root is None:
+        parser.error("--examples takes its pictures from the data set; name its folder with --data-root")
+
+
+def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.examples is not None and not any(item in SERVED for item in _wanted(options)):
+        parser.error("--examples is for what the service serves: --onnx or --openvino; leave it out")
 
 
 def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[FileKind, Path]]:
@@ -218,12 +269,9 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
     """
     options = parse_arguments(arguments, program)
     with importing():
-        from export.export import export_one
-    for kind, target in options.targets:
-        status = export_one(kind, target, options)
-        if status:
-            return status
-    return 0
+        from export.export import export_all
+    given = sys.argv[1:] if arguments is None else arguments
+    return export_all(options, " ".join([program, *given]))
 
 
 def _remove_unfinished(number: int, frame: object) -> None:

@@ -85,15 +85,16 @@ class Settings(BaseSettings):
     model_path: Annotated[Path, Accepts("the path of a file"), Default("the bundled model")] = Field(
         BUNDLED_MODEL,
         validation_alias="SGN_MODEL",
-        description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it",
+        description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it, and its "
+        "example pictures from the .examples.json",
     )
     model_name: UrlName = Field(
         "self-gradient-network", description="the model's name in the Open Inference Protocol, /v2"
     )
     self_gradient: BlockSwitch = Field(
         True,
-        description="whether the block is on where the request does not say. auto runs the second pass only for "
-        "pictures whose plain answer is not clear, if the model has a threshold for that",
+        description="whether the block is on where the request does not say and the graph has one. auto runs the "
+        "second pass only for pictures whose plain answer is not clear, if the model has a threshold for that",
     )
     auto_margin: Annotated[Number | None, Default("the model's")] = Field(
         None,

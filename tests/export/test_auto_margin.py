@@ -121,7 +121,9 @@ def test_what_the_option_needs(
     target = tmp_path / "model.onnx"
     asked = ("--ckpt", divided, "--onnx", target)
     assert "name the data set's folder with --data-root" in refusal(capsys, *asked, "--auto-agreement", "0.9")
-    assert "--data-root has no effect without --auto-agreement" in refusal(capsys, *asked, "--data-root", data_root)
+    assert "--data-root is for --examples and --auto-agreement; leave it out" in refusal(
+        capsys, *asked, "--data-root", data_root
+    )
     assert "is not a share between 0 and 1" in refusal(capsys, *asked, "--auto-agreement", "99.8")
     plain, info = tmp_path / "plain.safetensors", checkpoint_info(block=False)
     save_checkpoint(plain, randomise(build_model(info)).state_dict(), info)
