@@ -175,7 +175,7 @@ def summary() -> dict[str, Any]:
                 detection.pop("roc", None)  # the curve stays in results/
         figures["disagreement"] = disagreement
     auto = json.loads(AUTO.read_text())
-    if auto["checkpoint_sha256"] == figures["checkpoint_sha256"]:
+    if auto["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
         figures[AUTO_KEY] = auto_figures(auto)
     return figures
 
