@@ -13,7 +13,7 @@ from PIL import Image
 
 import export.auto_margin
 from export.auto_margin import AutoRequest, auto_metadata, validation_pictures
-from export.command import main
+from export.command import main, parse_arguments
 from sgn_serve.graph_format import AUTO_KEY
 from sgn_serve.inference.graph import read_graph
 from tests.export.networks import checkpoint_info, randomise
@@ -130,3 +130,11 @@ def test_what_the_option_needs(
     auto = ("--auto-agreement", "0.9", "--data-root", data_root)
     assert "a network without a block" in refusal(capsys, "--ckpt", plain, "--onnx", target, *auto)
     assert not target.exists()
+
+
+def test_one_folder_is_for_the_threshold_and_the_examples(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--ckpt", "x.safetensors", "--onnx", "--auto-agreement", "0.9", "--examples", "3"]
+    options = parse_arguments([*both, "--data-root", str(data_root), "--dataset", "image-folder"])
+    assert (options.auto_agreement, options.examples) == (0.9, 3)
+    assert (options.data_root, options.dataset) == (data_root, "image-folder")
+    assert "name the data set's folder with --data-root" in refusal(capsys, *both)

@@ -181,5 +181,5 @@ def test_the_description_of_the_api_names_auto(auto_client):
     document = auto_client.get("/docs.json").json()
     (option,) = [one for one in document["paths"]["/classify"]["post"]["parameters"] if one["name"] == "self_gradient"]
     assert "auto" in option["schema"]["enum"]
-    assert option["schema"]["description"].endswith("default: auto")
+    assert option["schema"]["description"].endswith("default: auto, and false where the network has no block")
     assert document["components"]["schemas"]["Prediction"]["properties"]["mode"]["enum"] == ["on", "off", "auto"]

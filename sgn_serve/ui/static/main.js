@@ -174,9 +174,7 @@ function passes({ mode: asked, self_gradient: needed }) {
   if (asked !== "auto") {
     return "";
   }
-  return needed
-    ? "auto: the second pass was needed, for the answer without it is not clear."
-    : "auto: the second pass was not needed, for the answer without it is clear.";
+  return `auto: the second pass was ${needed ? "" : "not "}needed.`;
 }
 
 // An answer of one pass has nothing to disagree with.
