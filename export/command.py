@@ -60,6 +60,7 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
     options = parser.parse_args(arguments)
     _check_fused(parser, options)
     _check_reduced(parser, options)
+    _check_data_root(parser, options)
     _check_examples(parser, options)
     options.targets = _targets(parser, options)
     return options
@@ -111,7 +112,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         help=f"device that --aot compiles for (default: cpu; cuda: the default PATH is {AOT_FOR_GPU.file_name})",
     )
     _add_reduced_arguments(parser)
+    _add_auto_arguments(parser)
     _add_companions_arguments(parser)
+    _add_data_arguments(parser)
     return parser
 
 
@@ -129,10 +132,6 @@ def _add_companions_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"put N test pictures, 1 to {MAX_EXAMPLES}, and perturbations that fool the network beside the graph, in "
         "an .examples.json of its name, for the page at /ui; needs --data-root",
-    )
-    parser.add_argument("--data-root", type=Path, metavar="PATH", help="folder of the data set, for --examples")
-    parser.add_argument(
-        "--dataset", choices=DATASETS, help="which reader reads it (default: the one that the network was trained with)"
     )
 
 
@@ -155,6 +154,29 @@ def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help=f"number of pictures that the share is measured on (default: {ENOUGH_PICTURES}; with fewer it is rough)",
+    )
+
+
+def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--auto-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="find the threshold of self_gradient=auto with which this share of the validation pictures, such as "
+        "0.998, gets the answer of the block on, and store it in the graph. Test pictures are not looked at; needs "
+        "--data-root (default: the checkpoint's threshold, if it has one)",
+    )
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="PATH",
+        help="folder of the data set: its test pictures for --examples, its validation pictures for --auto-agreement",
+    )
+    parser.add_argument(
+        "--dataset", choices=DATASETS, help="which reader reads it (default: the one that the network was trained with)"
     )
 
 
@@ -201,14 +223,20 @@ def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
 
 
-def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.examples is None:
+def _check_data_root(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where an option needs the data set and none is named, or one is named that no option needs."""
+    if options.auto_agreement is None and options.examples is None:
         for flag in ("data_root", "dataset"):
             if getattr(options, flag) is not None:
-                parser.error(f"--{flag.replace('_', '-')} is for --examples; leave it out")
+                parser.error(f"--{flag.replace('_', '-')} is for --examples and --auto-agreement; leave it out")
+    elif options.data_root is None and options.auto_agreement is not None:
+        parser.error("--auto-agreement is measured on validation pictures; name the data set's folder with --data-root")
     elif options.data_root is None:
         parser.error("--examples takes its pictures from the data set; name its folder with --data-root")
-    elif not any(item in SERVED for item in _wanted(options)):
+
+
+def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.examples is not None and not any(item in SERVED for item in _wanted(options)):
         parser.error("--examples is for what the service serves: --onnx or --openvino; leave it out")
 
 

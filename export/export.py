@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from export.auto_margin import AutoRequest, auto_metadata, told
 from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
@@ -85,6 +86,15 @@ def export_one(kind: FileKind, source: Source, target: Path, options: argparse.N
 
 def _report(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
     """Write one file and return the table of what was measured."""
+    found = ""
+    if options.auto_agreement is not None:
+        asked = AutoRequest(options.auto_agreement, options.data_root, options.dataset)
+        metadata = auto_metadata(source, asked)
+        file_format, found = replace(file_format, metadata=metadata), f"\n{told(metadata)}"
+    return _written(file_format, source, target, options) + found
+
+
+def _written(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
     if options.precision == "fp32":
         return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
     reduced = Reduced(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torch import fx, nn
@@ -71,7 +72,7 @@ def export_graph(
     if fused:
         if file_format.name not in FUSED:
             raise OutputError(f"--fused is for --onnx and --torchscript, not --{file_format.name}; leave it out")
-        file_format = FUSED[file_format.name]
+        file_format = replace(FUSED[file_format.name], metadata=file_format.metadata)
     file_format.check()
     source = checkpoint if isinstance(checkpoint, Source) else Source(checkpoint)
     network, info = load_network(source, backbone)
@@ -80,7 +81,7 @@ def export_graph(
         pictures = structured_pictures(PICTURES, channels, info.image_size)
     else:
         pictures = pictures_in(pictures_folder, PICTURES, info.image_size, info.resize)
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path)}
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), **file_format.metadata}
     passes = passes_of(network)
     with replacing(target, source.path) as partial:
         graph = capture(passes, info.image_size)
@@ -99,7 +100,7 @@ def export_graph(
 def _runners(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[GraphRunner]:
     """Load the written file; load a fused ONNX file without the kernels' library and, where it is built, with it."""
     yield file_format.runner(path, output_names)
-    if file_format is FUSED[ONNX.name] and library_path().is_file():
+    if file_format.save is FUSED[ONNX.name].save and library_path().is_file():
         yield onnx_runner(path, output_names, library_path())
 
 

@@ -133,7 +133,12 @@ def export_reduced(
     wanted = in_test_part(pictures_folder, info.class_names, info.split)
     pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize, wanted)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), PRECISION_KEY: reduced.precision}
+    metadata = {
+        METADATA_KEY: info.to_json(),
+        SHA256_KEY: file_sha256(source.path),
+        PRECISION_KEY: reduced.precision,
+        **file_format.metadata,
+    }
     with replacing(target, source.path) as partial:
         graph = capture(passes, info.image_size)
         rewrite(graph)

@@ -27,7 +27,7 @@ from typing import Any
 
 from export.figures import figures_of
 from release.paired import anywhere
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import AUTO_KEY, file_sha256
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common.errors import TrainingError
 from training.common.markdown import table
@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
 DISAGREEMENT = ROOT / "results" / "disagreement.json"
+AUTO = ROOT / "results" / "auto.json"
 SYSTEMS = {
     "self-gradient": "self-gradient",
     "start": "one-step adversarial, the starting point",
@@ -173,7 +174,25 @@ def summary() -> dict[str, Any]:
             for detection in (row, row["successful_only"]):
                 detection.pop("roc", None)  # the curve stays in results/
         figures["disagreement"] = disagreement
+    auto = json.loads(AUTO.read_text())
+    if auto["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
+        figures[AUTO_KEY] = auto_figures(auto)
     return figures
+
+
+def auto_figures(auto: dict[str, Any]) -> dict[str, Any]:
+    """Return what model.json holds of results/auto.json: the threshold that the service uses, and what it does.
+
+    Args:
+        auto: The result of release.auto. What was not measured yet is left out.
+    """
+    found = auto["margin"]
+    kept: dict[str, Any] = {name: auto[name] for name in ("pgd_20", "slow_down") if name in auto}
+    attacked = auto.get("attacked")
+    if attacked is not None:
+        kept["attacked"] = {name: attacked[name] for name in ("pictures", "lowest", "interval_95", "not_run")}
+    validation = {"asked_agreement": found["asked_agreement"], "split": "validation", **found["validation"]}
+    return {**validation, "test": found["test"], **kept}
 
 
 def _rows(report: dict[str, Any], *keys: str) -> list[dict[str, Any]]:

@@ -24,6 +24,9 @@ SHA256_KEY = "checkpoint_sha256"
 """Metadata of a graph: SHA-256 of the checkpoint that it was exported from, in hexadecimal."""
 PRECISION_KEY = "precision"
 """Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""
+AUTO_KEY = "auto"
+"""Metadata of a graph, and entry of the figures beside it: the threshold of self_gradient=auto as "margin", and what it
+was measured to do, as JSON. A picture whose two largest plain probabilities differ by less gets the second pass."""
 
 FIGURES_FORMAT = "self-gradient-figures/1"
 """Value of "format" in the file of figures beside a graph."""

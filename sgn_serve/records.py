@@ -3,7 +3,7 @@
 The service writes them and sgn_serve.client reads them. So nothing here loads a server or an engine.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -11,6 +11,17 @@ from sgn_serve.pictures.resizing import Resize
 
 MAX_TOP_K = 1000
 """Most classes that an answer lists, whatever is asked for."""
+AUTO: Literal["auto"] = "auto"
+"""Decide for each picture whether the block is on: the second pass runs where the plain answer has a small margin."""
+SelfGradient = bool | Literal["auto"]
+"""What a request asks for: the block on, off, or AUTO."""
+Mode = Literal["on", "off", "auto"]
+"""The same as a word."""
+
+
+def mode_of(self_gradient: SelfGradient) -> Mode:
+    """Return the word for what a request asks for."""
+    return self_gradient if isinstance(self_gradient, str) else "on" if self_gradient else "off"
 
 
 class ClassProbability(BaseModel):
@@ -26,6 +37,9 @@ class Prediction(ClassProbability):
 
     top_k: list[ClassProbability] = Field(description="the likeliest classes, likeliest first")
     self_gradient: bool = Field(description="whether the block was on: two passes instead of one")
+    mode: Mode = Field(
+        description="what was asked for. With auto, self_gradient tells whether this picture needed the second pass"
+    )
     plain: ClassProbability | None = Field(description="with the block on: what the network says with it off")
     disagreement: float | None = Field(
         description="with the block on: the Jensen-Shannon divergence of the answers with it on and off, in bits, "
@@ -126,6 +140,21 @@ class Flag(BaseModel):
     detail: str
 
 
+class AutoMode(BaseModel):
+    """The threshold of self_gradient=auto."""
+
+    margin: float = Field(
+        description="difference of the two largest plain probabilities under which a picture gets the second pass"
+    )
+    source: Literal["setting", "graph", "figures"] = Field(
+        description="where it stands: SGN_AUTO_MARGIN, the graph's metadata, or the figures beside the graph"
+    )
+    measured: dict[str, Any] = Field(
+        description="what it was measured to do, such as agreement and second_pass, shares of the pictures; empty "
+        "where nobody measured it"
+    )
+
+
 class Limits(BaseModel):
     """Limits of one request."""
 
@@ -138,7 +167,9 @@ class Limits(BaseModel):
 class Defaults(BaseModel):
     """Describe what a request gets where it does not say."""
 
-    self_gradient: bool = Field(description="whether the block is on; never where the network has none")
+    self_gradient: bool = Field(
+        description="whether the block is on, or may be, with auto; never where the network has none"
+    )
     top_k: int = Field(description="classes that an answer lists")
 
 
@@ -165,6 +196,8 @@ class ModelCard(BaseModel):
     )
     disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
     max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
+    auto: AutoMode | None = Field(description="threshold of self_gradient=auto; null where the model has none")
+    default_mode: Mode = Field(description="what is done where a request does not say")
     examples: int = Field(description="number of example pictures that /model/examples has; 0 for none")
     notes: list[str] = Field(
         description="what in the files beside the graph does not fit it, each with the fix; it is not shown then"

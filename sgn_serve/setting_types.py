@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.formats import KNOWN, lacking
+from sgn_serve.records import AUTO, SelfGradient
 
 ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
@@ -45,6 +46,24 @@ def parse_flag(text: str) -> bool:
         return FLAGS[text.strip().lower()]
     except KeyError:
         raise ValueError("expected true or false") from None
+
+
+def parse_self_gradient(text: str) -> SelfGradient:
+    """Return whether a text switches the block on or off, or leaves it to the picture.
+
+    Raises:
+        ValueError: The text is none of parse_flag's, and not auto in any case.
+    """
+    if text.strip().lower() == AUTO:
+        return AUTO
+    try:
+        return parse_flag(text)
+    except ValueError:
+        raise ValueError("expected true, false or auto") from None
+
+
+def _self_gradient(value: Any) -> Any:
+    return parse_self_gradient(value) if isinstance(value, str) else value
 
 
 def _flag(value: Any) -> Any:
@@ -133,6 +152,7 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
+BlockSwitch = Annotated[SelfGradient, BeforeValidator(_self_gradient), Accepts("true, false or auto")]
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Colour = Annotated[tuple[int, int, int], BeforeValidator(_colour)]

@@ -17,6 +17,7 @@ from sgn_serve.setting_types import (
     A_COLOUR,
     ONNX_RUNTIME,
     Accepts,
+    BlockSwitch,
     Colour,
     Default,
     Engine,
@@ -90,8 +91,16 @@ class Settings(BaseSettings):
     model_name: UrlName = Field(
         "self-gradient-network", description="the model's name in the Open Inference Protocol, /v2"
     )
-    self_gradient: Flag = Field(
-        True, description="whether the block is on where the request does not say and the graph has one"
+    self_gradient: BlockSwitch = Field(
+        True,
+        description="whether the block is on where the request does not say and the graph has one. auto runs the "
+        "second pass only for pictures whose plain answer is not clear, if the model has a threshold for that",
+    )
+    auto_margin: Annotated[Number | None, Default("the model's")] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="threshold of auto: the second pass runs where the two largest plain probabilities differ by less",
     )
     top_k: WholeNumber = Field(5, ge=1, description="classes that an answer lists where the request does not say")
     max_disagreement: Annotated[Number | None, Default("none: answers carry no verdict")] = Field(

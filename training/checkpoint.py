@@ -63,6 +63,7 @@ class CheckpointInfo:
         activation: Activation of the backbone, by its name in training.networks.activations.
         resize: What happens to a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
         split: How the folder of its pictures was divided, where that had no train/ and test/. Else None.
+        auto_margin: Threshold of self_gradient="auto", SelfGradientNetwork's argument of that name. None for none.
     """
 
     architecture: str
@@ -82,13 +83,17 @@ class CheckpointInfo:
     activation: str = "relu"
     resize: str = "stretch"
     split: AutomaticSplit | None = None
+    auto_margin: float | None = None
 
     def to_json(self) -> str:
         """Return the description as it stands in a checkpoint's metadata.
 
-        A resize of "stretch" and a split of None are left out, as in files from before there were others.
+        A resize of "stretch", and None for split and auto_margin, are left out, as in files from before there were
+        others.
         """
         values = {"format": CHECKPOINT_FORMAT, **asdict(self)}
+        if self.auto_margin is None:
+            del values["auto_margin"]
         if self.resize == "stretch":
             del values["resize"]
         if self.split is None:
@@ -110,7 +115,7 @@ class CheckpointInfo:
             raise CheckpointError(f"its description is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != CHECKPOINT_FORMAT:
             raise CheckpointError(f"its JSON does not say format {CHECKPOINT_FORMAT!r}")
-        values = {"resize": "stretch", "split": None, **values}
+        values = {"resize": "stretch", "split": None, "auto_margin": None, **values}
         if values["resize"] not in RESIZES:
             raise CheckpointError(f"its JSON's resize is {values['resize']!r}; known are: {', '.join(RESIZES)}")
         if differing := set(values) ^ {item.name for item in fields(cls)}:
@@ -153,6 +158,9 @@ def _check_values(values: Mapping[str, Any]) -> None:
         raise CheckpointError("its JSON's mean and std are of different lengths")
     if block is not None and not (isinstance(block.scale, int | float) and math.isfinite(block.scale)):
         raise CheckpointError("its JSON's block has a scale that is no finite number")
+    margin = values["auto_margin"]
+    if margin is not None and not (type(margin) in (int, float) and 0 <= margin <= 1):  # NaN is refused too
+        raise CheckpointError(f"its JSON's auto_margin is {str(margin)[:60]}, not a number from 0 to 1")
     if not isinstance(values["architecture"], str) or len(values["architecture"]) > 200:
         raise CheckpointError("its JSON's architecture is no text of at most 200 characters")
 
@@ -190,7 +198,7 @@ def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> Self
         )
     if info.method == "gradient-oracle":
         return GradientOracle(with_gradient_input(backbone, len(info.mean)), info.mean, info.std)
-    return SelfGradientNetwork(backbone, block, info.mean, info.std)
+    return SelfGradientNetwork(backbone, block, info.mean, info.std, info.auto_margin)
 
 
 def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:

@@ -205,6 +205,62 @@ def _disagreement() -> str:
     return figures_table(header, rows)
 
 
+def _auto() -> str:
+    """Return what the bundled network's threshold does, on the pictures that were measured so far."""
+    measured = result("auto")
+    rows = []
+    for title, found in (
+        ("validation, on which it was found", measured["margin"]["validation"]),
+        ("test", measured["margin"]["test"]),
+        ("test, after PGD-20 on the block-on network", measured.get("pgd_20")),
+    ):
+        if found is not None:
+            accuracies = found.get("accuracy", {})
+            shown = [percent(accuracies[name]) if accuracies else "-" for name in ("auto", ON, OFF)]
+            rows.append(
+                (
+                    title,
+                    f"{found['pictures']:,}",
+                    percent(found["second_pass"]),
+                    f"{100 * found['agreement']:.2f}",
+                    *shown,
+                )
+            )
+    header = ("pictures", "number", "second pass, %", "answer as block on, %", "auto right, %", "block on", "block off")
+    return figures_table(header, rows)
+
+
+def _auto_attacked() -> str:
+    """Return what auto withstood of the attacks that were run so far, and what an attack takes from its saving."""
+    measured = result("auto")
+    attacked, slow = measured.get("attacked"), measured.get("slow_down")
+    lines = []
+    if attacked is not None:
+        low, high = attacked["interval_95"]
+        lows = attacked["lowest"]
+        lines += [
+            figures_table(
+                ("attack on auto, each on what those above left", "left, %"),
+                [(row["title"], percent(row["left"])) for row in attacked["rows"]],
+            ),
+            "",
+            f"On these {attacked['pictures']} test pictures {percent(lows['auto'])} % are left (95 % confidence "
+            f"interval {percent(low)} to {percent(high)} %). After all attacks of their own report "
+            f"{percent(lows[ON])} % are left with the block on, and {percent(lows[OFF])} % with it off.",
+        ]
+        if attacked["not_run"]:
+            lines.append(f"Not run yet: {', '.join(attacked['not_run'])}. So the first figure is an upper bound.")
+    if slow is not None:
+        lines += [
+            "",
+            f"An attack on the saving makes {percent(slow['per_picture'])} % of {slow['pictures']} pictures need the "
+            f"second pass instead of {percent(slow['second_pass'])} %: it takes "
+            f"{100 * slow['per_picture_taken']:.0f} % of the saving. One perturbation for all pictures makes it "
+            f"{percent(slow['universal'])} %, which is {100 * slow['universal_taken']:.0f} % of the saving.",
+        ]
+    return "\n".join(lines) or "Not measured yet."
+
+
 def _network_row(title: str, report: str) -> tuple[str, ...]:
     """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
@@ -302,6 +358,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "earlier-networks": _earlier,
     "smooth-activations": _smooth_activations,
     "disagreement": _disagreement,
+    "auto": _auto,
+    "auto-attacked": _auto_attacked,
     "block-cost": _block_cost,
     "training-cost": _training_cost,
     "engines": lambda: engines.ratio_table(result("engines")["architectures"]),

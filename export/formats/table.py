@@ -1,7 +1,7 @@
 """The kinds of file that a captured graph can be written as: how each is written, run and annotated."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Format:
         reduced: Reduced precisions that the file can hold and that its engine runs on the CPU.
         annotate: Replaces the metadata of a written file.
         engine_lowers: Whether the engine itself lowers the precision of a float32 graph, as the metadata tell it.
+        metadata: Entries for the metadata of the file, beside those that describe the network.
     """
 
     kind: options.FileKind
@@ -48,6 +49,7 @@ class Format:
     reduced: tuple[str, ...] = ()
     annotate: Callable[[Path, Mapping[str, str]], None] | None = None
     engine_lowers: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

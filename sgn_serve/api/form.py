@@ -22,8 +22,8 @@ from starlette.requests import Request
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
 from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, limit_time, media_type
 from sgn_serve.http.errors import RequestError
-from sgn_serve.records import MAX_TOP_K
-from sgn_serve.setting_types import parse_flag
+from sgn_serve.records import MAX_TOP_K, SelfGradient
+from sgn_serve.setting_types import parse_self_gradient
 from sgn_serve.settings import Settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -31,7 +31,7 @@ logger = logging.getLogger("bentoml.sgn_serve")
 IMAGE = "image"
 IMAGES = "images"
 SELF_GRADIENT_FIELD = "self_gradient"
-"""Field, or query parameter, that switches the block on or off."""
+"""Field, or query parameter, that switches the block on or off, or leaves it to the picture."""
 TOP_K = "top_k"
 
 _SPOOLED_BYTES = 64 * 1024
@@ -55,12 +55,12 @@ class PictureForm:
 
     Attributes:
         files: The picture files, open, in the order in which they were sent.
-        self_gradient: Whether the block should be on, None if the request does not say.
+        self_gradient: Whether the block should be on, or AUTO. None if the request does not say.
         top_k: Number of classes to list, None if the request does not say.
     """
 
     files: tuple[IO[bytes], ...]
-    self_gradient: bool | None = None
+    self_gradient: SelfGradient | None = None
     top_k: int | None = None
 
 
@@ -295,10 +295,10 @@ def _is_text(file: IO[bytes]) -> bool:
     return bool(begin) and not netpbm and not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", begin)
 
 
-def _read_flag(form: FormData, request: Request) -> bool | None:
-    def parse(text: str) -> bool:
+def _read_flag(form: FormData, request: Request) -> SelfGradient | None:
+    def parse(text: str) -> SelfGradient:
         try:
-            return parse_flag(text)
+            return parse_self_gradient(text)
         except ValueError as error:
             raise RequestError("bad_flag", f"{SELF_GRADIENT_FIELD}={text!r}: {error}") from None
 

@@ -13,6 +13,7 @@ from sgn_serve.api.infer_request import HEADER_LENGTH, InferRequest
 from sgn_serve.api.served_models import VERSION, ServedModel, tensor
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Logits
+from sgn_serve.records import AUTO
 
 _NUMBERS_AT_ONCE = 4096
 """Numbers that are written as JSON at once. No other thread runs meanwhile."""
@@ -48,6 +49,10 @@ def write_answer(asked: InferRequest, logits: Logits, model: ServedModel) -> Res
     told: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
     if asked.id is not None:
         told["id"] = asked.id
+    if logits.second_pass is not None:
+        # The protocol's parameters are texts, numbers and booleans, so that the one for each picture is a text.
+        ran = ",".join("true" if value else "false" for value in logits.second_pass)
+        told["parameters"] = {"mode": AUTO, SELF_GRADIENT: ran}
     header = f'{_json(told)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()
     if not binary:
         return Response(header, media_type="application/json")

@@ -4,6 +4,7 @@ Source: Triton's extension_binary_data.md and extension_classification.md.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, is_text
 from sgn_serve.api.number_lists import flatten, parse_with_arrays
 from sgn_serve.api.served_models import ServedModel
-from sgn_serve.graph_format import INPUT, SELF_GRADIENT
+from sgn_serve.graph_format import INPUT, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import RequestError
+from sgn_serve.records import AUTO, SelfGradient
 
 HEADER_LENGTH = "inference-header-content-length"
 DATATYPES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "UINT8": "u1"}
@@ -47,11 +49,13 @@ class InferRequest:
         images: RGB in [0, 1], (n, 3, H, W).
         outputs: Names of the wanted outputs, each with how it is wanted.
         id: Text to repeat in the answer, None for none.
+        self_gradient: True for both passes, False where the plain logits alone are wanted, or AUTO.
     """
 
     images: NDArray[np.float32]
     outputs: dict[str, WantedOutput]
     id: str | None
+    self_gradient: SelfGradient
 
 
 def largest_body(model: ServedModel) -> int:
@@ -93,7 +97,8 @@ def parse_request(body: bytes | bytearray, header_length: str | None, model: Ser
     name = asked.get("id")
     if name is not None and not (isinstance(name, str) and len(name) <= _LONGEST_ID and is_text(name)):
         raise _bad(f"'id' must be a string of {_LONGEST_ID} characters at most")
-    return InferRequest(images, _parse_outputs(asked, model), name)
+    outputs = _parse_outputs(asked, model)
+    return InferRequest(images, outputs, name, _parse_self_gradient(asked.get("parameters"), outputs, model))
 
 
 def _parse_tensor(tensor: dict[str, Any], binary: bytes | bytearray, model: ServedModel) -> NDArray[np.float32]:
@@ -177,6 +182,24 @@ def _parse_outputs(asked: dict[str, Any], model: ServedModel) -> dict[str, Wante
         binary = _binary(parameters, "binary_data", all_binary)
         wanted[output["name"]] = WantedOutput(binary, _classes(output["name"], parameters))
     return wanted
+
+
+def _parse_self_gradient(parameters: Any, outputs: Iterable[str], model: ServedModel) -> SelfGradient:
+    """Return which passes a request needs: those of its outputs, or AUTO for its logits."""
+    default = AUTO if model.auto else True
+    asked = parameters.get(SELF_GRADIENT, default) if isinstance(parameters, dict) else default
+    if asked is not True and not (isinstance(asked, str) and asked == AUTO):
+        raise _bad(
+            f"the parameter {SELF_GRADIENT!r} must be {AUTO!r} or true; for the block off ask for {PLAIN_LOGITS!r} only"
+        )
+    wanted = set(outputs)
+    if wanted <= {PLAIN_LOGITS}:
+        return False
+    if asked is True:
+        return True
+    if SELF_GRADIENT in wanted:
+        raise _bad(f"the output {SELF_GRADIENT!r} needs the second pass: leave out the parameter {SELF_GRADIENT!r}")
+    return AUTO
 
 
 def _classes(name: str, parameters: Any) -> int | None:

@@ -21,7 +21,7 @@ from sgn_serve.api.infer_request import HEADER_LENGTH, largest_body, parse_reque
 from sgn_serve.api.json_body import parse_beside
 from sgn_serve.api.model_statistics import model_statistics
 from sgn_serve.api.served_models import VERSION, ServedModel, served_models
-from sgn_serve.graph_format import PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.graph_format import SELF_GRADIENT
 from sgn_serve.http.body_limits import limit_time
 from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
@@ -108,7 +108,10 @@ class InferenceProtocol:
         return JSONResponse({"name": model.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two."""
+        """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two.
+
+        With the parameter self_gradient=auto the second pass runs for the pictures that need it.
+        """
         predictor, model = self._find(request)
         predictor.check_room()
         body = await _read(request, predictor, model)
@@ -118,8 +121,7 @@ class InferenceProtocol:
             asked = await parse_beside(len(body), parse_request, body, header_length, model)
             if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
                 break
-        block = not asked.outputs.keys() <= {PLAIN_LOGITS}
-        logits = await predictor.run(asked.images, block, SELF_GRADIENT in asked.outputs)
+        logits = await predictor.run(asked.images, asked.self_gradient, SELF_GRADIENT in asked.outputs)
         if answer_numbers(asked, logits) <= _NUMBERS_ON_LOOP:
             return write_answer(asked, logits, model)
         return await asyncio.to_thread(write_answer, asked, logits, model)

@@ -22,6 +22,7 @@ def model_statistics(name: str) -> dict[str, Any]:
     """
     counted = metrics.values(
         metrics.PICTURES,
+        metrics.AUTO_SECOND_PASSES,
         metrics.INFERENCES,
         metrics.INFERENCES_SECONDS,
         metrics.REQUEST_STAGE_SECONDS,
@@ -36,12 +37,14 @@ def model_statistics(name: str) -> dict[str, Any]:
     def stage(stage: str) -> dict[str, int]:
         return _duration(inferences(metrics.SUCCEEDED), counted.get((_STAGE_SECONDS, stage), 0.0))
 
+    pictures = sum(count for key, count in counted.items() if key[0] == "sgn_pictures_total")
+    twice = counted.get(("sgn_auto_second_passes_total",), 0.0)
     runs = {int(key[1]): int(count) for key, count in counted.items() if key[0] == _RUNS}
     return {
         "name": name,
         "version": VERSION,
         "last_inference": int(1000 * counted.get(("sgn_last_run_timestamp_seconds",), 0.0)),
-        "inference_count": int(sum(count for key, count in counted.items() if key[0] == "sgn_pictures_total")),
+        "inference_count": int(pictures - twice),
         "execution_count": sum(runs.values()),
         "inference_stats": {
             **{

@@ -9,11 +9,12 @@ Source: Triton's extension_model_configuration.md.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.graph import Description
+from sgn_serve.records import AUTO
 from sgn_serve.settings import Settings
 
 VERSION = "1"
@@ -32,6 +33,7 @@ class ServedModel:
         image_size: (height, width) of the input in pixels.
         class_names: The classes, in the order of the logits.
         max_pictures: Most pictures of a request.
+        auto: Whether the logits are those of self_gradient=auto where a request does not say.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ServedModel:
     image_size: tuple[int, int]
     class_names: Sequence[str]
     max_pictures: int
+    auto: bool = False
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class ServedModel:
 
 def served_models(settings: Settings, description: Description) -> tuple[ServedModel, ServedModel]:
     """Return both names of a network."""
-    block = settings.self_gradient and description.has_block
+    block = settings.self_gradient is not False and description.has_block
     names = {
         settings.model_name: ("FP32", output_names(description)),
         f"{settings.model_name}{SUFFIX}": ("UINT8", (LOGITS if block else PLAIN_LOGITS,)),
@@ -96,7 +99,7 @@ def served_models(settings: Settings, description: Description) -> tuple[ServedM
         ServedModel(name, datatype, outputs, description.image_size, description.class_names, settings.max_images)
         for name, (datatype, outputs) in names.items()
     )
-    return first, second
+    return first, replace(second, auto=block and settings.self_gradient == AUTO)
 
 
 def output_names(description: Description) -> tuple[str, ...]:

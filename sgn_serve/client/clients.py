@@ -10,7 +10,7 @@ import httpx
 
 from sgn_serve.client.conversation import Conversation, Options, Send, Steps, Wait
 from sgn_serve.client.errors import ServiceError
-from sgn_serve.records import ModelCard, Prediction
+from sgn_serve.records import ModelCard, Prediction, SelfGradient
 
 if TYPE_CHECKING:
     from sgn_serve.client.pictures import Picture
@@ -53,20 +53,20 @@ class Client:
         self,
         picture: list[OnePicture] | tuple[OnePicture, ...],
         *,
-        self_gradient: bool | None = ...,
+        self_gradient: SelfGradient | None = ...,
         top_k: int | None = ...,
     ) -> list[Prediction | ServiceError]: ...
 
     @overload
     def classify(
-        self, picture: "Picture", *, self_gradient: bool | None = ..., top_k: int | None = ...
+        self, picture: "Picture", *, self_gradient: SelfGradient | None = ..., top_k: int | None = ...
     ) -> Prediction: ...
 
     def classify(
         self,
         picture: "Picture | list[OnePicture] | tuple[OnePicture, ...]",
         *,
-        self_gradient: bool | None = None,
+        self_gradient: SelfGradient | None = None,
         top_k: int | None = None,
     ) -> Prediction | list[Prediction | ServiceError]:
         """Classify a picture, or a list of them.
@@ -78,7 +78,7 @@ class Client:
         Args:
             picture: A path, the bytes of a file, a file that is open in binary, a Pillow image, an (H, W, 3) array
                 (uint8, or floating point in [0, 1]); or a list or tuple of these.
-            self_gradient: Whether the block is on. None leaves it to the service.
+            self_gradient: Whether the block is on; "auto" leaves it to each picture. None leaves it to the service.
             top_k: How many classes to list. None leaves it to the service.
 
         Returns:
@@ -183,20 +183,20 @@ class AsyncClient:
         self,
         picture: list[OnePicture] | tuple[OnePicture, ...],
         *,
-        self_gradient: bool | None = ...,
+        self_gradient: SelfGradient | None = ...,
         top_k: int | None = ...,
     ) -> list[Prediction | ServiceError]: ...
 
     @overload
     async def classify(
-        self, picture: "Picture", *, self_gradient: bool | None = ..., top_k: int | None = ...
+        self, picture: "Picture", *, self_gradient: SelfGradient | None = ..., top_k: int | None = ...
     ) -> Prediction: ...
 
     async def classify(
         self,
         picture: "Picture | list[OnePicture] | tuple[OnePicture, ...]",
         *,
-        self_gradient: bool | None = None,
+        self_gradient: SelfGradient | None = None,
         top_k: int | None = None,
     ) -> Prediction | list[Prediction | ServiceError]:
         """Classify a picture, or a list of them; see Client.classify."""

@@ -24,7 +24,7 @@ from sgn_serve.client.errors import (
     unexpected,
 )
 from sgn_serve.client.pictures import File, picture_file
-from sgn_serve.records import ErrorAnswer, ModelCard, Prediction, Predictions
+from sgn_serve.records import ErrorAnswer, ModelCard, Prediction, Predictions, SelfGradient
 
 if TYPE_CHECKING:
     from sgn_serve.client.pictures import Picture
@@ -78,18 +78,18 @@ class Options:
     """Options of a request that classifies.
 
     Attributes:
-        self_gradient: Whether the block is on. None leaves it to the service.
+        self_gradient: Whether the block is on; "auto" leaves it to each picture. None leaves it to the service.
         top_k: How many classes to list. None leaves it to the service.
     """
 
-    self_gradient: bool | None = None
+    self_gradient: SelfGradient | None = None
     top_k: int | None = None
 
     def fields(self) -> dict[str, str]:
         """Return the options as fields of a form."""
         fields = {}
         if self.self_gradient is not None:
-            fields["self_gradient"] = "true" if self.self_gradient else "false"
+            fields["self_gradient"] = str(self.self_gradient).lower()
         if self.top_k is not None:
             fields["top_k"] = str(self.top_k)
         return fields

@@ -32,6 +32,7 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
         "bad_flag",
         "bad_top_k",
         "no_block",
+        "no_auto",
         "no_gradient",
         "damaged_image",
         "bad_tensor_request",

@@ -2,6 +2,9 @@
 
 While one batch runs, the next one gathers. Under load, no request waits just to fill a batch.
 
+With self_gradient=auto the plain pass of a batch runs first, together with the requests whose block is off. Those of
+its pictures whose answer is not clear go on, together with the requests whose block is on.
+
 An idle network waits for more pictures only if some are on their way, being received or decoded. It waits for half as
 many as were recently under way together, and for a few milliseconds at most.
 
@@ -27,7 +30,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.inference.classifier import Logits
+from sgn_serve.inference.classifier import Logits, needs_second_pass
+from sgn_serve.records import AUTO, SelfGradient
 from sgn_serve.refusals import Overloaded
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -48,6 +52,7 @@ class Run:
         input_seconds: Seconds to put the pictures into one array.
         infer_seconds: Seconds in the network.
         output_seconds: Seconds to give each request its part.
+        auto_pictures: Pictures in it that were asked for with self_gradient=auto.
     """
 
     self_gradient: bool
@@ -57,6 +62,7 @@ class Run:
     input_seconds: float
     infer_seconds: float
     output_seconds: float
+    auto_pictures: int
 
 
 class Observer:
@@ -118,10 +124,25 @@ class _Item:
     """Pictures of one request in the queue."""
 
     images: NDArray[np.float32]
-    self_gradient: bool
+    self_gradient: SelfGradient
     with_gradient: bool
     answer: "asyncio.Future[tuple[Logits, int]]"
     since: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Pictures of an item that go through the network together.
+
+    Attributes:
+        item: The item.
+        images: All of its pictures, or those that need the second pass.
+        since: When they began to wait for it.
+    """
+
+    item: _Item
+    images: NDArray[np.float32]
+    since: float
 
 
 class Place:
@@ -160,17 +181,24 @@ class Place:
         finally:
             self._batcher._aside -= 1
 
-    async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False) -> Logits:
+    async def run(
+        self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool = False
+    ) -> Logits:
         """Put pictures into the queue and wait for their logits.
 
         Args:
             images: (n, 3, H, W) in [0, 1], at most as many as there is reserved room for.
-            self_gradient: Whether the block is on.
-            with_gradient: Whether the self-gradient is wanted too.
+            self_gradient: Whether the block is on. AUTO needs a batcher that has an auto_margin.
+            with_gradient: Whether the self-gradient is wanted too, which needs the block on.
 
         Returns:
             The logits of these n pictures.
+
+        Raises:
+            ValueError: AUTO is asked for without a threshold, or with the self-gradient.
         """
+        if self_gradient == AUTO and (self._batcher.auto_margin is None or with_gradient):
+            raise ValueError("auto needs a threshold, and gives no self-gradient")
         self._left -= len(images)
         logits, batch_size = await self._batcher._enqueue(images, self_gradient, with_gradient)
         self.batch_size = max(self.batch_size, batch_size)
@@ -188,11 +216,20 @@ class Batcher:
             of both kinds is two calls, one with the block off and one with it on.
         limits: Limits of the batches and of the queue.
         observer: Callbacks for metrics.
+        auto_margin: Threshold of self_gradient=auto, see needs_second_pass. None where nobody may ask for that.
     """
 
-    def __init__(self, run: LogitsFunction, limits: BatchLimits, observer: Observer | None = None):
+    def __init__(
+        self,
+        run: LogitsFunction,
+        limits: BatchLimits,
+        observer: Observer | None = None,
+        auto_margin: float | None = None,
+    ):
         self._run = run
         self.limits = limits
+        self.auto_margin = auto_margin
+        self._second_share = 1.0
         self._observer = observer or Observer()
         self._observer_failed = False
         self._queue: deque[_Item] = deque()
@@ -269,7 +306,7 @@ class Batcher:
             self._observer_failed = True
 
     async def _enqueue(
-        self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool
+        self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool
     ) -> tuple[Logits, int]:
         answer = asyncio.get_running_loop().create_future()
         item = _Item(images, self_gradient, with_gradient, answer)
@@ -365,11 +402,17 @@ class Batcher:
                 self._forget(item)
                 continue
             pictures += len(item.images)
-            seconds += len(item.images) * self._seconds_each[item.self_gradient]
+            seconds += len(item.images) * self._expected_seconds(item.self_gradient)
             if items and (pictures > self.limits.max_batch or seconds > self.limits.batch_seconds):
                 break
             items.append(self._queue.popleft())
         return items
+
+    def _expected_seconds(self, self_gradient: SelfGradient) -> float:
+        """Return how long a picture will take, from the recent running times."""
+        if isinstance(self_gradient, bool):
+            return self._seconds_each[self_gradient]
+        return self._seconds_each[False] + self._second_share * self._seconds_each[True]
 
     def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[Run]]:
         """Run a batch in the inference thread.
@@ -378,38 +421,105 @@ class Batcher:
             An answer or an error for each item, in order, and the runs of the network that did not fail.
         """
         answers: dict[_Item, Logits | Exception] = {}
-        runs = []
-        for self_gradient in (False, True):
-            group = [item for item in items if item.self_gradient == self_gradient]
-            if not group:
-                continue
-            pictures = sum(len(item.images) for item in group)
-            try:
-                begun = time.perf_counter()
-                images = group[0].images if len(group) == 1 else np.concatenate([item.images for item in group])
-                started = time.perf_counter()
-                logits = self._run(images, self_gradient, any(item.with_gradient for item in group))
-                ended = time.perf_counter()
-                start = 0
-                for item in group:
-                    answers[item] = logits[start : start + len(item.images)]
-                    start += len(item.images)
-            except Exception as error:  # raised to those who wait; the batcher itself goes on
-                logger.exception("a batch of %d pictures failed", pictures)
-                answers.update(dict.fromkeys(group, error))
-                continue
-            queued = sum(begun - item.since for item in group)
-            output_seconds = time.perf_counter() - ended
-            seconds = ended - started
-            runs.append(Run(self_gradient, pictures, len(group), queued, started - begun, seconds, output_seconds))
-            self._measure(self_gradient, seconds / pictures)
+        runs: list[Run] = []
+        plain = [_Part(item, item.images, item.since) for item in items if item.self_gradient is not True]
+        answers |= self._run_together(plain, False, runs)
+        chosen = self._choose(items, answers)
+        now = time.perf_counter()
+        second = [_Part(item, item.images, item.since) for item in items if item.self_gradient is True]
+        second += [_Part(item, item.images[which], now) for item, which in chosen.items() if which.any()]
+        corrected = self._run_together(second, True, runs)
+        for item, answer in corrected.items():
+            plain_answer = answers.get(item)
+            if isinstance(answer, Logits) and isinstance(plain_answer, Logits):
+                answers[item] = _merged(plain_answer, answer, chosen[item])
+            else:
+                answers[item] = answer
         return [answers[item] for item in items], runs
+
+    def _choose(self, items: list[_Item], answers: dict[_Item, Logits | Exception]) -> dict[_Item, NDArray[np.bool_]]:
+        """Find the pictures of auto items that need the second pass, and mark the items' answers as auto's.
+
+        Args:
+            items: All items of the batch.
+            answers: The plain ones. Those of auto items are replaced.
+
+        Returns:
+            For each auto item whose plain pass did not fail, which of its pictures do, (n) each.
+        """
+        chosen = {}
+        for item in items:
+            answer = answers.get(item)
+            if item.self_gradient == AUTO and isinstance(answer, Logits):
+                assert self.auto_margin is not None, "checked when it was put into the queue"
+                chosen[item] = needs_second_pass(answer.plain, self.auto_margin)
+                answers[item] = Logits(answer.plain, answer.plain, None, np.zeros(len(answer.plain), np.bool_))
+        if chosen:
+            share = sum(int(which.sum()) for which in chosen.values()) / sum(map(len, chosen.values()))
+            self._second_share = (1 - _NEW_SHARE) * self._second_share + _NEW_SHARE * share
+        return chosen
+
+    def _run_together(
+        self, parts: list[_Part], self_gradient: bool, runs: list[Run]
+    ) -> dict[_Item, Logits | Exception]:
+        """Run the network once, and return the answer of each part's item, or the error. A good run is added to runs.
+
+        Args:
+            parts: The pictures. Nothing is run where there are none.
+            self_gradient: Whether the block is on.
+            runs: The runs of this batch so far.
+        """
+        answers: dict[_Item, Logits | Exception] = {}
+        if not parts:
+            return answers
+        pictures = sum(len(part.images) for part in parts)
+        try:
+            begun = time.perf_counter()
+            images = parts[0].images if len(parts) == 1 else np.concatenate([part.images for part in parts])
+            started = time.perf_counter()
+            logits = self._run(images, self_gradient, any(part.item.with_gradient for part in parts))
+            ended = time.perf_counter()
+            start = 0
+            for part in parts:
+                answers[part.item] = logits[start : start + len(part.images)]
+                start += len(part.images)
+        except Exception as error:  # raised to those who wait; the batcher itself goes on
+            logger.exception("a batch of %d pictures failed", pictures)
+            return dict.fromkeys((part.item for part in parts), error)
+        runs.append(
+            Run(
+                self_gradient=self_gradient,
+                pictures=pictures,
+                requests=len(parts),
+                queue_seconds=sum(begun - part.since for part in parts),
+                input_seconds=started - begun,
+                infer_seconds=ended - started,
+                output_seconds=time.perf_counter() - ended,
+                auto_pictures=sum(len(part.images) for part in parts if part.item.self_gradient == AUTO),
+            )
+        )
+        self._measure(self_gradient, (ended - started) / pictures)
+        return answers
 
     def _measure(self, self_gradient: bool, seconds_each: float) -> None:
         """Update the running mean of the seconds a picture takes."""
         known = self._seconds_each[self_gradient]
         new = seconds_each if known == 0 else (1 - _NEW_SHARE) * known + _NEW_SHARE * seconds_each
         self._seconds_each[self_gradient] = new
+
+
+def _merged(plain: Logits, corrected: Logits, chosen: NDArray[np.bool_]) -> Logits:
+    """Return the answer of self_gradient=auto.
+
+    Args:
+        plain: The plain answer to all pictures of an item, (n, classes).
+        corrected: The answer of both passes to those that are chosen.
+        chosen: Which ones these are, (n).
+    """
+    assert corrected.corrected is not None, "the block was on"
+    logits = plain.plain.copy()
+    logits[chosen] = corrected.corrected
+    return Logits(plain.plain, logits, None, chosen)
 
 
 def _end_process(task: "asyncio.Task[None]") -> None:

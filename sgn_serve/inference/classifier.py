@@ -36,11 +36,14 @@ class Logits:
         plain: Logits with the block off, (N, classes).
         corrected: Logits with the block on, (N, classes), or None if they were not asked for.
         gradient: The self-gradient, (N, 3, H, W), or None if it was not asked for.
+        second_pass: With self_gradient=auto, which pictures the second pass ran for, (N). `corrected` holds the plain
+            logits of the others then. None with the block on or off.
     """
 
     plain: NDArray[np.float32]
     corrected: NDArray[np.float32] | None
     gradient: NDArray[np.float32] | None = None
+    second_pass: NDArray[np.bool_] | None = None
 
     def __getitem__(self, pictures: slice) -> "Logits":
         """Return the outputs for a slice of the batch."""
@@ -48,7 +51,32 @@ class Logits:
             self.plain[pictures],
             None if self.corrected is None else self.corrected[pictures],
             None if self.gradient is None else self.gradient[pictures],
+            None if self.second_pass is None else self.second_pass[pictures],
         )
+
+
+def needs_second_pass(plain: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
+    """Tell for which pictures self_gradient=auto runs the second pass: where the plain answer is not clear.
+
+    Args:
+        plain: Logits with the block off, (N, classes).
+        margin: The two largest probabilities of a clear answer differ by at least this.
+
+    Returns:
+        (N). An answer that is NaN is not clear.
+    """
+    if plain.shape[1] == 1:
+        return np.full(len(plain), margin > 1)
+    largest = np.partition(softmax(plain), -2, axis=1)[:, -2:]
+    with np.errstate(invalid="ignore"):
+        clear: NDArray[np.bool_] = largest[:, 1] - largest[:, 0] >= margin
+    return ~clear
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities of logits, (..., classes) each, computed in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 class Classifier:

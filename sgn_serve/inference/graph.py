@@ -13,6 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from onnx.utils import Extractor
 
 from sgn_serve.graph_format import (
+    AUTO_KEY,
     CHECKPOINT_FORMAT,
     INPUT,
     LOGITS,
@@ -32,6 +33,8 @@ MAX_NAMES_BYTES = 512 * 1024
 MAX_METADATA_BYTES = 64 * 1024
 """Everything else that the metadata say, as JSON. The bundled model's take 2.3 KB."""
 _MAX_PRECISION = 64
+_MAX_AUTO = 4096
+"""Longest description of a threshold, in characters."""
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
@@ -52,6 +55,8 @@ class Description:
         has_gradient: Whether the self-gradient is an output.
         checkpoint: The checkpoint's whole description, as training wrote it.
         precision: The precision that the graph was exported for, such as bf16. None for float32.
+        auto: The threshold of self_gradient=auto as "margin", and what it was measured to do. None where the graph has
+            none, or no block.
     """
 
     class_names: tuple[str, ...]
@@ -61,6 +66,7 @@ class Description:
     has_gradient: bool = False
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     precision: str | None = None
+    auto: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,39 @@ def _describe(metadata: Mapping[str, str], outputs: set[str]) -> Description:
     has_block = LOGITS in outputs
     has_gradient = has_block and SELF_GRADIENT in outputs
     image_size = _image_size(checkpoint["image_size"])
-    return Description(class_names, image_size, sha256, has_block, has_gradient, checkpoint, precision)
+    auto = _auto(metadata.get(AUTO_KEY), checkpoint) if has_block else None
+    return Description(class_names, image_size, sha256, has_block, has_gradient, checkpoint, precision, auto)
+
+
+def _auto(text: str | None, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the threshold of self_gradient=auto: what the export found, else what the checkpoint had.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if text is not None:
+        if len(text) > _MAX_AUTO:
+            raise ValueError(f"{AUTO_KEY} has more than {_MAX_AUTO} characters")
+        return checked_auto(json.loads(text))
+    margin = checkpoint.get("auto_margin")
+    return None if margin is None else checked_auto({"margin": margin})
+
+
+def checked_auto(value: Any) -> Mapping[str, Any]:
+    """Return the description of a threshold as it is.
+
+    Args:
+        value: The JSON of AUTO_KEY.
+
+    Raises:
+        ValueError: It is no object with a "margin" from 0 to 1, or it holds what JSON cannot carry.
+    """
+    margin = value.get("margin") if isinstance(value, dict) else None
+    if type(margin) not in (int, float) or margin is None or not 0 <= margin <= 1:  # NaN is refused too
+        raise ValueError(f'{AUTO_KEY} is no object with a "margin" from 0 to 1')
+    json_size(value)
+    checked: Mapping[str, Any] = value
+    return checked
 
 
 def _class_names(names: Any) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.inference.classifier import Logits
+from sgn_serve.inference.classifier import Logits, softmax
 from sgn_serve.inference.graph import Description
-from sgn_serve.records import Prediction
+from sgn_serve.records import AUTO, Prediction, mode_of
 
 
 def predict(logits: Logits, description: Description, top_k: int, max_disagreement: float | None = None) -> Prediction:
@@ -17,8 +17,11 @@ def predict(logits: Logits, description: Description, top_k: int, max_disagreeme
         top_k: Classes to list, at most.
         max_disagreement: Disagreement, in bits, above which the picture is suspicious. None for no such verdict.
     """
-    both = logits.corrected is not None
-    rows = softmax(logits.plain[:1] if logits.corrected is None else np.stack([logits.plain[0], logits.corrected[0]]))
+    auto = logits.second_pass is not None
+    both = logits.corrected is not None and (logits.second_pass is None or bool(logits.second_pass[0]))
+    rows = softmax(
+        np.stack([logits.plain[0], logits.corrected[0]]) if both and logits.corrected is not None else logits.plain[:1]
+    )
     plain, answer = rows[0], rows[-1]
     # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
     ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k].tolist()]
@@ -29,18 +32,13 @@ def predict(logits: Logits, description: Description, top_k: int, max_disagreeme
             **ranked[0],
             "top_k": ranked,
             "self_gradient": both,
+            "mode": mode_of(AUTO if auto else both),
             "plain": _class(plain, int(plain.argmax()), description) if both else None,
             "disagreement": bits,
             "suspicious": None if bits is None or max_disagreement is None else bits > max_disagreement,
             "model": description.sha256,
         }
     )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probabilities of logits, (..., classes) each, computed in float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _class(probabilities: NDArray[np.float64], index: int, description: Description) -> dict[str, str | int | float]:

@@ -6,14 +6,26 @@ model.onnx, which python -m export writes. A graph without one has no measured f
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY, figures_path
-from sgn_serve.inference.graph import Graph, GraphError, json_size
+from sgn_serve.graph_format import AUTO_KEY, BACKGROUND_FIELD, METADATA_KEY, figures_path
+from sgn_serve.inference.graph import Description, Graph, GraphError, checked_auto, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE
 from sgn_serve.pictures.formats import suffixes
-from sgn_serve.records import MAX_TOP_K, Defaults, Flag, Limits, Measured, ModelCard, Preprocessing, Row
+from sgn_serve.records import (
+    AUTO,
+    MAX_TOP_K,
+    AutoMode,
+    Defaults,
+    Flag,
+    Limits,
+    Measured,
+    ModelCard,
+    Preprocessing,
+    Row,
+    mode_of,
+)
 from sgn_serve.refusals import one_line
 from sgn_serve.serving.examples import GivenExamples
 from sgn_serve.serving.figures import read_figures
@@ -46,11 +58,17 @@ def model_card(graph: Graph, settings: Settings, examples: GivenExamples = _NO_E
     try:
         measured, flags = (_measured(figures) if figures else None), _flags(figures)
         disagreement = _disagreement(figures)
+        auto = _auto_mode(figures, description, settings)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(
             f"{path}: these are no figures of a model ({type(error).__name__}: {one_line(error)}); "
             "export the graph again, or take the file away"
         ) from None
+    if settings.self_gradient == AUTO and description.has_block and auto is None:
+        raise GraphError(
+            f"{graph.path}: SGN_SELF_GRADIENT=auto needs a threshold, and this model has none; export it with "
+            "--auto-agreement 0.998 --data-root DIR, or set SGN_AUTO_MARGIN"
+        )
     try:
         card = ModelCard(
             name=settings.model_name,
@@ -80,9 +98,13 @@ def model_card(graph: Graph, settings: Settings, examples: GivenExamples = _NO_E
             flags=flags,
             disagreement=disagreement,
             max_disagreement=settings.max_disagreement,
+            auto=auto,
+            default_mode=mode_of(settings.self_gradient if description.has_block else False),
             examples=examples.count,
             notes=[note for note in (given.note, examples.note) if note],
-            defaults=Defaults(self_gradient=settings.self_gradient and description.has_block, top_k=settings.top_k),
+            defaults=Defaults(
+                self_gradient=settings.self_gradient is not False and description.has_block, top_k=settings.top_k
+            ),
             limits=Limits(
                 max_images=settings.max_images,
                 max_bytes=settings.max_bytes,
@@ -153,6 +175,24 @@ def _disagreement(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(measured, dict | None):
         raise TypeError("disagreement is no object")
     return measured
+
+
+def _auto_mode(figures: Mapping[str, Any], description: Description, settings: Settings) -> AutoMode | None:
+    """Return the threshold of self_gradient=auto: the setting's, else the graph's, else the one among the figures.
+
+    What a threshold was measured to do is told with that threshold alone.
+    """
+    if not description.has_block:
+        return None
+    beside = checked_auto(figures[AUTO_KEY]) if figures.get(AUTO_KEY) is not None else None
+    source: Literal["graph", "figures"] = "figures" if description.auto is None else "graph"
+    found = beside if description.auto is None else description.auto
+    if settings.auto_margin is not None and (found is None or settings.auto_margin != found["margin"]):
+        return AutoMode(margin=settings.auto_margin, source="setting", measured={})
+    if found is None:
+        return None
+    measured = {name: value for name, value in found.items() if name != "margin"}
+    return AutoMode(margin=found["margin"], source=source, measured=measured)
 
 
 def _flags(figures: Mapping[str, Any]) -> list[Flag] | None:

@@ -18,7 +18,7 @@ from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.pictures.input_png import input_png
 from sgn_serve.process.version import package_version
-from sgn_serve.records import Prediction
+from sgn_serve.records import AUTO, Prediction, SelfGradient
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
 from sgn_serve.serving.examples import read_examples
@@ -81,7 +81,8 @@ class Predictor:
         limits = BatchLimits(
             settings.max_batch, settings.batch_ms / 1000, settings.max_wait_ms / 1000, settings.max_queue
         )
-        self.batcher = Batcher(self.classifier.logits, limits, CountBatches())
+        margin = None if self.card.auto is None else self.card.auto.margin
+        self.batcher = Batcher(self.classifier.logits, limits, CountBatches(), margin)
 
     async def start(self) -> None:
         """Start the decoders, and send a picture through, block on and block off: what is ready has answered."""
@@ -110,12 +111,12 @@ class Predictor:
         """
         self.batcher.check_room()
 
-    async def classify(self, file: IO[bytes], self_gradient: bool | None, top_k: int | None) -> Prediction:
+    async def classify(self, file: IO[bytes], self_gradient: SelfGradient | None, top_k: int | None) -> Prediction:
         """Return the answer to one picture file.
 
         Args:
             file: The file, at its beginning.
-            self_gradient: Block on or off, None for the setting's default.
+            self_gradient: Block on or off, or AUTO. None for the setting's default.
             top_k: Classes to list, None for the setting's default.
 
         Raises:
@@ -126,7 +127,7 @@ class Predictor:
             return await self._classify(place, file, block, top_k)
 
     async def classify_all(
-        self, files: Sequence[IO[bytes]], self_gradient: bool | None, top_k: int | None
+        self, files: Sequence[IO[bytes]], self_gradient: SelfGradient | None, top_k: int | None
     ) -> list[Prediction | Refusal]:
         """Return the answers to several picture files, in their order. One that is refused refuses no other.
 
@@ -180,21 +181,23 @@ class Predictor:
             pixels = await self._decode(place, file)
         return await asyncio.to_thread(input_png, pixels)
 
-    async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
+    async def run(self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool) -> Logits:
         """Return the logits of pictures that are tensors already.
 
         Args:
             images: (n, 3, H, W) in [0, 1].
-            self_gradient: Block on or off.
+            self_gradient: Block on or off, or AUTO.
             with_gradient: Whether the self-gradient is wanted too, which needs the block on.
 
         Raises:
             Overloaded: Too many pictures are waiting.
+            Refusal: There is no block to switch on, or no threshold for AUTO.
         """
+        self_gradient = self._block(self_gradient)
         with self.batcher.reserve(len(images)) as place:
             return await self._run(place, images, self_gradient, with_gradient)
 
-    async def _classify(self, place: Place, file: IO[bytes], block: bool, top_k: int | None) -> Prediction:
+    async def _classify(self, place: Place, file: IO[bytes], block: SelfGradient, top_k: int | None) -> Prediction:
         pixels = await self._decode(place, file)
         logits = await self._run(place, pixels[None], block)
         listed = self.settings.top_k if top_k is None else top_k
@@ -213,20 +216,26 @@ class Predictor:
                 raise Refusal(refused.code, str(refused), refused.retry_after) from None
 
     async def _run(
-        self, place: Place, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool = False
+        self, place: Place, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool = False
     ) -> Logits:
         logits = await place.run(images, self_gradient, with_gradient)
         request_facts().note_batch(place.batch_size)
         return logits
 
-    def _block(self, self_gradient: bool | None) -> bool:
-        """Return whether the block is on."""
+    def _block(self, self_gradient: SelfGradient | None) -> SelfGradient:
+        """Return whether the block is on, or AUTO.
+
+        Raises:
+            Refusal: There is no block to switch on, or no threshold for AUTO.
+        """
         if self_gradient is None:
-            return self.settings.self_gradient and self.description.has_block
+            return self.settings.self_gradient if self.description.has_block else False
         if self_gradient and not self.description.has_block:
             raise Refusal(
                 "no_block", "the served network has no self-gradient block; leave self_gradient out, or send false"
             )
+        if self_gradient == AUTO and self.card.auto is None:
+            raise Refusal("no_auto", "the served network has no threshold for self_gradient=auto")
         return self_gradient
 
 
@@ -248,6 +257,7 @@ class CountBatches(Observer):
         block = metrics.BLOCK[run.self_gradient]
         metrics.INFERENCE_SECONDS.labels(block).observe(run.infer_seconds)
         metrics.PICTURES.labels(block).inc(run.pictures)
+        (metrics.AUTO_SECOND_PASSES if run.self_gradient else metrics.AUTO_PICTURES).inc(run.auto_pictures)
         metrics.RUNS.labels(run.pictures).inc()
         metrics.LAST_RUN.set_to_current_time()
         metrics.REQUEST_STAGE_SECONDS.labels("queue").inc(run.queue_seconds)

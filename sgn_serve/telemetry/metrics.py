@@ -102,7 +102,18 @@ INFERENCE_SECONDS = _histogram(
     "Seconds of one run of the network. A batch with the block on for some requests and off for others is two runs.",
     "block",
 )
-PICTURES = _counter("sgn_pictures_total", "Pictures that went through the network.", "block")
+PICTURES = _counter(
+    "sgn_pictures_total",
+    "Pictures that went through the network. One that needs the second pass of self_gradient=auto counts in both.",
+    "block",
+)
+AUTO_PICTURES = _counter(
+    "sgn_auto_pictures_total", "Pictures that were asked for with self_gradient=auto, and went through the plain pass."
+)
+AUTO_SECOND_PASSES = _counter(
+    "sgn_auto_second_passes_total",
+    "Those of sgn_auto_pictures_total that needed the second pass. Their share rises under an attack on the saving.",
+)
 INFERENCES = _counter(
     "sgn_inferences_total",
     "Pictures, or requests under /v2, that the network has answered (success), or could not (fail).",

@@ -355,8 +355,8 @@ def test_examples_go_with_the_graph(
     ("options", "told"),
     [
         (["--onnx", "--examples", "3"], "name its folder with --data-root"),
-        (["--onnx", "--data-root", "d"], "--data-root is for --examples; leave it out"),
-        (["--onnx", "--dataset", "cifar10"], "--dataset is for --examples; leave it out"),
+        (["--onnx", "--data-root", "d"], "--data-root is for --examples and --auto-agreement; leave it out"),
+        (["--onnx", "--dataset", "cifar10"], "--dataset is for --examples and --auto-agreement; leave it out"),
         (["--torchscript", "--examples", "3", "--data-root", "d"], "--onnx or --openvino"),
         (["--onnx", "--examples", "0", "--data-root", "d"], "0 is not a number of pictures from 1 to 20"),
         (["--onnx", "--examples", "21", "--data-root", "d"], "21 is not a number of pictures from 1 to 20"),

@@ -8,7 +8,8 @@ import torch
 
 from release import disagreement
 from release.disagreement import EPS, KnowingAttack, answers, area_under_roc, detection, divergence_bits
-from sgn_serve.serving.answers import disagreement_bits, softmax
+from sgn_serve.inference.classifier import softmax
+from sgn_serve.serving.answers import disagreement_bits
 from training.attacks import gradient_attack
 from training.checkpoint import load_checkpoint
 

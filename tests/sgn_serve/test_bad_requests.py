@@ -67,9 +67,14 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"files": {"image": RED}, "data": {"self_gradient": "maybe"}},
         400,
         "bad_flag",
-        "expected true or false",
+        "expected true, false or auto",
     ),
-    "empty flag": ({"files": {"image": RED}, "data": {"self_gradient": ""}}, 400, "bad_flag", "expected true or false"),
+    "empty flag": (
+        {"files": {"image": RED}, "data": {"self_gradient": ""}},
+        400,
+        "bad_flag",
+        "expected true, false or auto",
+    ),
     "flag as a file": (
         {"files": {"image": RED, "self_gradient": b"true"}},
         400,

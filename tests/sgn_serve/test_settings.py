@@ -18,11 +18,17 @@ def test_defaults():
     assert settings.self_gradient
 
 
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), (" AUTO ", "auto"), ("1", True), ("no", False)])
+def test_the_block_may_be_left_to_the_picture(text, value):
+    assert Settings.from_environment({"SGN_SELF_GRADIENT": text}).self_gradient == value
+
+
 def test_every_setting_can_be_set():
     values = {
         "SGN_MODEL": ("m.onnx", Path("m.onnx")),
         "SGN_MODEL_NAME": ("sgn-2", "sgn-2"),
         "SGN_SELF_GRADIENT": ("off", False),
+        "SGN_AUTO_MARGIN": ("0.08", 0.08),
         "SGN_TOP_K": ("1", 1),
         "SGN_MAX_DISAGREEMENT": ("0.25", 0.25),
         "SGN_ENGINE": ("openvino", "openvino"),
@@ -72,7 +78,7 @@ def test_values_that_exclude_each_other():
 @pytest.mark.parametrize(
     ("variable", "value", "fix"),
     [
-        ("SGN_SELF_GRADIENT", "maybe", "true or false"),
+        ("SGN_SELF_GRADIENT", "maybe", "true, false or auto"),
         ("SGN_ENGINE", "abacus", "expected onnxruntime or openvino"),
         ("SGN_THREADS", "many", "0 or more"),
         ("SGN_THREADS", "-1", "0 or more"),
@@ -151,7 +157,7 @@ def test_names_count_as_they_are_written():
 def test_the_table_tells_every_setting_and_its_default():
     rows = {row.variable: row for row in settings_table()}
     assert rows.keys() == {str(field.validation_alias) for field in Settings.model_fields.values()}
-    assert rows["SGN_SELF_GRADIENT"][1:3] == ("true or false", "true")
+    assert rows["SGN_SELF_GRADIENT"][1:3] == ("true, false or auto", "true")
     assert rows["SGN_TOP_K"][1:3] == ("a whole number, 1 or more", "5")
     assert rows["SGN_RATE_LIMIT"][1:3] == ("a number from 0 to 1000000", "0: any number")
     assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "4")

@@ -146,12 +146,13 @@ def test_the_figures_are_those_of_the_card(page, url, described):
 def test_the_switch_leaves_the_second_pass_out(watched):
     page = watched.page
     before = len(watched.sent())
-    act(page, page.get_by_role("switch", name="Self-gradient block").uncheck)
+    expect(page.get_by_role("radiogroup", name="Self-gradient block")).to_be_visible()
+    check(page, "off")
     assert list(verdicts(page)) == ["Block off live", "Standard recorded"]
     assert [form.get("self_gradient") for form in watched.sent()[before:]] == ["false", None]  # the latter: explain
     expect(page.locator("#latency")).to_have_text(re.compile(r"^\d+ ms with the block off \("))
     expect(page.locator("#disagreement-row")).to_be_hidden()
-    act(page, page.get_by_role("switch", name="Self-gradient block").check)
+    check(page, "on")
     assert "Block on live" in verdicts(page)
 
 
@@ -355,9 +356,10 @@ def test_by_keyboard_alone(page):
     page.keyboard.press("Tab")
     assert focused() == "play"
     page.keyboard.press("Tab")
-    assert focused() == "block"
-    act(page, lambda: page.keyboard.press("Space"))
-    assert "Block on live" not in verdicts(page)
+    assert focused() == "on"
+    act(page, lambda: page.keyboard.press("ArrowLeft"))
+    assert focused() == "auto"
+    assert list(verdicts(page))[:2] == ["Block auto live", "Block off live"]
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -378,6 +380,7 @@ def test_the_verdict_stays_in_sight_while_the_page_is_scrolled(browser, url):
             page = watched.page
             page.goto("/ui")
             settled(page)
+            check(page, "auto")  # its verdict has one line more
             top = page.locator("#strength").evaluate("element => element.getBoundingClientRect().top + scrollY")
             seen = 0
             for scrolled in range(0, 1600, 40):

@@ -16,7 +16,6 @@ from tests.sgn_serve.browser import running_browser, watched_page
 from tests.sgn_serve.page_driver import (
     SCHEMES,
     SCREENS,
-    act,
     bars,
     check,
     keep_picture,
@@ -109,7 +108,7 @@ def opened(page: Page) -> Page:
     return page
 
 
-@pytest.mark.parametrize("name", ["plain", "wide", "bare"])
+@pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
 def test_nothing_of_the_bundled_model_is_shown(browser, request, name, bundled_figures, paths):
     with watched_page(browser, request.getfixturevalue(f"{name}_url")) as watched:
         page = opened(watched.page)
@@ -128,7 +127,7 @@ def test_a_model_without_a_block_has_no_switch_and_no_heat_map(browser, plain_ur
     with watched_page(browser, plain_url) as watched:
         page = opened(watched.page)
         assert list(verdicts(page)) == ["This model live"]
-        expect(page.get_by_role("switch")).to_be_hidden()
+        expect(page.locator("#switch")).to_be_hidden()
         expect(page.locator("#heat-map-figure")).to_be_hidden()
         expect(page.locator("#disagreement-row")).to_be_hidden()
         expect(page.locator("#latency")).to_have_text(re.compile(r"^\d+ ms \(from"))
@@ -246,13 +245,45 @@ def test_a_perturbation_that_changes_the_answer(browser, bare_url, tmp_path):
         assert cells.all_text_contents() == ["✓same", "✓same", *["·not asked yet"] * 6, "✗changed"]
 
 
+@pytest.fixture(scope="module")
+def auto_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A model that has a threshold of auto, which is the service's default."""
+    home = tmp_path_factory.mktemp("auto")
+    model = save_tiny_graph(home / "auto.onnx", checkpoint={"auto_margin": 0.5})
+    with running_server(home, SGN_MODEL=str(model), SGN_THREADS="1", SGN_SELF_GRADIENT="auto") as started:
+        yield started.url
+
+
+@pytest.mark.parametrize(
+    ("colour", "label", "needed"), [((250, 10, 10), "red", False), ((120, 119, 118), "blue", True)]
+)
+def test_auto_says_whether_the_second_pass_was_needed(browser, auto_url, tmp_path, colour, label, needed):
+    path = tmp_path / "plain.png"
+    Image.new("RGB", (8, 8), colour).save(path)
+    with watched_page(browser, auto_url) as watched:
+        page = opened(watched.page)
+        expect(page.get_by_role("radio", name="auto", exact=True)).to_be_checked()
+        upload(page, path)
+        assert verdicts(page) == {"Block auto live": label, "Block off live": "red"}
+        assert [form["self_gradient"] for form in watched.sent() if form["path"] == "classify"] == ["auto", "false"]
+        said = "was needed" if needed else "was not needed"
+        expect(page.locator("[role=status]")).to_contain_text(f"auto: the second pass {said}")
+        expect(page.locator("#disagreement-row")).to_be_visible(visible=needed)
+        expect(page.locator("#latency")).to_have_text(re.compile(r"^\d+ ms with auto, \d+ ms with the block off"))
+        check(page, "on")
+        assert list(verdicts(page)) == ["Block on live", "Block off live"]
+        expect(page.locator("#passes")).to_be_empty()
+        expect(page.locator("#disagreement-row")).to_be_visible()
+
+
 def test_the_switch_begins_as_the_service_does(browser, tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     save_tiny_examples(model, (8, 8), {"block-on": "this model"})
     settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false", "SGN_FORMATS": "JPEG"}
     with running_server(tmp_path, **settings) as started, watched_page(browser, started.url) as watched:
         page = opened(watched.page)
-        expect(page.get_by_role("switch")).not_to_be_checked()
+        expect(page.get_by_role("radio", name="off", exact=True)).to_be_checked()
+        expect(page.get_by_role("radio", name="auto", exact=True)).to_be_hidden()  # the model has no threshold
         expect(page.locator("#examples")).to_be_hidden()  # for they are PNG files, which this service does not take
         path = tmp_path / "red.jpg"
         Image.new("RGB", (20, 20), "red").save(path)
@@ -261,12 +292,12 @@ def test_the_switch_begins_as_the_service_does(browser, tmp_path):
         assert bytes(watched.sent()[-1]["image"]) == path.read_bytes()
         expect(page.get_by_role("slider")).to_be_hidden()
         expect(page.locator("#strength-note")).to_contain_text("takes no PNG files")
-        act(page, page.get_by_role("switch").check)
+        check(page, "on")
         assert list(verdicts(page)) == ["Block on live", "Block off live"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["plain", "wide", "bare"])
+@pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
 def test_axe_finds_nothing(browser, request, paths, name, scheme):
     url = request.getfixturevalue(f"{name}_url")
     with watched_page(
@@ -285,7 +316,7 @@ def test_axe_finds_nothing(browser, request, paths, name, scheme):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("screen", ["desktop", "phone"])
-@pytest.mark.parametrize("name", ["plain", "wide", "bare"])
+@pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
 def test_pictures_of_the_page(browser, request, paths, name, screen, scheme):
     """For people to look at."""
     width, height = SCREENS[screen]

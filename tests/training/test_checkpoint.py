@@ -189,6 +189,21 @@ def test_the_bundled_checkpoint_is_read(project_root):
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
 
 
+def test_the_threshold_of_auto_is_kept(info, tmp_path):
+    changed = replace(info, auto_margin=0.08)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, build_model(changed).state_dict(), changed)
+    model, loaded = load_checkpoint(path)
+    assert loaded == changed
+    assert model.auto_margin == 0.08
+    description = json.loads(info.to_json())
+    assert "auto_margin" not in description
+    assert CheckpointInfo.from_json(json.dumps(description)).auto_margin is None
+    for wrong in (1.5, -0.1, "0.1", True, float("nan")):
+        with pytest.raises(CheckpointError, match=r"auto_margin is .*, not a number from 0 to 1"):
+            CheckpointInfo.from_json(json.dumps(description | {"auto_margin": wrong}))
+
+
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 def test_how_pictures_are_resized_is_kept(info, resize):
     changed = replace(info, resize=resize)

@@ -23,6 +23,7 @@ from training.attacks.base import TargetModel, block_state
 from training.attacks.gradient_attack import logits_function
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, AttackError
 from training.attacks.rows import CLEAN, RowFilter, RowId, View
+from training.networks.names import SelfGradient
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 Algorithm = Literal["apgd-ce", "apgd-t", "fab-t"]
@@ -40,7 +41,7 @@ class GradientStage:
         algorithm: Which of the three.
         view: How its gradients see the network, as for gradient_attack.Attack.
         beta: Softplus sharpness of the smooth view.
-        block: Whether the network under attack has its block on.
+        block: Whether the network under attack has its block on, or "auto".
         iterations: Steps of each run; 100 is AutoAttack's.
         survivors_of: Rows whose survivors alone are attacked.
     """
@@ -48,7 +49,7 @@ class GradientStage:
     algorithm: Algorithm
     view: View = "held"
     beta: float | None = None
-    block: bool = True
+    block: SelfGradient = True
     iterations: int = 100
     survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
@@ -120,12 +121,12 @@ class Square:
     Source: Andriushchenko et al., Square Attack (2020).
 
     Attributes:
-        block: Whether the network under attack has its block on.
+        block: Whether the network under attack has its block on, or "auto".
         queries: Calls of the network on each picture; 5000 is AutoAttack's.
         survivors_of: Rows whose survivors alone are attacked.
     """
 
-    block: bool = True
+    block: SelfGradient = True
     queries: int = 5000
     survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
@@ -188,7 +189,9 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _without_needless_gradients(model: SelfGradientNetwork, view: LogitsFunction, block: bool) -> LogitsFunction:
+def _without_needless_gradients(
+    model: SelfGradientNetwork, view: LogitsFunction, block: SelfGradient
+) -> LogitsFunction:
     """Return `view`, but the network itself where no gradient is wanted: the same logits at a lower price."""
 
     def logits(images: Tensor) -> Tensor:

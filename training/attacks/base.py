@@ -5,13 +5,14 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from training.attacks.rows import RowFilter, RowId, State
+from training.networks.names import SelfGradient
 
 
 class TargetModel(Protocol):
     """A network under attack: a SelfGradientNetwork or an exported graph."""
 
-    def __call__(self, images: Tensor, self_gradient: bool = True) -> Tensor:
-        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], with the block on or off."""
+    def __call__(self, images: Tensor, self_gradient: SelfGradient = True) -> Tensor:
+        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], with the block on, off or "auto"."""
         ...
 
 
@@ -27,8 +28,8 @@ class AttackOn(Protocol[AnyTarget]):
         ...
 
     @property
-    def block(self) -> bool:
-        """Whether the network under attack has its block on."""
+    def block(self) -> SelfGradient:
+        """Whether the network under attack has its block on; "auto" for self_gradient="auto"."""
         ...
 
     @property
@@ -49,6 +50,8 @@ class AttackOn(Protocol[AnyTarget]):
         ...
 
 
-def block_state(block: bool) -> State:
-    """Return the state of a network whose block is on or off."""
+def block_state(block: SelfGradient) -> State:
+    """Return the state of a network whose block is on, off or "auto"."""
+    if isinstance(block, str):
+        return block
     return "block on" if block else "block off"

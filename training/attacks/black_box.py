@@ -9,6 +9,7 @@ from torch import Tensor
 from training.attacks.base import TargetModel, block_state
 from training.attacks.gradient_attack import Attack
 from training.attacks.rows import CLEAN, RowFilter, RowId
+from training.networks.names import SelfGradient
 from training.networks.self_gradient import SelfGradientNetwork
 
 
@@ -17,12 +18,12 @@ class RandomNoise:
     """Take the first random point of the epsilon ball that fools the network; every second one is a random corner.
 
     Attributes:
-        block: Whether the network under attack has its block on.
+        block: Whether the network under attack has its block on, or "auto".
         draws: Points that are tried for each picture.
         survivors_of: Rows whose survivors alone are attacked.
     """
 
-    block: bool = True
+    block: SelfGradient = True
     draws: int = 100
     survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
@@ -86,7 +87,7 @@ class Transfer:
 
     source: SourceNetwork
     attack: Attack
-    block: bool = True
+    block: SelfGradient = True
     survivors_of: tuple[RowFilter, ...] = (CLEAN,)
 
     @property

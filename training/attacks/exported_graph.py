@@ -12,6 +12,7 @@ from sgn_serve.onnx_runtime import start_session
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.rows import RowFilter, RowId
 from training.common.errors import TrainingError, one_line
+from training.networks.names import SelfGradient
 
 
 class ExportedGraphError(TrainingError):
@@ -57,8 +58,14 @@ class ExportedGraph:
             )
         self._outputs = {output.name for output in self._session.get_outputs()}
 
-    def __call__(self, images: Tensor, self_gradient: bool = True) -> Tensor:
-        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], on the images' device."""
+    def __call__(self, images: Tensor, self_gradient: SelfGradient = True) -> Tensor:
+        """Return the logits, (N, classes), of images (N, 3, H, W) in [0, 1], on the images' device.
+
+        Raises:
+            ValueError: self_gradient is "auto", which the graph alone does not do.
+        """
+        if self_gradient == "auto":
+            raise ValueError('a graph has no self_gradient="auto" of its own; judge the checkpoint')
         name = LOGITS if self_gradient and LOGITS in self._outputs else PLAIN_LOGITS
         (logits,) = self._session.run([name], {INPUT: images.detach().cpu().contiguous().numpy()})
         return torch.from_numpy(logits).to(images.device)
@@ -82,7 +89,7 @@ class OnExportedGraph:
         return replace(self.attack.id, state="exported graph")
 
     @property
-    def block(self) -> bool:
+    def block(self) -> SelfGradient:
         """Whether the graph is run with its block on."""
         return self.attack.block
 

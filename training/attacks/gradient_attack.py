@@ -18,6 +18,7 @@ from training.attacks.projected_gradient import (
     margin,
 )
 from training.attacks.rows import RowFilter, RowId, View
+from training.networks.names import SelfGradient
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 GradientFamily = Literal["clean", "fgsm", "pgd", "cw"]
@@ -31,7 +32,7 @@ LOSSES: dict[GradientFamily, AttackLoss] = {
 
 
 def logits_function(
-    model: SelfGradientNetwork, view: View, beta: float | None, block: bool, images: Tensor
+    model: SelfGradientNetwork, view: View, beta: float | None, block: SelfGradient, images: Tensor
 ) -> LogitsFunction:
     """Return the network as an attack with this view sees it.
 
@@ -39,7 +40,8 @@ def logits_function(
         model: The network under attack.
         view: How gradients see it; "held" is views.plain_view.
         beta: Softplus sharpness of the smooth and the straight-through view.
-        block: Whether the network under attack has its block on.
+        block: Whether the network under attack has its block on. With "auto" the views show the gate too, and the
+            smooth ones show it smoothly.
         images: Those under attack, (N, 3, H, W); views.plain_view tries the network at their size.
 
     Raises:
@@ -47,6 +49,12 @@ def logits_function(
     """
     if not block or view == "first-pass":
         return views.first_pass_view(model)
+    if view == "block-on":
+        return views.plain_view(model, images)
+    if block == "auto":
+        corrected = logits_function(model, view, beta, True, images)
+        smooth_gate = view in ("smooth", "straight-through")
+        return views.smooth_gate_view(model, corrected) if smooth_gate else views.gate_view(model, corrected)
     if view in ("smooth", "straight-through"):
         if beta is None:
             raise ValueError(f"the {view} view needs a beta")
@@ -67,7 +75,7 @@ class Attack:
         view: How its gradients see the network. "held" is views.plain_view: through both passes where holding the
             first one fixed would not be the honest derivative.
         beta: Softplus sharpness of the smooth and the straight-through view.
-        block: Whether the network under attack has its block on.
+        block: Whether the network under attack has its block on, or "auto".
         restarts: Runs from new starts, each on what is not fooled yet.
         first_restart: Number of the first one. The starts of restarts 1 to 10 differ from those of 11 to 20.
         noise_samples: Above 1, gradients are means over that many noisy copies of the image.
@@ -85,7 +93,7 @@ class Attack:
     start: Start = "uniform"
     view: View = "held"
     beta: float | None = None
-    block: bool = True
+    block: SelfGradient = True
     restarts: int = 1
     first_restart: int = 0
     noise_samples: int = 1
@@ -152,31 +160,31 @@ class Attack:
         return best_of_restarts(in_parts, view, images, labels, self.restarts)
 
 
-def clean_attack(block: bool = True) -> Attack:
+def clean_attack(block: SelfGradient = True) -> Attack:
     """Return the row of clean accuracy."""
     return Attack("clean", block=block)
 
 
-def fgsm_attack(eps: float, block: bool = True) -> Attack:
+def fgsm_attack(eps: float, block: SelfGradient = True) -> Attack:
     """Return the row of FGSM: one step of size eps from the image."""
     return Attack("fgsm", steps=1, step_size=eps, start="image", block=block)
 
 
-def pgd_attack(steps: int, block: bool = True) -> Attack:
+def pgd_attack(steps: int, block: SelfGradient = True) -> Attack:
     """Return the row of PGD on cross-entropy."""
     return Attack("pgd", steps=steps, block=block)
 
 
-def cw_attack(steps: int, block: bool = True) -> Attack:
+def cw_attack(steps: int, block: SelfGradient = True) -> Attack:
     """Return the row of PGD on Carlini and Wagner's margin."""
     return Attack("cw", steps=steps, block=block)
 
 
-def smooth_cw_attack(steps: int, beta: float) -> Attack:
+def smooth_cw_attack(steps: int, beta: float, block: SelfGradient = True) -> Attack:
     """Return the row of CW through the smooth surrogate."""
-    return Attack("cw", steps=steps, view="smooth", beta=beta)
+    return Attack("cw", steps=steps, view="smooth", beta=beta, block=block)
 
 
-def block_off_transfer_attack(steps: int) -> Attack:
+def block_off_transfer_attack(steps: int, block: SelfGradient = True) -> Attack:
     """Return the row of CW made on the network with its block off and shown to it with its block on."""
-    return Attack("cw", steps=steps, view="first-pass")
+    return Attack("cw", steps=steps, view="first-pass", block=block)

@@ -15,6 +15,7 @@ FEWEST_CLASSES_FOR_DLR = 4
 
 NEEDS_BLOCK = "a network with a block"
 NEEDS_GRAPH = "--onnx my-model.onnx"
+NEEDS_AUTO = "a threshold of self_gradient=auto: --auto-margin 0.08, or the checkpoint's own"
 
 
 class AttackError(TrainingError):
@@ -62,6 +63,14 @@ ATTACKS = {
     "smooth-apgd-t": Description(
         "APGD-T through the smooth surrogate", f"{NEEDS_BLOCK} and at least {FEWEST_CLASSES_FOR_DLR} classes"
     ),
+    "gate": Description(
+        "on self_gradient=auto, with its threshold known: both sides of it wrong, over it with a wrong class first, "
+        "under it with the second pass wrong; without and with each --beta",
+        NEEDS_AUTO,
+    ),
+    "gate-transfer": Description(
+        "CW-100 on the block-on and on the block-off network, shown to self_gradient=auto", NEEDS_AUTO
+    ),
     "graph-noise": Description("random points of the ball, on the graph of --onnx", NEEDS_GRAPH),
     "graph-transfer": Description(
         "CW-100 on the checkpoint, without and with each smooth surrogate, shown to that graph", NEEDS_GRAPH
@@ -96,6 +105,8 @@ PRESETS["full"] = tuple(
             "square",  # takes the cascaded one's place
             "smooth-apgd-ce",
             "smooth-apgd-t",
+            "gate",
+            "gate-transfer",
         )
     )
 )

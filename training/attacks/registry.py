@@ -9,6 +9,7 @@ from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
+from training.attacks.gate import GateAttack, Goal
 from training.attacks.gradient_attack import Attack
 from training.attacks.names import (
     ATTACKS,
@@ -20,6 +21,7 @@ from training.attacks.names import (
     split_names,
 )
 from training.attacks.rows import AUTO_ATTACK, AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId
+from training.networks.names import SelfGradient
 
 AnyAttack = AttackOn[Any]
 
@@ -40,6 +42,7 @@ class Context:
         graph_sha256: SHA-256 of the exported graph, "" where none is attacked.
         transfer: The --transfer-from network.
         queries: Queries of Square.
+        auto: Whether the network has a threshold, so that self_gradient="auto" is a network of its own.
     """
 
     eps: float
@@ -51,10 +54,17 @@ class Context:
     graph_sha256: str = ""
     transfer: SourceNetwork | None = None
     queries: int = 5000
+    auto: bool = False
 
-    def blocks(self) -> tuple[bool, ...]:
-        """Return the block states that can be attacked: on and off, or off alone without a block."""
-        return (True, False) if self.has_block else (False,)
+    def blocks(self) -> tuple[SelfGradient, ...]:
+        """Return the block states that can be attacked: on, off and auto, or off alone without a block."""
+        return (*self.seeing_blocks(), False)
+
+    def seeing_blocks(self) -> tuple[SelfGradient, ...]:
+        """Return the block states in which the block counts: on, and auto where there is a threshold."""
+        if not self.has_block:
+            return ()
+        return (True, "auto") if self.auto else (True,)
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,14 @@ class Entry:
     needs: str = ""
 
 
-def _each_block(attack: Callable[[Context, bool], AnyAttack]) -> Callable[[Context], Sequence[AnyAttack]]:
+def _each_block(attack: Callable[[Context, SelfGradient], AnyAttack]) -> Callable[[Context], Sequence[AnyAttack]]:
     return lambda context: [attack(context, block) for block in context.blocks()]
 
 
-def _each_beta(attack: Callable[[float], AnyAttack]) -> Callable[[Context], Sequence[AnyAttack]]:
-    return lambda context: [attack(beta) for beta in context.betas] if context.has_block else []
+def _each_beta(attack: Callable[[float], Attack | GradientStage]) -> Callable[[Context], Sequence[AnyAttack]]:
+    return lambda context: [
+        replace(attack(beta), block=block) for block in context.seeing_blocks() for beta in context.betas
+    ]
 
 
 def _clean(context: Context) -> list[AnyAttack]:
@@ -97,7 +109,7 @@ def _through_both_passes(context: Context) -> list[Attack]:
 
 
 def _block_off_cw(context: Context) -> list[Attack]:
-    return [gradient_attack.block_off_transfer_attack(20)] if context.has_block else []
+    return [gradient_attack.block_off_transfer_attack(20, block) for block in context.seeing_blocks()]
 
 
 def _smooth_stage(algorithm: Algorithm) -> Callable[[float], GradientStage]:
@@ -162,10 +174,25 @@ def _apgd_t(context: Context) -> list[AnyAttack]:
     return [GradientStage("apgd-t", block=block, survivors_of=survivors) for block in context.blocks()]
 
 
-def _smooth_apgd_t(context: Context) -> list[AnyAttack]:
+def _smooth_apgd_t(context: Context) -> Sequence[AnyAttack]:
     if context.classes < FEWEST_CLASSES_FOR_DLR or not context.has_block:
         return []
-    return [_smooth_stage("apgd-t")(beta) for beta in context.betas]
+    return _each_beta(_smooth_stage("apgd-t"))(context)
+
+
+def _gate(context: Context) -> list[AnyAttack]:
+    if not context.auto:
+        return []
+    goals: tuple[Goal, ...] = ("gate-both", "gate-on", "gate-off")
+    held = [GateAttack(goal) for goal in goals]
+    return [*held, *(GateAttack(goal, beta=beta) for beta in context.betas for goal in goals[:2])]
+
+
+def _gate_transfer(context: Context) -> list[AnyAttack]:
+    """Show auto what was made on either of its sides, to the end."""
+    if not context.auto:
+        return []
+    return [_to_the_end(view="block-on", block="auto"), _to_the_end(view="first-pass", block="auto")]
 
 
 def _on_graph(*attacks: AnyAttack, context: Context) -> list[AnyAttack]:
@@ -216,6 +243,8 @@ _BUILD: dict[str, Callable[[Context], Sequence[AnyAttack]]] = {
     "square": _each_block(lambda context, block: Square(block, context.queries)),
     "smooth-apgd-ce": _each_beta(_smooth_stage("apgd-ce")),
     "smooth-apgd-t": _smooth_apgd_t,
+    "gate": _gate,
+    "gate-transfer": _gate_transfer,
     "graph-noise": lambda context: _on_graph(RandomNoise(context.has_block), context=context),
     "graph-transfer": _graph_transfer,
     "graph-square": _graph_square,

@@ -4,19 +4,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-View = Literal["full", "held", "first-pass", "smooth", "straight-through"]
+View = Literal["full", "held", "first-pass", "block-on", "smooth", "straight-through"]
 """How an attack's gradients see the network; training.attacks.views has the functions."""
 
-State = Literal["block on", "block off", "exported graph"]
-"""The target of an attack: the network with its block on or off, or its exported graph. A column of the table."""
+State = Literal["block on", "block off", "auto", "exported graph"]
+"""The target of an attack: the network with its block on, off or on where it is needed, or its exported graph. A column
+of the table."""
 
 STATES: tuple[State, ...] = get_args(State)
 
 Kind = Literal["clean", "white-box", "adaptive", "transfer", "black-box"]
 """The knowledge that an attack has of the network; the masking checklist compares the kinds."""
 
-Family = Literal["clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise"]
-"""The algorithm: "cw" is PGD on Carlini and Wagner's margin loss, "noise" draws random points of the ball."""
+Family = Literal[
+    "clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise", "gate-both", "gate-off", "gate-on"
+]
+"""The algorithm: "cw" is PGD on Carlini and Wagner's margin loss, "noise" draws random points of the ball. Those of the
+gate know the threshold of self_gradient=auto; see training.attacks.gate."""
+
+GATE: tuple[Family, ...] = ("gate-both", "gate-off", "gate-on")
 
 AUTO_ATTACK: tuple[Family, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 """AutoAttack's four, in its order."""
@@ -31,11 +37,15 @@ _TITLES: dict[Family, str] = {
     "fab-t": "FAB-T",
     "square": "Square",
     "noise": "random noise, {steps} draws",
+    "gate-both": "both sides of the threshold, {steps} steps",
+    "gate-off": "wrong class first, over the threshold, {steps} steps",
+    "gate-on": "under the threshold, second pass wrong, {steps} steps",
 }
-_WITH_STEPS: tuple[Family, ...] = ("pgd", "cw", "noise")
+_WITH_STEPS: tuple[Family, ...] = ("pgd", "cw", "noise", *GATE)
 _VIEW_TITLES: dict[View, str] = {
     "full": "through both passes",
     "first-pass": "transfer from block off",
+    "block-on": "transfer from block on",
     "smooth": "smooth surrogate",
     "straight-through": "straight-through block",
 }
@@ -85,16 +95,16 @@ class RowId:
         """The knowledge that the attack has of the network."""
         if self.family == "clean":
             return "clean"
-        if self.source is not None or self.view == "first-pass":
+        if self.source is not None or self.view in ("first-pass", "block-on"):
             return "transfer"
         if self.family in ("square", "noise"):
             return "black-box"
-        return "adaptive" if self.view in ("smooth", "straight-through") else "white-box"
+        return "adaptive" if self.view in ("smooth", "straight-through") or self.family in GATE else "white-box"
 
     @property
     def needs_block(self) -> bool:
         """Whether the attack exists only for a network that has a block."""
-        return self.view != "held"
+        return self.view != "held" or self.state == "auto"
 
     @property
     def is_plain(self) -> bool:

@@ -14,7 +14,7 @@ from training.derivatives.double_backward import CheapSecondDerivatives
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.derivatives.smooth_surrogate import SmoothSurrogate
 from training.networks.activations import has_relu
-from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork, rms_normalised
+from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork, probability_margin, rms_normalised
 
 
 def full_view(model: SelfGradientNetwork) -> LogitsFunction:
@@ -141,6 +141,56 @@ def straight_through_view(model: SelfGradientNetwork, beta: float) -> LogitsFunc
             smooth = rms_normalised(smooth)
         identity = model.block.scale * smooth
         return model.plain_logits(images + correction + (identity - identity.detach()))
+
+    return logits
+
+
+def gate_view(model: SelfGradientNetwork, corrected: LogitsFunction) -> LogitsFunction:
+    """Return self_gradient="auto" with the derivatives of the side that the gate picks for each image.
+
+    That is the honest derivative: the gate itself is a step, which has none.
+
+    Args:
+        model: A network with a threshold.
+        corrected: The network with its block on, as the attack sees it.
+    """
+
+    def logits(images: Tensor) -> Tensor:
+        plain = model.plain_logits(images)
+        chosen = model.needs_second_pass(plain.detach())
+        if not chosen.any():
+            return plain
+        return plain.index_put((chosen,), corrected(images[chosen]).to(plain.dtype))
+
+    return logits
+
+
+GATE_WIDTH = 0.05
+"""Width of the smooth gate, in units of the margin: so far from the threshold it is still at a fourth of its slope."""
+
+
+def smooth_gate_view(model: SelfGradientNetwork, corrected: LogitsFunction) -> LogitsFunction:
+    """Return the exact logits of self_gradient="auto" with derivatives through a smooth gate.
+
+    Backwards the answer is a mixture of both sides, whose weights are a sigmoid of the margin's distance to the
+    threshold. So an attack sees what crossing the threshold would bring, and how to get there.
+
+    Args:
+        model: A network with a threshold.
+        corrected: The network with its block on, as the attack sees it.
+    """
+    exact = gate_view(model, corrected)
+
+    def logits(images: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return exact(images)
+        if model.auto_margin is None:
+            raise ValueError("a network without auto_margin has no gate")
+        plain, both = model.plain_logits(images), corrected(images)
+        weight = torch.sigmoid((model.auto_margin - probability_margin(plain)) / GATE_WIDTH)[:, None]
+        mixture = weight * both + (1 - weight) * plain
+        answer = torch.where(model.needs_second_pass(plain.detach())[:, None], both, plain)
+        return answer.detach() + (mixture - mixture.detach())
 
     return logits
 

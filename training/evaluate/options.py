@@ -109,6 +109,16 @@ class Options:
             "are asked for, or by all of them"
         ),
     ] = None
+    auto_margin: Annotated[
+        float | None,
+        Option(
+            'also judge self_gradient="auto", as a network of its own: the second pass runs where the two largest '
+            "plain probabilities differ by less than this",
+            minimum=0,
+            maximum=1,
+            default="the checkpoint's, if it has one",
+        ),
+    ] = None
     seed: Annotated[int, Option("seed of the pictures' draw and of the attacks' starts", minimum=0, below=2**32)] = 0
     batch_size: Annotated[int, Option("pictures attacked at once", minimum=1)] = 250
     report: Annotated[
@@ -157,7 +167,11 @@ class Options:
             others = {"--image-size": self.image_size, "--resize": self.resize}
             reason = "is for --module: the checkpoint says it itself"
         else:
-            others = {"--onnx": self.onnx, "--transfer-from": self.transfer_from}
+            others = {
+                "--onnx": self.onnx,
+                "--transfer-from": self.transfer_from,
+                "--auto-margin": self.auto_margin,
+            }
             reason = "is for --ckpt"
             if self.dataset is None:
                 raise OptionError(f"--module needs --dataset, which is one of: {', '.join(DATASETS)}")

@@ -8,6 +8,8 @@ from training.evaluate.checklist import Finding, of_consequence
 from training.evaluate.report import Report
 
 OVERESTIMATED = "robustness likely overestimated"
+AUTO_TOLERANCE = 0.003
+"""How far auto's lowest accuracy may be under the lower of block on and off, for auto to be offered as a default."""
 
 
 def headline_sentence(report: Report) -> str:
@@ -37,11 +39,32 @@ def summary(report: Report, findings: Sequence[Finding]) -> str:
             f"{effect['answers_changed']:.1%} of the answers change, "
             f"{effect['answers_changed_attacked']:.1%} of those on PGD-10 pictures"
         )
+    lines += auto_sentences(report)
     lines += ["", "masking checklist:", *(finding.line() for finding in findings)]
     overestimated = warning(findings)
     if overestimated:
         lines += ["", overestimated]
     return "\n".join(lines)
+
+
+def auto_sentences(report: Report) -> list[str]:
+    """Return what is told about self_gradient=auto beside its column; [] where it was not judged."""
+    sentences = []
+    difference = report.auto_difference()
+    if difference is not None:
+        verdict = "no more than" if difference <= AUTO_TOLERANCE else "MORE than"
+        sentences.append(
+            f"auto: lowest accuracy {100 * difference:+.1f} points under the lower of block on and off, {verdict} the "
+            f"{100 * AUTO_TOLERANCE:g} points up to which it may be a default"
+        )
+    slow = report.measured.get("slow_down")
+    if slow is not None:
+        sentences.append(
+            f"auto: second pass for {slow['second_pass']:.1%} of the pictures; an attack on the saving makes it "
+            f"{slow['per_picture']:.1%} (a perturbation each: {slow['per_picture_taken']:.0%} of the saving), one "
+            f"perturbation for all {slow['universal']:.1%} ({slow['universal_taken']:.0%})"
+        )
+    return sentences
 
 
 def _pictures_sentence(report: Report) -> str:
@@ -84,6 +107,7 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         "† run only on the pictures that earlier rows had left; the figure is what was left after it.",
         "",
+        *(part for sentence in auto_sentences(report) for part in (sentence, "")),
         "## Masking checklist",
         "",
         table(["verdict", "item", "measured", "threshold", "about"], items, "llrll"),

@@ -86,6 +86,10 @@ def prepare(options: Options, command: str) -> Prepared:
         model, info = load_checkpoint(options.ckpt)
         chosen = None
     _to_device(model, device)
+    if options.auto_margin is not None:
+        if model.block is None:
+            raise OptionError("--auto-margin is for a network with a block; leave it out")
+        model.auto_margin = options.auto_margin
     checkpoint_sha256 = file_sha256(options.ckpt)
     known = _known_setting(options, info, checkpoint_sha256)
     _check_saved(path, ORACLE_FORMAT if isinstance(model, GradientOracle) else FORMAT, known, others)
@@ -244,6 +248,7 @@ def _context(options: Options, info: CheckpointInfo, model: SelfGradientNetwork)
         classes=len(info.class_names),
         betas=tuple(options.beta),
         restarts=options.restarts,
+        auto=model.block is not None and model.auto_margin is not None,
     )
 
 
@@ -318,6 +323,8 @@ def _setting(known: dict[str, Any], chosen: PictureSet, trial: Trial[SelfGradien
     if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
         # The rows whose view is "held" go through both passes then (views.plain_view).
         setting["plain_gradient"] = "both passes"
+    if trial.model.block is not None and trial.model.auto_margin is not None:
+        setting["auto_margin"] = trial.model.auto_margin
     return setting
 
 

@@ -131,8 +131,11 @@ class Report:
         return [state for state in STATES if state in present]
 
     def state_in_use(self) -> State:
-        """Return the state in which the network is used: block on, or, without a block, the only state there is."""
-        return "block on" if "block on" in self.states() else "block off"
+        """Return the state in which the network is used: block on, or, without that, the only state there is."""
+        states = self.states()
+        if states == ["auto"]:
+            return "auto"
+        return "block on" if "block on" in states else "block off"
 
     def pictures(self) -> int:
         """Return the number of pictures."""
@@ -142,6 +145,15 @@ class Report:
         """Return the share of pictures that withstood every row of a state, clean included; None without rows."""
         right = self._lowest_per_picture(state, lambda row: True)
         return None if right is None else right.float().mean().item()
+
+    def auto_difference(self) -> float | None:
+        """Return by how much auto is under the lower of block on and off, lowest accuracies per picture.
+
+        It is above zero where auto is the weaker one. None where one of the three was not attacked.
+        """
+        lows = [self.lowest_of(state) for state in ("auto", "block on", "block off")]
+        auto, on, off = lows
+        return None if auto is None or on is None or off is None else min(on, off) - auto
 
     def auto_attack(self, state: State) -> float | None:
         """Return the share of pictures that withstood AutoAttack's four; None where not all of them were run."""
@@ -159,7 +171,7 @@ class Report:
     def headline(self) -> float:
         """Return the one figure: the lowest accuracy per picture in the state in which the network is used.
 
-        That is with the block on, or, for a network without a block, the only state there is. Where an exported graph
+        That is with the block on, or, where that was not judged, the only state there is. Where an exported graph
         was attacked too, what it did not withstand counts as well: it is what is served.
 
         Raises:
@@ -180,6 +192,7 @@ class Report:
         """Return the report for JSON: the figures, and everything that they were made of."""
         lows = {state: self.lowest_of(state) for state in STATES}
         whole = {state: self.auto_attack(state) for state in STATES}
+        difference = self.auto_difference()
         return {
             "format": FORMAT,
             "headline": {"lowest accuracy per picture": round(self.headline(), 4)},
@@ -187,6 +200,7 @@ class Report:
             "robustness_likely_overestimated": self.likely_overestimated,
             "lowest": {state: round(value, 4) for state, value in lows.items() if value is not None},
             "auto_attack": {state: round(value, 4) for state, value in whole.items() if value is not None},
+            **({} if difference is None else {"auto_below_on_and_off": round(difference, 4)}),
             "rows": [
                 {
                     "id": one.as_dict(),

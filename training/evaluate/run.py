@@ -32,6 +32,7 @@ from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.diagnostics.block_effect import measure_block_effect
 from training.evaluate.diagnostics.convergence import Iteration, measure_convergence
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
+from training.evaluate.diagnostics.slow_down import measure_slow_down
 from training.evaluate.forward_passes import passes_shown
 from training.evaluate.measuring import Trial
 from training.evaluate.page import page
@@ -46,6 +47,7 @@ DETERMINISM_PICTURES = 32
 CURVE_PICTURES = 250
 BLOCK_PICTURES = 500
 CONVERGENCE_PICTURES = 100
+SLOW_DOWN_PICTURES = 1000
 GALLERY_PICTURES = 6
 
 
@@ -101,6 +103,7 @@ class Evaluation:
         self.report.sort_rows([attack.id for attack in attacks])
         self._measure_curve(whole_curve)
         self._measure_block()
+        self._measure_slow_down()
         findings = checklist(self.report)
         self.report.checklist = [finding.as_dict() for finding in findings]
         self.report.likely_overestimated = likely_overestimated(findings)
@@ -279,6 +282,18 @@ class Evaluation:
                 some.model, some.images, _pgd_10(some), eps=some.eps, seed=some.seed, batch_size=some.batch_size
             )
         self.report.block_effect = {name: round(value, 6) for name, value in effect.as_dict().items()}
+
+    def _measure_slow_down(self) -> None:
+        model = self.trial.model
+        if (
+            model.block is None
+            or model.auto_margin is None
+            or "slow_down" in self.report.measured
+            or len(self.trial) < 2
+        ):
+            return
+        self.report.measured["slow_down"] = measure_slow_down(self.trial.first(SLOW_DOWN_PICTURES)).as_dict()
+        self.report.save(self.path)
 
     def _measure_convergence(self) -> dict[str, Iteration]:
         saved = self.report.measured.get("convergence", {})

@@ -34,6 +34,8 @@ EXAMPLES = (
 
 GradientScaling = Literal["none", "rms"]
 """How the block scales its input: not at all, or each image's gradient divided by its root mean square."""
+SelfGradient = bool | Literal["auto"]
+"""Whether the block is on. "auto" runs the second pass only for pictures whose plain answer has a small margin."""
 
 
 @dataclass(frozen=True)

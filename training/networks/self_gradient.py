@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.networks.errors import ArchitectureError
-from training.networks.names import GradientScaling
+from training.networks.names import GradientScaling, SelfGradient
 
 
 def soft_loss(logits: Tensor) -> Tensor:
@@ -25,6 +25,21 @@ def soft_loss(logits: Tensor) -> Tensor:
         A scalar. It is summed over N too, never averaged, so that no image's gradient depends on its neighbours.
     """
     return logits.sum()
+
+
+def probability_margin(logits: Tensor) -> Tensor:
+    """Return the difference of the two largest probabilities of each picture: 0 is a draw, 1 is certain.
+
+    Args:
+        logits: (N, classes).
+
+    Returns:
+        (N). It is 1 where there is a single class, and NaN where a logit is.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0] * 0 + 1
+    largest = logits.softmax(dim=1).topk(2, dim=1).values
+    return largest[:, 0] - largest[:, 1]
 
 
 SMALLEST_MEAN_SQUARE = 1e-24
@@ -107,6 +122,11 @@ class SelfGradientNetwork(nn.Module):
         block: The self-gradient block, or None for a plain network (the baselines).
         mean: Per-channel mean of images in [0, 1]. Normalising belongs to the model, never to the caller.
         std: Per-channel standard deviation.
+        auto_margin: Threshold of self_gradient="auto": it runs the second pass for pictures whose plain answer's
+            probability_margin is smaller. None for a network that has no such mode.
+
+    Raises:
+        ArchitectureError: The threshold is not between 0 and 1.
     """
 
     mean: Tensor
@@ -118,10 +138,14 @@ class SelfGradientNetwork(nn.Module):
         block: SelfGradientBlock | None,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.25, 0.25, 0.25),
+        auto_margin: float | None = None,
     ):
         super().__init__()
+        if auto_margin is not None and not 0 <= auto_margin <= 1:
+            raise ArchitectureError(f"auto_margin must be a difference of probabilities, 0 to 1, not {auto_margin}")
         self.backbone = backbone
         self.block = block
+        self.auto_margin = auto_margin
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -203,16 +227,69 @@ class SelfGradientNetwork(nn.Module):
             raise ValueError("this network has no self-gradient block; use plain_logits")
         return self.plain_logits(images + self.block(gradient))
 
-    def forward(self, images: Tensor, self_gradient: bool = True) -> Tensor:
+    def needs_second_pass(self, plain_logits: Tensor) -> Tensor:
+        """Tell for which pictures self_gradient="auto" runs the second pass, given their plain answers.
+
+        A plain answer that is NaN needs it too.
+
+        Args:
+            plain_logits: (N, classes).
+
+        Returns:
+            (N) of booleans.
+
+        Raises:
+            ValueError: The network has no threshold.
+        """
+        if self.auto_margin is None:
+            raise ValueError(
+                'this network has no threshold for self_gradient="auto": set its auto_margin, which '
+                "training.evaluate.auto_margin.find_auto_margin finds on validation pictures"
+            )
+        return ~(probability_margin(plain_logits) >= self.auto_margin)
+
+    def auto_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of self_gradient="auto", and for which pictures the second pass ran.
+
+        The plain pass answers first. Both passes run for the pictures that needs_second_pass tells, and for no others.
+        It is meant for a network in eval mode: in training the plain pass would move the running statistics.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+
+        Returns:
+            Logits (N, classes), and (N) of booleans.
+
+        Raises:
+            ValueError: The network has a block and no threshold.
+        """
+        logits = self.plain_logits(images)
+        if self.block is None:
+            return logits, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        chosen = self.needs_second_pass(logits)
+        if chosen.any():
+            some = images[chosen]
+            corrected = self.second_pass(some, self.self_gradient(some))
+            logits = logits.index_put((chosen,), corrected.to(logits.dtype))
+        return logits, chosen
+
+    def forward(self, images: Tensor, self_gradient: SelfGradient = True) -> Tensor:
         """Return the logits: of two passes with the block on (f^1 of eq. (1)), of one with it off or absent.
 
         Args:
             images: (N, 3, H, W) float in [0, 1].
-            self_gradient: Whether the block is on.
+            self_gradient: Whether the block is on. "auto" decides for each picture; see auto_pass.
 
         Returns:
             (N, classes).
+
+        Raises:
+            ValueError: self_gradient is "auto" and the network has no threshold, or it is another text.
         """
+        if isinstance(self_gradient, str):
+            if self_gradient != "auto":
+                raise ValueError(f'self_gradient must be True, False or "auto", not {self_gradient!r}')
+            return self.auto_pass(images)[0]
         if self.block is None or not self_gradient:
             return self.plain_logits(images)
         return self.second_pass(images, self.self_gradient(images))

@@ -13,7 +13,7 @@ from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
-from sgn_serve.records import MAX_TOP_K, ErrorAnswer, Examples, ModelCard, Prediction, Predictions
+from sgn_serve.records import AUTO, MAX_TOP_K, ErrorAnswer, Examples, ModelCard, Prediction, Predictions
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.setting_types import FLAGS
 from sgn_serve.settings import Settings
@@ -119,7 +119,7 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Self-gradient network",
-            "description": "Classifies pictures with a self-gradient network, with its self-gradient block on or off. "
+            "description": "Classifies pictures with a self-gradient network, its self-gradient block on, off or auto. "
             f"Classes: {', '.join(description.class_names)}.",
             "version": package_version(),
         },
@@ -169,7 +169,7 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
 
 def bentoml_schema() -> dict[str, Any]:
     """Return what `bentoml.SyncHTTPClient` reads from /schema.json to find the service's methods."""
-    options = {SELF_GRADIENT_FIELD: {"type": "boolean"}, TOP_K: {"type": "integer"}}
+    options = {SELF_GRADIENT_FIELD: {"type": ["boolean", "string"]}, TOP_K: {"type": "integer"}}
     file = {"type": "file", "format": "image"}
     several = {"type": "array", "items": file}
     answer = {"type": "object"}
@@ -257,9 +257,9 @@ def _options(settings: Settings) -> dict[str, Any]:
     """Describe the options for the answer, which are fields of the form or query parameters."""
     return {
         SELF_GRADIENT_FIELD: {
-            "enum": [True, False, *FLAGS],
-            "description": "block on (two passes) or off (one pass); default: "
-            + ("true, and false where the network has no block" if settings.self_gradient else "false"),
+            "enum": [True, False, *FLAGS, AUTO],
+            "description": "block on (two passes), off (one pass), or auto (the second pass only where the plain "
+            f"answer is not clear); default: {_default_of_block(settings)}",
         },
         TOP_K: {
             "type": "integer",
@@ -268,6 +268,11 @@ def _options(settings: Settings) -> dict[str, Any]:
             "description": f"number of classes to list; default: {settings.top_k}",
         },
     }
+
+
+def _default_of_block(settings: Settings) -> str:
+    default = str(settings.self_gradient).lower()
+    return default if settings.self_gradient is False else f"{default}, and false where the network has no block"
 
 
 def _parameters(settings: Settings) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from sgn_serve.api.infer_request import DATATYPES, HEADER_LENGTH
 from sgn_serve.api.served_models import VERSION, output_names, served_models
 from sgn_serve.graph_format import INPUT
 from sgn_serve.inference.graph import Description
+from sgn_serve.records import AUTO
 from sgn_serve.settings import Settings
 
 
@@ -86,6 +87,14 @@ SCHEMAS: dict[str, Any] = {
         model_name=_STRING,
         model_version=_STRING,
         id=_STRING,
+        parameters=_object(
+            [],
+            mode={"const": AUTO},
+            self_gradient={
+                "type": "string",
+                "description": "for each picture true or false, separated by commas: whether the second pass ran",
+            },
+        ),
         outputs={
             "type": "array",
             "items": _object(
@@ -208,7 +217,14 @@ def _infer_request(settings: Settings, description: Description) -> dict[str, An
         id=_STRING,
         inputs={"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
         outputs={"type": "array", "items": output, "minItems": 1},
-        parameters=_object([], binary_data_output={"type": "boolean"}),
+        parameters=_object(
+            [],
+            binary_data_output={"type": "boolean"},
+            self_gradient={
+                "enum": [True, AUTO],
+                "description": "auto: the logits are those of the second pass only where the plain answer is not clear",
+            },
+        ),
     )
 
 

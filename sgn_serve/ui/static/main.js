@@ -14,8 +14,11 @@ const PAUSE_MS = 90; // before a request while the slider moves
 const PLAY_MS = 600; // shortest time that a step is shown
 const LARGE_PIXELS = 128; // a network's picture of this side is drawn smoothly, not as squares
 
+const FIELD = { on: "true", off: "false", auto: "auto" }; // values of self_gradient
+const TITLES = { on: "Block on", off: "Block off", auto: "Block auto" };
+
 const byId = (id) => document.getElementById(id);
-const block = byId("block");
+const modes = [...document.querySelectorAll("input[name=block]")];
 const strength = byId("strength");
 const play = byId("play");
 const lent = byId("lent");
@@ -37,7 +40,7 @@ class Picture {
     this.truth = example && examples.class_names[example.label];
     this.seen = null; // a PNG file of the picture as the network sees it
     this.pixels = null; // the same as ImageData
-    this.before = new Map(); // what the model says of it untampered: "on" or "off" -> label
+    this.before = new Map(); // what the model says of it untampered: "on", "off" or "auto" -> label
   }
 
   // Has the server make a visitor's picture what the network sees.
@@ -60,7 +63,8 @@ class Picture {
 const takesPng = () => card.preprocessing.formats.includes("PNG");
 const kind = () => kinds.find(({ key }) => key === document.querySelector("input[name=kind]:checked")?.value) ?? kinds[0];
 const step = () => Number(strength.value);
-const state = () => (block.checked || !card.has_block ? "on" : "off");
+const mode = () => modes.find(({ checked }) => checked).value; // what is asked for
+const state = () => (card.has_block ? mode() : "on"); // the kind of the first answer
 const lender = () => chosen.example ?? examples?.examples[Number(lent.value)];
 
 // Shows the chosen picture, then asks the server about it. A newer call aborts an older one.
@@ -146,25 +150,39 @@ async function classify(file, signal) {
   const answers = [];
   const times = [];
   const topK = Math.min(card.classes.length, card.limits.max_top_k);
-  const one = async (on) => {
-    const fields = { image: file, self_gradient: String(on), top_k: String(topK) };
+  const one = async (asked) => {
+    const fields = { image: file, self_gradient: FIELD[asked], top_k: String(topK) };
     const { answer, milliseconds } = await ask("classify", { fields, signal });
-    const which = card.has_block ? ` with the block ${on ? "on" : "off"}` : "";
+    const which = !card.has_block ? "" : asked === "auto" ? " with auto" : ` with the block ${asked}`;
     times.push(`${milliseconds.toFixed(0)} ms${which}`);
     return answer;
   };
-  if (block.checked) {
-    const prediction = await one(true);
-    answers.push(fromServer("Block on", "on", prediction));
-    showDisagreement(prediction);
+  const asked = mode();
+  const prediction = await one(asked);
+  answers.push(card.has_block ? fromServer(TITLES[asked], asked, prediction) : fromServer("This model", "on", prediction));
+  if (asked !== "off") {
+    answers.push(fromServer(TITLES.off, "off", await one("off")));
   }
-  answers.push(card.has_block ? fromServer("Block off", "off", await one(false)) : fromServer("This model", "on", await one(false)));
-  byId("disagreement-row").hidden = byId("disagreement-note").hidden = !block.checked;
+  showDisagreement(prediction);
+  byId("passes").textContent = passes(prediction);
   byId("latency").textContent = `${times.join(", ")} (from request to answer, in this browser)`;
   return answers;
 }
 
+// Returns what auto has done, in words; "" where nobody asked for it.
+function passes({ mode: asked, self_gradient: needed }) {
+  if (asked !== "auto") {
+    return "";
+  }
+  return `auto: the second pass was ${needed ? "" : "not "}needed.`;
+}
+
+// An answer of one pass has nothing to disagree with.
 function showDisagreement({ disagreement, suspicious }) {
+  byId("disagreement-row").hidden = byId("disagreement-note").hidden = disagreement === null;
+  if (disagreement === null) {
+    return;
+  }
   const verdict = { true: " – suspicious", false: " – not suspicious", null: "" }[suspicious];
   byId("disagreement").textContent = `${disagreement.toFixed(4)} bit${verdict}`;
   byId("disagreement-bar").style.width = `${100 * disagreement}%`;
@@ -207,7 +225,7 @@ function showImage(image, file, alt) {
 
 function showProblem(error) {
   showAnswers([], null);
-  byId("outcome").textContent = byId("summary").textContent = "";
+  byId("outcome").textContent = byId("summary").textContent = byId("passes").textContent = "";
   byId("heat-map").hidden = true;
   if (!chosen?.pixels) {
     byId("pictures").hidden = byId("tampering").hidden = true;
@@ -294,7 +312,7 @@ function listen() {
     playing = false;
     update({ pause: PAUSE_MS });
   });
-  for (const control of [block, lent]) {
+  for (const control of [...modes, lent]) {
     control.addEventListener("change", () => {
       restart();
       update();
@@ -311,7 +329,8 @@ function fit() {
   document.body.classList.toggle("without-examples", examples === null);
   byId("about-block").hidden = byId("switch").hidden = !card.has_block;
   byId("heat-map-figure").hidden = !card.has_gradient;
-  block.checked = card.defaults.self_gradient;
+  byId("auto").hidden = card.auto === null;
+  modes.find(({ value }) => value === card.default_mode).checked = true;
   kinds = kindsOf(examples);
   showKinds();
   showServed(card);

@@ -25,7 +25,7 @@ def logits(rows):
 
 
 def wanted(*names, classes=None, binary=False):
-    return InferRequest(np.zeros(0, np.float32), {name: WantedOutput(binary, classes) for name in names}, "a")
+    return InferRequest(np.zeros(0, np.float32), {name: WantedOutput(binary, classes) for name in names}, "a", True)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16])

@@ -47,6 +47,7 @@ ANSWER = {
     "probability": 0.75,
     "top_k": [{"label": "red", "index": 0, "probability": 0.75}],
     "self_gradient": False,
+    "mode": "off",
     "plain": None,
     "disagreement": None,
     "suspicious": None,

@@ -36,11 +36,11 @@ def picture(value, pictures=1):
     return np.full((pictures, 3, 2, 2), value, np.float32)
 
 
-def with_batcher(network, work, observer=None, **limits):
+def with_batcher(network, work, observer=None, auto_margin=None, **limits):
     """Return `work(batcher)`, run with a batcher that is stopped afterwards and must have lost nothing."""
 
     async def run():
-        batcher = Batcher(network, BatchLimits(**limits), observer)
+        batcher = Batcher(network, BatchLimits(**limits), observer, auto_margin)
         batcher.start()
         try:
             return await work(batcher)
@@ -432,3 +432,118 @@ def test_stopping_at_the_moment_a_request_is_cancelled_ends_the_batcher():
         await cancel(tasks)
 
     with_batcher(Network(), work, max_wait=60)
+
+
+class Unsure(Network):
+    """Returns plain logits of two classes, value and 0: so far apart is the answer to a picture of that value."""
+
+    def __call__(self, images, self_gradient, with_gradient):
+        super().__call__(images, self_gradient, with_gradient)
+        value = images.mean(axis=(1, 2, 3))
+        plain = np.stack([value, np.zeros_like(value)], axis=1)
+        return Logits(plain, plain + 100 if self_gradient else None)
+
+
+CLEAR, UNCLEAR = 5.0, 0.1
+"""Values whose probabilities differ by 0.99 and by 0.05."""
+
+
+class Runs(Observer):
+    def __init__(self):
+        self.seen = []
+
+    def ran(self, run):
+        self.seen.append((run.self_gradient, run.pictures, run.requests, run.auto_pictures))
+
+
+def test_auto_runs_the_plain_pass_first_and_both_for_what_is_not_clear():
+    network, runs = Unsure(seconds=0.01), Runs()
+
+    async def work(batcher):
+        return await asyncio.gather(*(ask(batcher, value, "auto") for value in (CLEAR, UNCLEAR, CLEAR, UNCLEAR)))
+
+    answers = with_batcher(network, work, runs, auto_margin=0.5)
+    assert network.runs == [(4, False), (2, True)]
+    assert [bool(answer.second_pass[0]) for answer in answers] == [False, True, False, True]
+    assert [answer.corrected[0, 0] for answer in answers] == pytest.approx([CLEAR, 100 + UNCLEAR] * 2)
+    assert [answer.plain[0, 0] for answer in answers] == pytest.approx([CLEAR, UNCLEAR] * 2)
+    assert runs.seen == [(False, 4, 4, 4), (True, 2, 2, 2)]
+
+
+def test_auto_shares_its_passes_with_requests_of_the_other_kinds():
+    network, runs = Unsure(seconds=0.01), Runs()
+    asked = [(CLEAR, False), (UNCLEAR, "auto"), (CLEAR, True), (CLEAR, "auto")]
+
+    async def work(batcher):
+        return await asyncio.gather(*(ask(batcher, value, mode) for value, mode in asked))
+
+    off, unclear, on, clear = with_batcher(network, work, runs, auto_margin=0.5)
+    assert network.runs == [(3, False), (2, True)]
+    assert runs.seen == [(False, 3, 3, 2), (True, 2, 2, 1)]
+    assert (off.corrected, off.second_pass, on.second_pass) == (None, None, None)
+    assert on.corrected[0, 0] == 100 + CLEAR
+    assert unclear.corrected[0, 0] == pytest.approx(100 + UNCLEAR)
+    assert clear.corrected[0, 0] == CLEAR
+
+
+def test_auto_of_a_request_with_several_pictures_runs_both_passes_for_some_of_them():
+    network = Unsure()
+    images = np.concatenate([picture(value) for value in (UNCLEAR, CLEAR, UNCLEAR)])
+
+    async def work(batcher):
+        with batcher.reserve(3) as place:
+            return await place.run(images, "auto")
+
+    answer = with_batcher(network, work, auto_margin=0.5)
+    assert network.runs == [(3, False), (2, True)]
+    assert answer.second_pass.tolist() == [True, False, True]
+    assert answer.corrected[:, 0] == pytest.approx([100 + UNCLEAR, CLEAR, 100 + UNCLEAR])
+
+
+def test_auto_without_unclear_pictures_is_one_pass():
+    network = Unsure()
+    answer = with_batcher(network, lambda batcher: ask(batcher, CLEAR, "auto"), auto_margin=0.5)
+    assert network.runs == [(1, False)]
+    assert not answer.second_pass.any()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_pass_that_fails_fails_the_auto_requests_that_need_it(broken):
+    class Broken(Unsure):
+        def __call__(self, images, self_gradient, with_gradient):
+            if self_gradient is broken:
+                raise RuntimeError("out of memory")
+            return super().__call__(images, self_gradient, with_gradient)
+
+    async def work(batcher):
+        asked = (ask(batcher, value, "auto") for value in (CLEAR, UNCLEAR))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    clear, unclear = with_batcher(Broken(), work, auto_margin=0.5)
+    assert isinstance(unclear, RuntimeError)
+    assert isinstance(clear, RuntimeError) is not broken
+
+
+def test_the_size_of_an_auto_batch_follows_how_often_the_second_pass_is_needed():
+    network = Unsure(seconds_each=0.02)
+
+    async def work(batcher):
+        for value in [UNCLEAR] * 3 + [CLEAR] * 30:
+            await ask(batcher, value, "auto")
+        network.runs.clear()
+        await asyncio.gather(*(ask(batcher, CLEAR, "auto") for _ in range(8)))
+        clear = [pictures for pictures, _ in network.runs]
+        for _ in range(30):
+            await ask(batcher, UNCLEAR, "auto")
+        network.runs.clear()
+        await asyncio.gather(*(ask(batcher, UNCLEAR, "auto") for _ in range(8)))
+        return max(clear), max(pictures for pictures, _ in network.runs)
+
+    clear, unclear = with_batcher(network, work, auto_margin=0.5, batch_seconds=0.1)
+    assert unclear < clear, "two passes take twice as long"
+
+
+def test_auto_needs_a_threshold_and_gives_no_gradient():
+    for margin, with_gradient in ((None, False), (0.5, True)):
+        with pytest.raises(ValueError, match="auto needs a threshold, and gives no self-gradient"):
+            with_batcher(Unsure(), lambda batcher, w=with_gradient: ask(batcher, 1, "auto", 1, w), auto_margin=margin)

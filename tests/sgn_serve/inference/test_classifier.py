@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.classifier import Classifier, needs_second_pass, softmax
 from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.settings import BUNDLED_MODEL
@@ -201,3 +201,16 @@ def test_openvino_where_it_is_missing_is_an_error_that_names_the_fix(tmp_path, m
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"not installed; .* pip install -e '\.\[openvino\]'"):
         Classifier(read_graph(save_tiny_graph(tmp_path / "m.onnx")), engine="openvino")
+
+
+def test_softmax_of_large_logits_is_finite():
+    np.testing.assert_allclose(softmax(np.array([1000, 1000], np.float32)), [0.5, 0.5])
+
+
+def test_second_pass_is_for_answers_whose_two_largest_probabilities_are_near():
+    logits = np.log(np.array([[0.5, 0.3, 0.2], [0.2, 0.45, 0.35], [1, 1e-30, 1e-30]], np.float32))
+    assert needs_second_pass(logits, 0.15).tolist() == [False, True, False]
+    assert needs_second_pass(logits, 0.25).tolist() == [True, True, False]
+    assert needs_second_pass(logits, 0.0).tolist() == [False, False, False]
+    assert needs_second_pass(np.array([[np.nan, 1]], np.float32), 0.1).tolist() == [True]
+    assert needs_second_pass(np.array([[3.0]], np.float32), 0.9).tolist() == [False]

@@ -19,6 +19,33 @@ def test_a_graph_says_what_it_is(tmp_path):
     assert description.has_block
 
 
+def with_metadata(path, **entries):
+    """Write the tiny graph with further entries in its metadata."""
+    model = onnx.load(save_tiny_graph(path))
+    known = {item.key: item.value for item in model.metadata_props}
+    onnx.helper.set_model_props(model, known | entries)
+    onnx.save(model, path)
+    return path
+
+
+def test_the_threshold_of_auto_is_the_exports_else_the_checkpoints(tmp_path):
+    path = tmp_path / "m.onnx"
+    assert read_graph(save_tiny_graph(path)).description.auto is None
+    assert read_graph(save_tiny_graph(path, checkpoint={"auto_margin": 0.5})).description.auto == {"margin": 0.5}
+    found = {"margin": 0.08, "agreement": 0.998}
+    assert read_graph(with_metadata(path, auto=json.dumps(found))).description.auto == found
+    without = save_tiny_graph(path, block=False, checkpoint={"auto_margin": 0.5})
+    assert read_graph(without).description.auto is None
+
+
+@pytest.mark.parametrize(
+    "auto", ["0.08", '{"margin": 1.5}', '{"margin": NaN}', '{"margin": true}', '{"margin": 0, "x": NaN}', "{" * 5000]
+)
+def test_a_threshold_that_is_none_is_refused(tmp_path, auto):
+    with pytest.raises(GraphError, match=r"metadata .* cannot be used"):
+        read_graph(with_metadata(tmp_path / "m.onnx", auto=auto))
+
+
 def test_a_plain_network_has_no_block(tmp_path):
     assert not read_graph(save_tiny_graph(tmp_path / "m.onnx", block=False)).description.has_block
 
@@ -118,6 +145,7 @@ def test_the_names_in_a_graph_do_not_change():
         "SHA256_KEY": "checkpoint_sha256",
         "PRECISION_KEY": "precision",
         "BACKGROUND_FIELD": "background",
+        "AUTO_KEY": "auto",
         "FIGURES_FORMAT": "self-gradient-figures/1",
         "GRAPH_SHA256_FIELD": "graph_sha256",
         "MAX_FIGURES_BYTES": 2_000_000,

@@ -4,7 +4,7 @@ from scipy.spatial.distance import jensenshannon
 
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Description
-from sgn_serve.serving.answers import predict, softmax
+from sgn_serve.serving.answers import predict
 
 DESCRIPTION = Description(("a", "b", "c"), (8, 8), "f" * 64, has_block=True)
 
@@ -13,16 +13,13 @@ def logits(*values):
     return np.log(np.array([values], np.float32))
 
 
-def test_softmax_of_large_logits_is_finite():
-    np.testing.assert_allclose(softmax(np.array([1000, 1000], np.float32)), [0.5, 0.5])
-
-
 def test_block_on():
     answer = predict(Logits(logits(0.5, 0.3, 0.2), logits(0.1, 0.3, 0.6)), DESCRIPTION, top_k=2)
     assert (answer.label, answer.index) == ("c", 2)
     assert answer.probability == pytest.approx(0.6)
     assert [entry.label for entry in answer.top_k] == ["c", "b"]
     assert answer.self_gradient
+    assert answer.mode == "on"
     assert answer.plain is not None
     assert answer.plain.label == "a"
     assert answer.plain.probability == pytest.approx(0.5)
@@ -37,9 +34,21 @@ def test_block_off():
     assert answer.label == "a"
     assert len(answer.top_k) == 3, "no more than there are classes"
     assert not answer.self_gradient
+    assert answer.mode == "off"
     assert answer.plain is None
     assert answer.disagreement is None
     assert answer.suspicious is None
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_auto_says_whether_the_second_pass_ran(ran):
+    plain, corrected = logits(0.5, 0.3, 0.2), logits(0.1, 0.3, 0.6)
+    auto = Logits(plain, corrected if ran else plain, None, np.array([ran]))
+    same_as = predict(Logits(plain, corrected if ran else None), DESCRIPTION, top_k=2)
+    answer = predict(auto, DESCRIPTION, top_k=2)
+    assert answer.mode == "auto"
+    assert answer.self_gradient is ran
+    assert answer == same_as.model_copy(update={"mode": "auto"})
 
 
 def test_equal_answers_do_not_disagree():

@@ -186,3 +186,37 @@ def test_the_background_is_the_networks_unless_told(tmp_path, caplog):
         bad = save_tiny_graph(tmp_path / "bad.onnx", checkpoint={"background": wrong})
         with pytest.raises(GraphError, match="no colour such as #ffffff"):
             card(bad)
+
+
+def test_threshold_of_auto_is_the_settings_else_the_graphs_else_the_figures(tmp_path):
+    path = tmp_path / "m.onnx"
+    beside = {"margin": 0.25, "agreement": 0.99}
+    assert card(save_tiny_graph(path)).auto is None
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, "auto": beside}))
+    shown = card(save_tiny_graph(path)).auto
+    assert (shown.margin, shown.source, shown.measured) == (0.25, "figures", {"agreement": 0.99})
+    save_tiny_graph(path, checkpoint={"auto_margin": 0.5})
+    shown = card(path).auto
+    assert (shown.margin, shown.source, shown.measured) == (0.5, "graph", {})
+    shown = card(path, auto_margin=0.75).auto
+    assert (shown.margin, shown.source, shown.measured) == (0.75, "setting", {})
+    assert card(save_tiny_graph(path, block=False)).auto is None
+
+
+def test_figures_with_a_threshold_that_is_none_are_refused(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, "auto": {"margin": 2}}))
+    with pytest.raises(GraphError, match=r"no figures of a model .*auto is no object"):
+        card(path)
+
+
+def test_auto_as_the_default_needs_a_threshold(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx")
+    with pytest.raises(
+        GraphError, match=r"SGN_SELF_GRADIENT=auto needs a threshold.*--auto-agreement.*SGN_AUTO_MARGIN"
+    ):
+        card(path, self_gradient="auto")
+    assert card(path, self_gradient="auto", auto_margin=0.5).default_mode == "auto"
+    assert card(path).default_mode == "on"
+    assert card(path, self_gradient=False).default_mode == "off"
+    assert card(save_tiny_graph(path, block=False), self_gradient="auto").default_mode == "off"

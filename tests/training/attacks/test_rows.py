@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from training.attacks.black_box import SourceNetwork
 from training.attacks.names import PRESETS
 from training.attacks.registry import ENTRIES, Context, build_attacks
-from training.attacks.rows import CLEAN, STATES, RowFilter, RowId, any_matches
+from training.attacks.rows import CLEAN, STATES, Family, RowFilter, RowId, View, any_matches
 
 
 def contexts():
@@ -24,6 +24,7 @@ def contexts():
                 transfer=SourceNetwork(network, title, "0" * 64),
                 checkpoint=SourceNetwork(network, "the checkpoint", "1" * 64),
                 graph_sha256="2" * 64,
+                auto=has_block,
             )
 
 
@@ -42,8 +43,8 @@ def every():
 
 def test_every_entry_is_among_them(every):
     families = {row.family for row in every}
-    assert families == {"clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise"}
-    assert {row.view for row in every} == {"held", "full", "first-pass", "smooth", "straight-through"}
+    assert families == set(get_args(Family))
+    assert {row.view for row in every} == set(get_args(View))
     assert {row.state for row in every} == set(STATES)
     assert {row.kind for row in every} == {"clean", "white-box", "adaptive", "transfer", "black-box"}
 
@@ -98,6 +99,8 @@ def test_ids_say_in_json_only_what_is_not_obvious():
             "CW-100 to the end, smooth surrogate, beta 5, transfer from the checkpoint",
             "transfer",
         ),
+        (RowId("auto", "cw", 100, "block-on"), "CW-100, transfer from block on", "transfer"),
+        (RowId("auto", "gate-both", 50), "both sides of the threshold, 50 steps", "adaptive"),
         (RowId("block on", "fab-t"), "FAB-T", "white-box"),
         (RowId("block on", "square"), "Square", "black-box"),
         (RowId("block on", "noise", 100), "random noise, 100 draws", "black-box"),

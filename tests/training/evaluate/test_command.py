@@ -100,6 +100,21 @@ def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
     assert f"lowest accuracy per picture: {headline:.1%}" in printed
 
 
+def test_auto_is_judged_where_there_is_a_threshold(tmp_path, picture_folder, capsys):
+    checkpoint, target = save_untrained(tmp_path, block=True), tmp_path / "auto.json"
+    argv = [f"--data-root={picture_folder}", "--pictures=9", "--device=cpu", "--attacks=pgd-1", "--auto-margin=0.2"]
+    assert main([f"--ckpt={checkpoint}", f"--report={target}", *argv]) == 0
+    report = json.loads(target.read_text())
+    assert report["setting"]["auto_margin"] == 0.2
+    assert report["lowest"].keys() == {"block on", "block off", "auto"}
+    assert report["measured"]["slow_down"]["pictures"] == 9
+    assert "auto: lowest accuracy" in capsys.readouterr().out
+    (tmp_path / "plain").mkdir()
+    plain = save_untrained(tmp_path / "plain", block=False)
+    assert main([f"--ckpt={plain}", *argv]) == 2
+    assert "--auto-margin is for a network with a block" in capsys.readouterr().err
+
+
 @pytest.fixture
 def interruptible():
     """A shell starts what runs in its background deaf to Ctrl-C."""

@@ -35,6 +35,14 @@ def test_what_is_given_is_taken_and_the_rest_has_defaults():
             parsed(*flags)
 
 
+def test_a_threshold_is_a_difference_of_probabilities_and_a_checkpoints():
+    assert parsed("--auto-margin", "0.08").auto_margin == 0.08
+    with pytest.raises(OptionError, match="--auto-margin"):
+        Options(Path("a"), Path("x"), auto_margin=1.5)
+    with pytest.raises(OptionError, match="--auto-margin is for --ckpt; leave it out"):
+        Options(None, Path("x"), "cifar10", module="a.py:b", auto_margin=0.1)
+
+
 def test_a_table_row_for_every_option(monkeypatch):
     rows = {row.name: row for row in option_rows(Options)}
     assert list(rows) == [text for text in build_parser()._option_string_actions if text in rows]

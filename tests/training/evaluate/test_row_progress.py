@@ -12,10 +12,12 @@ from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.base import AttackOn
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
+from training.attacks.gate import GateAttack
 from training.attacks.gradient_attack import Attack
 from training.attacks.registry import Context, build_attacks
 from training.evaluate.measuring import Trial, withstood
 from training.evaluate.row_progress import CheckProgress, RowProgress
+from training.networks.names import SelfGradient
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 ROW = {"id": {"state": "block on", "family": "pgd"}, "steps": (1, 2)}
@@ -25,7 +27,9 @@ def tiny(seed: int, block: bool) -> SelfGradientNetwork:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)]
     made = SelfGradientBlock(scale=8 / 255) if block else None
-    return SelfGradientNetwork(nn.Sequential(*layers), made).eval().requires_grad_(False)
+    network = SelfGradientNetwork(nn.Sequential(*layers), made).eval().requires_grad_(False)
+    network.auto_margin = 0.1 if block else None
+    return network
 
 
 NETWORK, OTHER = tiny(0, block=True), tiny(1, block=False)
@@ -43,6 +47,7 @@ def every_attack() -> list[AttackOn[Any]]:
         graph_sha256="1" * 64,
         transfer=SourceNetwork(OTHER, "pgd tiny", "2" * 64),
         queries=5,
+        auto=True,
     )
     attacks = build_attacks(["full"], context)
     return [replace(one, iterations=3) if isinstance(one, GradientStage) else one for one in attacks]
@@ -60,7 +65,7 @@ class Recorded:
     made: list[Tensor] = field(default_factory=list)
 
     @property
-    def block(self) -> bool:
+    def block(self) -> SelfGradient:
         return self.attack.block
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -78,6 +83,7 @@ def test_every_kind_of_attack_is_tried() -> None:
         RandomNoise,
         Transfer,
         OnExportedGraph,
+        GateAttack,
     }
     stages = [attack for attack in ATTACKS if isinstance(attack, GradientStage)]
     assert {stage.algorithm for stage in stages} == {"apgd-ce", "apgd-t", "fab-t"}

@@ -1,5 +1,6 @@
 """A whole report, every attack of it, on a tiny network with a block."""
 
+import json
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,10 +16,12 @@ from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
 from training.attacks.views import full_view, held_view
 from training.evaluate.measuring import Trial
+from training.evaluate.page import page, summary
 from training.evaluate.report import Report
 from training.evaluate.run import Evaluation
+from training.evaluate.saved_report import SavedReportError
 from training.networks.activations import with_activation
-from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, probability_margin
 
 EPS = 8 / 255
 NAMES = ("a", "b", "c", "d")
@@ -73,7 +76,7 @@ def test_every_row_is_there_and_none_is_above_clean(full):
     evaluation, attacks, _ = full
     report = evaluation.report
     assert list(report.rows) == [attack.id for attack in attacks]
-    assert tuple(report.states()) == STATES
+    assert report.states() == [state for state in STATES if state != "auto"], "there is no threshold"
     for state in report.states():
         clean = report.rows[RowId(state, "clean")].accuracy
         assert all(row.accuracy <= clean for row in report.in_state(state).values())
@@ -171,3 +174,51 @@ def test_gradients_of_rows_that_an_earlier_command_measured_stay_known(tmp_path)
     known = {"plain", "both passes", "smooth, beta 5", "smooth, beta 20"}
     assert report.measured["gradient_correlation"].keys() == known
     assert report.checklist[0]["detail"].count("no attack here follows it") == 1  # both passes
+
+
+@pytest.fixture(scope="module")
+def with_auto(tmp_path_factory):
+    """A report of a network that has a threshold, at which half of the pictures need the second pass."""
+    model = tiny(0, block=True)
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.auto_margin = probability_margin(model(images, self_gradient=False)).median().item() + 1e-6
+        labels = model(images, self_gradient="auto").argmax(dim=1)
+    context = Context(eps=EPS, has_block=True, classes=4, betas=(20.0,), auto=True)
+    attacks = build_attacks(["pgd-2", "gate"], context)
+    path = tmp_path_factory.mktemp("auto") / "evaluation.json"
+    report = Report(setting={"eps": EPS, "seed": 0, "auto_margin": model.auto_margin})
+    evaluation = Evaluation(Trial(model, images, labels, EPS, seed=0), NAMES, report, path, (20.0,), progress=False)
+    return evaluation, evaluation.run(attacks)
+
+
+def test_auto_is_a_column_of_its_own_and_its_lowest_is_compared(with_auto):
+    evaluation, findings = with_auto
+    report = evaluation.report
+    assert report.states() == ["block on", "block off", "auto"]
+    assert report.rows[RowId("auto", "clean")].accuracy == 1
+    assert report.table().splitlines()[0].split("|")[-2].strip() == "auto"
+    lows = {state: report.lowest_of(state) for state in report.states()}
+    below = min(lows["block on"], lows["block off"]) - lows["auto"]
+    assert report.as_dict()["auto_below_on_and_off"] == pytest.approx(below)
+    assert report.headline() == lows["block on"], "the network in use is the one with its block on"
+    text = summary(report, findings)
+    assert f"auto: lowest accuracy {100 * below:+.1f} points under the lower of block on and off" in text
+    assert ("MORE than" in text) == (below > 0.003)
+
+
+def test_the_attack_on_the_saving_is_part_of_the_report(with_auto):
+    evaluation, findings = with_auto
+    slow = evaluation.report.measured["slow_down"]
+    assert slow["second_pass"] == 0.5 <= slow["per_picture"]
+    assert slow["margin"] == pytest.approx(evaluation.trial.model.auto_margin, abs=1e-4)
+    assert "auto: second pass for 50.0% of the pictures" in page(evaluation.report, findings, [])
+    saved = json.loads(evaluation.path.read_text())
+    assert saved["measured"]["slow_down"] == slow
+
+
+def test_a_report_of_another_threshold_is_not_continued(with_auto):
+    evaluation, _ = with_auto
+    other = replace(evaluation, report=Report(setting={**evaluation.report.setting, "auto_margin": 0.9}))
+    with pytest.raises(SavedReportError, match="auto_margin"):
+        other.run([])

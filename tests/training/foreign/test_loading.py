@@ -113,6 +113,9 @@ def test_export_takes_a_foreign_file_with_the_names_of_its_classes(
     out = tmp_path / "x.onnx"
     assert export([f"--ckpt={path}", f"--onnx={out}"]) == 2
     assert "pass --classes here, or run `python -m training.convert --arch wrn-10-1" in capsys.readouterr().err
+    auto = ["--auto-agreement=0.9", f"--data-root={tmp_path}"]
+    assert export([f"--ckpt={path}", f"--onnx={out}", "--classes=blue,green,red", *auto]) == 2
+    assert f"{path}: a network without a block" in capsys.readouterr().err
     assert export([f"--ckpt={path}", f"--onnx={out}", "--classes=blue,green,red"]) == 0
     metadata = {item.key: item.value for item in onnx.load(out).metadata_props}
     assert file_sha256(path) in metadata.values()

@@ -13,6 +13,7 @@ from training.networks.self_gradient import (
     SelfGradientBlock,
     SelfGradientNetwork,
     frozen_batch_norm,
+    probability_margin,
     rms_normalised,
     soft_loss,
     without_running_updates,
@@ -309,3 +310,68 @@ def test_an_attack_on_a_picture_without_a_self_gradient_stays_a_picture():
     attacked = gradient_attack.smooth_cw_attack(5, 20).perturb(model, images, torch.tensor([0, 1]), 8 / 255)
     assert torch.isfinite(attacked).all()
     assert (attacked - images).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_margin_is_the_difference_of_the_two_largest_probabilities():
+    logits = torch.tensor([[0.0, 0.0, -50.0], [50.0, 0.0, 0.0], [0.7, 0.2, 0.1]]).log_softmax(dim=1)
+    logits[2] = torch.tensor([0.7, 0.2, 0.1]).log()
+    torch.testing.assert_close(probability_margin(logits), torch.tensor([0.0, 1.0, 0.5]))
+    assert probability_margin(torch.tensor([[3.0]])) == 1
+    assert probability_margin(torch.tensor([[torch.nan, 1.0]])).isnan()
+
+
+def test_auto_runs_the_second_pass_only_for_pictures_under_the_threshold(network):
+    model, images = network(), torch.rand(12, 3, 16, 16)
+    seen = []
+    model.block.register_forward_hook(lambda block, inputs, output: seen.append(len(output)))
+    with torch.no_grad():
+        plain, corrected = model(images, self_gradient=False), model(images)
+        margins = probability_margin(plain)
+        model.auto_margin = margins.median().item()  # of an even number, the lower of the two in the middle
+        seen.clear()
+        logits, chosen = model.auto_pass(images)
+    assert chosen.tolist() == (margins < model.auto_margin).tolist()
+    assert seen == [int(chosen.sum())] == [5]
+    torch.testing.assert_close(logits[chosen], corrected[chosen])
+    assert torch.equal(logits[~chosen], plain[~chosen])
+    with torch.no_grad():
+        assert torch.equal(model(images, self_gradient="auto"), logits)
+
+
+@pytest.mark.parametrize(("margin", "same_as"), [(0.0, False), (1.0, True)])
+def test_auto_at_its_ends_is_block_off_and_block_on(network, margin, same_as):
+    model, images = network(), torch.rand(4, 3, 16, 16)
+    model.auto_margin = margin
+    with torch.no_grad():
+        torch.testing.assert_close(model(images, self_gradient="auto"), model(images, self_gradient=same_as))
+
+
+def test_auto_is_differentiable_through_either_side(network):
+    model, images = network(), torch.rand(6, 3, 16, 16, requires_grad=True)
+    with torch.no_grad():
+        model.auto_margin = probability_margin(model(images, self_gradient=False)).median().item()
+    logits, chosen = model.auto_pass(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    for state, rows in ((True, chosen), (False, ~chosen)):
+        (one,) = torch.autograd.grad(model(images, self_gradient=state).sum(), images)
+        torch.testing.assert_close(gradient[rows], one[rows], rtol=1e-3, atol=1e-5)
+
+
+def test_an_unclear_plain_answer_needs_the_second_pass(network):
+    model = network()
+    model.auto_margin = 0.1
+    assert model.needs_second_pass(torch.tensor([[torch.nan, 0.0], [9.0, 0.0]])).tolist() == [True, False]
+
+
+def test_auto_without_a_threshold_says_how_to_get_one(network):
+    with pytest.raises(ValueError, match=r"no threshold for self_gradient.*auto_margin"):
+        network()(torch.rand(1, 3, 16, 16), self_gradient="auto")
+    with pytest.raises(ValueError, match=r"must be True, False or .*not 'on'"):
+        network()(torch.rand(1, 3, 16, 16), self_gradient="on")
+    with pytest.raises(ArchitectureError, match="auto_margin must be a difference of probabilities"):
+        SelfGradientNetwork(torch.nn.Identity(), None, auto_margin=1.5)
+
+
+def test_auto_of_a_network_without_a_block_is_its_only_pass(network):
+    model, images = network(block=False), torch.rand(2, 3, 16, 16)
+    assert torch.equal(model(images, self_gradient="auto"), model(images))

@@ -1,0 +1,261 @@
+"""Measure self_gradient="auto" of the bundled network: its threshold, its saving, and what it withstands.
+
+    python -m release.auto --data-root data       # half an hour on two quiet cores; it goes on where it was stopped
+
+DIR holds train/<class>/ and test/<class>/. It writes results/auto.json:
+
+- the threshold that 99.8 % agreement needs on the pictures that training held out, and what it does there;
+- the same on all test pictures, and on some after PGD-20 on the block-on network;
+- attacks on "auto" itself, each on what the ones before it left, so that the last figure is the lowest per picture;
+- the lowest per picture of block on and block off on the same pictures, from results/bundled/self-gradient.json;
+- an attack on the saving.
+
+With --publish the figures beside the bundled graph are written anew from results/, the threshold among them. The graph
+itself stays as it is.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.auto_margin import AutoRequest, validation_pictures
+from release.bundle import BUNDLED, summary
+from sgn_serve.graph_format import file_sha256
+from training.attacks import gradient_attack
+from training.attacks.registry import Context, build_attacks
+from training.attacks.rows import RowFilter
+from training.checkpoint import load_checkpoint
+from training.common.errors import TrainingError
+from training.common.files import write_atomically
+from training.common.in_batches import in_batches
+from training.common.provenance import current_versions, git_commit
+from training.data.batches import to_float
+from training.data.loading import choose_pictures, load_pictures
+from training.data.picture_set import PictureSet
+from training.evaluate import measuring
+from training.evaluate.auto_margin import both_answers, effect_of_margin, smallest_auto_margin
+from training.evaluate.diagnostics.slow_down import measure_slow_down
+from training.evaluate.measuring import Trial
+from training.evaluate.report import Report, saved_rows, wilson_interval
+from training.networks.self_gradient import SelfGradientNetwork
+
+ROOT = Path(__file__).parents[1]
+CHECKPOINT = BUNDLED / "model.safetensors"
+RESULT = ROOT / "results" / "auto.json"
+JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
+AGREEMENT = 0.998
+ATTACKS = ("pgd-20", "cw-20", "gate", "gate-transfer", "block-off-cw", "smooth-cw", "autoattack")
+BETAS = (20.0,)
+EVERY_ROW = RowFilter.like()
+
+
+def measure_margin(model: SelfGradientNetwork, validation: PictureSet, test: PictureSet) -> dict[str, Any]:
+    """Return the threshold from validation pictures, and what it does on them and on test pictures, as they are.
+
+    The threshold is set on the model.
+    """
+    found = smallest_auto_margin(*both_answers(model, to_float(validation.images)), AGREEMENT)
+    model.auto_margin = found.margin
+    return {
+        "asked_agreement": AGREEMENT,
+        "margin": found.margin,
+        "validation": found.as_dict(),
+        "test": on_pictures(model, to_float(test.images), test.labels),
+    }
+
+
+def on_pictures(model: SelfGradientNetwork, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return what the threshold does on some pictures, with the accuracies of all three modes."""
+    plain, corrected = both_answers(model, images)
+    assert model.auto_margin is not None, "measure_margin sets it"
+    effect = effect_of_margin(model.auto_margin, plain, corrected)
+    auto = torch.where(model.needs_second_pass(plain)[:, None], corrected, plain)
+    accuracies = {
+        name: round((logits.argmax(dim=1) == labels).double().mean().item(), 4)
+        for name, logits in (("auto", auto), ("block on", corrected), ("block off", plain))
+    }
+    return {**effect.as_dict(), "accuracy": accuracies}
+
+
+def measure_pgd(trial: Trial[SelfGradientNetwork]) -> dict[str, Any]:
+    """Return what the threshold does on pictures after PGD-20 on the block-on network."""
+    torch.manual_seed(trial.seed)
+    attack = gradient_attack.pgd_attack(20)
+    attacked = in_batches(
+        lambda images, labels: attack.perturb(trial.model, images, labels, trial.eps),
+        trial.images,
+        trial.labels,
+        batch_size=trial.batch_size,
+    )
+    return on_pictures(trial.model, attacked, trial.labels)
+
+
+def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -> Iterator[list[str]]:
+    """Attack "auto", each attack on what the rows before it left. The report is saved after each.
+
+    Args:
+        trial: The network and the pictures.
+        report: The report. What is in the file already is not run again.
+        path: The report's file.
+
+    Yields:
+        After each attack, the titles of those that are still to be run.
+
+    Raises:
+        SavedReportError: The file holds a report of another setting.
+    """
+    context = Context(trial.eps, True, trial.model(trial.images[:1]).shape[1], BETAS, auto=True)
+    built: list[Any] = build_attacks(ATTACKS, context)
+    attacks = [replace(attack, survivors_of=(EVERY_ROW,)) for attack in built if attack.block == "auto"]
+    report.take_over(path, attacks)
+    for attack in attacks:
+        if attack.id in report.rows:
+            continue
+        chosen = report.survivors(attack, len(trial))
+        right = torch.zeros(len(trial), dtype=torch.bool)
+        if chosen.any():
+            right[chosen] = measuring.withstood(trial.chosen(chosen), attack)
+        report.add(attack, right, None if chosen.all() else chosen)
+        report.save(path)
+        print(f"{attack.id.label}: {report.lowest_of('auto'):.3f} left", file=sys.stderr, flush=True)
+        yield [other.id.title for other in attacks if other.id not in report.rows]
+
+
+def judged_before(chosen: PictureSet, test: PictureSet, judged: dict[str, Any]) -> dict[str, float]:
+    """Return the lowest accuracy per picture of block on and off on some of the pictures that a report is of.
+
+    Args:
+        chosen: The pictures, drawn as the report's were, and not more.
+        test: The pictures that both were drawn from.
+        judged: The report.
+
+    Raises:
+        ValueError: The report's pictures are not drawn from these.
+    """
+    setting = judged["setting"]
+    whole = choose_pictures(test, setting["pictures"], setting["seed"])
+    if whole.sha256() != setting["pictures_sha256"]:
+        raise ValueError("the report is of other pictures than those of --data-root")
+    place = {picture.numpy().tobytes(): index for index, picture in enumerate(whole.images)}
+    places = [place[picture.numpy().tobytes()] for picture in chosen.images]
+    rows = saved_rows(judged)
+    lowest = {}
+    for state in ("block on", "block off"):
+        right = measuring.lowest(row.right for one, row in rows.items() if one.state == state)
+        lowest[state] = round(right[places].double().mean().item(), 4)
+    return lowest
+
+
+def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("python -m release.auto", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
+    parser.add_argument("--pictures", type=int, default=200, help="test pictures that are attacked (default: 200)")
+    parser.add_argument("--pgd-pictures", type=int, default=500, help="test pictures for PGD-20 (default: 500)")
+    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
+    parser.add_argument("--publish", action="store_true", help="renew the figures beside the bundled graph, and end")
+    return parser.parse_args(command_line)
+
+
+def publish() -> None:
+    """Write the figures beside the bundled graph anew, the threshold among them."""
+    write_atomically(BUNDLED / "model.json", (json.dumps(summary(), indent=1) + "\n").encode())
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
+    options = parse(command_line)
+    if options.publish:
+        publish()
+        return 0
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        measure(options, ["python -m release.auto", *(sys.argv[1:] if command_line is None else command_line)])
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def measure(options: argparse.Namespace, command: list[str]) -> None:
+    """Measure everything and write the result, after each part and each attack.
+
+    Raises:
+        TrainingError: The checkpoint or the pictures cannot be read.
+    """
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+
+    def save(**parts: Any) -> None:
+        result.update(parts)
+        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+
+    model, info = load_checkpoint(CHECKPOINT)
+    model.requires_grad_(False)
+    test = load_pictures("image-folder", options.data_root, "test", None, info.class_names)
+    if "margin" not in result:
+        validation = validation_pictures(info, AutoRequest(AGREEMENT, options.data_root))
+        save(margin=measure_margin(model, validation, test))
+    model.auto_margin = result["margin"]["margin"]
+    judged = json.loads(JUDGED.read_text())
+    setting = judged["setting"]
+
+    def trial(count: int) -> tuple[PictureSet, Trial[SelfGradientNetwork]]:
+        chosen = choose_pictures(test, count, setting["seed"])
+        return chosen, Trial(
+            model, to_float(chosen.images), chosen.labels, setting["eps"], setting["seed"], options.batch
+        )
+
+    save(
+        command=" ".join(command),
+        checkpoint_sha256=file_sha256(CHECKPOINT),
+        data=info.dataset,
+        versions=current_versions(),
+        git_commit=git_commit(),
+    )
+    _, some = trial(options.pgd_pictures)
+    if "pgd_20" not in result:
+        save(pgd_20=measure_pgd(some))
+    if "slow_down" not in result:
+        save(slow_down=measure_slow_down(some).as_dict())
+    chosen, attacked = trial(options.pictures)
+    report = Report(setting={**setting, "pictures": len(chosen), "auto_margin": model.auto_margin})
+    report.setting["pictures_sha256"] = chosen.sha256()
+    before = judged_before(chosen, test, judged)
+    for to_come in attack_auto(attacked, report, options.out.with_suffix(".rows.json")):
+        save(attacked=_attacked(report, before, to_come))
+
+
+def _attacked(report: Report, before: dict[str, float], to_come: list[str]) -> dict[str, Any]:
+    """Return the attacked figures for the result.
+
+    Args:
+        report: The attacks on "auto" so far.
+        before: The lowest accuracies per picture of the other modes.
+        to_come: Titles of the attacks that were not run yet.
+    """
+    lowest = report.lowest_of("auto")
+    assert lowest is not None, "clean accuracy comes first"
+    low, high = wilson_interval(round(lowest * report.pictures()), report.pictures())
+    return {
+        "pictures": report.pictures(),
+        "seed": report.setting["seed"],
+        "eps": report.setting["eps"],
+        "rows": [{"title": one.title, "left": round(row.accuracy, 4)} for one, row in report.rows.items()],
+        "lowest": {"auto": round(lowest, 4), **before},
+        "interval_95": [round(low, 4), round(high, 4)],
+        "not_run": to_come,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The figures of auto: each attack on what the others left, and what is published beside the graph."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from release import auto
+from release.auto import attack_auto, judged_before, on_pictures
+from release.bundle import auto_figures
+from sgn_serve.inference.graph import checked_auto
+from training.attacks.rows import RowId
+from training.data.loading import choose_pictures
+from training.data.picture_set import PictureSet
+from training.evaluate.measuring import Trial
+from training.evaluate.report import Report
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, probability_margin
+
+EPS = 0.02
+
+
+@pytest.fixture
+def trial():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)]
+    model = SelfGradientNetwork(nn.Sequential(*layers), SelfGradientBlock(gradient_scaling="rms", scale=0.1))
+    model.eval().requires_grad_(False)
+    images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.auto_margin = probability_margin(model(images, self_gradient=False)).median().item()
+    labels = model(images, self_gradient="auto").argmax(dim=1)
+    return Trial(model, images, labels, EPS, 0, batch_size=8)
+
+
+def test_accuracies_and_agreement_are_those_of_the_three_modes(trial):
+    labels = torch.arange(16) % 5
+    found = on_pictures(trial.model, trial.images, labels)
+    with torch.no_grad():
+        answers = {
+            name: trial.model(trial.images, self_gradient=state).argmax(dim=1)
+            for name, state in (("auto", "auto"), ("block on", True), ("block off", False))
+        }
+    for name, answer in answers.items():
+        assert found["accuracy"][name] == pytest.approx((answer == labels).float().mean().item(), abs=1e-4)
+    agreement = (answers["auto"] == answers["block on"]).float().mean().item()
+    assert found["agreement"] == pytest.approx(agreement, abs=1e-4)
+    assert found["second_pass"] == pytest.approx(7 / 16, abs=0.07)
+
+
+def test_each_attack_is_run_on_what_the_others_left_and_goes_on_where_it_was_stopped(trial, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "ATTACKS", ("pgd-2", "cw-2", "gate"))
+    path = tmp_path / "rows.json"
+    setting = {"eps": EPS, "seed": 0, "pictures": 16}
+    report = Report(setting=setting)
+    steps = attack_auto(trial, report, path)
+    left = next(steps)
+    assert list(report.rows) == [RowId("auto", "clean")]
+    assert left[0] == "PGD-2"
+    again = Report(setting=setting)
+    assert list(attack_auto(trial, again, path))[-1] == []
+    assert {row.state for row in again.rows} == {"auto"}
+    accuracies = [row.accuracy for row in again.rows.values()]
+    assert accuracies == sorted(accuracies, reverse=True), "each row is what was left"
+    assert again.lowest_of("auto") == accuracies[-1] < 1
+
+
+def test_the_other_modes_are_judged_on_the_same_pictures(tmp_path):
+    images = torch.arange(40 * 3).reshape(40, 3, 1, 1).to(torch.uint8)
+    test = PictureSet(images, torch.arange(40) % 2, ("a", "b"))
+    whole, chosen = choose_pictures(test, 20, 1), choose_pictures(test, 6, 1)
+    marks = ["1" if picture.flatten()[0] % 4 == 0 else "0" for picture in whole.images]
+    row = {"id": RowId("block on", "clean").as_dict(), "withstood": "".join(marks), "attack": {}, "core_seconds": None}
+    off = {**row, "id": RowId("block off", "clean").as_dict(), "withstood": "1" * 20}
+    judged = {
+        "setting": {"pictures": 20, "seed": 1, "pictures_sha256": whole.sha256()},
+        "rows": [row, off],
+    }
+    expected = sum(int(picture.flatten()[0]) % 4 == 0 for picture in chosen.images) / 6
+    assert judged_before(chosen, test, judged) == {"block on": pytest.approx(expected, abs=1e-4), "block off": 1.0}
+    with pytest.raises(ValueError, match="other pictures"):
+        judged_before(chosen, replace(test, images=images + 1), judged)
+
+
+def test_what_is_published_is_a_threshold_that_the_service_takes():
+    result = json.loads(auto.RESULT.read_text())
+    published = auto_figures(result)
+    assert checked_auto(published)["margin"] == result["margin"]["validation"]["margin"]
+    assert published["asked_agreement"] == auto.AGREEMENT
+    assert published["agreement"] >= auto.AGREEMENT
