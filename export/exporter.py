@@ -9,6 +9,7 @@ from torch import fx, nn
 from export.capture.graph import capture, example_image
 from export.capture.layers import layer_of_operator
 from export.check.pictures import pictures_in, structured_pictures
+from export.check.suitability import SUITABILITY_PICTURES, require_suitable
 from export.check.verify import GraphRunner, Verification, VerificationError, verify
 from export.errors import CaptureError
 from export.formats.onnx import onnx_runner
@@ -82,6 +83,7 @@ def export_graph(
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint)}
     passes = passes_of(network)
     with replacing(target, checkpoint) as partial:
+        require_suitable(network, pictures[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         if fused:
             fuse_block(graph, network.block)

@@ -10,6 +10,7 @@ from torch import nn
 from export.capture.graph import capture
 from export.check.agreement import Agreement, agreements_json, measure_agreement
 from export.check.pictures import pictures_under
+from export.check.suitability import SUITABILITY_PICTURES, require_suitable
 from export.check.verify import REDUCED_TOLERANCES, Verification, VerificationError, verify
 from export.errors import ExportError
 from export.exporter import naming_layers
@@ -134,6 +135,7 @@ def export_reduced(
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint), PRECISION_KEY: reduced.precision}
     with replacing(target, checkpoint) as partial:
+        require_suitable(network, checked[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         rewrite(graph)
         if not file_format.engine_lowers:
