@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.utils
 import torch
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, fx
 
 from export.capture.graph import example_image, output_names_of
+from export.check.extreme_gradients import SecondPassRunner
 from export.check.verify import EngineError, GraphRunner
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
-from sgn_serve.graph_format import INPUT
+from sgn_serve.graph_format import INPUT, LOGITS, SELF_GRADIENT
 from sgn_serve.onnx_runtime import start_session
 from training.common.errors import first_line
 
@@ -122,6 +124,34 @@ def onnx_runner(
                 f"ONNX Runtime cannot run the graph at batch {len(images)}: {first_line(error)}"
             ) from error
         return {name: torch.from_numpy(array) for name, array in zip(output_names, arrays, strict=True)}
+
+    return run
+
+
+def second_pass_of(model: onnx.ModelProto) -> bytes:
+    """Return the part of a two-pass model that maps the image and its self-gradient to the logits, as a file's content.
+
+    Raises:
+        EngineError: The logits do not follow from these two.
+    """
+    try:
+        # The extractor takes what it needs of the nodes by reference; a copy keeps the model as it is.
+        extractor = onnx.utils.Extractor(onnx.ModelProto.FromString(model.SerializeToString()))
+        part = extractor.extract_model([INPUT, SELF_GRADIENT], [LOGITS])
+    except Exception as error:  # the library raises several kinds
+        raise EngineError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
+    if not any(SELF_GRADIENT in node.input for node in part.graph.node):
+        raise EngineError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
+    return part.SerializeToString()
+
+
+def onnx_second_pass(path: Path) -> SecondPassRunner:
+    """Load the second pass of a written file into ONNX Runtime's CPU provider."""
+    session = start_session(second_pass_of(onnx.load(path)), torch.get_num_threads())
+
+    def run(images: Tensor, gradients: Tensor) -> Tensor:
+        (logits,) = session.run([LOGITS], {INPUT: images.numpy(), SELF_GRADIENT: gradients.numpy()})
+        return torch.from_numpy(logits)
 
     return run
 
