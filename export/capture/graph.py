@@ -21,6 +21,8 @@ from training.networks.self_gradient import SelfGradientNetwork
 TRACED_BATCH = 2
 """Batch size of the traced image: any size but 0 and 1, which PyTorch would take for constants."""
 _OUTPUT_NAMES = "output_names"
+_SAME_TENSOR = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+"""Operators by which autograd keeps what it needs. They stand between operators that a rewrite looks for in a row."""
 
 
 def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
@@ -135,6 +137,10 @@ def _with_weights(traced: fx.GraphModule, passes: Passes, names: Sequence[str]) 
         weight.meta = node.meta
         node.replace_all_uses_with(weight)
         graph.erase_node(node)
+    for target in _SAME_TENSOR:
+        for node in graph.find_nodes(op="call_function", target=target):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     image.target = image.name = INPUT
     graph.eliminate_dead_code()
     captured = fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use

@@ -1,6 +1,7 @@
 """Every construct of the documentation's table is exported, or refused in one line with layer, cause and cure."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,23 +9,26 @@ import torch
 from torch import nn
 
 from docs.generator.constructs import CLASSES, CONSTRUCTS, IMAGE_SIZE, Construct
+from export.check.verify import Verification
 from export.errors import CaptureError
 from export.exporter import export_onnx
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from tests.training.checkpoints import tiny_info
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
+Export = Callable[[nn.Module], Verification]
+
 WORST_ERROR = {LOGITS: 1e-5, PLAIN_LOGITS: 1e-5, SELF_GRADIENT: 1e-4}
 """Largest relative error of a picture, far under export's own bounds; up to 1e-6 was seen."""
 
 
 @pytest.fixture
-def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
     """Return a function that exports a module without a checkpoint, since not all of them can be saved."""
     checkpoint, target = tmp_path / "model.safetensors", tmp_path / "model.onnx"
     checkpoint.touch()
 
-    def run(backbone: nn.Module):
+    def run(backbone: nn.Module) -> Verification:
         network = SelfGradientNetwork(backbone, SelfGradientBlock(gradient_scaling="rms")).eval()
         info = tiny_info(image_size=IMAGE_SIZE, class_names=tuple("abcdefghij"[:CLASSES]))
         monkeypatch.setattr("export.exporter.load_checkpoint", lambda *_: (network, info))
@@ -42,14 +46,14 @@ def constructs(exported: bool) -> list[object]:
 
 
 @pytest.mark.parametrize("construct", constructs(exported=True))
-def test_ordinary_pytorch_is_exported(construct: Construct, export) -> None:
+def test_ordinary_pytorch_is_exported(construct: Construct, export: Export) -> None:
     torch.manual_seed(0)
     for check in export(construct.build()).checks:
         assert check.worst_error <= WORST_ERROR[check.output], f"{check.output} at batch {check.batch}"
 
 
 @pytest.mark.parametrize("construct", constructs(exported=False))
-def test_a_refusal_names_layer_cause_and_cure(construct: Construct, export, tmp_path: Path) -> None:
+def test_a_refusal_names_layer_cause_and_cure(construct: Construct, export: Export, tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(CaptureError) as raised:
         export(construct.build())

@@ -116,7 +116,7 @@ def test_the_check_of_every_export_finds_an_unguarded_norm(
     unguarded.graph.eliminate_dead_code()
     unguarded.recompile()
     file_format.save(unguarded, {}, path)
-    with pytest.raises(VerificationError, match=r"logits for a self-gradient of size 0 are off by nan"):
+    with pytest.raises(VerificationError, match=r"logits for a self-gradient of size 0 are off by (nan|inf)"):
         verify_extreme_gradients(file_format.second_pass(path), passes.network, picture, TOLERANCES[LOGITS])
 
 

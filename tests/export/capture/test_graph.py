@@ -71,6 +71,11 @@ def test_weights_keep_their_names_and_the_network_stays_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+def test_nothing_stands_between_an_operator_and_its_gradient() -> None:
+    graph = capture(passes_of(randomise(build_model(checkpoint_info()))), IMAGE_SIZE)
+    assert not {"aten.alias.default", "aten.detach.default"} & {str(node.target) for node in graph.graph.nodes}
+
+
 def test_training_mode_is_refused() -> None:
     network = build_model(checkpoint_info()).train()
     with pytest.raises(CaptureError, match=r"training mode.*\.eval\(\)"):
