@@ -484,6 +484,13 @@ CONSTRUCTS = (
     Construct("`log_softmax` at the end", lambda: Output(around(), lambda logits: logits.log_softmax(1))),
     Construct("`sigmoid` at the end", lambda: Output(around(), torch.sigmoid)),
     Construct(
+        "`item`, `masked_select` of weights",
+        lambda: with_function(
+            lambda x, conv: x * conv.weight.amax().item() + conv.weight.masked_select(conv.weight > -9).mean(),
+            nn.Conv2d(1, 1, 1),
+        ),
+    ),
+    Construct(
         "`softmax` at the end",
         lambda: Output(around(), lambda logits: logits.softmax(1)),
         r"the backbone ends in a softmax: .*; return the logits from before the softmax",
@@ -570,11 +577,11 @@ CONSTRUCTS = (
         "torch's function of the same name",
     ),
     Construct(
-        "quantised layers",
+        "dynamically quantised layers",
         _quantised,
-        r"layer backbone\.3\.0 \(Linear\) has no gradient, .* quantised layers, .*; compute it with",
-        "no gradient gets back to the image",
-        "`--precision bf16` of the unquantised network",
+        r"layer backbone\.3\.0 \(Linear\) lets a picture's answer depend on its neighbours",
+        "their scale follows from the whole batch",
+        "the unquantised network with `--precision bf16`",
     ),
     Construct(
         "a branch that depends on the data",
@@ -584,20 +591,11 @@ CONSTRUCTS = (
         "`torch.where`",
     ),
     Construct(
-        "`x.item()`",
-        lambda: with_function(lambda x, conv: x * conv.weight.amax().item(), nn.Conv2d(1, 1, 1)),
-        r"layer backbone\.2 \(Layer\), calling torch\.Tensor\.item: .*; keep it a tensor",
-        "a graph holds tensors only",
-        "keep it a tensor",
-    ),
-    Construct(
-        "`x[x > 0]`, `nonzero`, `masked_select`",
-        lambda: with_function(
-            lambda x, conv: x * conv.weight.masked_select(conv.weight > -9).mean(), nn.Conv2d(1, 1, 1)
-        ),
-        r"layer backbone\.2 \(Layer\), calling torch\.Tensor\.masked_select: .*; use torch\.where",
-        "the result's size depends on the values",
-        "`torch.where` with three arguments",
+        "a loop over the pictures, `x[i].max().item()`",
+        lambda: with_function(lambda x: torch.stack([picture * picture.amax().item() for picture in x])),
+        r"layer backbone\.2 \(Layer\) fixes the batch size, as .* a loop over pictures .*; write x\.shape\[0\]",
+        "Python runs it once for each picture",
+        "functions of all pictures, such as `x.amax((1, 2, 3))`",
     ),
     Construct(
         "`len(x)` as the batch size",

@@ -39,7 +39,7 @@ def decompositions() -> Decompositions:
         **{forward: antialiased_resize(mode) for forward, mode in _ANTIALIASED.values()},
         aten.replication_pad2d_backward.default: replication_pad_input_gradient,
         aten.grid_sampler_2d_backward.default: grid_sample_input_gradient,
-        aten.rrelu_with_noise_functional.default: randomised_leaky_relu,
+        aten.rrelu_with_noise.default: randomised_leaky_relu,
         aten.rrelu_with_noise_backward.default: randomised_leaky_relu_input_gradient,
         aten._trilinear.default: trilinear,
         aten.empty_permuted.default: empty_permuted,
@@ -413,7 +413,7 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
     ):
         inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).to(features.dtype)
         x_share, y_share = 1 - (x - column).abs(), 1 - (y - row).abs()
-        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
+        place = (inside * (row * width + column)).long().flatten(1)  # what lies outside has no share anywhere
         places = place.unsqueeze(1).expand(-1, features.shape[1], -1)
         if output_mask[0]:
             shares = gradient * (inside * x_share * y_share).unsqueeze(1)
@@ -433,16 +433,21 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
 
 
 def randomised_leaky_relu(
-    features: Tensor, noise: Tensor, lower: float, upper: float, training: bool, generator: Any = None
-) -> tuple[Tensor, Tensor]:
-    """Apply a randomised leaky ReLU, aten::rrelu_with_noise_functional, in eval mode: with the mean of its slopes.
+    features: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Tensor:
+    """Apply a randomised leaky ReLU, aten::rrelu_with_noise, in eval mode: with the mean of its slopes.
 
     Raises:
         NotImplementedError: Training mode, where the slopes are random.
     """
     if training:
         raise NotImplementedError("a randomised leaky ReLU in training mode, whose slopes are random numbers")
-    return F.leaky_relu(features, (lower + upper) / 2), torch.empty_like(noise)
+    return F.leaky_relu(features, (lower + upper) / 2)
 
 
 def randomised_leaky_relu_input_gradient(  # noqa: PLR0913  # aten's signature
