@@ -14,12 +14,12 @@ from export.exporter import export_graph, export_onnx
 from export.formats.onnx import to_onnx
 from export.formats.table import AOT, TORCHSCRIPT, Format
 from export.network_passes import passes_of
-from tests.export.networks import InverseErrorFunction, checkpoint_info, network_around, randomise
+from tests.export.networks import SecondSmallest, checkpoint_info, network_around, randomise
 from training.checkpoint import build_model, save_checkpoint
 
 
 def unwritable_network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), InverseErrorFunction(), nn.Flatten(), nn.Linear(784, 10))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), SecondSmallest(), nn.Flatten(), nn.Linear(784, 10))
 
 
 def unwritable_checkpoint(folder: Path) -> Path:
@@ -31,7 +31,7 @@ def unwritable_checkpoint(folder: Path) -> Path:
 
 def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
     checkpoint = unwritable_checkpoint(tmp_path)
-    expected = r"layer backbone\.1 \(InverseErrorFunction\): .* no operator for aten.erfinv.*; use a layer"
+    expected = r"layer backbone\.1 \(SecondSmallest\): .* no operator for aten.kthvalue.*; use a layer"
     with pytest.raises(CaptureError, match=expected):
         export_onnx(checkpoint, tmp_path / "model.onnx", backbone=unwritable_network())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -64,7 +64,7 @@ def test_a_network_that_fails_while_the_layer_is_looked_for_hides_nothing(
         raise RuntimeError("of the network's own")
 
     monkeypatch.setattr("export.exporter.layer_of_operator", fail)
-    with pytest.raises(CaptureError, match=r"^the network cannot .* no operator for aten.erfinv"):
+    with pytest.raises(CaptureError, match=r"^the network cannot .* no operator for aten.kthvalue"):
         export_onnx(unwritable_checkpoint(tmp_path), tmp_path / "model.onnx", backbone=unwritable_network())
 
 
@@ -77,12 +77,12 @@ def test_a_layer_that_another_format_cannot_express(
     file_format: Format, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("not supported:\n  torch.ops.aten.erfinv.default")
+        raise RuntimeError("not supported:\n  torch.ops.aten.kthvalue.default")
 
     monkeypatch.setattr(function, refuse)
     monkeypatch.setattr("export.formats.aot.require_compiler", lambda: None)
     checkpoint = unwritable_checkpoint(tmp_path)
-    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(InverseErrorFunction\): the network cannot be"):
+    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(SecondSmallest\): the network cannot be"):
         export_graph(
             replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=unwritable_network()
         )
@@ -106,5 +106,5 @@ def test_a_layer_that_cannot_be_captured() -> None:
 
 def test_an_operator_of_the_way_back_is_found_by_its_way_there() -> None:
     network, images = network_around(unwritable_network()), torch.zeros(1, 3, 16, 16)
-    assert layer_of_operator(network, "aten::erfinv_backward", images) == "backbone.1 (InverseErrorFunction)"
+    assert layer_of_operator(network, "aten::kthvalue_backward", images) == "backbone.1 (SecondSmallest)"
     assert layer_of_operator(network, "aten::fft_fft", images) is None
