@@ -18,12 +18,15 @@ from export.options import (
     MIN_AGREEMENT,
     PICTURES,
     REDUCED_PRECISIONS,
+    SERVED,
     FileKind,
 )
 from export.output import UNFINISHED
 from sgn_serve.command_parser import CommandParser
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
+from training.data.class_names import HELP as CLASSES_HELP
+from training.data.datasets import DATASETS
 
 PROGRAM = "python -m export"
 BESIDE_CHECKPOINT = Path()
@@ -57,6 +60,7 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
     options = parser.parse_args(arguments)
     _check_fused(parser, options)
     _check_reduced(parser, options)
+    _check_examples(parser, options)
     options.targets = _targets(parser, options)
     return options
 
@@ -69,7 +73,15 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="model.safetensors of a training run")
+    parser.add_argument(
+        "--ckpt",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="model.safetensors of a training run, or weights of another program that leave nothing open but the names "
+        "of their --classes",
+    )
+    parser.add_argument("--classes", metavar="NAMES", help=f"for weights of another program: {CLASSES_HELP}")
     for item in KINDS:
         parser.add_argument(
             f"--{item.name}",
@@ -99,7 +111,29 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         help=f"device that --aot compiles for (default: cpu; cuda: the default PATH is {AOT_FOR_GPU.file_name})",
     )
     _add_reduced_arguments(parser)
+    _add_companions_arguments(parser)
     return parser
+
+
+def _add_companions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="PATH",
+        help="report whose figures go with the graph, in a .json of its name (default: the evaluation.json beside the "
+        "checkpoint, where there is one)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=_examples,
+        metavar="N",
+        help=f"put N test pictures, 1 to {MAX_EXAMPLES}, and perturbations that fool the network beside the graph, in "
+        "an .examples.json of its name, for the page at /ui; needs --data-root",
+    )
+    parser.add_argument("--data-root", type=Path, metavar="PATH", help="folder of the data set, for --examples")
+    parser.add_argument(
+        "--dataset", choices=DATASETS, help="which reader reads it (default: the one that the network was trained with)"
+    )
 
 
 def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +162,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1, such as 0.995")
+    return value
+
+
+def _examples(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_EXAMPLES:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of pictures from 1 to {MAX_EXAMPLES}")
     return value
 
 
@@ -160,6 +201,17 @@ def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")
 
 
+def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.examples is None:
+        for flag in ("data_root", "dataset"):
+            if getattr(options, flag) is not None:
+                parser.error(f"--{flag.replace('_', '-')} is for --examples; leave it out")
+    elif options.data_root is None:
+        parser.error("--examples takes its pictures from the data set; name its folder with --data-root")
+    elif not any(item in SERVED for item in _wanted(options)):
+        parser.error("--examples is for what the service serves: --onnx or --openvino; leave it out")
+
+
 def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[FileKind, Path]]:
     """Return each format to write with its file; end the program where there is none or two share a file."""
     formats = _wanted(options)
@@ -189,12 +241,9 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
     """
     options = parse_arguments(arguments, program)
     with importing():
-        from export.export import export_one
-    for kind, target in options.targets:
-        status = export_one(kind, target, options)
-        if status:
-            return status
-    return 0
+        from export.export import export_all
+    given = sys.argv[1:] if arguments is None else arguments
+    return export_all(options, " ".join([program, *given]))
 
 
 def _remove_unfinished(number: int, frame: object) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
 from export.formats.table import TORCHSCRIPT, Format, format_of
@@ -11,19 +13,56 @@ from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
 from training.common.errors import TrainingError
+from training.data.class_names import read_class_names
+from training.foreign.loading import Source
 
 
-def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int:
+def export_all(options: argparse.Namespace, command: str) -> int:
+    """Write each file that the command line asks for and what goes with it, and return the exit status.
+
+    Args:
+        options: The parsed command line.
+        command: The command line as it was given.
+    """
+    try:
+        classes = None if options.classes is None else read_class_names(options.classes)
+        source = Source(options.ckpt, classes)
+        companions = Companions(source, options, command)
+        source = replace(source, told=True)
+    except (ExportError, TrainingError) as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
+    for kind, target in options.targets:
+        status = export_one(kind, source, target, options) or _write_companions(companions, kind, target)
+        if status:
+            return status
+    return 0
+
+
+def _write_companions(companions: Companions, kind: FileKind, target: Path) -> int:
+    """Write what goes with a graph that is written, and return the exit status."""
+    try:
+        companions.write(kind, target)
+    except (ExportError, TrainingError) as error:
+        return _fail(f"{error}; {target} itself was written", error.exit_status)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {target} itself was written", 130)
+    return 0
+
+
+def export_one(kind: FileKind, source: Source, target: Path, options: argparse.Namespace) -> int:
     """Write one file, print what was measured, and return the exit status.
 
     Args:
         kind: The kind of file.
+        source: The network.
         target: The file.
         options: The parsed command line.
     """
     file_format = format_of(kind)
     try:
-        report = _report(file_format, target, options)
+        report = _report(file_format, source, target, options)
     except ExportError as error:
         if error.details():
             print(error.details())
@@ -42,16 +81,16 @@ def export_one(kind: FileKind, target: Path, options: argparse.Namespace) -> int
     return 0
 
 
-def _report(file_format: Format, target: Path, options: argparse.Namespace) -> str:
+def _report(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
     """Write one file and return the table of what was measured."""
     if options.precision == "fp32":
-        return export_graph(file_format, options.ckpt, target, options.pictures, fused=options.fused).table()
+        return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
     reduced = Reduced(
         options.precision,
         MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
         options.agreement_pictures or ENOUGH_PICTURES,
     )
-    return export_reduced(file_format, options.ckpt, target, options.pictures, reduced).table()
+    return export_reduced(file_format, source, target, options.pictures, reduced).table()
 
 
 def _about_kernels(file_format: Format) -> str:

@@ -22,12 +22,12 @@ from export.options import PICTURES
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, SHA256_KEY, file_sha256
-from training.checkpoint import load_checkpoint
+from training.foreign.loading import Source, load_network
 from training.networks.self_gradient import SelfGradientNetwork
 
 
 def export_onnx(
-    checkpoint: Path,
+    checkpoint: Path | Source,
     target: Path,
     pictures_folder: Path | None = None,
     backbone: nn.Module | None = None,
@@ -39,7 +39,7 @@ def export_onnx(
 
 def export_graph(
     file_format: Format,
-    checkpoint: Path,
+    checkpoint: Path | Source,
     target: Path,
     pictures_folder: Path | None = None,
     backbone: nn.Module | None = None,
@@ -49,10 +49,10 @@ def export_graph(
 
     Args:
         file_format: The kind of file.
-        checkpoint: A model.safetensors; see training.checkpoint.load_checkpoint.
+        checkpoint: A model.safetensors, or weights of another program; see training.foreign.loading.
         target: The file to write. A good file replaces it in one step; after a failure it is as it was.
         pictures_folder: Folder of real pictures to check on; None for generated ones.
-        backbone: A module of your own whose weights the checkpoint holds; see load_checkpoint.
+        backbone: A module of your own whose weights the checkpoint holds; see load_network.
         fused: Whether to write the block as one node. In ONNX it is ai.sgn.SelfGradientBlock; the graph is checked
             without the kernels' library for ONNX Runtime and, where that is built, with it. In TorchScript it is
             sgn::self_gradient_block, for which PyTorch's library must be built.
@@ -61,7 +61,7 @@ def export_graph(
         The checks, all passed.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError, WeightsError: The checkpoint cannot be read.
         PicturesError: The pictures cannot be read.
         OutputError: The target cannot be written.
         CaptureError: The network cannot be written as one graph.
@@ -75,15 +75,16 @@ def export_graph(
             raise OutputError(f"--fused is for --onnx and --torchscript, not --{file_format.name}; leave it out")
         file_format = FUSED[file_format.name]
     file_format.check()
-    network, info = load_checkpoint(checkpoint, backbone)
+    source = checkpoint if isinstance(checkpoint, Source) else Source(checkpoint)
+    network, info = load_network(source, backbone)
     channels = len(info.mean)
     if pictures_folder is None:
         pictures = structured_pictures(PICTURES, channels, info.image_size)
     else:
         pictures = pictures_in(pictures_folder, PICTURES, info.image_size, info.resize)
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint)}
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path)}
     passes = passes_of(network)
-    with replacing(target, checkpoint) as partial:
+    with replacing(target, source.path) as partial:
         require_suitable(network, pictures[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         if fused:

@@ -22,8 +22,8 @@ from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
-from training.checkpoint import load_checkpoint
 from training.data.picture_folder import in_test_part
+from training.foreign.loading import Source, load_network
 
 AGREEMENT_KEY = "agreement_with_float32"
 """Metadata key of a graph in reduced precision: JSON of its Agreements."""
@@ -100,7 +100,7 @@ class Reduced:
 
 def export_reduced(
     file_format: Format,
-    checkpoint: Path,
+    checkpoint: Path | Source,
     target: Path,
     pictures_folder: Path,
     reduced: Reduced,
@@ -110,11 +110,11 @@ def export_reduced(
 
     Args:
         file_format: The kind of file.
-        checkpoint: A model.safetensors; see training.checkpoint.load_checkpoint.
+        checkpoint: A model.safetensors, or weights of another program; see training.foreign.loading.
         target: The file to write. A good file replaces it in one step; after a failure it is as it was.
         pictures_folder: Folder of real pictures, which may lie in subfolders.
         reduced: The precision, and the agreement that it must reach.
-        backbone: A module of your own whose weights the checkpoint holds; see load_checkpoint.
+        backbone: A module of your own whose weights the checkpoint holds; see load_network.
 
     Returns:
         The measurements; they are in the file's metadata too.
@@ -123,19 +123,20 @@ def export_reduced(
         PrecisionError: The format has no such precision.
         VerificationError: The outputs differ by more than the precision explains.
         AgreementError: The answers differ too often.
-        ExportError, CheckpointError: See `export_graph`.
+        ExportError, CheckpointError, WeightsError: See `export_graph`.
     """
     if reduced.precision not in file_format.reduced:
         raise PrecisionError(_not_supported(file_format, reduced.precision))
     file_format.check()
-    network, info = load_checkpoint(checkpoint, backbone)
+    source = checkpoint if isinstance(checkpoint, Source) else Source(checkpoint)
+    network, info = load_network(source, backbone)
     passes = passes_of(network)
     # A network answers the pictures that it was trained on with more confidence, so they say less.
     wanted = in_test_part(pictures_folder, info.class_names, info.split)
     pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize, wanted)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
-    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(checkpoint), PRECISION_KEY: reduced.precision}
-    with replacing(target, checkpoint) as partial:
+    metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), PRECISION_KEY: reduced.precision}
+    with replacing(target, source.path) as partial:
         require_suitable(network, checked[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         rewrite(graph)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.figures import figures_of
 from release.paired import anywhere
 from sgn_serve.graph_format import file_sha256
 from training.attacks.rows import RowFilter, RowId, State, any_matches
@@ -129,29 +130,32 @@ def core_minutes(name: str) -> float:
     return sum(read_log(run)[-1]["core_seconds"] for run in (*EARLIER.get(name, ()), name)) / 60
 
 
-def summary() -> dict[str, Any]:
-    """Return the content of model.json: figures of results/bundled, baselines, and the block over training.
+def read_reports() -> dict[str, dict[str, Any]]:
+    """Return the reports in results/bundled, by the name of their system.
 
     Raises:
-        BundleError: The reports are not of the same pictures and settings.
+        BundleError: They are not of the same pictures and settings.
     """
     reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SYSTEMS}
     own = ("checkpoint_sha256", "method", "plain_gradient")
     settings = [{k: v for k, v in report["setting"].items() if k not in own} for report in reports.values()]
     if any(different_settings(one, other) for one in settings for other in settings):
         raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
+    return reports
+
+
+def summary() -> dict[str, Any]:
+    """Return the content of model.json: what export puts beside the graph, baselines, and the block over training.
+
+    Raises:
+        BundleError: The reports are not of the same pictures and settings.
+    """
+    reports = read_reports()
     main = reports["self-gradient"]
     block_columns = ("epoch", "block_correction_mean_abs", "block_correction_change", "block_answers_changed")
     figures = {
-        "checkpoint_sha256": main["setting"]["checkpoint_sha256"],
-        "headline": main["headline"],
-        "lowest": main["lowest"],
-        "rows": _rows(main, "id", "title", "accuracy", "attack"),
-        "auto_attack": main["auto_attack"],
-        "block_effect": main["block_effect"],
+        **figures_of(main, file_sha256(BUNDLED / "model.onnx")),
         "block_over_training": [{key: row[key] for key in block_columns} for row in read_log("self-gradient")],
-        "setting": main["setting"],
-        "about": main["about"],
         "training_core_minutes": {name: round(core_minutes(name), 1) for name in SYSTEMS},
         "baselines": {
             name: {
@@ -162,11 +166,9 @@ def summary() -> dict[str, Any]:
             for name, report in reports.items()
             if name != "self-gradient"
         },
-        "earlier": main["earlier"],
-        "checklist": main["checklist"],
     }
     disagreement = json.loads(DISAGREEMENT.read_text())
-    if disagreement["checkpoint_sha256"] == figures["checkpoint_sha256"]:
+    if disagreement["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
         for row in disagreement["attacks"].values():
             for detection in (row, row["successful_only"]):
                 detection.pop("roc", None)  # the curve stays in results/
@@ -273,12 +275,14 @@ def main() -> int:
         copy_log(FIRST, getattr(arguments, FIRST))
         for name in SYSTEMS:
             copy_run(name, getattr(arguments, name.replace("-", "_")))
-        figures = summary()
+        read_reports()  # refused before the export, which takes longer
         BUNDLED.mkdir(parents=True, exist_ok=True)
         checkpoint = BUNDLED / "model.safetensors"
         shutil.copy(arguments.self_gradient / "model.safetensors", checkpoint)
         export = ["-m", "export", "--ckpt", str(checkpoint), "--onnx", str(BUNDLED / "model.onnx")]
-        subprocess.run([sys.executable, *export, "--pictures", str(ROOT / "examples")], check=True, cwd=ROOT)
+        export += ["--pictures", str(ROOT / "examples"), "--evaluation", str(RESULTS / "self-gradient.json")]
+        subprocess.run([sys.executable, *export], check=True, cwd=ROOT)
+        figures = summary()
         (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
         subprocess.run([sys.executable, "-m", "docs.generator.readme"], check=True, cwd=ROOT)
         examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]

@@ -49,8 +49,8 @@ Train, judge, export and serve robust image classifiers.
 commands:
 {chr(10).join(f"  {name:<9}  {command.help}" for name, command in COMMANDS.items())}
 
-from a folder, photos/train/CLASS/*.jpg and photos/test/CLASS/*.jpg, to an answer:
-  {PROGRAM} train --dataset image-folder --data-root photos --image-size 64 --run photos
+from a folder of pictures, photos/CLASS/*.jpg, to an answer:
+  {PROGRAM} train --data-root photos --arch wrn-16-2 --run photos
   {PROGRAM} judge --ckpt runs/photos/model.safetensors --data-root photos
   {PROGRAM} export --ckpt runs/photos/model.safetensors --onnx photos.onnx
   {PROGRAM} serve --model photos.onnx
@@ -88,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP, end="")
         return USAGE_ERROR
     name, *rest = arguments
+    if name == "help":
+        print(HELP, end="")
+        return 0
     if name not in COMMANDS:
         _refuse(parser, arguments)
     command = COMMANDS[name]

@@ -1,5 +1,6 @@
 """Build the ASGI application of the service: its routes, its middleware, and the state that they share."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
 from sgn_serve.settings import Settings
+
+logger = logging.getLogger("bentoml.sgn_serve")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         shared.reloader.remember(fingerprint(settings.model_path))
         predictor = Predictor(read_graph(settings.model_path), settings)
+        for note in predictor.card.notes:
+            logger.warning("%s", note)
         await predictor.start()
         shared.slot.put(predictor)
         yield

@@ -18,6 +18,8 @@ def main() -> int:
     except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    for note in tried.notes:
+        print(f"warning: {note}", file=sys.stderr)
     print(tried.summary)
     return 0
 

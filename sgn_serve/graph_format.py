@@ -25,8 +25,44 @@ SHA256_KEY = "checkpoint_sha256"
 PRECISION_KEY = "precision"
 """Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""
 
+FIGURES_FORMAT = "self-gradient-figures/1"
+"""Value of "format" in the file of figures beside a graph."""
+GRAPH_SHA256_FIELD = "graph_sha256"
+"""Entry of that file: SHA-256 of the graph that it was written with. Rows measured on the graph have it too."""
+MAX_FIGURES_BYTES = 2_000_000
+"""Largest file of figures; the bundled model's has 59 KB."""
+EXAMPLES_FORMAT = "self-gradient-examples/1"
+"""Value of "format" in the file of example pictures beside a graph."""
+MAX_EXAMPLES = 20
+"""Most example pictures of a graph."""
+MAX_EXAMPLES_BYTES = 8_000_000
+"""Largest file of example pictures: each worker holds it in memory. The bundled model's has 150 KB."""
+
 MAX_SIDE = 4096
 """Largest height and width of a network's pictures, in pixels. One such picture takes 200 MB as float32."""
+
+
+def figures_path(graph: Path) -> Path:
+    """Return the file of figures beside a graph: model.json beside model.onnx, model.pt2.json beside model.pt2.
+
+    It is not part of the graph, because the graph itself can be attacked: its hash stands among the figures, and must
+    not change with them.
+    """
+    return _beside(graph, ".json")
+
+
+def examples_path(graph: Path) -> Path:
+    """Return the file of example pictures beside a graph: model.examples.json beside model.onnx."""
+    return _beside(graph, ".examples.json")
+
+
+def _beside(graph: Path, suffix: str) -> Path:
+    return graph.with_suffix(suffix) if graph.suffix == ".onnx" else graph.with_name(graph.name + suffix)
+
+
+def same_eps(first: float, second: float) -> bool:
+    """Return whether two radii are the same but for rounding, such as 0.031 and 8/255."""
+    return abs(first - second) < 0.25 / 255
 
 
 def file_sha256(path: Path) -> str:

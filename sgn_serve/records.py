@@ -9,6 +9,9 @@ from pydantic import BaseModel, Field
 
 from sgn_serve.pictures.resizing import Resize
 
+MAX_TOP_K = 1000
+"""Most classes that an answer lists, whatever is asked for."""
+
 
 class ClassProbability(BaseModel):
     """One class and its probability."""
@@ -77,8 +80,9 @@ class Preprocessing(BaseModel):
 class Row(BaseModel):
     """One measured accuracy."""
 
-    block: str = Field(description="block on or block off")
-    attack: str
+    block: str = Field(description="block on or block off, or exported graph where the graph itself was attacked")
+    attack: str = Field(description="its name for people, such as PGD-20")
+    family: str = Field(description="its kind, such as pgd; clean where nothing was attacked")
     accuracy: float = Field(description="share of the pictures that are classified rightly under it")
     parameters: dict[str, Any] | None = Field(description="everything the figure depends on; null where not recorded")
 
@@ -94,9 +98,22 @@ class Measured(BaseModel):
     restarts: int
     seed: int
     rows: list[Row]
+    clean: dict[str, float] = Field(description="per block state: share of the unattacked pictures that are right")
     lowest: dict[str, float] = Field(description="per block state: pictures that withstood every attack above")
+    auto_attack: dict[str, float] = Field(
+        description="per block state: pictures that withstood AutoAttack, where all four of its attacks were run"
+    )
+    headline: float = Field(description="lowest accuracy per picture as the network is used; the one figure to quote")
+    headline_interval_95: list[float] | None = Field(
+        description="95 % confidence interval of the headline, null where not recorded"
+    )
+    likely_overestimated: bool | None = Field(
+        description="whether the masking checklist says so; null where nobody looked"
+    )
     block_effect: dict[str, float] | None
     command: str
+    date: str | None = Field(description="day of the measurement in UTC, as 2026-11-26; null where not recorded")
+    git_commit: str | None = Field(description="commit of the program that measured; null where not recorded")
 
 
 class Flag(BaseModel):
@@ -115,6 +132,14 @@ class Limits(BaseModel):
     max_images: int = Field(description="pictures of one request")
     max_bytes: int = Field(description="bytes of a request's body")
     max_pixels: int = Field(description="width times height of a picture")
+    max_top_k: int = Field(description="classes that an answer lists, at most")
+
+
+class Defaults(BaseModel):
+    """Describe what a request gets where it does not say."""
+
+    self_gradient: bool = Field(description="whether the block is on; never where the network has none")
+    top_k: int = Field(description="classes that an answer lists")
 
 
 class ModelCard(BaseModel):
@@ -125,7 +150,9 @@ class ModelCard(BaseModel):
     graph_sha256: str = Field(description="SHA-256 of the graph's file")
     architecture: str | None
     method: str | None = Field(description="how it was trained")
-    has_block: bool
+    precision: str | None = Field(description="precision that the graph was exported for, null for float32")
+    has_block: bool = Field(description="whether there is a self-gradient block to switch on")
+    has_gradient: bool = Field(description="whether /explain can draw the self-gradient")
     block: dict[str, Any] | None = Field(description="shape of the self-gradient block")
     data: str | None = Field(description="what it was trained on")
     classes: list[str]
@@ -138,4 +165,88 @@ class ModelCard(BaseModel):
     )
     disagreement: dict[str, Any] | None = Field(description="how well disagreement tells attacked pictures, measured")
     max_disagreement: float | None = Field(description="bits above which an answer is called suspicious")
+    examples: int = Field(description="number of example pictures that /model/examples has; 0 for none")
+    notes: list[str] = Field(
+        description="what in the files beside the graph does not fit it, each with the fix; it is not shown then"
+    )
+    defaults: Defaults = Field(description="what a request gets where it does not say")
     limits: Limits = Field(description="what one request may hold")
+
+
+class Likeliest(BaseModel):
+    """The likeliest class of an answer that was recorded."""
+
+    label: int = Field(ge=0, description="position among class_names, from 0")
+    probability: float = Field(ge=0, le=1)
+
+
+class Tampered(BaseModel):
+    """An example picture that was perturbed to fool a network."""
+
+    png: str = Field(description="the picture at full strength, a PNG file as base64")
+    attack: str = Field(description="the attack that made it")
+    fooled: bool = Field(description="whether the attacked network is wrong about it")
+    answers: dict[str, list[Likeliest]] = Field(
+        description="what the served model said when this was made, by block state, per strength from 0 to steps"
+    )
+    recorded: dict[str, list[list[float]]] = Field(
+        description="what networks say that are not served: by their name among models, for each strength from 0 to "
+        "steps, the probability of every class"
+    )
+
+
+class Example(BaseModel):
+    """An example picture and what it was perturbed to."""
+
+    name: str
+    label: int = Field(ge=0, description="position of its true class among class_names, from 0")
+    png: str = Field(description="the picture, a PNG file as base64")
+    tampered: dict[str, Tampered] = Field(description="by the name, among models, of the network that is attacked")
+
+
+class ExampleModel(BaseModel):
+    """A network that examples were made to fool, or that was asked about them."""
+
+    title: str = Field(description="its name for people")
+    served: bool = Field(description="whether it is the served model, which can be asked")
+    block: bool = Field(description="whether its block is on")
+    checkpoint_sha256: str
+    architecture: str
+    method: str
+    attacks: list[dict[str, Any]] = Field(description="attacks on it, in the order in which they took turns")
+
+
+class RightRow(BaseModel):
+    """Count the pictures that networks classify rightly under one attack."""
+
+    against: str | None = Field(description="name of the network that is attacked; null for unattacked pictures")
+    right: dict[str, int] = Field(description="pictures classified rightly, by the network's name among models")
+
+
+class RightOfAll(BaseModel):
+    """Counts over all pictures that the examples were chosen from."""
+
+    pictures: int
+    rows: list[RightRow]
+
+
+class Examples(BaseModel):
+    """Describe example pictures of the model's data and perturbations of them that were computed in advance."""
+
+    format: str
+    checkpoint_sha256: str = Field(description="the served model's checkpoint, for which they were made")
+    source: str = Field(description="where the pictures come from")
+    norm: str
+    eps: float = Field(gt=0, le=1, description="largest change of a colour value, in units of pixel intensity")
+    steps: int = Field(ge=1, le=255, description="strengths; the strongest is eps, in steps of 1/255")
+    seed: int
+    class_names: list[str]
+    height: int
+    width: int
+    models: dict[str, ExampleModel] = Field(description="the networks, in the order in which to show them")
+    right_of_all: RightOfAll | None = Field(description="null where the examples are all that was attacked")
+    examples: list[Example]
+    command: str
+    date: str | None = Field(description="day on which they were made in UTC; null where not recorded")
+    git_commit: str
+    versions: dict[str, str]

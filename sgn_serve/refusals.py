@@ -29,6 +29,7 @@ CODES = MappingProxyType(
         "not_found": "there is nothing at this path",
         "method_not_allowed": "the path does not take this method",
         "unknown_model": "there is no model of this name and version",
+        "no_examples": "there are no example pictures beside the served graph",
         "model_refused": "a reload found a model that cannot be served; the old one still is",
         "wrong_content_type": "the body is neither a multipart form, nor a picture, nor JSON",
         "unsupported_encoding": "the body is compressed, and not with gzip",

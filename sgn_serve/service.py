@@ -71,6 +71,8 @@ class RobustClassifier:
         os.environ[TRIED_VARIABLE] = tried.graph_sha256  # for all workers
         log_json_lines()
         logger.info("%s", tried.summary)
+        for note in tried.notes:  # told here, and not once more by each worker
+            logger.warning("%s", note)
         wanted = settings.max_connections
         allowed = allowed_connections(wanted)
         if allowed < wanted:

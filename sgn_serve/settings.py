@@ -84,12 +84,15 @@ class Settings(BaseSettings):
     model_path: Annotated[Path, Accepts("the path of a file"), Default("the bundled model")] = Field(
         BUNDLED_MODEL,
         validation_alias="SGN_MODEL",
-        description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it",
+        description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it, and its "
+        "example pictures from the .examples.json",
     )
     model_name: UrlName = Field(
         "self-gradient-network", description="the model's name in the Open Inference Protocol, /v2"
     )
-    self_gradient: Flag = Field(True, description="whether the block is on where the request does not say")
+    self_gradient: Flag = Field(
+        True, description="whether the block is on where the request does not say and the graph has one"
+    )
     top_k: WholeNumber = Field(5, ge=1, description="classes that an answer lists where the request does not say")
     max_disagreement: Annotated[Number | None, Default("none: answers carry no verdict")] = Field(
         None,

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 import export.command
+from release import own_folder
 from sgn_serve.settings import BUNDLED_MODEL
+from tests.needs_timm import backbones
 from tests.sgn_serve.server import running_server
 from tests.training.checkpoints import save_untrained, tiny_info
 from training.checkpoint import load_checkpoint
@@ -126,3 +129,29 @@ def test_the_bundled_model_knows_the_example_pictures(bundled_server: str, examp
     answers = served_answers(bundled_server, examples)
     right = torch.tensor([answer["index"] for answer in answers]) == examples.labels
     assert right.float().mean() >= 0.5, "ten classes: chance is 0.1"
+
+
+@pytest.mark.parametrize("arch", backbones("wrn-10-1", "timm:resnet18"))
+def test_from_class_folders_of_mixed_sizes_to_answers(arch: str, project_root: Path, tmp_path: Path) -> None:
+    """The tutorial's way in small: nothing but class folders, then `sgn train`, `judge`, `export` and `serve`."""
+    for name in own_folder.CLASSES:
+        (tmp_path / "cifar" / "train" / name).mkdir(parents=True)
+        for path in (project_root / "examples").glob(f"{name}_*.png"):
+            shutil.copy(path, tmp_path / "cifar" / "train" / name)
+    own_folder.make_photos(tmp_path / "cifar", tmp_path / "photos", per_class=10)
+    sizes = {Image.open(path).size for path in (tmp_path / "photos").rglob("*.jpg")}
+    assert len(sizes) > 20
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == sorted(own_folder.CLASSES)
+    size = own_folder.Size(10, arch, image_size=32, epochs=1, batch_size=8, attacks="pgd-1", threads=1)
+    result = own_folder.go(tmp_path, size)
+    assert [step["name"] for step in result["steps"]] == ["train", "judge", "export", "serve and classify"]
+    # A fifth of each class is unseen: judged by PyTorch, then classified by the service, as right as each other.
+    assert result["judged_pictures"] == result["served"]["pictures"] == 6
+    assert result["served"]["right"] == round(6 * result["accuracy"]["block on: clean"])
+    assert result["lowest"] <= min(value for name, value in result["accuracy"].items() if name.startswith("block on"))
+
+
+def test_too_few_pictures_to_make_photos_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [f"--data-root={tmp_path}", f"--work={tmp_path / 'work'}"]
+    assert own_folder.main(argv) == 2
+    assert "train/automobile: 0 pictures, but 60 are wanted" in capsys.readouterr().err

@@ -111,7 +111,8 @@ def test_the_bundled_files_belong_together(figures):
     checkpoint = hashlib.sha256((BUNDLED / "model.safetensors").read_bytes()).hexdigest()
     session = onnxruntime.InferenceSession(BUNDLED / "model.onnx", providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    assert figures["checkpoint_sha256"] == metadata["checkpoint_sha256"] == checkpoint
+    assert figures["setting"]["checkpoint_sha256"] == metadata["checkpoint_sha256"] == checkpoint
+    assert figures["graph_sha256"] == hashlib.sha256((BUNDLED / "model.onnx").read_bytes()).hexdigest()
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 12_000_000
 
 
@@ -187,7 +188,7 @@ def test_the_surrogate_takes_what_the_site_says_of_what_autoattack_left():
 
 def test_lower_precision_agrees_as_the_site_says(figures):
     precisions = result("precisions")
-    assert precisions["checkpoint_sha256"] == figures["checkpoint_sha256"]
+    assert precisions["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]
     lowest = {}
     for name, row in precisions["rows"].items():
         assert all(item["pictures"] >= 1000 for item in row["agreement"].values())

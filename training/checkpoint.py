@@ -242,7 +242,9 @@ def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
     return b"".join((len(encoded).to_bytes(8, "little"), encoded, memoryview(content)[8 + length :]))
 
 
-def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[SelfGradientNetwork, CheckpointInfo]:
+def load_checkpoint(
+    path: Path, backbone: nn.Module | None = None, flag: str = "--ckpt"
+) -> tuple[SelfGradientNetwork, CheckpointInfo]:
     """Rebuild a network from its file, in eval mode on the CPU.
 
     Args:
@@ -250,31 +252,33 @@ def load_checkpoint(path: Path, backbone: nn.Module | None = None) -> tuple[Self
             description of a .pt stands beside it, under the same name ending in .json.
         backbone: A module of your own; the file's weights are loaded into it. None for an architecture that
             training.networks.backbones knows.
+        flag: The option that named the file, for messages.
 
     Raises:
         CheckpointError: The file is anything else. The message is one line.
     """
-    state, text = _read(path)
+    state, text = _read(path, flag)
     try:
         info = CheckpointInfo.from_json(text)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: not a checkpoint of this project ({error}); {_FIX}") from None
+        raise CheckpointError(f"{path}: not a checkpoint of this project ({error}); {_fix(flag)}") from None
     try:
         if backbone is None:
             _check_size(info, state)
         model = build_model(info, backbone)
     except (ArchitectureError, TypeError) as error:  # TypeError: the JSON's values are of other types
-        raise CheckpointError(f"{path}: its network cannot be built ({error}); {_FIX_ARCHITECTURE}") from None
+        raise CheckpointError(f"{path}: its network cannot be built ({error}); {_fix_architecture(flag)}") from None
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights do not fit the {info.architecture} that it describes ({one_line(error)}); {_FIX}"
+            f"{path}: its weights do not fit the {info.architecture} that it describes ({one_line(error)}); "
+            f"{_fix(flag)}"
         ) from None
     if name := not_finite(state):
         raise CheckpointError(
             f"{path}: its weights are not finite ({name} holds NaN or infinity), so it answers nothing; pass a "
-            "checkpoint of another epoch or run to --ckpt, or train again with a lower --lr"
+            f"checkpoint of another epoch or run to {flag}, or train again with a lower --lr"
         )
     return model.eval(), info
 
@@ -313,45 +317,54 @@ CHECKSUM_KEY = "self_gradient_sha256"
 """Metadata of a checkpoint that hold its checksum. Files from before there was one lack it."""
 
 _FIX_DAMAGE = "restore the file from a copy, or make it again"
-_FIX = "expected a model.safetensors written by `python -m training`: pass that file to --ckpt"
-_CONVERT = "weights of other programs are converted by `python -m training.convert`: pass what it writes to --ckpt"
-_FIX_ARCHITECTURE = "pass another checkpoint to --ckpt, or, from Python, a backbone of your own to load_checkpoint"
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+def _fix(flag: str) -> str:
+    return f"expected a model.safetensors written by `python -m training`: pass that file to {flag}"
+
+
+def _convert(flag: str) -> str:
+    return f"weights of other programs are converted by `python -m training.convert`: pass what it writes to {flag}"
+
+
+def _fix_architecture(flag: str) -> str:
+    return f"pass another checkpoint to {flag}, or, from Python, a backbone of your own to load_checkpoint"
+
+
+def _read(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; {_FIX}")
+        raise CheckpointError(f"{path}: no such file; {_fix(flag)}")
     if path.suffix == ".pt":
-        return _read_state_dict(path)
+        return _read_state_dict(path, flag)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); {_FIX}") from None
+        raise CheckpointError(f"{path}: not a safetensors file ({error}); {_fix(flag)}") from None
     if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_CONVERT}")
+        raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_convert(flag)}")
     text = metadata[METADATA_KEY]
     if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != checksum(state, text):
         raise CheckpointError(f"{path}: damaged: its contents are not those of its checksum; {_FIX_DAMAGE}")
     return state, text
 
 
-def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
+def _read_state_dict(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
     description = path.with_suffix(".json")
     if not description.is_file():
         raise CheckpointError(
-            f"{path}: a .pt state dict needs its description beside it as {description.name}; {_CONVERT}"
+            f"{path}: a .pt state dict needs its description beside it as {description.name}; {_convert(flag)}"
         )
     if part := damaged_part(path):
         raise CheckpointError(f"{path}: damaged: its {part} is not that of its checksum; {_FIX_DAMAGE}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        raise CheckpointError(f"{path}: not a plain state dict ({first_line(error)}); {_FIX}") from None
+        raise CheckpointError(f"{path}: not a plain state dict ({first_line(error)}); {_fix(flag)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: not a plain state dict of tensors; {_FIX}")
+        raise CheckpointError(f"{path}: not a plain state dict of tensors; {_fix(flag)}")
     try:
         return state, description.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{description}: not readable ({first_line(error)}); {_FIX}") from None
+        raise CheckpointError(f"{description}: not readable ({first_line(error)}); {_fix(flag)}") from None

@@ -4,7 +4,7 @@ An option is described once, by its field of TrainConfig. The command line, the 
 documentation follow from that; see training.common.described_options.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from training.common.command_line import INTENSITY, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
 from training.data.automatic_split import TEST_SHARE
 from training.data.datasets import DATASETS, IMAGE_FOLDER, VALIDATION_AT_MOST, VALIDATION_SHARE
-from training.networks.names import ACTIVATIONS, KNOWN, GradientScaling
+from training.networks.names import ACTIVATIONS, KNOWN, TIMM_PREFIX, GradientScaling
 
 BilateralTarget = Literal["most-confusing", "random"]
 
@@ -23,19 +23,37 @@ METHODS = ("standard", "pgd", "bilateral", "trades", "self-gradient", "gradient-
 
 _ADVERSARIAL = ("pgd", "bilateral", "trades", "self-gradient")
 _ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
+_NOT_ORACLE = tuple(method for method in METHODS if method != "gradient-oracle")
 _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _SELF_GRADIENT = ("self-gradient",)
 _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
 """Options that one schedule alone has."""
 
 
+TIMM_WEIGHTS = "timm"
+"""Value of --pretrained that stands for the weights that timm offers for the backbone."""
+
+FINETUNE: dict[str, Any] = {"epochs": 10, "lr": 0.01, "lr_schedule": "cyclic"}
+"""Defaults that the recipe "finetune" changes. docs/how-to/train.md says why.
+
+Sources: the learning rate lies within the range that Kornblith et al., Do Better ImageNet Models Transfer Better?
+(2019), search for SGD with Nesterov momentum 0.9; the rate that rises and falls once is Smith's (2018).
+"""
+
 _LATER: dict[str, Any] = {
     "resize": "stretch",
     "random_resized_crop": 0.0,
     "test_share": TEST_SHARE,
     "freeze_backbone": False,
+    "pretrained": "",
+    "recipe": "paper",
 }
 """Options, with their defaults, that some saved configurations are older than."""
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    """Return options with their values as they are written on a command line."""
+    return ", ".join(f"{flag(name)} {value}" for name, value in settings.items())
 
 
 @dataclass(frozen=True)
@@ -85,19 +103,37 @@ class TrainConfig:
     init_from: Annotated[
         str,
         Option(
-            "checkpoint whose backbone weights to start from",
-            methods=tuple(method for method in METHODS if method != "gradient-oracle"),
+            "checkpoint, or weights of another program, of the same classes, whose backbone to start from",
+            methods=_NOT_ORACLE,
             default="random weights",
+        ),
+    ] = ""
+    pretrained: Annotated[
+        str,
+        Option(
+            "weights to fine-tune: a checkpoint, or a file of another program; its normalisation stays, and the head "
+            "is made anew for other classes; alone, it downloads what timm offers for --arch timm:NAME",
+            methods=_NOT_ORACLE,
+            default="none",
+            metavar="FILE",
+            alone=TIMM_WEIGHTS,
         ),
     ] = ""
     freeze_backbone: Annotated[
         bool,
         Option(
-            "train the self-gradient block alone: the backbone of --init-from stays as it is, with its batch-norm "
-            "statistics and its normalisation of pictures",
+            "train the self-gradient block alone: the backbone of --init-from or --pretrained stays as it is, with its "
+            "batch-norm statistics and its normalisation of pictures",
             methods=_SELF_GRADIENT,
         ),
     ] = False
+    recipe: Annotated[
+        Literal["paper", "finetune"],
+        Option(
+            f"what sets the defaults of other options; finetune: {_in_words(FINETUNE)}",
+            default="finetune with --pretrained, else paper",
+        ),
+    ] = "paper"
     epochs: Annotated[int, Option("passes over the training pictures", above=0)] = 200
     minutes: Annotated[
         float,
@@ -330,15 +366,32 @@ class TrainConfig:
                 "--random-resized-crop is for an image folder's pictures that are judged by their middle; pass "
                 "--resize crop and --image-size too, such as --image-size 224"
             )
+        if self.init_from and self.pretrained:
+            raise OptionError("--init-from and --pretrained both say what to start from; leave one of them away")
+        if self.pretrained == TIMM_WEIGHTS and not self.arch.startswith(TIMM_PREFIX):
+            raise OptionError(
+                f"--pretrained alone takes the weights that timm offers, and --arch {self.arch} is none of timm's; "
+                "name a file of weights by --pretrained FILE"
+            )
         if self.freeze_backbone:
-            if not self.init_from:
+            if not self.start:
                 raise OptionError(
                     "--freeze-backbone keeps a trained backbone as it is; name its network by --init-from"
                 )
             if self.weight_perturbation > 0:
                 raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")
-        if self.method == "gradient-oracle" and self.init_from:
-            raise OptionError("a gradient oracle has more input than other networks; leave --init-from away")
+        if self.method == "gradient-oracle" and self.start:
+            raise OptionError(f"a gradient oracle has more input than other networks; leave {self.start_flag} away")
+
+    @property
+    def start(self) -> str:
+        """The file that training starts from, or TIMM_WEIGHTS; "" for random weights."""
+        return self.pretrained or self.init_from
+
+    @property
+    def start_flag(self) -> str:
+        """The option that named it, for messages."""
+        return "--pretrained" if self.pretrained else "--init-from"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, as checkpoints and resumable states hold them.
@@ -362,8 +415,13 @@ class TrainConfig:
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
 
 
-def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
-    """Return what the paper's recipe changes with the data set and the method, as TrainConfig's arguments.
+def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[str, Any]:
+    """Return what a recipe changes with the data set and the method, as TrainConfig's arguments.
+
+    Args:
+        dataset: One of DATASETS.
+        method: One of METHODS.
+        recipe: "paper", or "finetune", which changes some of it.
 
     Source: section 5.1.2; one-step attack for self-gradient, ten steps of 2/255 for pgd (Madry), its equal with a
     gradient oracle, and trades; labels of bilateral as its authors recommend.
@@ -376,7 +434,22 @@ def recipe_defaults(dataset: str, method: str) -> dict[str, Any]:
         defaults |= {"attack_steps": 10, "attack_step_size": 2 / 255}
     if method == "bilateral" and dataset == "cifar100":
         defaults |= {"label_beta": 11.0}
-    return defaults
+    return defaults | FINETUNE if recipe == "finetune" else defaults
+
+
+def recipe_line(config: TrainConfig, given: Collection[str]) -> str:
+    """Return a line that says what the recipe "finetune" set, "" for the paper's.
+
+    Args:
+        config: The configuration.
+        given: Names of the fields that were set on purpose, and not by the recipe.
+    """
+    if config.recipe != "finetune":
+        return ""
+    by_it = {name: getattr(config, name) for name in FINETUNE if name not in given}
+    others = [f"{flag(name)} {getattr(config, name)}" for name in FINETUNE if name in given]
+    kept = f"; given instead: {', '.join(others)}" if others else ""
+    return f"recipe finetune sets {_in_words(by_it) or 'nothing'}{kept}"
 
 
 def check_side(config: TrainConfig, side: int) -> None:

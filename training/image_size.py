@@ -30,7 +30,7 @@ def with_image_size(config: TrainConfig, sizes: list[tuple[int, int]], start: in
     if common is not None and max(common) <= (usual or LARGEST_OWN_SIDE):
         return config, ""
     if start is not None:
-        side, why = start, f"as for {config.init_from}"
+        side, why = start, f"as for {config.start}"
     elif usual is not None:
         side, why = usual, f"which {config.arch} is made for"
     else:

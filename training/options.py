@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sgn_serve.command_parser import CommandParser
 from training.common.described_options import DescribedOption, add_options, given_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
-from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.config import FINETUNE, METHODS, TrainConfig, check_given, recipe_defaults
 from training.data.datasets import DATASETS
 from training.networks.names import check_spelling
 
@@ -34,7 +34,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "under torchrun write --run-name",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after its last complete epoch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run where it was saved last; with more --epochs than before, lengthen it",
     )
     parser.add_argument(
         "--device",
@@ -61,7 +63,9 @@ def checked(arguments: argparse.Namespace) -> TrainConfig:
     check_threads(arguments.threads)
     given = given_options(TrainConfig, arguments)
     method = given.get("method", TrainConfig.method)
-    config = TrainConfig(**(recipe_defaults(given.get("dataset", TrainConfig.dataset), method) | given))
+    recipe = given.get("recipe", "finetune" if given.get("pretrained") else TrainConfig.recipe)
+    defaults = recipe_defaults(given.get("dataset", TrainConfig.dataset), method, recipe)
+    config = TrainConfig(**(defaults | {"recipe": recipe} | given))
     check_given(config, given)
     check_spelling(config.arch)
     return config
@@ -89,7 +93,7 @@ def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainCon
 
 
 def variations(item: DescribedOption) -> Iterator[str]:
-    """Yield the values that recipe_defaults gives an option for some data sets and methods, and for which ones."""
+    """Yield the values that recipe_defaults gives an option for some data sets, methods and recipes, and for which."""
     methods = item.option.methods or METHODS
     where: dict[Any, list[tuple[str, str]]] = {}
     for dataset in DATASETS:
@@ -103,3 +107,5 @@ def variations(item: DescribedOption) -> Iterator[str]:
         parts = [*([", ".join(some)] if len(some) < len(methods) else [])]
         parts += [", ".join(datasets)] if len(datasets) < len(DATASETS) else []
         yield f"{item.text(value)} for {' on '.join(parts)}"
+    if item.name in FINETUNE:
+        yield f"{item.text(FINETUNE[item.name])} with --recipe finetune"

@@ -9,12 +9,13 @@ import torch
 
 from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import OptionError
+from training.common.described_options import given_options
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
-from training.config import TrainConfig, check_side
+from training.config import TrainConfig, check_side, recipe_line
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import load_pictures
@@ -22,7 +23,7 @@ from training.data.picture_folder import missing_test, part_folder, pictures_in_
 from training.hardware import check_backbone
 from training.image_size import with_image_size
 from training.loop.run_lock import run_lock
-from training.loop.start import check_start
+from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
 from training.options import configure
@@ -77,7 +78,9 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     state, class_names, start = None, None, None
     split = AutomaticSplit(config.test_share, config.seed)
     if arguments.resume:
-        state = read_state(run_dir / "state.pt", config)
+        # The default of --epochs is no wish for more of them.
+        more_epochs = "epochs" in given_options(TrainConfig, arguments)
+        state = read_state(run_dir / "state.pt", config, more_epochs=more_epochs)
         config = with_saved_defaults(config, TrainConfig.from_dict(state["config"]))
         class_names = tuple(state["data"]["class_names"])
         split = AutomaticSplit.from_values(state["split"]) if "split" in state else split
@@ -86,10 +89,11 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
             if file.exists():
                 hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
                 raise TrainerError(f"{file} exists: {hint} another --run")
-        if config.init_from:
-            start = check_start(Path(config.init_from), config.arch, config.activation)
+        if config.start:
+            start = read_start(config)
             # The pictures that the other network was trained on are not for judging this one.
-            class_names, split = start.class_names, start.split or split
+            split = start.split or split
+            class_names = None if config.pretrained else start.class_names
     root: Path = arguments.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
         for line in (missing_test(root), pictures_in_both(root)):
@@ -99,7 +103,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     def image_size(sizes: list[tuple[int, int]]) -> int | None:
         nonlocal config
         if state is None:
-            config, line = with_image_size(config, sizes, start.image_size[0] if start else None)
+            config, line = with_image_size(config, sizes, start.image_size[0] if start and start.image_size else None)
             if line and first_on_machine():
                 print(line, file=sys.stderr, flush=True)
             check_backbone(config, device)
@@ -125,7 +129,8 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         device: Where to train.
         shard: This process's part of the work.
     """
-    resumable = ""
+    trainer: Trainer | None = None
+    done_before = False
     try:
         with ExitStack() as held:
             with shard.fail_together():
@@ -134,14 +139,24 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
                     held.enter_context(run_lock(run_dir))
                 trainer = prepare(arguments, config, device, shard)
             if shard.first:
+                for line in (trainer.start_line, recipe_line(config, given_options(TrainConfig, arguments))):
+                    if line:
+                        print(line, flush=True)
                 print(describe(trainer), flush=True)
+                if trainer.lengthened:
+                    print(trainer.lengthened, flush=True)
             done_before = trainer.finished
-            for epoch in trainer.train():
-                resumable = f"the same command with --resume continues after epoch {epoch}"
+            for _ in trainer.train():
+                pass
     except StoppedElsewhere:
         return TrainingError.exit_status
     except ENDINGS as error:
-        hint = resumable or "no epoch is saved yet, so the same command starts again"
+        resumable = ""
+        if trainer is not None and trainer.resumption:
+            resumable = f"the same command with --resume continues {trainer.resumption}"
+        hint = resumable or "nothing is saved yet, so the same command starts again"
+        if arguments.resume and not resumable:
+            hint = "the run is as it was, so the same command continues it"
         return print_ending(
             error,
             out_of_memory="pass a smaller --batch-size",
@@ -149,7 +164,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             device=device,
             after=f"; then {resumable}" if resumable and isinstance(error, WriteError) else "",
         )
-    if shard.first:
+    if shard.first and trainer is not None:
         path = trainer.checkpoint_path
         print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
     return 0
@@ -162,6 +177,8 @@ def describe(trainer: Trainer) -> str:
     device = str(trainer.device) if shard.processes == 1 else f"{shard.processes} x {trainer.device.type}"
     done = trainer.progress.epoch
     epochs = f"all {done} epochs are done" if trainer.finished else f"epochs {done + 1} to {config.epochs}"
+    if trainer.progress.trained is not None:
+        epochs += f", of which epoch {done + 1} is trained and not validated"
     if config.minutes and not trainer.finished:
         used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
         epochs = f"{config.minutes:g} minutes{used}"

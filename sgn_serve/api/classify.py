@@ -1,4 +1,4 @@
-"""Routes that classify and explain pictures, and that describe the model and the API."""
+"""Routes that classify, explain and preprocess pictures, and that describe the model and the API."""
 
 from typing import Any
 
@@ -33,7 +33,9 @@ class Api:
             Route("/classify", self.classify, methods=["POST"]),
             Route("/classify_batch", self.classify_batch, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
+            Route("/preprocess", self.preprocess, methods=["POST"]),
             Route("/model", self.model),
+            Route("/model/examples", self.examples),
             Route("/docs.json", self.docs),
             Route("/schema.json", self.schema),
         ]
@@ -74,9 +76,26 @@ class Api:
         async with read_form(request, predictor.settings, options=()) as form:
             return Response(await self._slot.predictor.explain(form.files[0]), media_type="image/png")
 
+    async def preprocess(self, request: Request) -> Response:
+        """Return a picture as the network sees it."""
+        predictor = self._slot.predictor
+        predictor.check_room()
+        async with read_form(request, predictor.settings, options=()) as form:
+            return Response(await self._slot.predictor.preprocess(form.files[0]), media_type="image/png")
+
     async def model(self, request: Request) -> Response:
         """Return the model card."""
         return _json(self._slot.predictor.card)
+
+    async def examples(self, request: Request) -> Response:
+        """Return the example pictures beside the served graph, with their perturbations."""
+        content = self._slot.predictor.examples.content
+        if content is None:
+            raise Refusal(
+                "no_examples",
+                "there are no example pictures beside the served graph; python -m export --examples N writes them",
+            )
+        return Response(content, media_type="application/json")
 
     async def docs(self, request: Request) -> Response:
         """Return the description of this API as an OpenAPI document."""

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
 from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, limit_time, media_type
 from sgn_serve.http.errors import RequestError
+from sgn_serve.records import MAX_TOP_K
 from sgn_serve.setting_types import parse_flag
 from sgn_serve.settings import Settings
 
@@ -32,7 +33,6 @@ IMAGES = "images"
 SELF_GRADIENT_FIELD = "self_gradient"
 """Field, or query parameter, that switches the block on or off."""
 TOP_K = "top_k"
-MAX_TOP_K = 1000
 
 _SPOOLED_BYTES = 64 * 1024
 """Largest file that is kept in memory, if the form may hold only few files. Larger ones are kept on disk."""

@@ -12,7 +12,6 @@ from starlette.staticfiles import StaticFiles
 FOLDER = Path(__file__).parents[1] / "ui"
 
 STATIC = tuple(sorted(file.name for file in (FOLDER / "static").iterdir()))
-EXAMPLES = tuple(sorted(file.name for file in (FOLDER / "examples").iterdir()))
 
 _POLICY = {
     "default-src": "'none'",
@@ -44,7 +43,6 @@ class Page:
 
     def __init__(self) -> None:
         self._static = StaticFiles(directory=FOLDER / "static")
-        self._examples = StaticFiles(directory=FOLDER / "examples")
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -54,7 +52,6 @@ class Page:
             Route("/ui", self.ui),
             Route("/ui/", self.without_slash),
             Route("/ui/static/{file}", self.static),
-            Route("/ui/examples/{file}", self.examples),
         ]
 
     async def api(self, request: Request) -> Response:
@@ -75,24 +72,16 @@ class Page:
 
     async def static(self, request: Request) -> Response:
         """Return one of the page's styles and scripts."""
-        return await _file(request, self._static, STATIC)
-
-    async def examples(self, request: Request) -> Response:
-        """Return one of the example pictures, or the answers that were recorded for them."""
-        return await _file(request, self._examples, EXAMPLES)
+        name = request.path_params["file"]
+        if name not in STATIC:
+            raise HTTPException(404)
+        response = await self._static.get_response(name, request.scope)
+        response.headers.update({**_HEADERS, "content-security-policy": "default-src 'none'; frame-ancestors 'none'"})
+        return response
 
 
 def _page(name: str, policy: Mapping[str, str]) -> Response:
     return FileResponse(FOLDER / name, headers={**_HEADERS, "content-security-policy": _written(policy)})
-
-
-async def _file(request: Request, files: StaticFiles, names: tuple[str, ...]) -> Response:
-    name = request.path_params["file"]
-    if name not in names:
-        raise HTTPException(404)
-    response = await files.get_response(name, request.scope)
-    response.headers.update({**_HEADERS, "content-security-policy": "default-src 'none'; frame-ancestors 'none'"})
-    return response
 
 
 def _written(policy: Mapping[str, str]) -> str:

@@ -40,7 +40,7 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
     ),
     HTTPStatus.UNAUTHORIZED: ("no_token", "wrong_token"),
     HTTPStatus.FORBIDDEN: ("admin_closed", "cross_origin_refused", "host_refused"),
-    HTTPStatus.NOT_FOUND: ("not_found", "unknown_model"),
+    HTTPStatus.NOT_FOUND: ("not_found", "unknown_model", "no_examples"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed",),
     HTTPStatus.REQUEST_TIMEOUT: ("too_slow_request",),
     HTTPStatus.CONFLICT: ("model_refused",),

@@ -1,33 +1,37 @@
 """Make the model card: what is served, how it was trained and measured. All of it comes from the model's files.
 
 The graph's own metadata describes it. The figures are in a JSON file of the same name beside it: model.json beside
-model.onnx. release/bundle.py writes it for the bundled model. A graph without one has no measured figures.
+model.onnx, which python -m export writes. A graph without one has no measured figures.
 """
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY
+from sgn_serve.graph_format import BACKGROUND_FIELD, METADATA_KEY, figures_path
 from sgn_serve.inference.graph import Graph, GraphError, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE
 from sgn_serve.pictures.formats import suffixes
-from sgn_serve.records import Flag, Limits, Measured, ModelCard, Preprocessing, Row
+from sgn_serve.records import MAX_TOP_K, Defaults, Flag, Limits, Measured, ModelCard, Preprocessing, Row
 from sgn_serve.refusals import one_line
+from sgn_serve.serving.examples import GivenExamples
+from sgn_serve.serving.figures import read_figures
 from sgn_serve.settings import Settings
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 RAISED = ("raised", "suspect")
-MAX_FIGURES_BYTES = 2_000_000
-"""Largest file of figures that is read; the bundled model's has 58 KB."""
+_NO_EXAMPLES = GivenExamples()
 
 
-def model_card(graph: Graph, settings: Settings) -> ModelCard:
+def model_card(graph: Graph, settings: Settings, examples: GivenExamples = _NO_EXAMPLES) -> ModelCard:
     """Return the card of a graph as these settings serve it.
+
+    Args:
+        graph: The graph.
+        settings: The settings of the service.
+        examples: The example pictures beside the graph.
 
     Raises:
         GraphError: The file beside the graph says that it holds its figures, and holds something else. Or the graph's
@@ -35,15 +39,17 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
     """
     description = graph.description
     checkpoint = description.checkpoint
-    figures = _figures(graph.path.with_suffix(".json"), description.sha256)
+    path = figures_path(graph.path)
+    given = read_figures(graph)
+    figures = given.values
     height, width = description.image_size
     try:
         measured, flags = (_measured(figures) if figures else None), _flags(figures)
         disagreement = _disagreement(figures)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(
-            f"{graph.path.with_suffix('.json')}: these are no figures of a model "
-            f"({type(error).__name__}: {one_line(error)}); write them as release/bundle.py does, or take the file away"
+            f"{path}: these are no figures of a model ({type(error).__name__}: {one_line(error)}); "
+            "export the graph again, or take the file away"
         ) from None
     try:
         card = ModelCard(
@@ -52,7 +58,9 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             graph_sha256=graph.file_sha256,
             architecture=checkpoint.get("architecture"),
             method=checkpoint.get("method"),
+            precision=description.precision,
             has_block=description.has_block,
+            has_gradient=description.has_gradient,
             block=checkpoint.get("block"),
             data=checkpoint.get("dataset"),
             classes=list(description.class_names),
@@ -72,7 +80,15 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
             flags=flags,
             disagreement=disagreement,
             max_disagreement=settings.max_disagreement,
-            limits=Limits(max_images=settings.max_images, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels),
+            examples=examples.count,
+            notes=[note for note in (given.note, examples.note) if note],
+            defaults=Defaults(self_gradient=settings.self_gradient and description.has_block, top_k=settings.top_k),
+            limits=Limits(
+                max_images=settings.max_images,
+                max_bytes=settings.max_bytes,
+                max_pixels=settings.max_pixels,
+                max_top_k=MAX_TOP_K,
+            ),
         )
     except ValueError as error:  # pydantic's among them
         raise GraphError(
@@ -83,8 +99,7 @@ def model_card(graph: Graph, settings: Settings) -> ModelCard:
         json_size(card.model_dump())
     except ValueError as error:  # the metadata were looked at when the graph was read
         raise GraphError(
-            f"{graph.path.with_suffix('.json')}: figures that JSON cannot carry ({error}); "
-            "write them as release/bundle.py does, or take the file away"
+            f"{path}: figures that JSON cannot carry ({error}); export the graph again, or take the file away"
         ) from None
     return card
 
@@ -104,35 +119,32 @@ def _background(checkpoint: Mapping[str, Any], settings: Settings) -> RGB:
     return settings.background
 
 
-def _figures(path: Path, sha256: str) -> Mapping[str, Any]:
-    """Return the figures beside a graph, none where there are none or they belong to another checkpoint."""
-    try:
-        if path.stat().st_size > MAX_FIGURES_BYTES:
-            raise ValueError(f"it has more than {MAX_FIGURES_BYTES} bytes")
-        figures = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read, so the model card has no figures: %s", path, error)
-        return {}
-    if not isinstance(figures, dict) or figures.get("checkpoint_sha256") != sha256:
-        logger.warning("%s belongs to another checkpoint, so the model card has no figures", path)
-        return {}
-    return figures
-
-
 def _measured(figures: Mapping[str, Any]) -> Measured:
-    setting = figures["setting"]
+    setting, about = figures["setting"], figures["about"]
     rows = [
-        Row(block=row["id"]["state"], attack=row["title"], accuracy=row["accuracy"], parameters=row.get("attack"))
+        Row(
+            block=row["id"]["state"],
+            attack=row["title"],
+            family=row["id"]["family"],
+            accuracy=row["accuracy"],
+            parameters=row.get("attack"),
+        )
         for row in figures["rows"]
     ]
+    (headline,) = figures["headline"].values()
     return Measured(
         **{key: setting[key] for key in ("data", "split", "pictures", "norm", "eps", "restarts", "seed")},
         rows=rows,
+        clean={row.block: row.accuracy for row in rows if row.family == "clean"},
         lowest=figures["lowest"],
+        auto_attack=figures["auto_attack"],
+        headline=headline,
+        headline_interval_95=figures.get("headline_interval_95"),
+        likely_overestimated=figures.get("robustness_likely_overestimated"),
         block_effect=figures.get("block_effect"),
-        command=figures["about"]["command"],
+        command=about["command"],
+        date=about.get("date"),
+        git_commit=about.get("git_commit"),
     )
 
 

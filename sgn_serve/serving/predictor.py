@@ -16,10 +16,12 @@ from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
+from sgn_serve.pictures.input_png import input_png
 from sgn_serve.process.version import package_version
 from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
+from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
@@ -65,7 +67,8 @@ class Predictor:
         self.settings = settings
         self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
         self.description = graph.description
-        self.card = model_card(graph, settings)
+        self.examples = read_examples(graph)
+        self.card = model_card(graph, settings, self.examples)
         options = PictureOptions(
             graph.description.image_size,
             settings.max_pixels,
@@ -167,6 +170,16 @@ class Predictor:
         assert logits.gradient is not None, "it was asked for"
         return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
 
+    async def preprocess(self, file: IO[bytes]) -> bytes:
+        """Return one picture file as the network sees it: a PNG file of the network's size.
+
+        Raises:
+            Refusal: The picture cannot be decoded, or too many are waiting.
+        """
+        with self.batcher.reserve(1) as place:
+            pixels = await self._decode(place, file)
+        return await asyncio.to_thread(input_png, pixels)
+
     async def run(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
         """Return the logits of pictures that are tensors already.
 
@@ -211,7 +224,9 @@ class Predictor:
         if self_gradient is None:
             return self.settings.self_gradient and self.description.has_block
         if self_gradient and not self.description.has_block:
-            raise Refusal("no_block", "the served network has no self-gradient block")
+            raise Refusal(
+                "no_block", "the served network has no self-gradient block; leave self_gradient out, or send false"
+            )
         return self_gradient
 
 

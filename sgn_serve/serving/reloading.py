@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import examples_path, figures_path, file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.refusals import Refusal, ServingError, one_line
@@ -45,10 +45,10 @@ class Reloader:
     def __init__(self, slot: PredictorSlot):
         self._slot = slot
         self._lock = asyncio.Lock()
-        self._served: tuple[str, str] | None = None
+        self._served: tuple[str, ...] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def remember(self, served: tuple[str, str]) -> None:
+    def remember(self, served: tuple[str, ...]) -> None:
         """Store which files are being served: their fingerprint, taken before they were read."""
         self._served = served
 
@@ -106,6 +106,8 @@ class Reloader:
             graph = await asyncio.to_thread(read_graph, settings.model_path)
             check_unchanged(graph, tried.graph_sha256)
             new = await asyncio.to_thread(Predictor, graph, settings)
+            for note in new.card.notes:
+                logger.warning("%s", note)
         except ServingError as error:
             raise _refused(str(error)) from None
         except OSError as error:  # the file has gone while it was read
@@ -148,9 +150,12 @@ def _refused(message: str) -> Refusal:
     return Refusal("model_refused", f"the new model cannot be served, the old one still is: {message}")
 
 
-def fingerprint(model: Path) -> tuple[str, str]:
-    """Return the SHA-256 digests of the graph and of the figures beside it. An absent file gives an empty string."""
-    return _sha256(model), _sha256(model.with_suffix(".json"))
+def fingerprint(model: Path) -> tuple[str, ...]:
+    """Return the SHA-256 digests of the graph, and of the figures and examples beside it.
+
+    An absent file gives an empty string.
+    """
+    return tuple(_sha256(path) for path in (model, figures_path(model), examples_path(model)))
 
 
 def _sha256(path: Path) -> str:

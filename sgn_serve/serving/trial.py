@@ -48,10 +48,12 @@ class Tried:
     Attributes:
         graph_sha256: SHA-256 of the graph's file.
         summary: One line about the model and what it runs on.
+        notes: Lines about files beside the graph that are not of this graph, and so are not shown.
     """
 
     graph_sha256: str
     summary: str
+    notes: tuple[str, ...] = ()
 
 
 def try_model(settings: Settings) -> Tried:
@@ -168,7 +170,7 @@ class _Trial:
         """
         answer = self._read_answer()
         if "graph_sha256" in answer:
-            return Tried(answer["graph_sha256"], answer["summary"])
+            return Tried(answer["graph_sha256"], answer["summary"], tuple(answer["notes"]))
         if answer.get("engine"):  # its messages refer to what the engine printed
             sys.stderr.write(self._read(self._printed))
             sys.stderr.flush()

@@ -22,6 +22,7 @@ from sgn_serve.inference.output_check import OutputError, check_outputs
 from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError, one_line
+from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.setting_types import OPENVINO
 from sgn_serve.settings import Settings
@@ -49,14 +50,14 @@ def try_here(settings: Settings) -> dict[str, Any]:
     """Try a model in this process.
 
     Returns:
-        graph_sha256 and summary of a good model. Otherwise error, one line without its end, memory, whether it is
-        because of the bound on memory, and engine, whether what the engine printed tells more.
+        graph_sha256, summary and notes of a good model. Otherwise error, one line without its end, memory, whether it
+        is because of the bound on memory, and engine, whether what the engine printed tells more.
     """
     path = settings.model_path
     try:
         graph = read_graph(path)
         classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
-        model_card(graph, settings)
+        card = model_card(graph, settings, read_examples(graph))
         try:
             check_outputs(classifier)
         except OutputError as error:
@@ -68,7 +69,7 @@ def try_here(settings: Settings) -> dict[str, Any]:
     except ServingError as error:
         memory = _runs_on_cpu(settings) and bool(_OUT_OF_MEMORY.search(str(error)))
         return _refused(str(error), memory=memory, engine=isinstance(error, EngineError))
-    return {"graph_sha256": graph.file_sha256, "summary": _summary(graph, classifier)}
+    return {"graph_sha256": graph.file_sha256, "summary": _summary(graph, classifier), "notes": card.notes}
 
 
 def _refused(error: str, memory: bool = False, engine: bool = False) -> dict[str, Any]:

@@ -11,12 +11,20 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 import export.exporter
 import export.formats.table
 from export.check.verify import Verification
 from export.command import main
+from sgn_serve.graph_format import file_sha256
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.pictures.files import read_rgb
+from sgn_serve.serving.examples import read_examples
+from sgn_serve.serving.model_card import model_card
+from sgn_serve.settings import Settings
 from tests.export.conftest import Exported
+from tests.export.evaluations import report_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
 
@@ -39,10 +47,14 @@ def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkp
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[2:-1]] == [
+    assert [line.split()[:2] for line in lines[2:-2]] == [
         [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
     ]
-    assert lines[-1].startswith(f"wrote {tmp_path / 'model.onnx'} (")
+    assert lines[-2].startswith(f"wrote {tmp_path / 'model.onnx'} (")
+    assert lines[-1] == (
+        "no figures go with it, for its checkpoint was not judged: python -m training.evaluate --ckpt "
+        f"{own} --data-root DIR, then export it again"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
 
 
@@ -252,7 +264,105 @@ def test_a_network_without_block_has_one_output(tmp_path: Path, capsys: pytest.C
     target = tmp_path / "plain.onnx"
     assert main(["--ckpt", str(tmp_path / "plain.safetensors"), "--onnx", str(target)]) == 0
 
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 1
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 2
     model = onnx.load(target)
     assert [output.name for output in model.graph.output] == ["plain_logits"]
     assert {item.key for item in model.metadata_props} == {"self_gradient_network", "checkpoint_sha256"}
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_figures_beside_the_checkpoint_go_with_the_graph(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copy(checkpoint, tmp_path / "model.safetensors"))
+    graph, figures = tmp_path / "m.onnx", tmp_path / "m.json"
+    report_of(file_sha256(own), graph_sha256="a" * 64).save(tmp_path / "evaluation.json")
+    assert main(["--ckpt", str(own), "--onnx", str(graph)]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.splitlines()[-1] == (
+        f"wrote {figures} (figures of {tmp_path / 'evaluation.json'}, but for 1 measured on another exported graph)"
+    )
+    card = model_card(read_graph(graph), Settings(model_path=graph))
+    assert card.measured is not None
+    assert card.measured.lowest == {"block on": 0.5, "block off": 1.0}
+
+    # A report of another checkpoint is no reason to write no graph, unless it was asked for.
+    report_of("f" * 64).save(tmp_path / "evaluation.json")
+    assert main(["--ckpt", str(own), "--onnx", str(graph)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"warning: no figures go with the graph: {tmp_path / 'evaluation.json'}: is of another check"
+    )
+    figures.unlink()
+    graph.unlink()
+    assert main(["--ckpt", str(own), "--onnx", str(graph), "--evaluation", str(tmp_path)]) == 2
+    assert "is of another checkpoint" in one_error_line(capsys)
+    assert not graph.exists()
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_figures_never_replace_another_file(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "evaluation.json"
+    report_of(file_sha256(checkpoint)).save(report)
+    before = report.read_bytes()
+    command = ["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "evaluation.onnx"), "--evaluation", str(report)]
+    assert main(command) == 2
+    assert f"{report}: is no file of figures" in one_error_line(capsys)
+    assert report.read_bytes() == before
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_figures_of_an_older_graph_are_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = tmp_path / "m.json"
+    stale.write_text('{"format": "self-gradient-figures/1", "graph_sha256": "abc"}')
+    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "m.onnx")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {stale} has the figures of an older graph, which will not be shown")
+
+
+@pytest.mark.usefixtures("ready_made")
+def same_answers(exported: Exported, path: Path) -> bool:
+    """Return whether the network answers a picture the same with its block and without."""
+    pixels = read_rgb(path, exported.info.image_size, resize=exported.info.resize)
+    images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    on, off = (exported.network(images, self_gradient=state).argmax(1).item() for state in (True, False))
+    return bool(on == off)
+
+
+def test_examples_go_with_the_graph(
+    project_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported: Exported
+) -> None:
+    agreed = next(path for path in sorted((project_root / "examples").glob("*.png")) if same_answers(exported, path))
+    for label in exported.info.class_names:
+        (tmp_path / "data" / "test" / label).mkdir(parents=True)
+        shutil.copy(agreed, tmp_path / "data" / "test" / label / "x.png")
+    command = ["--ckpt", str(exported.checkpoint), "--onnx", str(tmp_path / "m.onnx"), "--examples", "2"]
+    command += ["--data-root", str(tmp_path / "data"), "--dataset", "image-folder"]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "only 1 pictures are classified rightly, so there are as many examples" in told.out
+    assert f"wrote {tmp_path / 'm.examples.json'} (" in told.out
+    given = read_examples(read_graph(tmp_path / "m.onnx"))
+    assert (given.count, given.note) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--onnx", "--examples", "3"], "name its folder with --data-root"),
+        (["--onnx", "--data-root", "d"], "--data-root is for --examples; leave it out"),
+        (["--onnx", "--dataset", "cifar10"], "--dataset is for --examples; leave it out"),
+        (["--torchscript", "--examples", "3", "--data-root", "d"], "--onnx or --openvino"),
+        (["--onnx", "--examples", "0", "--data-root", "d"], "0 is not a number of pictures from 1 to 20"),
+        (["--onnx", "--examples", "21", "--data-root", "d"], "21 is not a number of pictures from 1 to 20"),
+    ],
+)
+def test_options_of_examples_that_do_not_fit(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", "x.safetensors", *options])
+    assert told in capsys.readouterr().err

@@ -37,6 +37,11 @@ def test_without_a_command_the_help_is_printed(capsys):
     assert capsys.readouterr().out == HELP
 
 
+def test_help_may_be_asked_for_as_a_command(capsys):
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out == HELP
+
+
 def test_errors_call_the_program_as_it_was_called(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit) as ended:

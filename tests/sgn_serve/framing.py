@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 EMBEDDED = "embedded"
 """How the id of a request begins that is only written in another one's body."""
 METHODS = ("GET", "POST", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
-POSTED = ("/classify", "/classify?top_k=1", "/classify_batch", "/explain", "/v2/models/self-gradient-network/infer")
+POSTED = (
+    "/classify",
+    "/classify?top_k=1",
+    "/classify_batch",
+    "/explain",
+    "/preprocess",
+    "/v2/models/self-gradient-network/infer",
+)
 PATHS = (
     *POSTED,
     *("/livez", "/readyz", "/metrics", "/model", "/docs.json", "/ui", "/", "/v2", "/nothing", "/admin/reload"),

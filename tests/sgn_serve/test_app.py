@@ -4,11 +4,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from starlette.testclient import TestClient
 
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import NEW_CONNECTION
+from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.settings import Settings
 from tests.sgn_serve.asking import RED, check_error, classify
@@ -121,6 +122,34 @@ def test_a_heat_map_over_the_picture(client):
     check_error(client.post("/explain", files={"image": b"x"}), 415, "not_an_image", "PNG")
     check_error(client.post("/explain", files={"image": RED}, data={"top_k": "1"}), 400, "unknown_field", "'top_k'")
     check_error(client.post("/explain?top_k=1", files={"image": RED}), 400, "unknown_parameter", "no query parameters")
+
+
+def test_a_picture_as_the_network_sees_it(client):
+    sent = encode(Image.fromarray(noise()).resize((31, 57)))
+    response = client.post("/preprocess", files={"image": sent})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    seen = np.asarray(Image.open(BytesIO(response.content)))
+    np.testing.assert_array_equal(seen.transpose(2, 0, 1) / np.float32(255), decode(sent, (8, 8), 10_000))
+    first, second = (
+        client.post("/classify", files={"image": file}, data={"top_k": "3"}).json() for file in (sent, response.content)
+    )
+    assert first == second
+    check_error(client.post("/preprocess", files={"image": b"x"}), 415, "not_an_image", "PNG")
+    check_error(client.post("/preprocess?top_k=1", files={"image": RED}), 400, "unknown_parameter", "no query")
+
+
+@pytest.mark.parametrize(
+    ("resize", "left", "top"), [("stretch", "red", "blue"), ("crop", "red", "red"), ("pad", "white", "blue")]
+)
+def test_a_picture_is_seen_stretched_cropped_or_padded_as_the_model_says(tmp_path, resize, left, top):
+    model = save_tiny_graph(tmp_path / "plain.onnx", block=False, image_size=(60, 80), checkpoint={"resize": resize})
+    tall = Image.new("RGB", (60, 600), "blue")
+    tall.paste("red", (0, 100, 60, 500))
+    with application_client(Settings(model_path=model)) as client:
+        seen = Image.open(BytesIO(client.post("/preprocess", files={"image": encode(tall)}).content))
+    assert seen.size == (80, 60)
+    assert (seen.getpixel((0, 30)), seen.getpixel((40, 0))) == (ImageColor.getrgb(left), ImageColor.getrgb(top))
 
 
 def test_the_model_card(client):

@@ -51,6 +51,7 @@ def requests(rng, pictures):
             )
         elif kind < 0.8:
             yield "/explain", {"files": {"image": picture}}
+            yield "/preprocess", {"files": {"image": picture}}
         elif kind < 0.9:
             yield "/classify", {"files": {"image": picture[: rng.randrange(1, len(picture))]}}
         elif kind < 0.95:

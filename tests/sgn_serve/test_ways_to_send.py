@@ -53,6 +53,8 @@ def test_a_picture_is_taken_however_it_is_sent(app_client, name):
     assert response.json() == wanted
     drawn = app_client.post("/explain", **SENT[name])
     assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    seen = app_client.post("/preprocess", **SENT[name])
+    assert (seen.status_code, seen.headers["content-type"]) == (200, "image/png")
     if "files" not in SENT[name] and "multipart" not in str(SENT[name]) and "json" not in str(SENT[name]):
         assert app_client.post("/classify_batch", **SENT[name]).json()["predictions"] == [wanted]
         one = app_client.post("/classify?top_k=1&self_gradient=off", **SENT[name]).json()

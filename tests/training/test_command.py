@@ -12,7 +12,9 @@ from training.evaluate import command
 def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     assert "known are: wrn-D-K" in failure(capsys, arguments(picture_folder, "a", "--arch", "vgg"))
     assert "nothing to resume" in failure(capsys, arguments(picture_folder, "a", "--resume"))
-    assert "lower --batch-size" in failure(capsys, arguments(picture_folder, "a", "--batch-size", "500"))
+    assert "lower --batch-size, such as --batch-size " in failure(
+        capsys, arguments(picture_folder, "a", "--batch-size", "500")
+    )
     assert "write 8 of 255 levels as 8/255" in failure(capsys, arguments(picture_folder, "a", "--epsilon", "8"))
     assert "--method standard" in failure(capsys, arguments(picture_folder, "a", "--attack-steps", "0"))
     assert "it is for trades" in failure(capsys, arguments(picture_folder, "a", "--trades-beta", "3"))

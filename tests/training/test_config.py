@@ -89,7 +89,7 @@ def test_recipes_are_the_sources():
 def test_a_configuration_survives_its_dictionary():
     config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=8, resize="crop")
     config = replace(config, random_resized_crop=0.35, test_share=0.3)
-    config = replace(config, method="self-gradient", init_from="x", freeze_backbone=True)
+    config = replace(config, method="self-gradient", pretrained="x", freeze_backbone=True, recipe="finetune")
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config

@@ -48,7 +48,7 @@ def test_a_table_row_for_every_option():
         methods="pgd, self-gradient, gradient-oracle, trades",
         help="size of its steps in units of pixel intensity, such as 2/255",
     )
-    assert rows["--lr"].default == "0.1; 0.01 for svhn"
+    assert rows["--lr"].default == "0.1; 0.01 for svhn; 0.01 with --recipe finetune"
     assert rows["--label-beta"].default == "9; 11 for cifar100"
     assert rows["--flip"].default == "on; off for svhn"
     assert rows["--lr-milestones"].default == "50 100 150"
@@ -60,4 +60,4 @@ def test_help_names_defaults_ranges_and_methods(monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     text = build_parser().format_help()
     assert "weight of the divergence in trades (default: 6; above 0; for --method trades)" in text
-    assert "passes over the training pictures (default: 200; above 0)" in text
+    assert "passes over the training pictures (default: 200; 10 with --recipe finetune; above 0)" in text

@@ -59,6 +59,7 @@ class Option:
         metavar: The name of its value in --help, where the kind of value does not say enough.
         some: Whether an option of several values needs one at least.
         aliases: Other flags that mean the same.
+        alone: The value where the flag stands alone. "" where it needs one.
     """
 
     help: str
@@ -75,6 +76,7 @@ class Option:
     metavar: str = ""
     some: bool = False
     aliases: tuple[str, ...] = ()
+    alone: str = ""
 
     @property
     def range(self) -> str:

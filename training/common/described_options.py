@@ -172,6 +172,8 @@ def _parsing(item: DescribedOption) -> dict[str, Any]:
     parsing: dict[str, Any] = {"type": reader}
     if option.metavar or letter:
         parsing["metavar"] = option.metavar or letter
+    if option.alone:
+        parsing |= {"nargs": "?", "const": option.alone}
     if kind.endswith("s"):
         parsing["nargs"] = "+" if option.some else "*"
     return parsing

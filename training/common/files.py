@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
                 partial.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+    except OSError as error:
+        raise WriteError.of(path, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, with the folders that it needs, and leave everything as it is.
+
+    Raises:
+        WriteError: It cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise WriteError.of(path, error) from None
 

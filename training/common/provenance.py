@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -45,3 +46,8 @@ def git_commit(folder: Path = Path(__file__).parent, ignore: Sequence[str] = ())
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+changes" if changes else "")
+
+
+def today() -> str:
+    """Return the day in UTC, such as 2026-11-26."""
+    return datetime.now(UTC).date().isoformat()

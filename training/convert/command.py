@@ -12,7 +12,8 @@ from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import importing
 from training.common.command_line import number
 from training.common.errors import TrainingError
-from training.convert.options import CIFAR10, CIFAR_SIZE, Options
+from training.convert.options import Options
+from training.data.class_names import HELP as CLASSES_HELP
 from training.networks.names import ACTIVATIONS, KNOWN, check_spelling
 
 PROGRAM = "python -m training.convert"
@@ -26,11 +27,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "tensor must fit; otherwise each that does not is listed, and nothing is written.",
     )
     parser.add_argument("--weights", type=Path, required=True, help="state dict: .pt, .pth or .safetensors")
-    parser.add_argument(
-        "--classes",
-        required=True,
-        help=f"names of the classes in the order of the logits: a,b,c, or {CIFAR10}, or a text file with a name a line",
-    )
+    parser.add_argument("--classes", required=True, help=CLASSES_HELP)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, such as runs/x/model.safetensors")
     parser.add_argument("--arch", help=f"backbone (default: guessed from the tensors): {KNOWN}")
     for name, what in (("mean", "mean"), ("std", "standard deviation")):
@@ -44,7 +41,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help=f"height and width (default: {CIFAR_SIZE}, or what the timm network is made for)",
+        help="height and width (default: 32, or what the timm network is made for)",
     )
     parser.add_argument("--activation", choices=tuple(ACTIVATIONS), default="relu", help="activation (default: relu)")
     parser.add_argument(

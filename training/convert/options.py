@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-CIFAR10 = "cifar10"
-CIFAR_SIZE = 32
-
 
 @dataclass(frozen=True)
 class Options:

@@ -38,15 +38,18 @@ def run(options: Options, command: str) -> int:
         options: The options of the command line.
         command: The command line, for the report.
     """
+    prepared: Prepared | None = None
     try:
         with terminable():
             say_where(options)
-            evaluate(prepare(options, command))
+            prepared = prepare(options, command)
+            evaluate(prepared)
     except ENDINGS as error:
+        nothing_yet = "nothing was measured yet, so run the same command again"
         return print_ending(
             error,
             out_of_memory="pass a smaller --batch-size",
-            interrupted="the same command continues after the last finished batch of pictures",
+            interrupted=nothing_yet if prepared is None else prepared.evaluation.resumption,
             device=options.device or default_device(),
         )
     return 0

@@ -14,7 +14,8 @@ from torch import nn
 from training.attacks.registry import Context, build_attacks
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
-from training.common.provenance import current_versions, git_commit
+from training.common.files import check_writable
+from training.common.provenance import current_versions, git_commit, today
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import (
     JudgeError,
@@ -189,6 +190,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "command": run.command,
         "versions": current_versions(),
         "git_commit": git_commit(),
+        "date": today(),
         "device": str(trial.images.device),
     }
     names = facts.class_names or tuple(map(str, range(logits.shape[1])))
@@ -235,6 +237,9 @@ def judge(
     indices = checked_labels(labels, len(pictures))
     device = device_of(module, pictures.device)
     given = _checked_options(eps, options)
+    path = _report_path(save)
+    if path is not None:
+        check_writable(path)
     facts = ModuleFacts(type(module).__qualname__, tuple(given.get("class_names", ())), given.get("data", ""))
     with ExitStack() as stack:
         seed = given.get("seed", 0)
@@ -248,7 +253,7 @@ def judge(
             batch_size=given.get("batch_size", 250),
         )
         run = RunOptions(
-            path=_report_path(save) or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
+            path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
             restarts=given.get("restarts", 1),
             betas=tuple(given.get("beta", (5.0, 20.0, 100.0))),
             progress=given.get("progress", True),

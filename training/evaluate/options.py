@@ -15,6 +15,7 @@ from training.common.command_line import INTENSITY, Option, OptionError
 from training.common.described_options import check_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
 from training.data.datasets import DATASETS
+from training.foreign.kind import is_foreign
 
 REPORT = "evaluation.json"
 """The name of a report."""
@@ -34,7 +35,13 @@ class Options:
         DeviceError: A number of threads is none.
     """
 
-    ckpt: Annotated[Path | None, Option("model.safetensors written by python -m training; or --module")]
+    ckpt: Annotated[
+        Path | None,
+        Option(
+            "model.safetensors written by python -m training, or weights of another program that leave nothing open; "
+            "or --module"
+        ),
+    ]
     data_root: Annotated[Path, Option("folder of the data set", required=True)]
     dataset: Annotated[
         str | None,
@@ -51,14 +58,18 @@ class Options:
     image_size: Annotated[
         int | None,
         Option(
-            "side in pixels of an image folder's pictures, for --module",
+            "side in pixels of an image folder's pictures, for --module and weights of other programs",
             minimum=1,
-            default="their own size, the same for all; a checkpoint has its own",
+            default="what a timm network is made for, or their own size, the same for all; a checkpoint has its own",
         ),
     ] = None
     resize: Annotated[
         str | None,
-        Option("how they become that size, for --module", choices=RESIZES, default="stretch; a checkpoint has its own"),
+        Option(
+            "how they become that size, for --module and weights of other programs",
+            choices=RESIZES,
+            default="stretch; a checkpoint has its own",
+        ),
     ] = None
     split: Annotated[Literal["test", "train"], Option("part of the data set")] = "test"
     pictures: Annotated[
@@ -134,15 +145,23 @@ class Options:
         """
         if (self.ckpt is None) == (self.module is None):
             raise OptionError("pass --ckpt, or --module for a network of your own, and not both")
-        if self.module is None:
-            foreign: dict[str, object] = {"--image-size": self.image_size, "--resize": self.resize}
+        others: dict[str, object]
+        if self.ckpt is not None and is_foreign(self.ckpt):
+            others, reason = {}, ""
+            if self.dataset is None:
+                raise OptionError(
+                    f"--ckpt {self.ckpt}, weights of another program, does not say its data; pass --dataset, which is "
+                    f"one of: {', '.join(DATASETS)}"
+                )
+        elif self.module is None:
+            others = {"--image-size": self.image_size, "--resize": self.resize}
             reason = "is for --module: the checkpoint says it itself"
         else:
-            foreign = {"--onnx": self.onnx, "--transfer-from": self.transfer_from}
+            others = {"--onnx": self.onnx, "--transfer-from": self.transfer_from}
             reason = "is for --ckpt"
             if self.dataset is None:
                 raise OptionError(f"--module needs --dataset, which is one of: {', '.join(DATASETS)}")
-        given = [name for name, value in foreign.items() if value is not None]
+        given = [name for name, value in others.items() if value is not None]
         if given:
             raise OptionError(f"{given[0]} {reason}; leave it out")
 

@@ -16,20 +16,28 @@ from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
 from training.common.devices import checked_device, default_device
+from training.common.files import check_writable
 from training.common.in_batches import in_batches
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions, git_commit, today
 from training.data.automatic_split import Part
 from training.data.batches import to_float
+from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import as_network
+from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
 from training.evaluate.measuring import Trial
 from training.evaluate.module_file import load_module
 from training.evaluate.options import PICTURES, REPORT, Options, module_name
-from training.evaluate.report import Report
+from training.evaluate.report import FORMAT, Report
 from training.evaluate.run import Evaluation
+from training.evaluate.saved_report import FIX_OF_OTHERS, read_saved
+from training.foreign.kind import is_foreign
+from training.foreign.loading import build_foreign, tell
+from training.foreign.recognising import recognise
+from training.networks.backbones import usual_image_size
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -66,12 +74,21 @@ def prepare(options: Options, command: str) -> Prepared:
     """
     if options.threads:
         torch.set_num_threads(options.threads)
+    path, folder = options.output_paths()
+    check_writable(path)
     others = _other_reports(options.rows_from)
     device = checked_device(options.device or default_device())
     if options.ckpt is None:
         return _prepare_module(options, command, device, others)
-    model, info = _load_network(options.ckpt, device)
+    if is_foreign(options.ckpt):
+        model, info, chosen = _load_foreign(options, options.ckpt)
+    else:
+        model, info = load_checkpoint(options.ckpt)
+        chosen = None
+    _to_device(model, device)
     checkpoint_sha256 = file_sha256(options.ckpt)
+    known = _known_setting(options, info, checkpoint_sha256)
+    _check_saved(path, ORACLE_FORMAT if isinstance(model, GradientOracle) else FORMAT, known, others)
     graph, context = None, _context(options, info, model)
     if options.onnx is not None:
         graph = ExportedGraph(options.onnx, checkpoint_sha256, options.threads or 0)
@@ -82,7 +99,8 @@ def prepare(options: Options, command: str) -> Prepared:
         context = replace(context, transfer=_load_source(options.transfer_from, info, device))
         names.append("transfer-from")
     attacks = build_attacks(names, context)
-    chosen = _load_pictures(options, info)
+    if chosen is None:
+        chosen = _load_pictures(options, info)
     trial = Trial(
         model=model,
         images=to_float(chosen.images).to(device, memory_format=torch.channels_last),
@@ -94,13 +112,13 @@ def prepare(options: Options, command: str) -> Prepared:
     _check_logits(options.ckpt, trial)
     if isinstance(model, GradientOracle) and others:
         raise OptionError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
-    path, folder = options.output_paths()
     report = Report(
-        setting=_setting(options, info, checkpoint_sha256, chosen, trial),
+        setting=_setting(known, chosen, trial),
         about={
             "command": command,
             "versions": current_versions(),
             "git_commit": git_commit(),
+            "date": today(),
             "device": str(device),
             "core_seconds_of_training": info.history.get("core_seconds"),
         },
@@ -117,6 +135,10 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     """
     network = as_network(load_module(options.module or "")).to(device).eval().requires_grad_(False)
     reader, root = options.dataset or "", options.data_root
+    path, folder = options.output_paths()
+    facts = {"split": options.split, "reader": reader}
+    known = {"architecture": module_name(options.module or ""), **_run_setting(options), **facts}
+    _check_saved(path, FORMAT, known, others)
     pictures = load_pictures(reader, root, options.split, options.image_size, None, options.resize or "stretch")
     chosen = _choose(options, pictures)
     trial = Trial(
@@ -127,36 +149,62 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    path, folder = options.output_paths()
     run = RunOptions(path, options.restarts, options.beta, command=command)
-    facts = ModuleFacts(
+    module = ModuleFacts(
         name=module_name(options.module or ""),
         class_names=chosen.class_names,
         data=str(root.absolute().name if reader == "image-folder" else reader),
-        more={"split": options.split, "reader": reader},
+        more=facts,
     )
-    evaluation = module_evaluation(trial, facts, run)
+    evaluation = module_evaluation(trial, module, run)
     evaluation.others = others
     context = Context(options.eps, network.block is not None, len(chosen.class_names), run.betas, options.restarts)
     attacks = build_attacks(list(options.attacks), context)
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in options.attacks)
 
 
-def _load_network(path: Path, device: torch.device) -> tuple[SelfGradientNetwork, CheckpointInfo]:
-    network, info = load_checkpoint(path)
+def _to_device(network: SelfGradientNetwork, device: torch.device) -> None:
     network.to(device).to(memory_format=torch.channels_last)
     network.requires_grad_(False)
-    return network, info
+
+
+def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, CheckpointInfo, PictureSet]:
+    """Load weights of another program, and the pictures, whose classes and size theirs are.
+
+    Raises:
+        WeightsError: They leave something open, or are for other classes or another size.
+        DatasetError: The pictures cannot be read, or are not of one size.
+    """
+    found = recognise(path, "--ckpt")
+    found.require_normalisation("--ckpt")
+    tell(found)
+    reader = options.dataset or ""
+    side = options.image_size or (usual_image_size(found.arch) if reader == IMAGE_FOLDER else None)
+    resize = options.resize or "stretch"
+    pictures = load_pictures(reader, options.data_root, options.split, side, None, resize)
+    size = (pictures.images.shape[2], pictures.images.shape[3])
+    network, info = build_foreign(found, pictures.class_names, size, "--ckpt")
+    data = options.data_root.absolute().name if reader == IMAGE_FOLDER else reader
+    recipe = {**info.recipe, "dataset": reader, "image_size": side}
+    info = replace(info, dataset=data, resize=resize, split=pictures.split, recipe=recipe)
+    return network, info, _choose(options, pictures)
 
 
 def _load_source(path: Path, info: CheckpointInfo, device: torch.device) -> SourceNetwork:
     """Load the --transfer-from network.
 
     Raises:
-        CheckpointError: It cannot be loaded.
+        CheckpointError, WeightsError: It cannot be loaded.
         DatasetError: Its classes are not those of the checkpoint that is judged.
     """
-    network, description = _load_network(path, device)
+    flag = "--transfer-from"
+    if is_foreign(path):
+        found = recognise(path, flag)
+        network, description = build_foreign(found, info.class_names, info.image_size, flag)
+        tell(found)
+    else:
+        network, description = load_checkpoint(path, flag=flag)
+    _to_device(network, device)
     _check_classes(path, description.class_names, info)
     return SourceNetwork(network, f"{description.method} {description.architecture}", file_sha256(path))
 
@@ -240,33 +288,48 @@ def _reader(options: Options, info: CheckpointInfo) -> str:
     return reader
 
 
-def _setting(
-    options: Options,
-    info: CheckpointInfo,
-    checkpoint_sha256: str,
-    chosen: PictureSet,
-    trial: Trial[SelfGradientNetwork],
-) -> dict[str, Any]:
-    """Return everything that the figures depend on."""
-    setting: dict[str, Any] = {
+def _known_setting(options: Options, info: CheckpointInfo, checkpoint_sha256: str) -> dict[str, Any]:
+    """Return what the figures depend on besides the pictures."""
+    return {
         "checkpoint_sha256": checkpoint_sha256,
         "architecture": info.architecture,
         "method": info.method,
         "data": info.dataset,
         "split": options.split,
-        "pictures": len(chosen),
+        **_run_setting(options),
+        "reader": _reader(options, info),
+    }
+
+
+def _run_setting(options: Options) -> dict[str, Any]:
+    """Return the options that figures depend on, for any network."""
+    return {
         "norm": "L-inf",
         "eps": options.eps,
         "restarts": options.restarts,
         "seed": options.seed,
         "batch_size": options.batch_size,
-        "pictures_sha256": chosen.sha256(),
-        "reader": _reader(options, info),
     }
+
+
+def _setting(known: dict[str, Any], chosen: PictureSet, trial: Trial[SelfGradientNetwork]) -> dict[str, Any]:
+    """Return everything that the figures depend on."""
+    setting = {**known, "pictures": len(chosen), "pictures_sha256": chosen.sha256()}
     if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
         # The rows whose view is "held" go through both passes then (views.plain_view).
         setting["plain_gradient"] = "both passes"
     return setting
+
+
+def _check_saved(path: Path, file_format: str, known: dict[str, Any], others: Sequence[Path] = ()) -> None:
+    """Check saved reports by what is known of the setting before any picture is read.
+
+    Raises:
+        SavedReportError: One is of another setting or none at all.
+    """
+    read_saved(path, file_format, known, in_part=True)
+    for other in others:
+        read_saved(other, file_format, known, FIX_OF_OTHERS, in_part=True)
 
 
 def _other_reports(given: Sequence[Path]) -> tuple[Path, ...]:

@@ -259,6 +259,8 @@ class Report:
             if left and entry.about != self.about:
                 self.earlier.append(replace(entry, rows=left))
         self.measured = _both_measured(self.measured, measured)
+        if self.block_effect is None:
+            self.block_effect = saved.get("block_effect")
         return len(wanted.keys() & kept.keys())
 
     def sort_rows(self, order: Iterable[RowId]) -> None:

@@ -1,4 +1,4 @@
-"""Run a report: first the checks that cost seconds, then the attacks, then what the plots need."""
+"""Run a report: clean accuracy and the checks that cost little, then the attacks, then what the plots need."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.gradient_attack import Attack
 from training.attacks.projected_gradient import cross_entropy, margin
+from training.attacks.rows import RowId
 from training.common.files import write_atomically
 from training.common.in_batches import in_batches
 from training.evaluate import measuring, plots
@@ -35,7 +36,7 @@ from training.evaluate.forward_passes import passes_shown
 from training.evaluate.measuring import Trial
 from training.evaluate.page import page
 from training.evaluate.report import Report
-from training.evaluate.row_progress import RowProgress
+from training.evaluate.row_progress import CheckProgress, RowProgress
 from training.evaluate.saved_report import FIX_OF_OTHERS
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
@@ -71,6 +72,9 @@ class Evaluation:
     graph: ExportedGraph | None = None
     others: tuple[Path, ...] = ()
     progress: bool = True
+    _asked: tuple[RowId, ...] = ()
+    _saved: int | None = None
+    _running: tuple[str, RowProgress | CheckProgress, str] | None = None
 
     def run(self, attacks: Sequence[AttackOn[Any]], whole_curve: bool = False) -> list[Finding]:
         """Run what a saved report does not have yet, and save it.
@@ -83,21 +87,44 @@ class Evaluation:
             SavedReportError: A path holds a report of another setting or anything else; no attack was run.
         """
         done = self.report.take_over(self.path, attacks)
+        self._asked = tuple(attack.id for attack in attacks)
+        self._saved = done if self.report.rows else None
         for other in self.others:
             done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done and self.progress:
             print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
+        # A report is saved from its first row on, and clean accuracy costs less than any check.
+        self._attack(attacks, [attack for attack in attacks if attack.id.family == "clean"])
         self._check_gradients(attacks)
         self._check_determinism()
-        self._attack(attacks)
+        self._attack(attacks, attacks)
         self.report.sort_rows([attack.id for attack in attacks])
         self._measure_curve(whole_curve)
         self._measure_block()
         findings = checklist(self.report)
         self.report.checklist = [finding.as_dict() for finding in findings]
         self.report.likely_overestimated = likely_overestimated(findings)
-        self.report.save(self.path)
+        self._save()
         return findings
+
+    @property
+    def resumption(self) -> str:
+        """The continuation of the same command after an interruption now, by what is saved."""
+        asked = len(self._asked)
+        if self._running is not None and self._running[1].done:
+            name, progress, whole = self._running
+            return f"the same command continues in {name}, after {progress.done:,} of {whole}"
+        if self._saved is None:
+            return "nothing is saved yet, so the same command starts again"
+        if self._saved < asked:
+            return f"the same command continues after {self._saved} of {asked} attacks"
+        return f"the same command continues after all {asked} attacks"
+
+    def _save(self) -> None:
+        """Save the report, which must have a row for that."""
+        if self.report.rows:
+            self.report.save(self.path)
+            self._saved = sum(row in self.report.rows for row in self._asked)
 
     def gradient_views(self, attacks: Sequence[AttackOn[Any]]) -> dict[str, LogitsFunction]:
         """Return the functions that the attacks differentiate, by name; that of the paper's attacks comes first."""
@@ -148,7 +175,13 @@ class Evaluation:
         if found.keys() <= self.report.measured.get("gradient_correlation", {}).keys():
             return
         some = self.trial.first(GRADIENT_PICTURES)
-        correlations = gradient_check.finite_difference_correlations(some, found)
+        progress = CheckProgress(self._beside("check"), {"setting": self.report.setting})
+        self._running = "the check of gradients", progress, f"{gradient_check.DIRECTIONS} directions"
+        with self._bar() as bar:
+            bar.reset(gradient_check.DIRECTIONS * len(some))
+            bar.set_description("checking gradients")
+            shown = replace(some, on_batch=bar.update)
+            correlations = gradient_check.finite_difference_correlations(shown, found, progress=progress)
         # Those of rows that an earlier command measured stay.
         known = self.report.measured.get("gradient_correlation", {})
         rounded = {name: round(value, 4) for name, value in correlations.items()}
@@ -162,6 +195,9 @@ class Evaluation:
             )
             for name, loss in (("cross-entropy", cross_entropy), ("margin", margin))
         }
+        self._running = None
+        self._save()
+        progress.remove()
 
     def _check_determinism(self) -> None:
         # Two pictures at least are needed to show whether an answer depends on the others in its batch.
@@ -172,24 +208,36 @@ class Evaluation:
         if "randomness" not in self.report.measured:
             self.report.measured["randomness"] = randomness(model, some)
 
-    def _attack(self, attacks: Sequence[AttackOn[Any]]) -> None:
+    def _beside(self, ending: str) -> Path:
+        """Return the place of a file beside the report for what is measured in part."""
+        return self.path.with_name(f"{self.path.name}.{ending}")
+
+    def _attack(self, attacks: Sequence[AttackOn[Any]], chosen_attacks: Sequence[AttackOn[Any]]) -> None:
+        """Run some of the attacks, but those whose rows are there, and save the report after each.
+
+        Args:
+            attacks: All of them, which number them.
+            chosen_attacks: Those that are run.
+        """
         count = len(self.trial)
         with self._bar() as bar, passes_shown(self.trial.model.backbone, bar):
             for index, attack in enumerate(attacks):
-                if attack.id in self.report.rows:
+                if attack.id in self.report.rows or attack not in chosen_attacks:
                     continue
                 chosen = self.report.survivors(attack, count)
                 bar.reset(int(chosen.sum()))
                 bar.set_description(f"{index + 1}/{len(attacks)} {attack.id.label}")
                 right = torch.zeros(count, dtype=torch.bool)
                 progress = self._progress(attack, chosen)
+                self._running = attack.id.label, progress, f"{int(chosen.sum()):,} pictures"
                 if chosen.any():
                     trial = replace(self._target(attack).chosen(chosen), on_batch=partial(_advance, bar, progress))
                     right[chosen] = measuring.withstood(trial, attack, progress)
                 self.report.add(
                     attack, right, None if chosen.all() else chosen, core_seconds=round(progress.core_seconds(), 1)
                 )
-                self.report.save(self.path)
+                self._running = None
+                self._save()
                 progress.remove()
 
     def _progress(self, attack: AttackOn[Any], chosen: Tensor) -> RowProgress:
@@ -200,7 +248,7 @@ class Evaluation:
             "attacked": "".join("1" if value else "0" for value in chosen.tolist()),
             "batch_size": self.trial.batch_size,
         }
-        return RowProgress(self.path.with_name(self.path.name + ".row"), row)
+        return RowProgress(self._beside("row"), row)
 
     def _target(self, attack: AttackOn[Any]) -> Trial[Any]:
         if attack.id.state != "exported graph":
@@ -219,22 +267,27 @@ class Evaluation:
                     bar.reset(2 * len(some))
                     bar.set_description(f"accuracy at eps {level}/255")
                     curve |= accuracy_curve.accuracy_over_eps(some, [level])
-                    self.report.save(self.path)
+                    self._save()
 
     def _measure_block(self) -> None:
-        if self.trial.model.block is None:
+        if self.trial.model.block is None or self.report.block_effect is not None:
             return
         some = self.trial.first(BLOCK_PICTURES)
-        effect = measure_block_effect(
-            some.model, some.images, _pgd_10(some), eps=some.eps, seed=some.seed, batch_size=some.batch_size
-        )
+        with self._bar() as bar, passes_shown(some.model.backbone, bar):
+            bar.set_description("the block's effect")
+            effect = measure_block_effect(
+                some.model, some.images, _pgd_10(some), eps=some.eps, seed=some.seed, batch_size=some.batch_size
+            )
         self.report.block_effect = {name: round(value, 6) for name, value in effect.as_dict().items()}
 
     def _measure_convergence(self) -> dict[str, Iteration]:
+        saved = self.report.measured.get("convergence", {})
+        if saved:
+            return {name: Iteration.from_dict(values) for name, values in saved.items()}
         some = self.trial.first(CONVERGENCE_PICTURES)
         iterations = measure_convergence(some.model, some.images, some.eps, batch_size=some.batch_size)
         self.report.measured["convergence"] = {name: one.as_dict() for name, one in iterations.items()}
-        self.report.save(self.path)
+        self._save()
         return iterations
 
     def _bar(self) -> tqdm:

@@ -14,7 +14,9 @@ class SavedReportError(TrainingError):
     """A file in a report's place that cannot be continued; the message is one line that names the fix."""
 
 
-def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str = FIX) -> dict[str, Any] | None:
+def read_saved(
+    path: Path, file_format: str, setting: dict[str, Any], fix: str = FIX, *, in_part: bool = False
+) -> dict[str, Any] | None:
     """Return the report saved at `path`, None where there is none.
 
     Args:
@@ -22,6 +24,7 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
         file_format: The format that it must say it has.
         setting: The setting that it must be of.
         fix: The fix for a file that is not as it must be, for the message.
+        in_part: Whether `setting` is only what is known so far, so that the report's may have more.
 
     Raises:
         SavedReportError: The file is anything else. Hours of results are not to be overwritten.
@@ -37,7 +40,10 @@ def read_saved(path: Path, file_format: str, setting: dict[str, Any], fix: str =
         raise SavedReportError(
             f"{path}: not a report of this kind (its JSON says format {found!r}, not {file_format!r}); {fix}"
         )
-    differing = different_settings(saved["setting"], setting)
+    known = saved["setting"]
+    if in_part:
+        known = {name: value for name, value in known.items() if name in setting}
+    differing = different_settings(known, setting)
     if differing:
         raise SavedReportError(
             f"{path} is a report of another setting: {', '.join(differing)}; give the same flags as then, or {fix}"

@@ -1,5 +1,7 @@
 """Set the learning rate over the course of training."""
 
+from dataclasses import replace
+
 from training.config import TrainConfig
 
 
@@ -32,3 +34,26 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     if share < config.lr_warmup:
         return config.lr * share / config.lr_warmup
     return config.lr * max(0.0, 1 - share) / (1 - config.lr_warmup)
+
+
+def lengthened_schedule(config: TrainConfig, before: int, done: int) -> str:
+    """Return one sentence on the learning rate of a run that gets more epochs.
+
+    The cyclic schedule is laid anew over all epochs. A second cycle from 0 up to the peak would undo more of what is
+    learned, the fewer epochs are added; this way, few more epochs mean a small step up.
+
+    Args:
+        config: The configuration with the new number of epochs.
+        before: The number of epochs until now.
+        done: Epochs that are trained.
+    """
+    now = learning_rate(config, done)
+    if config.lr_schedule == "step":
+        return (
+            f"{before} epochs become {config.epochs}: the learning rate goes on at {now:.3g}, as the step schedule says"
+        )
+    then = learning_rate(replace(config, epochs=before), done)
+    return (
+        f"{before} epochs become {config.epochs}: the cyclic schedule is laid anew over all of them, so the learning "
+        f"rate jumps from {then:.3g} to {now:.3g}, and falls to 0 at the new end"
+    )

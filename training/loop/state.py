@@ -1,7 +1,7 @@
 """Save and load state.pt: all that an interrupted run needs to continue to the same result."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ class TrainerError(TrainingError):
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run after its last complete epoch.
+    """The progress of a run after its last complete epoch, or after the training of the next one.
 
     Attributes:
-        epoch: Epochs done.
+        epoch: Epochs that are trained and validated.
         best_lowest: Highest val_lowest so far (for standard training val_clean), as training.loop.epoch_choice needs
             it.
         best_pgd: Highest val_pgd10 so far.
@@ -36,6 +36,9 @@ class Progress:
         kept_lowest: val_lowest of the epoch that model.safetensors holds.
         kept_clean: Its val_clean.
         finished: Whether the schedule is over. With a time budget, the epochs do not tell.
+        trained: Figures of the epoch that is trained but not validated; None after a complete epoch.
+        validation_seconds: Wall-clock time of the last validation, 0 before the first.
+        lengthened: Whenever --epochs was raised, the epochs done by then and the number that it had before.
     """
 
     epoch: int = 0
@@ -47,6 +50,9 @@ class Progress:
     kept_lowest: float = -1.0
     kept_clean: float = -1.0
     finished: bool = False
+    trained: Mapping[str, float] | None = None
+    validation_seconds: float = 0.0
+    lengthened: tuple[tuple[int, int], ...] = ()
 
 
 def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dict[str, Any]) -> None:
@@ -96,8 +102,13 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
     return state, saved
 
 
-def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
+def read_state(path: Path, config: TrainConfig, *, more_epochs: bool = False) -> dict[str, Any]:
     """Return the saved state of the run with this configuration, on the CPU.
+
+    Args:
+        path: The file.
+        config: The configuration.
+        more_epochs: Whether the configuration may have more epochs than the run, which is lengthened then.
 
     Raises:
         TrainerError: There is none, it is unreadable, or it belongs to a run with other settings.
@@ -106,10 +117,14 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
         raise TrainerError(f"{path}: no such file, so there is nothing to resume; leave --resume away to start")
     state, saved = load_state(path, "start again under another --run")
     config = with_saved_defaults(config, saved)
-    if saved != config:
+    # A time budget ends with its minutes, so more epochs would only change the learning rate.
+    lengthened = more_epochs and config.epochs > saved.epochs and not saved.minutes
+    differing = differing_settings(replace(saved, epochs=config.epochs) if lengthened else saved, config)
+    if differing:
+        longer = "" if saved.minutes else f" (--epochs may be more than {saved.epochs})"
         raise TrainerError(
-            f"{path} belongs to a run with other settings: {differing_settings(saved, config)}; "
-            "give the same ones as then, or start under another --run"
+            f"{path} belongs to a run with other settings: {differing}; "
+            f"give the same ones as then{longer}, or start under another --run"
         )
     return state
 
@@ -138,15 +153,24 @@ def describe_pictures(pictures: PictureSet, mean: Sequence[float]) -> dict[str, 
         pictures: All pictures.
         mean: Mean of the pictures that the network trains on, by PictureSet.channel_statistics.
     """
-    return {"class_names": list(pictures.class_names), "pictures": len(pictures), "mean": list(mean)}
+    return {
+        "class_names": list(pictures.class_names),
+        "pictures": len(pictures),
+        "mean": list(mean),
+        # Of the pixels in their order: the draws of an epoch go by the pictures' places.
+        "sha256": pictures.sha256(),
+    }
 
 
 def differing_pictures(state: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how the pictures of a saved run differ from those that `now` describes, as text; "" if they do not."""
+    """Return how the pictures of a saved run differ from those that `now` describes, as text; "" if they do not.
+
+    States from before there were digests are compared by the rest.
+    """
     saved = state["data"]
-    if saved == now:
+    if all(now[name] == value for name, value in saved.items() if name in now):
         return ""
     counts = [f"{data['pictures']} of {len(data['class_names'])}" for data in (saved, now)]
     if counts[0] == counts[1]:
-        return f"{counts[0]} classes then and now, but not the same ones"
+        return f"{counts[0]} classes then and now, but other ones, or in another order because files were renamed"
     return f"{counts[0]} classes, now {counts[1]}"

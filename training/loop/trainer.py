@@ -1,7 +1,7 @@
 """Train a network: epochs, validation, checkpoints, resuming."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,10 +29,11 @@ from training.data.picture_set import PictureSet
 from training.loop.augmentation import Augmentation
 from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
-from training.loop.progress_bar import ProgressBar
-from training.loop.schedule import epochs_after, learning_rate
-from training.loop.start import on_device
+from training.loop.progress_bar import ProgressBar, passes_counted
+from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
+from training.loop.start import on_device, read_start, saved_normalisation, take_over
 from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
+from training.loop.time_left import TimeLeft, Work
 from training.loop.validation import Validation, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
 from training.methods import build_method
@@ -45,12 +46,16 @@ class Trainer:
     """Train one network into run_dir: model.safetensors (of the kept epoch), state.pt (to resume), log.csv.
 
     Args:
-        config: The configuration. Its init_from must have passed check_start.
+        config: The configuration. read_start must accept it.
         pictures: The training split. Part of it is held out for validation.
         run_dir: Folder of the results.
         device: Where to train.
         state: The state that read_state returned, to continue from; None to start.
         shard: This process's part of the work. Only the first process writes files and shows progress.
+
+    Attributes:
+        progress: How far the run is.
+        lengthened: One sentence on what more epochs than the state's do to the schedule, "" where there are no more.
 
     Raises:
         TrainerError: The pictures are too few or do not fit into memory, or the state does not fit them.
@@ -69,7 +74,8 @@ class Trainer:
         train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
         if len(train) < config.batch_size:
             raise TrainerError(
-                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size"
+                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size, such "
+                f"as --batch-size {2 ** (max(len(train) // 2, 1).bit_length() - 1)}"
             )
         whole = pictures.whole
         # With room for crops, the pictures at their final size serve validation and the statistics alone.
@@ -85,11 +91,14 @@ class Trainer:
             shard,
             validation_batch_size(config, shard),
         )
+        saved = None if state is None else saved_normalisation(state)
+        # States from before they held the normalisation leave it to the file.
+        reads_start = config.start and (state is None or (config.freeze_backbone and saved is None))
+        start = read_start(config) if reads_start else None
+        self.normalisation = saved if start is None else start.normalisation
         torch.manual_seed(config.seed)
         mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
-        if config.freeze_backbone:
-            _, start = load_checkpoint(Path(config.init_from))
-            mean, std = start.mean, start.std
+        mean, std = self.normalisation or (mean, std)
         self.augmentation = Augmentation(
             config, mean, len(pictures.class_names), None if whole is None else whole.aspects
         )
@@ -113,9 +122,9 @@ class Trainer:
             git_commit=git_commit(),
         )
         self.model = build_model(self.info)
-        if config.init_from and state is None:
-            other, _ = load_checkpoint(Path(config.init_from))
-            self.model.backbone.load_state_dict(other.backbone.state_dict(), strict=True)
+        self.start_line = ""
+        if start is not None and state is None:
+            self.start_line = take_over(start, self.model.backbone, self.info, config)
         self.model.backbone.requires_grad_(not config.freeze_backbone)
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
@@ -123,8 +132,10 @@ class Trainer:
         self.average = weight_average(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
         self.progress = Progress()
+        self.lengthened = ""
+        self._data = describe_pictures(pictures, self.info.mean)
+        self._saved: Progress | None = None
         self._began = time.perf_counter()  # less the time of earlier parts of the run
-        self._validation_seconds = 0.0  # of the last validation; nothing is known of the first
         if state is not None:
             self._resume(state)
 
@@ -172,33 +183,51 @@ class Trainer:
         with self.shard.fail_together():
             if self.shard.first:
                 log = EpochLog(self.run_dir, first_epoch=self.progress.epoch + 1)
-                if self.progress.epoch == 0:
+                if self._saved is None:
                     # Saved before the first epoch, so that --resume always works, and so that a full or read-only disk
                     # is noticed before an hour is lost.
-                    save_state(self.state_path, self.config, self.progress, self._state())
+                    self._save_state()
         yield self.progress.epoch
-        images_per_epoch = self.steps_per_epoch * self.config.batch_size
-        bar = ProgressBar(
-            None if self.config.minutes else self.config.epochs * images_per_epoch,
-            self.progress.epoch * images_per_epoch,
-            self.shard.first,
-        )
+        bar = ProgressBar(self._time_left(), self.shard.first)
         try:
-            while not self.finished:
-                problem = self._epoch(log, bar)
-                with self.shard.fail_together():
-                    if problem:
-                        kept = (
-                            "Best checkpoint so far"
-                            if self.progress.epoch > 1
-                            else "There is no better checkpoint than"
-                        )
-                        raise TrainerError(f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}")
-                yield self.progress.epoch
+            with passes_counted(self.model.backbone, bar.passed):
+                while not self.finished:
+                    problem = self._epoch(log, bar)
+                    with self.shard.fail_together():
+                        if problem:
+                            kept = (
+                                "Best checkpoint so far"
+                                if self.progress.epoch > 1
+                                else "There is no better checkpoint than"
+                            )
+                            raise TrainerError(
+                                f"epoch {self.progress.epoch}: {problem}. {kept}: {self.checkpoint_path}"
+                            )
+                    yield self.progress.epoch
         finally:
             bar.close()
             if log is not None:
                 log.close()
+
+    @property
+    def resumption(self) -> str:
+        """Where the same command with --resume goes on, by what is saved; "" while nothing is."""
+        if self._saved is None:
+            return ""
+        if self._saved.trained is not None:
+            return f"with the validation of epoch {self._saved.epoch + 1}"
+        return f"after epoch {self._saved.epoch}"
+
+    def _time_left(self) -> TimeLeft:
+        """Return the estimate of the rest of the run, with what earlier parts of it measured."""
+        progress = self.progress
+        pictures = self.steps_per_epoch * self.config.batch_size
+        work = Work(self.config.epochs, pictures, self.validation.passes(self.model))
+        left = TimeLeft(work, progress.epoch, 60 * self.config.minutes, progress.wall_seconds)
+        left.knows("validation", progress.validation_seconds)
+        if progress.trained is not None:
+            left.skip_training(pictures / progress.trained["train_images_per_second"])
+        return left
 
     def _scheduled(self, done: float) -> float:
         """Return how far the learning-rate schedule is, in epochs, from 0 to config.epochs.
@@ -210,7 +239,7 @@ class Trainer:
             return done
         seconds = time.perf_counter() - self._began
         # All processes must come to the same answer.
-        return epochs_after(self.config, self.shard.largest(seconds), self.shard.largest(self._validation_seconds))
+        return epochs_after(self.config, self.shard.largest(seconds), self.progress.validation_seconds)
 
     @property
     def finished(self) -> bool:
@@ -220,44 +249,69 @@ class Trainer:
     def _epoch(self, log: EpochLog | None, bar: ProgressBar) -> str | None:
         """Train, validate, log and save one epoch, and return what is wrong with its figures, if anything.
 
+        It is saved between training and validation too. An epoch that was interrupted after that is validated only.
+
         Args:
+            log: None in processes that do not write.
+            bar: Shows the progress.
+        """
+        bar.start_epoch()
+        trained = self.progress.trained
+        if trained is None:
+            wall, core = time.perf_counter(), time.process_time()
+            trained = self._train_epoch(self.progress.epoch, bar)
+            self.progress = replace(self._with_time(wall, core), trained=trained)
+            bar.stage("saving")
+            with self.shard.fail_together():
+                if self.shard.first:
+                    self._save_state()
+        return self._validate(trained, log, bar)
+
+    def _with_time(self, wall: float, core: float) -> Progress:
+        """Return the progress with the time added since these readings of time.perf_counter and time.process_time."""
+        progress = self.progress
+        return replace(
+            progress,
+            wall_seconds=progress.wall_seconds + time.perf_counter() - wall,
+            core_seconds=progress.core_seconds + self.shard.total(time.process_time() - core),
+        )
+
+    def _validate(self, trained: Mapping[str, float], log: EpochLog | None, bar: ProgressBar) -> str | None:
+        """Validate, log and save an epoch that is trained, and return what is wrong with its figures, if anything.
+
+        Args:
+            trained: Figures of its training.
             log: None in processes that do not write.
             bar: Shows the progress.
         """
         epoch = self.progress.epoch
         wall, core = time.perf_counter(), time.process_time()
-        # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
-        seed = self.config.seed * 1_000_003 + epoch + 1
-        torch.manual_seed(seed)
-        self.augmentation.start_epoch(seed)
-        bar.start_epoch()
-        loss, accuracy = self._train_epoch(epoch, bar)
-        images_per_second = bar.images_per_second
         evaluated = self._evaluated_model()
-        validation_began = time.perf_counter()
-        figures = {
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            **self.validation.measure(evaluated, lambda name: bar.stage(f"validation: {name}")),
-            "train_images_per_second": images_per_second,
-        }
-        self._validation_seconds = time.perf_counter() - validation_began
+        bar.begin_validation()
+        if evaluated is self.model:
+            measured = self.validation.measure(evaluated, bar.measure)
+        else:
+            with passes_counted(evaluated.backbone, bar.passed):
+                measured = self.validation.measure(evaluated, bar.measure)
+        seconds = self.shard.largest(time.perf_counter() - wall)
+        speed = "train_images_per_second"
+        figures = {name: value for name, value in trained.items() if name != speed} | measured | {speed: trained[speed]}
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         problem = collapse(figures, self.progress.best_pgd) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
         choice, best = self._choose(figures) if keep else (self._choice, False)
-        progress = Progress(
+        progress = replace(
+            self._with_time(wall, core),
             epoch=epoch + 1,
             best_lowest=choice.highest,
             best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
-            wall_seconds=self.progress.wall_seconds + time.perf_counter() - wall,
-            core_seconds=self.progress.core_seconds + self.shard.total(time.process_time() - core),
             problem=problem or "",
             kept_lowest=choice.kept_lowest,
             kept_clean=choice.kept_clean,
+            trained=None,
+            validation_seconds=seconds,
         )
         progress = replace(progress, finished=self._scheduled(progress.epoch) >= self.config.epochs)
         figures |= {
@@ -265,18 +319,21 @@ class Trainer:
             "core_seconds": progress.core_seconds,
             "peak_memory_mib": self.shard.largest(peak_memory(self.device)) / MIB,
         }
-        bar.stage("saving")
+        bar.begin_saving()
+        self.progress = progress
         with self.shard.fail_together():
             if log is not None:
-                # The state is written last. Whatever a kill leaves undone, the epoch is repeated from the state before.
+                # The state is written last. Whatever a kill leaves undone, the validation is repeated from the state
+                # before.
                 log.add(progress.epoch, figures)
                 if best:
-                    self._save_best(evaluated, {"epoch": progress.epoch, **figures})
-                save_state(self.state_path, self.config, progress, self._state())
-        self.progress = progress
+                    lengthened = {"lengthened": progress.lengthened} if progress.lengthened else {}
+                    self._save_best(evaluated, {"epoch": progress.epoch, **figures, **lengthened})
+                self._save_state()
         bar.show(
             {"val clean": f"{figures['val_clean']:.3f}", "val PGD-10": f"{figures['val_pgd10']:.3f}"}, of_epoch=True
         )
+        bar.epoch_done()
         return problem
 
     @property
@@ -289,11 +346,12 @@ class Trainer:
         lowest = "val_clean" if self.config.method == "standard" else "val_lowest"
         return self._choice.after(figures[lowest], figures["val_clean"], self.validation.attacked)
 
-    def _train_epoch(self, epoch: int, bar: ProgressBar) -> tuple[float, float]:
-        """Train one epoch and return the mean loss and accuracy over its batches.
-
-        The end of a time budget cuts the epoch short.
-        """
+    def _train_epoch(self, epoch: int, bar: ProgressBar) -> dict[str, float]:
+        """Train one epoch and return its figures. The end of a time budget cuts it short."""
+        # Seeding by epoch makes a resumed run draw what the uninterrupted one would have drawn.
+        seed = self.config.seed * 1_000_003 + epoch + 1
+        torch.manual_seed(seed)
+        self.augmentation.start_epoch(seed)
         self.model.train()
         if self.config.freeze_backbone:
             self.model.backbone.eval()  # batch norm keeps its statistics, and normalises by them
@@ -317,13 +375,19 @@ class Trainer:
                 key = "accuracy" if self.config.method == "standard" else "attacked"
                 bar.show(
                     {
-                        "epoch": str(epoch + 1),
+                        "epoch": str(epoch + 1) if self.config.minutes else f"{epoch + 1}/{self.config.epochs}",
                         "loss": f"{loss:.3f}",
                         key: f"{accuracy:.3f}",
                         "memory": gib(peak_memory(self.device)),
                     }
                 )
-        return self._means(sums, done, epoch)
+        loss, accuracy = self._means(sums, done, epoch)
+        return {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "train_images_per_second": bar.images_per_second,
+        }
 
     def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         """Do one step on this process's part of a batch, and return its (loss, accuracy).
@@ -366,14 +430,20 @@ class Trainer:
     def _save_best(self, model: SelfGradientNetwork, history: dict[str, Any]) -> None:
         save_checkpoint(self.checkpoint_path, model.state_dict(), replace(self.info, history=history))
 
+    def _save_state(self) -> None:
+        save_state(self.state_path, self.config, self.progress, self._state())
+        self._saved = self.progress
+
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            "data": describe_pictures(self.pictures, self.info.mean),
+            "data": self._data,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         if self.info.split is not None:
             state["split"] = self.info.split.as_values()
+        if self.normalisation is not None:
+            state["normalisation"] = self.normalisation
         if self.average is not None:
             # The count includes the network before the first step, which is not a step.
             state |= {
@@ -383,13 +453,13 @@ class Trainer:
         return state
 
     def _resume(self, state: dict[str, Any]) -> None:
-        differing = differing_pictures(state, describe_pictures(self.pictures, self.info.mean))
+        differing = differing_pictures(state, self._data)
         if differing:
             raise TrainerError(
                 f"{self.state_path} belongs to a run on other pictures ({differing}); "
                 "give the --data-root that it was started with, or start under another --run"
             )
-        self.progress = Progress(**state["progress"])
+        self.progress = self._saved = Progress(**state["progress"])
         if self.progress.problem:
             raise TrainerError(
                 f"{self.state_path}: this run stopped for good after epoch {self.progress.epoch} "
@@ -411,12 +481,23 @@ class Trainer:
                 f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "
                 "or start again under another --run"
             ) from None
-        if self.finished and not self.checkpoint_path.is_file():
+        if self.progress.epoch and not self.checkpoint_path.is_file():
             raise TrainerError(
-                f"{self.checkpoint_path} is missing, and this run is finished: {self.state_path} holds the last epoch, "
-                "not the one that was kept; start again under another --run"
+                f"{self.checkpoint_path} is missing, which holds the epoch that was kept: {self.state_path} holds the "
+                "last one; start again under another --run"
             )
         self._take_over_best()
+        self._lengthen(state["config"]["epochs"])
+
+    def _lengthen(self, before: int) -> None:
+        """Take note that the run has more epochs than it had before."""
+        if self.config.epochs == before:
+            return
+        done = self.progress.epoch + (self.progress.trained is not None)
+        self.lengthened = lengthened_schedule(self.config, before, done)
+        self.progress = replace(
+            self.progress, finished=False, lengthened=(*self.progress.lengthened, (self.progress.epoch, before))
+        )
 
     def _take_over_best(self) -> None:
         """Take over the figures of a checkpoint that is newer than the state.

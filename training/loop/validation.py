@@ -21,6 +21,11 @@ from training.parallel.distributed import ALONE, Shard
 Measurement = tuple[int, Callable[[], Tensor]]
 """The number of values, and the function that measures them."""
 
+_STEPS = 10
+"""Steps of the attacks that have several."""
+_ORACLE = "clean, pgd10"
+"""The measurement of a gradient oracle."""
+
 
 def _ignore(name: str) -> None:
     """Tell nobody."""
@@ -60,7 +65,7 @@ class Validation:
         """
         model.eval()
         if isinstance(model, GradientOracle):
-            tell("clean, pgd10")
+            tell(_ORACLE)
             return self._measure_oracle(model)
         has_block = model.block is not None
         everything, attacked = len(self.labels), self.attacked
@@ -83,6 +88,33 @@ class Validation:
             figures |= {f"block_{name}": value for name, value in BlockEffect(*effect.tolist()).as_dict().items()}
         return figures
 
+    def passes(self, model: SelfGradientNetwork) -> dict[str, float]:
+        """Return how many pictures go through the backbone in each of this process's measurements, by name.
+
+        It counts pictures that withstand every attack. Others need fewer passes.
+        """
+        clean, attacked = len(self.labels), min(self.attacked, len(self.labels))
+        if isinstance(model, GradientOracle):
+            # Each answer takes a pass for the gradient that the network is told.
+            return {_ORACLE: 2.0 * (clean + (_STEPS + 1) * attacked)}
+        passes: dict[str, float] = {}
+        each = 1 if model.block is None else 2
+        passes["clean"] = each * clean
+        passes["fgsm"] = 2 * each * attacked
+        # Each step, its last result and the verdict on it.
+        passes["pgd10"] = passes["cw10"] = (_STEPS + 2) * each * attacked
+        if model.block is not None:
+            # The surrogate is a pass more than the network; the network with its block off is one.
+            passes["smooth_cw10"] = ((_STEPS + 1) * (each + 1) + each) * attacked
+            passes["block_off_cw10"] = (_STEPS + 1 + each) * attacked
+            passes["effect"] = ((_STEPS + 1) * each + 5) * attacked
+            passes["clean_block_off"] = clean
+        return {name: count for turn, (name, count) in enumerate(passes.items()) if self._mine(turn)}
+
+    def _mine(self, turn: int) -> bool:
+        """Return whether this process makes the measurement of this number."""
+        return turn % self.shard.processes == self.shard.rank
+
     def _divided(self, measurements: dict[str, Measurement], tell: Callable[[str], None]) -> dict[str, Tensor]:
         """Make each measurement in one process, and return all of them in every process.
 
@@ -90,10 +122,13 @@ class Validation:
         """
         made = []
         for turn, (name, (length, measure)) in enumerate(measurements.items()):
-            mine = turn % self.shard.processes == self.shard.rank
-            if mine:
+            if self._mine(turn):
                 tell(name)
-            made.append(measure().double().cpu() if mine else torch.zeros(length, dtype=torch.double))
+                made.append(measure().double().cpu())
+            else:
+                made.append(torch.zeros(length, dtype=torch.double))
+        if self.shard.processes > 1:
+            tell("waiting for the other processes")
         known = self.shard.sum_(torch.cat(made)).split([length for length, _ in measurements.values()])
         return dict(zip(measurements, known, strict=True))
 
@@ -108,7 +143,7 @@ class Validation:
         """Return BlockEffect's fields in their order."""
         images, labels = self.images[: self.attacked], self.labels[: self.attacked]
         torch.manual_seed(self.seed)
-        attack = gradient_attack.pgd_attack(10)
+        attack = gradient_attack.pgd_attack(_STEPS)
         attacked = in_batches(
             lambda some, right: attack.perturb(model, some, right, self.eps),
             images,
@@ -121,7 +156,7 @@ class Validation:
     def _measure_oracle(self, model: GradientOracle) -> dict[str, float]:
         """Return the two figures of the paper's table 1, with the labels told to the network."""
         clean = oracle_withstood(self._trial(model), steps=0)
-        pgd10 = oracle_withstood(self._trial(model).first(self.attacked), steps=10)
+        pgd10 = oracle_withstood(self._trial(model).first(self.attacked), steps=_STEPS)
         lowest = measuring.lowest([clean[: self.attacked], pgd10])
         shares = {"val_clean": clean, "val_pgd10": pgd10, "val_lowest": lowest}
         return {name: right.float().mean().item() for name, right in shares.items()}
@@ -129,12 +164,12 @@ class Validation:
     def _attacks(self, has_block: bool) -> list[tuple[str, Attack]]:
         attacks = [
             ("fgsm", gradient_attack.fgsm_attack(self.eps)),
-            ("pgd10", gradient_attack.pgd_attack(10)),
-            ("cw10", gradient_attack.cw_attack(10)),
+            ("pgd10", gradient_attack.pgd_attack(_STEPS)),
+            ("cw10", gradient_attack.cw_attack(_STEPS)),
         ]
         if has_block:
-            attacks.append(("smooth_cw10", gradient_attack.smooth_cw_attack(10, beta=20)))
-            attacks.append(("block_off_cw10", gradient_attack.block_off_transfer_attack(10)))
+            attacks.append(("smooth_cw10", gradient_attack.smooth_cw_attack(_STEPS, beta=20)))
+            attacks.append(("block_off_cw10", gradient_attack.block_off_transfer_attack(_STEPS)))
         return attacks
 
 

@@ -1,6 +1,9 @@
 """Networks of the timm library (PyTorch Image Models) as backbones, an optional dependency."""
 
 import difflib
+import socket
+import urllib.parse
+import urllib.request
 from typing import Any
 
 import torch
@@ -48,6 +51,55 @@ def build_timm_network(name: str, num_classes: int, image_size: tuple[int, int] 
             "choose another --arch, or for an image folder another --image-size"
         ) from None
     return network
+
+
+def download_weights(name: str) -> dict[str, torch.Tensor]:
+    """Return the weights that timm offers for a network, from the Hugging Face hub or its cache on this machine.
+
+    Args:
+        name: A name of timm.list_models(), such as resnet18.
+
+    Raises:
+        ArchitectureError: timm offers none, or they cannot be downloaded. The message is one line that names the file
+            to fetch elsewhere.
+    """
+    build_timm_network(name, 2, None)  # refuses what timm does not have
+    import timm
+
+    described = timm.get_pretrained_cfg(name)
+    place = "" if described is None else described.hf_hub_id
+    if not place:
+        raise ArchitectureError(f"timm offers no weights for timm:{name}; name a file of them by --pretrained FILE")
+    advice = (
+        f"where there is a network, save model.safetensors of {place} on Hugging Face, and name it by --pretrained FILE"
+    )
+    if not _within_reach(place):
+        raise ArchitectureError(f"the weights of timm:{name} cannot be downloaded, for there is no network; {advice}")
+    try:
+        state: dict[str, torch.Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises anything
+        raise ArchitectureError(
+            f"the weights of timm:{name} cannot be downloaded ({first_line(error)[:150]}); {advice}"
+        ) from None
+    return state
+
+
+def _within_reach(place: str) -> bool:
+    """Return whether weights are in the hub's cache, or the hub's name is known to this machine or left to a proxy.
+
+    Without this check the hub's client retries for 50 seconds, measured, and prints each time.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(place, "model.safetensors"), str) or urllib.request.getproxies():
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def timm_names() -> tuple[str, ...]:

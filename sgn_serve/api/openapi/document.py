@@ -6,19 +6,19 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from sgn_serve.api.form import IMAGE, IMAGES, MAX_TOP_K, SELF_GRADIENT_FIELD, TOP_K
+from sgn_serve.api.form import IMAGE, IMAGES, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
 from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
-from sgn_serve.records import ErrorAnswer, ModelCard, Prediction, Predictions
+from sgn_serve.records import MAX_TOP_K, ErrorAnswer, Examples, ModelCard, Prediction, Predictions
 from sgn_serve.serving.reloading import Reloaded
 from sgn_serve.setting_types import FLAGS
 from sgn_serve.settings import Settings
 
-_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Reloaded)
+_MODELS: tuple[type[BaseModel], ...] = (Prediction, Predictions, ErrorAnswer, ModelCard, Examples, Reloaded)
 METHODS = {"get", "post"}
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -127,11 +127,22 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             "/classify": {"post": _classify(settings)},
             "/classify_batch": {"post": _classify_batch(settings)},
             "/explain": {"post": _explain(settings)},
+            "/preprocess": {"post": _preprocess(settings)},
             "/model": {
                 "get": {
                     "operationId": "model",
                     "summary": "Returns the model card: which model is served, how it was trained and measured.",
                     "responses": {"200": _answer("the model card", ModelCard)},
+                }
+            },
+            "/model/examples": {
+                "get": {
+                    "operationId": "model_examples",
+                    "summary": "Returns pictures of the model's data, with perturbations computed in advance.",
+                    "responses": {
+                        "200": _answer("the examples, with their PNG files as base64", Examples),
+                        "404": _answer("there are no examples beside the served graph", ErrorAnswer),
+                    },
                 }
             },
             HEALTH: _text("healthz", "Tells whether the process answers."),
@@ -180,6 +191,13 @@ def bentoml_schema() -> dict[str, Any]:
                 {"type": "file", "format": "image"},
                 "Draws the self-gradient over one picture.",
             ),
+            route(
+                "preprocess",
+                IMAGE,
+                {IMAGE: file},
+                {"type": "file", "format": "image"},
+                "Returns one picture as the network sees it.",
+            ),
         ],
     }
 
@@ -207,14 +225,27 @@ def _classify_batch(settings: Settings) -> dict[str, Any]:
     }
 
 
+_PNG = {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}}
+
+
 def _explain(settings: Settings) -> dict[str, Any]:
-    drawing = {"image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}}}
     return {
         "operationId": "explain",
         "summary": "Draws the self-gradient: how much each pixel changes the sum of the logits.",
         "description": "A heat map of the self-gradient's magnitude over the picture, as the network sees it.",
         "requestBody": _form(IMAGE, _PICTURE, {}, settings),
-        "responses": {"200": {"description": "the drawing", "content": drawing}, **_errors()},
+        "responses": {"200": {"description": "the drawing", "content": _PNG}, **_errors()},
+    }
+
+
+def _preprocess(settings: Settings) -> dict[str, Any]:
+    return {
+        "operationId": "preprocess",
+        "summary": "Returns a picture as the network sees it.",
+        "description": "A PNG file of the network's size: turned upright, on the background, resized as the model card "
+        "says. Classifying that file gives the same answer.",
+        "requestBody": _form(IMAGE, _PICTURE, {}, settings),
+        "responses": {"200": {"description": "the picture", "content": _PNG}, **_errors()},
     }
 
 
@@ -227,7 +258,8 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         SELF_GRADIENT_FIELD: {
             "enum": [True, False, *FLAGS],
-            "description": f"block on (two passes) or off (one pass); default: {str(settings.self_gradient).lower()}",
+            "description": "block on (two passes) or off (one pass); default: "
+            + ("true, and false where the network has no block" if settings.self_gradient else "false"),
         },
         TOP_K: {
             "type": "integer",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sgn_serve.api.page import EXAMPLES, STATIC
+from sgn_serve.api.page import STATIC
 
 
 def paths() -> dict[str, Any]:
@@ -11,17 +11,12 @@ def paths() -> dict[str, Any]:
         "/": {"get": _get("api_page", "Returns a page that describes the API.", "text/html")},
         "/ui": {"get": _get("ui", "Returns a page to try the network on, and to try to fool it.", "text/html")},
         "/ui/static/{file}": _files("ui_static", "Returns a style sheet or script of the page.", STATIC),
-        "/ui/examples/{file}": _files(
-            "ui_examples", "Returns an example picture, or the recorded answers for all of them.", EXAMPLES
-        ),
     }
 
 
 _KINDS = {
     "css": "text/css",
     "js": "text/javascript",
-    "json": "application/json",
-    "png": "image/png",
     "svg": "image/svg+xml",
 }
 

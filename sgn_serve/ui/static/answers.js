@@ -5,14 +5,19 @@ import { element, percent } from "./elements.js";
 const ROWS = 8;
 
 // One model's answer, shown in a column.
-// name: its heading; kind: "on", "off" or "standard"; shares: label -> probability; live: from the server, not recorded
+// name: its heading; kind: "on", "off" or "recorded"; shares: label -> probability
+// title: how a sentence names a model whose answers were recorded; null where the answer is the server's
 export class Answer {
-  constructor(name, kind, shares, live) {
+  constructor(name, kind, shares, title = null) {
     this.name = name;
     this.kind = kind;
     this.shares = shares;
-    this.live = live;
+    this.title = title;
     this.label = [...shares.keys()].reduce((best, label) => (shares.get(label) > shares.get(best) ? label : best));
+  }
+
+  get live() {
+    return this.title === null;
   }
 
   get share() {
@@ -26,11 +31,11 @@ export class Answer {
 }
 
 export function fromServer(name, kind, prediction) {
-  return new Answer(name, kind, new Map(prediction.top_k.map((row) => [row.label, row.probability])), true);
+  return new Answer(name, kind, new Map(prediction.top_k.map((row) => [row.label, row.probability])));
 }
 
-export function fromRecord(name, kind, classNames, probabilities) {
-  return new Answer(name, kind, new Map(classNames.map((label, index) => [label, probabilities[index]])), false);
+export function fromRecord({ name, title }, classNames, probabilities) {
+  return new Answer(name, "recorded", new Map(classNames.map((label, index) => [label, probabilities[index]])), title);
 }
 
 function badge(answer) {
@@ -38,7 +43,8 @@ function badge(answer) {
 }
 
 export function showAnswers(answers, truth) {
-  document.getElementById("said").hidden = answers.length === 0;
+  document.getElementById("details").hidden = answers.length === 0;
+  document.getElementById("no-answer").hidden = true;
   document.getElementById("verdicts").replaceChildren(...answers.map((answer) => verdict(answer, truth)));
   const heads = answers.map((answer) =>
     element("th", { scope: "col", className: answer.kind }, element("span", { textContent: answer.name })),
@@ -50,9 +56,10 @@ export function showAnswers(answers, truth) {
 
 function verdict(answer, truth) {
   const judged = answer.judged(truth);
-  const chip = judged && element("span", { className: `chip ${judged}`, textContent: judged === "right" ? "✓ right" : "✗ wrong" });
+  const sign = judged === "right" ? "✓ " : "✗ ";
+  const chip = judged && element("span", { className: `chip ${judged}` }, sign, element("span", { className: "word" }, judged));
   const name = element("p", { className: "who" }, answer.name, " ", badge(answer));
-  const said = element("p", { className: "label" }, answer.label);
+  const said = element("p", { className: "label", title: answer.label }, answer.label);
   const how = element("p", { className: "how" }, percent(answer.share, 0), " ");
   if (chip) {
     how.append(chip);
@@ -86,30 +93,47 @@ function row(label, answers, isTrue) {
 function cell(answer, label) {
   const share = answer.shares.get(label);
   const fill = element("span", { className: "fill" });
-  fill.style.width = percent(share ?? 0, 2).replace(" ", "");
+  fill.style.width = percent(share ?? 0, 2).replace(/\s/, "");
   const track = element("span", { className: "track", ariaHidden: "true" }, fill);
   const number = element("span", { className: "value", textContent: share === undefined ? "–" : percent(share) });
-  return element("td", { className: answer.kind }, number, track);
+  return element("td", { className: answer.kind }, element("span", { className: "measure" }, number, track));
 }
 
-// Returns the outcome in a sentence. tampered: whether the picture is
-export function outcome(answers, truth, tampered) {
+// Returns the outcome in a sentence.
+// truth: the true class, or null; before: what this model said of the untampered picture; tampered: whether it is
+export function outcome(answers, truth, before, tampered) {
   const [first] = answers;
-  const standard = answers.find((answer) => answer.kind === "standard");
-  if (truth === null || !standard) {
-    return `This model says ${first.label}.`;
+  if (truth === null) {
+    return !tampered ? `This model says ${first.label}.` : changed(before, first.label);
+  }
+  const recorded = answers.find((answer) => !answer.live);
+  const isWrong = (answer) => answer.judged(truth) === "wrong";
+  if (!recorded) {
+    return alone(isWrong(first), before !== truth, tampered);
   }
   const wrong = tampered ? "is fooled" : "is wrong";
-  const models = [standard, first].filter((answer) => answer.judged(truth) === "wrong");
+  const models = [recorded, first].filter(isWrong);
   if (models.length === 2) {
     return tampered ? "Both models are fooled." : "Both models are wrong.";
   }
   if (models.length === 0) {
     return tampered ? "Neither model is fooled." : "Both models are right.";
   }
-  return models[0] === standard
-    ? `The standard model ${wrong}, this model is not.`
-    : `This model ${wrong}, the standard model is not.`;
+  return models[0] === recorded ? `The ${recorded.title} ${wrong}, this model is not.` : `This model ${wrong}, the ${recorded.title} is not.`;
+}
+
+function changed(before, label) {
+  return before === label ? `This model still says ${label}.` : `The answer changed from ${before} to ${label}.`;
+}
+
+function alone(isWrong, wasWrong, tampered) {
+  if (!tampered) {
+    return isWrong ? "This model is wrong." : "This model is right.";
+  }
+  if (!isWrong) {
+    return "This model is not fooled.";
+  }
+  return wasWrong ? "This model is wrong, as it was before." : "This model is fooled.";
 }
 
 // Returns the answers as text, for screen readers.

@@ -1,7 +1,7 @@
 // Lets the visitor choose a picture: an example, a file, a dropped file, or one from the clipboard.
 
 import { element } from "./elements.js";
-import { exampleUrl } from "./examples.js";
+import { fromBase64 } from "./pixels.js";
 
 const gallery = document.getElementById("gallery");
 const file = document.getElementById("file");
@@ -9,17 +9,23 @@ const drop = document.getElementById("drop");
 const own = document.getElementById("own");
 
 export function showGallery({ examples, class_names: classNames }, onExample) {
-  const choices = examples.map((example, index) => {
+  const choices = examples.map((example) => {
     const label = classNames[example.label];
-    const radio = element("input", { type: "radio", name: "example", value: example.name, checked: index === 0 });
+    const radio = element("input", { type: "radio", name: "example", value: example.name });
     radio.addEventListener("change", () => {
       own.hidden = true;
       onExample(example);
     });
-    const picture = element("img", { src: exampleUrl(example), alt: "", width: 64, height: 64, className: "pixels" });
+    const picture = element("img", { src: URL.createObjectURL(fromBase64(example.png)), alt: "", className: "pixels" });
     return element("label", { className: "example", title: label }, radio, picture, element("span", {}, label));
   });
   gallery.replaceChildren(...choices);
+  document.getElementById("examples").hidden = false;
+}
+
+// Marks the first example as chosen.
+export function markFirst() {
+  gallery.querySelector("input").checked = true;
 }
 
 // Has the browser offer the files that the server takes. It does not know all of them as pictures.

@@ -1,4 +1,4 @@
-// Makes a DOM element with its properties and children in one call.
+// Makes DOM elements, and writes figures.
 
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -8,5 +8,19 @@ export function element(name, properties = {}, ...children) {
 }
 
 export function percent(share, digits = 1) {
-  return `${(100 * share).toFixed(digits)} %`;
+  return `${(100 * share).toFixed(digits)}\u00a0%`;
+}
+
+// Returns a table with a heading for each column and each row. rows: [heading, cell, ...]
+export function table(className, heads, rows) {
+  const titles = heads.map((text) => element("th", { scope: "col", textContent: text }));
+  const lines = rows.map(([head, ...cells]) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row", textContent: head }),
+      ...cells.map((text) => element("td", { textContent: text })),
+    ),
+  );
+  return element("table", { className }, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...lines));
 }

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -180,7 +181,10 @@ def test_errors_have_a_class_a_code_and_the_requests_name(ask, server: Server) -
     with pytest.raises(PictureRefused, match=r"\(not_an_image, request \w") as caught:
         ask(server.url, "classify", b"no picture at all")
     assert (caught.value.code, caught.value.status) == ("not_an_image", 415)
-    assert caught.value.request_id in server.log.read_text()
+    deadline = time.monotonic() + 10
+    while caught.value.request_id not in server.log.read_text():
+        assert time.monotonic() < deadline, "the log has no such request"  # it is written after the answer is sent
+        time.sleep(0.05)
     with pytest.raises(ServiceError) as wrong:
         ask(server.url, "classify", RED, call={"top_k": 0})
     assert (wrong.value.code, wrong.value.status, type(wrong.value)) == ("bad_top_k", 400, ServiceError)

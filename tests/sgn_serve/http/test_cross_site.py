@@ -10,7 +10,15 @@ from tests.sgn_serve.asking import RED, check_error
 from tests.sgn_serve.server import application_client
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
-POSTS = ("/classify", "/classify_batch", "/explain", "/v2/models/self-gradient-network/infer", "/admin/reload", "/x")
+POSTS = (
+    "/classify",
+    "/classify_batch",
+    "/explain",
+    "/preprocess",
+    "/v2/models/self-gradient-network/infer",
+    "/admin/reload",
+    "/x",
+)
 OTHERS = {
     "a form": {"sec-fetch-site": "cross-site", "origin": "https://example.org"},
     "a page of another port": {"sec-fetch-site": "same-site", "origin": "http://localhost:8000"},

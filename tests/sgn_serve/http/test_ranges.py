@@ -21,7 +21,7 @@ PATHS = (
     "/",
     "/ui",
     "/ui/static/answers.js",
-    "/ui/examples/automobile_00.png",
+    "/ui/static/icon.svg",
     "/static_content/swagger-ui-bundle.js",
     "/model",
     "/livez",
@@ -50,7 +50,7 @@ def test_conditions_that_cannot_be_read_are_ignored(client, path, header):
 
 
 def test_no_file_and_no_method_have_another_form(client):
-    for path in ("/ui/static/nothing.js", "/ui/static/..%2fpage.html", "/ui/examples/", "/static_content/x"):
+    for path in ("/ui/static/nothing.js", "/ui/static/..%2fpage.html", "/ui/static/", "/static_content/x"):
         answer = client.get(path, headers={"range": "bytes=0-1"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     for path in ("/ui", "/ui/static/answers.js", "/static_content/swagger-ui-bundle.js"):

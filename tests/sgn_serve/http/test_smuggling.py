@@ -20,6 +20,7 @@ PATHS = (
     "/classify",
     "/classify_batch",
     "/explain",
+    "/preprocess",
     INFER,
     "/v2/models/other/infer",
     "/v2",

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from typing import Any
 
 import pytest
 
@@ -8,15 +9,17 @@ from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import BUNDLED_MODEL, Settings
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
 
-FIGURES = {
-    "checkpoint_sha256": SHA256,
+FIGURES: dict[str, Any] = {
+    "headline": {"lowest accuracy per picture": 0.3},
+    "auto_attack": {"block on": 0.35},
     "rows": [
         {"id": {"state": "block on", "family": "clean"}, "title": "clean", "accuracy": 0.7},
         {"id": {"state": "block off", "family": "pgd", "steps": 20}, "title": "PGD-20", "accuracy": 0.4},
     ],
     "lowest": {"block on": 0.3, "block off": 0.2},
     "setting": {
-        "data": "pictures", "split": "test", "pictures": 10, "norm": "L-inf", "eps": 0.03, "restarts": 1, "seed": 1,
+        "checkpoint_sha256": SHA256, "data": "pictures", "split": "test", "pictures": 10, "norm": "L-inf",
+        "eps": 8 / 255, "restarts": 1, "seed": 1,
     },
     "about": {"command": "python -m training.evaluate"},
 }  # fmt: skip
@@ -29,7 +32,7 @@ def card(path, **settings):
 def test_the_bundled_models_card_says_what_its_files_say():
     shown = card(BUNDLED_MODEL)
     figures = json.loads(BUNDLED_MODEL.with_suffix(".json").read_text())
-    assert shown.model == figures["checkpoint_sha256"]
+    assert shown.model == figures["setting"]["checkpoint_sha256"]
     assert shown.graph_sha256 == hashlib.sha256(BUNDLED_MODEL.read_bytes()).hexdigest()
     assert shown.architecture == figures["setting"]["architecture"]
     assert shown.data == "CIFAR-10 (JPEG copy)"
@@ -43,19 +46,76 @@ def test_the_bundled_models_card_says_what_its_files_say():
     assert all(row.parameters is not None for row in shown.measured.rows)
     assert shown.measured.pictures == figures["setting"]["pictures"]
     assert shown.measured.lowest == figures["lowest"]
+    assert shown.measured.auto_attack == figures["auto_attack"]
+    assert shown.measured.clean == {
+        row["id"]["state"]: row["accuracy"] for row in figures["rows"] if row["title"] == "clean"
+    }
+    assert [shown.measured.headline] == list(figures["headline"].values())
+    assert shown.measured.headline_interval_95 == figures["headline_interval_95"]
+    assert shown.measured.likely_overestimated == figures["robustness_likely_overestimated"]
+    assert shown.measured.git_commit == figures["about"]["git_commit"]
+    assert shown.notes == []
     assert (shown.flags is None) == ("checklist" not in figures)
     assert shown.disagreement["attacks"]["PGD-20"]["area_under_roc"] > 0
 
 
-def test_without_a_measurement_of_its_own_there_are_no_figures(tmp_path):
-    path = save_tiny_graph(tmp_path / "m.onnx")
-    for content in (None, "not json", "[]", json.dumps({**FIGURES, "checkpoint_sha256": "f" * 64})):
-        if content is not None:
-            path.with_suffix(".json").write_text(content)
-        shown = card(path)
-        assert shown.model == SHA256
-        assert shown.classes == list(CLASS_NAMES)
-        assert (shown.measured, shown.flags, shown.disagreement, shown.architecture) == (None, None, None, None)
+def test_without_a_measurement_there_are_no_figures(tmp_path):
+    shown = card(save_tiny_graph(tmp_path / "m.onnx"))
+    assert shown.model == SHA256
+    assert shown.classes == list(CLASS_NAMES)
+    assert (shown.measured, shown.flags, shown.disagreement, shown.architecture) == (None, None, None, None)
+    assert shown.notes == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("not json", "cannot be read (Expecting value"),
+        ("[]", "holds no figures of a graph"),
+        (json.dumps({"class_names": ["a"]}), "holds no figures of a graph"),
+        (json.dumps({**FIGURES, "setting": {**FIGURES["setting"], "checkpoint_sha256": "f" * 64}}), "another check"),
+        (json.dumps({**FIGURES, "setting": {**FIGURES["setting"], "eps": 4 / 255}}), "--eps 0.03137, and export"),
+        (json.dumps({**FIGURES, "graph_sha256": "e" * 64}), "the graph has changed since"),
+        (
+            json.dumps({**FIGURES, "rows": [{"id": {"state": "exported graph"}, "attack": {"graph_sha256": "e"}}]}),
+            "the graph has changed since",
+        ),
+        (" " * 2_000_001, "more than 2000000 bytes"),
+    ],
+)
+def test_figures_of_something_else_are_told_and_not_shown(tmp_path, content, told):
+    path = save_tiny_graph(tmp_path / "m.onnx", checkpoint={"epsilon": 8 / 255})
+    path.with_suffix(".json").write_text(content)
+    shown = card(path)
+    assert (shown.measured, shown.flags, shown.disagreement) == (None, None, None)
+    (note,) = shown.notes
+    assert note.startswith("m.json: ")
+    assert told in note
+    assert ", so no figures are shown; " in note
+    assert "\n" not in note
+
+
+def test_figures_of_this_graph_are_shown(tmp_path):
+    path = save_tiny_graph(tmp_path / "m.onnx", checkpoint={"epsilon": 0.0})
+    graph_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    about = {**FIGURES["about"], "date": "2026-11-26", "git_commit": "abc"}
+    path.with_suffix(".json").write_text(json.dumps({**FIGURES, "graph_sha256": graph_sha256, "about": about}))
+    shown = card(path)
+    assert shown.notes == []
+    assert (shown.measured.date, shown.measured.git_commit) == ("2026-11-26", "abc")
+    assert shown.measured.clean == {"block on": 0.7}
+    assert shown.measured.auto_attack == {"block on": 0.35}
+    assert shown.measured.headline == 0.3
+    assert shown.measured.headline_interval_95 is None
+
+
+def test_a_model_without_a_block_says_so(tmp_path):
+    shown = card(save_tiny_graph(tmp_path / "m.onnx", block=False))
+    assert (shown.has_block, shown.has_gradient, shown.defaults.self_gradient) == (False, False, False)
+    shown = card(save_tiny_graph(tmp_path / "m.onnx"), top_k=2)
+    assert (shown.has_block, shown.has_gradient, shown.defaults.self_gradient) == (True, True, True)
+    assert shown.defaults.top_k == 2
+    assert not card(save_tiny_graph(tmp_path / "m.onnx"), self_gradient=False).defaults.self_gradient
 
 
 def test_only_raised_flags_are_shown(tmp_path):
@@ -94,7 +154,7 @@ def test_figures_of_another_form_are_refused_in_one_line(tmp_path, wrong):
     assert "\n" not in str(bad.value)
 
 
-@pytest.mark.parametrize("missing", ["setting", "lowest", "about"])
+@pytest.mark.parametrize("missing", ["headline", "lowest", "about"])
 def test_figures_that_lack_something_are_refused_in_one_line(tmp_path, missing):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     figures = {name: value for name, value in FIGURES.items() if name != missing}

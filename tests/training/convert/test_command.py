@@ -15,7 +15,7 @@ from export.exporter import export_onnx
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.needs_timm import NEEDS_TIMM
-from tests.training.convert.references import (
+from tests.training.foreign.references import (
     Normalised,
     PreActReference,
     ResNetReference,
@@ -91,7 +91,7 @@ def test_tensors_that_trades_never_uses_are_left_out(tmp_path: Path, capsys: pyt
     torch.manual_seed(0)
     reference = lively(WideReference(1, 1, 5, twin=True))
     assert_same(converted(tmp_path, reference.state_dict()), reference, pictures())
-    assert "does not use, such as sub_block1.layer.0.bn1.weight" in capsys.readouterr().out
+    assert "that no forward pass reads, such as sub_block1.layer.0.bn1.weight" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("of_input", [False, True])

@@ -1,6 +1,6 @@
 """A row that was interrupted between two batches ends as if it had not been."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,47 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.attacks.auto_attack import Square
+from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.base import AttackOn
+from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
+from training.attacks.exported_graph import OnExportedGraph
 from training.attacks.gradient_attack import Attack
-from training.attacks.rows import CLEAN
+from training.attacks.registry import Context, build_attacks
 from training.evaluate.measuring import Trial, withstood
-from training.evaluate.row_progress import RowProgress
-from training.networks.self_gradient import SelfGradientNetwork
+from training.evaluate.row_progress import CheckProgress, RowProgress
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 ROW = {"id": {"state": "block on", "family": "pgd"}, "steps": (1, 2)}
-ATTACKS = (
-    Attack("pgd", steps=3),
-    Attack("cw", steps=2, restarts=2, first_restart=1, survivors_of=(CLEAN,)),
-    Square(queries=5),
-)
+
+
+def tiny(seed: int, block: bool) -> SelfGradientNetwork:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)]
+    made = SelfGradientBlock(scale=8 / 255) if block else None
+    return SelfGradientNetwork(nn.Sequential(*layers), made).eval().requires_grad_(False)
+
+
+NETWORK, OTHER = tiny(0, block=True), tiny(1, block=False)
+
+
+def every_attack() -> list[AttackOn[Any]]:
+    """Return every attack that an evaluation may run, cheaper than usual."""
+    context = Context(
+        eps=8 / 255,
+        has_block=True,
+        classes=4,
+        betas=(20.0,),
+        restarts=2,
+        checkpoint=SourceNetwork(NETWORK, "the checkpoint", "0" * 64),
+        graph_sha256="1" * 64,
+        transfer=SourceNetwork(OTHER, "pgd tiny", "2" * 64),
+        queries=5,
+    )
+    attacks = build_attacks(["full"], context)
+    return [replace(one, iterations=3) if isinstance(one, GradientStage) else one for one in attacks]
+
+
+ATTACKS = every_attack()
 
 
 @dataclass
@@ -43,15 +70,22 @@ class Recorded:
         return self.made[-1]
 
 
-@pytest.fixture(scope="module")
-def network() -> SelfGradientNetwork:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)]
-    return SelfGradientNetwork(nn.Sequential(*layers), None).eval().requires_grad_(False)
+def test_every_kind_of_attack_is_tried() -> None:
+    assert {type(attack) for attack in ATTACKS} == {
+        Attack,
+        GradientStage,
+        Square,
+        RandomNoise,
+        Transfer,
+        OnExportedGraph,
+    }
+    stages = [attack for attack in ATTACKS if isinstance(attack, GradientStage)]
+    assert {stage.algorithm for stage in stages} == {"apgd-ce", "apgd-t", "fab-t"}
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.title)
-def test_going_on_changes_nothing(attack: Any, network: SelfGradientNetwork, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.label)
+def test_going_on_changes_nothing(attack: Any, tmp_path: Path) -> None:
+    network = NETWORK
     images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = network(images).argmax(dim=1)
     path = tmp_path / "evaluation.json.row"
@@ -66,6 +100,7 @@ def test_going_on_changes_nothing(attack: Any, network: SelfGradientNetwork, tmp
     with pytest.raises(KeyboardInterrupt):
         run(first, [])
     torch.rand(7)  # whatever the next process draws before
+    assert len(RowProgress(path, ROW).restore()) == 8, "two batches of four are saved"
     counts: list[int] = []
     assert run(second, counts).tolist() == expected.tolist()
     assert counts == [8, 2]
@@ -94,3 +129,17 @@ def test_its_time_is_that_of_all_processes(tmp_path: Path) -> None:
     later = RowProgress(path, ROW)
     later.restore()
     assert 3600 <= later.core_seconds() < 3700
+
+
+def test_the_parts_of_a_check_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    path, check = tmp_path / "evaluation.json.check", {"setting": {"eps": 8 / 255, "beta": (5.0, 20.0)}}
+    parts = [torch.rand(5) / 3, torch.randn(5) * 1e-20]
+    CheckProgress(path, check).save(parts)
+    again = CheckProgress(path, check)
+    assert all(torch.equal(one, other) for one, other in zip(again.restore(), parts, strict=True))
+    assert again.done == 2
+    assert CheckProgress(path, {"setting": {}}).restore() == []
+    path.write_text("[1, 2")
+    assert CheckProgress(path, check).restore() == []
+    again.remove()
+    assert not path.exists()

@@ -5,6 +5,7 @@ import sys
 from tests.training.tiny_run import arguments
 from training.command import main
 from training.loop.progress_bar import ProgressBar
+from training.loop.time_left import TimeLeft, Work
 
 
 class Terminal:
@@ -34,13 +35,14 @@ def test_validation_and_saving_are_shown(picture_folder, runs, monkeypatch):
     stages = ["clean", "fgsm", "pgd10", "cw10", "smooth_cw10", "block_off_cw10", "effect", "clean_block_off"]
     places = [shown.index(f"now=validation: {name}") for name in stages]
     assert places == sorted(places)
-    assert shown.index("now=saving") > places[-1]
+    assert shown.index("now=saving") < places[0], "the trained epoch is saved before its validation"
+    assert shown.rindex("now=saving") > places[-1]
     assert "loss=" in shown[places[0] :], "the epoch's figures stay"
     assert "now=" not in shown.splitlines()[-1].rsplit("\r", 1)[-1], "nothing is going on at the end"
 
 
 def test_a_log_file_gets_no_line_for_a_stage(capfd):
-    bar = ProgressBar(10, 0, visible=True)
+    bar = ProgressBar(TimeLeft(Work(1, 10, {"clean": 5.0})), visible=True)
     before = capfd.readouterr().err
     bar.stage("saving")
     assert before

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
+from training.loop.validation import Validation
 
 TIMING = {"train_images_per_second", "wall_seconds", "core_seconds", "peak_memory_mib"}
 RESUMABLE = ("--method", "self-gradient", "--ema-decay", "0.9")
@@ -64,7 +66,7 @@ def test_resuming_a_killed_run_gives_the_uninterrupted_result(number, picture_fo
     _, error = process.communicate(timeout=300)
     if number == signal.SIGTERM:
         assert process.returncode == 143
-        assert "--resume continues after epoch" in error
+        assert re.search("--resume continues (after|with the validation of) epoch", error)
         assert "Traceback" not in error
     assert len(rows(runs / "parts")) < 3
     assert main([*interrupted, "--resume"]) == 0
@@ -77,8 +79,8 @@ def test_a_kill_between_two_files_loses_nothing(
 ):
     """The log is written first, then the best checkpoint, then the state: whatever is missing is done anew."""
     original = getattr(trainer, killed_before)
-    # The state is also saved before the first epoch.
-    calls_left = iter(range(2 if killed_before == "save_state" else 1))
+    # The state is also saved before the first epoch, and before each validation.
+    calls_left = iter(range(4 if killed_before == "save_state" else 1))
 
     def killing(*arguments):
         if next(calls_left, None) is None:
@@ -88,12 +90,67 @@ def test_a_kill_between_two_files_loses_nothing(
     monkeypatch.setattr(trainer, killed_before, killing)
     argv = arguments(picture_folder, "parts", *RESUMABLE)
     assert main(argv) == 130
-    assert "the same command with --resume continues after epoch 1" in capsys.readouterr().err
+    assert "the same command with --resume continues with the validation of epoch 2" in capsys.readouterr().err
     assert len(rows(runs / "parts")) == 2
     monkeypatch.undo()
     monkeypatch.chdir(runs.parent)
     assert main([*argv, "--resume"]) == 0
     assert_same_run(uninterrupted, runs / "parts")
+
+
+@pytest.mark.parametrize("measurement", ["clean", "smooth_cw10"])
+def test_an_interrupt_during_validation_costs_no_training(
+    measurement, picture_folder, runs, uninterrupted, capsys, monkeypatch
+):
+    measure, train = Validation.measure, trainer.Trainer._train_epoch
+    validated: list[object] = []
+    trained: list[int] = []
+
+    def interrupted(self, model, tell):
+        def telling(name):
+            if len(validated) == 2 and name == measurement:
+                raise KeyboardInterrupt
+            tell(name)
+
+        validated.append(model)
+        return measure(self, model, telling)
+
+    def training(self, epoch, bar):
+        trained.append(epoch)
+        return train(self, epoch, bar)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", training)
+    argv = arguments(picture_folder, "parts", *RESUMABLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "measure", interrupted)
+        assert main(argv) == 130
+    assert "continues with the validation of epoch 2" in capsys.readouterr().err
+    assert len(rows(runs / "parts")) == 1
+    assert main([*argv, "--resume"]) == 0
+    assert "epochs 2 to 3, of which epoch 2 is trained and not validated" in capsys.readouterr().out
+    assert trained == [0, 1, 2], "no epoch is trained twice"
+    assert_same_run(uninterrupted, runs / "parts")
+
+
+def test_an_interrupt_in_training_says_after_which_epoch_it_goes_on(picture_folder, runs, capsys, monkeypatch):
+    train = trainer.Trainer._train_epoch
+
+    def interrupted(self, epoch, bar):
+        if epoch == stop[0]:
+            raise KeyboardInterrupt
+        return train(self, epoch, bar)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_epoch", interrupted)
+    argv = arguments(picture_folder, "told", "--method", "standard")
+    for stop, more in (([0], []), ([1], ["--resume"])):
+        assert main([*argv, *more]) == 130
+        assert f"the same command with --resume continues after epoch {stop[0]}\n" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.load_pictures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main([*argv, "--resume"]) == 130
+        assert "interrupted; the run is as it was, so the same command continues it\n" in capsys.readouterr().err
+        assert main([argument.replace("told", "new") for argument in argv]) == 130
+        assert "interrupted; nothing is saved yet, so the same command starts again\n" in capsys.readouterr().err
 
 
 def test_a_full_disk_costs_nothing_saved(picture_folder, runs, uninterrupted, capsys, monkeypatch):
@@ -109,7 +166,7 @@ def test_a_full_disk_costs_nothing_saved(picture_folder, runs, uninterrupted, ca
     argv = arguments(picture_folder, "parts", *RESUMABLE)
     error = failure(capsys, argv)
     assert "state.pt: cannot be written (No space left on device); free some space on that disk; then" in error
-    assert error.endswith("the same command with --resume continues after epoch 0")
+    assert error.endswith("the same command with --resume continues with the validation of epoch 1")
     monkeypatch.undo()
     monkeypatch.chdir(runs.parent)
     assert main([*argv, "--resume"]) == 0

@@ -54,7 +54,9 @@ def test_resuming_a_finished_time_budget_says_that_nothing_was_left(picture_fold
     assert rows(runs / "timed") == log
     assert (runs / "timed" / "model.safetensors").read_bytes() == network
     (runs / "timed" / "model.safetensors").unlink()
-    assert "model.safetensors is missing, and this run is finished" in failure(capsys, [*options, "--resume"])
+    assert "model.safetensors is missing, which holds the epoch that was kept" in failure(
+        capsys, [*options, "--resume"]
+    )
 
 
 def test_an_interrupted_time_budget_goes_on_where_it_was(picture_folder, runs, capsys, monkeypatch):

@@ -1,12 +1,19 @@
 """Every option of training does something, in float32 and under bf16 autocast."""
 
 import copy
+import re
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from training.common.command_line import flag
 from training.common.described_options import described_options
 from training.config import METHODS, TrainConfig, recipe_defaults
+from training.data.automatic_split import AutomaticSplit, Part
+from training.data.loading import load_pictures, split_validation
 from training.loop.augmentation import Augmentation
 from training.loop.schedule import learning_rate
 from training.methods import build_method
@@ -70,12 +77,19 @@ OF_THE_SCHEDULE: dict[str, tuple[dict, object]] = {
     "lr_warmup": ({"lr_schedule": "cyclic"}, 0.9),
 }
 
+OF_THE_FOLDER: dict[str, object] = {
+    "test_share": 0.5,
+    "image_size": 10,
+    "resize": "crop",
+    "validation_pictures": 6,
+    "seed": 1,
+}
+"""By option: the value with which other pictures are trained on or validated, of a folder of class folders."""
+
 ELSEWHERE = {
     "dataset": "tests/training/data",
     "arch": "tests/training/networks/test_backbones.py",
     "dataset_name": "a name for figures",
-    "image_size": "tests/training/data/test_loading.py",
-    "resize": "tests/test_one_reader.py",
     "init_from": "tests/training/loop/test_trainer.py",
     "freeze_backbone": "tests/training/loop/test_frozen_backbone.py",
     "minutes": "tests/training/loop/test_time_budget.py",
@@ -84,10 +98,7 @@ ELSEWHERE = {
     "weight_decay": "torch.optim.SGD's",
     "ema_decay": "tests/training/loop/test_weight_average.py",
     "precision": "below",
-    "test_share": "tests/training/data/test_automatic_split.py",
-    "validation_pictures": "tests/training/data/test_loading.py",
     "validation_attacked": "tests/training/loop/test_validation.py",
-    "seed": "tests/training/loop/test_resuming.py",
 }
 """Options that no single step shows, and where they are tested."""
 
@@ -126,7 +137,7 @@ def a_step(config: TrainConfig) -> list[torch.Tensor]:
 
 
 def test_every_option_is_in_a_table():
-    tables = (OF_THE_STEP, OF_THE_PICTURES, OF_THE_SCHEDULE, ELSEWHERE)
+    tables = (OF_THE_STEP, OF_THE_PICTURES, OF_THE_SCHEDULE, OF_THE_FOLDER, ELSEWHERE)
     names = [name for table in tables for name in table]
     assert sorted(names) == sorted(item.name for item in described_options(TrainConfig))
 
@@ -211,3 +222,59 @@ def test_options_of_the_schedule_change_it(name):
     configs = [TrainConfig(**({"dataset": "cifar10"} | options | more)) for more in ({}, {name: value})]
     rates = [[learning_rate(config, epoch) for epoch in range(100)] for config in configs]
     assert rates[0] != rates[1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of nothing but class folders, with pictures of mixed sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = generator.integers(0, 256, (*generator.integers(8, 20, 2), 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", OF_THE_FOLDER)
+def test_options_of_the_folder_change_what_is_trained_on(name, photos):
+    def trained_and_validated(config: TrainConfig) -> tuple[str, str]:
+        part = Part("train", AutomaticSplit(config.test_share, config.seed))
+        pictures = load_pictures(config.dataset, photos, part, config.image_size, resize=config.resize)
+        train, held_out = split_validation(pictures, config.validation_pictures, config.seed)
+        return train.sha256(), held_out.sha256()
+
+    base: dict[str, Any] = {"dataset": "image-folder", "image_size": 8, "validation_pictures": 4}
+    before, again = (trained_and_validated(TrainConfig(**base)) for _ in range(2))
+    assert before == again
+    after = trained_and_validated(TrainConfig(**(base | {name: OF_THE_FOLDER[name]})))
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("name", [name for name, place in ELSEWHERE.items() if place.startswith("tests/")])
+def test_the_files_that_test_other_options_name_them(name, project_root):
+    place = project_root / ELSEWHERE[name]
+    files = sorted(place.rglob("test_*.py")) if place.is_dir() else [place]
+    texts = [file.read_text() for file in files]
+    assert any(flag(name) in text or re.search(rf"\b{name}\b", text) for text in texts)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_frozen_backbone_gets_no_gradient_and_the_block_the_same_one(precision):
+    free, frozen = (network_for(configured({"precision": precision})).eval() for _ in range(2))
+    frozen.backbone.requires_grad_(False)
+    images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    for model in (free, frozen):
+        method = build_method(configured({"precision": precision}))
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            method.loss(model, method.attack(model, images, labels)).backward()
+    assert all(value.grad is None for value in frozen.backbone.parameters())
+    assert free.block is not None
+    assert frozen.block is not None
+    for one, other in zip(free.block.parameters(), frozen.block.parameters(), strict=True):
+        assert one.grad is not None
+        assert one.grad.norm() > 0
+        torch.testing.assert_close(one.grad, other.grad, rtol=2**-6, atol=1e-7)

@@ -4,7 +4,7 @@ The theorem says that f^n(x) - f^(n-1)(x) tends to zero, and its proof that step
 proof expands f in a Taylor series, which a ReLU network does not have: its gradient jumps. So this is measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +50,11 @@ class Iteration:
     def as_dict(self) -> dict[str, Any]:
         """Return every field and what follows from them, for JSON."""
         return {**asdict(self), "within_bound": self.within_bound(), "left_over": self.left_over()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Iteration":
+        """Return the iteration that as_dict described."""
+        return cls(values["epsilon"], list(values["gradient_change"]), list(values["value_change"]))
 
 
 def iterate(

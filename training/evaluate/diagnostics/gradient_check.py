@@ -9,13 +9,17 @@ from torch import Tensor
 from training.attacks.projected_gradient import AttackLoss, cross_entropy, loss_gradient, margin
 from training.common.in_batches import in_batches
 from training.evaluate.measuring import Trial
+from training.evaluate.row_progress import CheckProgress
 from training.networks.self_gradient import LogitsFunction
 
 DIRECTIONS = 20
 
 
 def finite_difference_correlations(
-    trial: Trial[Any], gradients: Mapping[str, LogitsFunction], directions: int = DIRECTIONS
+    trial: Trial[Any],
+    gradients: Mapping[str, LogitsFunction],
+    directions: int = DIRECTIONS,
+    progress: CheckProgress | None = None,
 ) -> dict[str, float]:
     """Return how the slopes that a gradient predicts correlate with central finite differences of step eps / 8.
 
@@ -26,6 +30,7 @@ def finite_difference_correlations(
         trial: The network, whose exact logits are taken, and the pictures.
         gradients: From a name to the network as an attack sees it.
         directions: Random sign directions for each image.
+        progress: The results of an interrupted process. They are continued, and kept up to date after every direction.
 
     Returns:
         By name, the mean over images of Pearson's correlation over the directions, in [-1, 1]. It is 0 where one of the
@@ -35,7 +40,7 @@ def finite_difference_correlations(
     generator = torch.Generator().manual_seed(trial.seed)
     step = trial.eps / 8
     slopes: dict[str, list[Tensor]] = {name: [] for name in gradients}
-    differences: list[Tensor] = []
+    differences = [] if progress is None else [part.to(images.device) for part in progress.restore()]
     predicted = {}
     for name, view in gradients.items():
         # Averaged views draw noise. So they always draw the same, whichever other views there are.
@@ -45,11 +50,16 @@ def finite_difference_correlations(
     def margins(moved: Tensor) -> Tensor:
         return in_batches(lambda some, right: margin(trial.model(some), right), moved, labels, batch_size=batch_size)
 
-    for _ in range(directions):
+    for direction in range(directions):
         signs = (torch.randint(0, 2, images.shape, generator=generator) * 2 - 1).to(images)
-        with torch.no_grad():
-            rise = margins(images + step * signs) - margins(images - step * signs)
-        differences.append(rise / (2 * step))
+        if direction >= len(differences):
+            with torch.no_grad():
+                rise = margins(images + step * signs) - margins(images - step * signs)
+            differences.append(rise / (2 * step))
+            if progress is not None:
+                progress.save(differences)
+        if trial.on_batch is not None:
+            trial.on_batch(len(labels))
         for name, gradient in predicted.items():
             slopes[name].append((gradient * signs).flatten(1).sum(dim=1))
     measured = torch.stack(differences, dim=1)

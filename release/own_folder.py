@@ -1,0 +1,273 @@
+"""Go the whole way of somebody with three folders of photos, and keep what each command costs.
+
+    python -m release.own_folder --data-root data --work /tmp/own-folder
+
+It makes the photos from CIFAR-10's pictures in class folders (<data-root>/train/<class>/*.jpg): those of three classes,
+enlarged to sides between 100 and 400 pixels, as JPEG. Then it trains, judges, exports and serves as the tutorial says,
+and asks the service for the class of pictures that training has not seen. results/own_folder.json gets the commands
+with the time and the processor time of each, and the figures.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from benchmarks.provenance import commit, processor, versions
+from sgn_serve.pictures.files import SUFFIXES
+from training.checkpoint import load_checkpoint
+from training.common.errors import TrainingError
+from training.common.markdown import table
+from training.data.picture_folder import in_test_part
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "own_folder.json"
+CLASSES = ("automobile", "bird", "ship")
+SMALLEST, LARGEST = 100, 400
+"""Sides of the photos in pixels."""
+READY_SECONDS = 300
+"""How long a service may take to start on a busy machine."""
+
+
+class OwnFolderError(TrainingError):
+    """A command of the way failed, or there are no pictures to begin with."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and judged.
+
+    Attributes:
+        per_class: Photos of each class.
+        arch: Backbone.
+        image_size: Side in pixels that they are resized to.
+        epochs: Epochs.
+        batch_size: Photos a step.
+        attacks: What --attacks says of the judging.
+        threads: CPU threads of training and judging.
+    """
+
+    per_class: int = 60
+    arch: str = "timm:resnet18"
+    image_size: int = 128
+    epochs: int = 6
+    batch_size: int = 16
+    attacks: str = "pgd-10,cw-20"
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the way.
+
+    Attributes:
+        name: What it does.
+        command: The command line, as somebody types it.
+        seconds: How long it took.
+        core_seconds: Its processor time, of all its processes.
+    """
+
+    name: str
+    command: str
+    seconds: float
+    core_seconds: float
+
+
+def make_photos(source: Path, folder: Path, per_class: int, seed: int = 0) -> None:
+    """Write photos of mixed sizes into class folders.
+
+    Args:
+        source: Holds train/<class>/<picture>.
+        folder: Where the class folders are made.
+        per_class: Photos of each class.
+        seed: Seed of the sizes.
+
+    Raises:
+        OwnFolderError: A class has too few pictures.
+    """
+    sizes = random.Random(seed)
+    for name in CLASSES:
+        paths = [path for path in sorted((source / "train" / name).glob("*")) if path.suffix.lower() in SUFFIXES]
+        if len(paths) < per_class:
+            raise OwnFolderError(f"{source / 'train' / name}: {len(paths)} pictures, but {per_class} are wanted")
+        (folder / name).mkdir(parents=True)
+        for path in paths[:per_class]:
+            size = (sizes.randint(SMALLEST, LARGEST), sizes.randint(SMALLEST, LARGEST))
+            with Image.open(path) as picture:
+                enlarged = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            enlarged.save(folder / name / f"{path.stem}.jpg", quality=90)
+
+
+def commands(size: Size) -> dict[str, list[str]]:
+    """Return the arguments of `sgn` for each step, by its name."""
+    threads = ["--threads", str(size.threads)]
+    checkpoint = "runs/photos/model.safetensors"
+    return {
+        "train": [
+            *("train", "--data-root", "photos", "--arch", size.arch, "--image-size", str(size.image_size)),
+            *("--run", "photos", "--epochs", str(size.epochs), "--batch-size", str(size.batch_size)),
+            *("--lr", "0.05", "--lr-schedule", "cyclic", "--validation-attacked", "4", *threads),
+        ],
+        "judge": [
+            *("judge", "--ckpt", checkpoint, "--data-root", "photos", "--attacks", size.attacks, "--beta", "20"),
+            *("--report", "runs/photos/report.json", *threads),
+        ],
+        "export": ["export", "--ckpt", checkpoint, "--onnx", "photos.onnx"],
+    }
+
+
+def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
+    """Go the whole way in a folder that has photos/, and return the steps and the figures.
+
+    Args:
+        work: The folder. runs/ and photos.onnx are made in it.
+        size: How much is trained and judged.
+        told: Gets each step when it is done.
+
+    Raises:
+        OwnFolderError: A command failed; it has printed why.
+    """
+    steps: list[Step] = []
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+
+    def measured(name: str, command: str, act: Callable[[], Any]) -> Any:
+        began, used = time.monotonic(), _children()
+        result = act()
+        steps.append(Step(name, command, round(time.monotonic() - began, 1), round(_children() - used, 1)))
+        told(steps[-1])
+        return result
+
+    def run(arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "sgn", *arguments]
+        if subprocess.run(command, cwd=work, env=environment, check=False).returncode:
+            raise OwnFolderError(f"sgn {shlex.join(arguments)} failed; its message is above")
+
+    for name, arguments in commands(size).items():
+        measured(name, f"sgn {shlex.join(arguments)}", partial(run, arguments))
+    answers = measured(
+        "serve and classify",
+        "sgn serve --model photos.onnx",
+        lambda: classify_unseen(work, environment),
+    )
+    report = json.loads((work / "runs" / "photos" / "report.json").read_text())
+    return {
+        "size": asdict(size),
+        "steps": [asdict(step) for step in steps],
+        "judged_pictures": report["setting"]["pictures"],
+        "accuracy": {f"{row['id']['state']}: {row['title']}": row["accuracy"] for row in report["rows"]},
+        "lowest": report["headline"]["lowest accuracy per picture"],
+        "served": answers,
+    }
+
+
+def classify_unseen(work: Path, environment: dict[str, str]) -> dict[str, int]:
+    """Serve photos.onnx, classify each photo of the test part, and return how many there were and how many were right.
+
+    Raises:
+        OwnFolderError: The service does not start, or refuses a photo.
+    """
+    _, info = load_checkpoint(work / "runs" / "photos" / "model.safetensors")
+    unseen = in_test_part(work / "photos", info.class_names, info.split)
+    paths = [path for path in sorted((work / "photos").glob("*/*")) if unseen(path)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "sgn", "serve", "--model", "photos.onnx", "--port", str(port)]
+    log = work / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, cwd=work, env=environment, stdout=output, stderr=output)
+    right = 0
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            _wait(client, server, log)
+            for path in paths:
+                answer = client.post("/classify", files={"image": path.read_bytes()})
+                if answer.status_code != 200:
+                    raise OwnFolderError(f"{path}: the service answers {answer.status_code}: {answer.text}")
+                right += answer.json()["label"] == path.parent.name
+    finally:
+        server.terminate()
+        server.wait()
+    return {"pictures": len(paths), "right": right}
+
+
+def _wait(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise OwnFolderError(f"the service did not start; {log} says why")
+
+
+def _children() -> float:
+    """Return the processor seconds of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def steps_table(result: dict[str, Any]) -> str:
+    """Return the steps with their time as Markdown."""
+    lines = [
+        [step["name"], f"{step['seconds'] / 60:.1f}", f"{step['core_seconds'] / 60:.1f}"] for step in result["steps"]
+    ]
+    total = [sum(step[key] for step in result["steps"]) / 60 for key in ("seconds", "core_seconds")]
+    lines.append(["**together**", *(f"**{value:.1f}**" for value in total)])
+    return table(["step", "minutes", "minutes of one core"], lines, "lrr")
+
+
+def figures_table(result: dict[str, Any]) -> str:
+    """Return the accuracies as Markdown."""
+    lines = [[name, f"{100 * value:.1f}"] for name, value in result["accuracy"].items()]
+    lines.append(["**lowest, per picture**", f"**{100 * result['lowest']:.1f}**"])
+    return table(["attack", "accuracy, %"], lines, "lr")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser("python -m release.own_folder", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True, help="CIFAR-10 as train/<class>/*.jpg")
+    parser.add_argument("--work", type=Path, required=True, help="a new folder for photos, run and graph")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
+    for name, value in asdict(Size()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
+    options = parser.parse_args(arguments)
+    size = Size(**{name: getattr(options, name) for name in asdict(Size())})
+    try:
+        make_photos(options.data_root, options.work / "photos", size.per_class)
+        result = go(options.work, size, lambda step: print(step, file=sys.stderr, flush=True))
+    except (OwnFolderError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    about = {
+        "command": "python -m release.own_folder --data-root ... --work ...",
+        "versions": versions(("torch", "timm", "onnxruntime")),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[2], 1),
+        "git_commit": commit(),
+    }
+    options.output.write_text(json.dumps(about | result, indent=1) + "\n")
+    print(steps_table(result), figures_table(result), sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Commands read weights of other programs directly where nothing is left open, and else name the conversion."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export.command import main as export
+from sgn_serve.graph_format import file_sha256
+from tests.training.checkpoints import save_untrained, tiny_info
+from tests.training.foreign.references import Normalised, PreActReference, WideReference, lively
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.convert.command import main as convert
+from training.evaluate.command import main as evaluate
+from training.foreign.errors import WeightsError
+from training.foreign.kind import is_foreign
+from training.foreign.loading import Source, load_network
+
+NAMES = ("blue", "green", "red")
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def wide(classes: int = 3) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return Normalised(lively(WideReference(1, 1, classes)), MEAN, STD).eval()
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_a_foreign_file_is_told_from_ours(tmp_path: Path) -> None:
+    ours = save_untrained(tmp_path, tiny_info())
+    foreign = saved(tmp_path / "x.pth", wide().state_dict())
+    beside = saved(tmp_path / "y.pt", wide().state_dict())
+    (tmp_path / "y.json").write_text("{}")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(ours.read_bytes()[:100])
+    assert [is_foreign(path) for path in (ours, foreign, beside, damaged, tmp_path / "none.pt")] == [
+        *(False, True, False, False, False)
+    ]
+    assert is_foreign(foreign.rename(tmp_path / "x.pt"))
+
+
+def test_a_file_that_says_its_normalisation_is_loaded_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = wide()
+    path = saved(tmp_path / "x.pth", {"model": reference.state_dict()})
+    network, info = load_network(Source(path, NAMES))
+    assert (info.architecture, info.class_names, info.method) == ("wrn-10-1", NAMES, "converted")
+    assert info.mean == pytest.approx(MEAN)
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), reference(images), rtol=1e-4, atol=1e-4)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: took it for wrn-10-1, by its names and shapes; took what it holds under 'model'")
+
+
+def refusal(path: Path, flag: str = "--ckpt") -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_network(Source(path, NAMES, flag))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_left_open_is_named_with_the_command_that_takes_it(tmp_path: Path) -> None:
+    reference = wide()
+    plain = saved(tmp_path / "plain.pt", reference.get_submodule("model").state_dict())
+    error = refusal(plain, "--transfer-from")
+    assert error.startswith(f"--transfer-from {plain}: wrn-10-1 of 3 classes, but nothing in it says what")
+    found = re.search(r"`python -m (training\.convert .*)`", error)
+    assert found is not None
+    _, *argv = shlex.split(found[1].replace("NAMES", "a,b,c"))
+    assert convert(argv) == 0
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = reference.get_submodule("model")(images)
+        converted = load_checkpoint(tmp_path / "plain-converted.safetensors")[0](images)
+    torch.testing.assert_close(converted, expected, rtol=1e-4, atol=1e-4)
+
+    which = saved(tmp_path / "which.pt", PreActReference(3, True, True).state_dict())
+    assert f"--arch ARCH --weights {which} --classes NAMES --out" in refusal(which)
+    unnamed = saved(tmp_path / "unnamed.pt", reference.state_dict())
+    with pytest.raises(WeightsError, match=r"wrn-10-1 of 3 classes, which nothing in it names; pass --classes here"):
+        load_network(unnamed)
+    four = saved(tmp_path / "four.pt", wide(4).state_dict())
+    assert "has 4 logits, and there are 3 classes" in refusal(four)
+    ours = save_untrained(tmp_path, tiny_info())
+    assert "is none; leave it out" in refusal(ours)
+
+
+def test_errors_name_their_own_flag(tmp_path: Path) -> None:
+    for name, content in (("none.safetensors", None), ("text.safetensors", "nothing")):
+        path = tmp_path / name
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(CheckpointError, match="pass that file to --init-from"):
+            load_network(Source(path, None, "--init-from"))
+
+
+def test_export_takes_a_foreign_file_with_the_names_of_its_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    path = saved(tmp_path / "x.pth", wide().state_dict())
+    out = tmp_path / "x.onnx"
+    assert export([f"--ckpt={path}", f"--onnx={out}"]) == 2
+    assert "pass --classes here, or run `python -m training.convert --arch wrn-10-1" in capsys.readouterr().err
+    assert export([f"--ckpt={path}", f"--onnx={out}", "--classes=blue,green,red"]) == 0
+    metadata = {item.key: item.value for item in onnx.load(out).metadata_props}
+    assert file_sha256(path) in metadata.values()
+
+
+def test_evaluation_takes_a_foreign_file_and_the_classes_of_its_pictures(
+    tmp_path: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "x.pth", wide().state_dict())
+    argv = [f"--ckpt={path}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu", "--attacks=clean"]
+    assert evaluate(argv) == 2
+    assert "weights of another program, does not say its data; pass --dataset" in capsys.readouterr().err
+    assert evaluate([*argv, "--dataset=image-folder", f"--transfer-from={path}"]) == 0
+    setting = json.loads((tmp_path / "evaluation.json").read_text())["setting"]
+    assert (setting["architecture"], setting["checkpoint_sha256"]) == ("wrn-10-1", file_sha256(path))
+    four = saved(tmp_path / "four.pth", wide(4).state_dict())
+    assert evaluate([f"--ckpt={four}", *argv[1:], "--dataset=image-folder"]) == 2
+    assert "has 4 logits, and there are 3 classes" in capsys.readouterr().err

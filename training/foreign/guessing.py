@@ -1,0 +1,120 @@
+"""Guess the architecture that weights are of, from their names and shapes."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from training.foreign.errors import WeightsError
+from training.foreign.matching import match
+from training.networks.backbones import build_backbone
+from training.networks.errors import ArchitectureError
+from training.networks.names import TIMM_PREFIX
+
+_EFFICIENTNETS = tuple(f"efficientnet_b{number}" for number in range(8))
+_MOBILENETS_V3 = ("mobilenetv3_large_100", "mobilenetv3_small_100")
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    r"^layer1\.0\.conv1\.weight$": (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+        *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    ),
+    r"^features\.denseblock1\.": ("densenet121", "densenet161", "densenet169", "densenet201"),
+    r"^features\.0\.weight$": tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+    r"^(?:cls|class)_token$": (
+        *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_base_patch32_224"),
+        *("vit_large_patch16_224", "vit_large_patch32_224", "vit_huge_patch14_224"),
+        *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"),
+    ),
+    r"\.(?:gamma|layer_scale)$": ("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
+    r"\.relative_position_bias_table$": tuple(
+        f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")
+    ),
+    r"^features\.\d+\.\d+\.block\.": (*_EFFICIENTNETS, "efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"),
+    r"^features\.\d+\.conv\.": ("mobilenetv2_100",),
+    r"^features\.\d+\.block\.": _MOBILENETS_V3,
+    r"^conv_stem\.weight$": (
+        *_EFFICIENTNETS,
+        *(f"tf_{name}" for name in _EFFICIENTNETS),
+        "mobilenetv2_100",
+        *_MOBILENETS_V3,
+        *(f"tf_{name}" for name in _MOBILENETS_V3),
+    ),
+}
+"""Networks of timm that weights are compared with, by a name that one of their tensors has. Others need --arch."""
+
+ANY_CLASSES = 7
+"""Classes of the networks that are compared: any number."""
+
+AMBIGUOUS = (
+    "these are weights of a PreActResNet-18, of which there are two that differ in no tensor: pass "
+    "--arch preact-resnet-18{0} where a block's shortcut starts after its first batch norm and ReLU (kuangliu's, "
+    "RobustBench's PreActBlockV2), or --arch preact-resnet-18-v1{0} where it starts at the block's input "
+    "(RobustBench's PreActBlock, Rice et al., Wong et al.)"
+)
+
+
+def guess_architecture(tensors: Mapping[str, Tensor]) -> str:
+    """Return the value of --arch that names and shapes speak for.
+
+    Raises:
+        WeightsError: They speak for none, or for several that differ in no tensor.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    first = "block1.layer.0.conv1.weight"
+    if first in shapes:
+        blocks = sum(bool(re.fullmatch(r"block1\.layer\.\d+\.conv1\.weight", name)) for name in shapes)
+        return f"wrn-{6 * blocks + 4}-{shapes[first][0] // 16}"
+    blocks_of_18 = {f"layer{group}.1.conv2.weight" for group in range(1, 5)}
+    deeper = any(re.search(r"^layer\d\.2\.|\.conv3\.", name) for name in shapes)
+    if shapes.get("conv1.weight") == (64, 3, 3, 3) and blocks_of_18 <= set(shapes) and not deeper:
+        if "bn1.weight" in shapes:
+            return "resnet-18"
+        raise WeightsError(AMBIGUOUS.format("" if "bn.weight" in shapes else "-nonorm"))
+    found = _fitting_timm_networks(tensors)
+    if len(found) > 1:
+        raise WeightsError(
+            f"these are weights of {' or '.join(found)}, which differ in no tensor, but in what they compute or in "
+            "how they normalise; pass the --arch that it is"
+        )
+    if not found:
+        some = ", ".join(list(shapes)[:3])
+        raise WeightsError(f"no architecture is known by these tensors ({some}, ...); pass --arch")
+    return found[0]
+
+
+def _fitting_timm_networks(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the networks of timm whose tensors have these names and, but for the classifier's, these shapes."""
+    found = []
+    for pattern, names in FAMILIES.items():
+        if not any(re.search(pattern, name) for name in tensors):
+            continue
+        for name in names:
+            arch = TIMM_PREFIX + name
+            try:
+                wanted = state_of(arch, ANY_CLASSES)
+            except ArchitectureError:  # no timm, or an older one
+                continue
+            fit = match(tensors, arch, wanted)
+            if (not fit.problems or fit.logits_in_file is not None) and arch not in found:
+                found.append(arch)
+    return found
+
+
+def state_of(arch: str, classes: int, image_size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """Return a network's state dict, where possible without values, on the meta device.
+
+    Args:
+        arch: The network's name.
+        classes: How many logits it has.
+        image_size: (height, width) in pixels. None takes the network's own default.
+
+    Raises:
+        ArchitectureError: There is no such network, or it does not take such pictures.
+    """
+    try:
+        with torch.device("meta"):
+            return build_backbone(arch, classes, image_size).state_dict()
+    except Exception:  # what the meta device cannot do raises anything; what is wrong raises again
+        return build_backbone(arch, classes, image_size).state_dict()

@@ -1,0 +1,37 @@
+"""Tell weights of other programs from checkpoints of this project. Nothing here imports PyTorch."""
+
+import json
+from pathlib import Path
+
+from sgn_serve.graph_format import METADATA_KEY
+
+_ZIP, _PICKLE = b"PK", b"\x80"
+"""First bytes of what torch.save writes, now and before PyTorch 1.6."""
+
+_LONGEST_HEADER = 100 << 20
+"""Most bytes of a .safetensors file's header, in its format's description."""
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a file looks like weights of another program.
+
+    A checkpoint of this project is a .safetensors file with its metadata, or a .pt with its description beside it. A
+    file that is missing, damaged or nothing of the kind is left to training.checkpoint, which says so.
+    """
+    if not path.is_file():
+        return False
+    if path.suffix == ".pt":
+        return not path.with_suffix(".json").is_file()
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if start[:2] == _ZIP or (start[:1] == _PICKLE and path.suffix != ".safetensors"):
+                return True
+            if len(start) < 8 or length > _LONGEST_HEADER:
+                return False
+            header = json.loads(file.read(length))
+    except (OSError, ValueError):
+        return False
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return isinstance(header, dict) and METADATA_KEY not in (metadata or {})

@@ -1,0 +1,166 @@
+"""Read the weights that another program saved: unwrap them, strip prefixes, and find the normalisation inside."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sgn_serve.graph_format import METADATA_KEY
+from training.common.errors import first_line
+from training.foreign.errors import WeightsError
+
+SAFETENSORS = ".safetensors"
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "ema_state_dict")
+"""Keys under which programs save a state dict beside other things, in the order in which they are looked for."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "0.", "1.")
+"""Prefixes of wrapping modules: DataParallel's, torch.compile's, and those of a model after a normalisation layer."""
+
+NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("means", "sds"), ("new_mean", "new_std"))
+"""Names of the two tensors of a normalisation layer."""
+
+COPY = "attacker."
+"""Prefix of the copy of a whole model that MadryLab's robustness library saves."""
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """What a file holds.
+
+    Attributes:
+        path: The file.
+        tensors: The tensors by name, without the prefixes that all of them shared. Floating-point ones are float32.
+        mean: Per-channel mean of a normalisation layer in the file; None where there is none.
+        std: Its standard deviation.
+        notes: What was done to get the tensors, one sentence each.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    notes: tuple[str, ...]
+
+
+def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
+    """Read a state dict of another program.
+
+    Args:
+        path: A .safetensors file, or one that torch.save wrote. The latter is read with weights_only=True, so that it
+            cannot run code.
+        flag: The option that named the file, for the message.
+
+    Raises:
+        WeightsError: There is no such file, it cannot be read, or it holds no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; pass the weights to {flag}")
+    notes: list[str] = []
+    content = _read_safetensors(path) if path.suffix == SAFETENSORS else _unwrapped(path, _read_pickle(path), notes)
+    others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(
+            f"{path}: not all of its state dict are tensors, such as {others[0]}; save model.state_dict() alone"
+        )
+    tensors = {str(name): _as_float32(tensor) for name, tensor in content.items()}
+    tensors, mean, std = _without_wrapping(tensors, notes)
+    return ForeignWeights(path, tensors, mean, std, tuple(notes))
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = METADATA_KEY in (file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({first_line(error)}); save it again") from None
+    if ours:
+        raise WeightsError(f"{path}: is a checkpoint of this project already; use it as it is")
+    return tensors
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it holds a {found[1]}, and reading that could run code" if found else "it is damaged, or none at all"
+        raise WeightsError(
+            f"{path}: not a file of tensors alone ({what}); in its own program, save model.state_dict() alone"
+        ) from None
+    except Exception as error:  # torch raises runtime, value, key and end-of-file errors for damaged files
+        raise WeightsError(f"{path}: not a file that torch.save wrote ({first_line(error)}); save it again") from None
+
+
+def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
+    """Return the state dict inside what programs save."""
+    while isinstance(content, Mapping):
+        inside = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if not inside:
+            break
+        others = f", and not {' or '.join(map(repr, inside[1:]))}" if inside[1:] else ""
+        notes.append(f"took what it holds under {inside[0]!r}{others}")
+        content = content[inside[0]]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        found = f"the keys {', '.join(map(str, content))[:200]}" if isinstance(content, Mapping) else f"{type(content)}"
+        raise WeightsError(
+            f"{path}: no state dict in it (it has {found}; looked for {', '.join(WRAPPERS)}); "
+            "save model.state_dict() alone"
+        )
+    return content
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _without_wrapping(
+    tensors: dict[str, Tensor], notes: list[str]
+) -> tuple[dict[str, Tensor], tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Strip what wraps the model, from the outside in, and return the rest with mean and standard deviation."""
+    mean = std = None
+    if tensors.pop("n_averaged", None) is not None:
+        notes.append("left out n_averaged, the counter of a weight average")
+    while True:
+        prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), None)
+        if prefix is not None and tensors:
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            notes.append(f"stripped the prefix {prefix!r}")
+            continue
+        copies = [name for name in tensors if _is_copy(name, tensors)]
+        if copies:
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in copies}
+            notes.append(f"left out {len(copies)} tensors under {COPY!r}, which are copies")
+            continue
+        found = None if mean is not None else _normalisation(tensors)
+        if found is None:
+            return tensors, mean, std
+        mean, std = (tuple(float(value) for value in tensors.pop(name).flatten()) for name in found)
+        notes.append(f"read the normalisation from {found[0]} and {found[1]}")
+
+
+def _is_copy(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether a tensor is an equal copy under the prefix of MadryLab's robustness library."""
+    if not name.startswith(COPY):
+        return False
+    inner = name.removeprefix(COPY)
+    twin = tensors.get(inner, tensors.get(inner.replace("normalize.", "normalizer.", 1)))
+    return twin is not None and torch.equal(twin, tensors[name])
+
+
+def _normalisation(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return the names of a normalisation layer's mean and standard deviation of three channels, where there is one."""
+    for name, tensor in tensors.items():
+        prefix, _, last = name.rpartition(".")
+        for first, second in NORMALISATIONS:
+            other = f"{prefix}.{second}" if prefix else second
+            if last == first and tensor.numel() == 3 and other in tensors and tensors[other].numel() == 3:
+                return name, other
+    return None
