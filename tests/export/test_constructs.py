@@ -31,7 +31,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
     def run(backbone: nn.Module) -> Verification:
         network = SelfGradientNetwork(backbone, SelfGradientBlock(gradient_scaling="rms")).eval()
         info = tiny_info(image_size=IMAGE_SIZE, class_names=tuple("abcdefghij"[:CLASSES]))
-        monkeypatch.setattr("export.exporter.load_checkpoint", lambda *_: (network, info))
+        monkeypatch.setattr("export.exporter.load_network", lambda *_: (network, info))
         return export_onnx(checkpoint, target)
 
     return run
