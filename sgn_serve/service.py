@@ -84,13 +84,13 @@ class RobustClassifier:
                 wanted + OTHER_FILES,
             )
         use_supervisor()
-        # glibc would give nearly every thread a heap of its own, and keep in each what a large picture once needed.
-        # That was 40 MB more after a minute of mixed requests and reloads. The workers' C library reads this at start.
-        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # glibc would give nearly every thread a heap of its own, and keep in each what it once needed. Bodies are
+        # written to the disk in threads. The workers' C library reads this at start.
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         # Once glibc has seen pieces as large as a picture's freed, it would keep them: 130 MB. With these limits they
         # go back to the system. Smaller pieces, such as the network's tensors, are still kept.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 20))
-        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 20))
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 << 20))
         # uvicorn believes X-Forwarded-For of these, and by default of everybody on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies)
 

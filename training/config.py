@@ -40,6 +40,9 @@ Sources: the learning rate lies within the range that Kornblith et al., Do Bette
 (2019), search for SGD with Nesterov momentum 0.9; the rate that rises and falls once is Smith's (2018).
 """
 
+BATCH_SIZE = 128
+"""Pictures of a step, where nobody says how many and an epoch has FEWEST_STEPS of them."""
+FEWEST_STEPS = 4
 _LATER: dict[str, Any] = {
     "resize": "stretch",
     "random_resized_crop": 0.0,
@@ -144,7 +147,14 @@ class TrainConfig:
             unit="minutes",
         ),
     ] = 0.0
-    batch_size: Annotated[int, Option("pictures a step, of all processes together", above=0)] = 128
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "pictures a step, of all processes together",
+            above=0,
+            default=f"{BATCH_SIZE}, or fewer where an epoch would have less than {FEWEST_STEPS} steps",
+        ),
+    ] = None
     lr: Annotated[float, Option("peak learning rate", above=0)] = 0.1
     lr_schedule: Annotated[
         Literal["step", "cyclic"],

@@ -66,7 +66,7 @@ def _try_backbone(config: TrainConfig, device: torch.device, side: int | None) -
             f"{config.arch} on pictures of {side}x{side} has a convolution that strides over a single pixel, which "
             "PyTorch differentiates wrongly in bf16 on a CPU; pass --precision float32, or a larger --image-size"
         )
-    if config.batch_size > 1:
+    if config.batch_size != 1:
         return
     try:
         with torch.no_grad():

@@ -20,8 +20,8 @@ from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import load_pictures
 from training.data.picture_folder import missing_test, part_folder, pictures_in_both, with_room_for_crops
+from training.fitting import with_batch_size, with_image_size
 from training.hardware import check_backbone
-from training.image_size import with_image_size
 from training.loop.run_lock import run_lock
 from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
@@ -70,11 +70,6 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
         TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
     run_dir = run_folder(arguments.run, config)
-    if config.batch_size % shard.processes:
-        raise DistributedError(
-            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
-            f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
-        )
     state, class_names, start = None, None, None
     split = AutomaticSplit(config.test_share, config.seed)
     if arguments.resume:
@@ -94,6 +89,11 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
             # The pictures that the other network was trained on are not for judging this one.
             split = start.split or split
             class_names = None if config.pretrained else start.class_names
+    if config.batch_size is not None and config.batch_size % shard.processes:
+        raise DistributedError(
+            f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
+            f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
+        )
     root: Path = arguments.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
         for line in (missing_test(root), pictures_in_both(root)):
@@ -117,6 +117,9 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
         raise TrainerError(f"pictures of more than {MAX_SIDE} pixels a side are too large; pass a smaller --image-size")
     if config.random_resized_crop:
         pictures = with_room_for_crops(pictures, part_folder(root, "train"))
+    config, line = with_batch_size(config, pictures, shard.processes)
+    if line and shard.first:
+        print(line, file=sys.stderr, flush=True)
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 

@@ -133,6 +133,8 @@ class _Watch:
         self._window = Window()
         self._asked = 0.0
         self._stop = False
+        self._counted_twice = 0.0
+        """Bytes by which the cheap sum exceeded the exact one, at the last look of this window."""
 
     def take(self) -> Window:
         """Return the window, and begin the next."""
@@ -140,6 +142,7 @@ class _Watch:
         now = exact(pids) / _MEGABYTE
         with self._lock:
             window, self._window = self._window, Window(peak=now, killed=self._window.killed)
+            self._counted_twice = 0.0
             window.last = now
             window.peak = max(window.peak, now)
             if self._asked:  # one that still waits
@@ -147,7 +150,7 @@ class _Watch:
         return window
 
     def watch_memory(self) -> None:
-        pids, difference, rounds = tree(self._server.pid), 0.0, 0
+        pids, rounds = tree(self._server.pid), 0
         while not self._stop:
             if rounds % 4 == 0:
                 pids = tree(self._server.pid)
@@ -157,11 +160,13 @@ class _Watch:
             with self._lock:
                 window = self._window
                 window.buckets[bucket] = max(window.buckets.get(bucket, 0.0), cheap / _MEGABYTE)
-                look = cheap - difference > window.peak * _MEGABYTE + 1e6
+                look = cheap - self._counted_twice > window.peak * _MEGABYTE + 1e6
             if look:
                 now = exact(pids)
-                difference = max(0.0, cheap - now)
+                # A process that ended during the look would seem to be counted twice for ever after.
+                lowest = min(cheap, upper_bound(pids))
                 with self._lock:
+                    self._counted_twice = max(0.0, lowest - now)
                     window.peak = max(window.peak, now / _MEGABYTE)
             if cheap > self._most:
                 for pid in pids:

@@ -1,18 +1,13 @@
 """Start a server from a checkout, as a user does, with its default settings."""
 
-import os
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.service.server import free_port, service_command, service_environment, wait_until_ready
 
 _START_LIMIT_SECONDS = 120
 
@@ -43,25 +38,20 @@ def running_server(checkout: Path, settings: Mapping[str, str] | None = None) ->
     Raises:
         BenchmarkError: It does not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
-        ours = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu"}
         log = Path(home) / "log"
-        command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
         with log.open("w") as output:
             process = subprocess.Popen(
-                command,
+                service_command(port),
                 cwd=checkout,
-                env={**inherited, **ours, **(settings or {})},
+                env=service_environment(Path(home), **{"SGN_PROVIDERS": "cpu", **(settings or {})}),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C ends this program, which then ends the server
             )
         try:
-            _wait_until_ready(process, port, log)
+            wait_until_ready(process, port, log, _START_LIMIT_SECONDS)
             yield Server("127.0.0.1", port, process.pid)
         finally:
             process.terminate()
@@ -70,14 +60,3 @@ def running_server(checkout: Path, settings: Mapping[str, str] | None = None) ->
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START_LIMIT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise BenchmarkError(f"the server did not start: {log.read_text()[-500:]}")

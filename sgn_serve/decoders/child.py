@@ -30,7 +30,7 @@ class Bounds:
     threads: bool
 
 
-def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds, large: bool) -> None:
+def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds) -> None:
     """Confine this process, then decode until the service closes the connection.
 
     Args:
@@ -38,16 +38,15 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
         region: The memory that is shared with the service.
         job: Decodes a file.
         bounds: What decoding may take.
-        large: Whether this process is for large pictures.
     """
     error_number = _error_number()
     confined = confinement.confine(bounds.memory_bytes, bounds.threads)
     connection.sendall(HELLO.pack(os.getpid(), confined.landlock, confined.seccomp, confined.memory))
     while head := _receive(connection, TASK.size):
-        length, cpu_seconds = TASK.unpack(head)
+        length, most_pixels, cpu_seconds = TASK.unpack(head)
         # The kernel ends the process with SIGPROF at the end of this time, even in the middle of C code.
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        outcome, text = _answer(job, region, length, large, error_number)
+        outcome, text = _answer(job, region, length, most_pixels, error_number)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(ANSWER.pack(outcome, len(text)) + text)
         if outcome is Outcome.NO_MEMORY:
@@ -55,16 +54,16 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
 
 
 def _answer(
-    job: Job, region: mmap.mmap, length: int, large: bool, error_number: Callable[[int | None], int]
+    job: Job, region: mmap.mmap, length: int, most_pixels: int, error_number: Callable[[int | None], int]
 ) -> tuple[Outcome, bytes]:
     """Decode the file in the shared memory, and put the pixels in its place."""
     error_number(0)
     try:
-        pixels = job(region[:length], large)
+        pixels = job(region[:length], most_pixels)
         region[: pixels.nbytes] = pixels.tobytes()
         return Outcome.PIXELS, b""
-    except IsLarge:
-        return Outcome.LARGE, b""
+    except IsLarge as large:
+        return Outcome.LARGE, str(large.pixels).encode()
     except MemoryError:
         return Outcome.NO_MEMORY, b""
     except PictureRefused as refused:

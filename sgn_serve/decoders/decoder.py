@@ -3,6 +3,9 @@
 Every picture is tried in a process with little memory and little time. What is large, or passes these limits, takes
 turns in one further process. The memory of the whole service is thus bounded whatever is sent, without knowledge of any
 format, and small pictures never wait for large ones.
+
+Where pictures wait for a process, each is tried for a shorter time first. One that takes longer waits again, with
+others of its kind (turns.py). A small picture thus waits for short times only, whatever else is sent.
 """
 
 import asyncio
@@ -18,11 +21,13 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.job import PictureOptions
-from sgn_serve.decoders.lane import Lane, TimeLimits
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
+from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
+from sgn_serve.decoders.lane import Lane, Waiter
 from sgn_serve.decoders.large_pictures import LargePictures
+from sgn_serve.decoders.launcher import ForkServer
 from sgn_serve.decoders.messages import Outcome
-from sgn_serve.decoders.processes import End, ForkServer, Kind, Result
+from sgn_serve.decoders.turns import Class
 from sgn_serve.pictures import decoding, errors
 from sgn_serve.telemetry import metrics
 
@@ -40,9 +45,17 @@ SMALL_FILE = 2 * _MIB
 SMALL_CPU_SECONDS = 0.06
 _SMALL_SECONDS = 1.0
 """Limits of a small picture. What needs longer is a large one."""
+QUICK_FILE = 256 * 1024
+QUICK_PIXELS = 128 * 1024
+QUICK_CPU_SECONDS = 0.01
+_QUICK_SECONDS = 0.3
+"""Limits of a quick picture. Where pictures wait, what needs more waits for the quick ones."""
+_NO_LIMIT = 0xFFFFFFFF
+"""Pixels of a large picture. PictureOptions limits them."""
 JOB = "sgn_serve.decoders.job:make_job"
 _TRIES = 2
 _START_SECONDS = 60.0
+_MOST_DIGITS = 12
 _CODES = {kind.code: kind for kind in errors.PictureRefused.__subclasses__() if kind is not errors.TooManyWaiting}
 
 
@@ -95,8 +108,21 @@ class Decoder:
             job, options.as_json(), (SMALL_MEMORY + more, LARGE_MEMORY + more), options.needs_threads
         )
         small_file = min(SMALL_FILE, self.limits.file_bytes)
-        self.small = Lane(self.fork_server, Kind(False, small_file, options.size), self.limits.processes)
-        self.large = Lane(self.fork_server, Kind(True, self.limits.file_bytes, options.size), 1)
+        quick = Limits(QUICK_PIXELS, QUICK_CPU_SECONDS, _QUICK_SECONDS)
+        small = Limits(LARGE_PIXELS, SMALL_CPU_SECONDS, _SMALL_SECONDS)
+        large = Limits(_NO_LIMIT, self.limits.seconds, self.limits.seconds)
+        self.small = Lane(
+            self.fork_server,
+            Kind(False, small_file, options.size),
+            self.limits.processes,
+            {Class.QUICK: quick, Class.LONGER: small},
+        )
+        self.large = Lane(
+            self.fork_server,
+            Kind(True, self.limits.file_bytes, options.size),
+            1,
+            {Class.QUICK: large, Class.LONGER: large},
+        )
         self._waiting = LargePictures()
         self._accounts: dict[Hashable, _Account] = {}
 
@@ -155,34 +181,36 @@ class Decoder:
             raise errors.TooManyPixels(f"the file has {length} bytes, more than {self.limits.file_bytes}")
         with self._deadline(request) as deadline:
             if length <= self.small.kind.file_bytes:
-                limits = TimeLimits(deadline, _SMALL_SECONDS, SMALL_CPU_SECONDS)
-                at_once = self.small.decode_now(file, limits)
-                result = None if at_once is None else await at_once
-                if result is None or result.end is End.STOPPED:
-                    file.seek(0)
-                    result = await self._decode(self.small, file, request, limits)
-                if result.outcome not in (Outcome.LARGE, Outcome.NO_MEMORY) and result.end not in (
-                    End.TIME,
-                    End.MEMORY,
-                ):
+                result = await self._decode_small(file, length, request, deadline)
+                if not _needs_more(result):
                     return self._array(result)
-                file.seek(0)
             with self._waiting.wait(request, self.large.seconds_each), step_aside():
-                limits = TimeLimits(deadline, self.limits.seconds, self.limits.seconds)
-                return self._array(await self._decode(self.large, file, request, limits))
+                return self._array(await self._decode(self.large, file, Waiter(request, deadline)))
 
-    async def _decode(self, lane: Lane, file: IO[bytes], request: Hashable, limits: TimeLimits) -> Result:
+    async def _decode_small(self, file: IO[bytes], length: int, request: Hashable, deadline: float) -> Result:
+        """Have a picture decoded as a small one: at once, or else as a quick one first."""
+        at_once = self.small.decode_now(file)
+        result = None if at_once is None else await at_once
+        if result is not None and result.end is not End.STOPPED:
+            return result
+        if length <= QUICK_FILE:
+            result = await self._decode(self.small, file, Waiter(request, deadline, Class.QUICK))
+            if not _is_longer(result):
+                return result
+        return await self._decode(self.small, file, Waiter(request, deadline))
+
+    async def _decode(self, lane: Lane, file: IO[bytes], waiter: Waiter) -> Result:
         """Have a picture decoded in a lane: again, if its process has ended with the fork server."""
         for _ in range(_TRIES):
+            file.seek(0)
             try:
-                result = await lane.decode(file, request, limits)
+                result = await lane.decode(file, waiter)
             except TimeoutError:
-                if lane is self.large and not self._waiting.others(request):
+                if lane is self.large and not self._waiting.others(waiter.request):
                     raise self._too_slow() from None
                 raise errors.TooManyWaiting(max(1, math.ceil(lane.seconds_each))) from None
             if result.end is not End.STOPPED:
                 return result
-            file.seek(0)
         raise errors.TooManyWaiting(1)
 
     @contextmanager
@@ -222,11 +250,15 @@ class Decoder:
 
 
 def _needs_more(result: Result) -> bool:
-    """Return whether a picture may need more than a process for small pictures has.
+    """Return whether a picture may need more than a process for small pictures has."""
+    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY)
 
-    A crash too may come from too little memory: not every library looks whether it got what it asked for.
-    """
-    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY, End.CRASH)
+
+def _is_longer(result: Result) -> bool:
+    """Return whether a picture that was tried as a quick one may still be a small one."""
+    if result.outcome is Outcome.LARGE:
+        return len(result.text) <= _MOST_DIGITS and result.text.isdecimal() and int(result.text) <= LARGE_PIXELS
+    return result.end is End.TIME
 
 
 def _refusal(text: str) -> errors.PictureRefused:

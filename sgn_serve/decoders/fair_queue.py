@@ -12,14 +12,16 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._items: OrderedDict[Hashable, deque[Item]] = OrderedDict()
+        self._length = 0
 
     def __len__(self) -> int:
         """Return the number of items of all requests."""
-        return sum(map(len, self._items.values()))
+        return self._length
 
     def put(self, request: Hashable, item: Item) -> None:
         """Add an item behind those of its request."""
         self._items.setdefault(request, deque()).append(item)
+        self._length += 1
 
     def pop(self) -> Item:
         """Remove and return the item whose turn it is.
@@ -31,6 +33,7 @@ class FairQueue(Generic[Item]):
             raise IndexError("the queue is empty")
         request, items = self._items.popitem(last=False)
         item = items.popleft()
+        self._length -= 1
         if items:
             self._items[request] = items  # now the last one
         return item
@@ -40,5 +43,6 @@ class FairQueue(Generic[Item]):
         items = self._items.get(request)
         if items is not None and item in items:
             items.remove(item)
+            self._length -= 1
             if not items:
                 del self._items[request]

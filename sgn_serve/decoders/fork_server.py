@@ -137,7 +137,7 @@ def _be_a_child(parent: int, files: list[int], job: Job, bounds: Bounds, large: 
                 Path("/proc/self/oom_score_adj").write_text("500")
             if large:
                 os.nice(_NICENESS)
-            serve(connection, region, job, bounds, large)
+            serve(connection, region, job, bounds)
             status = 0
     except MemoryError:
         status = NO_MEMORY_STATUS

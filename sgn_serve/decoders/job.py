@@ -18,15 +18,23 @@ from sgn_serve.pictures import decoding
 LARGE_PIXELS = 1_000_000
 """A picture with more pixels is large."""
 
-Job = Callable[[bytes, bool], NDArray[np.uint8]]
-"""Decode a file, given whether this process is for large pictures, to RGB from 0 to 255, (height, width, 3).
+Job = Callable[[bytes, int], NDArray[np.uint8]]
+"""Decode a file, given the most pixels that it may have, to RGB from 0 to 255, (height, width, 3).
 
-It may raise PictureRefused, and IsLarge in a process for small pictures.
+It may raise PictureRefused, and IsLarge.
 """
 
 
 class IsLarge(Exception):
-    """The picture is for the process that decodes large ones."""
+    """The picture has more pixels than it may have here. It may be decoded in another process, or later.
+
+    Args:
+        pixels: Number of its pixels.
+    """
+
+    def __init__(self, pixels: int):
+        super().__init__(pixels)
+        self.pixels = pixels
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,11 @@ def make_job(size: list[int], max_pixels: int, background: list[int], resize: st
     red, green, blue = background
     accepted = tuple(formats)
 
-    def decode(data: bytes, large: bool) -> NDArray[np.uint8]:
+    def decode(data: bytes, most_pixels: int) -> NDArray[np.uint8]:
         picture = decoding.open_picture(data, max_pixels, accepted)
-        if not large and picture.width * picture.height > LARGE_PIXELS:
-            raise IsLarge
+        pixels = picture.width * picture.height
+        if pixels > most_pixels:
+            raise IsLarge(pixels)
         return decoding.to_rgb(picture, (height, width), (red, green, blue), resize)
 
     return decode

@@ -1,12 +1,14 @@
-"""Some decoder processes of one kind, for whose attention requests take turns."""
+"""Some decoder processes of one kind, whose time pictures share, and for whose attention requests take turns."""
 
 import asyncio
 from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import IO
 
-from sgn_serve.decoders.fair_queue import FairQueue
-from sgn_serve.decoders.processes import DecoderProcess, End, ForkServer, Kind, ProcessObserver, Result
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
+from sgn_serve.decoders.launcher import ForkServer
+from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
+from sgn_serve.decoders.turns import Class, Share, Turns
 from sgn_serve.process.confinement import Confinement
 
 _RETRY_SECONDS = 1.0
@@ -14,21 +16,23 @@ _SLOW_SECONDS = 1.0
 """Assumed time to decode a picture, until it was measured."""
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in the running mean."""
+QUICK_WEIGHT, LONGER_WEIGHT = 5.0, 1.0
+"""Shares of the time that pictures get which may be quick, and those which take longer, while both wait."""
 
 
 @dataclass(frozen=True)
-class TimeLimits:
-    """Time limits of one picture.
+class Waiter:
+    """A picture as it waits.
 
     Attributes:
+        request: The request that it belongs to. Requests take turns.
         deadline: When decoding must have ended, by the event loop's clock. It may not begin later.
-        seconds: Longest time between its beginning and its end.
-        cpu_seconds: Longest CPU time.
+        kind: Its class.
     """
 
+    request: Hashable
     deadline: float
-    seconds: float
-    cpu_seconds: float
+    kind: Class = Class.LONGER
 
 
 class Lane(ProcessObserver):
@@ -38,9 +42,10 @@ class Lane(ProcessObserver):
         fork_server: Starts the processes.
         kind: What they are for.
         processes: Number of them.
+        limits: What pictures of each class may take.
     """
 
-    def __init__(self, fork_server: ForkServer, kind: Kind, processes: int):
+    def __init__(self, fork_server: ForkServer, kind: Kind, processes: int, limits: dict[Class, Limits]):
         self.kind = kind
         self.processes: list[DecoderProcess] = []
         self.seconds_each = _SLOW_SECONDS
@@ -49,8 +54,12 @@ class Lane(ProcessObserver):
         """What confines its processes, once one has started."""
         self._fork_server = fork_server
         self._wanted = processes
+        self._limits = limits
         self._idle: list[DecoderProcess] = []
-        self._queue: FairQueue[asyncio.Future[DecoderProcess]] = FairQueue()
+        self._turns: Turns[asyncio.Future[DecoderProcess]] = Turns(
+            Share(QUICK_WEIGHT, limits[Class.QUICK].cpu_seconds),
+            Share(LONGER_WEIGHT, limits[Class.LONGER].cpu_seconds),
+        )
         self._first = asyncio.Event()
         self._closed = False
 
@@ -64,45 +73,50 @@ class Lane(ProcessObserver):
         """Replace no process any more."""
         self._closed = True
 
-    def decode_now(self, file: IO[bytes], limits: TimeLimits) -> Awaitable[Result] | None:
+    def decode_now(self, file: IO[bytes]) -> Awaitable[Result] | None:
         """Have a picture decoded at once, None if no process is free: decode without what only waiting needs.
 
         Args:
             file: See decode.
-            limits: See decode.
         """
         if not self._idle:
             return None
-        return self._idle.pop().decode(file, limits.cpu_seconds, limits.seconds)
+        limits = self._limits[Class.LONGER]
+        return self._idle.pop().decode(file, limits, limits.seconds)
 
-    async def decode(self, file: IO[bytes], request: Hashable, limits: TimeLimits) -> Result:
-        """Have a picture decoded when it is its turn.
+    async def decode(self, file: IO[bytes], waiter: Waiter) -> Result:
+        """Have a picture decoded when it is its turn, with the limits of its class.
 
         Args:
             file: The file, at its beginning, of no more than kind.file_bytes.
-            request: The request that it belongs to. Requests take turns.
-            limits: When and for how long.
+            waiter: The picture as it waits.
 
         Raises:
             TimeoutError: Its turn has not come before the deadline.
         """
         loop = asyncio.get_running_loop()
-        process = self._idle.pop() if self._idle else await self._turn(request, limits.deadline)
+        waited = not self._idle
+        process = await self._turn(waiter) if waited else self._idle.pop()
+        limits = self._limits[waiter.kind]
         started = loop.time()
         try:
-            return await process.decode(file, limits.cpu_seconds, min(limits.seconds, limits.deadline - started))
+            return await process.decode(file, limits, min(limits.seconds, waiter.deadline - started))
         finally:
-            self.seconds_each += _NEW_SHARE * (loop.time() - started - self.seconds_each)
+            seconds = loop.time() - started
+            self.seconds_each += _NEW_SHARE * (seconds - self.seconds_each)
+            if waited:
+                self._turns.settle(waiter.kind, seconds)
 
     def free(self, process: DecoderProcess) -> None:
         """Give a process to whose turn it is."""
         self.confinement = process.confinement
         self._first.set()
-        while len(self._queue):
-            turn = self._queue.pop()
+        while len(self._turns):
+            kind, turn = self._turns.pop()
             if not turn.done():
                 turn.set_result(process)
                 return
+            self._turns.settle(kind, 0)
         self._idle.append(process)
 
     def ended(self, process: DecoderProcess, end: End) -> None:
@@ -121,15 +135,16 @@ class Lane(ProcessObserver):
         if not self._closed:
             self.processes.append(self._fork_server.fork(self.kind, self))
 
-    async def _turn(self, request: Hashable, deadline: float) -> DecoderProcess:
+    async def _turn(self, waiter: Waiter) -> DecoderProcess:
         """Wait for a process."""
         turn: asyncio.Future[DecoderProcess] = asyncio.get_running_loop().create_future()
-        self._queue.put(request, turn)
+        self._turns.put(waiter.kind, waiter.request, turn)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(waiter.deadline):
                 return await turn
         except BaseException:
-            self._queue.remove(request, turn)
-            if turn.done() and not turn.cancelled():
-                self.free(turn.result())  # it was just given to somebody who has gone
+            self._turns.remove(waiter.kind, waiter.request, turn)
+            if turn.done() and not turn.cancelled():  # it was just given to somebody who has gone
+                self._turns.settle(waiter.kind, 0)
+                self.free(turn.result())
             raise

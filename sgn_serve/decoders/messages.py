@@ -19,8 +19,9 @@ NO_MEMORY_STATUS = 12
 HELLO = Struct("<II??")
 """A decoder process to the service, first: its process id, then the fields of confinement.Confinement."""
 
-TASK = Struct("<Id")
-"""The service to a decoder process: length of the file in the shared memory, and seconds of CPU time allowed."""
+TASK = Struct("<IId")
+"""The service to a decoder process: length of the file in the shared memory, and the pixels and the seconds of CPU time
+that the picture may have."""
 
 ANSWER = Struct("<BI")
 """A decoder process to the service: an Outcome, and length of the text that follows."""
@@ -35,7 +36,7 @@ class Outcome(IntEnum):
     REFUSED = 1
     """The text is JSON: the code and the message of a PictureRefused."""
     LARGE = 2
-    """The picture is large, and this process is for small ones. It was not decoded."""
+    """The picture was not decoded, since it has more pixels than it may have. The text is their number."""
     NO_MEMORY = 3
     """Decoding takes more memory than this process may have. The process ends."""
     FAILED = 4

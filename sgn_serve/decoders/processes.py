@@ -1,92 +1,27 @@
-"""The service's side of the decoder processes: have them started, give them pictures, and end them."""
+"""The service's side of a decoder process: give it pictures, take its answers, and end it."""
 
 import asyncio
-import json
-import logging
 import mmap
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.messages import ANSWER, ENDED, FORK, HELLO, KILL, NO_MEMORY_STATUS, ORDER, TASK, Outcome
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
+from sgn_serve.decoders.messages import ANSWER, FORK, HELLO, NO_MEMORY_STATUS, ORDER, TASK, Outcome
 from sgn_serve.process.confinement import Confinement
 from sgn_serve.telemetry import metrics
 
-logger = logging.getLogger("bentoml.sgn_serve")
-
-_START_SECONDS = 60.0
-_STOP_SECONDS = 5.0
-_RETRY_SECONDS = 0.5
 _CHUNK = 1 << 20
 _KEPT_BYTES = 1 << 18
 """Shared memory that a process keeps between two pictures. The pages of a larger file are given back."""
-_PACKAGES = str(Path(__file__).parents[2])
-_LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that keep NumPy's libraries from starting threads, which no fork would take along."""
-_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 20)}
-"""Settings of glibc that give the memory of a large picture back as soon as it is decoded."""
-
-
-class End(StrEnum):
-    """Why a decoder process has ended."""
-
-    TIME = "time"
-    MEMORY = "memory"
-    CRASH = "crash"
-    CANCELLED = "cancelled"
-    STOPPED = "stopped"
-    """The fork server has ended, and all processes with it: no picture's fault."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Tell what became of a picture.
-
-    Attributes:
-        outcome: The process's answer, None if it has ended instead.
-        text: See messages.Outcome.
-        pixels: RGB from 0 to 255, (height, width, 3), where the outcome is PIXELS.
-        end: Why the process has ended, None if it has answered.
-    """
-
-    outcome: Outcome | None
-    text: str = ""
-    pixels: NDArray[np.uint8] | None = None
-    end: End | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of decoder process.
-
-    Attributes:
-        large: Whether it is for large pictures.
-        file_bytes: Largest file that it takes.
-        size: (height, width) in pixels of what it answers.
-    """
-
-    large: bool
-    file_bytes: int
-    size: tuple[int, int]
-
-    @property
-    def region_bytes(self) -> int:
-        """Size of the memory that it shares with the service, in bytes: for the file, and then for the pixels."""
-        height, width = self.size
-        return max(self.file_bytes, 3 * height * width, mmap.PAGESIZE)
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 class ProcessObserver:
@@ -121,6 +56,8 @@ class DecoderProcess:
         self._order_kill = kill
         self._answer: asyncio.Future[Result] | None = None
         self._received = b""
+        self._until: float | None = None
+        """When the picture that it decodes must be done, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._end: End | None = None
         self._alive = True
@@ -141,15 +78,15 @@ class DecoderProcess:
         socket.send_fds(control, [order], [self._far_end.fileno(), self._memory])
         self._close_far_end()
 
-    async def decode(self, file: IO[bytes], cpu_seconds: float, seconds: float) -> Result:
+    async def decode(self, file: IO[bytes], limits: Limits, seconds: float) -> Result:
         """Have a picture decoded.
 
         Cancelled, it leaves a process for small pictures to its task, which is short. It ends one for large pictures.
 
         Args:
             file: The file, at its beginning, of no more than kind.file_bytes.
-            cpu_seconds: CPU time that it may take.
-            seconds: Time that it may take.
+            limits: What it may take.
+            seconds: Time that it may take, no longer than the limits have it.
         """
         if not self._alive:
             return Result(None, end=End.STOPPED)
@@ -157,9 +94,9 @@ class DecoderProcess:
         self._region.seek(0)
         while chunk := file.read(_CHUNK):
             self._region.write(chunk)
-        self._timer = self._loop.call_later(seconds, self.kill, End.TIME)
+        self._set_timer(self._loop.time() + seconds)
         with suppress(OSError):  # the process has just ended, and the fork server will tell
-            self.connection.send(TASK.pack(self._region.tell(), cpu_seconds))
+            self.connection.send(TASK.pack(self._region.tell(), limits.pixels, limits.cpu_seconds))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -227,14 +164,14 @@ class DecoderProcess:
         self._take_answer(code, text)
 
     def _take_answer(self, code: int, text: str) -> None:
-        self._stop_timer()
+        self._until = None
         answer, self._answer = self._answer, None
-        if answer is None or code not in set(Outcome):
+        outcome = _OUTCOMES.get(code)
+        if answer is None or outcome is None:
             self.kill(End.CRASH)  # it says what it should not: it is no longer what it was
             if answer is not None and not answer.done():
                 answer.set_result(Result(None, end=End.CRASH))
             return
-        outcome = Outcome(code)
         if not answer.done():
             answer.set_result(Result(outcome, text, self._pixels() if outcome is Outcome.PIXELS else None))
         if self._region.tell() > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
@@ -247,6 +184,23 @@ class DecoderProcess:
     def _pixels(self) -> NDArray[np.uint8]:
         height, width = self.kind.size
         return np.frombuffer(self._region[: 3 * height * width], np.uint8).reshape(height, width, 3)
+
+    def _set_timer(self, until: float) -> None:
+        """Have the process ended at a time. A timer that is due before then stays: making one takes 20 us."""
+        self._until = until
+        if self._timer is None or self._timer.when() > until:
+            self._stop_timer()
+            self._timer = self._loop.call_at(until, self._look_at_time)
+
+    def _look_at_time(self) -> None:
+        """End the process if its picture is not done in time. Look again later if it has a later one by now."""
+        self._timer = None
+        if self._until is None:
+            return
+        if self._loop.time() >= self._until:
+            self.kill(End.TIME)
+        else:
+            self._set_timer(self._until)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -266,158 +220,6 @@ class DecoderProcess:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
-
-
-class ForkServer:
-    """The process that starts decoder processes; see fork_server.py. It is started again if it ends.
-
-    Args:
-        job: Function that makes the job, as "module:function"; see job.make_job.
-        options: Its arguments, which JSON can carry.
-        memory: Bytes of address space that decoding may take: in a process for small pictures, and for large ones.
-        threads: Whether decoding may start threads.
-    """
-
-    def __init__(self, job: str, options: dict[str, Any], memory: tuple[int, int], threads: bool = False):
-        orders = {"job": job, "options": options, "memory": memory, "threads": threads}
-        self._start_order = json.dumps(orders).encode()
-        self._control: socket.socket | None = None
-        self._program: subprocess.Popen[bytes] | None = None
-        self._processes: dict[int, DecoderProcess] = {}
-        self._waiting: list[DecoderProcess] = []
-        self._received = b""
-        self._numbers = 0
-        self._closing = False
-        self._restart: asyncio.Task[None] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Return its process id, 0 if it does not run."""
-        return 0 if self._program is None else self._program.pid
-
-    async def start(self) -> None:
-        """Start it, and wait until it can fork.
-
-        Raises:
-            OSError: It does not start.
-        """
-        control, far_end = socket.socketpair()
-        control.setblocking(False)
-        try:
-            with far_end:
-                self._program = _start_program(far_end)
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(_START_SECONDS):
-                await loop.sock_sendall(control, len(self._start_order).to_bytes(4, "little") + self._start_order)
-                if not await loop.sock_recv(control, 1):
-                    raise OSError("the fork server of the decoders does not start: see the lines above")
-        except BaseException:
-            control.close()
-            await self._wait_for_end()
-            raise
-        self._control = control
-        self._received = b""
-        loop.add_reader(control.fileno(), self._read)
-        waiting, self._waiting = self._waiting, []
-        for process in waiting:
-            self._hand_over(process)
-
-    def fork(self, kind: Kind, observer: ProcessObserver) -> DecoderProcess:
-        """Have a decoder process started. Its observer is told when it is free."""
-        self._numbers += 1
-        process = DecoderProcess(self._numbers, kind, observer, self._kill)
-        self._processes[process.number] = process
-        if self._control is None:
-            self._waiting.append(process)
-        else:
-            self._hand_over(process)
-        return process
-
-    async def close(self) -> None:
-        """End it and every decoder process."""
-        self._closing = True
-        if self._restart is not None:
-            self._restart.cancel()
-            await asyncio.gather(self._restart, return_exceptions=True)
-        self._forget()
-        await self._wait_for_end()
-
-    def _hand_over(self, process: DecoderProcess) -> None:
-        assert self._control is not None, "it is asked for while the fork server runs"
-        try:
-            process.hand_over(self._control)
-        except OSError:
-            self._waiting.append(process)  # the loop is about to see that the fork server has ended
-
-    def _kill(self, process: DecoderProcess) -> None:
-        if self._control is not None:
-            with suppress(OSError):
-                self._control.send(ORDER.pack(KILL, process.number, False))
-
-    def _read(self) -> None:
-        """Take note of the processes that have ended."""
-        assert self._control is not None, "it is read while the fork server runs"
-        try:
-            part = self._control.recv(1 << 12)
-        except BlockingIOError:
-            return
-        except OSError:
-            part = b""
-        if not part:
-            logger.error("the fork server of the decoders has ended; another one is started")
-            self._forget()
-            self._restart = asyncio.create_task(self._start_again())
-            return
-        self._received += part
-        while len(self._received) >= ENDED.size:
-            number, status = ENDED.unpack_from(self._received)
-            self._received = self._received[ENDED.size :]
-            process = self._processes.pop(number, None)
-            if process is not None:
-                process.has_ended(status)
-
-    async def _start_again(self) -> None:
-        await self._wait_for_end()
-        while True:
-            try:
-                await self.start()
-                return
-            except (OSError, TimeoutError) as error:
-                logger.error("%s", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    def _forget(self) -> None:
-        """Close the socket, whereupon the fork server ends, and with it every process."""
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control.fileno())
-            self._control.close()
-            self._control = None
-        processes, self._processes, self._waiting = list(self._processes.values()), {}, []
-        for process in processes:
-            process.has_ended(None)
-
-    async def _wait_for_end(self) -> None:
-        program, self._program = self._program, None
-        if program is not None:
-            try:
-                await asyncio.to_thread(program.wait, _STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
-
-
-def _start_program(far_end: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the program with no more of the environment than Python needs, and in a session of its own."""
-    environment = {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
-    environment |= dict.fromkeys(_THREADS, "1") | _MALLOC
-    environment["PYTHONPATH"] = os.pathsep.join([_PACKAGES, *(path or os.getcwd() for path in sys.path)])
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "sgn_serve.decoders.fork_server", str(far_end.fileno()), str(os.getpid())],
-        env=environment,
-        pass_fds=[far_end.fileno()],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the service, which ends its decoders when it has answered
-    )
 
 
 def _make_memory(size: int) -> int:

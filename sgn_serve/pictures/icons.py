@@ -37,6 +37,11 @@ class _Icon:
     bits: int
     data: bytes
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Pixels, then bits a pixel: the larger, the better."""
+        return self.width * self.height, self.bits
+
 
 def largest(data: bytes) -> bytes:
     """Return the largest picture of an ICO file, and of the largest the one with the most colours.
@@ -51,15 +56,15 @@ def largest(data: bytes) -> bytes:
         DamagedImage: No picture lies within the file.
     """
     (count,) = struct.unpack_from("<H", data, 4) if len(data) >= 6 else (0,)
-    icons = []
+    found: _Icon | None = None
     for at in range(6, min(6 + count * _ENTRY, len(data) - _ENTRY + 1), _ENTRY):
         size, offset = struct.unpack_from("<LL", data, at + 8)
         icon = _read(data[offset : offset + size])
-        if icon is not None:
-            icons.append(icon)
-    if not icons:
+        if icon is not None and (found is None or icon.rank > found.rank):
+            found = icon
+    if found is None:
         raise DamagedImage("the ICO file holds no whole picture")
-    return max(icons, key=lambda icon: (icon.width * icon.height, icon.bits)).data
+    return found.data
 
 
 def _read(data: bytes) -> _Icon | None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP_MODE_FILTER = 2
@@ -171,6 +172,23 @@ def limit_memory(more_bytes: int) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def bound_resources(cpu_seconds: int, more_bytes: int | None) -> None:
+    """Bound what this process takes, and have the kernel end it before others where memory runs out.
+
+    Args:
+        cpu_seconds: CPU time of the whole process. A lower limit that it has stays.
+        more_bytes: Address space beyond what the process has now, None for no limit.
+    """
+    for kind, limit in ((resource.RLIMIT_CPU, cpu_seconds), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(kind, (limit, limit))
+    with suppress(OSError):
+        _OOM_SCORE.write_text("1000")
+    if more_bytes is not None:
+        limit_memory(more_bytes)
 
 
 def end_with_parent() -> None:

@@ -4,15 +4,10 @@ It reads settings as JSON from stdin. It loads the model with the same engine, p
 makes its model card, and sends pictures through it. To stdout it writes a line when it begins, and one JSON object.
 """
 
-import contextlib
-import ctypes
 import json
 import os
 import re
-import resource
-import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from sgn_serve.inference.classifier import Classifier
@@ -20,6 +15,7 @@ from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.inference.output_check import OutputError, check_outputs
 from sgn_serve.onnx_runtime import CPU
+from sgn_serve.process.confinement import bound_resources, end_with_parent
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.examples import read_examples
@@ -28,17 +24,15 @@ from sgn_serve.setting_types import OPENVINO
 from sgn_serve.settings import Settings
 
 _OUT_OF_MEMORY = re.compile(r"MemoryError|Failed to allocate memory|bad.alloc", re.IGNORECASE)
-_PR_SET_PDEATHSIG = 1
-_SIZE = Path("/proc/self/statm")
 
 
 def main() -> int:
     """Try the model that the settings on stdin name, and write what came of it to stdout, as its last line."""
-    end_with_the_parent()
+    end_with_parent()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))
-    bound_resources(settings)
+    bound(settings)
     answer.write("begun\n")  # from here on the time counts
     answer.flush()
     answer.write(json.dumps(try_here(settings)))
@@ -86,27 +80,14 @@ def _summary(graph: Graph, classifier: Classifier) -> str:
     )
 
 
-def end_with_the_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, on Linux: it could loop for ever."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def bound_resources(settings: Settings) -> None:
+def bound(settings: Settings) -> None:
     """Bound this process's CPU time and address space, behind the bounds that the parent watches over.
 
     The address space may grow by twice the memory that is allowed, since allocators reserve more than they use. Beside
     CUDA there is no such bound: its driver reserves as many addresses as the machine has memory.
     """
-    seconds = int(settings.trial_seconds * usable_cores()) + 60
-    _lower(resource.RLIMIT_CPU, seconds)
-    _lower(resource.RLIMIT_CORE, 0)
-    with contextlib.suppress(OSError):
-        # The kernel ends this process first where memory runs out, and not one that serves.
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    if _runs_on_cpu(settings) and _SIZE.exists():
-        pages = int(_SIZE.read_text().split()[0])
-        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + 2 * settings.trial_bytes)
+    more_bytes = 2 * settings.trial_bytes if _runs_on_cpu(settings) else None
+    bound_resources(int(settings.trial_seconds * usable_cores()) + 60, more_bytes)
 
 
 def _runs_on_cpu(settings: Settings) -> bool:
@@ -115,13 +96,6 @@ def _runs_on_cpu(settings: Settings) -> bool:
         return settings.engine == OPENVINO or resolve_providers(settings.providers) == [CPU]
     except EngineError:  # told by the classifier
         return True
-
-
-def _lower(kind: int, limit: int) -> None:
-    """Lower a limit of this process. One that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(kind, (limit, limit))
 
 
 if __name__ == "__main__":

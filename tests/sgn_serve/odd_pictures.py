@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, png_chunk, tiff
+from release.hostile.seeds import tiff
+from release.hostile.structures import png_chunk
+from tests.sgn_serve.sample_pictures import TIFF_DATA, encode
 
 RGB = NDArray[np.uint8]
 WHITE = (255, 255, 255)

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from release.hostile.seeds import tiff
+from release.hostile.structures import png_chunk
+
 
 def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
@@ -19,11 +22,6 @@ def encode(picture: Image.Image, file_format: str = "PNG", **options: Any) -> by
 def noise(height: int = 8, width: int = 8, seed: int = 0) -> NDArray[np.uint8]:
     """Return random RGB, (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def png_chunk(name: bytes, data: bytes) -> bytes:
-    """Return a chunk of a PNG."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b"") -> bytes:
@@ -45,33 +43,6 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, transpare
 
 TIFF_DATA = 8
 """Offset at which tiff() puts its data."""
-
-
-def tiff(data: bytes, tags: dict[int, Any], order: str = "<") -> bytes:
-    """Write a TIFF that Pillow cannot write: with tiles, or with wrong tags.
-
-    Args:
-        data: Strips, tiles, or whatever else tags point to; written at TIFF_DATA.
-        tags: For each tag a number, several numbers, or (type, count, value or offset), which is written unchanged.
-        order: "<" little-endian, ">" big-endian.
-    """
-    start = TIFF_DATA + len(data) + len(data) % 2
-    beyond = start + 2 + 12 * len(tags) + 4
-    entries, outside = b"", b""
-    for tag, value in sorted(tags.items()):
-        if isinstance(value, tuple):
-            kind, count, field = value
-            entries += struct.pack(f"{order}HHLL", tag, kind, count, field)
-            continue
-        values = value if isinstance(value, list) else [value]
-        kind, code = (3, "H") if max(values) < 65536 else (4, "L")
-        packed = struct.pack(f"{order}{len(values)}{code}", *values)
-        if len(packed) > 4:
-            outside, packed = outside + packed, struct.pack(f"{order}L", beyond + len(outside))
-        entries += struct.pack(f"{order}HHL", tag, kind, len(values)) + packed.ljust(4, b"\0")
-    header = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HL", 42, start)
-    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
-    return (header + data).ljust(start, b"\0") + directory + outside
 
 
 def tiled(width: int, height: int, tile: tuple[int, int], encoded: bytes, **tags: Any) -> bytes:

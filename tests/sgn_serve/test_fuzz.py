@@ -33,8 +33,9 @@ from release.hostile import bombs, seeds
 from release.hostile.named import NAMED
 from release.hostile.observer import observing, tree
 from release.hostile.recipes import from_bomb, from_seed
+from release.hostile.seeds import tiff
 from release.hostile.server import Server as Observed
-from release.hostile.structures import HEIGHT, STRUCTURES, WIDTH
+from release.hostile.structures import HEIGHT, STRUCTURES, WIDTH, png_chunk
 from sgn_serve.api.infer_request import HEADER_LENGTH
 from sgn_serve.pictures.decoding import FORMATS
 from tests.sgn_serve.framing import EMBEDDED, answer_all, sequences
@@ -45,8 +46,6 @@ from tests.sgn_serve.sample_pictures import (
     first_scans,
     jpeg_segments,
     noise,
-    png_chunk,
-    tiff,
     tiled,
 )
 from tests.sgn_serve.server import running_server

@@ -22,7 +22,7 @@ from training.checkpoint import (
 from training.common.devices import MIB, gib, peak_memory
 from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
-from training.config import TrainConfig
+from training.config import BATCH_SIZE, TrainConfig
 from training.data.batches import batches, to_float
 from training.data.loading import split_indices
 from training.data.picture_set import PictureSet
@@ -72,9 +72,10 @@ class Trainer:
     ):
         self.config, self.run_dir, self.device, self.shard = config, run_dir, device, shard
         train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
-        if len(train) < config.batch_size:
+        self.batch_size = config.batch_size or BATCH_SIZE
+        if len(train) < self.batch_size:
             raise TrainerError(
-                f"{len(train)} training pictures do not fill a batch of {config.batch_size}; lower --batch-size, such "
+                f"{len(train)} training pictures do not fill a batch of {self.batch_size}; lower --batch-size, such "
                 f"as --batch-size {2 ** (max(len(train) // 2, 1).bit_length() - 1)}"
             )
         whole = pictures.whole
@@ -142,7 +143,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch; an incomplete last one is left out."""
-        return len(self.train_indices) // self.config.batch_size
+        return len(self.train_indices) // self.batch_size
 
     @property
     def checkpoint_path(self) -> Path:
@@ -221,7 +222,7 @@ class Trainer:
     def _time_left(self) -> TimeLeft:
         """Return the estimate of the rest of the run, with what earlier parts of it measured."""
         progress = self.progress
-        pictures = self.steps_per_epoch * self.config.batch_size
+        pictures = self.steps_per_epoch * self.batch_size
         work = Work(self.config.epochs, pictures, self.validation.passes(self.model))
         left = TimeLeft(work, progress.epoch, 60 * self.config.minutes, progress.wall_seconds)
         left.knows("validation", progress.validation_seconds)
@@ -356,7 +357,7 @@ class Trainer:
         if self.config.freeze_backbone:
             self.model.backbone.eval()  # batch norm keeps its statistics, and normalises by them
         sums = torch.zeros(2, device=self.device)
-        steps, batch_size, done = self.steps_per_epoch, self.config.batch_size, 0
+        steps, batch_size, done = self.steps_per_epoch, self.batch_size, 0
         for index, (images, labels, chosen) in enumerate(batches(self.pictures, self.train_indices, batch_size)):
             scheduled = self._scheduled(epoch + index / steps)
             if index and scheduled >= self.config.epochs:

@@ -9,7 +9,7 @@ from torch import Tensor
 from training.attacks import gradient_attack
 from training.attacks.gradient_attack import Attack
 from training.common.in_batches import in_batches
-from training.config import TrainConfig
+from training.config import BATCH_SIZE, TrainConfig
 from training.evaluate import measuring
 from training.evaluate.diagnostics.block_effect import BlockEffect, measure_block_effect
 from training.evaluate.gradient_oracle import oracle_withstood
@@ -175,7 +175,7 @@ class Validation:
 
 def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
     """Return how many pictures fit at once into the memory that this process trains in, at most 250."""
-    batch_size = config.batch_size // shard.processes
+    batch_size = (config.batch_size or BATCH_SIZE) // shard.processes
     if config.precision == "bf16":
         # Validation computes in float32, whose activations are twice as large.
         batch_size //= 2

@@ -105,7 +105,7 @@ def fitting_flags(source: DataSource, config: TrainConfig) -> list[str]:
         rest = len(split_indices(pictures, held_out, config.seed)[0])
     except DatasetError:
         return flags  # a class of one picture, which training refuses
-    if rest < config.batch_size:
+    if config.batch_size is not None and rest < config.batch_size:
         flags += ["--batch-size", str(max(2, rest // 4))]
     return flags
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.job import IsLarge, Job
+from sgn_serve.decoders.job import LARGE_PIXELS, IsLarge, Job
 from sgn_serve.pictures.errors import DamagedImage
 from sgn_serve.process import confinement
 
@@ -29,11 +29,12 @@ class _Attempt(Exception):
 def make_job(size: list[int], **_: Any) -> Job:
     """Return a job whose files are commands: the name of a function below, or "large" and a name."""
 
-    def run(data: bytes, large: bool) -> NDArray[np.uint8]:
+    def run(data: bytes, most_pixels: int) -> NDArray[np.uint8]:
         words = data.decode().split()
+        large = most_pixels > LARGE_PIXELS
         if words[0] == "large":
             if not large:
-                raise IsLarge
+                raise IsLarge(LARGE_PIXELS + 1)
             words.pop(0)
         _COMMANDS[words[0]](*words[1:])
         return np.full((*size, 3), 255 if large else 51, np.uint8)

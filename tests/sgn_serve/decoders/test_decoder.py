@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgn_serve.decoders import decoder as decoder_module
-from sgn_serve.decoders.decoder import Decoder, DecoderLimits
+from sgn_serve.decoders.decoder import QUICK_FILE, QUICK_PIXELS, Decoder, DecoderLimits
 from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
 from sgn_serve.decoders.large_pictures import MAX_WAITING
 from sgn_serve.pictures import decoding
@@ -132,6 +132,29 @@ def test_what_passes_the_limits_of_small_pictures_is_decoded_as_a_large_one() ->
             assert await value(decoder, "well") == SMALL
 
     asyncio.run(ask())
+
+
+def test_what_is_no_quick_picture_is_decoded_all_the_same_where_pictures_wait() -> None:
+    async def ask() -> None:
+        async with running() as decoder:
+            commands = ["work 0.03", "take 16", "large well", f"well{' ' * QUICK_FILE}"] * 3
+            answers = await asyncio.gather(*(value(decoder, command, place) for place, command in enumerate(commands)))
+            assert answers == [SMALL, SMALL, LARGE, SMALL] * 3
+
+    asyncio.run(ask())
+
+
+def test_a_picture_that_waits_is_decoded_as_without_a_process() -> None:
+    sizes = [(8, 8), (400, 400), (LARGE_PIXELS // 1000, 1001)] * 2
+    assert 8 * 8 < QUICK_PIXELS < 400 * 400 < LARGE_PIXELS
+    pictures = [encode(Image.fromarray(noise(*size))) for size in sizes]
+
+    async def ask() -> list[NDArray[np.float32]]:
+        async with running(decoder_module.JOB) as decoder:
+            return await asyncio.gather(*(decoder.decode(BytesIO(data), data) for data in pictures))
+
+    for data, pixels in zip(pictures, asyncio.run(ask()), strict=True):
+        assert np.array_equal(pixels, decoding.decode(data, (8, 8), 25_000_000))
 
 
 FORBIDDEN = ["open", "write", "list", "connect", "fork", "execute", "signal_service", "run_data"]

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from release.hostile.seeds import tiff
+from release.hostile.structures import png_chunk
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import (
@@ -21,14 +23,7 @@ from sgn_serve.pictures.errors import (
     UnsupportedPixels,
 )
 from tests.sgn_serve.picture_writers import write_ico
-from tests.sgn_serve.sample_pictures import (
-    TIFF_DATA,
-    encode,
-    noise,
-    png,
-    png_chunk,
-    tiff,
-)
+from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, noise, png
 
 SIZE = (8, 8)
 LIMIT = 10_000

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from release.hostile.structures import png_chunk
 from sgn_serve.pictures.errors import NotAnImage
 from sgn_serve.pictures.files import read_rgb, read_size
 from tests.sgn_serve.odd_pictures import odd_pictures
-from tests.sgn_serve.sample_pictures import encode, noise, png_chunk
+from tests.sgn_serve.sample_pictures import encode, noise
 
 
 def test_a_file_and_its_content_are_read_alike(tmp_path):

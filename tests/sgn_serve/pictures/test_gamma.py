@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from release.hostile.structures import png_chunk
 from sgn_serve.pictures.decoding import decode
 from tests.sgn_serve.odd_pictures import write_png
-from tests.sgn_serve.sample_pictures import encode, noise, png_chunk
+from tests.sgn_serve.sample_pictures import encode, noise
 
 SIZE = (8, 8)
 LIMIT = 10_000

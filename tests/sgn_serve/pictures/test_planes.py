@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
+from release.hostile.seeds import tiff
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import DamagedImage, TooManyPixels, UnsupportedPixels
 from tests.sgn_serve.odd_pictures import write_tiff
-from tests.sgn_serve.sample_pictures import TIFF_DATA, noise, tiff
+from tests.sgn_serve.sample_pictures import TIFF_DATA, noise
 
 LIMIT = 10_000
 

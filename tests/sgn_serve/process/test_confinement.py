@@ -99,6 +99,22 @@ def test_where_the_machine_is_unknown_there_is_no_filter(monkeypatch: pytest.Mon
         assert file.fileno() > 0
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux limits memory")
+def test_resources_are_bound_and_never_raised(project_root: Path) -> None:
+    program = """
+import resource
+confinement.bound_resources(100, None)
+confinement.bound_resources(200, 64 << 20)
+print(resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_CORE))
+print(open("/proc/self/oom_score_adj").read().strip())
+try:
+    bytearray(100 << 20)
+except MemoryError:
+    print("no memory")
+"""
+    assert run(project_root, program) == "(100, 100) (0, 0)\n1000\nno memory\n"
+
+
 @pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
 @pytest.mark.parametrize("threads", [False, True])
 def test_threads_start_only_where_they_may_and_processes_never(project_root: Path, threads: bool) -> None:

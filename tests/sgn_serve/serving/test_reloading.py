@@ -110,7 +110,6 @@ def test_every_worker_swaps_and_no_request_fails(reloadable):
         "damaged",
         "missing",
         "other classes than logits",
-        "figures that are none",
         "disagreement that is none",
         "epsilon",
     ],
@@ -123,8 +122,6 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
         reloadable.model.write_bytes(good[: len(good) // 2])
     elif bad == "missing":
         reloadable.model.unlink()
-    elif bad == "figures that are none":
-        figures.write_text(json.dumps({"checkpoint_sha256": SHA256, "rows": []}))
     elif bad == "disagreement that is none":
         figures.write_text(json.dumps({**FIGURES, "disagreement": 0.54}))
     elif bad == "epsilon":

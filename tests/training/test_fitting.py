@@ -1,10 +1,12 @@
-"""The image size of a folder's pictures, where nobody gives one."""
+"""The image size and the batch of a folder, where nobody gives them."""
 
 import pytest
+import torch
 
 from tests.needs_timm import NEEDS_TIMM
 from training.config import TrainConfig
-from training.image_size import with_image_size
+from training.data.picture_set import PictureSet
+from training.fitting import with_batch_size, with_image_size
 from training.networks.backbones import usual_image_size
 
 MIXED = [(300, 400), (90, 200), (500, 120)]
@@ -52,3 +54,13 @@ def test_a_timm_network_says_its_own_size():
     assert "which timm:resnet18 is made for" in line
     assert with_image_size(config, [(3000, 4000)] * 2, None)[0].image_size == 224
     assert with_image_size(config, [(32, 32)] * 2, None) == (config, ""), "small pictures are not enlarged"
+
+
+@pytest.mark.parametrize(("each", "processes", "size"), [(40, 1, 16), (40, 3, 15), (400, 1, 128), (3, 2, 2)])
+def test_an_epoch_of_few_pictures_has_some_steps(each, processes, size):
+    labels = torch.arange(3).repeat_interleave(each)
+    pictures = PictureSet(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels, ("a", "b", "c"))
+    config, line = with_batch_size(TrainConfig(arch="wrn-10-1"), pictures, processes)
+    assert config.batch_size == size
+    assert (f"a batch has {size} of them" in line) == (size < 128)
+    assert with_batch_size(config, pictures, processes) == (config, "")

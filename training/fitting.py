@@ -1,9 +1,11 @@
-"""Choose the size in pixels that an image folder's pictures are resized to, where nobody says one."""
+"""Fit a configuration to the pictures: their size in pixels and the size of a batch, where nobody says one."""
 
 import statistics
 from dataclasses import replace
 
-from training.config import TrainConfig
+from training.config import BATCH_SIZE, FEWEST_STEPS, TrainConfig
+from training.data.loading import split_indices
+from training.data.picture_set import PictureSet
 from training.networks.backbones import usual_image_size
 
 LARGEST_OWN_SIDE = 512
@@ -40,3 +42,25 @@ def with_image_size(config: TrainConfig, sizes: list[tuple[int, int]], start: in
     found = f"{len(set(sizes)):,} sizes" if common is None else f"{common[1]}x{common[0]}"
     line = f"pictures of {found} are resized to {side}x{side}, {why}; --image-size PIXELS takes another size"
     return replace(config, image_size=side), line
+
+
+def with_batch_size(config: TrainConfig, pictures: PictureSet, processes: int) -> tuple[TrainConfig, str]:
+    """Return the configuration with the size of a batch, and a line where it is smaller than usual.
+
+    An epoch of few pictures has FEWEST_STEPS steps then, of a power of two of pictures.
+
+    Args:
+        config: The configuration. A batch size in it stays, and the line is empty then.
+        pictures: All pictures that are there for training and validation.
+        processes: Number of processes that share a batch.
+
+    Raises:
+        DatasetError: A class has too few pictures to hold some out for validation.
+    """
+    if config.batch_size is not None:
+        return config, ""
+    count = len(split_indices(pictures, config.validation_pictures, config.seed)[0])
+    size = min(BATCH_SIZE, 2 ** (max(1, count // FEWEST_STEPS).bit_length() - 1))
+    size = size // processes * processes or processes
+    line = f"{count} training pictures are few, so a batch has {size} of them; --batch-size takes another number"
+    return replace(config, batch_size=size), line if size < BATCH_SIZE // processes * processes else ""

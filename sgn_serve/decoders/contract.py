@@ -1,0 +1,74 @@
+"""Kinds of decoder processes, the limits that pictures have in them, and what becomes of a picture."""
+
+import mmap
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgn_serve.decoders.messages import Outcome
+
+
+class End(StrEnum):
+    """Why a decoder process has ended."""
+
+    TIME = "time"
+    MEMORY = "memory"
+    CRASH = "crash"
+    CANCELLED = "cancelled"
+    STOPPED = "stopped"
+    """The fork server has ended, and all processes with it: no picture's fault."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Tell what became of a picture.
+
+    Attributes:
+        outcome: The process's answer, None if it has ended instead.
+        text: See messages.Outcome.
+        pixels: RGB from 0 to 255, (height, width, 3), where the outcome is PIXELS.
+        end: Why the process has ended, None if it has answered.
+    """
+
+    outcome: Outcome | None
+    text: str = ""
+    pixels: NDArray[np.uint8] | None = None
+    end: End | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of decoder process.
+
+    Attributes:
+        large: Whether it is for large pictures.
+        file_bytes: Largest file that it takes.
+        size: (height, width) in pixels of what it answers.
+    """
+
+    large: bool
+    file_bytes: int
+    size: tuple[int, int]
+
+    @property
+    def region_bytes(self) -> int:
+        """Size of the memory that it shares with the service, in bytes: for the file, and then for the pixels."""
+        height, width = self.size
+        return max(self.file_bytes, 3 * height * width, mmap.PAGESIZE)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a picture.
+
+    Attributes:
+        pixels: Most pixels.
+        cpu_seconds: Longest CPU time.
+        seconds: Longest time between the beginning and the end of its decoding.
+    """
+
+    pixels: int
+    cpu_seconds: float
+    seconds: float
