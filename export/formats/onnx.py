@@ -53,7 +53,7 @@ def to_onnx(
     """
     sizes = {INPUT: {0: torch.export.Dim(BATCH_NAME)}}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _views_as_reshapes(graph):
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
             exported = torch.onnx.export(
                 program,
@@ -182,6 +182,25 @@ def _source_of_complex_numbers(graph: fx.GraphModule) -> str | None:
         if isinstance(node.target, torch._ops.OpOverload) and isinstance(value, torch.Tensor) and value.is_complex():
             return str(node.target._schema.name)
     return None
+
+
+@contextmanager
+def _views_as_reshapes(graph: fx.GraphModule) -> Iterator[None]:
+    """Make each view of a graph a reshape for a while, which needs no memory of a certain layout.
+
+    Tensors were laid out by PyTorch's kernels when the graph was captured, and by their decompositions when it is
+    translated. They differ for attention, measured with `scaled_dot_product_attention`.
+    """
+    views = [node for node in graph.graph.nodes if node.target is torch.ops.aten.view.default]
+    for node in views:
+        node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    try:
+        yield
+    finally:
+        for node in views:
+            node.target = torch.ops.aten.view.default
+        graph.recompile()
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

@@ -46,6 +46,7 @@ def constructs(exported: bool) -> list[object]:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # users have such modules
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("construct", constructs(exported=True))
 def test_ordinary_pytorch_is_exported(construct: Construct, export: Export) -> None:
     torch.manual_seed(0)
