@@ -21,6 +21,20 @@ Export = Callable[[nn.Module], Verification]
 WORST_ERROR = {LOGITS: 1e-5, PLAIN_LOGITS: 1e-5, SELF_GRADIENT: 1e-4}
 """Largest relative error of a picture, far under export's own bounds; up to 1e-6 was seen."""
 
+EVERY_TIME = (
+    "circular",
+    "images resized inside",
+    "`AdaptiveMaxPool2d` of odd sizes",
+    "`spectral_norm`",
+    "in-place write to a slice",
+    "in-place arithmetic on a view",
+    "`scaled_dot_product_attention`",
+    "`autograd.Function`",
+    "lazy layers",
+    "dict",
+)
+"""What export has rules of its own for."""
+
 
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
@@ -38,8 +52,13 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
 
 
 def constructs(exported: bool) -> list[object]:
+    """Return the constructs as parameters. All exports take ten minutes, so some of them are tried without -m slow."""
     return [
-        pytest.param(item, id=re.sub(r"\W+", " ", item.name).strip())
+        pytest.param(
+            item,
+            id=re.sub(r"\W+", " ", item.name).strip(),
+            marks=() if item.refusal or any(name in item.name for name in EVERY_TIME) else pytest.mark.slow,
+        )
         for item in CONSTRUCTS
         if exported != bool(item.refusal)
     ]
