@@ -27,6 +27,8 @@ def export_all(options: argparse.Namespace, command: str) -> int:
     try:
         classes = None if options.classes is None else read_class_names(options.classes)
         source = Source(options.ckpt, classes)
+        for kind, _ in options.targets:
+            format_of(kind).check()
         companions = Companions(source, options, command)
         source = replace(source, told=True)
     except (ExportError, TrainingError) as error:

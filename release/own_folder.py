@@ -28,7 +28,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.pictures.files import SUFFIXES
+from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
 from training.common.markdown import table
@@ -107,8 +107,7 @@ def make_photos(source: Path, folder: Path, per_class: int, seed: int = 0) -> No
         (folder / name).mkdir(parents=True)
         for path in paths[:per_class]:
             size = (sizes.randint(SMALLEST, LARGEST), sizes.randint(SMALLEST, LARGEST))
-            with Image.open(path) as picture:
-                enlarged = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            enlarged = Image.fromarray(read_rgb(path, None)).resize(size, Image.Resampling.BICUBIC)
             enlarged.save(folder / name / f"{path.stem}.jpg", quality=90)
 
 
@@ -124,7 +123,7 @@ def commands(size: Size) -> dict[str, list[str]]:
         ],
         "judge": [
             *("judge", "--ckpt", checkpoint, "--data-root", "photos", "--attacks", size.attacks, "--beta", "20"),
-            *("--report", "runs/photos/report.json", *threads),
+            *threads,
         ],
         "export": ["export", "--ckpt", checkpoint, "--onnx", "photos.onnx"],
     }
@@ -163,7 +162,7 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
         "sgn serve --model photos.onnx",
         lambda: classify_unseen(work, environment),
     )
-    report = json.loads((work / "runs" / "photos" / "report.json").read_text())
+    report = json.loads((work / "runs" / "photos" / "evaluation.json").read_text())
     return {
         "size": asdict(size),
         "steps": [asdict(step) for step in steps],

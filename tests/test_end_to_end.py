@@ -17,6 +17,7 @@ from torch import Tensor
 
 import export.command
 from release import own_folder
+from sgn_serve.pictures.files import read_size
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.needs_timm import backbones
 from tests.sgn_serve.server import running_server
@@ -139,7 +140,7 @@ def test_from_class_folders_of_mixed_sizes_to_answers(arch: str, project_root: P
         for path in (project_root / "examples").glob(f"{name}_*.png"):
             shutil.copy(path, tmp_path / "cifar" / "train" / name)
     own_folder.make_photos(tmp_path / "cifar", tmp_path / "photos", per_class=10)
-    sizes = {Image.open(path).size for path in (tmp_path / "photos").rglob("*.jpg")}
+    sizes = {read_size(path) for path in (tmp_path / "photos").rglob("*.jpg")}
     assert len(sizes) > 20
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == sorted(own_folder.CLASSES)
     size = own_folder.Size(10, arch, image_size=32, epochs=1, batch_size=8, attacks="pgd-1", threads=1)

@@ -63,11 +63,12 @@ def test_torchscript_with_the_operator(
 ) -> None:
     path = tmp_path / "fused.pt"
     assert main(["--ckpt", str(checkpoint), "--torchscript", str(path), "--fused"]) == 0
-    *checks, advice, _ = capsys.readouterr().out.splitlines()
+    *checks, advice, _, figures = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in checks[2:]] == [
         [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
     ]
     assert advice == f"before it is loaded: torch.ops.load_library({str(operators.library_path())!r})"
+    assert figures.startswith("no figures go with it")
     loaded = torch.jit.load(path)
     assert str(loaded.graph).count("sgn::self_gradient_block") == 1
     images = torch.rand(3, 3, *IMAGE_SIZE)

@@ -118,4 +118,10 @@ def test_the_names_in_a_graph_do_not_change():
         "SHA256_KEY": "checkpoint_sha256",
         "PRECISION_KEY": "precision",
         "BACKGROUND_FIELD": "background",
+        "FIGURES_FORMAT": "self-gradient-figures/1",
+        "GRAPH_SHA256_FIELD": "graph_sha256",
+        "MAX_FIGURES_BYTES": 2_000_000,
+        "EXAMPLES_FORMAT": "self-gradient-examples/1",
+        "MAX_EXAMPLES": 20,
+        "MAX_EXAMPLES_BYTES": 8_000_000,
     }

@@ -25,7 +25,7 @@ from tests.sgn_serve.bad_graphs import BAD_GRAPHS, save_bad_graph
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import ROOT, running_server, serve_environment
 from tests.sgn_serve.serving.test_model_card import FIGURES
-from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
+from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 WORKERS = 2
@@ -172,11 +172,7 @@ def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloada
 
 
 def test_new_figures_beside_the_model_are_read_too(reloadable):
-    figures = {"checkpoint_sha256": SHA256, "disagreement": {"auroc": 0.5}}
-    figures["setting"] = dict.fromkeys(("data", "split", "norm"), "x") | dict.fromkeys(
-        ("pictures", "eps", "restarts", "seed"), 1
-    )
-    figures |= {"rows": [], "lowest": {}, "about": {"command": "x"}}
+    figures = {**FIGURES, "disagreement": {"auroc": 0.5}}
     reloadable.model.with_suffix(".json").write_text(json.dumps(figures))
     assert reloadable.reload().json()["outcome"] == "swapped"
     reloadable.wait_for(reloadable.reload().json()["graph_sha256"])

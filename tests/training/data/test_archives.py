@@ -104,6 +104,7 @@ def test_cifar100_from_archive_to_report(tmp_path, monkeypatch, capsys):
     write_cifar(tmp_path / "ten", monkeypatch, 10, per_class=2)
     capsys.readouterr()
     ten = ["--ckpt=runs/a/model.safetensors", "--dataset=cifar10", f"--data-root={tmp_path / 'ten'}", "--device=cpu"]
+    ten.append("--report=ten.json")
     assert command.main(ten) == 2
     error = capsys.readouterr().err
     assert re.search(r"cifar10 with 10 classes .*, but the checkpoint is for 100 classes .*; give the --dataset", error)

@@ -46,6 +46,17 @@ def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):
     assert measured["block_correction_mean_abs"] > 1 / 255
 
 
+@pytest.mark.parametrize("attacked", [4, 7])
+def test_as_many_pictures_are_attacked_as_are_asked_for(network, attacked):
+    """--validation-attacked: shares of so many pictures, while the clean accuracy is that of all."""
+    images = torch.rand(20, 3, 16, 16)
+    model, labels = network(scale=8 / 255), torch.arange(20) % 3
+    measured = Validation(images, labels, attacked=attacked, eps=2 / 255, seed=0).measure(model)
+    right = [value * attacked for name, value in measured.items() if name.endswith("10") or name == "val_lowest"]
+    assert right == pytest.approx([round(value) for value in right], abs=1e-4)
+    assert measured["val_clean"] * 20 == pytest.approx(round(measured["val_clean"] * 20), abs=1e-4)
+
+
 def test_block_effect_of_a_dead_block_is_zero(network):
     model = network(scale=0.0)
     images = torch.rand(6, 3, 16, 16)

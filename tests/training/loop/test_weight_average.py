@@ -1,3 +1,5 @@
+"""The average of --ema-decay."""
+
 import pytest
 import torch
 from torch import nn

@@ -91,6 +91,8 @@ ELSEWHERE = {
     "arch": "tests/training/networks/test_backbones.py",
     "dataset_name": "a name for figures",
     "init_from": "tests/training/loop/test_trainer.py",
+    "pretrained": "tests/training/loop/test_start.py",
+    "recipe": "tests/training/loop/test_start.py",
     "freeze_backbone": "tests/training/loop/test_frozen_backbone.py",
     "minutes": "tests/training/loop/test_time_budget.py",
     "batch_size": "how many pictures a step has",
