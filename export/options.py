@@ -36,7 +36,7 @@ TORCHSCRIPT = FileKind("torchscript", "model.torchscript.pt", "a TorchScript mod
 AOT = FileKind("aot", "model.pt2", "an AOTInductor package for this machine's processor")
 AOT_FOR_GPU = FileKind("aot", "model.cuda.pt2", "an AOTInductor package for this machine's GPU")
 KINDS = (ONNX, OPENVINO, TORCHSCRIPT, AOT)
-"""What a command line can ask for. AOT_FOR_GPU takes AOT's place with --device cuda."""
+"""Kinds of files that a command line can ask for. AOT_FOR_GPU takes AOT's place with --device cuda."""
 SERVED = (ONNX, OPENVINO)
 """Kinds that the service can serve; only these have example pictures beside them."""
 FUSED = (ONNX, TORCHSCRIPT)

@@ -19,7 +19,7 @@ from sgn_serve.process import confinement
 
 @dataclass(frozen=True)
 class Bounds:
-    """What decoding may take.
+    """Bounds on what decoding may take.
 
     Attributes:
         memory_bytes: Address space.

@@ -76,7 +76,7 @@ class DecoderLimits:
 
 @dataclass
 class _Account:
-    """What is known of a request.
+    """State of a request whose pictures are decoded.
 
     Attributes:
         deadline: When its pictures must be decoded, by the event loop's clock.

@@ -1,4 +1,4 @@
-"""What a decoder process does with a picture file: decode it to the size of the network."""
+"""Decode a picture file to the size of the network, in a decoder process."""
 
 import codecs
 import importlib
@@ -39,7 +39,7 @@ class IsLarge(Exception):
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What is the same for every picture.
+    """Options that are the same for every picture.
 
     Attributes:
         size: (height, width) in pixels that pictures become.

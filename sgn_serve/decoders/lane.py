@@ -51,7 +51,7 @@ class Lane(ProcessObserver):
         self.seconds_each = _SLOW_SECONDS
         """Running mean of the seconds that a picture takes."""
         self.confinement: Confinement | None = None
-        """What confines its processes, once one has started."""
+        """Confinement of its processes, known once one has started."""
         self._fork_server = fork_server
         self._wanted = processes
         self._limits = limits

@@ -63,7 +63,7 @@ class Turns(Generic[Item]):
     def __init__(self, quick: Share, longer: Share):
         self._lines: dict[Class, _Line[Item]] = {Class.QUICK: _Line(quick), Class.LONGER: _Line(longer)}
         self._now = 0.0
-        """What the class had used whose turn was the last one."""
+        """Virtual time: time used by the class of the last turn, when its turn came."""
 
     def __len__(self) -> int:
         """Return the number of pictures that wait."""

@@ -38,7 +38,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Later:
-    """What is known when a picture is opened and needed when it is decoded.
+    """Facts known when a picture is opened and needed when it is decoded.
 
     Attributes:
         opaque: Whether its alpha means nothing.

@@ -30,7 +30,7 @@ TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "
 
 WHITE = (255, 255, 255)
 _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
-"""What a network takes for each value of a channel. A table is one pass over the pixels instead of three."""
+"""The value that a network takes for each value of a channel. A table is one pass over the pixels instead of three."""
 _STRIP_PIXELS = 1_000_000
 """Pixels that are converted to RGB at a time."""
 _HALVED_PIXELS = 4_000_000

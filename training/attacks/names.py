@@ -23,7 +23,7 @@ class AttackError(TrainingError):
 
 @dataclass(frozen=True)
 class Description:
-    """What is told about a name of --attacks.
+    """Description of a name of --attacks.
 
     Attributes:
         text: One line for --help.

@@ -78,7 +78,7 @@ class Match:
 
     @property
     def notes(self) -> list[str]:
-        """What was done to the tensors, one sentence each."""
+        """Changes made to the tensors, one sentence each."""
         notes = []
         if self.unused:
             notes.append(f"left out {len(self.unused)} tensors that no forward pass reads, such as {self.unused[0]}")

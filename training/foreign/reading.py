@@ -32,7 +32,7 @@ COPY = "attacker."
 
 @dataclass(frozen=True)
 class ForeignWeights:
-    """What a file holds.
+    """Content of a file of weights.
 
     Attributes:
         path: The file.

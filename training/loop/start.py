@@ -26,7 +26,7 @@ from training.networks.names import TIMM_PREFIX
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """Starting point of a run.
 
     Attributes:
         name: The file, or the network whose weights timm offers.

@@ -73,7 +73,7 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dic
 
 
 _DATA = {"class_names": [], "pictures": 0, "mean": []}
-"""What describe_pictures returns of no pictures."""
+"""Result of describe_pictures for no pictures."""
 
 
 def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, Any], TrainConfig]:
