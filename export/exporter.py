@@ -9,8 +9,10 @@ from torch import fx, nn
 
 from export.capture.graph import capture, example_image
 from export.capture.layers import layer_of_operator
+from export.check.extreme_gradients import verify_extreme_gradients
 from export.check.pictures import pictures_in, structured_pictures
-from export.check.verify import GraphRunner, Verification, VerificationError, verify
+from export.check.suitability import SUITABILITY_PICTURES, require_suitable
+from export.check.verify import TOLERANCES, GraphRunner, Verification, VerificationError, verify
 from export.errors import CaptureError
 from export.formats.onnx import onnx_runner
 from export.formats.table import FUSED, ONNX, Format
@@ -20,7 +22,7 @@ from export.network_passes import passes_of
 from export.options import PICTURES
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
+from sgn_serve.graph_format import LOGITS, METADATA_KEY, SHA256_KEY, file_sha256
 from training.foreign.loading import Source, load_network
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -84,6 +86,7 @@ def export_graph(
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), **file_format.metadata}
     passes = passes_of(network)
     with replacing(target, source.path) as partial:
+        require_suitable(network, pictures[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         if fused:
             fuse_block(graph, network.block)
@@ -94,6 +97,8 @@ def export_graph(
             verification = verify(runner, passes, pictures)
             if not verification.passed:
                 raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+        if network.block is not None and file_format.second_pass is not None:
+            verify_extreme_gradients(file_format.second_pass(partial), network, pictures[:1], TOLERANCES[LOGITS])
     return verification
 
 

@@ -9,7 +9,9 @@ from torch import nn
 
 from export.capture.graph import capture
 from export.check.agreement import Agreement, agreements_json, measure_agreement
+from export.check.extreme_gradients import verify_extreme_gradients
 from export.check.pictures import pictures_under
+from export.check.suitability import SUITABILITY_PICTURES, require_suitable
 from export.check.verify import REDUCED_TOLERANCES, Verification, VerificationError, verify
 from export.errors import ExportError
 from export.exporter import naming_layers
@@ -19,7 +21,7 @@ from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRE
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
-from sgn_serve.graph_format import METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
+from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
@@ -140,6 +142,7 @@ def export_reduced(
         **file_format.metadata,
     }
     with replacing(target, source.path) as partial:
+        require_suitable(network, checked[:SUITABILITY_PICTURES])
         graph = capture(passes, info.image_size)
         rewrite(graph)
         if not file_format.engine_lowers:
@@ -152,6 +155,8 @@ def export_reduced(
             raise VerificationError(
                 f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
             )
+        if network.block is not None and file_format.second_pass is not None:
+            verify_extreme_gradients(file_format.second_pass(partial), network, checked[:1], REDUCED_TOLERANCES[LOGITS])
         agreements = measure_agreement(runner, network, pictures, info.epsilon or EPS)
         if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:
             raise AgreementError(

@@ -11,6 +11,7 @@ from benchmarks import precisions
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
 from docs.generator.command_lines import describe
+from docs.generator.constructs import constructs_table
 from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
 from docs.generator.results import OFF, ON, QUICK, accuracy, percent, reproduced, result, share, survivors, training_log
@@ -348,6 +349,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "attacks": _attacks,
     "metrics": _metrics,
     "routes": _routes,
+    "constructs": constructs_table,
     "formats": _formats,
     "picture-formats": _picture_formats,
     "five-rows": lambda: five_rows(summary()),

@@ -4,13 +4,16 @@ A runtime knows no `convolution_backward`. PyTorch's own tables cover most backw
 that the tables lack, or for which they choose a form that runtimes are slow at.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
 
@@ -28,7 +31,17 @@ def decompositions() -> Decompositions:
         aten.avg_pool2d_backward.default: average_pool_input_gradient,
         aten._adaptive_avg_pool2d.default: adaptive_average_pool,
         aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_input_gradient,
+        aten.adaptive_max_pool2d.default: adaptive_max_pool,
+        aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_input_gradient,
+        aten.avg_pool3d_backward.default: average_pool_3d_input_gradient,
         **{backward: resize_input_gradient(forward) for backward, forward in _RESIZES.items()},
+        **{backward: antialiased_resize_input_gradient(mode) for backward, (_, mode) in _ANTIALIASED.items()},
+        **{forward: antialiased_resize(mode) for forward, mode in _ANTIALIASED.values()},
+        aten.replication_pad2d_backward.default: replication_pad_input_gradient,
+        aten.grid_sampler_2d_backward.default: grid_sample_input_gradient,
+        aten.rrelu_with_noise.default: randomised_leaky_relu,
+        aten.rrelu_with_noise_backward.default: randomised_leaky_relu_input_gradient,
+        aten._trilinear.default: trilinear,
         aten.empty_permuted.default: empty_permuted,
     }
 
@@ -40,6 +53,12 @@ _RESIZES = {
     aten.upsample_bicubic2d_backward.default: aten.upsample_bicubic2d.default,
 }
 """Backward operators behind F.interpolate, each with its forward operator."""
+
+_ANTIALIASED = {
+    aten._upsample_bilinear2d_aa_backward.default: (aten._upsample_bilinear2d_aa.default, "bilinear"),
+    aten._upsample_bicubic2d_aa_backward.default: (aten._upsample_bicubic2d_aa.default, "bicubic"),
+}
+"""Backward operators behind F.interpolate(antialias=True), each with its forward operator and its mode."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,11 @@ def _transposed_convolution(
     # A strided convolution maps several input sizes to one output size; output_padding picks the right one.
     output_padding = [max(0, size) for size in missing]
     result = aten.convolution(gradient, weight, None, stride, padding, dilation, True, output_padding, groups)
-    return result if min(missing) >= 0 else result[:, :, : sizes[0], : sizes[1]]
+    if min(missing) >= 0:
+        return result
+    for axis, size in enumerate(sizes):
+        result = result.narrow(2 + axis, 0, size)
+    return result
 
 
 def relu_input_gradient(gradient: Tensor, features: Tensor, threshold: float) -> Tensor:
@@ -126,6 +149,43 @@ def max_pool_input_gradient(  # noqa: PLR0913  # aten's signature
 
     Each element of the gradient is added at the position of the maximum that it belongs to.
     """
+    flat = torch.zeros_like(features).flatten(2)
+    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(features.shape)
+
+
+def adaptive_max_pool(features: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Apply adaptive max-pooling, aten::adaptive_max_pool2d, whose windows differ in size where sizes do not divide.
+
+    Each window is read pixel by pixel. A smaller window repeats its last row and column, which leaves its maximum and
+    the first place of it as they are.
+
+    Returns:
+        Maxima, and the place of each on the feature map, counted row by row.
+    """
+    height, width = features.shape[2:]
+    rows, columns = _adaptive_windows(height, output_size[0]), _adaptive_windows(width, output_size[1])
+    windows = features[:, :, _integers(rows)][..., _integers(columns)]  # (N, C, rows, in rows, columns, in columns)
+    maxima, places = windows.permute(0, 1, 2, 4, 3, 5).flatten(-2).max(-1)
+    table = [[[row * width + column for row in y for column in x] for x in columns] for y in rows]
+    indices = _integers(table).expand(*features.shape[:2], -1, -1, -1).gather(-1, places.unsqueeze(-1))
+    return maxima, indices.squeeze(-1)
+
+
+def _adaptive_windows(inputs: int, outputs: int) -> list[list[int]]:
+    """Return the pixels of each adaptive window along one axis, all lists of one length: the last pixel is repeated."""
+    windows = [range(i * inputs // outputs, -(-(i + 1) * inputs // outputs)) for i in range(outputs)]
+    longest = max(map(len, windows))
+    return [[*window, *[window[-1]] * (longest - len(window))] for window in windows]
+
+
+def _integers(values: list[Any]) -> Tensor:
+    """Return a constant of whole numbers, made outside of what is being traced."""
+    with _disable_current_modes():
+        return torch.tensor(values)
+
+
+def adaptive_max_pool_input_gradient(gradient: Tensor, features: Tensor, indices: Tensor) -> Tensor:
+    """Return the gradient of adaptive max-pooling, aten::adaptive_max_pool2d_backward; see max_pool_input_gradient."""
     flat = torch.zeros_like(features).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(features.shape)
 
@@ -158,6 +218,35 @@ def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
         gradient, divisor = gradient / (rows[:, None] * columns), 1
     weight = torch.full((channels, 1, *kernel_size), 1 / divisor, dtype=gradient.dtype, device=gradient.device)
     return _transposed_convolution(gradient, weight, sizes, _Windows(strides, padding, [1, 1]), channels)
+
+
+def average_pool_3d_input_gradient(  # noqa: PLR0913  # aten's signature
+    gradient: Tensor,
+    features: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Return the gradient of average pooling in three dimensions, aten::avg_pool3d_backward.
+
+    Local response normalisation pools so over channels.
+
+    Raises:
+        NotImplementedError: Windows reach over the edge and are divided by fewer elements there.
+    """
+    if divisor_override is None and (ceil_mode or (any(padding) and not count_include_pad)):
+        raise NotImplementedError("three-dimensional average pooling that divides by fewer elements at the edge")
+    strides = list(stride) or list(kernel_size)
+    channels = features.shape[-4]
+    divisor = divisor_override or math.prod(kernel_size)
+    weight = torch.full((channels, 1, *kernel_size), 1 / divisor, dtype=gradient.dtype, device=gradient.device)
+    sizes, windows = features.shape[-3:], _Windows(strides, padding, [1, 1, 1])
+    if gradient.dim() == 5:
+        return _transposed_convolution(gradient, weight, sizes, windows, channels)
+    return _transposed_convolution(gradient.unsqueeze(0), weight, sizes, windows, channels).squeeze(0)
 
 
 def _pixels_of_windows(starts: Tensor, kernel_size: int, size: int, margin: int) -> Tensor:
@@ -229,6 +318,170 @@ def resize_input_gradient(resize: torch._ops.OpOverload) -> Callable[..., Tensor
         return rows.T @ gradient @ columns
 
     return input_gradient
+
+
+def antialiased_resize(mode: str) -> Callable[..., Tensor]:
+    """Return the decomposition of aten::_upsample_*2d_aa: a product with a constant matrix for each axis."""
+
+    def resize(features: Tensor, output_size: Sequence[int], corners: bool, *scales: float | None) -> Tensor:
+        rows, columns = _antialiased_matrices(mode, features, features.shape[2:], output_size, (corners, *scales))
+        return rows @ features @ columns.T
+
+    return resize
+
+
+def antialiased_resize_input_gradient(mode: str) -> Callable[..., Tensor]:
+    """Return the decomposition of aten::_upsample_*2d_aa_backward: the product with the transposed matrices."""
+
+    def input_gradient(
+        gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], corners: bool, *scales: float | None
+    ) -> Tensor:
+        rows, columns = _antialiased_matrices(mode, gradient, input_size[2:], output_size, (corners, *scales))
+        return rows.T @ gradient @ columns
+
+    return input_gradient
+
+
+def _antialiased_matrices(
+    mode: str, like: Tensor, inputs: Sequence[int], outputs: Sequence[int], options: tuple[Any, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return the matrices (outputs, inputs) of antialiased resizing along rows and along columns.
+
+    Each is the identity matrix, resized along one axis by PyTorch itself, outside of what is being traced.
+    """
+    corners, *scales = options
+    resize = {
+        "bilinear": aten._upsample_bilinear2d_aa.default,
+        "bicubic": aten._upsample_bicubic2d_aa.default,
+    }[mode]
+    row_scale, column_scale = (*scales, None, None)[:2]
+    with _disable_current_modes():
+
+        def matrix(pixels: int, size: int, scale: float | None) -> Tensor:
+            identity = torch.eye(pixels, dtype=like.dtype)[None, None]
+            return resize(identity, [size, pixels], corners, scale, None)[0, 0].clone()
+
+        return matrix(inputs[0], outputs[0], row_scale), matrix(inputs[1], outputs[1], column_scale)
+
+
+def replication_pad_input_gradient(gradient: Tensor, features: Tensor, padding: Sequence[int]) -> Tensor:
+    """Return the gradient of padding with the pixel at the edge, aten::replication_pad2d_backward.
+
+    Padding repeats rows and columns, so its gradient is their sum: the product with a constant matrix for each axis.
+    """
+    left, right, top, bottom = padding
+
+    def repeats(pixels: int, before: int, after: int) -> Tensor:
+        with _disable_current_modes():
+            return torch.eye(pixels, dtype=gradient.dtype)[torch.arange(-before, pixels + after).clamp(0, pixels - 1)]
+
+    rows, columns = repeats(features.shape[-2], top, bottom), repeats(features.shape[-1], left, right)
+    return rows.T @ gradient @ columns
+
+
+def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
+    gradient: Tensor,
+    features: Tensor,
+    grid: Tensor,
+    interpolation_mode: int,
+    padding_mode: int,
+    align_corners: bool,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradient of F.grid_sample, aten::grid_sampler_2d_backward, for bilinear sampling padded with zeros.
+
+    Each pixel that was read adds its share of the gradient where it was read from.
+
+    Raises:
+        NotImplementedError: Another mode or padding.
+    """
+    if interpolation_mode != 0 or padding_mode != 0:
+        raise NotImplementedError("grid_sample with another mode than bilinear, or another padding than zeros")
+    height, width = features.shape[2:]
+    x, y = (
+        (position + 1) * (size - 1) / 2 if align_corners else ((position + 1) * size - 1) / 2
+        for position, size in zip(grid.unbind(-1), (width, height), strict=True)
+    )
+    left, top = x.floor(), y.floor()
+    features_gradient = torch.zeros_like(features).flatten(2)
+    x_gradient, y_gradient = torch.zeros_like(x), torch.zeros_like(y)
+    for column, row, x_sign, y_sign in (
+        (left, top, -1, -1),
+        (left + 1, top, 1, -1),
+        (left, top + 1, -1, 1),
+        (left + 1, top + 1, 1, 1),
+    ):
+        inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).to(features.dtype)
+        x_share, y_share = 1 - (x - column).abs(), 1 - (y - row).abs()
+        place = (inside * (row * width + column)).long().flatten(1)  # what lies outside has no share anywhere
+        places = place.unsqueeze(1).expand(-1, features.shape[1], -1)
+        if output_mask[0]:
+            shares = gradient * (inside * x_share * y_share).unsqueeze(1)
+            features_gradient = features_gradient.scatter_add(2, places, shares.flatten(2))
+        if output_mask[1]:
+            values = features.flatten(2).gather(2, places).view(gradient.shape)
+            product = (gradient * values).sum(1) * inside
+            x_gradient, y_gradient = x_gradient + x_sign * y_share * product, y_gradient + y_sign * x_share * product
+    if align_corners:
+        x_gradient, y_gradient = x_gradient * ((width - 1) / 2), y_gradient * ((height - 1) / 2)
+    else:
+        x_gradient, y_gradient = x_gradient * (width / 2), y_gradient * (height / 2)
+    return (
+        features_gradient.view(features.shape) if output_mask[0] else None,
+        torch.stack((x_gradient, y_gradient), dim=-1) if output_mask[1] else None,
+    )
+
+
+def randomised_leaky_relu(
+    features: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Tensor:
+    """Apply a randomised leaky ReLU, aten::rrelu_with_noise, in eval mode: with the mean of its slopes.
+
+    Raises:
+        NotImplementedError: Training mode, where the slopes are random.
+    """
+    if training:
+        raise NotImplementedError("a randomised leaky ReLU in training mode, whose slopes are random numbers")
+    return F.leaky_relu(features, (lower + upper) / 2)
+
+
+def randomised_leaky_relu_input_gradient(  # noqa: PLR0913  # aten's signature
+    gradient: Tensor,
+    features: Tensor,
+    noise: Tensor,
+    lower: float,
+    upper: float,
+    training: bool,
+    self_is_result: bool,
+) -> Tensor:
+    """Return the gradient of a randomised leaky ReLU in eval mode, aten::rrelu_with_noise_backward."""
+    positive = (features > 0).to(gradient.dtype)
+    slope = (lower + upper) / 2
+    return gradient * (positive * (1 - slope) + slope)
+
+
+def trilinear(  # noqa: PLR0913  # aten's signature
+    first: Tensor,
+    second: Tensor,
+    third: Tensor,
+    first_axes: Sequence[int],
+    second_axes: Sequence[int],
+    third_axes: Sequence[int],
+    summed_axes: Sequence[int],
+    unroll_axis: int = 1,
+) -> Tensor:
+    """Return the sum of products behind F.bilinear, aten::_trilinear: each factor gets new axes, some are summed."""
+    factors = []
+    for factor, axes in ((first, first_axes), (second, second_axes), (third, third_axes)):
+        for axis in sorted(axes):
+            factor = factor.unsqueeze(axis)
+        factors.append(factor)
+    return (factors[0] * factors[1] * factors[2]).sum(list(summed_axes))
 
 
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], **options: Any) -> Tensor:

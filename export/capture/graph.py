@@ -21,6 +21,8 @@ from training.networks.self_gradient import SelfGradientNetwork
 TRACED_BATCH = 2
 """Batch size of the traced image: any size but 0 and 1, which PyTorch would take for constants."""
 _OUTPUT_NAMES = "output_names"
+_SAME_TENSOR = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+"""Operators by which autograd keeps what it needs. They stand between operators that a rewrite looks for in a row."""
 
 
 def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
@@ -44,26 +46,61 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fake_state = [fake_mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
 
-    tracker = LayerTracker(passes.network)
+    image = _fake_image(passes.network, image_size, fake_mode)
+    fixing: list[str] = []
+
+    def note_fixed_batch(layer: str) -> None:
+        batch = image.shape[0]
+        if isinstance(batch, int) or batch.node.maybe_as_int() is not None:
+            fixing.append(layer)
+
+    tracker = LayerTracker(passes.network, note_fixed_batch)
 
     def function(image: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         with traceable_calls(), tracker.watching_calls():
             return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
     try:
-        with tracker.tracking():
+        # Without gradients outside, the first pass differentiates by autograd, not by torch.func, which knows neither
+        # every autograd.Function nor activation checkpoints. Original views keep in-place writes on a view plain; ONNX
+        # has nothing for the strides that PyTorch writes them with otherwise.
+        with tracker.tracking(), torch.no_grad(), torch.autograd._force_original_view_tracking(True):
             traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
-                _fake_image(passes.network, image_size, fake_mode), *fake_state
+                image, *fake_state
             )
     except Exception as error:  # tracing runs the user's network, which may raise anything
         layer = f" at its layer {tracker.innermost}" if tracker.innermost else ""
         operator = tracker.operator or operator_in(error)
         call = f", calling {operator}" if operator else ""
         raise CaptureError(
-            f"the network cannot be captured as one graph{layer}{call}: {first_line(error)}; "
-            "mend that layer, or use one that does without the call"
+            f"the network cannot be captured as one graph{layer}{call}: {_cause_and_cure(operator, error)}"
         ) from error
+    if fixing:
+        raise CaptureError(
+            f"layer {fixing[0]} fixes the batch size, as len(x), int(x.shape[0]), a loop over pictures and a constant "
+            "in its place do; write x.shape[0], or -1 in view and reshape"
+        )
     return _with_weights(traced, passes, names)
+
+
+_CURES = {
+    "__bool__": "it asks a tensor for a yes or no, which a graph has not; choose with torch.where",
+    "item": "it takes a number out of a tensor, which a graph has not; keep it a tensor",
+    "tolist": "it takes numbers out of a tensor, which a graph has not; keep them a tensor",
+    "__int__": "it takes a number out of a tensor, which a graph has not; keep it a tensor",
+    "__float__": "it takes a number out of a tensor, which a graph has not; keep it a tensor",
+    "numpy": "it leaves PyTorch for NumPy; use torch's function of the same name",
+    "nonzero": "the size of its result depends on the picture; use torch.where with three arguments",
+    "masked_select": "the size of its result depends on the picture; use torch.where with three arguments",
+    "unique": "the size of its result depends on the picture; use torch.topk or torch.sort",
+}
+"""Cause and cure by the name of the function that cannot be captured."""
+
+
+def _cause_and_cure(operator: str | None, error: Exception) -> str:
+    """Return why a call cannot be captured, and what to do about it."""
+    name = (operator or "").split(".")[-1].split("::")[-1]
+    return _CURES.get(name) or f"{first_line(error)}; mend that layer, or use one that does without the call"
 
 
 def example_image(graph: fx.GraphModule) -> Tensor:
@@ -100,6 +137,10 @@ def _with_weights(traced: fx.GraphModule, passes: Passes, names: Sequence[str]) 
         weight.meta = node.meta
         node.replace_all_uses_with(weight)
         graph.erase_node(node)
+    for target in _SAME_TENSOR:
+        for node in graph.find_nodes(op="call_function", target=target):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     image.target = image.name = INPUT
     graph.eliminate_dead_code()
     captured = fx.GraphModule(traced, graph, "CapturedPasses")  # keeps of traced's attributes only those in use

@@ -1,6 +1,6 @@
 """Find the layer of a network that an error happened in, so that a user can act on the error."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class LayerTracker:
     """Know which layer of a network is running, inside the context manager `tracking`."""
 
-    def __init__(self, network: nn.Module):
-        """Make a tracker of this network's layers."""
+    def __init__(self, network: nn.Module, on_end: Callable[[str], None] = lambda _: None):
+        """Make a tracker of this network's layers.
+
+        Args:
+            network: The network.
+            on_end: Is called with a layer's name and kind when it has ended.
+        """
         self._network = network
+        self._on_end = on_end
         self._running: list[str] = []
         self._calls = _RunningCall()
 
@@ -41,7 +47,7 @@ class LayerTracker:
         """Keep `innermost` up to date, by hooks that are removed at the end."""
         hooks = []
         for name, module in self._network.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 label = f"{name} ({type(module).__name__})"
                 hooks.append(module.register_forward_pre_hook(lambda *_, label=label: self._running.append(label)))
                 hooks.append(module.register_forward_hook(lambda *_: self._ended()))
@@ -52,7 +58,7 @@ class LayerTracker:
                 hook.remove()
 
     def _ended(self) -> None:
-        self._running.pop()
+        self._on_end(self._running.pop())
 
 
 class _RunningCall(TorchFunctionMode):
@@ -80,16 +86,21 @@ def layer_of_operator(network: nn.Module, operator: str, images: Tensor) -> str 
     Returns:
         Name and kind, such as `backbone.3 (AdaptiveMaxPool2d)`, or None where no layer calls the operator.
     """
-    name = operator.removeprefix("aten::").split(".")[0].removesuffix("_backward")
+    name = _base_name(operator)
     found: list[str] = []
     tracker = LayerTracker(network)
 
     class Watching(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func._schema.name.removeprefix("aten::") == name and tracker.innermost is not None:
+            if _base_name(func._schema.name) == name and tracker.innermost is not None:
                 found.append(tracker.innermost)
             return func(*args, **(kwargs or {}))
 
     with tracker.tracking(), Watching(), torch.no_grad():  # type: ignore[no-untyped-call]
         network(images)
     return found[0] if found else None
+
+
+def _base_name(operator: str) -> str:
+    """Return an operator's name without library, overload, and the marks of backward and in-place operators."""
+    return operator.split("::")[-1].split(".")[0].removeprefix("_").removesuffix("_backward").removesuffix("_")

@@ -20,11 +20,24 @@ def traceable_calls() -> Iterator[None]:
     with ExitStack() as stack:
         # A fused attention kernel is one operator that no runtime knows, forward or backward.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        # The same holds for the recurrent layers of oneDNN.
+        stack.enter_context(_without_onednn())
         stack.enter_context(_TraceableCalls())
         # A TorchFunctionMode does not see calls between PyTorch's own functions, as in multi-head attention.
         for function, replacement in _REPLACEMENTS.items():
             stack.enter_context(mock.patch.object(F, function.__name__, replacement))
         yield
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Switch oneDNN off; torch.backends.mkldnn.flags would set the precision of GPUs, too, and warn of it."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 class _TraceableCalls(TorchFunctionMode):

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.utils
 import torch
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, fx
 
 from export.capture.graph import example_image, output_names_of
+from export.check.extreme_gradients import SecondPassRunner
 from export.check.verify import EngineError, GraphRunner
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
-from sgn_serve.graph_format import INPUT
+from sgn_serve.graph_format import INPUT, LOGITS, SELF_GRADIENT
 from sgn_serve.onnx_runtime import start_session
 from training.common.errors import first_line
 
@@ -51,7 +53,7 @@ def to_onnx(
     """
     sizes = {INPUT: {0: torch.export.Dim(BATCH_NAME)}}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _views_as_reshapes(graph):
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
             exported = torch.onnx.export(
                 program,
@@ -126,6 +128,34 @@ def onnx_runner(
     return run
 
 
+def second_pass_of(model: onnx.ModelProto) -> bytes:
+    """Return the part of a two-pass model that maps the image and its self-gradient to the logits, as a file's content.
+
+    Raises:
+        EngineError: The logits do not follow from these two.
+    """
+    try:
+        # The extractor takes what it needs of the nodes by reference; a copy keeps the model as it is.
+        extractor = onnx.utils.Extractor(onnx.ModelProto.FromString(model.SerializeToString()))
+        part = extractor.extract_model([INPUT, SELF_GRADIENT], [LOGITS])
+    except Exception as error:  # the library raises several kinds
+        raise EngineError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
+    if not any(SELF_GRADIENT in node.input for node in part.graph.node):
+        raise EngineError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
+    return part.SerializeToString()
+
+
+def onnx_second_pass(path: Path) -> SecondPassRunner:
+    """Load the second pass of a written file into ONNX Runtime's CPU provider."""
+    session = start_session(second_pass_of(onnx.load(path)), torch.get_num_threads())
+
+    def run(images: Tensor, gradients: Tensor) -> Tensor:
+        (logits,) = session.run([LOGITS], {INPUT: images.numpy(), SELF_GRADIENT: gradients.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
 def _reason(error: Exception, graph: fx.GraphModule) -> tuple[str, str | None]:
     """Return the one line of the exporter's error that a user can act on, and the operator that ONNX lacks, if any."""
     text = str(error)
@@ -152,6 +182,25 @@ def _source_of_complex_numbers(graph: fx.GraphModule) -> str | None:
         if isinstance(node.target, torch._ops.OpOverload) and isinstance(value, torch.Tensor) and value.is_complex():
             return str(node.target._schema.name)
     return None
+
+
+@contextmanager
+def _views_as_reshapes(graph: fx.GraphModule) -> Iterator[None]:
+    """Make each view of a graph a reshape for a while, which needs no memory of a certain layout.
+
+    Tensors were laid out by PyTorch's kernels when the graph was captured, and by their decompositions when it is
+    translated. They differ for attention, measured with `scaled_dot_product_attention`.
+    """
+    views = [node for node in graph.graph.nodes if node.target is torch.ops.aten.view.default]
+    for node in views:
+        node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    try:
+        yield
+    finally:
+        for node in views:
+            node.target = torch.ops.aten.view.default
+        graph.recompile()
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:

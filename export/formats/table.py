@@ -10,10 +10,11 @@ from onnx import ModelProto
 from torch import fx
 
 from export import options
+from export.check.extreme_gradients import SecondPassRunner
 from export.check.verify import GraphRunner
 from export.formats.aot import annotate_aot, aot_runner, require_compiler, require_gpu, save_aot
-from export.formats.onnx import annotate_onnx, onnx_runner, save_onnx, to_onnx
-from export.formats.openvino import openvino_runner, require_openvino
+from export.formats.onnx import annotate_onnx, onnx_runner, onnx_second_pass, save_onnx, to_onnx
+from export.formats.openvino import openvino_runner, openvino_second_pass, require_openvino
 from export.formats.torchscript import annotate_torchscript, save_torchscript, torchscript_runner
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
@@ -38,6 +39,8 @@ class Format:
         check: Raises an ExportError where this machine cannot write the file, before any work.
         reduced: Reduced precisions that the file can hold and that its engine runs on the CPU.
         annotate: Replaces the metadata of a written file.
+        second_pass: Loads the second pass alone of a file with two passes, for pictures and self-gradients on the CPU.
+            None where a file cannot be cut: PyTorch's own operators run there.
         engine_lowers: Whether the engine itself lowers the precision of a float32 graph, as the metadata tell it.
         metadata: Entries for the metadata of the file, beside those that describe the network.
     """
@@ -48,6 +51,7 @@ class Format:
     check: Callable[[], None] = lambda: None
     reduced: tuple[str, ...] = ()
     annotate: Callable[[Path, Mapping[str, str]], None] | None = None
+    second_pass: Callable[[Path], SecondPassRunner] | None = None
     engine_lowers: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,6 +109,7 @@ ONNX = Format(
     onnx_runner,
     reduced=("fp16",),
     annotate=annotate_onnx,
+    second_pass=onnx_second_pass,
 )
 OPENVINO = Format(
     options.OPENVINO,
@@ -113,6 +118,7 @@ OPENVINO = Format(
     require_openvino,
     reduced=("bf16",),
     annotate=annotate_onnx,
+    second_pass=openvino_second_pass,
     engine_lowers=True,
 )
 TORCHSCRIPT = Format(

@@ -1,7 +1,7 @@
 """Networks for the tests of export."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.training.checkpoints import tiny_info
@@ -50,6 +50,13 @@ def randomise(network: SelfGradientNetwork, seed: int = 0) -> SelfGradientNetwor
 
 def network_around(backbone: nn.Module) -> SelfGradientNetwork:
     return randomise(SelfGradientNetwork(backbone, SelfGradientBlock(gradient_scaling="rms")))
+
+
+class SecondSmallest(nn.Module):
+    """A layer whose operator, aten::kthvalue, ONNX does not have."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features - features.kthvalue(2, dim=1, keepdim=True).values
 
 
 def varied_backbone() -> nn.Module:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from export.capture.graph import capture
+from export.check.extreme_gradients import verify_extreme_gradients
+from export.check.verify import TOLERANCES, VerificationError
 from export.formats.table import ONNX, OPENVINO, TORCHSCRIPT, Format
 from export.network_passes import Passes, passes_of
 from export.rewrite import rewrite
@@ -94,6 +96,28 @@ def test_a_picture_with_nan_gets_nan_logits(
     expected, found = outputs(captured, file_format, pictures, tmp_path / file_format.file_name)
     for name in (LOGITS, PLAIN_LOGITS):
         assert expected[name].isnan().tolist() == found[name].isnan().tolist() == [[False] * 10, [True] * 10]
+    assert torch.equal(expected[SELF_GRADIENT].isnan(), found[SELF_GRADIENT].isnan())
+    assert found[SELF_GRADIENT].isnan().flatten(1).any(dim=1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("file_format", [ONNX, FORMATS[2]])
+def test_the_check_of_every_export_finds_an_unguarded_norm(
+    captured: tuple[Passes, fx.GraphModule], file_format: Format, tmp_path: Path
+) -> None:
+    passes, graph = captured
+    path, picture = tmp_path / file_format.file_name, torch.full((1, 3, *IMAGE_SIZE), 0.5)
+    file_format.save(copy.deepcopy(graph), {}, path)
+    assert file_format.second_pass is not None
+    verify_extreme_gradients(file_format.second_pass(path), passes.network, picture, TOLERANCES[LOGITS])
+
+    unguarded = copy.deepcopy(graph)
+    (clamp,) = unguarded.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default)
+    clamp.replace_all_uses_with(clamp.args[0])
+    unguarded.graph.eliminate_dead_code()
+    unguarded.recompile()
+    file_format.save(unguarded, {}, path)
+    with pytest.raises(VerificationError, match=r"logits for a self-gradient of size 0 are off by (nan|inf)"):
+        verify_extreme_gradients(file_format.second_pass(path), passes.network, picture, TOLERANCES[LOGITS])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

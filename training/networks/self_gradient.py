@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.networks.errors import ArchitectureError
 from training.networks.names import GradientScaling, SelfGradient
+from training.networks.outputs import logits_of
 
 
 def soft_loss(logits: Tensor) -> Tensor:
@@ -118,7 +119,8 @@ class SelfGradientNetwork(nn.Module):
     """Classify image + block(gradient of the network's own summed logits).
 
     Args:
-        backbone: Any module that maps normalised images (N, 3, H, W) to logits (N, classes).
+        backbone: Any module that maps normalised images (N, 3, H, W) to logits (N, classes), or to a dict or tuple that
+            holds them (training.networks.outputs).
         block: The self-gradient block, or None for a plain network (the baselines).
         mean: Per-channel mean of images in [0, 1]. Normalising belongs to the model, never to the caller.
         std: Per-channel standard deviation.
@@ -158,7 +160,7 @@ class SelfGradientNetwork(nn.Module):
         Returns:
             (N, classes).
         """
-        return self.backbone((images - self.mean) / self.std)
+        return logits_of(self.backbone((images - self.mean) / self.std))
 
     def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the block-off logits and, from the same pass, the gradient of their soft loss.

@@ -1,13 +1,51 @@
 """Each rule for the way back against PyTorch's own backward, in float64, at awkward sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.capture.decompositions import decompositions
+
+
+class Resize(nn.Module):
+    """F.interpolate with any of its options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.interpolate(features, **self.options)
+
+
+class GridSample(nn.Module):
+    """Sample at places that depend on the features themselves, also outside of the feature map."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, features: Tensor) -> Tensor:
+        grid = 1.3 * features[:, :2].tanh().permute(0, 2, 3, 1)
+        return F.grid_sample(features, grid, align_corners=self.align_corners)
+
+
+class BilinearOfPixels(nn.Module):
+    """A bilinear layer of neighbouring channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Bilinear(4, 4, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        pixels = features.flatten(2).transpose(1, 2)
+        return self.layer(pixels, pixels.flip(1))
+
 
 LAYERS = {
     "3x3": nn.Conv2d(4, 6, 3, padding=1),
@@ -48,6 +86,22 @@ LAYERS = {
     "bilinear upsampling": nn.Upsample(scale_factor=2, mode="bilinear"),
     "bilinear, to a size": nn.Upsample(size=(7, 11), mode="bilinear", align_corners=True),
     "dropout": nn.Dropout(0.5).eval(),
+    "adaptive max pool": nn.AdaptiveMaxPool2d((5, 3)),
+    "adaptive max pool to more": nn.AdaptiveMaxPool2d((13, 17)),
+    "global max pool": nn.AdaptiveMaxPool2d(1),
+    "local response normalisation": nn.LocalResponseNorm(3),
+    "randomised leaky ReLU": nn.RReLU().eval(),
+    "padding that repeats the edge": nn.ReplicationPad2d((3, 0, 1, 2)),
+    "cropping that repeats the edge": nn.ReplicationPad2d((3, -2, -1, 2)),
+    "circular padding": nn.CircularPad2d((3, 0, 1, 2)),
+    "reflecting padding": nn.ReflectionPad2d((3, 0, 1, 2)),
+    "antialiased, smaller": Resize(size=(5, 6), mode="bilinear", antialias=True),
+    "antialiased, larger": Resize(size=(15, 17), mode="bicubic", antialias=True),
+    "antialiased, by a factor": Resize(scale_factor=(0.7, 0.6), mode="bicubic", antialias=True),
+    "antialiased, corners aligned": Resize(size=(5, 6), mode="bicubic", antialias=True, align_corners=True),
+    "grid sampling": GridSample(align_corners=False),
+    "grid sampling, corners aligned": GridSample(align_corners=True),
+    "bilinear layer": BilinearOfPixels(),
 }
 
 

@@ -9,7 +9,14 @@ from export.errors import CaptureError
 from export.formats.onnx import to_onnx
 from export.network_passes import passes_of
 from export.options import PICTURES
-from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
+from tests.export.networks import (
+    IMAGE_SIZE,
+    SecondSmallest,
+    checkpoint_info,
+    network_around,
+    randomise,
+    varied_backbone,
+)
 from training.checkpoint import build_model
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -64,6 +71,11 @@ def test_weights_keep_their_names_and_the_network_stays_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+def test_nothing_stands_between_an_operator_and_its_gradient() -> None:
+    graph = capture(passes_of(randomise(build_model(checkpoint_info()))), IMAGE_SIZE)
+    assert not {"aten.alias.default", "aten.detach.default"} & {str(node.target) for node in graph.graph.nodes}
+
+
 def test_training_mode_is_refused() -> None:
     network = build_model(checkpoint_info()).train()
     with pytest.raises(CaptureError, match=r"training mode.*\.eval\(\)"):
@@ -72,8 +84,21 @@ def test_training_mode_is_refused() -> None:
 
 def test_what_cannot_be_written_is_named() -> None:
     network = network_around(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(7), nn.Flatten(), nn.Linear(196, 10))
+        nn.Sequential(nn.Conv2d(3, 4, 3), SecondSmallest(), nn.Flatten(), nn.Linear(4 * 30 * 30, 10))
     )
     graph = capture(passes_of(network), IMAGE_SIZE)
-    with pytest.raises(CaptureError, match="adaptive_max_pool2d"):
+    with pytest.raises(CaptureError, match="kthvalue"):
         to_onnx(graph, {})
+
+
+class FlattenByLength(nn.Module):
+    """Asks Python for the batch size, which gets a fixed number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.reshape(len(images), -1)
+
+
+def test_a_layer_that_fixes_the_batch_size_is_named() -> None:
+    network = network_around(nn.Sequential(nn.Conv2d(3, 1, 3), FlattenByLength(), nn.Linear(900, 10)))
+    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(FlattenByLength\) fixes the batch size, as len\(x\)"):
+        capture(passes_of(network), IMAGE_SIZE)

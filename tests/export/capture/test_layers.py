@@ -14,26 +14,26 @@ from export.exporter import export_graph, export_onnx
 from export.formats.onnx import to_onnx
 from export.formats.table import AOT, TORCHSCRIPT, Format
 from export.network_passes import passes_of
-from tests.export.networks import checkpoint_info, network_around, randomise
+from tests.export.networks import SecondSmallest, checkpoint_info, network_around, randomise
 from training.checkpoint import build_model, save_checkpoint
 
 
-def pooling_network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(7), nn.Flatten(), nn.Linear(196, 10))
+def unwritable_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), SecondSmallest(), nn.Flatten(), nn.Linear(784, 10))
 
 
-def pooling_checkpoint(folder: Path) -> Path:
+def unwritable_checkpoint(folder: Path) -> Path:
     info = checkpoint_info(architecture="mine", image_size=(16, 16))
-    network = randomise(build_model(info, pooling_network()))
+    network = randomise(build_model(info, unwritable_network()))
     save_checkpoint(folder / "model.safetensors", network.state_dict(), info)
     return folder / "model.safetensors"
 
 
 def test_a_layer_that_onnx_cannot_express(tmp_path: Path) -> None:
-    checkpoint = pooling_checkpoint(tmp_path)
-    expected = r"layer backbone\.1 \(AdaptiveMaxPool2d\): .* no operator for aten.adaptive_max_pool2d.*; use a layer"
+    checkpoint = unwritable_checkpoint(tmp_path)
+    expected = r"layer backbone\.1 \(SecondSmallest\): .* no operator for aten.kthvalue.*; use a layer"
     with pytest.raises(CaptureError, match=expected):
-        export_onnx(checkpoint, tmp_path / "model.onnx", backbone=pooling_network())
+        export_onnx(checkpoint, tmp_path / "model.onnx", backbone=unwritable_network())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -64,8 +64,8 @@ def test_a_network_that_fails_while_the_layer_is_looked_for_hides_nothing(
         raise RuntimeError("of the network's own")
 
     monkeypatch.setattr("export.exporter.layer_of_operator", fail)
-    with pytest.raises(CaptureError, match=r"^the network cannot .* no operator for aten.adaptive_max_pool2d"):
-        export_onnx(pooling_checkpoint(tmp_path), tmp_path / "model.onnx", backbone=pooling_network())
+    with pytest.raises(CaptureError, match=r"^the network cannot .* no operator for aten.kthvalue"):
+        export_onnx(unwritable_checkpoint(tmp_path), tmp_path / "model.onnx", backbone=unwritable_network())
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_layer_that_another_format_cannot_express(
     file_format: Format, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("not supported:\n  torch.ops.aten.adaptive_max_pool2d.default")
+        raise RuntimeError("not supported:\n  torch.ops.aten.kthvalue.default")
 
     monkeypatch.setattr(function, refuse)
     monkeypatch.setattr("export.formats.aot.require_compiler", lambda: None)
-    checkpoint = pooling_checkpoint(tmp_path)
-    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(AdaptiveMaxPool2d\): the network cannot be"):
+    checkpoint = unwritable_checkpoint(tmp_path)
+    with pytest.raises(CaptureError, match=r"layer backbone\.1 \(SecondSmallest\): the network cannot be"):
         export_graph(
-            replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=pooling_network()
+            replace(file_format, check=lambda: None), checkpoint, tmp_path / "graph", backbone=unwritable_network()
         )
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -98,15 +98,13 @@ class Branching(nn.Module):
 
 def test_a_layer_that_cannot_be_captured() -> None:
     network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), Branching(), nn.Flatten(), nn.Linear(144, 10)))
-    expected = (
-        r"at its layer backbone\.1 \(Branching\), calling torch\.Tensor\.__bool__: .*; mend that layer, or use one"
-    )
+    expected = r"at its layer backbone\.1 \(Branching\), calling torch\.Tensor\.__bool__: .*; choose with torch\.where"
     with pytest.raises(CaptureError, match=expected):
         capture(passes_of(network), (8, 8))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def test_an_operator_of_the_way_back_is_found_by_its_way_there() -> None:
-    network, images = network_around(pooling_network()), torch.zeros(1, 3, 16, 16)
-    assert layer_of_operator(network, "aten::adaptive_max_pool2d_backward", images) == "backbone.1 (AdaptiveMaxPool2d)"
+    network, images = network_around(unwritable_network()), torch.zeros(1, 3, 16, 16)
+    assert layer_of_operator(network, "aten::kthvalue_backward", images) == "backbone.1 (SecondSmallest)"
     assert layer_of_operator(network, "aten::fft_fft", images) is None

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,25 @@ def test_a_network_that_calculates_with_the_batch_size_is_refused(tmp_path: Path
     assert raised.value.operator == "aten::arange"
 
 
-def test_a_fixed_batch_size_is_found(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="fixes the batch size"):
+def test_a_batch_size_that_capturing_fixes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"layer backbone \(Counted\) fixes the batch size, as len\(x\)"):
         verification(Counted(), tmp_path)
+
+
+class TwoPictures(nn.Module):
+    """Takes two pictures whatever it gets."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images.reshape(2, -1),)
+
+
+def test_a_batch_size_that_tracing_fixes_is_found(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
+        module = torch.jit.trace(TwoPictures(), torch.zeros(2, 1, 1, 1))
+        torch.jit.save(module, tmp_path / "model.pt", _extra_files={OUTPUT_NAMES_KEY: "plain_logits"})
+    runner = torchscript_runner(tmp_path / "model.pt", ("plain_logits",))
+    with pytest.raises(EngineError, match="fixes the batch size"):
+        runner(torch.zeros(1, 1, 1, 1))
 
 
 LOADER = """
