@@ -143,7 +143,7 @@ def cpu_ms(call: Callable[[], None], least_seconds: float = LEAST_SECONDS) -> fl
 
 def families_table(result: dict[str, Any]) -> str:
     """Return the rows of a result as a Markdown table."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, row in result["families"].items():
         if "refused" in row:
             rows.append((f"`{name}`", str(row["image_size"]), f"refused: {row['refused']}", "", "", ""))

@@ -119,7 +119,7 @@ def commands(size: Size) -> dict[str, list[str]]:
         "train": [
             *("train", "--data-root", "photos", "--arch", size.arch, "--image-size", str(size.image_size)),
             *("--run", "photos", "--epochs", str(size.epochs), "--batch-size", str(size.batch_size)),
-            *("--lr", "0.05", "--lr-schedule", "cyclic", "--validation-attacked", "4", *threads),
+            *("--lr", "0.05", "--lr-schedule", "cyclic", *threads),
         ],
         "judge": [
             *("judge", "--ckpt", checkpoint, "--data-root", "photos", "--attacks", size.attacks, "--beta", "20"),

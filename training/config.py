@@ -43,6 +43,8 @@ Sources: the learning rate lies within the range that Kornblith et al., Do Bette
 BATCH_SIZE = 128
 """Pictures of a step, where nobody says how many and an epoch has FEWEST_STEPS of them."""
 FEWEST_STEPS = 4
+ATTACKED_SHARE, ATTACKED_AT_LEAST, ATTACKED_AT_MOST = 0.02, 32, 500
+"""Validation pictures that are attacked, where nobody says how many, as a share of the pictures that are trained on."""
 _LATER: dict[str, Any] = {
     "resize": "stretch",
     "random_resized_crop": 0.0,
@@ -340,7 +342,15 @@ class TrainConfig:
             default=f"{100 * VALIDATION_SHARE:g} % of them, at most {VALIDATION_AT_MOST}",
         ),
     ] = None
-    validation_attacked: Annotated[int, Option("how many of them are attacked after each epoch", above=0)] = 500
+    validation_attacked: Annotated[
+        int | None,
+        Option(
+            "how many of them are attacked after each epoch",
+            above=0,
+            default=f"{100 * ATTACKED_SHARE:g} % of the pictures that are trained on, "
+            f"at least {ATTACKED_AT_LEAST} and at most {ATTACKED_AT_MOST}",
+        ),
+    ] = None
     # NumPy's range of seeds; torch's generators overflow at 2**43, because the trainer multiplies by a million.
     seed: Annotated[int, Option("seed of everything random", minimum=0, below=2**32)] = 0
 

@@ -255,7 +255,7 @@ def _recurrent(tokens: Tensor, layer: nn.Module) -> Tensor:
 
 def _unpool(features: Tensor) -> Tensor:
     pooled, indices = F.max_pool2d(features, 2, return_indices=True)
-    return F.max_unpool2d(pooled.tanh(), indices, 2)
+    return F.max_unpool2d(pooled.tanh(), indices, [2, 2])
 
 
 def _fold(features: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks import precisions
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
+from docs.generator import gpu
 from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
 from docs.generator.markdown import cell, figures_table, words_table
@@ -366,6 +367,9 @@ INSERTS: dict[str, Callable[[], str]] = {
     "training-cost": _training_cost,
     "engines": lambda: engines.ratio_table(result("engines")["architectures"]),
     "precisions": lambda: precisions.table(result("precisions")["rows"]),
+    "gpu-speed": gpu.speed_table,
+    "gpu-training": gpu.training_table,
+    "gpu-attacks": gpu.attacks_table,
     "service": lambda: service.table(result("service")),
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),

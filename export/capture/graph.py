@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.grad_mode import _force_original_view_tracking
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -50,8 +51,8 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
     fixing: list[str] = []
 
     def note_fixed_batch(layer: str) -> None:
-        batch = image.shape[0]
-        if isinstance(batch, int) or batch.node.maybe_as_int() is not None:
+        symbol = getattr(image.shape[0], "node", None)
+        if symbol is None or symbol.maybe_as_int() is not None:
             fixing.append(layer)
 
     tracker = LayerTracker(passes.network, note_fixed_batch)
@@ -64,7 +65,7 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
         # Without gradients outside, the first pass differentiates by autograd, not by torch.func, which knows neither
         # every autograd.Function nor activation checkpoints. Original views keep in-place writes on a view plain; ONNX
         # has nothing for the strides that PyTorch writes them with otherwise.
-        with tracker.tracking(), torch.no_grad(), torch.autograd._force_original_view_tracking(True):
+        with tracker.tracking(), torch.no_grad(), _force_original_view_tracking(True):
             traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
                 image, *fake_state
             )

@@ -203,7 +203,7 @@ def _tensors(value: Any) -> list[Tensor]:
 @contextmanager
 def _hooks(network: nn.Module, before: Callable[[str], Any], after: Callable[[str, Any, Any], Any]) -> Iterator[None]:
     """Call functions before and after each layer, with its name and kind, such as `backbone.3 (BatchNorm2d)`."""
-    handles = []
+    handles: list[Any] = []
 
     def watch(label: str, module: nn.Module) -> None:
         def begin(*_: Any) -> None:

@@ -13,7 +13,7 @@ from training.common.files import damaged_part, write_atomically
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
 
-_FROM_PICTURES = ("image_size", "validation_pictures", "batch_size")
+_FROM_PICTURES = ("image_size", "validation_pictures", "validation_attacked", "batch_size")
 """Options whose defaults follow from the pictures."""
 
 

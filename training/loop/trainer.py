@@ -34,7 +34,7 @@ from training.loop.schedule import epochs_after, learning_rate, lengthened_sched
 from training.loop.start import on_device, read_start, saved_normalisation, take_over
 from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
 from training.loop.time_left import TimeLeft, Work
-from training.loop.validation import Validation, collapse, validation_batch_size
+from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
 from training.methods import build_method
 from training.networks.self_gradient import SelfGradientNetwork
@@ -86,7 +86,7 @@ class Trainer:
         self.validation = Validation(
             to_float(validation.images).to(device, memory_format=torch.channels_last),
             validation.labels.to(device),
-            min(config.validation_attacked, len(validation)),
+            attacked_pictures(config, len(train), len(validation)),
             config.epsilon,
             config.seed,
             shard,
@@ -299,7 +299,8 @@ class Trainer:
         figures = {name: value for name, value in trained.items() if name != speed} | measured | {speed: trained[speed]}
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
-        problem = collapse(figures, self.progress.best_pgd) if adversarial else None
+        judged = len(self.validation.labels), self.validation.attacked
+        problem = collapse(figures, self.progress.best_pgd, *judged) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
         choice, best = self._choose(figures) if keep else (self._choice, False)

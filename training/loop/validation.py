@@ -9,7 +9,7 @@ from torch import Tensor
 from training.attacks import gradient_attack
 from training.attacks.gradient_attack import Attack
 from training.common.in_batches import in_batches
-from training.config import BATCH_SIZE, TrainConfig
+from training.config import ATTACKED_AT_LEAST, ATTACKED_AT_MOST, ATTACKED_SHARE, BATCH_SIZE, TrainConfig
 from training.evaluate import measuring
 from training.evaluate.diagnostics.block_effect import BlockEffect, measure_block_effect
 from training.evaluate.gradient_oracle import oracle_withstood
@@ -173,6 +173,22 @@ class Validation:
         return attacks
 
 
+def attacked_pictures(config: TrainConfig, trained: int, held_out: int) -> int:
+    """Return how many pictures are attacked after each epoch.
+
+    One costs about as much as twenty that are trained on, so the default follows their number.
+
+    Args:
+        config: The configuration.
+        trained: Number of pictures that are trained on.
+        held_out: Number of validation pictures.
+    """
+    chosen = config.validation_attacked
+    if chosen is None:
+        chosen = min(max(round(ATTACKED_SHARE * trained), ATTACKED_AT_LEAST), ATTACKED_AT_MOST)
+    return min(chosen, held_out)
+
+
 def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
     """Return how many pictures fit at once into the memory that this process trains in, at most 250."""
     batch_size = (config.batch_size or BATCH_SIZE) // shard.processes
@@ -186,8 +202,10 @@ def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
     return max(1, min(250, batch_size))
 
 
-def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
+def collapse(figures: dict[str, float], best_pgd: float, pictures: int, attacked: int) -> str | None:
     """Return one sentence where an epoch's figures show a known failure of adversarial training, else None.
+
+    A difference counts only where it is beyond three standard errors: a few pictures say nothing.
 
     Catastrophic overfitting: the network withstands the one-step attack it trains on and nothing else.
     Label leaking: attacked pictures are easier than clean ones, because the network reads the label out of the
@@ -196,15 +214,17 @@ def collapse(figures: dict[str, float], best_pgd: float) -> str | None:
     Args:
         figures: Validation.measure's.
         best_pgd: Highest val_pgd10 of the epochs before.
+        pictures: Number of validation pictures.
+        attacked: Number of those that are attacked.
     """
+    of_attacked, of_clean = 0.25 / max(1, attacked), 0.25 / max(1, pictures)  # the largest variances of a share
     clean, fgsm, pgd10 = figures["val_clean"], figures["val_fgsm"], figures["val_pgd10"]
-    if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + 0.1:
+    if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + max(0.1, 3 * (2 * of_attacked) ** 0.5):
         return (
             f"catastrophic overfitting: FGSM accuracy {fgsm:.3f} but PGD-10 accuracy {pgd10:.3f}, down from "
             f"{best_pgd:.3f}; train with --attack n-fgsm, more --attack-steps or a lower --lr"
         )
-    # Five points are well beyond the sampling error of a few hundred pictures.
-    if max(fgsm, pgd10) > clean + 0.05:
+    if max(fgsm, pgd10) > clean + max(0.05, 3 * (of_attacked + of_clean) ** 0.5):
         return (
             f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with a "
             "lower --block-scale or --attack-view smooth, or start from an adversarially trained network (--init-from)"

@@ -102,7 +102,8 @@ def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder,
     collapsed = {"val_clean": 0.75, "val_fgsm": 0.7, "val_pgd10": 0.01, "val_lowest": 0.01}
     measured = iter([healthy, collapsed])
     monkeypatch.setattr("training.loop.validation.Validation.measure", lambda *_: next(measured))
-    error = failure(capsys, arguments(picture_folder, "a", "--method", "pgd", "--attack-steps", "1"))
+    options = ("--method=pgd", "--attack-steps=1", "--validation-attacked=12")
+    error = failure(capsys, arguments(picture_folder, "a", *options))
     assert "epoch 2: catastrophic overfitting: FGSM accuracy 0.700 but PGD-10 accuracy 0.010" in error
     assert str(runs.relative_to(runs.parent) / "a" / "model.safetensors") in error
     _, info = load_checkpoint(runs / "a" / "model.safetensors")
@@ -111,9 +112,10 @@ def test_a_collapse_stops_training_and_keeps_the_best_checkpoint(picture_folder,
 
 
 def test_a_collapse_in_the_first_epoch_leaves_its_network_to_be_judged(picture_folder, runs, capsys, monkeypatch):
-    leaking = {"val_clean": 0.1, "val_fgsm": 0.7, "val_pgd10": 0.7, "val_lowest": 0.01}
+    leaking = {"val_clean": 0.1, "val_fgsm": 0.8, "val_pgd10": 0.8, "val_lowest": 0.01}
     monkeypatch.setattr("training.loop.validation.Validation.measure", lambda *_: leaking)
-    error = failure(capsys, arguments(picture_folder, "a", "--method", "pgd", "--attack-steps", "1"))
+    options = ("--method=pgd", "--attack-steps=1", "--validation-attacked=12")
+    error = failure(capsys, arguments(picture_folder, "a", *options))
     assert "epoch 1: label leaking" in error
     assert f"no better checkpoint than: {runs.relative_to(runs.parent) / 'a' / 'model.safetensors'}" in error
     _, info = load_checkpoint(runs / "a" / "model.safetensors")

@@ -5,7 +5,7 @@ import torch
 
 from training.config import TrainConfig
 from training.evaluate.diagnostics.block_effect import measure_block_effect
-from training.loop.validation import Validation, collapse, validation_batch_size
+from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.wide_resnet import WideResNet
 from training.parallel.distributed import ALONE, Shard
@@ -15,23 +15,34 @@ def figures(clean: float, fgsm: float, pgd10: float) -> dict[str, float]:
     return {"val_clean": clean, "val_fgsm": fgsm, "val_pgd10": pgd10}
 
 
+USUAL = {"pictures": 2000, "attacked": 500}
+
+
 def test_catastrophic_overfitting_is_noticed():
-    problem = collapse(figures(0.7, 0.65, 0.02), best_pgd=0.35)
+    problem = collapse(figures(0.7, 0.65, 0.02), best_pgd=0.35, **USUAL)
     assert problem is not None
     assert "catastrophic overfitting" in problem
     assert "--attack n-fgsm" in problem
 
 
 def test_label_leaking_is_noticed():
-    problem = collapse(figures(0.4, 0.8, 0.9), best_pgd=0.3)
+    problem = collapse(figures(0.4, 0.8, 0.9), best_pgd=0.3, **USUAL)
     assert problem is not None
     assert "label leaking" in problem
 
 
 def test_healthy_and_early_training_is_left_alone():
-    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36) is None
-    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0) is None
-    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1) is None
+    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36, **USUAL) is None
+    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0, **USUAL) is None
+    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1, **USUAL) is None
+
+
+@pytest.mark.parametrize(
+    ("measured", "best_pgd"), [(figures(5 / 14, 2 / 4, 2 / 4), 0.25), (figures(0.6, 2 / 4, 0.0), 0.5)]
+)
+def test_a_difference_of_few_pictures_is_chance(measured, best_pgd):
+    assert collapse(measured, best_pgd, pictures=14, attacked=4) is None
+    assert collapse(measured, best_pgd, **USUAL) is not None
 
 
 def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):
@@ -44,6 +55,22 @@ def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):
     assert measured["val_lowest"] == min(attacked) or measured["val_lowest"] < min(attacked)
     assert {"val_smooth_cw10", "val_block_off_cw10"} <= set(measured)
     assert measured["block_correction_mean_abs"] > 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "held_out", "expected"),
+    [
+        (None, 48_000, 2000, 500),
+        (None, 9000, 1000, 180),
+        (None, 900, 100, 32),
+        (None, 130, 14, 14),
+        (7, 48_000, 2000, 7),
+        (7, 60, 6, 6),
+    ],
+)
+def test_how_many_are_attacked_follows_the_pictures_where_nobody_says(given, trained, held_out, expected):
+    config = TrainConfig(dataset="image-folder", arch="wrn-10-1", validation_attacked=given)
+    assert attacked_pictures(config, trained, held_out) == expected
 
 
 @pytest.mark.parametrize("attacked", [4, 7])
