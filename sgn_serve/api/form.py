@@ -25,6 +25,7 @@ from sgn_serve.http.errors import RequestError
 from sgn_serve.records import MAX_TOP_K, SelfGradient
 from sgn_serve.setting_types import parse_self_gradient
 from sgn_serve.settings import Settings
+from sgn_serve.telemetry.ledger import current_ledger
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -80,11 +81,15 @@ async def read_form(
         RequestError: The request is not such a form, or its body takes too long to arrive.
     """
     most = 1 if field == IMAGE else settings.max_images
-    async with limit_time(settings.receive_seconds):
-        form = await _read(request, field, most)
+    ledger = current_ledger()
+    with ledger.parsing():
+        async with limit_time(settings.receive_seconds):
+            form = await _read(request, field, most)
     try:
-        _check_names(form, request, field, options)
-        yield PictureForm(_files(form, field, most), _read_flag(form, request), _read_top_k(form, request))
+        with ledger.parsing():
+            _check_names(form, request, field, options)
+            read = PictureForm(_files(form, field, most), _read_flag(form, request), _read_top_k(form, request))
+        yield read
     finally:
         for _, value in form.multi_items():
             if isinstance(value, UploadFile):

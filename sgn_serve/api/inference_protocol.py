@@ -27,6 +27,7 @@ from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
+from sgn_serve.telemetry.ledger import current_ledger
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 _NUMBERS_ON_LOOP = 1000
@@ -114,13 +115,14 @@ class InferenceProtocol:
         """
         predictor, model = self._find(request)
         predictor.check_room()
-        body = await _read(request, predictor, model)
-        while True:
-            predictor, model = self._find(request)
-            header_length = request.headers.get(HEADER_LENGTH)
-            asked = await parse_beside(len(body), parse_request, body, header_length, model)
-            if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
-                break
+        with current_ledger().parsing():
+            body = await _read(request, predictor, model)
+            while True:
+                predictor, model = self._find(request)
+                header_length = request.headers.get(HEADER_LENGTH)
+                asked = await parse_beside(len(body), parse_request, body, header_length, model)
+                if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
+                    break
         logits = await predictor.run(asked.images, asked.self_gradient, SELF_GRADIENT in asked.outputs)
         if answer_numbers(asked, logits) <= _NUMBERS_ON_LOOP:
             return write_answer(asked, logits, model)

@@ -1,8 +1,9 @@
 """Count, time and log every request: never its pictures, its query, or its headers."""
 
 import logging
-import time
+from http import HTTPStatus
 
+from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,7 +11,7 @@ from sgn_serve.http.errors import error_code
 from sgn_serve.http.paths import API_PAGE, BENTOML_PROBES, METRICS, PAGE, PROBES, is_page
 from sgn_serve.http.request_id import request_id, trace_id
 from sgn_serve.telemetry import metrics
-from sgn_serve.telemetry.request_facts import RequestFacts, begin_facts
+from sgn_serve.telemetry.ledger import Ledger, begin_ledger, clock
 
 logger = logging.getLogger("bentoml.sgn_serve.access")
 
@@ -20,6 +21,10 @@ _QUIET = PROBES | {METRICS}
 _BENTOML = BENTOML_PROBES | {API_PAGE}
 """Paths that BentoML's application answers, or would: known, though they may be none of our routes."""
 _LONGEST_PATH = 200
+ASK_TIMING = "x-server-timing"
+"""Request header that asks for SERVER_TIMING in the answer, with the value 1."""
+SERVER_TIMING = "server-timing"
+_ASKED = (ASK_TIMING.encode(), b"1")
 
 
 def log_refused_connection(scope: Scope, status: int, log: bool) -> None:
@@ -56,14 +61,17 @@ class ObserveRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        facts = begin_facts()
+        ledger = begin_ledger()
+        tell_client = _ASKED in scope["headers"]
         status = 0
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                ledger.note_answer(refused=status >= HTTPStatus.BAD_REQUEST)
+                if tell_client:
+                    MutableHeaders(scope=message)[SERVER_TIMING] = ledger.server_timing()
             await send(message)
 
         metrics.IN_FLIGHT.inc()
@@ -71,13 +79,16 @@ class ObserveRequests:
             await self.app(scope, receive, watched)
         finally:
             metrics.IN_FLIGHT.dec()
-            self._tell(scope, status, time.perf_counter() - started, facts)
+            self._tell(scope, status, (clock() - ledger.started) / 1e9, ledger)
 
-    def _tell(self, scope: Scope, status: int, seconds: float, facts: RequestFacts) -> None:
+    def _tell(self, scope: Scope, status: int, seconds: float, ledger: Ledger) -> None:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else metrics.OTHER
         metrics.REQUESTS.labels(route, method, str(status)).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+        stages = ledger.stages()
+        for stage, nanoseconds in stages:
+            metrics.STAGE_SECONDS[stage].observe(nanoseconds / 1e9)
         code = error_code(scope)
         if code is not None:
             metrics.ERRORS.labels(code).inc()
@@ -93,7 +104,8 @@ class ObserveRequests:
             "status": status,
             "error": code,
             "duration_ms": round(1000 * seconds, 2),
-            "batch_size": facts.batch_size,
+            "batch_size": ledger.batch_size,
+            **{f"{stage}_us": nanoseconds // 1000 for stage, nanoseconds in stages},
         }
         logger.info("request", extra={name: value for name, value in fields.items() if value is not None})
 

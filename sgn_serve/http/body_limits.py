@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.errors import RequestError
 from sgn_serve.http.paths import is_protocol
+from sgn_serve.telemetry.ledger import clock, current_ledger
 
 RECEIVED_BYTES = 12 * 1024 * 1024
 """Memory for all the bodies that are being received, or wait. It is what 300 MB leave beside the largest picture's
@@ -79,10 +80,20 @@ class LimitBody:
         whole = is_protocol(scope["path"]) or is_json(headers.get(b"content-type", b"").decode("latin-1"))
         most = self.max_bytes if whole else IN_MEMORY_BYTES
         received = held = 0
+        ledger = current_ledger()
+        more_body = True
 
         async def counted() -> Message:
-            nonlocal received, held
-            message = await receive()
+            nonlocal received, held, more_body
+            if more_body:  # later, it is the client's going that is waited for
+                since = clock()
+                try:
+                    message = await receive()
+                finally:
+                    ledger.note_received(since)
+                more_body = message.get("more_body", False)
+            else:
+                message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise self._too_large()

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.http.access_log import ASK_TIMING, SERVER_TIMING
 from sgn_serve.http.errors import refusal_response
 from sgn_serve.http.request_id import HEADER
 from sgn_serve.refusals import Refusal
@@ -25,8 +26,8 @@ class CrossOrigin(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "X-Request-ID", "traceparent"),
-            expose_headers=(HEADER, "Retry-After"),
+            allow_headers=("Authorization", "Content-Type", "X-Request-ID", "traceparent", ASK_TIMING),
+            expose_headers=(HEADER, "Retry-After", SERVER_TIMING),
         )
         self._on = bool(origins)
 

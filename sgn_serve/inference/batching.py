@@ -119,6 +119,40 @@ class BatchLimits:
     max_queue: int = 32
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The answer to pictures that waited together.
+
+    Attributes:
+        logits: Their logits.
+        batch_size: Pictures in their batch.
+        queue_seconds: Seconds from when they were put into the queue to the beginning of their batch.
+        infer_seconds: Seconds of that batch: all of its runs.
+    """
+
+    logits: Logits
+    batch_size: int
+    queue_seconds: float
+    infer_seconds: float
+
+
+@dataclass(frozen=True)
+class _Worked:
+    """What the inference thread made of a batch.
+
+    Attributes:
+        answers: An answer or an error for each item, in order.
+        runs: The runs of the network that did not fail.
+        begun: When it began, by time.perf_counter.
+        ended: When it ended.
+    """
+
+    answers: list[Logits | Exception]
+    runs: list[Run]
+    begun: float
+    ended: float
+
+
 @dataclass(frozen=True, eq=False)
 class _Item:
     """Pictures of one request in the queue."""
@@ -126,7 +160,7 @@ class _Item:
     images: NDArray[np.float32]
     self_gradient: SelfGradient
     with_gradient: bool
-    answer: "asyncio.Future[tuple[Logits, int]]"
+    answer: "asyncio.Future[Answered]"
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -155,8 +189,6 @@ class Place:
     def __init__(self, batcher: "Batcher", pictures: int):
         self._batcher = batcher
         self._left = pictures
-        self.batch_size = 0
-        """Number of pictures in the largest batch that contained any of these."""
 
     def __enter__(self) -> "Place":
         return self
@@ -183,7 +215,7 @@ class Place:
 
     async def run(
         self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool = False
-    ) -> Logits:
+    ) -> Answered:
         """Put pictures into the queue and wait for their logits.
 
         Args:
@@ -192,7 +224,7 @@ class Place:
             with_gradient: Whether the self-gradient is wanted too, which needs the block on.
 
         Returns:
-            The logits of these n pictures.
+            The logits of these n pictures, and what they waited for.
 
         Raises:
             ValueError: AUTO is asked for without a threshold, or with the self-gradient.
@@ -200,9 +232,7 @@ class Place:
         if self_gradient == AUTO and (self._batcher.auto_margin is None or with_gradient):
             raise ValueError("auto needs a threshold, and gives no self-gradient")
         self._left -= len(images)
-        logits, batch_size = await self._batcher._enqueue(images, self_gradient, with_gradient)
-        self.batch_size = max(self.batch_size, batch_size)
-        return logits
+        return await self._batcher._enqueue(images, self_gradient, with_gradient)
 
 
 class Batcher:
@@ -305,9 +335,7 @@ class Batcher:
                 logger.exception("the batcher's observer fails; further failures are not logged")
             self._observer_failed = True
 
-    async def _enqueue(
-        self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool
-    ) -> tuple[Logits, int]:
+    async def _enqueue(self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool) -> Answered:
         answer = asyncio.get_running_loop().create_future()
         item = _Item(images, self_gradient, with_gradient, answer)
         self._queue.append(item)
@@ -329,10 +357,8 @@ class Batcher:
         pictures = sum(len(item.images) for item in items)
         self._tell(self._observer.queued, -pictures)
         self._tell(self._observer.took, pictures, [started - item.since for item in items])
-        answers: list[Logits | Exception] = []
-        runs: list[Run] = []
         try:
-            answers, runs = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
+            worked = await asyncio.get_running_loop().run_in_executor(self._executor, self._work, items)
         except asyncio.CancelledError:  # the batcher is being stopped: nobody would answer these any more
             for item in items:
                 item.answer.cancel()
@@ -340,9 +366,9 @@ class Batcher:
             raise
         except Exception as error:  # such as no memory for a thread
             logger.exception("a batch of %d pictures could not be run", pictures)
-            answers = [error] * len(items)
+            worked = _Worked([error] * len(items), [], started, started)
         seconds: dict[bool, list[float]] = {False: [], True: []}
-        for item, answer in zip(items, answers, strict=True):
+        for item, answer in zip(items, worked.answers, strict=True):
             self._leave(len(item.images), waiting=False)
             failed = isinstance(answer, Exception)
             seconds[failed].append(time.perf_counter() - item.since)
@@ -351,8 +377,9 @@ class Batcher:
             if isinstance(answer, Exception):
                 item.answer.set_exception(answer)
             else:
-                item.answer.set_result((answer, pictures))
-        for run in runs:
+                queued, inferred = worked.begun - item.since, worked.ended - worked.begun
+                item.answer.set_result(Answered(answer, pictures, queued, inferred))
+        for run in worked.runs:
             self._tell(self._observer.ran, run)
         for failed, times in seconds.items():
             if times:
@@ -414,12 +441,9 @@ class Batcher:
             return self._seconds_each[self_gradient]
         return self._seconds_each[False] + self._second_share * self._seconds_each[True]
 
-    def _work(self, items: list[_Item]) -> tuple[list[Logits | Exception], list[Run]]:
-        """Run a batch in the inference thread.
-
-        Returns:
-            An answer or an error for each item, in order, and the runs of the network that did not fail.
-        """
+    def _work(self, items: list[_Item]) -> _Worked:
+        """Run a batch in the inference thread."""
+        begun = time.perf_counter()
         answers: dict[_Item, Logits | Exception] = {}
         runs: list[Run] = []
         plain = [_Part(item, item.images, item.since) for item in items if item.self_gradient is not True]
@@ -435,7 +459,7 @@ class Batcher:
                 answers[item] = _merged(plain_answer, answer, chosen[item])
             else:
                 answers[item] = answer
-        return [answers[item] for item in items], runs
+        return _Worked([answers[item] for item in items], runs, begun, time.perf_counter())
 
     def _choose(self, items: list[_Item], answers: dict[_Item, Logits | Exception]) -> dict[_Item, NDArray[np.bool_]]:
         """Find the pictures of auto items that need the second pass, and mark the items' answers as auto's.

@@ -25,7 +25,7 @@ from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
-from sgn_serve.telemetry.request_facts import request_facts
+from sgn_serve.telemetry.ledger import clock, current_ledger
 
 
 class PredictorSlot:
@@ -166,8 +166,8 @@ class Predictor:
         if not self.description.has_gradient:
             raise Refusal("no_gradient", "the served graph does not answer with a self-gradient")
         with self.batcher.reserve(1) as place:
-            pixels = await self._decode(place, file)
-            logits = await self._run(place, pixels[None], True, with_gradient=True)
+            pixels, took = await self._decode(place, file)
+            logits = await self._run(place, pixels[None], True, took, with_gradient=True)
         assert logits.gradient is not None, "it was asked for"
         return await asyncio.to_thread(heat_map_png, pixels, logits.gradient[0])
 
@@ -178,7 +178,7 @@ class Predictor:
             Refusal: The picture cannot be decoded, or too many are waiting.
         """
         with self.batcher.reserve(1) as place:
-            pixels = await self._decode(place, file)
+            pixels, _ = await self._decode(place, file)
         return await asyncio.to_thread(input_png, pixels)
 
     async def run(self, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool) -> Logits:
@@ -195,11 +195,11 @@ class Predictor:
         """
         self_gradient = self._block(self_gradient)
         with self.batcher.reserve(len(images)) as place:
-            return await self._run(place, images, self_gradient, with_gradient)
+            return await self._run(place, images, self_gradient, None, with_gradient)
 
     async def _classify(self, place: Place, file: IO[bytes], block: SelfGradient, top_k: int | None) -> Prediction:
-        pixels = await self._decode(place, file)
-        logits = await self._run(place, pixels[None], block)
+        pixels, took = await self._decode(place, file)
+        logits = await self._run(place, pixels[None], block, took)
         listed = self.settings.top_k if top_k is None else top_k
         prediction = predict(logits, self.description, listed, self.settings.max_disagreement)
         if prediction.disagreement is not None:
@@ -208,19 +208,32 @@ class Predictor:
             metrics.SUSPICIOUS.inc()
         return prediction
 
-    async def _decode(self, place: Place, file: IO[bytes]) -> NDArray[np.float32]:
-        with metrics.DECODE_SECONDS.time():
-            try:
-                return await self._decoder.decode(file, place, place.step_aside)
-            except PictureRefused as refused:
-                raise Refusal(refused.code, str(refused), refused.retry_after) from None
+    async def _decode(self, place: Place, file: IO[bytes]) -> tuple[NDArray[np.float32], int]:
+        """Return the pixels of a picture file, and the nanoseconds that this took."""
+        started = clock()
+        took = 0
+        try:
+            pixels = await self._decoder.decode(file, place, place.step_aside)
+        except PictureRefused as refused:
+            raise Refusal(refused.code, str(refused), refused.retry_after) from None
+        finally:
+            took = clock() - started
+            metrics.DECODE_SECONDS.observe(took / 1e9)
+            current_ledger().note_decoded(took)
+        return pixels, took
 
     async def _run(
-        self, place: Place, images: NDArray[np.float32], self_gradient: SelfGradient, with_gradient: bool = False
+        self,
+        place: Place,
+        images: NDArray[np.float32],
+        self_gradient: SelfGradient,
+        decode: int | None,
+        with_gradient: bool = False,
     ) -> Logits:
-        logits = await place.run(images, self_gradient, with_gradient)
-        request_facts().note_batch(place.batch_size)
-        return logits
+        """Return the logits of pictures that took so many nanoseconds to decode, None for tensors."""
+        answer = await place.run(images, self_gradient, with_gradient)
+        current_ledger().note_inferred(decode, answer.queue_seconds, answer.infer_seconds, answer.batch_size)
+        return answer.logits
 
     def _block(self, self_gradient: SelfGradient | None) -> SelfGradient:
         """Return whether the block is on, or AUTO.

@@ -12,11 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client import generate_latest as _exposition
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from sgn_serve.telemetry.ledger import STAGES
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 OTHER = "other"
 """Label of routes and methods that the service does not have."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHORT_SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.03, 0.1, 0.3, 1, 10)
+"""Buckets of stages, the shortest of which take microseconds."""
 
 
 class MetricRow(NamedTuple):
@@ -62,6 +66,15 @@ REQUESTS = _counter("sgn_requests_total", "Requests answered.", "route", "method
 REQUEST_SECONDS = _histogram(
     "sgn_request_seconds", "Seconds from the head of a request to the last byte of its answer.", "route"
 )
+_REQUEST_STAGES = _histogram(
+    "sgn_request_stage_seconds",
+    "Seconds that a request spent in a stage of its way: receive, parse, decode, queue, infer, serialise. Those of a "
+    "request with several pictures are the stages of the one that was done last.",
+    "stage",
+    buckets=_SHORT_SECONDS,
+)
+STAGE_SECONDS = {stage: _REQUEST_STAGES.labels(stage) for stage in STAGES}
+"""Histogram of each stage, by the stage's name."""
 IN_FLIGHT = _gauge("sgn_requests_in_flight", "Requests begun and not yet answered.")
 ERRORS = _counter(
     "sgn_errors_total",

@@ -128,7 +128,7 @@ def test_the_document_tells_of_tokens_and_limits(guarded):
     assert document["security"] == [{"token": []}]
     answers = document["paths"]["/classify"]["post"]["responses"]
     assert {"401", "429"} <= answers.keys()
-    assert {"WWW-Authenticate", "X-Request-ID"} == answers["401"]["headers"].keys()
+    assert {"WWW-Authenticate", "X-Request-ID", "Server-Timing"} == answers["401"]["headers"].keys()
     assert {"Retry-After", "X-Request-ID"} == answers["429"]["headers"].keys()
     for path in ("/readyz", "/v2/health/live", "/ui", "/ui/static/{file}"):
         operation = document["paths"][path]["get"]

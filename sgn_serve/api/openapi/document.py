@@ -49,6 +49,11 @@ HEADERS: dict[str, dict[str, Any]] = {
         "required": True,
         "schema": {"type": "string"},
     },
+    "Server-Timing": {
+        "description": "where the request has the header X-Server-Timing: 1, the milliseconds of each stage that it "
+        "came to, and of all until the answer's head",
+        "schema": {"type": "string"},
+    },
     "WWW-Authenticate": {
         "description": "the kind of token that is needed",
         "required": True,
@@ -103,7 +108,7 @@ def _for_all(settings: Settings, open_to_all: bool, is_probe: bool) -> dict[HTTP
 
 def _headers(status: int) -> dict[str, Any]:
     """Describe the headers of an answer, without those that HTTP itself prescribes."""
-    said = {"X-Request-ID": "X-Request-ID"}
+    said = {"X-Request-ID": "X-Request-ID", "Server-Timing": "Server-Timing"}
     if status == HTTPStatus.UNAUTHORIZED:
         said["WWW-Authenticate"] = "WWW-Authenticate"
     if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -54,7 +54,7 @@ def with_batcher(network, work, observer=None, auto_margin=None, **limits):
 
 async def ask(batcher, value, self_gradient=True, pictures=1, with_gradient=False):
     with batcher.reserve(pictures) as place:
-        return await place.run(picture(value, pictures), self_gradient, with_gradient)
+        return (await place.run(picture(value, pictures), self_gradient, with_gradient)).logits
 
 
 def test_requests_at_the_same_time_share_a_batch_and_get_their_own_answers():
@@ -492,7 +492,7 @@ def test_auto_of_a_request_with_several_pictures_runs_both_passes_for_some_of_th
 
     async def work(batcher):
         with batcher.reserve(3) as place:
-            return await place.run(images, "auto")
+            return (await place.run(images, "auto")).logits
 
     answer = with_batcher(network, work, auto_margin=0.5)
     assert network.runs == [(3, False), (2, True)]
