@@ -3,10 +3,16 @@
     pip install --editable '.[bench]'
     python -m benchmarks.service
 
-Writes results/service.json. Each system runs alone, with the same graph and threads. benchmarks/service/load.py, a
-process of its own on the same machine, sends it the example pictures (PNG files) over 1, 8, 32 and 128 connections.
-The rounds alternate among the systems and the median round counts, so that a busy machine slows all of them alike. The
-engine alone is ONNX Runtime on batches of decoded pictures: the most that a service on this machine could reach.
+Writes results/service.json. All systems serve the same graph with the same threads. benchmarks/service/load.py, a
+process of its own on the same machine, sends the example pictures (PNG files) over 1, 8, 32 and 128 connections.
+
+A round is one short load of each system, and of the engine alone, one directly after the other. Every second round goes
+backwards, and every pair of rounds begins with another system. A machine that becomes slower thus slows all of them
+alike, and ratios within a round hold. The servers run from the beginning to the end; those that are not being measured
+are suspended, for an idle one may take time too.
+
+The engine alone is ONNX Runtime on batches of decoded pictures: the most that a service on this machine could reach.
+In each round the service also tells the ledger of its requests, beside what the engine alone takes for a picture.
 """
 
 import argparse
@@ -17,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +32,14 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service import server
 from benchmarks.service.server import ROOT, free_port, service_command, service_environment, wait_until_ready
+from sgn_serve.telemetry.ledger import STAGES
 from training.common import markdown
 
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
+ENGINE, LEDGER = "engine", "ledger"
+"""What takes a turn besides the systems: the engine alone, and this service while it tells its ledger."""
 AT = 32
 """Number of connections, and batch size of the engine, at which the service is compared with the engine."""
 START_LIMIT_SECONDS = 120
@@ -43,9 +53,31 @@ def server_command(system: str, graph: Path, port: int, threads: int) -> list[st
     return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A system's server that runs.
+
+    Attributes:
+        port: Where it listens.
+        process: Its process.
+    """
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it go on until the block ends, and suspend it then."""
+        server.resume(self.process)
+        try:
+            yield
+        finally:
+            server.suspend(self.process)
+
+
 @contextmanager
-def running(system: str, graph: Path, threads: int) -> Iterator[int]:
-    """Run a system's server until the block ends, and yield its port.
+def running(system: str, graph: Path, threads: int) -> Iterator[Running]:
+    """Run a system's server until the block ends.
 
     Raises:
         BenchmarkError: It does not start.
@@ -65,10 +97,13 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
                 wait_until_ready(process, port, log, START_LIMIT_SECONDS)
             except BenchmarkError as error:
                 raise BenchmarkError(f"{SYSTEMS[system]}: {error}") from None
-            yield port
+            try:
+                yield Running(port, process)
+            finally:
+                server.resume(process)  # one that is suspended would not end
 
 
-def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[str, Any]:
+def measure(system: str, port: int, concurrency: int, seconds: float, ledger: bool = False) -> dict[str, Any]:
     """Load a running server, and return what the load generator measured.
 
     Args:
@@ -76,6 +111,7 @@ def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[st
         port: Where its server listens.
         concurrency: The number of connections.
         seconds: How long to measure.
+        ledger: Whether to ask for the stages of every request. Only this service tells them.
 
     Raises:
         BenchmarkError: The load generator failed.
@@ -83,8 +119,7 @@ def measure(system: str, port: int, concurrency: int, seconds: float) -> dict[st
     pictures = [str(path) for path in sorted((ROOT / "examples").glob("*.png"))]
     command = [sys.executable, "-m", "benchmarks.service.load", *pictures, "--port", str(port)]
     command += ["--concurrency", str(concurrency), "--seconds", str(seconds)]
-    if system == "litserve":
-        command.append("--base64")
+    command += ["--base64"] * (system == "litserve") + ["--ledger"] * ledger
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchmarkError(f"{SYSTEMS[system]} at concurrency {concurrency}: {done.stderr.strip()[-500:]}")
@@ -96,12 +131,27 @@ def engine_alone(graph: Path, threads: int, batch: int, seconds: float) -> float
     """Return how many pictures a second ONNX Runtime answers alone, block on."""
     module = "benchmarks.service.engine"
     command = [sys.executable, "-m", module, str(graph.resolve()), str(threads), str(batch), str(seconds)]
-    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    # A session of its own, as the servers have.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, start_new_session=True)
+    return float(done.stdout)
+
+
+def order_of_turns(names: Sequence[str], number: int) -> list[str]:
+    """Return the order of a round: every pair of rounds begins with another name, and its second one goes backwards."""
+    begin = number // 2 % len(names)
+    turned = [*names[begin:], *names[:begin]]
+    return turned if number % 2 == 0 else turned[::-1]
 
 
 def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the round of median throughput."""
     return sorted(rounds, key=lambda one: one["requests_per_second"])[(len(rounds) - 1) // 2]
+
+
+def ratios(ours: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Return this service's throughput in that of another: in each round, and the median of these."""
+    each = [round(one / other, 3) for one, other in zip(ours, others, strict=True)]
+    return {"median": round(statistics.median(each), 3), "by_round": each}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -116,6 +166,17 @@ def table(result: dict[str, Any]) -> str:
     return markdown.table(("connections", "service", "requests/s", "p50, ms", "p99, ms"), lines, "rlrrr")
 
 
+def ledger_table(result: dict[str, Any]) -> str:
+    """Return the ledger as a Markdown table: the median microseconds of each stage, and of the engine for a picture."""
+    columns = ("connections", *STAGES, "total", "client", "engine alone")
+    lines = []
+    for connections, stages in result["ledger_us"].items():
+        alone = result["engine_alone"].get(connections)
+        engine = "" if alone is None else f"{1e6 / alone:.0f}"
+        lines.append([connections, *(str(stages.get(name, "")) for name in columns[1:-1]), engine])
+    return markdown.table(columns, lines, "r" * len(columns))
+
+
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
     """Return which share of the engine's throughput this service reaches with 32 connections in each round."""
     return [round(one["requests_per_second"] / alone, 3) for one, alone in zip(ours, engine, strict=False)]
@@ -127,35 +188,112 @@ def share_of_engine(result: dict[str, Any]) -> float:
     return ours / float(result["engine_alone"][str(AT)])
 
 
+@dataclass
+class Rounds:
+    """What was measured, a list with one figure a round by system and number of connections.
+
+    Attributes:
+        loads: Summaries of the load generator.
+        engine: Pictures a second of the engine alone, by batch size.
+        ledgers: Median microseconds by stage.
+    """
+
+    loads: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
+    engine: dict[int, list[float]] = field(default_factory=dict)
+    ledgers: dict[int, list[dict[str, int]]] = field(default_factory=dict)
+
+    def throughput(self, system: str, concurrency: int) -> list[float]:
+        """Return a system's answers a second in each round."""
+        return [one["requests_per_second"] for one in self.loads[system, concurrency]]
+
+    def median_ledger(self, concurrency: int) -> dict[str, int]:
+        """Return the median of each stage's medians."""
+        found = self.ledgers[concurrency]
+        return {stage: round(statistics.median(one.get(stage, 0) for one in found)) for stage in found[0]}
+
+
+def measure_rounds(arguments: argparse.Namespace) -> Rounds:
+    """Run the servers, and measure all rounds.
+
+    Raises:
+        BenchmarkError: A server does not start, or a load fails.
+    """
+    rounds = Rounds()
+    graph = arguments.graph.resolve()
+    with ExitStack() as stack:
+        servers = {}
+        for system in arguments.systems:
+            servers[system] = stack.enter_context(running(system, graph, arguments.threads))
+            server.suspend(servers[system].process)
+        names = [ENGINE, *servers, *([LEDGER] if "ours" in servers else [])]
+        for number in range(arguments.rounds):
+            for concurrency in arguments.concurrency:
+                for name in order_of_turns(names, number):
+                    if name == ENGINE:
+                        if concurrency in arguments.batches:
+                            alone = engine_alone(graph, arguments.threads, concurrency, arguments.seconds)
+                            rounds.engine.setdefault(concurrency, []).append(alone)
+                        continue
+                    system = "ours" if name == LEDGER else name
+                    with servers[system].awake():
+                        port = servers[system].port
+                        one = measure(system, port, concurrency, arguments.seconds, ledger=name == LEDGER)
+                    if name == LEDGER:
+                        rounds.ledgers.setdefault(concurrency, []).append(one["ledger_us"])
+                    else:
+                        rounds.loads.setdefault((system, concurrency), []).append(one)
+                    print(f"round {number + 1}, {name}, concurrency {concurrency}: {one}", file=sys.stderr)
+    return rounds
+
+
+def summary(arguments: argparse.Namespace, rounds: Rounds) -> dict[str, Any]:
+    """Return what is written: for each system and number of connections the middle round, and ratios of all rounds."""
+    others = [system for system in arguments.systems if system != "ours"]
+    compared = {}
+    if "ours" in arguments.systems:
+        for concurrency in arguments.concurrency:
+            ours = rounds.throughput("ours", concurrency)
+            row = {SYSTEMS[other]: ratios(ours, rounds.throughput(other, concurrency)) for other in others}
+            if concurrency in rounds.engine:
+                row["engine alone"] = ratios(ours, rounds.engine[concurrency])
+            compared[str(concurrency)] = row
+    return {
+        "engine_alone": {str(batch): round(statistics.median(values), 1) for batch, values in rounds.engine.items()},
+        "services": {
+            SYSTEMS[system]: {str(c): middle(rounds.loads[system, c]) for c in arguments.concurrency}
+            for system in arguments.systems
+        },
+        "share_of_engine_by_round": shares_by_round(rounds.loads.get(("ours", AT), []), rounds.engine.get(AT, [])),
+        "throughput_in_that_of": compared,
+        "ledger_us": {str(concurrency): rounds.median_ledger(concurrency) for concurrency in rounds.ledgers},
+    }
+
+
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.service", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graph", type=Path, default=BUNDLED, help="exported graph (default: the bundled one)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="what is measured")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32, 128], help="connections")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="batch sizes of the engine alone")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each load lasts")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="how often every load is measured; the median round counts"
+        "--batches",
+        nargs="+",
+        type=int,
+        default=[1, 8, 32],
+        help="batch sizes of the engine alone; each is measured beside as many connections",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load lasts")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="how often every load is measured; the median round counts"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of ONNX Runtime")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/service.json)")
     arguments = parser.parse_args(command_line)
-    rounds: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    engine: dict[int, list[float]] = {}
+    unmatched = set(arguments.batches) - set(arguments.concurrency)
+    if unmatched:
+        parser.error(f"--batches {sorted(unmatched)[0]} has no such number of connections beside it in --concurrency")
     try:
-        for number in range(arguments.rounds):
-            for batch in arguments.batches:
-                alone = engine_alone(arguments.graph, arguments.threads, batch, arguments.seconds)
-                engine.setdefault(batch, []).append(alone)
-            for system in arguments.systems:
-                with running(system, arguments.graph.resolve(), arguments.threads) as port:
-                    for concurrency in arguments.concurrency:
-                        one = measure(system, port, concurrency, arguments.seconds)
-                        rounds.setdefault((system, concurrency), []).append(one)
-                        print(
-                            f"round {number + 1}, {SYSTEMS[system]}, concurrency {concurrency}: {one}", file=sys.stderr
-                        )
+        rounds = measure_rounds(arguments)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -169,16 +307,12 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "cores": len(os.sched_getaffinity(0)),
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
-        "engine_alone": {str(batch): round(statistics.median(values), 1) for batch, values in engine.items()},
-        "services": {
-            SYSTEMS[system]: {str(c): middle(rounds[system, c]) for c in arguments.concurrency}
-            for system in arguments.systems
-        },
-        "share_of_engine_by_round": shares_by_round(rounds.get(("ours", AT), []), engine.get(AT, [])),
+        **summary(arguments, rounds),
         "versions": versions(PACKAGES),
         "git_commit": commit(),
     }
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    print(f"\nMedian microseconds of a request\n\n{ledger_table(result)}", file=sys.stderr)
     return 0

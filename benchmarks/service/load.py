@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import base64
 import json
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sgn_serve.http.access_log import ASK_TIMING
 
 HOST = "127.0.0.1"
 MOST_PAUSE_SECONDS = 1.0
@@ -28,13 +31,31 @@ class Record:
 
     Attributes:
         seconds: The latency of each answer, by HTTP status.
+        stages_ms: What Server-Timing said of each answer of status 200 that had one, by stage.
     """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
+    stages_ms: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, status: int, seconds: float) -> None:
-        """Add an answer."""
+    def add(self, status: int, seconds: float, timing: bytes = b"") -> None:
+        """Add an answer, with the value of its Server-Timing header, empty for none."""
         self.seconds.setdefault(status, []).append(seconds)
+        if timing and status == 200:
+            for part in timing.decode("ascii").split(","):
+                stage, milliseconds = part.strip().split(";dur=")
+                self.stages_ms.setdefault(stage, []).append(float(milliseconds))
+
+    def ledger_us(self) -> dict[str, int]:
+        """Return the median microseconds of each stage, of the whole in the server, and of what the client waited.
+
+        A stage counts as 0 in the answers that did not have it, so that the medians belong to the same requests.
+        """
+        answers = len(self.seconds.get(200, []))
+        medians = {
+            stage: round(1000 * statistics.median([*values, *[0.0] * (answers - len(values))]))
+            for stage, values in self.stages_ms.items()
+        }
+        return {**medians, "client": round(1e6 * statistics.median(self.seconds[200]))} if medians else {}
 
     def summary(self, duration: float) -> dict[str, Any]:
         """Return throughput, latencies in milliseconds and the number of answers by status.
@@ -55,19 +76,20 @@ class Record:
         }
 
 
-def multipart_request(picture: bytes, fields: dict[str, str]) -> bytes:
+def multipart_request(picture: bytes, fields: dict[str, str], *headers: str) -> bytes:
     """Return the bytes of an HTTP request, POST /classify, with the picture as a form's file.
 
     Args:
         picture: The file's content.
         fields: The form's other fields.
+        headers: Further headers, each as "Name: value".
     """
     parts = [f'--edge\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
     head = (
         b'--edge\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
     )
     body = b"".join(parts) + head + picture + b"\r\n--edge--\r\n"
-    return _post("multipart/form-data; boundary=edge", body)
+    return _post("multipart/form-data; boundary=edge", body, *headers)
 
 
 def json_request(picture: bytes) -> bytes:
@@ -98,10 +120,10 @@ async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: 
             while time.perf_counter() < end:
                 started = time.perf_counter()
                 writer.write(requests[turn % len(requests)])
-                status, pause = await _read_answer(reader)
+                status, pause, timing = await _read_answer(reader)
                 finished = time.perf_counter()
                 if started >= begin and finished <= end:
-                    record.add(status, finished - started)
+                    record.add(status, finished - started, timing)
                 turn += concurrency
                 if pause:
                     await asyncio.sleep(min(pause, MOST_PAUSE_SECONDS))
@@ -112,8 +134,8 @@ async def load(port: int, requests: Sequence[bytes], concurrency: int, seconds: 
     return record
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, float]:
-    """Return the status and the Retry-After of one answer. Its body is read and dropped."""
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, float, bytes]:
+    """Return the status, Retry-After and Server-Timing of one answer. Its body is read and dropped."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head.split(b" ", 2)[1])
     if b"content-length:" in head:
@@ -122,19 +144,20 @@ async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, float]:
         while size := int((await reader.readuntil(b"\r\n")), 16):
             await reader.readexactly(size + 2)
         await reader.readuntil(b"\r\n")
-    return status, float(_header(head, b"retry-after:") or 0)
+    return status, float(_header(head, b"retry-after:") or 0), _header(head, b"server-timing:")
 
 
 def _header(head: bytes, name: bytes) -> bytes:
     return head.split(name, 1)[1].split(b"\r\n", 1)[0].strip() if name in head else b""
 
 
-def _post(content_type: str, body: bytes) -> bytes:
+def _post(content_type: str, body: bytes, *headers: str) -> bytes:
     lines = [
         "POST /classify HTTP/1.1",
         f"Host: {HOST}",
         f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
+        *headers,
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -152,13 +175,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, required=True, help="how long to measure, after the warm-up")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before that")
     parser.add_argument("--base64", action="store_true", help="pictures in JSON instead of a form")
+    parser.add_argument("--ledger", action="store_true", help="ask this service for the stages of every request, too")
     parser.add_argument("--fields", nargs="*", default=[], metavar="NAME=VALUE", help="the form's other fields")
     arguments = parser.parse_args()
     pictures = [path.read_bytes() for path in arguments.pictures]
     fields = dict(item.split("=", 1) for item in arguments.fields)
-    requests = [json_request(data) if arguments.base64 else multipart_request(data, fields) for data in pictures]
+    headers = [f"{ASK_TIMING}: 1"] if arguments.ledger else []
+    requests = [
+        json_request(data) if arguments.base64 else multipart_request(data, fields, *headers) for data in pictures
+    ]
     record = asyncio.run(load(arguments.port, requests, arguments.concurrency, arguments.seconds, arguments.warm_up))
-    print(json.dumps(record.summary(arguments.seconds)))
+    print(json.dumps(record.summary(arguments.seconds) | ({"ledger_us": record.ledger_us()} if headers else {})))
     return 0
 
 

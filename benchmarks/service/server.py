@@ -48,6 +48,9 @@ def running(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server from the repository's root until the block ends.
 
+    It gets a session of its own: Linux shares a busy machine's time among sessions first (sched(7), autogroup). A server
+    that starts its workers in another session would else get a larger share than one that does not.
+
     Args:
         command: What starts it.
         environment: Its environment.
@@ -58,11 +61,36 @@ def running(
         Its process.
     """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         yield process
     finally:
         _end(process, end_seconds)
+
+
+def suspend(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a server and all that it started where they are, until `resume`. An idle server takes time of the others."""
+    for one in _all_of(process):
+        with suppress(psutil.NoSuchProcess):
+            one.suspend()
+
+
+def resume(process: "subprocess.Popen[bytes]") -> None:
+    """Let a server that was suspended go on."""
+    for one in _all_of(process):
+        with suppress(psutil.NoSuchProcess):
+            one.resume()
+
+
+def _all_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Return a process and all that it started, the latest first."""
+    try:
+        first = psutil.Process(process.pid)
+        return [*reversed(first.children(recursive=True)), first]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _end(process: "subprocess.Popen[bytes]", seconds: float) -> None:

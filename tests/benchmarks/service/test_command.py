@@ -1,14 +1,31 @@
 """The benchmark of the service: the systems that it compares give the same answers, and how its figures are made."""
 
+import argparse
 import base64
 import importlib.util
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from benchmarks.service.command import BUNDLED, running, shares_by_round
+from benchmarks.service import server
+from benchmarks.service.command import (
+    BUNDLED,
+    Rounds,
+    Running,
+    ledger_table,
+    main,
+    order_of_turns,
+    ratios,
+    running,
+    shares_by_round,
+    summary,
+)
 
 
 @pytest.mark.parametrize("system", ["fastapi", "litserve"])
@@ -19,7 +36,10 @@ def test_the_others_answer_as_this_service_does(system: str, project_root: Path)
     answers = {}
     given: dict[str, Any]
     for name in ("ours", system):
-        with running(name, BUNDLED, threads=1) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with (
+            running(name, BUNDLED, threads=1) as served,
+            httpx.Client(base_url=f"http://127.0.0.1:{served.port}") as client,
+        ):
             for picture in pictures:
                 if name == "litserve":
                     given = {"json": {"image": base64.b64encode(picture.read_bytes()).decode()}}
@@ -34,3 +54,74 @@ def test_the_others_answer_as_this_service_does(system: str, project_root: Path)
 def test_the_share_of_the_engine_is_of_the_same_round() -> None:
     ours = [{"requests_per_second": 150.0}, {"requests_per_second": 300.0}]
     assert shares_by_round(ours, [200.0, 600.0]) == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["a", "b", "c", "d"], ["a", "b", "c", "d", "e"]])
+def test_no_name_has_a_better_place_than_another(names: list[str]) -> None:
+    places: dict[str, list[int]] = {name: [] for name in names}
+    for number in range(2 * len(names)):
+        order = order_of_turns(names, number)
+        assert sorted(order) == names
+        for place, name in enumerate(order):
+            places[name].append(place)
+        if number % 2 == 1:
+            means = {sum(found) / len(found) for found in places.values()}
+            assert means == {(len(names) - 1) / 2}, "a drift slows all of them alike"
+    for found in places.values():
+        assert set(found) == set(range(len(names))), "and each was at every place"
+
+
+def load(requests_per_second: float) -> dict[str, Any]:
+    return {"requests_per_second": requests_per_second, "p50_ms": 1.0, "p99_ms": 2.0}
+
+
+def test_figures_of_several_rounds() -> None:
+    """The machine is half as fast in the second round; the ratios of each round stay."""
+    rounds = Rounds(
+        loads={
+            ("ours", 1): [load(90), load(45), load(80)],
+            ("fastapi", 1): [load(100), load(50), load(100)],
+        },
+        engine={1: [200.0, 100.0, 200.0]},
+        ledgers={1: [{"infer": 10, "total": 30}, {"infer": 20, "total": 40}, {"infer": 12, "total": 31}]},
+    )
+    arguments = argparse.Namespace(systems=["ours", "fastapi"], concurrency=[1])
+    told = summary(arguments, rounds)
+    assert told["throughput_in_that_of"] == {
+        "1": {
+            "FastAPI and ONNX Runtime": {"median": 0.9, "by_round": [0.9, 0.9, 0.8]},
+            "engine alone": {"median": 0.45, "by_round": [0.45, 0.45, 0.4]},
+        }
+    }
+    assert told["services"]["this service"]["1"] == load(80), "the middle round"
+    assert told["ledger_us"] == {"1": {"infer": 12, "total": 31}}
+    (line,) = [line for line in ledger_table(told).splitlines() if line.startswith("| 1 ")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["1", "", "", "", "", "12", "", "31", "", "5000"]
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert ratios([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == {"median": 2.0, "by_round": [1.0, 2.0, 3.0]}
+
+
+def test_a_server_that_is_not_measured_takes_no_time(tmp_path: Path) -> None:
+    """A program that computes for ever stands still while it is suspended, and ends when it is told to."""
+    program = "while True: pass"
+    with server.running([sys.executable, "-c", program], dict(os.environ), tmp_path / "log") as process:
+        served = Running(0, process)
+        watched = psutil.Process(process.pid)
+        with served.awake():
+            assert watched.status() != psutil.STATUS_STOPPED
+        deadline = time.monotonic() + 30
+        while watched.status() != psutil.STATUS_STOPPED:  # the signal is on its way
+            assert time.monotonic() < deadline
+        used = sum(watched.cpu_times()[:2])
+        for _ in range(10):
+            assert sum(watched.cpu_times()[:2]) == used
+        server.resume(process)
+    assert process.returncode is not None
+
+
+def test_an_engine_without_connections_beside_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--batches", "1", "16", "--concurrency", "1", "8"])
+    assert "--batches 16 has no such number of connections beside it" in capsys.readouterr().err

@@ -62,3 +62,20 @@ def test_percentiles():
     summary = record.summary(10)
     assert (summary["p50_ms"], summary["p99_ms"], summary["refused_p99_ms"]) == (51, 100, 500)
     assert summary["requests_per_second"] == 10.1
+
+
+def test_what_server_timing_says_is_the_ledger():
+    record = Record()
+    record.add(200, 0.010, b"decode;dur=1.000, infer;dur=4.000, total;dur=6.000")
+    record.add(200, 0.012, b"decode;dur=3.000, infer;dur=5.000, total;dur=9.000")
+    record.add(200, 0.014, b"infer;dur=6.500, total;dur=8.000")
+    record.add(503, 0.5, b"total;dur=400.000")
+    assert record.ledger_us() == {"decode": 1000, "infer": 5000, "total": 8000, "client": 12000}
+    assert Record({200: [0.1]}).ledger_us() == {}
+
+
+def test_the_ledger_is_asked_for_in_a_header():
+    asking = multipart_request(b"picture", {}, "x-server-timing: 1")
+    head, _, body = asking.partition(b"\r\n\r\n")
+    assert b"x-server-timing: 1" in head.split(b"\r\n")
+    assert multipart_request(b"picture", {}).endswith(body)
