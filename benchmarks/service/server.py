@@ -48,8 +48,8 @@ def running(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server from the repository's root until the block ends.
 
-    It gets a session of its own: Linux shares a busy machine's time among sessions first (sched(7), autogroup). A server
-    that starts its workers in another session would else get a larger share than one that does not.
+    It gets a session of its own. Linux shares a busy machine's time among sessions first, so that a server that starts
+    its workers in another session would else get a larger share. Source: sched(7), "The autogroup feature".
 
     Args:
         command: What starts it.
