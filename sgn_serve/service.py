@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
+from sgn_serve.http.uvicorn_internals import RunningServer
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
@@ -127,6 +128,9 @@ class OurRoutesFirst:
     Our routes come before BentoML's application, not inside it. BentoML's way to an API costs a good part of a
     request's time, reads bodies that it should not, and turns most errors into others.
 
+    Connections ask it before all of BentoML's other middleware. BentoML's time limit would start a task for each
+    request, and a timer that is never stopped: at 250 requests a second, 15,000 of them would be kept.
+
     Args:
         app: BentoML's application.
         state: The state that the service shares with our application.
@@ -134,9 +138,15 @@ class OurRoutesFirst:
 
     def __init__(self, app: ASGIApp, state: State):
         self._bentoml = app
+        self._outermost: ASGIApp | None = None
 
         async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["app"] = scope[_OUTER_APP]
+            outer = scope[_OUTER_APP]
+            if outer is None:  # straight from the connection: it comes back here, through BentoML's middleware
+                assert self._outermost is not None, "it has started before"
+                await self._outermost(scope, receive, send)
+                return
+            scope["app"] = outer
             await app(scope, receive, send)
 
         # Settings are read when a worker starts, not when this file is imported.
@@ -144,7 +154,12 @@ class OurRoutesFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to our application, and everything else to BentoML's."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            server = RunningServer.find()
+            if server is not None:
+                self._outermost = scope["app"]
+                server.answer_with(self)
+        if scope["type"] != "http" or _OUTER_APP in scope:
             await self._bentoml(scope, receive, send)
             return
         scope[_OUTER_APP] = scope.get("app")
@@ -152,6 +167,7 @@ class OurRoutesFirst:
 
 
 _OUTER_APP = "self_gradient.outer_app"
+"""Key in a request's scope: BentoML's application, None where the request has not come through it."""
 
 # mypy does not see what a class decorator returns, here a bentoml.Service.
 RobustClassifier.add_asgi_middleware(OurRoutesFirst, state=STATE)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,6 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_beside, parse_json
+from sgn_serve.api.whole_form import first_line, read_whole_form
 from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, limit_time, media_type
 from sgn_serve.http.errors import RequestError
 from sgn_serve.records import MAX_TOP_K, SelfGradient
@@ -145,9 +146,34 @@ class _PictureParser(MultiPartParser):
 
 
 async def _parse(request: Request, field: str, most_files: int) -> FormData:
+    first = first_line(request.headers["content-type"])
+    if first is None:
+        return await _parse_parts(request, request.stream(), field, most_files)
+    stream = request.stream()
+    read = bytearray()
+    async for chunk in stream:
+        read += chunk
+        if len(read) > _SPOOLED_BYTES or not read.startswith(first[: len(read)]):
+            break
+    else:
+        form = read_whole_form(first, bytes(read), field)
+        if form is not None:
+            return form
+    return await _parse_parts(request, _after(bytes(read), stream), field, most_files)
+
+
+async def _after(read: bytes, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield what was read of a stream already, and then the rest of it."""
+    yield read
+    async for chunk in stream:
+        yield chunk
+
+
+async def _parse_parts(request: Request, stream: AsyncGenerator[bytes, None], field: str, most_files: int) -> FormData:
+    """Parse a multipart form of any shape."""
     _check_charset(request)
     max_files = most_files + 4  # some more than allowed, so that the error can name the field with too many files
-    parser = _PictureParser(request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024)
+    parser = _PictureParser(request.headers, stream, max_files=max_files, max_fields=8, max_part_size=1024)
     parser.field = field
     parser.spool_max_size = min(_SPOOLED_BYTES, IN_MEMORY_BYTES // max_files)
     try:

@@ -84,8 +84,8 @@ class ObserveRequests:
     def _tell(self, scope: Scope, status: int, seconds: float, ledger: Ledger) -> None:
         route = self._route(scope)
         method = scope["method"] if scope["method"] in _METHODS else metrics.OTHER
-        metrics.REQUESTS.labels(route, method, str(status)).inc()
-        metrics.REQUEST_SECONDS.labels(route).observe(seconds)
+        metrics.child(metrics.REQUESTS, route, method, str(status)).inc()
+        metrics.child(metrics.REQUEST_SECONDS, route).observe(seconds)
         stages = ledger.stages()
         for stage, nanoseconds in stages:
             metrics.STAGE_SECONDS[stage].observe(nanoseconds / 1e9)

@@ -1,10 +1,9 @@
 """Answer with whole files, of a megabyte or so at most. A Range header may be ignored (RFC 9110, section 14.2)."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _ASKED = frozenset({b"range", b"if-range"})
-_TOLD = "accept-ranges"
+_TOLD = b"accept-ranges"
 
 
 class IgnoreRanges:
@@ -22,9 +21,9 @@ class IgnoreRanges:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if _TOLD in headers:
-                    headers[_TOLD] = "none"
+                headers = message["headers"]
+                if any(name == _TOLD for name, _ in headers):
+                    message["headers"] = [*(header for header in headers if header[0] != _TOLD), (_TOLD, b"none")]
             await send(message)
 
         if scope["type"] == "http":

@@ -4,10 +4,10 @@ import itertools
 import re
 import secrets
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "x-request-id"
+_RAW_HEADER = HEADER.encode()
 _KEY = "self_gradient.request_id"
 _PLAIN = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # Unique without asking the system for random bytes at every request, which waits for other threads to let go.
@@ -31,11 +31,12 @@ class AssignRequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name = assign_request_id(scope)
+        raw_name = assign_request_id(scope).encode("ascii")
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = name
+                others = [header for header in message["headers"] if header[0] != _RAW_HEADER]
+                message["headers"] = [*others, (_RAW_HEADER, raw_name)]
             await send(message)
 
         await self.app(scope, receive, named)
@@ -60,7 +61,7 @@ def trace_id(scope: Scope) -> str | None:
 
 
 def _choose(headers: dict[bytes, bytes]) -> str:
-    own = headers.get(HEADER.encode(), b"")
+    own = headers.get(_RAW_HEADER, b"")
     if _PLAIN.fullmatch(own):
         return own.decode("ascii")
     trace = _TRACE.fullmatch(headers.get(b"traceparent", b""))

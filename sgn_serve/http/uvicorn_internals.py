@@ -12,7 +12,9 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
+from starlette.types import ASGIApp
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 
@@ -70,6 +72,9 @@ SERVER_PARTS = (
 )
 CONFIG_PARTS = (
     Part("http_protocol_class", "replaced: makes our connections from then on"),
+    Part("loaded_app", "replaced: what connections from then on ask"),
+    Part("proxy_headers", "read: whether it believes proxies"),
+    Part("forwarded_allow_ips", "read: the proxies that it believes"),
     Part("timeout_graceful_shutdown", "set: how long requests may take at the end, in seconds"),
 )
 
@@ -82,6 +87,7 @@ def missing_parts() -> list[str]:
 
     async def look() -> list[str]:
         config = Config(application)
+        config.load()
         protocol = HttpToolsProtocol(config, ServerState(), {})
         needed = inspect.signature(RequestResponseCycle).parameters
         cycle = RequestResponseCycle(**dict.fromkeys(needed))  # type: ignore[arg-type]
@@ -119,6 +125,13 @@ class RunningServer:
         """Return the server whose signal handlers are in place, None where another server runs, as in a test."""
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         return cls(server) if isinstance(server, Server) else None
+
+    def answer_with(self, app: ASGIApp) -> None:
+        """Have this application asked on every connection from now on, behind uvicorn's reading of proxies' headers."""
+        config = self._server.config
+        if config.proxy_headers:
+            app = ProxyHeadersMiddleware(app, trusted_hosts=config.forwarded_allow_ips)  # type: ignore[assignment, arg-type]
+        config.loaded_app = app
 
     def limit_connections(self, limits: ConnectionLimits, ending: Callable[[], bool]) -> None:
         """Make every connection from now on a Connection with these limits."""

@@ -379,7 +379,12 @@ class Batcher:
             else:
                 queued, inferred = worked.begun - item.since, worked.ended - worked.begun
                 item.answer.set_result(Answered(answer, pictures, queued, inferred))
-        for run in worked.runs:
+        # Later, so that neither the answers nor the next batch wait for it: the requests' tasks are scheduled already.
+        asyncio.get_running_loop().call_soon(self._tell_answered, worked.runs, seconds)
+
+    def _tell_answered(self, runs: list[Run], seconds: dict[bool, list[float]]) -> None:
+        """Tell the observer of a batch's runs, and of its requests' seconds by whether they failed."""
+        for run in runs:
             self._tell(self._observer.ran, run)
         for failed, times in seconds.items():
             if times:

@@ -268,25 +268,26 @@ class CountBatches(Observer):
     def ran(self, run: Run) -> None:
         """Count one run of the network."""
         block = metrics.BLOCK[run.self_gradient]
-        metrics.INFERENCE_SECONDS.labels(block).observe(run.infer_seconds)
-        metrics.PICTURES.labels(block).inc(run.pictures)
-        (metrics.AUTO_SECOND_PASSES if run.self_gradient else metrics.AUTO_PICTURES).inc(run.auto_pictures)
-        metrics.RUNS.labels(run.pictures).inc()
+        metrics.child(metrics.INFERENCE_SECONDS, block).observe(run.infer_seconds)
+        metrics.child(metrics.PICTURES, block).inc(run.pictures)
+        if run.auto_pictures:
+            (metrics.AUTO_SECOND_PASSES if run.self_gradient else metrics.AUTO_PICTURES).inc(run.auto_pictures)
+        metrics.child(metrics.RUNS, run.pictures).inc()
         metrics.LAST_RUN.set_to_current_time()
-        metrics.REQUEST_STAGE_SECONDS.labels("queue").inc(run.queue_seconds)
+        metrics.child(metrics.REQUEST_STAGE_SECONDS, "queue").inc(run.queue_seconds)
         for stage, seconds in (
             ("input", run.input_seconds),
             ("infer", run.infer_seconds),
             ("output", run.output_seconds),
         ):
-            metrics.RUN_STAGE_SECONDS.labels(run.pictures, stage).inc(seconds)
-            metrics.REQUEST_STAGE_SECONDS.labels(stage).inc(run.requests * seconds)
+            metrics.child(metrics.RUN_STAGE_SECONDS, run.pictures, stage).inc(seconds)
+            metrics.child(metrics.REQUEST_STAGE_SECONDS, stage).inc(run.requests * seconds)
 
     def answered(self, seconds: list[float], failed: bool) -> None:
         """Count requests that have their logits, or an error."""
         outcome = metrics.FAILED if failed else metrics.SUCCEEDED
-        metrics.INFERENCES.labels(outcome).inc(len(seconds))
-        metrics.INFERENCES_SECONDS.labels(outcome).inc(sum(seconds))
+        metrics.child(metrics.INFERENCES, outcome).inc(len(seconds))
+        metrics.child(metrics.INFERENCES_SECONDS, outcome).inc(sum(seconds))
 
 
 def _count_model(predictor: Predictor, change: int) -> None:
