@@ -1,0 +1,1 @@
+"""Count the requests that are lost while servers behind nginx end, reload and die."""
