@@ -6,8 +6,7 @@ worker answers with the sums. Every label takes few values, whatever clients sen
 
 import os
 from collections.abc import Hashable, Sequence
-from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as _exposition
@@ -194,7 +193,9 @@ for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)
 
 
-@cache
+_CHILDREN: dict[Hashable, Any] = {}
+
+
 def child(metric: Metric, *labels: Hashable) -> Metric:
     """Return a metric with these values of its labels. Every request asks for several: prometheus_client takes longer.
 
@@ -202,7 +203,11 @@ def child(metric: Metric, *labels: Hashable) -> Metric:
         metric: A metric that is declared here.
         labels: Values of its labels, in order. Each takes few values.
     """
-    return metric.labels(*labels)
+    key = (metric, labels)
+    found: Metric | None = _CHILDREN.get(key)
+    if found is None:
+        found = _CHILDREN[key] = metric.labels(*labels)
+    return found
 
 
 def exposition() -> bytes:
