@@ -30,7 +30,7 @@ from benchmarks.endurance.upstream import Upstream
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
-from benchmarks.service.server import ROOT
+from benchmarks.service.server import ROOT, ended_by_sigterm
 
 RESULT = ROOT / "results" / "endurance.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
@@ -193,7 +193,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         sha256 = hashlib.sha256(arguments.graph.read_bytes()).hexdigest()
         plan = Plan(sha256, arguments.requests, arguments.cycles, arguments.servers, arguments.clients)
         result = read_result(arguments.out, plan, command)
-        endure(plan, arguments.graph.resolve(), result, arguments.out)
+        with ended_by_sigterm():
+            endure(plan, arguments.graph.resolve(), result, arguments.out)
     except (BenchmarkError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

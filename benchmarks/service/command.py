@@ -293,7 +293,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     if unmatched:
         parser.error(f"--batches {sorted(unmatched)[0]} has no such number of connections beside it in --concurrency")
     try:
-        rounds = measure_rounds(arguments)
+        with server.ended_by_sigterm():
+            rounds = measure_rounds(arguments)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

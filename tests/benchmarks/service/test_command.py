@@ -4,6 +4,7 @@ import argparse
 import base64
 import importlib.util
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -125,3 +126,19 @@ def test_an_engine_without_connections_beside_it_is_refused(capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["--batches", "1", "16", "--concurrency", "1", "8"])
     assert "--batches 16 has no such number of connections beside it" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_servers_too(tmp_path: Path) -> None:
+    """A signal that killed the benchmark at once would leave its servers behind: they have sessions of their own."""
+    before = signal.getsignal(signal.SIGTERM)
+    started = None
+    with (
+        pytest.raises(SystemExit) as left,
+        server.ended_by_sigterm(),
+        server.running(["sleep", "1000"], dict(os.environ), tmp_path / "log") as started,
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert left.value.code == 143
+    assert started is not None
+    assert started.returncode is not None
+    assert signal.getsignal(signal.SIGTERM) is before
