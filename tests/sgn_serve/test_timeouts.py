@@ -27,13 +27,13 @@ class HeldNetwork:
         self.runs = self.running = self.most = 0
         run = Classifier.logits
 
-        def logits(classifier, *arguments):
+        def logits(classifier, *arguments, **options):
             self.runs += 1
             self.running += 1
             self.most = max(self.most, self.running)
             try:
                 assert self.go_on.wait(LIMIT_SECONDS)
-                return run(classifier, *arguments)
+                return run(classifier, *arguments, **options)
             finally:
                 self.running -= 1
 

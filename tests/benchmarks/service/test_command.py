@@ -131,7 +131,6 @@ def test_an_engine_without_connections_beside_it_is_refused(capsys: pytest.Captu
 def test_sigterm_ends_the_servers_too(tmp_path: Path) -> None:
     """A signal that killed the benchmark at once would leave its servers behind: they have sessions of their own."""
     before = signal.getsignal(signal.SIGTERM)
-    started = None
     with (
         pytest.raises(SystemExit) as left,
         server.ended_by_sigterm(),
@@ -139,6 +138,5 @@ def test_sigterm_ends_the_servers_too(tmp_path: Path) -> None:
     ):
         os.kill(os.getpid(), signal.SIGTERM)
     assert left.value.code == 143
-    assert started is not None
     assert started.returncode is not None
     assert signal.getsignal(signal.SIGTERM) is before
