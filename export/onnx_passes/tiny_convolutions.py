@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.onnx_passes.shapes import float_shapes
+from export.onnx_passes.shapes import float_shapes, forget_removed_values
 
 MOST_CHANNELS = 4
 """Most channels of a convolution that is replaced."""
@@ -31,6 +31,7 @@ def write_tiny_convolutions_as_products(model: onnx.ModelProto) -> None:
         else:
             model.graph.node.append(node)
     written.remove_unused_pictures()
+    forget_removed_values(model)
 
 
 def _is_tiny(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.onnx_passes.shapes import float_shapes
+from export.onnx_passes.shapes import float_shapes, forget_removed_values
 
 FEWEST_CHANNELS = 128
 FEWEST_ELEMENTS = 40_000
@@ -95,8 +95,7 @@ def write_wide_convolutions_by_winograd(model: onnx.ModelProto) -> None:
             model.graph.node.append(node)
         else:
             written.convolution(node, tiling, shapes)
-    # Shapes of removed values would be wrong; every runtime infers the shapes of the others.
-    del model.graph.value_info[:]
+    forget_removed_values(model)
 
 
 def _tiling(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Tiling | None:

@@ -13,7 +13,9 @@ def take_masks_from_results(graph: fx.GraphModule) -> None:
     Then the convolution before has one user, and runtimes fuse the two. PyTorch itself does so for ReLU only.
     """
     editor = Editor(graph)
-    for clamp in graph.graph.find_nodes(op="call_function", target=aten.clamp.default):
+    for clamp in list(graph.graph.nodes):
+        if not is_call(clamp, aten.hardtanh.default, aten.clamp.default):
+            continue
         features, *bounds = clamp.args
         if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in bounds) or bounds[0] >= bounds[1]:
             continue

@@ -4,7 +4,14 @@ from torch import fx
 
 from export.rewrite.editing import Editor, aten, is_call
 
-ELEMENTWISE = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+ELEMENTWISE = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+)
 
 
 def spread_values_late(graph: fx.GraphModule) -> None:

@@ -22,28 +22,27 @@ def test_the_masks_of_a_bounded_relu_compare_its_result() -> None:
     graph = captured(network(nn.ReLU6()))
     assert compared(graph) == {aten.convolution.default}
     assert_kept(graph, take_masks_from_results)
-    assert compared(graph) == {aten.clamp.default}
-    clamped = [node.args[0] for node in graph.graph.find_nodes(op="call_function", target=aten.clamp.default)]
-    backbones = [node for node in clamped if is_call(node, aten.convolution.default)]
-    assert len(backbones) == 2
-    assert all(len(node.users) == 1 for node in backbones)
+    assert compared(graph) == {aten.hardtanh.default}
+    activations = graph.graph.find_nodes(op="call_function", target=aten.hardtanh.default)
+    assert len(activations) == 2
+    assert all(len(node.args[0].users) == 1 for node in activations)
 
 
 class OtherBounds(nn.Module):
-    """Bounds between which the masks of another activation lie, and outside of which they do."""
+    """Two bounded ReLUs of the same features, with different bounds."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.clamp(-1, 2) + nn.functional.hardtanh(features, -2, 1.5)
+        return nn.functional.hardtanh(features, -1, 2) * nn.functional.hardtanh(features, -2, 1.5)
 
 
-def test_masks_with_other_bounds_stay() -> None:
+def test_each_mask_compares_the_result_with_the_same_bound() -> None:
     graph = captured(network(OtherBounds()))
     assert_kept(graph, take_masks_from_results)
-    masks = [node for node in graph.graph.nodes if is_call(node, aten.gt.Scalar, aten.lt.Scalar)]
-    assert {node.args[1] for node in masks} >= {-2, 1.5}
+    masks = [node for node in graph.graph.nodes if is_call(node, *COMPARISONS)]
+    assert {node.args[1] for node in masks} == {-1, 2, -2, 1.5}
     for node in masks:
-        if is_call(node.args[0], aten.clamp.default):
-            assert node.args[1] in node.args[0].args[1:]
+        assert is_call(node.args[0], aten.hardtanh.default)
+        assert node.args[1] in node.args[0].args[1:]
 
 
 def depthwise(graph: fx.GraphModule) -> list[fx.Node]:
