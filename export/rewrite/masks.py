@@ -13,13 +13,15 @@ def take_masks_from_results(graph: fx.GraphModule) -> None:
     Then the convolution before has one user, and runtimes fuse the two. PyTorch itself does so for ReLU only.
     """
     editor = Editor(graph)
-    for clamp in list(graph.graph.nodes):
+    places = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for clamp in places:
         if not is_call(clamp, aten.hardtanh.default, aten.clamp.default):
             continue
         features, *bounds = clamp.args
         if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in bounds) or bounds[0] >= bounds[1]:
             continue
-        for comparison in list(features.users):
+        later = [user for user in features.users if places[user] > places[clamp]]
+        for comparison in later:
             if (is_call(comparison, aten.gt.Scalar) and comparison.args[1] == bounds[0]) or (
                 is_call(comparison, aten.lt.Scalar) and comparison.args[1] == bounds[1]
             ):
@@ -48,7 +50,5 @@ def scale_masks_by_convolutions(graph: fx.GraphModule) -> None:
             continue
         weight = editor.constant(torch.full((shape[1], 1, 1, 1), float(scale)), "scale")
         options = ([1, 1], [0, 0], [1, 1], False, [0, 0], shape[1])
-        product.replace_all_uses_with(
-            editor.call(product, aten.convolution.default, steps, weight, None, *options)
-        )
+        product.replace_all_uses_with(editor.call(product, aten.convolution.default, steps, weight, None, *options))
     editor.finish()

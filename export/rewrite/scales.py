@@ -17,8 +17,9 @@ def fold_channel_scales(graph: fx.GraphModule) -> None:
     number as the same factor for every channel. Where neither is possible the product is left alone.
     """
     editor = Editor(graph)
-    while any([_fold(product, editor) for product in list(graph.graph.nodes)]):
-        pass  # a factor that is gone may have stood between another one and its convolution
+    # A factor that is gone may have stood between another one and its convolution.
+    while sum(_fold(product, editor) for product in list(graph.graph.nodes)):
+        pass
     editor.finish()
 
 

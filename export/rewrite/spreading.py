@@ -22,19 +22,18 @@ def spread_values_late(graph: fx.GraphModule) -> None:
     editor = Editor(graph)
     small: dict[fx.Node, fx.Node] = {}  # node -> node of fewer elements that broadcasts to its shape
     for node in list(graph.graph.nodes):
-        if is_call(node, aten.expand.default) and isinstance(node.args[0], fx.Node):
+        if is_call(node, aten.expand.default):
             if node.args[0].meta["val"].dim() == node.meta["val"].dim():
                 small[node] = node.args[0]
-        elif is_call(node, *ELEMENTWISE) and not node.kwargs:
-            sources = [source for source in node.all_input_nodes if source in small]
-            if len(sources) != 1:
-                continue
-            (source,) = sources
-            others = [argument for argument in node.args if argument is not source]
-            if all(isinstance(other, int | float) for other in others) and len(others) == 1:
-                arguments = [small[source] if argument is source else argument for argument in node.args]
-                small[node] = editor.call(node, node.target, *arguments)
-            elif len(others) == 1 and isinstance(others[0], fx.Node):
-                if tuple(others[0].meta["val"].shape) == tuple(node.meta["val"].shape):
-                    node.replace_input_with(source, small[source])
+            continue
+        sources = [source for source in node.all_input_nodes if source in small]
+        if not is_call(node, *ELEMENTWISE) or node.kwargs or len(node.args) != 2 or len(sources) != 1:
+            continue
+        (source,) = sources
+        other = node.args[1] if node.args[0] is source else node.args[0]
+        if isinstance(other, int | float):
+            arguments = (small[source] if argument is source else argument for argument in node.args)
+            small[node] = editor.call(node, node.target, *arguments)
+        elif other is not source and tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape):
+            node.replace_input_with(source, small[source])
     editor.finish()

@@ -16,7 +16,6 @@ from tests.export.conftest import Exported
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
 
-
 COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 

@@ -45,6 +45,20 @@ def test_each_mask_compares_the_result_with_the_same_bound() -> None:
         assert node.args[1] in node.args[0].args[1:]
 
 
+class MaskBefore(nn.Module):
+    """A mask that is made before the bounded ReLU."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        mask = (features > 0).to(features.dtype)
+        return mask * features.clamp(0, 6)
+
+
+def test_a_mask_before_the_result_stays() -> None:
+    graph = captured(network(MaskBefore()))
+    assert_kept(graph, take_masks_from_results)
+    assert aten.convolution.default in compared(graph)
+
+
 def depthwise(graph: fx.GraphModule) -> list[fx.Node]:
     convolutions = graph.graph.find_nodes(op="call_function", target=aten.convolution.default)
     return [node for node in convolutions if node.args[8] > 1]
