@@ -85,7 +85,7 @@ class OpenVinoSession:
     Args:
         model: The graph.
         threads: CPU threads of one inference.
-        precision: The precision in the graph's metadata: None for float32, or bf16.
+        precision: The precision to compute in: None for float32, or bf16.
 
     Raises:
         EngineError: OpenVINO is not installed, does not serve this precision, or the processor has no bfloat16.
@@ -93,9 +93,12 @@ class OpenVinoSession:
 
     def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
         if importlib.util.find_spec("openvino") is None:
+            wanted, instead = "SGN_ENGINE=openvino", "set SGN_ENGINE=onnxruntime"
+            if precision is not None:
+                wanted, instead = f"the graph was exported for {precision}", "export it without --precision"
             raise EngineError(
-                "SGN_ENGINE=openvino, but OpenVINO is not installed; install this package with its extra openvino "
-                "(in a checkout: pip install -e '.[openvino]'), or set SGN_ENGINE=onnxruntime"
+                f"{wanted}, but OpenVINO is not installed; install this package with its extra openvino "
+                f"(in a checkout: pip install -e '.[openvino]'), or {instead}"
             )
         if precision not in OPENVINO_PRECISIONS:
             raise EngineError(
@@ -114,7 +117,7 @@ class OpenVinoSession:
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used not in OPENVINO_PRECISIONS[precision]:
             raise EngineError(
-                f"the graph was exported for {precision or 'float32'}, but OpenVINO computes in {used} on this "
+                f"the graph is to be served in {precision or 'float32'}, but OpenVINO computes in {used} on this "
                 "processor; export it without --precision"
             )
         self._request = compiled.create_infer_request()
