@@ -1,21 +1,24 @@
 """Measure how often bfloat16 on OpenVINO gives the answers of a float32 ONNX graph: what SGN_ENGINE=auto asks for."""
 
 import json
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
+from torch import Tensor
 
 from export.check.agreement import agreements_json, measure_agreement
 from export.check.pictures import pictures_under
+from export.check.verify import GraphRunner
 from export.formats.onnx import annotate_onnx
-from export.formats.openvino import openvino_runner, require_openvino
+from export.formats.openvino import OpenVinoError, require_openvino
 from export.network_passes import passes_of
 from export.output import replacing
 from export.reduced import EPS
-from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT, PRECISION_KEY
+from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
+from sgn_serve.openvino_runtime import compile_model
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
@@ -43,12 +46,9 @@ def measure_bf16(graph: Path, checkpoint: Path | Source, folder: Path, count: in
     network, info = load_network(source)
     wanted = in_test_part(folder, info.class_names, info.split)
     pictures = pictures_under(folder, count, info.image_size, info.resize, wanted)
-    with tempfile.TemporaryDirectory() as temporary:
-        lowered = Path(temporary) / graph.name
-        lowered.write_bytes(graph.read_bytes())
-        annotate_onnx(lowered, {**_metadata(graph), PRECISION_KEY: BF16})  # OpenVINO rounds, as the metadata tell it
-        runner = openvino_runner(lowered, passes_of(network).output_names)
-        agreements = measure_agreement(runner, network, pictures, info.epsilon or EPS)
+    agreements = measure_agreement(
+        _bf16_runner(graph, passes_of(network).output_names), network, pictures, info.epsilon or EPS
+    )
     return {
         "agreement": min(agreement.lowest for agreement in agreements),
         "pictures": count,
@@ -84,6 +84,24 @@ def store_bf16_agreement(graph: Path, checkpoint: Source, folder: Path, count: i
         f"bfloat16 on OpenVINO gives float32's answer for {found['agreement']:.2%} of {count} pictures at least; "
         f"SGN_ENGINE=auto {chosen}"
     )
+
+
+def _bf16_runner(graph: Path, output_names: tuple[str, ...]) -> GraphRunner:
+    """Compile a graph as the service does.
+
+    Raises:
+        OpenVinoError: This machine's processor computes in another precision.
+    """
+    compiled = compile_model(onnx.load(graph), {"INFERENCE_PRECISION_HINT": BF16})
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used not in (BF16, "bfloat16"):
+        raise OpenVinoError(f"this machine's processor computes in {used}, not in {BF16}; leave --bf16-agreement out")
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        results = compiled([images.numpy()])
+        return {name: torch.from_numpy(results[name].copy()) for name in output_names}
+
+    return run
 
 
 def _metadata(graph: Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Start a graph on ONNX Runtime or OpenVINO: exactly as it was asked for, or with an error that names the fix."""
 
 import importlib.util
-import io
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.onnx_runtime import CPU, start_session
+from sgn_serve.openvino_runtime import compile_model
 from sgn_serve.refusals import ServingError
 
 CUDA = "CUDAExecutionProvider"
@@ -113,7 +113,7 @@ class OpenVinoSession:
             # A pinned thread would wait for its core while decoding, or another process, uses it.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _compile(model, settings)
+        compiled = compile_model(model, settings)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used not in OPENVINO_PRECISIONS[precision]:
             raise EngineError(
@@ -128,10 +128,3 @@ class OpenVinoSession:
         with self._running:  # the request holds the values of one inference at a time
             self._request.infer(dict(inputs), share_inputs=True)
             return [self._request.get_tensor(name).data.copy() for name in outputs]
-
-
-def _compile(model: onnx.ModelProto, settings: Mapping[str, object]) -> Any:
-    import openvino
-
-    core = openvino.Core()
-    return core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", dict(settings))

@@ -146,7 +146,7 @@ def test_an_engine_that_cannot_run_the_graph_gives_way(agreeing: Graph, monkeypa
     def compile_nothing(*arguments: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("sgn_serve.inference.engines._compile", compile_nothing)
+    monkeypatch.setattr("sgn_serve.inference.engines.compile_model", compile_nothing)
     classifier, choice = start_chosen(agreeing, Settings())
     assert classifier.runs_on.startswith("ONNX Runtime")
     assert choice.reason.startswith("OpenVINO cannot run it in bfloat16 (")
