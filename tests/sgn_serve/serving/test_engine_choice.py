@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from sgn_serve.graph_format import BF16_KEY, file_sha256
+from sgn_serve.inference import engines
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.serving import engine_choice
@@ -153,6 +154,28 @@ def test_an_engine_that_cannot_run_the_graph_gives_way(agreeing: Graph, monkeypa
     assert "no such operator" in choice.reason
     with pytest.raises(GraphError, match="OpenVINO cannot run it"):
         start_chosen(agreeing, Settings(engine="openvino"))
+
+
+@pytest.mark.usefixtures("able")
+@pytest.mark.parametrize("offset", [0.5, float("nan")])
+def test_an_engine_whose_outputs_are_far_off_gives_way(
+    agreeing: Graph, monkeypatch: pytest.MonkeyPatch, offset: float
+) -> None:
+    class FarOff:
+        """Answers as ONNX Runtime does, with a self-gradient that is wrong."""
+
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+            assert precision == "bf16"
+            self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
+
+        def run(self, outputs: list[str], inputs: Any) -> list[Any]:
+            values = self.right.run(outputs, inputs)
+            return [value + offset * (name == "self_gradient") for name, value in zip(outputs, values, strict=True)]
+
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", FarOff)
+    classifier, choice = start_chosen(agreeing, Settings())
+    assert (classifier.engine, choice.engine, choice.precision) == ("onnxruntime", "onnxruntime", None)
+    assert choice.reason.startswith("OpenVINO's outputs in bfloat16 are off by ")
 
 
 def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
