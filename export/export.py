@@ -10,6 +10,7 @@ from export.bf16_agreement import store_bf16_agreement
 from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
+from export.formats.openvino import require_openvino
 from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
@@ -31,6 +32,8 @@ def export_all(options: argparse.Namespace, command: str) -> int:
         source = Source(options.ckpt, classes)
         for kind, _ in options.targets:
             format_of(kind).check()
+        if options.bf16_agreement is not None:
+            require_openvino()
         companions = Companions(source, options, command)
         source = replace(source, told=True)
     except (ExportError, TrainingError) as error:
