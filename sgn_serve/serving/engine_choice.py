@@ -128,10 +128,10 @@ def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineCh
         instead = replace(instead, reason=f"OpenVINO cannot run it in bfloat16 ({one_line(error)})")
         return _start(graph, settings, instead), instead
     reference = _start(graph, settings, instead)
-    error = largest_error(classifier, reference)
-    if error <= FAR_OFF:
+    off = largest_error(classifier, reference)
+    if off <= FAR_OFF:
         return classifier, choice
-    return reference, replace(instead, reason=f"OpenVINO's outputs in bfloat16 are off by {error:.2g} of their size")
+    return reference, replace(instead, reason=f"OpenVINO's outputs in bfloat16 are off by {off:.2g} of their size")
 
 
 def largest_error(classifier: Classifier, reference: Classifier) -> float:

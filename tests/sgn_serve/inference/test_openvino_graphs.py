@@ -74,6 +74,8 @@ def test_the_bundled_graph_has_the_same_self_gradient_on_both_engines() -> None:
     expected, found = (one.logits(images, True, with_gradient=True) for one in (here, there))
     assert expected.gradient is not None
     assert found.gradient is not None
+    assert expected.corrected is not None
+    assert found.corrected is not None
     error = np.linalg.norm(found.gradient - expected.gradient) / np.linalg.norm(expected.gradient)
     assert error < 1e-3, "it was 4 while OpenVINO read the masks' offset as one half"
     np.testing.assert_allclose(found.corrected, expected.corrected, atol=1e-3)
