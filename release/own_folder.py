@@ -3,9 +3,10 @@
     python -m release.own_folder --data-root data --work /tmp/own-folder
 
 It makes the photos from CIFAR-10's pictures in class folders (<data-root>/train/<class>/*.jpg): those of three classes,
-enlarged to sides between 100 and 400 pixels, as JPEG. Then it trains, judges, exports and serves as the tutorial says,
-and asks the service for the class of pictures that training has not seen. results/own_folder.json gets the commands
-with the time and the processor time of each, and the figures.
+enlarged to sides between 100 and 400 pixels, as JPEG. The seven other classes give the network to start from, a state
+dict as PyTorch writes it: its training is no part of the way. Then it trains, judges, exports and serves as the
+tutorial says, and asks the service for the class of pictures that training has not seen. results/own_folder.json gets
+the commands with the time and the processor time of each, and the figures.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
@@ -37,6 +39,9 @@ from training.data.picture_folder import in_test_part
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "own_folder.json"
 CLASSES = ("automobile", "bird", "ship")
+OTHERS = ("airplane", "cat", "deer", "dog", "frog", "horse", "truck")
+"""Classes of the network to start from."""
+START = "resnet18.pth"
 SMALLEST, LARGEST = 100, 400
 """Sides of the photos in pixels."""
 READY_SECONDS = 300
@@ -52,19 +57,25 @@ class Size:
     """How much is trained and judged.
 
     Attributes:
+        start_per_class: Photos of each of the other classes, for the network to start from.
+        start_epochs: Its epochs.
         per_class: Photos of each class.
         arch: Backbone.
         image_size: Side in pixels that they are resized to.
+        recipe: The recipe of training.
         epochs: Epochs.
         batch_size: Photos a step.
         attacks: What --attacks says of the judging.
         threads: CPU threads of training and judging.
     """
 
-    per_class: int = 60
+    start_per_class: int = 200
+    start_epochs: int = 4
+    per_class: int = 100
     arch: str = "timm:resnet18"
     image_size: int = 128
-    epochs: int = 6
+    recipe: str = "finetune"
+    epochs: int = 10
     batch_size: int = 16
     attacks: str = "pgd-10,cw-20"
     threads: int = 2
@@ -87,12 +98,13 @@ class Step:
     core_seconds: float
 
 
-def make_photos(source: Path, folder: Path, per_class: int, seed: int = 0) -> None:
+def make_photos(source: Path, folder: Path, classes: Sequence[str], per_class: int, seed: int = 0) -> None:
     """Write photos of mixed sizes into class folders.
 
     Args:
         source: Holds train/<class>/<picture>.
         folder: Where the class folders are made.
+        classes: Names of the classes.
         per_class: Photos of each class.
         seed: Seed of the sizes.
 
@@ -100,7 +112,7 @@ def make_photos(source: Path, folder: Path, per_class: int, seed: int = 0) -> No
         OwnFolderError: A class has too few pictures.
     """
     sizes = random.Random(seed)
-    for name in CLASSES:
+    for name in classes:
         paths = [path for path in sorted((source / "train" / name).glob("*")) if path.suffix.lower() in SUFFIXES]
         if len(paths) < per_class:
             raise OwnFolderError(f"{source / 'train' / name}: {len(paths)} pictures, but {per_class} are wanted")
@@ -117,9 +129,9 @@ def commands(size: Size) -> dict[str, list[str]]:
     checkpoint = "runs/photos/model.safetensors"
     return {
         "train": [
-            *("train", "--data-root", "photos", "--arch", size.arch, "--image-size", str(size.image_size)),
-            *("--run", "photos", "--epochs", str(size.epochs), "--batch-size", str(size.batch_size)),
-            *("--lr", "0.05", "--lr-schedule", "cyclic", *threads),
+            *("train", "--data-root", "photos", "--arch", size.arch, "--pretrained", START),
+            *("--image-size", str(size.image_size), "--recipe", size.recipe, "--epochs", str(size.epochs)),
+            *("--batch-size", str(size.batch_size), "--run", "photos", *threads),
         ],
         "judge": [
             *("judge", "--ckpt", checkpoint, "--data-root", "photos", "--attacks", size.attacks, "--beta", "20"),
@@ -129,11 +141,47 @@ def commands(size: Size) -> dict[str, list[str]]:
     }
 
 
+def make_start(work: Path, size: Size) -> None:
+    """Train a plain network on others/, and write its state dict as other programs do, normalisation layer included.
+
+    Args:
+        work: The folder that has others/.
+        size: How much is trained.
+
+    Raises:
+        OwnFolderError: Training failed; it has printed why.
+    """
+    run_sgn(
+        work,
+        *("train", "--data-root", "others", "--arch", size.arch, "--image-size", str(size.image_size)),
+        *("--method", "standard", "--lr", "0.05", "--lr-schedule", "cyclic", "--epochs", str(size.start_epochs)),
+        *("--batch-size", str(size.batch_size), "--run", "start", "--threads", str(size.threads)),
+    )
+    network, _ = load_checkpoint(work / "runs" / "start" / "model.safetensors")
+    weights = {f"model.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
+    torch.save({"mean": network.mean, "std": network.std, **weights}, work / START)
+
+
+def run_sgn(work: Path, *arguments: str) -> None:
+    """Run a command of `sgn` in a folder.
+
+    Raises:
+        OwnFolderError: The command failed; it has printed why.
+    """
+    command = [sys.executable, "-m", "sgn", *arguments]
+    if subprocess.run(command, cwd=work, env=_environment(), check=False).returncode:
+        raise OwnFolderError(f"sgn {shlex.join(arguments)} failed; its message is above")
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
     """Go the whole way in a folder that has photos/, and return the steps and the figures.
 
     Args:
-        work: The folder. runs/ and photos.onnx are made in it.
+        work: The folder. It has resnet18.pth too; runs/ and photos.onnx are made in it.
         size: How much is trained and judged.
         told: Gets each step when it is done.
 
@@ -141,7 +189,6 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
         OwnFolderError: A command failed; it has printed why.
     """
     steps: list[Step] = []
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
 
     def measured(name: str, command: str, act: Callable[[], Any]) -> Any:
         began, used = time.monotonic(), _children()
@@ -150,17 +197,12 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
         told(steps[-1])
         return result
 
-    def run(arguments: Sequence[str]) -> None:
-        command = [sys.executable, "-m", "sgn", *arguments]
-        if subprocess.run(command, cwd=work, env=environment, check=False).returncode:
-            raise OwnFolderError(f"sgn {shlex.join(arguments)} failed; its message is above")
-
     for name, arguments in commands(size).items():
-        measured(name, f"sgn {shlex.join(arguments)}", partial(run, arguments))
+        measured(name, f"sgn {shlex.join(arguments)}", partial(run_sgn, work, *arguments))
     answers = measured(
         "serve and classify",
         "sgn serve --model photos.onnx",
-        lambda: classify_unseen(work, environment),
+        lambda: classify_unseen(work, _environment()),
     )
     report = json.loads((work / "runs" / "photos" / "evaluation.json").read_text())
     return {
@@ -250,7 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     size = Size(**{name: getattr(options, name) for name in asdict(Size())})
     try:
-        make_photos(options.data_root, options.work / "photos", size.per_class)
+        make_photos(options.data_root, options.work / "others", OTHERS, size.start_per_class)
+        make_photos(options.data_root, options.work / "photos", CLASSES, size.per_class)
+        make_start(options.work, size)
         result = go(options.work, size, lambda step: print(step, file=sys.stderr, flush=True))
     except (OwnFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -50,7 +50,7 @@ commands:
 {chr(10).join(f"  {name:<9}  {command.help}" for name, command in COMMANDS.items())}
 
 from a folder of pictures, photos/CLASS/*.jpg, to an answer:
-  {PROGRAM} train --data-root photos --arch wrn-16-2 --run photos
+  {PROGRAM} train --data-root photos --arch wrn-16-2 --minutes 60 --run photos
   {PROGRAM} judge --ckpt runs/photos/model.safetensors --data-root photos
   {PROGRAM} export --ckpt runs/photos/model.safetensors --onnx photos.onnx
   {PROGRAM} serve --model photos.onnx

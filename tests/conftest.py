@@ -9,8 +9,10 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-# Read when torch is first imported, by these processes and those that they start. Threads that spin while they wait for
-# one that does not get a core make tests on a busy machine ten times slower.
+# Read when torch is first imported, by these processes and those that they start. Two lanes of tests share the cores,
+# and the networks are tiny: a second thread gains nothing, and waiting for one that does not get a core costs up to ten
+# times the work. So a lane has one thread, and threads do not spin while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -135,15 +135,18 @@ def test_the_bundled_model_knows_the_example_pictures(bundled_server: str, examp
 @pytest.mark.parametrize("arch", backbones("wrn-10-1", "timm:resnet18"))
 def test_from_class_folders_of_mixed_sizes_to_answers(arch: str, project_root: Path, tmp_path: Path) -> None:
     """The tutorial's way in small: nothing but class folders, then `sgn train`, `judge`, `export` and `serve`."""
-    for name in own_folder.CLASSES:
+    others = own_folder.OTHERS[:2]
+    for name in (*own_folder.CLASSES, *others):
         (tmp_path / "cifar" / "train" / name).mkdir(parents=True)
         for path in (project_root / "examples").glob(f"{name}_*.png"):
             shutil.copy(path, tmp_path / "cifar" / "train" / name)
-    own_folder.make_photos(tmp_path / "cifar", tmp_path / "photos", per_class=10)
+    own_folder.make_photos(tmp_path / "cifar", tmp_path / "others", others, per_class=10)
+    own_folder.make_photos(tmp_path / "cifar", tmp_path / "photos", own_folder.CLASSES, per_class=10)
     sizes = {read_size(path) for path in (tmp_path / "photos").rglob("*.jpg")}
     assert len(sizes) > 20
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == sorted(own_folder.CLASSES)
-    size = own_folder.Size(10, arch, image_size=32, epochs=1, batch_size=8, attacks="pgd-1", threads=1)
+    size = own_folder.Size(arch=arch, image_size=32, start_epochs=1, epochs=1, batch_size=8, attacks="pgd-1", threads=1)
+    own_folder.make_start(tmp_path, size)
     result = own_folder.go(tmp_path, size)
     assert [step["name"] for step in result["steps"]] == ["train", "judge", "export", "serve and classify"]
     # A fifth of each class is unseen: judged by PyTorch, then classified by the service, as right as each other.
@@ -155,4 +158,4 @@ def test_from_class_folders_of_mixed_sizes_to_answers(arch: str, project_root: P
 def test_too_few_pictures_to_make_photos_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [f"--data-root={tmp_path}", f"--work={tmp_path / 'work'}"]
     assert own_folder.main(argv) == 2
-    assert "train/automobile: 0 pictures, but 60 are wanted" in capsys.readouterr().err
+    assert "train/airplane: 0 pictures, but 200 are wanted" in capsys.readouterr().err

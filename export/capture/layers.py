@@ -13,15 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class LayerTracker:
     """Know which layer of a network is running, inside the context manager `tracking`."""
 
-    def __init__(self, network: nn.Module, on_end: Callable[[str], None] = lambda _: None):
+    def __init__(self, network: nn.Module, on_leave: Callable[[str], None] = lambda _: None):
         """Make a tracker of this network's layers.
 
         Args:
             network: The network.
-            on_end: Is called with a layer's name and kind when it has ended.
+            on_leave: Is called with a layer's name and kind when it has ended, and when it calls another layer.
         """
         self._network = network
-        self._on_end = on_end
+        self._on_leave = on_leave
         self._running: list[str] = []
         self._calls = _RunningCall()
 
@@ -49,7 +49,7 @@ class LayerTracker:
         for name, module in self._network.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 label = f"{name} ({type(module).__name__})"
-                hooks.append(module.register_forward_pre_hook(lambda *_, label=label: self._running.append(label)))
+                hooks.append(module.register_forward_pre_hook(lambda *_, label=label: self._began(label)))
                 hooks.append(module.register_forward_hook(lambda *_: self._ended()))
         try:
             yield self
@@ -57,8 +57,13 @@ class LayerTracker:
             for hook in hooks:
                 hook.remove()
 
+    def _began(self, label: str) -> None:
+        if self._running:
+            self._on_leave(self._running[-1])
+        self._running.append(label)
+
     def _ended(self) -> None:
-        self._on_end(self._running.pop())
+        self._on_leave(self._running.pop())
 
 
 class _RunningCall(TorchFunctionMode):

@@ -52,10 +52,13 @@ def test_a_gpu_trains_as_the_processor_does(picture_folder, runs, name):
     assert on_gpu == pytest.approx(on_cpu, rel=0.05)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_every_method_trains_and_resumes(device, picture_folder, runs, name, precision):
-    options = (*TRAININGS[name], f"--device={device}", f"--precision={precision}")
+def test_every_method_trains_and_resumes_on_a_gpu(picture_folder, runs, name, precision):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+    options = (*TRAININGS[name], "--device=cuda", f"--precision={precision}")
     train(picture_folder, "run", *options)
     train(picture_folder, "run", *options, "--resume", epochs=2)
     assert [row["epoch"] for row in rows(runs / "run")] == ["1", "2"]

@@ -223,8 +223,11 @@ class _Around(nn.Module):
     [
         (lambda logits: logits.softmax(1), "probabilities .* leave its softmax out, or return their logarithm"),
         (lambda logits: logits.softmax(1).half(), "probabilities"),
-        (lambda logits: {"logits": logits}, "answers with a dict, not with one tensor"),
-        (lambda logits: (logits, logits), "answers with a tuple"),
+        (
+            lambda logits: {"scores": logits, "more": logits},
+            "returns a dict of scores .*, and which of them are the logits",
+        ),
+        (lambda logits: (logits, logits), "returns a tuple of .*, and which of them are the logits"),
         (lambda logits: logits.argmax(1), r"answers 16 pictures with \(16,\), not with logits"),
         (lambda logits: logits[:, :1], r"with \(16, 1\)"),
         (lambda logits: logits[:-1], r"with \(15, 10\)"),
@@ -242,6 +245,15 @@ def test_answers_that_are_no_logits(module, after, message):
     with pytest.raises(JudgeError, match=message) as caught:
         judge(_Around(module, after), images, labels, progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dict_with_logits_is_taken(module):
+    images, labels = some_pictures(module)
+    plain = judge(module, images, labels, attacks="pgd-3", progress=False)
+    judged = judge(_Around(module, lambda logits: {"logits": logits}), images, labels, attacks="pgd-3", progress=False)
+    assert {name: row.withstood for name, row in judged.rows.items()} == {
+        name: row.withstood for name, row in plain.rows.items()
+    }
 
 
 def test_the_logarithm_of_probabilities_is_taken(module):
