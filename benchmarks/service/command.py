@@ -7,6 +7,9 @@ Writes results/service.json. Each system runs alone, with the same graph and thr
 process of its own on the same machine, sends it the example pictures (PNG files) over 1, 8, 32 and 128 connections.
 The rounds alternate among the systems and the median round counts, so that a busy machine slows all of them alike. The
 engine alone is ONNX Runtime on batches of decoded pictures: the most that a service on this machine could reach.
+
+Two of the systems are this service with self_gradient=auto, in float32 and in what SGN_ENGINE=auto chooses. The block
+of all others is always on.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +33,20 @@ from training.common import markdown
 
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
-SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
+SYSTEMS = {
+    "ours": "this service",
+    "auto": "this service, auto",
+    "auto-bf16": "this service, auto, OpenVINO in bfloat16",
+    "fastapi": "FastAPI and ONNX Runtime",
+    "litserve": "LitServe and ONNX Runtime",
+}
+ON_CPU = {"SGN_PROVIDERS": "cpu"}
+OURS: dict[str, dict[str, str]] = {
+    "ours": ON_CPU,
+    "auto": {**ON_CPU, "SGN_SELF_GRADIENT": "auto"},
+    "auto-bf16": {"SGN_ENGINE": "auto", "SGN_SELF_GRADIENT": "auto"},
+}
+"""Settings of this service under each of its names. The block of all others, and of the first, is always on."""
 AT = 32
 """Number of connections, and batch size of the engine, at which the service is compared with the engine."""
 START_LIMIT_SECONDS = 120
@@ -38,9 +55,21 @@ PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litser
 
 def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
     """Return the command that starts a system's server. This service reads graph and threads from its environment."""
-    if system == "ours":
+    if system in OURS:
         return service_command(port)
     return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
+
+
+def check_precision(port: int) -> None:
+    """Check that this service has chosen bfloat16.
+
+    Raises:
+        BenchmarkError: It has not; the message says why.
+    """
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", timeout=5) as answer:
+        engine = json.load(answer)["engine"]
+    if engine["precision"] != "bf16":
+        raise BenchmarkError(f"it serves in {engine['precision']}: {engine['reason']}; leave it out of --systems")
 
 
 @contextmanager
@@ -55,7 +84,7 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
         settings = {
             "SGN_MODEL": str(graph),
             "SGN_THREADS": str(threads),
-            "SGN_PROVIDERS": "cpu",
+            **OURS.get(system, {}),
             "SGN_ACCESS_LOG": "false",  # the others log no requests either
         }
         log = Path(home) / "log"
@@ -63,6 +92,8 @@ def running(system: str, graph: Path, threads: int) -> Iterator[int]:
         with server.running(command, service_environment(Path(home), **settings), log) as process:
             try:
                 wait_until_ready(process, port, log, START_LIMIT_SECONDS)
+                if system == "auto-bf16":
+                    check_precision(port)
             except BenchmarkError as error:
                 raise BenchmarkError(f"{SYSTEMS[system]}: {error}") from None
             yield port
@@ -114,6 +145,24 @@ def table(result: dict[str, Any]) -> str:
             cells = [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
             lines.append([connections, name, *cells])
     return markdown.table(("connections", "service", "requests/s", "p50, ms", "p99, ms"), lines, "rlrrr")
+
+
+def auto_gains(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the throughput of self_gradient=auto in that of the faster of the other services.
+
+    Returns:
+        The ratio by this service's name and number of connections. Empty where no other service was measured.
+    """
+    services = result["services"]
+    others = [services[SYSTEMS[name]] for name in SYSTEMS if name not in OURS and SYSTEMS[name] in services]
+    return {
+        SYSTEMS[name]: {
+            connections: row["requests_per_second"] / max(other[connections]["requests_per_second"] for other in others)
+            for connections, row in services[SYSTEMS[name]].items()
+        }
+        for name in ("auto", "auto-bf16")
+        if SYSTEMS[name] in services and others
+    }
 
 
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
