@@ -37,7 +37,8 @@ def scale_masks_by_convolutions(graph: fx.GraphModule) -> None:
     """Replace, in place, the scaled sums of masks of hard-swish by depthwise 1x1 convolutions of the sums.
 
     ONNX Runtime has no blocked form of a product with a number. It fuses such a convolution with the sum that follows.
-    Measured on 72 to 144 channels of 28x28 to 56x56 pixels, the way back through a hard-swish takes 15 to 35 % less.
+    With the masks in blocks too, a hard-swish between two convolutions, there and back, takes 16 to 35 % less time.
+    That was measured on 72 channels of 28x28 pixels and 144 of 56x56, in batches of 1 and 8.
     """
     editor = Editor(graph)
     for product in graph.graph.find_nodes(op="call_function", target=aten.mul.Tensor):
