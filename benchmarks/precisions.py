@@ -5,6 +5,9 @@
 Writes results/precisions.json. It covers every format and precision that a CPU runs. Each has the share of 1,000
 real pictures, and of their PGD-20 versions, that keep their top class. `python -m export --precision` measures the same
 before it writes a file. Nothing is refused here, however low the share.
+
+The last row is the float32 graph beside the checkpoint, rounded to bfloat16 by OpenVINO: what SGN_ENGINE=auto serves
+where it can. `python -m release.auto --publish` puts its shares among the figures beside the graph.
 """
 
 import argparse
@@ -13,22 +16,25 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import commit, processor, versions
+from export.bf16_agreement import measure_bf16
 from export.check.pictures import PicturesError
 from export.check.verify import VerificationError
 from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
 from training.common import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+SERVED = "onnx on OpenVINO, bf16"
 ROWS = (
     ("openvino", "bf16"),
     ("torchscript", "bf16"),
@@ -63,6 +69,35 @@ def measure(checkpoint: Path, pictures: Path, row: tuple[str, str], count: int) 
     return {"agreement": {item.output: asdict(item) for item in report.agreements}}
 
 
+def measure_served(checkpoint: Path, graph: Path, pictures: Path, count: int) -> dict[str, Any]:
+    """Compare a float32 graph's answers in bfloat16 on OpenVINO with float32's.
+
+    Args:
+        checkpoint: The checkpoint file that the graph was exported from.
+        graph: The graph's file.
+        pictures: See measure.
+        count: See measure.
+
+    Returns:
+        The agreements by output and what else belongs to them, or {"error": message} where this machine cannot.
+
+    Raises:
+        PicturesError: The folder has too few pictures.
+    """
+    try:
+        found = measure_bf16(graph, checkpoint, pictures, count)
+    except OpenVinoError as error:
+        return {"error": str(error)}
+    return {
+        "agreement": {item["output"]: item for item in found.pop("outputs")},
+        "lowest": found.pop("agreement"),
+        GRAPH_SHA256_FIELD: file_sha256(graph),
+        **found,
+        "processor": processor(),
+        "git_commit": commit(),
+    }
+
+
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the result's rows as a Markdown table, shares in percent."""
     header = ("format, precision", "clean", "after PGD-20", "block off: clean", "after PGD-20")
@@ -82,6 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures like those trained on")
     parser.add_argument("--count", type=int, default=Reduced.pictures, help="how many of them")
     parser.add_argument("--ckpt", type=Path, default=BUNDLED, help="model.safetensors (default: the bundled one)")
+    parser.add_argument(
+        "--served", action="store_true", help="measure the last row alone, and keep the others of --output"
+    )
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/precisions.json)")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
@@ -92,12 +130,15 @@ def main(arguments: list[str] | None = None) -> int:
         "git_commit": commit(),
         "rows": {},
     }
-    for name, precision in ROWS:
-        print(f"{name}, {precision}", file=sys.stderr, flush=True)
+    if options.served and options.output.is_file():
+        result = json.loads(options.output.read_text())
+    graph = options.ckpt.with_suffix(".onnx")
+    rows = {", ".join(row): partial(measure, options.ckpt, options.pictures, row, options.count) for row in ROWS}
+    served = partial(measure_served, options.ckpt, graph, options.pictures, options.count)
+    for title, run in {**({} if options.served else rows), **({SERVED: served} if graph.is_file() else {})}.items():
+        print(title, file=sys.stderr, flush=True)
         try:
-            result["rows"][f"{name}, {precision}"] = measure(
-                options.ckpt, options.pictures, (name, precision), options.count
-            )
+            result["rows"][title] = run()
         except PicturesError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

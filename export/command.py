@@ -16,6 +16,7 @@ from export.options import (
     FUSED,
     KINDS,
     MIN_AGREEMENT,
+    ONNX,
     PICTURES,
     REDUCED_PRECISIONS,
     SERVED,
@@ -159,6 +160,14 @@ def _add_reduced_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--bf16-agreement",
+        type=Path,
+        metavar="DIR",
+        help="for --onnx in fp32: measure on this folder's pictures how often bfloat16 on OpenVINO gives float32's "
+        f"answer, and store it in the graph. With {MIN_AGREEMENT} or more, SGN_ENGINE=auto serves it in bfloat16 where "
+        "the processor can",
+    )
+    parser.add_argument(
         "--auto-agreement",
         type=_share,
         metavar="SHARE",
@@ -215,9 +224,13 @@ def _check_fused(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def _check_reduced(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.bf16_agreement is not None and (
+        options.precision != "fp32" or options.fused or ONNX not in _wanted(options)
+    ):
+        parser.error("--bf16-agreement is for --onnx in fp32, without --fused; leave it out")
     if options.precision == "fp32":
         for flag in ("min_agreement", "agreement_pictures"):
-            if getattr(options, flag) is not None:
+            if getattr(options, flag) is not None and (flag == "min_agreement" or options.bf16_agreement is None):
                 parser.error(f"--{flag.replace('_', '-')} has no effect with --precision fp32; leave it out")
     elif options.pictures is None:
         parser.error(f"{options.precision} is compared with fp32 on real pictures; name their folder with --pictures")

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.auto_margin import AutoRequest, auto_metadata, told
+from export.bf16_agreement import store_bf16_agreement
 from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
-from export.formats.table import TORCHSCRIPT, Format, format_of
+from export.formats.openvino import require_openvino
+from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
@@ -30,6 +32,8 @@ def export_all(options: argparse.Namespace, command: str) -> int:
         source = Source(options.ckpt, classes)
         for kind, _ in options.targets:
             format_of(kind).check()
+        if options.bf16_agreement is not None:
+            require_openvino()
         companions = Companions(source, options, command)
         source = replace(source, told=True)
     except (ExportError, TrainingError) as error:
@@ -96,7 +100,11 @@ def _report(file_format: Format, source: Source, target: Path, options: argparse
 
 def _written(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
     if options.precision == "fp32":
-        return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
+        table = export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
+        if not options.bf16_agreement or file_format.name != ONNX.name:
+            return table
+        count = options.agreement_pictures or ENOUGH_PICTURES
+        return f"{table}\n{store_bf16_agreement(target, source, options.bf16_agreement, count)}"
     reduced = Reduced(
         options.precision,
         MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,

@@ -5,11 +5,13 @@ export.formats.table says how each kind of file is written.
 
 from dataclasses import dataclass
 
+from sgn_serve import graph_format
+
 PICTURES = 28
 """Pictures to check a graph on: a multiple of every batch size, so that each sees every picture in whole batches."""
 ENOUGH_PICTURES = 1000
 """Pictures on which a share of equal answers is measured by default; with fewer it is rough."""
-MIN_AGREEMENT = 0.995
+MIN_AGREEMENT = graph_format.MIN_AGREEMENT
 """Share of pictures that must keep float32's top class in reduced precision, by default."""
 REDUCED_PRECISIONS = {"fp16": "float16", "bf16": "bfloat16"}
 """Types of the convolutions besides float32: the names in torch, by the precision's name."""

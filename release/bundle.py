@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
-from sgn_serve.graph_format import AUTO_KEY, file_sha256
+from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, file_sha256
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common.errors import TrainingError
 from training.common.markdown import table
@@ -39,6 +40,7 @@ RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
 DISAGREEMENT = ROOT / "results" / "disagreement.json"
 AUTO = ROOT / "results" / "auto.json"
+PRECISIONS = ROOT / "results" / "precisions.json"
 SYSTEMS = {
     "self-gradient": "self-gradient",
     "start": "one-step adversarial, the starting point",
@@ -177,7 +179,16 @@ def summary() -> dict[str, Any]:
     auto = json.loads(AUTO.read_text())
     if auto["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
         figures[AUTO_KEY] = auto_figures(auto)
+    bf16 = json.loads(PRECISIONS.read_text())["rows"].get(SERVED, {})
+    if bf16.get(GRAPH_SHA256_FIELD) == figures[GRAPH_SHA256_FIELD]:
+        figures[BF16_KEY] = bf16_figures(bf16)
     return figures
+
+
+def bf16_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what model.json holds of a row of results/precisions.json: how often bfloat16 gives float32's answer."""
+    kept = ("pictures", GRAPH_SHA256_FIELD, "openvino", "processor", "git_commit")
+    return {"agreement": row["lowest"], "outputs": list(row["agreement"].values()), **{key: row[key] for key in kept}}
 
 
 def auto_figures(auto: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,14 @@ PRECISION_KEY = "precision"
 AUTO_KEY = "auto"
 """Metadata of a graph, and entry of the figures beside it: the threshold of self_gradient=auto as "margin", and what it
 was measured to do, as JSON. A picture whose two largest plain probabilities differ by less gets the second pass."""
+BF16 = "bf16"
+"""The precision bfloat16, as PRECISION_KEY names it."""
+BF16_KEY = "bf16"
+"""Metadata of a float32 graph, and entry of the figures beside it: the share of pictures for which bfloat16 on OpenVINO
+gives float32's answer as "agreement", and what it was measured on, as JSON. It is the lowest of clean and attacked
+pictures, block on and off. Among the figures it names the graph that it was measured on as "graph_sha256"."""
+MIN_AGREEMENT = 0.995
+"""Least such share: with less, an export in reduced precision is refused, and SGN_ENGINE=auto does not choose it."""
 
 FIGURES_FORMAT = "self-gradient-figures/1"
 """Value of "format" in the file of figures beside a graph."""

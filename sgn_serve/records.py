@@ -155,6 +155,16 @@ class AutoMode(BaseModel):
     )
 
 
+class EngineUsed(BaseModel):
+    """The engine that answers, and why."""
+
+    name: str = Field(description="ONNX Runtime or OpenVINO")
+    providers: list[str] = Field(description="ONNX Runtime's execution providers, by preference; empty for OpenVINO")
+    precision: str = Field(description="what it computes in: float32, or bf16 or fp16 for most of it")
+    chosen: Literal["setting", "auto"] = Field(description="whether SGN_ENGINE names it, or left it to the service")
+    reason: str = Field(description="why it is this one, in one line")
+
+
 class Limits(BaseModel):
     """Limits of one request."""
 
@@ -182,6 +192,7 @@ class ModelCard(BaseModel):
     architecture: str | None
     method: str | None = Field(description="how it was trained")
     precision: str | None = Field(description="precision that the graph was exported for, null for float32")
+    engine: EngineUsed | None = Field(description="what the network runs on here; null where it was not started")
     has_block: bool = Field(description="whether there is a self-gradient block to switch on")
     has_gradient: bool = Field(description="whether /explain can draw the self-gradient")
     block: dict[str, Any] | None = Field(description="shape of the self-gradient block")

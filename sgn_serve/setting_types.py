@@ -13,7 +13,9 @@ from sgn_serve.records import AUTO, SelfGradient
 
 ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
-ENGINES = (ONNX_RUNTIME, OPENVINO)
+AUTO_ENGINE = "auto"
+"""Let the service choose one of the two."""
+ENGINES = (AUTO_ENGINE, ONNX_RUNTIME, OPENVINO)
 
 FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
@@ -162,7 +164,7 @@ UrlName = Annotated[
     AfterValidator(_name),
     Accepts("up to 64 letters, digits, dots, dashes and underscores, for it is part of a URL"),
 ]
-Engine = Annotated[str, AfterValidator(_engine), Accepts(" or ".join(ENGINES))]
+Engine = Annotated[str, AfterValidator(_engine), Accepts(", ".join(ENGINES[:-1]) + f" or {ENGINES[-1]}")]
 Providers = Annotated[
     tuple[str, ...],
     BeforeValidator(_providers),

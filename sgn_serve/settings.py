@@ -15,7 +15,7 @@ from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
     A_COLOUR,
-    ONNX_RUNTIME,
+    AUTO_ENGINE,
     Accepts,
     BlockSwitch,
     Colour,
@@ -110,9 +110,10 @@ class Settings(BaseSettings):
         description="disagreement of block on and block off, in bits, above which an answer calls a picture suspicious",
     )
     engine: Engine = Field(
-        ONNX_RUNTIME,
-        description="library that the network runs on; openvino is an extra of this package. One that cannot be used "
-        "is an error",
+        AUTO_ENGINE,
+        description="library that the network runs on. auto takes openvino in bfloat16 where it is installed, the "
+        "processor has bfloat16 products, the graph's answers were measured to agree, and SGN_PROVIDERS is not set; "
+        "else onnxruntime. openvino is an extra of this package. One that is named and cannot be used is an error",
     )
     providers: Annotated[Providers, Default("cuda where it works, else cpu")] = Field(
         (), description="ONNX Runtime execution providers by preference. One that cannot be used is an error"

@@ -6,6 +6,10 @@ Writes results/engines.json. Every engine has a process of its own and they take
 disturbances. The result also holds the peak memory of each process, the counted arithmetic of the network, and the
 speed of this machine's matrix products. The last two give the floor: the least time without a method that multiplies
 less.
+
+    python -m benchmarks.engines --data-root data/test
+
+measures self_gradient=auto alone, over real pictures, and adds it to the result; see benchmarks/engines/auto_mode.py.
 """
 
 import argparse
@@ -27,7 +31,10 @@ import torch
 
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
+from benchmarks.engines.auto_mode import Task, auto_table, measure_auto
+from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
+from export.check.pictures import PicturesError
 from export.kernels.onnx_functions import library_path
 from training.common import markdown
 from training.common.errors import first_line
@@ -279,13 +286,54 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--floor", action="store_true", help="measure only matrix products anew, for the floor in --output"
     )
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="measure only self_gradient=auto of the bundled network on pictures under this folder: the entry auto "
+        "of --output",
+    )
+    parser.add_argument("--pictures", type=int, default=Task.count, help="how many of them")
+    parser.add_argument("--attacked", type=int, default=Task.attacked, help="how many of those are attacked too")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
     return parser.parse_args(arguments)
+
+
+def main_auto(options: argparse.Namespace, command: str) -> int:
+    """Measure self_gradient=auto, add it to the result, and return the exit status.
+
+    Args:
+        options: The parsed command line.
+        command: The command line as it was given.
+    """
+    task = Task(options.data_root, count=options.pictures, attacked=options.attacked)
+    try:
+        measured = measure_auto(task, options.batches, options.repeats, options.threads)
+    except (BenchmarkError, PicturesError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    result["auto"] = {
+        "command": command.replace(str(options.data_root), "..."),
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "versions": versions(PACKAGES),
+        "processor": processor(),
+        "git_commit": commit(),
+        **measured,
+    }
+    save(result, options.output)
+    print(auto_table(result["auto"]))
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m benchmarks.engines", *given])
+    if options.data_root is not None:
+        return main_auto(options, command)
     peaks = matrix_products.peaks(options.threads)
     if options.floor:
         result = json.loads(options.output.read_text())
@@ -300,9 +348,8 @@ def main(arguments: list[str] | None = None) -> int:
         for engine in ENGINES
         if options.engines is None or options.engines in engine.name or engine.name == REFERENCE
     ]
-    given = sys.argv[1:] if arguments is None else arguments
     result = {
-        "command": " ".join(["python -m benchmarks.engines", *given]),
+        "command": command,
         "threads": options.threads,
         "repeats": options.repeats,
         "versions": versions(PACKAGES),

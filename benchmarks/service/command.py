@@ -13,6 +13,9 @@ are suspended, for an idle one may take time too.
 
 The engine alone is ONNX Runtime on batches of decoded pictures: the most that a service on this machine could reach.
 In each round the service also tells the ledger of its requests, beside what the engine alone takes for a picture.
+
+Two of the systems are this service with self_gradient=auto, in float32 and in what SGN_ENGINE=auto chooses. The block
+of all others is always on.
 """
 
 import argparse
@@ -22,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +41,20 @@ from training.common import markdown
 
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
-SYSTEMS = {"ours": "this service", "fastapi": "FastAPI and ONNX Runtime", "litserve": "LitServe and ONNX Runtime"}
+SYSTEMS = {
+    "ours": "this service",
+    "auto": "this service, auto",
+    "auto-bf16": "this service, auto, OpenVINO in bfloat16",
+    "fastapi": "FastAPI and ONNX Runtime",
+    "litserve": "LitServe and ONNX Runtime",
+}
+ON_CPU = {"SGN_PROVIDERS": "cpu"}
+OURS: dict[str, dict[str, str]] = {
+    "ours": ON_CPU,
+    "auto": {**ON_CPU, "SGN_SELF_GRADIENT": "auto"},
+    "auto-bf16": {"SGN_ENGINE": "auto", "SGN_SELF_GRADIENT": "auto"},
+}
+"""Settings of this service under each of its names. The block of all others, and of the first, is always on."""
 ENGINE, LEDGER = "engine", "ledger"
 """What takes a turn besides the systems: the engine alone, and this service while it tells its ledger."""
 AT = 32
@@ -48,7 +65,7 @@ PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litser
 
 def server_command(system: str, graph: Path, port: int, threads: int) -> list[str]:
     """Return the command that starts a system's server. This service reads graph and threads from its environment."""
-    if system == "ours":
+    if system in OURS:
         return service_command(port)
     return [sys.executable, "-m", f"benchmarks.service.servers.{system}_server", str(graph), str(port), str(threads)]
 
@@ -75,6 +92,18 @@ class Running:
             server.suspend(self.process)
 
 
+def check_precision(port: int) -> None:
+    """Check that this service has chosen bfloat16.
+
+    Raises:
+        BenchmarkError: It has not; the message says why.
+    """
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", timeout=5) as answer:
+        engine = json.load(answer)["engine"]
+    if engine["precision"] != "bf16":
+        raise BenchmarkError(f"it serves in {engine['precision']}: {engine['reason']}; leave it out of --systems")
+
+
 @contextmanager
 def running(system: str, graph: Path, threads: int) -> Iterator[Running]:
     """Run a system's server until the block ends.
@@ -87,7 +116,7 @@ def running(system: str, graph: Path, threads: int) -> Iterator[Running]:
         settings = {
             "SGN_MODEL": str(graph),
             "SGN_THREADS": str(threads),
-            "SGN_PROVIDERS": "cpu",
+            **OURS.get(system, {}),
             "SGN_ACCESS_LOG": "false",  # the others log no requests either
         }
         log = Path(home) / "log"
@@ -95,6 +124,8 @@ def running(system: str, graph: Path, threads: int) -> Iterator[Running]:
         with server.running(command, service_environment(Path(home), **settings), log) as process:
             try:
                 wait_until_ready(process, port, log, START_LIMIT_SECONDS)
+                if system == "auto-bf16":
+                    check_precision(port)
             except BenchmarkError as error:
                 raise BenchmarkError(f"{SYSTEMS[system]}: {error}") from None
             try:
@@ -177,6 +208,24 @@ def ledger_table(result: dict[str, Any]) -> str:
     return markdown.table(columns, lines, "r" * len(columns))
 
 
+def auto_gains(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the throughput of self_gradient=auto in that of the faster of the other services.
+
+    Returns:
+        The ratio by this service's name and number of connections. Empty where no other service was measured.
+    """
+    services = result["services"]
+    others = [services[SYSTEMS[name]] for name in SYSTEMS if name not in OURS and SYSTEMS[name] in services]
+    return {
+        SYSTEMS[name]: {
+            connections: row["requests_per_second"] / max(other[connections]["requests_per_second"] for other in others)
+            for connections, row in services[SYSTEMS[name]].items()
+        }
+        for name in ("auto", "auto-bf16")
+        if SYSTEMS[name] in services and others
+    }
+
+
 def shares_by_round(ours: Sequence[dict[str, Any]], engine: Sequence[float]) -> list[float]:
     """Return which share of the engine's throughput this service reaches with 32 connections in each round."""
     return [round(one["requests_per_second"] / alone, 3) for one, alone in zip(ours, engine, strict=False)]
@@ -248,7 +297,7 @@ def measure_rounds(arguments: argparse.Namespace) -> Rounds:
 
 def summary(arguments: argparse.Namespace, rounds: Rounds) -> dict[str, Any]:
     """Return what is written: for each system and number of connections the middle round, and ratios of all rounds."""
-    others = [system for system in arguments.systems if system != "ours"]
+    others = [system for system in arguments.systems if system not in OURS]
     compared = {}
     if "ours" in arguments.systems:
         for concurrency in arguments.concurrency:

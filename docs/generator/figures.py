@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 
+from benchmarks.precisions import SERVED
 from benchmarks.service import command as service
 from docs.generator.results import (
     AUTO_ATTACK,
@@ -205,6 +206,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "limit.large memory": lambda: f"{decoder.LARGE_MEMORY >> 20} MB",
     "limit.halved": lambda: f"{decoding._HALVED_PIXELS // 1_000_000} megapixels",
     "engines.block off": lambda: _both("block off: ours, ONNX Runtime"),
+    "bf16.agreement": lambda: f"{100 * result('precisions')['rows'][SERVED]['lowest']:.1f}",
     "min agreement": lambda: f"{Reduced.min_agreement:g}",
     "pictures": lambda: f"{result(MAIN)['setting']['pictures']:,}",
     "block.correction": lambda: f"{255 * _effect('correction_mean_abs'):.1f}/255",

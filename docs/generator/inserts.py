@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks import precisions
+from benchmarks.engines import auto_mode
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
 from docs.generator import gpu
@@ -232,6 +233,31 @@ def _auto() -> str:
     return figures_table(header, rows)
 
 
+def _auto_cost() -> str:
+    """Return what auto costs in plain passes, if that was measured."""
+    measured = result("engines").get("auto")
+    if measured is None:
+        return "Not measured yet on this machine: `python -m benchmarks.engines --data-root DIR`."
+    return (
+        f"{auto_mode.auto_table(measured)}\n\n"
+        f"On {measured['pictures']:,} test pictures, {measured['attacked_pictures']:,} of them attacked "
+        f"(`{measured['command']}`)."
+    )
+
+
+def _auto_service() -> str:
+    """Return how many times as many answers auto gives as the other services, if that was measured."""
+    lines = []
+    for name, gains in service.auto_gains(result("service")).items():
+        each = ", ".join(f"{ratio:.1f} at {connections}" for connections, ratio in gains.items())
+        lines.append(f"- {name[0].upper()}{name[1:]}: {each} connections.")
+    if not lines:
+        return "With `self_gradient=auto` it was not measured yet."
+    return "Answers a second with `self_gradient=auto`, in those of the faster of the other services:\n\n" + "\n".join(
+        lines
+    )
+
+
 def _auto_attacked() -> str:
     """Return what auto withstood of the attacks that were run so far, and what an attack takes from its saving."""
     measured = result("auto")
@@ -363,6 +389,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "disagreement": _disagreement,
     "auto": _auto,
     "auto-attacked": _auto_attacked,
+    "auto-cost": _auto_cost,
+    "auto-service": _auto_service,
     "block-cost": _block_cost,
     "training-cost": _training_cost,
     "engines": lambda: engines.ratio_table(result("engines")["architectures"]),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp import core_aten_decompositions
 from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
@@ -23,10 +23,12 @@ Decompositions = dict[Any, Callable[..., Any]]
 def decompositions() -> Decompositions:
     """Return PyTorch's core ATen decompositions and ours, as make_fx takes them."""
     return {
-        **core_aten_decompositions(),
-        **get_decompositions([aten.hardsigmoid_backward]),  # PyTorch has it, but not among the core ones
+        **{operator: rule for operator, rule in core_aten_decompositions().items() if operator not in _KEPT},
         aten.convolution_backward.default: convolution_input_gradient,
         aten.threshold_backward.default: relu_input_gradient,
+        aten.hardtanh_backward.default: hard_tanh_input_gradient,
+        aten.hardsigmoid_backward.default: hard_sigmoid_input_gradient,
+        aten.hardswish_backward.default: hard_swish_input_gradient,
         aten.max_pool2d_with_indices_backward.default: max_pool_input_gradient,
         aten.avg_pool2d_backward.default: average_pool_input_gradient,
         aten._adaptive_avg_pool2d.default: adaptive_average_pool,
@@ -45,6 +47,9 @@ def decompositions() -> Decompositions:
         aten.empty_permuted.default: empty_permuted,
     }
 
+
+_KEPT = (aten.hardswish.default, aten.hardsigmoid.default)
+"""Operators that stay whole. Every format has them, and runtimes fuse them with the convolution before."""
 
 _RESIZES = {
     aten.upsample_nearest2d_backward.default: aten.upsample_nearest2d.default,
@@ -133,6 +138,31 @@ def relu_input_gradient(gradient: Tensor, features: Tensor, threshold: float) ->
     A product is nearly free, and is the same for every finite gradient.
     """
     return gradient * (features > threshold).to(gradient.dtype)
+
+
+def hard_tanh_input_gradient(gradient: Tensor, features: Tensor, lowest: float, highest: float) -> Tensor:
+    """Return the gradient of a ReLU6 or another bounded ReLU: aten::hardtanh_backward as a product with two masks.
+
+    See relu_input_gradient.
+    """
+    return gradient * (features > lowest).to(gradient.dtype) * (features < highest).to(gradient.dtype)
+
+
+def hard_sigmoid_input_gradient(gradient: Tensor, features: Tensor) -> Tensor:
+    """Return the gradient of a hard sigmoid, aten::hardsigmoid_backward, as a product with two masks."""
+    return hard_tanh_input_gradient(gradient, features, -3, 3) * (1 / 6)
+
+
+def hard_swish_input_gradient(gradient: Tensor, features: Tensor) -> Tensor:
+    """Return the gradient of a hard-swish, aten::hardswish_backward, without a choice.
+
+    Formula: slope = 2 * hard_sigmoid(x) - (1[x > -3] + 1[x >= 3]) / 2. It is 0 below -3, x / 3 + 1/2 up to 3, and 1
+    from there on. The hard sigmoid is part of the hard-swish itself. No term is infinite where x is, unlike x / 3. The
+    factor 2 comes last, so that a convolution can take it.
+    """
+    steps = (features > -3).to(gradient.dtype) + (features >= 3).to(gradient.dtype)
+    half_slope = aten.hardsigmoid(features) + steps * -0.25
+    return gradient * half_slope * 2
 
 
 def max_pool_input_gradient(  # noqa: PLR0913  # aten's signature

@@ -20,8 +20,10 @@ from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
 from export.onnx_passes.selected_masks import apply_masks_by_selection
+from export.onnx_passes.tiny_convolutions import write_tiny_convolutions_as_products
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
+from export.rewrite.masks import scale_masks_by_convolutions
 
 Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
 """Function that writes a graph: takes the rewritten graph, the metadata and the file to write."""
@@ -72,6 +74,7 @@ class Format:
 
 
 def _save_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    scale_masks_by_convolutions(graph)
     _finish_onnx(to_onnx(graph, metadata), path)
 
 
@@ -92,6 +95,7 @@ def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProt
 
 
 def _save_fused_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:
+    scale_masks_by_convolutions(graph)
     model = to_onnx(graph, metadata, onnx_translations())
     add_bodies(model)
     _finish_onnx(model, path)
@@ -99,6 +103,7 @@ def _save_fused_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: P
 
 def _finish_onnx(model: ModelProto, path: Path) -> None:
     keep_masks_in_blocked_layout(model)
+    write_tiny_convolutions_as_products(model)
     write_wide_convolutions_by_winograd(model)
     save_onnx(model, path)
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+
+from export.onnx_passes.shapes import float_shapes, forget_removed_values
 
 FEWEST_CHANNELS = 128
 FEWEST_ELEMENTS = 40_000
@@ -84,7 +86,7 @@ def write_wide_convolutions_by_winograd(model: onnx.ModelProto) -> None:
     it loads the file, which takes 1.8 to 4 times their memory. Narrow, grouped, strided and dilated convolutions are
     left alone, and so are feature maps that tiles do not fill evenly.
     """
-    shapes = _shapes(model)
+    shapes = float_shapes(model)
     nodes, written = list(model.graph.node), _Written(model)
     del model.graph.node[:]
     for node in nodes:
@@ -93,19 +95,7 @@ def write_wide_convolutions_by_winograd(model: onnx.ModelProto) -> None:
             model.graph.node.append(node)
         else:
             written.convolution(node, tiling, shapes)
-    # Shapes of removed values would be wrong; every runtime infers the shapes of the others.
-    del model.graph.value_info[:]
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of float32 values by name; -1 stands for the batch."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer if item.data_type == TensorProto.FLOAT}
-    for item in (*inferred.value_info, *inferred.input, *inferred.output):
-        tensor = item.type.tensor_type
-        if tensor.elem_type == TensorProto.FLOAT and tensor.HasField("shape"):
-            shapes[item.name] = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return shapes
+    forget_removed_values(model)
 
 
 def _tiling(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Tiling | None:

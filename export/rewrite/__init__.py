@@ -9,15 +9,21 @@ from torch import fx
 from export.rewrite.batch_norm import fold_batch_norms
 from export.rewrite.constants import fold_constants, store_weights
 from export.rewrite.head import make_constant_gradients_constants
+from export.rewrite.in_place import write_activations_out_of_place
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
 from export.rewrite.linear_layers import keep_linear_layers
+from export.rewrite.masks import take_masks_from_results
 from export.rewrite.scales import fold_channel_scales
+from export.rewrite.spreading import spread_values_late
 
 __all__ = ["PASSES", "rewrite", "store_weights"]
 
 PASSES = (
+    write_activations_out_of_place,
     keep_linear_layers,
+    take_masks_from_results,
     make_constant_gradients_constants,
+    spread_values_late,
     fold_constants,
     fold_batch_norms,
     fold_channel_scales,

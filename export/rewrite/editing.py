@@ -8,6 +8,9 @@ from torch._guards import detect_fake_mode
 
 aten = torch.ops.aten
 
+COMPARISONS = (aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar)
+"""Operators that compare each element with a number."""
+
 
 class Editor:
     """Add nodes to a captured graph, each constant and each constant expression once.

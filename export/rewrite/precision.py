@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from export.rewrite.editing import Editor, aten, is_call
+from export.rewrite.editing import COMPARISONS, Editor, aten, is_call
 
 FOLLOWING = (
     aten.relu.default,
@@ -20,8 +20,6 @@ FOLLOWING = (
     aten._native_batch_norm_legit_no_training.default,
 )
 """Operators that take the precision of the convolution before them; all others get float32 inputs."""
-
-COMPARISONS = (aten.gt.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.ge.Scalar)
 
 
 def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:

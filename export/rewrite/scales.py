@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from export.rewrite.editing import Editor, aten, is_call, is_constant, is_only_used_by
@@ -12,35 +13,51 @@ def fold_channel_scales(graph: fx.GraphModule) -> None:
 
     The factor goes into the convolution that alone uses the product. Otherwise it goes into the convolutions that alone
     make the other factor, through ReLU masks and sums between them.
-    Formula: (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication. Where
-    neither is possible the product is left alone.
+    Formula: (mask * convolution(g)) * scale = mask * scaled_convolution(g). Division counts as multiplication, and a
+    number as the same factor for every channel. Where neither is possible the product is left alone.
     """
     editor = Editor(graph)
-    for product in list(graph.graph.nodes):
-        found = _channel_scale(product, editor)
-        if found is None:
-            continue
-        features, scale = found
-        users = list(product.users)
-        if len(users) == 1 and _scales_inputs(users[0], product, editor):
-            _scale_weight(editor, users[0], scale, axis=0 if users[0].args[6] else 1)
-        elif _can_take(features, product, editor):
-            _take(editor, features, scale)
-        else:
-            continue
-        product.replace_all_uses_with(features)
-        graph.graph.erase_node(product)
+    # A factor that is gone may have stood between another one and its convolution.
+    while sum(_fold(product, editor) for product in list(graph.graph.nodes)):
+        pass
     editor.finish()
 
 
+def _fold(product: fx.Node, editor: Editor) -> bool:
+    """Fold a product's factor into convolutions, remove the product, and tell whether that was possible."""
+    found = _channel_scale(product, editor)
+    if found is None:
+        return False
+    features, scale = found
+    users = list(product.users)
+    if len(users) == 1 and _scales_inputs(users[0], product, editor):
+        _scale_weight(editor, users[0], scale, axis=0 if users[0].args[6] else 1)
+    elif _can_take(features, product, editor):
+        _take(editor, features, scale)
+    else:
+        return False
+    product.replace_all_uses_with(features)
+    editor.graph.graph.erase_node(product)
+    return True
+
+
 def _channel_scale(node: fx.Node, editor: Editor) -> tuple[fx.Node, Tensor] | None:
-    """Return the features (N, C, H, W) and the factor (C,) of features * constant or features / constant."""
+    """Return the features (N, C, H, W) and the factor (C,) of features * constant or features / constant.
+
+    The constant is a stored tensor or a number.
+    """
     if not is_call(node, aten.mul.Tensor, aten.div.Tensor) or len(node.args) != 2:
         return None
     features, scale = node.args
     if node.target == aten.mul.Tensor and is_constant(features):
         features, scale = scale, features
-    if not isinstance(features, fx.Node) or is_constant(features) or not is_constant(scale):
+    if not isinstance(features, fx.Node) or is_constant(features):
+        return None
+    if isinstance(scale, int | float):
+        shape = features.meta["val"].shape
+        factor = scale if node.target == aten.mul.Tensor else 1 / scale
+        return (features, torch.full((shape[1],), float(factor))) if len(shape) == 4 else None
+    if not is_constant(scale):
         return None
     shape, value = features.meta["val"].shape, editor.value(scale)
     if len(shape) != 4 or value.dim() not in (3, 4) or value.numel() != shape[1] or value.shape[-3] != shape[1]:

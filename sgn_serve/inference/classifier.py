@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.graph_format import BF16, INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.engines import (
     EngineError,
     OpenVinoSession,
@@ -88,25 +88,34 @@ class Classifier:
             where it works, else the CPU.
         threads: CPU threads of one inference. 0 for all cores that this process may use.
         engine: onnxruntime or openvino. OpenVINO has no providers to choose from.
+        precision: The precision that OpenVINO computes in, such as bf16; None for the graph's own.
 
     Raises:
         EngineError: The engine cannot be used, or a requested provider is not active.
         GraphError: The graph does not run, or its logits do not match its class names.
     """
 
-    def __init__(self, graph: Graph, providers: tuple[str, ...] = (), threads: int = 0, engine: str = ONNX_RUNTIME):
+    def __init__(
+        self,
+        graph: Graph,
+        providers: tuple[str, ...] = (),
+        threads: int = 0,
+        engine: str = ONNX_RUNTIME,
+        precision: str | None = None,
+    ):
         if engine != ONNX_RUNTIME and providers:
             raise EngineError(
                 f"SGN_PROVIDERS={','.join(providers)} is for ONNX Runtime and has no effect with SGN_ENGINE={engine}; "
                 "leave one of them out"
             )
-        if engine == ONNX_RUNTIME and graph.description.precision == "bf16":
+        if engine == ONNX_RUNTIME and graph.description.precision == BF16:
             raise EngineError(
                 f"{graph.path} was exported for bf16, which ONNX Runtime would compute in float32; set "
                 "SGN_ENGINE=openvino, or export it without --precision"
             )
         self.description = graph.description
         self.engine = engine
+        self.precision = precision or graph.description.precision
         self.providers = resolve_providers(providers) if engine == ONNX_RUNTIME else []
         self._threads = threads or usable_cores()
         try:
@@ -151,7 +160,7 @@ class Classifier:
     def _session(self, model: onnx.ModelProto, explicit: bool) -> Session:
         """Start a part of the graph. explicit: whether somebody asked for these providers."""
         if self.engine == OPENVINO:
-            return OpenVinoSession(model, self._threads, self.description.precision)
+            return OpenVinoSession(model, self._threads, self.precision)
         session = onnx_runtime_session(model, self._threads, self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:

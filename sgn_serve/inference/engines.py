@@ -1,7 +1,6 @@
 """Start a graph on ONNX Runtime or OpenVINO: exactly as it was asked for, or with an error that names the fix."""
 
 import importlib.util
-import io
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.onnx_runtime import CPU, start_session
+from sgn_serve.openvino_runtime import compile_model
 from sgn_serve.refusals import ServingError
 
 CUDA = "CUDAExecutionProvider"
@@ -85,7 +85,7 @@ class OpenVinoSession:
     Args:
         model: The graph.
         threads: CPU threads of one inference.
-        precision: The precision in the graph's metadata: None for float32, or bf16.
+        precision: The precision to compute in: None for float32, or bf16.
 
     Raises:
         EngineError: OpenVINO is not installed, does not serve this precision, or the processor has no bfloat16.
@@ -93,9 +93,12 @@ class OpenVinoSession:
 
     def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
         if importlib.util.find_spec("openvino") is None:
+            wanted, instead = "SGN_ENGINE=openvino", "set SGN_ENGINE=onnxruntime"
+            if precision is not None:
+                wanted, instead = f"the graph was exported for {precision}", "export it without --precision"
             raise EngineError(
-                "SGN_ENGINE=openvino, but OpenVINO is not installed; install this package with its extra openvino "
-                "(in a checkout: pip install -e '.[openvino]'), or set SGN_ENGINE=onnxruntime"
+                f"{wanted}, but OpenVINO is not installed; install this package with its extra openvino "
+                f"(in a checkout: pip install -e '.[openvino]'), or {instead}"
             )
         if precision not in OPENVINO_PRECISIONS:
             raise EngineError(
@@ -110,11 +113,11 @@ class OpenVinoSession:
             # A pinned thread would wait for its core while decoding, or another process, uses it.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _compile(model, settings)
+        compiled = compile_model(model, settings)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used not in OPENVINO_PRECISIONS[precision]:
             raise EngineError(
-                f"the graph was exported for {precision or 'float32'}, but OpenVINO computes in {used} on this "
+                f"the graph is to be served in {precision or 'float32'}, but OpenVINO computes in {used} on this "
                 "processor; export it without --precision"
             )
         self._request = compiled.create_infer_request()
@@ -125,10 +128,3 @@ class OpenVinoSession:
         with self._running:  # the request holds the values of one inference at a time
             self._request.infer(dict(inputs), share_inputs=True)
             return [self._request.get_tensor(name).data.copy() for name in outputs]
-
-
-def _compile(model: onnx.ModelProto, settings: Mapping[str, object]) -> Any:
-    import openvino
-
-    core = openvino.Core()
-    return core.compile_model(core.read_model(io.BytesIO(model.SerializeToString())), "CPU", dict(settings))

@@ -14,6 +14,7 @@ from onnx.utils import Extractor
 
 from sgn_serve.graph_format import (
     AUTO_KEY,
+    BF16_KEY,
     CHECKPOINT_FORMAT,
     INPUT,
     LOGITS,
@@ -33,8 +34,8 @@ MAX_NAMES_BYTES = 512 * 1024
 MAX_METADATA_BYTES = 64 * 1024
 """Everything else that the metadata say, as JSON. The bundled model's take 2.3 KB."""
 _MAX_PRECISION = 64
-_MAX_AUTO = 4096
-"""Longest description of a threshold, in characters."""
+_MAX_MEASURED = 4096
+"""Longest entry that tells what was measured of a graph, in characters."""
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
@@ -57,6 +58,8 @@ class Description:
         precision: The precision that the graph was exported for, such as bf16. None for float32.
         auto: The threshold of self_gradient=auto as "margin", and what it was measured to do. None where the graph has
             none, or no block.
+        bf16: How often bfloat16 gives float32's answer as "agreement", and what that was measured on. None where the
+            graph does not say it.
     """
 
     class_names: tuple[str, ...]
@@ -67,6 +70,7 @@ class Description:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     precision: str | None = None
     auto: Mapping[str, Any] | None = None
+    bf16: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,8 @@ def _describe(metadata: Mapping[str, str], outputs: set[str]) -> Description:
     has_gradient = has_block and SELF_GRADIENT in outputs
     image_size = _image_size(checkpoint["image_size"])
     auto = _auto(metadata.get(AUTO_KEY), checkpoint) if has_block else None
-    return Description(class_names, image_size, sha256, has_block, has_gradient, checkpoint, precision, auto)
+    bf16 = None if BF16_KEY not in metadata else checked_bf16(_parse_measured(metadata[BF16_KEY], BF16_KEY))
+    return Description(class_names, image_size, sha256, has_block, has_gradient, checkpoint, precision, auto, bf16)
 
 
 def _auto(text: str | None, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -227,9 +232,7 @@ def _auto(text: str | None, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] 
         ValueError: It is none.
     """
     if text is not None:
-        if len(text) > _MAX_AUTO:
-            raise ValueError(f"{AUTO_KEY} has more than {_MAX_AUTO} characters")
-        return checked_auto(json.loads(text))
+        return checked_auto(_parse_measured(text, AUTO_KEY))
     margin = checkpoint.get("auto_margin")
     return None if margin is None else checked_auto({"margin": margin})
 
@@ -243,9 +246,41 @@ def checked_auto(value: Any) -> Mapping[str, Any]:
     Raises:
         ValueError: It is no object with a "margin" from 0 to 1, or it holds what JSON cannot carry.
     """
-    margin = value.get("margin") if isinstance(value, dict) else None
-    if type(margin) not in (int, float) or margin is None or not 0 <= margin <= 1:  # NaN is refused too
-        raise ValueError(f'{AUTO_KEY} is no object with a "margin" from 0 to 1')
+    return _with_share(value, AUTO_KEY, "margin")
+
+
+def checked_bf16(value: Any) -> Mapping[str, Any]:
+    """Return the description of how often bfloat16 gives float32's answer as it is.
+
+    Args:
+        value: The JSON of BF16_KEY.
+
+    Raises:
+        ValueError: It is no object with an "agreement" from 0 to 1, or it holds what JSON cannot carry.
+    """
+    return _with_share(value, BF16_KEY, "agreement")
+
+
+def _parse_measured(text: str, key: str) -> Any:
+    """Return the JSON of an entry of the metadata.
+
+    Raises:
+        ValueError: It is too long, or no JSON.
+    """
+    if len(text) > _MAX_MEASURED:
+        raise ValueError(f"{key} has more than {_MAX_MEASURED} characters")
+    return json.loads(text)
+
+
+def _with_share(value: Any, key: str, name: str) -> Mapping[str, Any]:
+    """Return an object as it is, once it is known to have a share of this name.
+
+    Raises:
+        ValueError: It is no object, has no such share, or holds what JSON cannot carry.
+    """
+    share = value.get(name) if isinstance(value, dict) else None
+    if type(share) not in (int, float) or share is None or not 0 <= share <= 1:  # NaN is refused too
+        raise ValueError(f'{key} is no object with a "{name}" from 0 to 1')
     json_size(value)
     checked: Mapping[str, Any] = value
     return checked

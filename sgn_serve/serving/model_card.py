@@ -18,6 +18,7 @@ from sgn_serve.records import (
     MAX_TOP_K,
     AutoMode,
     Defaults,
+    EngineUsed,
     Flag,
     Limits,
     Measured,
@@ -37,13 +38,19 @@ RAISED = ("raised", "suspect")
 _NO_EXAMPLES = GivenExamples()
 
 
-def model_card(graph: Graph, settings: Settings, examples: GivenExamples = _NO_EXAMPLES) -> ModelCard:
+def model_card(
+    graph: Graph,
+    settings: Settings,
+    examples: GivenExamples = _NO_EXAMPLES,
+    engine: EngineUsed | None = None,
+) -> ModelCard:
     """Return the card of a graph as these settings serve it.
 
     Args:
         graph: The graph.
         settings: The settings of the service.
         examples: The example pictures beside the graph.
+        engine: The engine that it was started on; None where it was not.
 
     Raises:
         GraphError: The file beside the graph says that it holds its figures, and holds something else. Or the graph's
@@ -77,6 +84,7 @@ def model_card(graph: Graph, settings: Settings, examples: GivenExamples = _NO_E
             architecture=checkpoint.get("architecture"),
             method=checkpoint.get("method"),
             precision=description.precision,
+            engine=engine,
             has_block=description.has_block,
             has_gradient=description.has_gradient,
             block=checkpoint.get("block"),

@@ -11,7 +11,7 @@ from sgn_serve.decoders.decoder import DecoderLimits
 from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.batching import Batcher, BatchLimits, Observer, Place, Run
-from sgn_serve.inference.classifier import Classifier, Logits
+from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Graph
 from sgn_serve.pictures.colours import parse_colour
 from sgn_serve.pictures.errors import PictureRefused
@@ -21,6 +21,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.records import AUTO, Prediction, SelfGradient
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
+from sgn_serve.serving.engine_choice import engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
@@ -65,10 +66,10 @@ class Predictor:
 
     def __init__(self, graph: Graph, settings: Settings):
         self.settings = settings
-        self.classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
+        self.classifier, choice = start_chosen(graph, settings)
         self.description = graph.description
         self.examples = read_examples(graph)
-        self.card = model_card(graph, settings, self.examples)
+        self.card = model_card(graph, settings, self.examples, engine_used(self.classifier, choice, settings))
         options = PictureOptions(
             graph.description.image_size,
             settings.max_pixels,

@@ -106,6 +106,7 @@ class Reloader:
             graph = await asyncio.to_thread(read_graph, settings.model_path)
             check_unchanged(graph, tried.graph_sha256)
             new = await asyncio.to_thread(Predictor, graph, settings)
+            logger.info("%s", tried.summary)
             for note in new.card.notes:
                 logger.warning("%s", note)
         except ServingError as error:

@@ -18,6 +18,7 @@ from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.confinement import bound_resources, end_with_parent
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError, one_line
+from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.setting_types import OPENVINO
@@ -50,8 +51,8 @@ def try_here(settings: Settings) -> dict[str, Any]:
     path = settings.model_path
     try:
         graph = read_graph(path)
-        classifier = Classifier(graph, settings.providers, settings.threads, settings.engine)
-        card = model_card(graph, settings, read_examples(graph))
+        classifier, choice = start_chosen(graph, settings)
+        card = model_card(graph, settings, read_examples(graph), engine_used(classifier, choice, settings))
         try:
             check_outputs(classifier)
         except OutputError as error:
@@ -63,20 +64,21 @@ def try_here(settings: Settings) -> dict[str, Any]:
     except ServingError as error:
         memory = _runs_on_cpu(settings) and bool(_OUT_OF_MEMORY.search(str(error)))
         return _refused(str(error), memory=memory, engine=isinstance(error, EngineError))
-    return {"graph_sha256": graph.file_sha256, "summary": _summary(graph, classifier), "notes": card.notes}
+    return {"graph_sha256": graph.file_sha256, "summary": _summary(graph, classifier, choice), "notes": card.notes}
 
 
 def _refused(error: str, memory: bool = False, engine: bool = False) -> dict[str, Any]:
     return {"error": error, "memory": memory, "engine": engine}
 
 
-def _summary(graph: Graph, classifier: Classifier) -> str:
+def _summary(graph: Graph, classifier: Classifier, choice: EngineChoice) -> str:
     """Return one line about a good model."""
     description = graph.description
     height, width = description.image_size
     return (
         f"{graph.path}: {len(description.class_names)} classes, {height} x {width} pixels, "
-        f"{'with' if description.has_block else 'without'} self-gradient block, on {classifier.runs_on}"
+        f"{'with' if description.has_block else 'without'} self-gradient block, on {classifier.runs_on} in "
+        f"{choice.precision or FLOAT32}: {choice.reason}"
     )
 
 

@@ -1,5 +1,6 @@
 """The benchmark of reduced precisions: a real run, engines that are not there, and its table."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from benchmarks import precisions
 from benchmarks.engines.files import write_checkpoint
 from export.formats.openvino import OpenVinoError
+from release.bundle import bf16_figures
 
 
 def test_a_real_run(
@@ -42,3 +44,36 @@ def test_an_engine_that_is_not_there_costs_its_row_only(monkeypatch: pytest.Monk
     assert "| openvino, bf16 | not measured: OpenVINO is not installed |  |  |  |" in precisions.table(
         {"openvino, bf16": row}
     )
+
+
+def test_the_graph_as_it_is_served_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--served keeps the other rows, and names the graph that it is of."""
+    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "precisions.json"
+    checkpoint.touch()
+    (tmp_path / "model.onnx").write_bytes(b"a graph")
+    other = {"error": "OpenVINO is not installed"}
+    output.write_text(json.dumps({"rows": {"openvino, bf16": other}}))
+    shares = [{"output": name, "clean": 0.999, "attacked": 0.997} for name in ("logits", "plain_logits")]
+
+    def measure(graph: Path, checkpoint: Path, pictures: Path, count: int) -> dict[str, object]:
+        return {"agreement": 0.997, "pictures": count, "outputs": shares, "openvino": "1.0"}
+
+    monkeypatch.setattr(precisions, "measure_bf16", measure)
+    options = ["--served", "--pictures", str(tmp_path), "--count", "50", "--ckpt", str(checkpoint)]
+    assert precisions.main([*options, "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert rows["openvino, bf16"] == other
+    row = rows[precisions.SERVED]
+    assert (row["lowest"], row["pictures"], row["agreement"]["logits"]["attacked"]) == (0.997, 50, 0.997)
+    assert row["graph_sha256"] == hashlib.sha256(b"a graph").hexdigest()
+    figures = bf16_figures(row)
+    assert (figures["agreement"], figures["graph_sha256"]) == (0.997, row["graph_sha256"])
+
+
+def test_a_machine_without_openvino_serves_nothing_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OpenVinoError("OpenVINO is not installed")
+
+    monkeypatch.setattr(precisions, "measure_bf16", refuse)
+    row = precisions.measure_served(tmp_path / "model.safetensors", tmp_path / "model.onnx", tmp_path, 50)
+    assert row == {"error": "OpenVINO is not installed"}

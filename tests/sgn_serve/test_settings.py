@@ -79,7 +79,7 @@ def test_values_that_exclude_each_other():
     ("variable", "value", "fix"),
     [
         ("SGN_SELF_GRADIENT", "maybe", "true, false or auto"),
-        ("SGN_ENGINE", "abacus", "expected onnxruntime or openvino"),
+        ("SGN_ENGINE", "abacus", "expected auto, onnxruntime or openvino"),
         ("SGN_THREADS", "many", "0 or more"),
         ("SGN_THREADS", "-1", "0 or more"),
         ("SGN_MAX_BYTES", "0", "1 or more"),

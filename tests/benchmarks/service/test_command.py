@@ -14,11 +14,14 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.service import server
 from benchmarks.service.command import (
     BUNDLED,
     Rounds,
     Running,
+    auto_gains,
+    check_precision,
     ledger_table,
     main,
     order_of_turns,
@@ -50,6 +53,26 @@ def test_the_others_answer_as_this_service_does(system: str, project_root: Path)
                 answers[name, picture.name] = answer["label"], pytest.approx(answer["probability"], abs=1e-3)
     for picture in pictures:
         assert answers["ours", picture.name] == answers[system, picture.name]
+
+
+def test_with_auto_the_service_says_so(project_root: Path) -> None:
+    picture = (project_root / "examples" / "ship_00.png").read_bytes()
+    with running("auto", BUNDLED, threads=1) as served:
+        answer = httpx.post(f"http://127.0.0.1:{served.port}/classify", files={"image": picture}, timeout=60).json()
+        assert (answer["label"], answer["mode"]) == ("ship", "auto")
+        with pytest.raises(
+            BenchmarkError, match=r"it serves in float32: SGN_PROVIDERS=cpu .*; leave it out of --systems"
+        ):
+            check_precision(served.port)
+
+
+def test_auto_is_compared_with_the_faster_of_the_others() -> None:
+    rates = {"this service": 300.0, "this service, auto": 500.0, "FastAPI and ONNX Runtime": 200.0}
+    services = {name: {"8": {"requests_per_second": rate}} for name, rate in rates.items()}
+    assert auto_gains({"services": services}) == {"this service, auto": {"8": 2.5}}
+    services["LitServe and ONNX Runtime"] = {"8": {"requests_per_second": 250.0}}
+    assert auto_gains({"services": services}) == {"this service, auto": {"8": 2.0}}
+    assert auto_gains({"services": {name: services[name] for name in ("this service", "this service, auto")}}) == {}
 
 
 def test_the_share_of_the_engine_is_of_the_same_round() -> None:

@@ -1,5 +1,6 @@
 """Each rule for the way back against PyTorch's own backward, in float64, at awkward sizes."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -128,6 +129,29 @@ def test_equals_autograd(name: str, size: tuple[int, int]) -> None:
     tolerance = 1e-7 if name == "hard-sigmoid" else 1e-12
     expected = input_gradient(layer)(other, weights)
     torch.testing.assert_close(graph(other, weights), expected, rtol=tolerance, atol=tolerance)
+
+
+BOUNDED = {"ReLU6": (0, 6), "hard-swish": (-3, 3), "hard-sigmoid": (-3, 3)}
+"""Activations whose gradients PyTorch writes with torch.where, and where they change."""
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_masks_are_products_and_agree_at_the_bounds_and_at_infinity(name: str) -> None:
+    layer, bounds = LAYERS[name].float(), torch.tensor(BOUNDED[name], dtype=torch.float32)
+    infinity = torch.tensor([math.inf, -math.inf])
+    beside = [torch.nextafter(bounds, direction) for direction in infinity]
+    features = torch.cat([bounds, *beside, torch.tensor([1.5, -2.9, 1e38, -1e38, *infinity])])
+    weights = torch.arange(1.0, len(features) + 1)
+
+    def gradient(features: Tensor, weights: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(layer(features), features, weights)
+        return found
+
+    features.requires_grad_()
+    graph = make_fx(gradient, decomposition_table=decompositions())(features, weights)
+    assert not [node.name for node in graph.graph.nodes if "where" in str(node.target)]
+    torch.testing.assert_close(graph(features, weights), gradient(features, weights))
+    assert graph(features, weights * math.nan).isnan().all()
 
 
 def test_gradients_for_weights_are_refused() -> None:

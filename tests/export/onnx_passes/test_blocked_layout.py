@@ -16,10 +16,12 @@ from tests.export.conftest import Exported
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
 
+COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
-def mask_model(threshold: float) -> onnx.ModelProto:
+
+def mask_model(threshold: float, comparison: str = "Greater") -> onnx.ModelProto:
     nodes = [
-        helper.make_node("Greater", ["x", "threshold"], ["above"]),
+        helper.make_node(comparison, ["x", "threshold"], ["above"]),
         helper.make_node("Cast", ["above"], ["mask"], to=TensorProto.FLOAT),
     ]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "mask")]
@@ -46,10 +48,29 @@ def test_masks_are_the_same_for_every_size_of_feature() -> None:
     np.testing.assert_array_equal(run(model, values), expected)
 
 
-def test_another_threshold_is_left_alone() -> None:
-    model = mask_model(6.0)
+@pytest.mark.parametrize("comparison", COMPARISONS)
+@pytest.mark.parametrize("threshold", [-3.0, 3.0, 6.0, 1.0, 0.1, -0.7, 1e30, -1e-30])
+def test_a_mask_steps_at_one_float_whatever_its_threshold(threshold: float, comparison: str) -> None:
+    model = mask_model(threshold, comparison)
+    at = np.float32(threshold)
+    near = [at, np.nextafter(at, np.float32(np.inf)), np.nextafter(at, np.float32(-np.inf))]
+    others = np.random.default_rng(0).normal(scale=4, size=1000).astype(np.float32)
+    values = np.concatenate([np.array([*near, 0.0, -0.0, 3e38, -3e38, np.inf, -np.inf], np.float32), others])
+    expected = run(model, values)
     keep_masks_in_blocked_layout(model)
-    assert [node.op_type for node in model.graph.node] == ["Greater", "Cast"]
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["HardSigmoid"]
+    np.testing.assert_array_equal(run(model, values), expected)
+    assert np.isnan(run(model, np.array([np.nan], np.float32))).all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "comparison"), [(0.0, "GreaterOrEqual"), (0.0, "LessOrEqual"), (1e-39, "Greater"), (np.inf, "Less")]
+)
+def test_a_mask_that_no_slope_gives_is_left_alone(threshold: float, comparison: str) -> None:
+    model = mask_model(threshold, comparison)
+    keep_masks_in_blocked_layout(model)
+    assert [node.op_type for node in model.graph.node] == [comparison, "Cast"]
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:

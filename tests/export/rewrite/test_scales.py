@@ -88,3 +88,22 @@ def test_grouped_convolutions() -> None:
     graph = captured(nn.Sequential(*layers, nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)))
     fold_constants(graph)
     assert_kept(graph, fold_channel_scales)
+
+
+def products_with_numbers(graph: object) -> int:
+    """Return how many feature maps are multiplied by a number, the scaled masks of hard-swish left out."""
+    return sum(
+        node.target == aten.mul.Tensor and isinstance(node.args[1], int | float) and node.args[1] > 0
+        for node in graph.graph.nodes  # type: ignore[attr-defined]
+    )
+
+
+def test_a_number_goes_into_the_convolution_beyond_a_norms_factors() -> None:
+    layers = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Hardswish(), nn.Conv2d(8, 4, 3)]
+    graph = captured(nn.Sequential(*layers, nn.Hardsigmoid(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, 5)))
+    for earlier in (keep_linear_layers, make_constant_gradients_constants, fold_constants, fold_batch_norms):
+        earlier(graph)
+    before = products_with_numbers(graph)
+    assert_kept(graph, fold_channel_scales)
+    # The 2 of hard-swish and the 1/6 of hard-sigmoid are gone; the block's scale has no convolution beside it.
+    assert products_with_numbers(graph) == before - 2 == 1

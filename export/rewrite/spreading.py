@@ -1,0 +1,39 @@
+"""Leave values that are the same at every pixel as they are where an operator spreads them anyway."""
+
+from torch import fx
+
+from export.rewrite.editing import Editor, aten, is_call
+
+ELEMENTWISE = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+)
+
+
+def spread_values_late(graph: fx.GraphModule) -> None:
+    """Replace, in place, a + expand(b) / pixels by a + b / pixels, and so for other elementwise operators.
+
+    The gradient of a mean is such a value. A runtime would write it to memory for every pixel, and read it again.
+    """
+    editor = Editor(graph)
+    small: dict[fx.Node, fx.Node] = {}  # node -> node of fewer elements that broadcasts to its shape
+    for node in list(graph.graph.nodes):
+        if is_call(node, aten.expand.default):
+            if node.args[0].meta["val"].dim() == node.meta["val"].dim():
+                small[node] = node.args[0]
+            continue
+        sources = [source for source in node.all_input_nodes if source in small]
+        if not is_call(node, *ELEMENTWISE) or node.kwargs or len(node.args) != 2 or len(sources) != 1:
+            continue
+        (source,) = sources
+        other = node.args[1] if node.args[0] is source else node.args[0]
+        if isinstance(other, int | float):
+            arguments = (small[source] if argument is source else argument for argument in node.args)
+            small[node] = editor.call(node, node.target, *arguments)
+        elif other is not source and tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape):
+            node.replace_input_with(source, small[source])
+    editor.finish()

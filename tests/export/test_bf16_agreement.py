@@ -1,0 +1,113 @@
+"""--bf16-agreement: how often bfloat16 on OpenVINO gives float32's answer is measured and travels in the graph."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import export.bf16_agreement
+from export.check.agreement import Agreement
+from export.command import main, parse_arguments
+from export.formats.openvino import OpenVinoError
+from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.process.processor import bfloat16_products
+from tests.export.networks import checkpoint_info, randomise
+from training.checkpoint import build_model, save_checkpoint
+
+able = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None or not bfloat16_products(),
+    reason="needs OpenVINO and a processor with bfloat16 products",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    info = checkpoint_info()
+    save_checkpoint(path, randomise(build_model(info)).state_dict(), info)
+    return path
+
+
+def command(checkpoint: Path, project_root: Path, graph: Path) -> list[str]:
+    folder = str(project_root / "examples")
+    return ["--ckpt", str(checkpoint), "--onnx", str(graph), "--bf16-agreement", folder, "--agreement-pictures", "30"]
+
+
+@able
+def test_graph_carries_what_was_measured(
+    checkpoint: Path, project_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    assert main(command(checkpoint, project_root, path)) == 0
+    graph = read_graph(path)
+    found = graph.description.bf16
+    assert found is not None
+    shares = [item[kind] for item in found["outputs"] for kind in ("clean", "attacked")]
+    assert found["agreement"] == min(shares)
+    assert found["agreement"] > 0.8
+    assert found["pictures"] == 30
+    assert f"gives float32's answer for {found['agreement']:.2%} of 30 pictures at least" in capsys.readouterr().out
+    assert graph.description.precision is None, "the graph itself stays in float32"
+    assert graph.description.auto is None
+    assert AUTO_KEY not in found
+    assert Classifier(graph, ("cpu",), threads=1).description.has_block
+
+
+def test_too_low_a_share_is_stored_and_told(
+    checkpoint: Path,
+    project_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measure(run: object, network: object, pictures: Tensor, eps: float) -> tuple[Agreement, ...]:
+        return (Agreement("logits", len(pictures), 1.0, 0.9, "an attack"),)
+
+    def runner(path: Path, names: tuple[str, ...]) -> Mapping[str, Tensor]:
+        return {}
+
+    monkeypatch.setattr(export.bf16_agreement, "measure_agreement", measure)
+    monkeypatch.setattr(export.bf16_agreement, "_bf16_runner", runner)
+    monkeypatch.setattr(export.bf16_agreement, "require_openvino", lambda: None)
+    monkeypatch.setattr(export.bf16_agreement, "version", lambda name: "1.0")
+    path = tmp_path / "model.onnx"
+    assert main(command(checkpoint, project_root, path)) == 0
+    assert read_graph(path).description.bf16 == {
+        "agreement": 0.9,
+        "pictures": 30,
+        "outputs": [{"output": "logits", "pictures": 30, "clean": 1.0, "attacked": 0.9, "attack": "an attack"}],
+        "openvino": "1.0",
+    }
+    assert "SGN_ENGINE=auto needs 99.5%, and does not choose it" in capsys.readouterr().out
+
+
+def test_a_machine_without_openvino_writes_nothing(
+    checkpoint: Path,
+    project_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def missing() -> None:
+        raise OpenVinoError("OpenVINO is not installed; install it")
+
+    monkeypatch.setattr("export.export.require_openvino", missing)
+    path = tmp_path / "model.onnx"
+    assert main(command(checkpoint, project_root, path)) == 2
+    assert "OpenVINO is not installed" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--torchscript"], ["--onnx", "--fused"], ["--onnx", "--precision", "fp16", "--pictures", "d"]],
+    ids=["no ONNX", "fused", "reduced"],
+)
+def test_what_cannot_carry_it_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--ckpt", "model.safetensors", "--bf16-agreement", "d", *options])
+    assert "--bf16-agreement is for --onnx in fp32, without --fused; leave it out" in capsys.readouterr().err
