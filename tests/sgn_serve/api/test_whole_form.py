@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from starlette.datastructures import UploadFile
@@ -17,6 +18,7 @@ from tests.sgn_serve.forms import IMAGE_HEADER, multipart
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 BOUNDARY = "edge"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
+FIRST = f"--{BOUNDARY}\r\n".encode()
 TOP_K = 'Content-Disposition: form-data; name="top_k"'
 PLAIN = {
     "a file": multipart((IMAGE_HEADER, RED)),
@@ -65,7 +67,7 @@ def request_of(body, content_type=FORM, size=1 << 20):
 
 def told(form):
     """Return a form as names with texts, or with the names and contents of files. It is read as the service does."""
-    items = []
+    items: list[Any] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             items.append((name, value.filename, value.size, value.file.read()))
@@ -88,6 +90,10 @@ def general(body, field, content_type=FORM):
     return read(_parse_parts, request, request.stream(), field, 16)
 
 
+def test_the_first_line_of_a_form():
+    assert first_line(FORM) == FIRST
+
+
 def field_of(body):
     return IMAGES if b'"images"' in body else IMAGE
 
@@ -95,7 +101,7 @@ def field_of(body):
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_forms_are_read_at_once_and_as_the_general_parser_reads_them(name):
     body = PLAIN[name]
-    form = read_whole_form(first_line(FORM), body, field_of(body))
+    form = read_whole_form(FIRST, body, field_of(body))
     assert form is not None
     assert told(form) == general(body, field_of(body))
 
@@ -103,7 +109,7 @@ def test_plain_forms_are_read_at_once_and_as_the_general_parser_reads_them(name)
 @pytest.mark.parametrize("name", OTHER)
 def test_other_forms_are_left_to_the_general_parser(name):
     body = OTHER[name]
-    assert read_whole_form(first_line(FORM), body, IMAGE) is None
+    assert read_whole_form(FIRST, body, IMAGE) is None
     assert read(_parse, request_of(body), IMAGE, 16) == general(body, IMAGE)
 
 
@@ -154,7 +160,7 @@ def test_no_mutation_of_a_form_is_read_in_another_way():
     quick = 0
     for _ in range(6000):
         body = mutated(rng, rng.choice(small))
-        form = read_whole_form(first_line(FORM), body, field_of(body))
+        form = read_whole_form(FIRST, body, field_of(body))
         if form is not None:
             quick += 1
             assert told(form) == general(body, field_of(body)), body

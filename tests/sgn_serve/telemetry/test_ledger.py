@@ -60,7 +60,8 @@ def timing(response):
     """Return the names and the microseconds of a Server-Timing header, in order."""
     parts = response.headers["server-timing"].split(", ")
     found = [re.fullmatch(r"([a-z]+);dur=([0-9]+\.[0-9]{3})", part) for part in parts]
-    return [(match[1], round(1000 * float(match[2]))) for match in found]
+    assert all(found), parts
+    return [(match[1], round(1000 * float(match[2]))) for match in found if match]
 
 
 def ask(client, path, options):
