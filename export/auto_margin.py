@@ -23,7 +23,7 @@ class AutoMarginError(ExportError):
 
 @dataclass(frozen=True)
 class AutoRequest:
-    """What --auto-agreement asks for.
+    """The request of --auto-agreement.
 
     Attributes:
         agreement: Share of the validation pictures that shall get the answer of the block on.

@@ -14,7 +14,7 @@ MAX_TOP_K = 1000
 AUTO: Literal["auto"] = "auto"
 """Decide for each picture whether the block is on: the second pass runs where the plain answer has a small margin."""
 SelfGradient = bool | Literal["auto"]
-"""What a request asks for: the block on, off, or AUTO."""
+"""The state that a request asks for: block on, block off, or AUTO."""
 Mode = Literal["on", "off", "auto"]
 """The same as a word."""
 

@@ -14,7 +14,7 @@ KEPT_EXAMPLES = 20
 
 @dataclass
 class Tally:
-    """What became of the requests.
+    """Count the requests by how they ended.
 
     Attributes:
         answered: Requests that were answered as they should be.

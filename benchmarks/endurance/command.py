@@ -40,7 +40,7 @@ PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "uvloop", "httptoo
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. A run that goes on has the same plan.
+    """Describe a run. One that goes on has the same plan.
 
     Attributes:
         graph_sha256: SHA-256 of the graph.

@@ -56,7 +56,7 @@ OURS: dict[str, dict[str, str]] = {
 }
 """Settings of this service under each of its names. The block of all others, and of the first, is always on."""
 ENGINE, LEDGER = "engine", "ledger"
-"""What takes a turn besides the systems: the engine alone, and this service while it tells its ledger."""
+"""Contenders besides the systems: the engine alone, and this service while it tells its ledger."""
 AT = 32
 """Number of connections, and batch size of the engine, at which the service is compared with the engine."""
 START_LIMIT_SECONDS = 120
@@ -239,7 +239,7 @@ def share_of_engine(result: dict[str, Any]) -> float:
 
 @dataclass
 class Rounds:
-    """What was measured, a list with one figure a round by system and number of connections.
+    """Measurements: a list with one figure a round by system and number of connections.
 
     Attributes:
         loads: Summaries of the load generator.

@@ -619,7 +619,7 @@ CONSTRUCTS = (
         "`grid_sample` and a convolution, or `--torchscript`",
     ),
 )
-"""What was tried, one each."""
+"""Constructs that were tried, one each."""
 
 
 def constructs_table() -> str:

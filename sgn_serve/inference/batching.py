@@ -138,7 +138,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class _Worked:
-    """What the inference thread made of a batch.
+    """Results that the inference thread made of a batch.
 
     Attributes:
         answers: An answer or an error for each item, in order.
