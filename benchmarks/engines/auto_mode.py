@@ -8,10 +8,7 @@ The answers are compared with those of the block always on in float32, on clean 
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.engines.process import AskedProcess
 from benchmarks.errors import BenchmarkError
 from export.check.agreement import STEP_SIZE, STEPS
 from export.check.pictures import pictures_under
@@ -36,7 +34,6 @@ from training.checkpoint import load_checkpoint
 from training.common import markdown
 from training.common.in_batches import in_batches
 
-ROOT = Path(__file__).parents[2]
 WORKER = "benchmarks.engines.auto_worker"
 PAUSE_S = 0.05
 """Pause between two contenders' turns, so that the threads of the one before rest."""
@@ -102,33 +99,12 @@ class AutoWorker:
 
     def __init__(self, contender: Contender, graph: Path, margin: float, threads: int):
         arguments = [contender.engine, contender.precision, contender.mode, str(graph), str(margin), str(threads)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            cwd=ROOT,
-        )
+        self._process = AskedProcess(WORKER, arguments, threads)
+        self.close = self._process.close
 
     def run(self, pictures: Path, batch: int) -> dict[str, Any]:
         """Answer all pictures of a file, and return what the worker measured, or {"error": message}."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(json.dumps({"pictures": str(pictures), "batch": batch}), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            return {"error": f"its process ended with {self._process.wait()}"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """Close the process's standard input, which ends it, and wait for it."""
-        self._process.communicate()
+        return self._process.ask(json.dumps({"pictures": str(pictures), "batch": batch}))
 
 
 def attack(checkpoint: Path, pictures: Tensor) -> Tensor:

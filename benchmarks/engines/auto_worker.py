@@ -10,7 +10,6 @@ The program reads a line of JSON, {"pictures": FILE, "batch": N}, and answers wi
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engines.worker import peak_mb
+from benchmarks.engines.process import answer_lines, peak_mb
 from sgn_serve.inference.classifier import Classifier, needs_second_pass
 from sgn_serve.inference.graph import read_graph
-from training.common.errors import first_line
 
 Answers = tuple[NDArray[np.int64], NDArray[np.bool_]]
 """The class of each picture, (n), and whether both passes ran for it, (n)."""
@@ -73,24 +71,21 @@ def answer_all(
 def main() -> int:
     """Answer standard input line by line, and return the exit status."""
     engine, precision, mode, graph, margin, threads = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print must not stand among the answers
     classifier: Classifier | None = None
     pictures: dict[str, NDArray[np.float32]] = {}
-    for line in sys.stdin:
+
+    def answer(line: str) -> dict[str, Any]:
+        nonlocal classifier
         asked = json.loads(line)
-        try:
-            if classifier is None:
-                lowered = None if precision == "float32" else precision
-                classifier = Classifier(read_graph(Path(graph)), (), int(threads), engine, lowered)
-            path = asked["pictures"]
-            if path not in pictures:
-                pictures[path] = np.load(path)
-            answer = answer_all(classifier, pictures[path], asked["batch"], mode, float(margin))
-        except Exception as error:  # of any engine; the benchmark goes on without it
-            answer = {"error": first_line(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-    return 0
+        if classifier is None:
+            lowered = None if precision == "float32" else precision
+            classifier = Classifier(read_graph(Path(graph)), (), int(threads), engine, lowered)
+        path = asked["pictures"]
+        if path not in pictures:
+            pictures[path] = np.load(path)
+        return answer_all(classifier, pictures[path], asked["batch"], mode, float(margin))
+
+    return answer_lines(answer)
 
 
 if __name__ == "__main__":

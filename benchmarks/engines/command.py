@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ import torch
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.engines.auto_mode import Task, auto_table, measure_auto
+from benchmarks.engines.process import AskedProcess
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
@@ -95,17 +95,8 @@ class Worker:
     """
 
     def __init__(self, engine: Engine, path: Path, threads: int):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", WORKER, engine.kind, str(path), str(threads), str(library_path())]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
+        self._process = AskedProcess(WORKER, [engine.kind, str(path), str(threads), str(library_path())], threads)
+        self.close = self._process.close
 
     def run(self, batch: int) -> dict[str, Any]:
         """Run one batch.
@@ -114,21 +105,7 @@ class Worker:
             {"ms": milliseconds, "peak_mb": memory}, or {"error": message} where the engine cannot run the batch or its
             process has ended.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(batch, file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            return {"error": f"its process ended with {self._process.wait()}"}
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """Close the process's standard input, which ends it, and wait for it."""
-        self._process.communicate()
+        return self._process.ask(str(batch))
 
 
 def measure(workers: dict[str, Worker], batch: int, repeats: int) -> dict[str, dict[str, Any]]:

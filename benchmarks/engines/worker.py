@@ -9,8 +9,6 @@ The program reads one number of pictures a line and answers each with a line of 
 {"error": ...}. It imports no engine but its own, so that its peak memory is that engine's.
 """
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.engines.process import answer_lines, peak_mb
 from sgn_serve.onnx_runtime import start_session
-from training.common.errors import first_line
 
 BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""
@@ -129,37 +127,21 @@ def _cached(batch: int, size: tuple[int, ...]) -> Any:
     return _pictures[batch]
 
 
-def _answer(line: str, run: BatchRunner) -> dict[str, Any]:
-    start = time.perf_counter()
-    run(int(line))
-    milliseconds = 1000 * (time.perf_counter() - start)
-    return {"ms": milliseconds, "peak_mb": peak_mb()}
-
-
-def peak_mb() -> float:
-    """Return the peak memory of this process, the engine's libraries included, in MiB.
-
-    It is not that of getrusage, which counts what the process was before it became this program.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
 def main() -> int:
     """Answer standard input line by line, and return the exit status."""
     kind, path, threads, kernels = sys.argv[1:]
     start = partial(onnx_runtime, kernels=Path(kernels)) if kind == "ort-fused" else ENGINES[kind]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print must not stand among the answers
     run: BatchRunner | None = None
-    for line in sys.stdin:
-        try:
-            run = run or start(path, int(threads))
-            answer = _answer(line, run)
-        except Exception as error:  # of any engine; the benchmark goes on without it
-            answer = {"error": first_line(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-    return 0
+
+    def answer(line: str) -> dict[str, Any]:
+        nonlocal run
+        run = run or start(path, int(threads))
+        started = time.perf_counter()
+        run(int(line))
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return {"ms": milliseconds, "peak_mb": peak_mb()}
+
+    return answer_lines(answer)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class InferenceProtocol:
     def _find(self, request: Request) -> tuple[Predictor, ServedModel]:
         predictor = self._slot.predictor
         name, version = request.path_params["name"], request.path_params.get("version", VERSION)
-        models = served_models(predictor.settings, predictor.description)
+        models = served_models(predictor.settings, predictor.description, predictor.card.engine)
         for model in models:
             if name == model.name and version == VERSION:
                 return predictor, model

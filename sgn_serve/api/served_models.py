@@ -14,12 +14,14 @@ from typing import Any
 
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.graph import Description
-from sgn_serve.records import AUTO
+from sgn_serve.records import AUTO, EngineUsed
 from sgn_serve.settings import Settings
 
 VERSION = "1"
 SUFFIX = "-image"
 """End of the second name."""
+BACKENDS = {"ONNX Runtime": ("onnxruntime_onnx", "onnxruntime"), "OpenVINO": ("openvino", "openvino")}
+"""Platform and backend by the engine's name in the model card, in Triton's words."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ServedModel:
         class_names: The classes, in the order of the logits.
         max_pictures: Most pictures of a request.
         auto: Whether the logits are those of self_gradient=auto where a request does not say.
+        engine: What the network runs on: a key of BACKENDS.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ServedModel:
     class_names: Sequence[str]
     max_pictures: int
     auto: bool = False
+    engine: str = "ONNX Runtime"
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -59,7 +63,7 @@ class ServedModel:
         return {
             "name": self.name,
             "versions": [VERSION],
-            "platform": "onnxruntime_onnx",
+            "platform": BACKENDS[self.engine][0],
             "inputs": [tensor(INPUT, [-1, *self.picture_shape], self.datatype)],
             "outputs": [tensor(name, [-1, *self._shape(name)]) for name in self.outputs],
         }
@@ -72,10 +76,11 @@ class ServedModel:
             "format": "FORMAT_NCHW",
             "dims": list(self.picture_shape),
         }
+        platform, backend = BACKENDS[self.engine]
         return {
             "name": self.name,
-            "platform": "onnxruntime_onnx",
-            "backend": "onnxruntime",
+            "platform": platform,
+            "backend": backend,
             "max_batch_size": self.max_pictures,
             "dynamic_batching": {},
             "input": [given],
@@ -88,8 +93,16 @@ class ServedModel:
         return self.picture_shape if name == SELF_GRADIENT else (len(self.class_names),)
 
 
-def served_models(settings: Settings, description: Description) -> tuple[ServedModel, ServedModel]:
-    """Return both names of a network."""
+def served_models(
+    settings: Settings, description: Description, engine: EngineUsed | None = None
+) -> tuple[ServedModel, ServedModel]:
+    """Return both names of a network.
+
+    Args:
+        settings: The service's settings.
+        description: The served graph.
+        engine: What the network runs on, as the model card has it. Without it, ONNX Runtime.
+    """
     block = settings.self_gradient is not False and description.has_block
     names = {
         settings.model_name: ("FP32", output_names(description)),
@@ -99,7 +112,8 @@ def served_models(settings: Settings, description: Description) -> tuple[ServedM
         ServedModel(name, datatype, outputs, description.image_size, description.class_names, settings.max_images)
         for name, (datatype, outputs) in names.items()
     )
-    return first, replace(second, auto=block and settings.self_gradient == AUTO)
+    name = ServedModel.engine if engine is None else engine.name
+    return replace(first, engine=name), replace(second, engine=name, auto=block and settings.self_gradient == AUTO)
 
 
 def output_names(description: Description) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ import pytest
 
 from sgn_serve.api.served_models import served_models
 from sgn_serve.inference.graph import read_graph
+from sgn_serve.records import EngineUsed
+from sgn_serve.serving.engine_choice import ENGINE_NAMES
 from sgn_serve.settings import Settings
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
@@ -32,3 +34,16 @@ def test_the_second_name_has_one_output_which_is_the_default_of_the_other_routes
         for told, configured in zip(metadata["outputs"], config["output"], strict=True):
             assert told["shape"] == [-1, *configured["dims"]]
             assert told["name"] == configured["name"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "platform", "backend"),
+    [("ONNX Runtime", "onnxruntime_onnx", "onnxruntime"), ("OpenVINO", "openvino", "openvino")],
+)
+def test_the_platform_is_that_of_the_engine(tmp_path, engine, platform, backend):
+    assert engine in ENGINE_NAMES.values()
+    used = EngineUsed(name=engine, providers=[], precision="float32", chosen="auto", reason="x")
+    description = read_graph(save_tiny_graph(tmp_path / "tiny.onnx", (4, 6), True)).description
+    for model in served_models(Settings(model_name="x"), description, used):
+        assert (model.metadata()["platform"], model.config()["platform"]) == (platform, platform)
+        assert model.config()["backend"] == backend
