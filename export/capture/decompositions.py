@@ -15,6 +15,8 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.utils._python_dispatch import _disable_current_modes
 
+from export.capture.max_pooling import by_comparisons, gradient_by_comparisons
+
 aten = torch.ops.aten
 
 Decompositions = dict[Any, Callable[..., Any]]
@@ -177,8 +179,12 @@ def max_pool_input_gradient(  # noqa: PLR0913  # aten's signature
 ) -> Tensor:
     """Return the gradient of max-pooling, aten::max_pool2d_with_indices_backward.
 
-    Each element of the gradient is added at the position of the maximum that it belongs to.
+    Large windows: each element of the gradient is added at the position of the maximum that it belongs to.
     """
+    if by_comparisons(kernel_size, dilation):
+        # The same call as in the forward pass, which export.rewrite makes one.
+        maxima, _ = aten.max_pool2d_with_indices(features, kernel_size, stride, padding, dilation, ceil_mode)
+        return gradient_by_comparisons(gradient, features, maxima, kernel_size, stride or kernel_size, padding)
     flat = torch.zeros_like(features).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(features.shape)
 

@@ -24,6 +24,8 @@ from export.onnx_passes.tiny_convolutions import write_tiny_convolutions_as_prod
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
 from export.rewrite.masks import scale_masks_by_convolutions
+from sgn_serve.graph_format import BF16, PRECISION_KEY
+from sgn_serve.openvino_runtime import written_for_openvino
 
 Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
 """Function that writes a graph: takes the rewritten graph, the metadata and the file to write."""
@@ -86,12 +88,12 @@ def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProt
     """Translate a rewritten graph into an ONNX model in the form that OpenVINO runs fastest.
 
     Masks select instead of multiplying, and the image's gradient is an ordinary convolution too. Wide convolutions are
-    not replaced.
+    not replaced. The service writes any graph so when it loads it; see sgn_serve.openvino_runtime.
     """
     write_input_gradients_as_convolutions(graph, fewest_channels=1)
     model = to_onnx(graph, metadata)
     apply_masks_by_selection(model)
-    return model
+    return written_for_openvino(model, metadata.get(PRECISION_KEY) == BF16)
 
 
 def _save_fused_onnx(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:

@@ -13,6 +13,7 @@ from export.rewrite.in_place import write_activations_out_of_place
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.masks import take_masks_from_results
+from export.rewrite.max_pooling import share_max_pooling
 from export.rewrite.scales import fold_channel_scales
 from export.rewrite.spreading import spread_values_late
 
@@ -21,6 +22,7 @@ __all__ = ["PASSES", "rewrite", "store_weights"]
 PASSES = (
     write_activations_out_of_place,
     keep_linear_layers,
+    share_max_pooling,
     take_masks_from_results,
     make_constant_gradients_constants,
     spread_values_late,

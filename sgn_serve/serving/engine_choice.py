@@ -6,6 +6,8 @@ So it is chosen only for a graph whose answers were compared, and not where some
 
 import importlib.util
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +32,8 @@ logger = logging.getLogger("bentoml.sgn_serve")
 FLOAT32 = "float32"
 PICTURES = 4
 """Pictures of noise that the engine which auto chose answers first."""
+TURNS = 5
+"""Turns of each engine that are timed."""
 FAR_OFF = 0.25
 """Largest error of an output, as a share of its size. The bundled network's self-gradient has 0.07 in bfloat16, and had
 4 where OpenVINO misread an operator."""
@@ -110,8 +114,9 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
 def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineChoice]:
     """Start a graph on the engine that is chosen for it.
 
-    An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph, or where its
-    outputs for some pictures are far from ONNX Runtime's: the agreement may have been measured elsewhere.
+    An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph, where its
+    outputs for some pictures are far from ONNX Runtime's, or where it takes longer. The agreement may have been
+    measured elsewhere, and some families of networks are slower on OpenVINO.
 
     Raises:
         EngineError: See Classifier.
@@ -129,9 +134,30 @@ def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineCh
         return _start(graph, settings, instead), instead
     reference = _start(graph, settings, instead)
     off = largest_error(classifier, reference)
-    if off <= FAR_OFF:
-        return classifier, choice
-    return reference, replace(instead, reason=f"OpenVINO's outputs in bfloat16 are off by {off:.2g} of their size")
+    if off > FAR_OFF:
+        return reference, replace(instead, reason=f"OpenVINO's outputs in bfloat16 are off by {off:.2g} of their size")
+    share = relative_time(classifier, reference)
+    if share > 1:
+        return reference, replace(instead, reason=f"OpenVINO in bfloat16 took {share:.2f} of its time")
+    return classifier, replace(choice, reason=f"{choice.reason}; it took {share:.2f} of ONNX Runtime's time")
+
+
+def relative_time(classifier: Classifier, reference: Classifier) -> float:
+    """Return how long a batch takes, as a share of what the reference takes: the shortest of some turns of each.
+
+    Args:
+        classifier: The network on the engine in question.
+        reference: The same network on another engine.
+    """
+    block = reference.description.has_block
+    images = np.random.default_rng(0).random((PICTURES, 3, *reference.description.image_size), np.float32)
+    shortest = dict.fromkeys((classifier, reference), math.inf)
+    for _ in range(TURNS):
+        for one in shortest:
+            start = time.perf_counter()
+            one.logits(images, block)
+            shortest[one] = min(shortest[one], time.perf_counter() - start)
+    return shortest[classifier] / shortest[reference]
 
 
 def largest_error(classifier: Classifier, reference: Classifier) -> float:

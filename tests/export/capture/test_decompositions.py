@@ -70,6 +70,11 @@ LAYERS = {
     "average pool, own divisor": nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, divisor_override=5),
     "max pool, ceil": nn.MaxPool2d(3, stride=2, ceil_mode=True),
     "max pool, dilated": nn.MaxPool2d(3, stride=2, padding=1, dilation=2),
+    "max pool of pairs": nn.MaxPool2d(2),
+    "max pool of stride 1": nn.MaxPool2d(3, stride=1, padding=1),
+    "max pool of two strides": nn.MaxPool2d((2, 3), stride=(3, 1), padding=(1, 1)),
+    "max pool with gaps": nn.MaxPool2d(2, stride=3, ceil_mode=True),
+    "max pool of large windows": nn.MaxPool2d(5, stride=2, padding=2),
     "depthwise": nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4),
     "ReLU6": nn.ReLU6(),
     "hard-swish": nn.Hardswish(),
@@ -129,6 +134,21 @@ def test_equals_autograd(name: str, size: tuple[int, int]) -> None:
     tolerance = 1e-7 if name == "hard-sigmoid" else 1e-12
     expected = input_gradient(layer)(other, weights)
     torch.testing.assert_close(graph(other, weights), expected, rtol=tolerance, atol=tolerance)
+
+
+POOLS = [name for name, layer in LAYERS.items() if isinstance(layer, nn.MaxPool2d)]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_equal_features_give_the_gradient_to_the_same_one_and_a_nan_stays(name: str) -> None:
+    """As in a flat part of a picture: the features of a window are equal."""
+    layer = LAYERS[name].double()
+    features = torch.randint(0, 3, (2, 4, 9, 14), generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.randn(layer(features).shape, dtype=torch.float64)
+    graph = make_fx(input_gradient(layer), decomposition_table=decompositions())(features, weights)
+    torch.testing.assert_close(graph(features, weights), input_gradient(layer)(features, weights))
+    nothing = torch.full_like(features, math.nan)
+    assert graph(nothing, weights).isnan().any()
 
 
 BOUNDED = {"ReLU6": (0, 6), "hard-swish": (-3, 3), "hard-sigmoid": (-3, 3)}

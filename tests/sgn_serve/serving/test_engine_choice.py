@@ -178,6 +178,48 @@ def test_an_engine_whose_outputs_are_far_off_gives_way(
     assert choice.reason.startswith("OpenVINO's outputs in bfloat16 are off by ")
 
 
+@pytest.mark.usefixtures("able")
+@pytest.mark.parametrize(("seconds", "engine"), [(0.0, "openvino"), (0.02, "onnxruntime")])
+def test_an_engine_that_takes_longer_gives_way(
+    agreeing: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, engine: str
+) -> None:
+    """The time is that of a clock that only the engines move on."""
+    clock = [0.0]
+
+    class Timed:
+        """Answers as ONNX Runtime does, in some seconds where ONNX Runtime takes 0.01."""
+
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+            self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
+
+        def run(self, outputs: list[str], inputs: Any) -> Any:
+            clock[0] += seconds
+            return self.right.run(outputs, inputs)
+
+    def started(graph: Graph, settings: Settings, choice: engine_choice.EngineChoice) -> Any:
+        classifier = start(graph, settings, choice)
+        if choice.engine == "onnxruntime":
+            logits = classifier.logits
+
+            def timed(*given: Any) -> Any:
+                clock[0] += 0.01
+                return logits(*given)
+
+            monkeypatch.setattr(classifier, "logits", timed)
+        return classifier
+
+    start = engine_choice._start
+    monkeypatch.setattr(engine_choice, "_start", started)
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", Timed)
+    monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: clock[0])
+    classifier, choice = start_chosen(agreeing, Settings())
+    assert (classifier.engine, choice.engine) == (engine, engine)
+    if engine == "openvino":
+        assert choice.reason.endswith("of the pictures; it took 0.00 of ONNX Runtime's time")
+    else:
+        assert choice.reason == "OpenVINO in bfloat16 took 2.00 of its time"
+
+
 def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
     settings = Settings(model_path=agreeing.path, threads=1, providers=("cpu",))
     summary = try_here(settings)["summary"]
@@ -193,8 +235,11 @@ def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
     }
 
 
-def test_what_was_chosen_answers_as_float32_does_within_bfloat16(agreeing: Graph) -> None:
+def test_what_was_chosen_answers_as_float32_does_within_bfloat16(
+    agreeing: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where this machine can: the service's own graph, in the precision that was chosen for it."""
+    monkeypatch.setattr(engine_choice, "relative_time", lambda *classifiers: 0.5)  # so small a graph is not faster
     chosen, choice = start_chosen(agreeing, Settings(threads=1))
     if choice.precision != "bf16":
         pytest.skip(f"bfloat16 is not chosen here: {choice.reason}")
