@@ -275,6 +275,8 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
+    "throughput.before": lambda: str(result("throughput")["before"]),
+    "throughput.rounds": lambda: str(len(next(iter(result("throughput")["connections"].values()))["rounds"])),
     "hostile.files": lambda: f"{result('hostile')['files']:,}",
     "hostile.formats": lambda: str(len(result("hostile")["formats"])),
     "hostile.idle": lambda: f"{result('hostile')['idle_mb']:.0f}",

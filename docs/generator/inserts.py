@@ -22,6 +22,7 @@ from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
+from release.throughput import throughput_table
 from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
 from sgn_serve.command import build_parser as serve_parser
@@ -401,6 +402,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "service": lambda: service.table(result("service")),
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),
+    "throughput": lambda: throughput_table(result("throughput")),
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,
     "table1": _reproduced("table1"),
