@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         "more than 192 MB for so many, such as WebP, reaches that limit of memory earlier",
     )
     decode_seconds: Number = Field(
-        4.0,
+        3.5,
         ge=0.01,
         le=600,
         description="time in which all pictures of a request must be decoded, in seconds. Those that are not are "

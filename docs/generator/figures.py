@@ -283,6 +283,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.cores": lambda: str(result("hostile")["cores"]),
     "hostile.processor": lambda: str(result("hostile")["processor"]),
     "hostile.commit": lambda: str(result("hostile")["git_commit"]),
+    "hostile.together commit": lambda: str(result("hostile").get("together_commit", result("hostile")["git_commit"])),
     "hostile.bound memory": lambda: f"{hostile.MEMORY_MB:g}",
     "hostile.bound answer": lambda: f"{hostile.ANSWER_SECONDS:g}",
     "hostile.bound small": lambda: f"{hostile.SMALL_SECONDS:g}",

@@ -11,6 +11,7 @@ Each file follows from a line of that list. A server is started from this checko
 
 import argparse
 import json
+import lzma
 import os
 import shlex
 import shutil
@@ -67,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the unfinished run (default: build/hostile)")
     parser.add_argument("--restart", action="store_true", help="forget an unfinished run")
     parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="RESULT",
+        help="go on from a finished run: measure only the named inputs and many at a time anew",
+    )
+    parser.add_argument(
         "--most-gigabytes", type=float, help="memory at which the server is ended (default: half of what is free)"
     )
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/hostile.json)")
@@ -86,7 +93,7 @@ class State:
 
     def __init__(self, path: Path, options: dict[str, Any]):
         self._path = path
-        self.seconds = 0.0
+        self.seconds, self.fuzzed_commit = 0.0, ""
         self.named: dict[str, Any] = {}
         self.formats: list[str] = []
         self.tallies: dict[str, fuzz.Tally] = {}
@@ -101,8 +108,19 @@ class State:
                 )
             self.seconds, self.named, self.formats = content["seconds"], content["named"], content["formats"]
             self.rounds, self.idle = content["rounds"], content["idle"]
+            self.fuzzed_commit = content["fuzzed_commit"]
             self.tallies = {name: fuzz.Tally(**tally) for name, tally in content["tallies"].items()}
         self._began = time.monotonic() - self.seconds
+
+    def take_over(self, result: dict[str, Any]) -> None:
+        """Begin with what a finished run measured, but for the named inputs of now and for many at a time."""
+        self.idle, self.fuzzed_commit = result["idle_mb"], result["git_commit"]
+        self._began -= result["seconds"]
+        self.named = {side: rows for side, rows in result["named"].items() if side != "now"}
+        self.formats = list(result["formats"])
+        self.rounds = dict.fromkeys(self.formats, 0)
+        self.tallies = {name: fuzz.Tally(**{**row, "together": {}}) for name, row in result["formats"].items()}
+        self.save()
 
     def save(self) -> None:
         """Write the file."""
@@ -114,6 +132,7 @@ class State:
             "formats": self.formats,
             "rounds": self.rounds,
             "idle": self.idle,
+            "fuzzed_commit": self.fuzzed_commit,
             "tallies": {name: asdict(tally) for name, tally in self.tallies.items()},
         }
         write_atomically(self._path, json.dumps(content).encode())
@@ -143,8 +162,12 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.restart and arguments.work.exists():
         shutil.rmtree(arguments.work)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    names = ("files", "formats", "seed", "server", "no_named", "no_together", "before", "replay")
+    names = ("again", "files", "formats", "seed", "server", "no_named", "no_together", "before", "replay")
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
+    if arguments.again is not None and not state.tallies:
+        state.take_over(json.loads(arguments.again.read_text()))
+        sent = _beside(arguments.again) / "sent.jsonl.xz"
+        (arguments.work / "sent.jsonl").write_bytes(lzma.decompress(sent.read_bytes()))
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
     fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
@@ -191,7 +214,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BenchmarkError(f"--server {arguments.server}: expected HOST:PORT, such as 127.0.0.1:3000")
     if arguments.files < 0:
         raise BenchmarkError(f"--files must be 0 or more, not {arguments.files}")
-    for option, path in (("--replay", arguments.replay), ("--corpus", arguments.corpus)):
+    for option, path in (("--replay", arguments.replay), ("--corpus", arguments.corpus), ("--again", arguments.again)):
         if path is not None and not path.is_file():
             raise BenchmarkError(f"{option} {path}: no such file")
     if arguments.before is not None and not (arguments.before / "bentofile.yaml").is_file():
@@ -293,7 +316,8 @@ def _accepted(opened: Session) -> list[str]:
 def _result(state: State, command: str, most_bytes: float) -> dict[str, Any]:
     return {
         "command": command,
-        "git_commit": commit(),
+        "git_commit": state.fuzzed_commit or commit(),
+        "together_commit": commit(),
         "versions": versions(PACKAGES),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),

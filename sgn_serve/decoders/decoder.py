@@ -70,7 +70,7 @@ class DecoderLimits:
     """
 
     processes: int = 2
-    seconds: float = 4.0
+    seconds: float = 3.5
     file_bytes: int = 10 * _MIB
 
 
