@@ -22,6 +22,8 @@ from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve
 from training.evaluate.report import Report
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
     block_config = checkpoints.TINY.block if block else None
