@@ -46,7 +46,7 @@ SAME = {
 """Names of torchvision with those of timm."""
 
 NARROW: dict[str, dict[str, Any]] = {
-    **{name: {"num_features": 64} for name in ("vgg11", "vgg11_bn")},
+    **{name: {"mlp_ratio": 64 / 4096} for name in ("vgg11", "vgg11_bn")},
     "vit_base_patch32_224": {"embed_dim": 96},
     "convnext_tiny": {"dims": (24, 48, 96, 192)},
     "swin_tiny_patch4_window7_224": {"embed_dim": 24},
@@ -69,10 +69,10 @@ def narrow_network(name: str) -> nn.Module:
 
 
 class NarrowLinear(nn.Linear):
-    """Has 64 features where torchvision's VGGs have 4096."""
+    """A layer of torchvision's VGGs, with 64 features between the first two instead of 4096."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(*(64 if size == 4096 else size for size in (inputs, outputs)))
+        super().__init__(64 if inputs == outputs else inputs, 64 if inputs == 512 * 7 * 7 else outputs)
 
 
 STATE, NARROW_STATE = functools.cache(state_of), functools.cache(state_of)
