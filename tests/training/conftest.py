@@ -1,12 +1,15 @@
 """Small networks, and a small data set whose classes are easy to tell apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.training.processes import SHORT
+from training.evaluate.diagnostics import accuracy_curve
+from training.loop import validation
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -50,6 +53,18 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def short_attacks() -> Iterator[None]:
+    """Validation and a report's curve attack with two steps: for tests that do not look at how strong they are.
+
+    With all ten and forty steps they take most of the time of a tiny run.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "_STEPS", SHORT)
+        patch.setattr(accuracy_curve, "STEPS", SHORT)
+        yield
 
 
 @pytest.fixture

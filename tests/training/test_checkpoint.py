@@ -285,6 +285,5 @@ def test_the_same_network_gives_the_same_file_in_every_process(saved, info, tmp_
         "model, info = load_checkpoint(Path(sys.argv[1]))\n"
         "save_checkpoint(Path(sys.argv[2]), model.state_dict(), info)"
     )
-    for name in ("a", "b"):
-        subprocess.run([sys.executable, "-c", program, path, tmp_path / name], check=True)
-        assert (tmp_path / name).read_bytes() == path.read_bytes()
+    subprocess.run([sys.executable, "-c", program, path, tmp_path / "again"], check=True)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()

@@ -12,6 +12,8 @@ from training.evaluate import judge
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 BLOCK = ("--method=self-gradient", "--plain-loss-share=0.3")
 TRAININGS = {
     "standard": ("--method=standard", "--cutmix=0.5", "--cutout=3"),

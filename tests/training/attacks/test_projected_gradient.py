@@ -35,7 +35,7 @@ def test_pgd_stays_inside_the_ball_and_the_image_range(pictures, loss, start, ke
 
 
 def test_attacks_lower_accuracy_and_more_steps_never_raise_it(pictures):
-    model, images, labels = pictures
+    model, images, labels = pictures[0], *(part[:12] for part in pictures[1:])
     for view in (held_view(model), smooth_view(model, 20.0)):
         accuracies = []
         for steps in (1, 2, 4, 8, 16):

@@ -26,6 +26,8 @@ from training.checkpoint import CheckpointError, load_checkpoint
 from training.convert.command import main
 from training.evaluate.command import main as evaluate
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 CLASSES = "ant,bee,cat,dog,elk"
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 

@@ -14,6 +14,8 @@ from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError
 from training.evaluate import command
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tarball"])
 @pytest.mark.parametrize("classes", [10, 100])
@@ -77,7 +79,8 @@ def train_and_judge(dataset: str, root: Path, *more: str, evaluation: tuple[str,
     options = ["--arch=wrn-10-1", "--run=a", "--lr-schedule=cyclic", "--precision=float32", *more]
     assert main([*common, *options]) == 0
     checkpoint = "runs/a/model.safetensors"
-    assert command.main([f"--ckpt={checkpoint}", f"--data-root={root}", "--device=cpu", *evaluation]) == 0
+    judged = [f"--ckpt={checkpoint}", f"--data-root={root}", "--device=cpu", "--attacks=fgsm", *evaluation]
+    assert command.main(judged) == 0
     return json.loads(Path("runs/a/evaluation.json").read_text())
 
 
@@ -92,9 +95,9 @@ def test_cifar100_from_archive_to_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ("--method=standard", "--epochs=2", "--batch-size=50", "--lr=0.05")
     held_out = ("--validation-pictures=100", "--validation-attacked=10")
-    report = train_and_judge("cifar100", tmp_path / "data", *options, *held_out, evaluation=("--pictures=100",))
+    report = train_and_judge("cifar100", tmp_path / "data", *options, *held_out, evaluation=("--pictures=20",))
     assert report["setting"]["data"] == "cifar100"
-    assert report["setting"]["pictures"] == 100
+    assert report["setting"]["pictures"] == 20
     first, last = losses()
     # An untrained network of 100 classes is at log(100).
     assert 5.5 > first > last

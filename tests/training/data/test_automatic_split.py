@@ -21,6 +21,8 @@ from training.data.picture_folder import in_test_part
 from training.data.picture_set import DatasetError
 from training.evaluate import command as judge
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 FORMATS = (".png", ".jpg", ".webp", ".bmp", ".tif")
 PER_CLASS = 20
 

@@ -16,6 +16,8 @@ from training.data.random_crops import ASPECTS, WholePictures, crop, draw_boxes,
 from training.loop.augmentation import Augmentation
 from training.options import build_parser, configure
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 CROPPED = ("--image-size=16", "--resize=crop", "--random-resized-crop=0.35")
 
 

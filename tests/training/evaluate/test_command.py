@@ -22,6 +22,8 @@ from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve
 from training.evaluate.report import Report
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 def save_untrained(folder: Path, block: bool, activation: str = "relu") -> Path:
     block_config = checkpoints.TINY.block if block else None
@@ -127,7 +129,7 @@ def interruptible():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_folder, capsys, monkeypatch):
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--beta", "20", "--device=cpu"]
-    argv += ["--batch-size=2"]
+    argv += ["--batch-size=2", "--attacks=fgsm,pgd-2,cw-2"]
     original = measuring.withstood
     measured: list[str] = []
     half_done = checkpoint.with_name("evaluation.json.row")

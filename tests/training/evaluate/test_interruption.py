@@ -1,9 +1,11 @@
 """An interrupted evaluation loses a batch at most, and says truly what is saved."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from tests.training import checkpoints
 from training.attacks.base import AttackOn
@@ -16,12 +18,17 @@ from training.evaluate.measuring import Trial
 from training.evaluate.report import Report
 from training.evaluate.row_progress import CheckProgress
 from training.evaluate.run import Evaluation
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 EPS = 8 / 255
 
 
-def evaluation(network, folder, pictures=8) -> Evaluation:
+def evaluation(folder, pictures=8) -> Evaluation:
     torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)]
+    network = SelfGradientNetwork(nn.Sequential(*layers), SelfGradientBlock(scale=EPS, gradient_scaling="rms")).eval()
     images = torch.rand(pictures, 3, 8, 8)
     with torch.no_grad():
         labels = network(images).argmax(dim=1)
@@ -42,10 +49,9 @@ def figures(report: Report) -> dict:
     return found
 
 
-@pytest.fixture
-def whole(network, tmp_path):
-    (tmp_path / "whole").mkdir()
-    one = evaluation(network(), tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, short_attacks):
+    one = evaluation(tmp_path_factory.mktemp("whole"))
     one.run(some_attacks())
     return figures(one.report)
 
@@ -81,9 +87,9 @@ PHASES = [
 
 
 @pytest.mark.parametrize("phase", PHASES, ids=[f"{one[1]} {one[2]}" for one in PHASES])
-def test_an_interrupt_in_each_phase(phase, network, tmp_path, whole, monkeypatch):
+def test_an_interrupt_in_each_phase(phase, tmp_path, whole, monkeypatch):
     *where, told = phase
-    one = evaluation(network(), tmp_path)
+    one = evaluation(tmp_path)
     with monkeypatch.context() as patch:
         stop_at(patch, *where)
         with pytest.raises(KeyboardInterrupt):
@@ -91,27 +97,27 @@ def test_an_interrupt_in_each_phase(phase, network, tmp_path, whole, monkeypatch
     assert one.resumption == told
     beside = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
     assert (beside == []) == told.startswith("nothing"), "what is told to be saved is"
-    again = evaluation(network(), tmp_path)
+    again = evaluation(tmp_path)
     again.run(some_attacks())
     assert figures(again.report) == whole
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["e.json"], "nothing is left beside it"
 
 
-def test_a_check_that_was_interrupted_measures_what_is_left_alone(network, tmp_path, whole, monkeypatch):
-    one = evaluation(network(), tmp_path)
+def test_a_check_that_was_interrupted_measures_what_is_left_alone(tmp_path, whole, monkeypatch):
+    one = evaluation(tmp_path)
     with monkeypatch.context() as patch:
         stop_at(patch, CheckProgress, "save", 15)
         with pytest.raises(KeyboardInterrupt):
             one.run(some_attacks())
     saved = stop_at(monkeypatch, CheckProgress, "save", 1000)
-    again = evaluation(network(), tmp_path)
+    again = evaluation(tmp_path)
     again.run(some_attacks())
     assert len(saved) == 20 - 14
     assert figures(again.report) == whole
 
 
-def test_a_finished_report_measures_nothing_again(network, tmp_path, monkeypatch):
-    one = evaluation(network(), tmp_path)
+def test_a_finished_report_measures_nothing_again(tmp_path, monkeypatch):
+    one = evaluation(tmp_path)
     one.run(some_attacks())
     one.write_page(tmp_path / "page")
     before = figures(one.report)
@@ -123,16 +129,37 @@ def test_a_finished_report_measures_nothing_again(network, tmp_path, monkeypatch
         (CheckProgress, "save"),
     ):
         stop_at(monkeypatch, place, name, 1)
-    again = evaluation(network(), tmp_path)
+    again = evaluation(tmp_path)
     again.run(some_attacks())
     again.write_page(tmp_path / "page")
     assert figures(again.report) == before
 
 
+def judging(checkpoint, picture_folder) -> list[str]:
+    return [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu", "--attacks=pgd-1"]
+
+
 @pytest.fixture
 def command(picture_folder, tmp_path):
-    checkpoint = checkpoints.save_untrained(tmp_path, checkpoints.tiny_info(block=None))
-    return [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu", "--attacks=pgd-1"]
+    return judging(checkpoints.save_untrained(tmp_path, checkpoints.tiny_info(block=None)), picture_folder)
+
+
+@pytest.fixture(scope="module")
+def seed_report(picture_folder, tmp_path_factory, short_attacks):
+    """A report of another seed than the command's."""
+    folder = tmp_path_factory.mktemp("seed")
+    checkpoint = checkpoints.save_untrained(folder, checkpoints.tiny_info(block=None))
+    assert main([*judging(checkpoint, picture_folder), "--seed=1", f"--report={folder / 'seed.json'}"]) == 0
+    return folder / "seed.json"
+
+
+@pytest.fixture
+def occupied(seed_report, tmp_path):
+    """Places of a report that are taken."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken.json").mkdir()
+    (tmp_path / "other.json").write_text("{}")
+    shutil.copy(seed_report, tmp_path)
 
 
 def test_nothing_is_promised_while_the_pictures_are_read(command, monkeypatch, capsys):
@@ -145,6 +172,7 @@ def test_nothing_is_promised_while_the_pictures_are_read(command, monkeypatch, c
     assert "interrupted; nothing is saved yet, so the same command starts again\n" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("occupied")
 @pytest.mark.parametrize(
     ("report", "message"),
     [
@@ -158,11 +186,6 @@ def test_nothing_is_promised_while_the_pictures_are_read(command, monkeypatch, c
 def test_a_report_that_cannot_be_is_refused_before_pictures_are_read(
     report, message, command, tmp_path, monkeypatch, capsys
 ):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "taken.json").mkdir()
-    (tmp_path / "other.json").write_text("{}")
-    assert main([*command, "--seed=1", f"--report={tmp_path / 'seed.json'}"]) == 0
-    capsys.readouterr()
     before = sorted(tmp_path.iterdir())
     read = stop_at(monkeypatch, prepare, "load_pictures", 1)
     assert main([*command, f"--report={report.format(folder=tmp_path)}"]) == 2

@@ -13,6 +13,8 @@ from torch import nn
 
 from beside import CLASSES
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 class Mine(nn.Module):
     def __init__(self):

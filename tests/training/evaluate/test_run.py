@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage
 from training.attacks.black_box import SourceNetwork
+from training.attacks.gradient_attack import Attack
 from training.attacks.projected_gradient import loss_gradient, margin
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
@@ -50,7 +51,7 @@ def full(tmp_path_factory):
         transfer=SourceNetwork(tiny(1, block=False), "pgd tiny", "2" * 64),
         queries=20,
     )
-    # A hundred iterations of each would find no more here and take a minute.
+    # A hundred iterations of each would find no more here and take a minute, and so would as many steps.
     attacks = [
         replace(attack, iterations=8) if isinstance(attack, GradientStage) else attack
         for attack in build_attacks(["full"], context)
@@ -69,7 +70,14 @@ def full(tmp_path_factory):
         betas=(20.0,),
         graph=cast(Any, graph),
     )
-    return evaluation, attacks, evaluation.run(attacks)
+    perturb = Attack.perturb
+
+    def few_steps(self: Attack, *given: Any) -> Tensor:
+        return perturb(replace(self, steps=min(self.steps, 4)), *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attack, "perturb", few_steps)
+        return evaluation, attacks, evaluation.run(attacks)
 
 
 def test_every_row_is_there_and_none_is_above_clean(full):

@@ -20,6 +20,8 @@ from training.foreign.errors import WeightsError
 from training.foreign.kind import is_foreign
 from training.foreign.loading import Source, load_network
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 NAMES = ("blue", "green", "red")
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 

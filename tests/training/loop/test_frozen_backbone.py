@@ -11,6 +11,8 @@ from training.command import main
 from training.common.command_line import OptionError
 from training.config import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 @pytest.mark.parametrize("more", [(), ("--ema-decay=0.9", "--attack-view=smooth", "--plain-loss-share=0.3")])
 def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder, runs, more):

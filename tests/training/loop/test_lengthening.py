@@ -13,12 +13,14 @@ from training.config import TrainConfig
 from training.loop.schedule import learning_rate
 from training.loop.validation import Validation
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 STEP = ("--method=standard", "--lr-schedule=step", "--ema-decay=0.9")
 CYCLIC = ("--method=standard", "--lr=0.1", "--lr-warmup=0.25")
 
 
 @pytest.fixture(scope="module")
-def finished(picture_folder, tmp_path_factory):
+def finished(picture_folder, tmp_path_factory, short_attacks):
     """A finished run of two epochs with the cyclic schedule."""
     folder = tmp_path_factory.mktemp("finished")
     with contextlib.chdir(folder):

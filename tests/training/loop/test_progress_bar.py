@@ -2,10 +2,14 @@
 
 import sys
 
+import pytest
+
 from tests.training.tiny_run import arguments
 from training.command import main
 from training.loop.progress_bar import ProgressBar
 from training.loop.time_left import TimeLeft, Work
+
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 class Terminal:

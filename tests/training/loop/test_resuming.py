@@ -6,26 +6,27 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.training.processes import start_training
 from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
 from training.loop.validation import Validation
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 TIMING = {"train_images_per_second", "wall_seconds", "core_seconds", "peak_memory_mib"}
 RESUMABLE = ("--method", "self-gradient", "--ema-decay", "0.9")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(picture_folder, tmp_path_factory):
+def uninterrupted(picture_folder, tmp_path_factory, short_attacks):
     """The run that every interrupted and resumed one must equal."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     with contextlib.chdir(folder):
@@ -50,22 +51,17 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_resuming_a_killed_run_gives_the_uninterrupted_result(number, picture_folder, runs, uninterrupted):
     interrupted = arguments(picture_folder, "parts", *RESUMABLE)
     # The number of threads decides the order of sums, hence the last bits.
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", *interrupted],
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_training([*interrupted, f"--threads={torch.get_num_threads()}"], runs.parent)
     deadline = time.monotonic() + 300
     while not (runs / "parts" / "log.csv").exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=300)
+    os.kill(process.pid, number)
+    process.join(timeout=300)
     if number == signal.SIGTERM:
-        assert process.returncode == 143
+        error = (runs.parent / "error.txt").read_text()
+        assert process.exitcode == 143
         assert re.search("--resume continues (after|with the validation of) epoch", error)
         assert "Traceback" not in error
     assert len(rows(runs / "parts")) < 3

@@ -16,6 +16,8 @@ from training.data import picture_folder as reading
 from training.data.automatic_split import AutomaticSplit
 from training.loop.validation import Validation
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 PICTURES = 20
 
 
@@ -54,7 +56,7 @@ def arguments(root: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(photos, tmp_path_factory):
+def uninterrupted(photos, tmp_path_factory, short_attacks):
     folder = tmp_path_factory.mktemp("whole")
     with contextlib.chdir(folder):
         assert main(arguments(photos)) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.processes import start_training
 from tests.training.tiny_run import arguments, failure
 from training.command import main
 from training.loop.run_lock import LOCK, RunInUse, run_lock
@@ -123,17 +124,12 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
 
 def test_resuming_beside_a_living_training_is_refused_and_after_its_kill_goes_on(picture_folder, runs, capsys):
     argv = arguments(picture_folder, "a", "--method=standard", epochs=1000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training", *argv],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_training(argv, runs.parent)
     try:
         deadline = time.monotonic() + 300
         while not (runs / "a" / "log.csv").exists():
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.05)
         before = (runs / "a" / LOCK).read_text()
         for more in ((), ("--resume",)):
@@ -141,10 +137,10 @@ def test_resuming_beside_a_living_training_is_refused_and_after_its_kill_goes_on
                 capsys, [*argv, *more]
             )
         assert (runs / "a" / LOCK).read_text() == before
-        assert process.poll() is None
+        assert process.is_alive()
     finally:
         process.kill()
-        process.wait()
+        process.join()
     error = failure(capsys, [*arguments(picture_folder, "a", "--method=standard", epochs=2), "--resume"])
     assert "runs/a/state.pt belongs to a run with other settings" in error, "the lock is taken over"
 

@@ -20,6 +20,8 @@ from training.loop.start import Start, read_start, take_over
 from training.networks.errors import ArchitectureError
 from training.options import build_parser, checked
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 

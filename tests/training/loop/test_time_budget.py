@@ -1,9 +1,13 @@
 """A time budget: the learning-rate schedule over elapsed time, its end, and resuming within it."""
 
+import pytest
+
 from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
+
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 class Clock:

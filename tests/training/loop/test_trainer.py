@@ -13,6 +13,8 @@ from training.data.batches import to_float
 from training.data.loading import load_pictures
 from training.networks.gradient_oracle import GradientOracle
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 
 @pytest.mark.parametrize(
     "options",

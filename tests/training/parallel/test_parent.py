@@ -35,7 +35,8 @@ def test_workers_end_when_torchrun_is_killed(picture_folder, tmp_path):
     )
     workers: list[int] = []
     try:
-        wait_until((tmp_path / "runs" / "a" / "log.csv").exists)
+        # Saved before the first epoch.
+        wait_until((tmp_path / "runs" / "a" / "state.pt").exists)
         workers = children(agent.pid)
         assert len(workers) == 2
         agent.send_signal(signal.SIGKILL)

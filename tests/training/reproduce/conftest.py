@@ -9,14 +9,18 @@ from training.evaluate import command as evaluate
 from training.reproduce.experiment import Experiment
 from training.reproduce.systems import BUDGETS
 
+IN_A_PROCESS = Experiment._python
+"""Runs a command as users get it."""
+
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def in_this_process(monkeypatch: pytest.MonkeyPatch, short_attacks: None) -> list[list[str]]:
     """Runs what would be processes of their own here, where small archives pass torchvision's check; returns them.
 
-    They judge fewer pictures than the budget says: which figures there are does not depend on how many.
+    They attack fewer pictures than the budget says: which figures there are does not depend on how many.
     """
-    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pictures=20))
+    smoke = BUDGETS["smoke"]
+    monkeypatch.setitem(BUDGETS, "smoke", replace(smoke, pictures=6, flags=(*smoke.flags, "--validation-attacked=4")))
     mains = {"training": train.main, "training.evaluate": evaluate.main}
     commands = []
 

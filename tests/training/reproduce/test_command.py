@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.archives import write_cifar, write_svhn
+from tests.training.reproduce.conftest import IN_A_PROCESS
 from tests.training.reproduce.smoke_runs import result, smoke
 from training.reproduce.experiment import Experiment, image_folder, training_pictures
 from training.reproduce.paper import ATTACKS
@@ -16,8 +17,14 @@ from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import LOWEST
 
 
-def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, monkeypatch, capsys):
-    """With the processes that users get; a second time, nothing is trained or measured again."""
+def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, monkeypatch, in_this_process, capsys):
+    """One system with the processes that users get; a second time, nothing is trained or measured again."""
+    here = Experiment._python
+
+    def run(self: Experiment, arguments: list[str]) -> int:
+        return (IN_A_PROCESS if self.system == "pgd" else here)(self, arguments)
+
+    monkeypatch.setattr(Experiment, "_python", run)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     data = ("--dataset", "image-folder", "--dataset-name", "three colours", "--data-root", str(picture_folder))
@@ -37,8 +44,11 @@ def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, mo
     assert plain["training"].startswith("python -m training --dataset image-folder")
     files = [Path(f"runs/reproduce/smoke/cifar10/{name}/state.pt") for name in ("pgd", "gradient-oracle")]
     before = [file.stat().st_mtime_ns for file in files]
+    monkeypatch.setattr(Experiment, "_python", here)
+    in_this_process.clear()
     assert smoke("table1", *data) == 0
     assert [file.stat().st_mtime_ns for file in files] == before
+    assert [command[1] for command in in_this_process] == ["training.evaluate"] * 2
     assert result("table1")["rows"][1]["measured"] == plain["measured"]
 
 

@@ -1,0 +1,43 @@
+"""Trainings in processes of their own, which tests can kill."""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+# The server imports once what each new Python would take seconds of processor time to import, and forks from there.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["training.train", "torch._dynamo"])
+
+
+def start_training(argv: list[str], folder: Path, **environment: str) -> BaseProcess:
+    """Start `python -m training` with these arguments in a folder; its standard error is added to error.txt there.
+
+    Its validation takes as few steps as with the fixture short_attacks, so that its figures can be compared.
+    """
+    process = _SERVER.Process(target=_train, args=(argv, folder, environment), daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(_ROOT))  # read where the server is not running yet
+        process.start()
+    return process
+
+
+def _train(argv: list[str], folder: Path, environment: dict[str, str]) -> None:
+    from training.command import main
+    from training.loop import validation
+
+    os.chdir(folder)
+    os.environ.update(environment)
+    for descriptor, name in ((1, "output.txt"), (2, "error.txt")):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+    validation._STEPS = SHORT
+    sys.exit(main(argv))
+
+
+SHORT = 2
+"""Steps of an attack of whose strength no test says anything."""
