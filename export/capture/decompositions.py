@@ -7,6 +7,7 @@ that the tables lack, or for which they choose a form that runtimes are slow at.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ aten = torch.ops.aten
 Decompositions = dict[Any, Callable[..., Any]]
 
 
+@cache
 def decompositions() -> Decompositions:
-    """Return PyTorch's core ATen decompositions and ours, as make_fx takes them."""
+    """Return PyTorch's core ATen decompositions and ours, as make_fx takes them: one table, which nobody changes."""
     return {
         **{operator: rule for operator, rule in core_aten_decompositions().items() if operator not in _KEPT},
         aten.convolution_backward.default: convolution_input_gradient,
@@ -37,7 +39,7 @@ def decompositions() -> Decompositions:
         aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_input_gradient,
         aten.adaptive_max_pool2d.default: adaptive_max_pool,
         aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_input_gradient,
-        aten.avg_pool3d_backward.default: average_pool_3d_input_gradient,
+        aten.avg_pool3d_backward.default: average_pool_input_gradient,
         **{backward: resize_input_gradient(forward) for backward, forward in _RESIZES.items()},
         **{backward: antialiased_resize_input_gradient(mode) for backward, (_, mode) in _ANTIALIASED.items()},
         **{forward: antialiased_resize(mode) for forward, mode in _ANTIALIASED.values()},
@@ -236,11 +238,18 @@ def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Return the gradient of average pooling, aten::avg_pool2d_backward, as a depthwise transposed convolution."""
+    """Return the gradient of average pooling as a depthwise transposed convolution.
+
+    It serves aten::avg_pool2d_backward and aten::avg_pool3d_backward. Local response normalisation pools over three
+    axes, one of them the channels.
+
+    Raises:
+        NotImplementedError: Windows along three axes reach over the edge and are divided by fewer elements there.
+    """
+    axes = len(kernel_size)
     strides = list(stride) or list(kernel_size)
-    sizes = list(features.shape[2:])
-    channels = features.shape[1]
-    divisor = divisor_override or kernel_size[0] * kernel_size[1]
+    sizes, channels = list(features.shape[-axes:]), features.shape[-axes - 1]
+    divisor = divisor_override or math.prod(kernel_size)
 
     def pixels(axis: int) -> Tensor:
         windows = torch.arange(gradient.shape[2 + axis], dtype=gradient.dtype, device=gradient.device)
@@ -249,38 +258,14 @@ def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
         return _pixels_of_windows(starts, kernel_size[axis], sizes[axis], margin)
 
     if divisor_override is None and (ceil_mode or (any(padding) and not count_include_pad)):
+        if axes != 2:
+            raise NotImplementedError("three-dimensional average pooling that divides by fewer elements at the edge")
         # Windows that reach over the edge are divided by fewer pixels.
         rows, columns = pixels(0), pixels(1)
         gradient, divisor = gradient / (rows[:, None] * columns), 1
     weight = torch.full((channels, 1, *kernel_size), 1 / divisor, dtype=gradient.dtype, device=gradient.device)
-    return _transposed_convolution(gradient, weight, sizes, _Windows(strides, padding, [1, 1]), channels)
-
-
-def average_pool_3d_input_gradient(  # noqa: PLR0913  # aten's signature
-    gradient: Tensor,
-    features: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> Tensor:
-    """Return the gradient of average pooling in three dimensions, aten::avg_pool3d_backward.
-
-    Local response normalisation pools so over channels.
-
-    Raises:
-        NotImplementedError: Windows reach over the edge and are divided by fewer elements there.
-    """
-    if divisor_override is None and (ceil_mode or (any(padding) and not count_include_pad)):
-        raise NotImplementedError("three-dimensional average pooling that divides by fewer elements at the edge")
-    strides = list(stride) or list(kernel_size)
-    channels = features.shape[-4]
-    divisor = divisor_override or math.prod(kernel_size)
-    weight = torch.full((channels, 1, *kernel_size), 1 / divisor, dtype=gradient.dtype, device=gradient.device)
-    sizes, windows = features.shape[-3:], _Windows(strides, padding, [1, 1, 1])
-    if gradient.dim() == 5:
+    windows = _Windows(strides, padding, [1] * axes)
+    if gradient.dim() == axes + 2:
         return _transposed_convolution(gradient, weight, sizes, windows, channels)
     return _transposed_convolution(gradient.unsqueeze(0), weight, sizes, windows, channels).squeeze(0)
 

@@ -1,6 +1,10 @@
 """A small checkpoint and its exported file, made once for all tests to read."""
 
+import contextlib
 import copy
+import gc
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +16,10 @@ from torch import fx
 import export.exporter
 import export.reduced
 from export.capture.graph import capture
+from export.command import main
 from export.exporter import export_onnx
 from export.network_passes import Passes, passes_of
-from tests.export.networks import checkpoint_info, randomise
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -43,6 +48,17 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_collections() -> Iterator[None]:
+    """Collect garbage rarely. Tracing makes so many objects that collections took a tenth of an export's time."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
@@ -56,6 +72,31 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path)
     return Exported(checkpoint, path, *load_checkpoint(checkpoint))
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The ONNX file of a network without a block, and what the command line printed about it."""
+
+    graph: Path
+    lines: list[str]
+
+
+@pytest.fixture(scope="session")
+def exported_plain(tmp_path_factory: pytest.TempPathFactory) -> Printed:
+    folder, info = tmp_path_factory.mktemp("plain"), checkpoint_info(block=False)
+    save_checkpoint(folder / "plain.safetensors", randomise(build_model(info)).state_dict(), info)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["--ckpt", str(folder / "plain.safetensors"), "--onnx", str(folder / "plain.onnx")]) == 0
+    return Printed(folder / "plain.onnx", printed.getvalue().splitlines())
+
+
+@pytest.fixture(scope="session")
+def varied() -> tuple[Passes, fx.GraphModule]:
+    """Passes around varied_backbone and their captured graph; a test copies it before it changes it."""
+    passes = passes_of(network_around(varied_backbone()))
+    return passes, capture(passes, IMAGE_SIZE)
 
 
 @pytest.fixture(scope="session")
@@ -73,5 +114,11 @@ def captured_once(monkeypatch: pytest.MonkeyPatch, captured_graph: fx.GraphModul
 
 @pytest.fixture
 def ready_made(monkeypatch: pytest.MonkeyPatch, captured_once: None, exported: Exported) -> None:
-    """Spare the seconds of another export of the same checkpoint to ONNX."""
-    monkeypatch.setattr("export.formats.table.to_onnx", lambda *_: exported.model())
+    """Spare the seconds of another export of the same weights to ONNX; the file gets the metadata asked for."""
+
+    def to_onnx(graph: fx.GraphModule, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        model = exported.model()
+        onnx.helper.set_model_props(model, dict(metadata))
+        return model
+
+    monkeypatch.setattr("export.formats.table.to_onnx", to_onnx)

@@ -41,12 +41,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that remembers how training divided its pictures."""
+def divided(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as one that remembers how training divided its pictures."""
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
     recipe = {"dataset": "image-folder", "image_size": None, "validation_pictures": VALIDATION}
-    info = replace(checkpoint_info(), recipe=recipe)
-    save_checkpoint(path, randomise(build_model(info)).state_dict(), info)
+    network, info = load_checkpoint(checkpoint)
+    save_checkpoint(path, network.state_dict(), replace(info, recipe=recipe))
     return path
 
 
@@ -57,6 +57,7 @@ def test_pictures_are_those_that_training_held_out(divided: Path, data_root: Pat
     assert not (data_root / "test").exists(), "test pictures are not even looked for"
 
 
+@pytest.mark.usefixtures("ready_made")
 def test_graph_carries_a_threshold_that_gives_the_asked_agreement(
     divided: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +80,7 @@ def test_graph_carries_a_threshold_that_gives_the_asked_agreement(
     assert chosen.float().mean().item() == pytest.approx(auto["second_pass"], abs=1e-4)
 
 
-@pytest.mark.usefixtures("captured_once")
+@pytest.mark.usefixtures("ready_made")
 def test_threshold_of_the_checkpoint_is_the_graphs_without_the_option(checkpoint: Path, tmp_path: Path) -> None:
     with_threshold, target = tmp_path / "with-threshold.safetensors", tmp_path / "model.onnx"
     model, info = load_checkpoint(checkpoint)

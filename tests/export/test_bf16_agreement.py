@@ -15,8 +15,6 @@ from sgn_serve.graph_format import AUTO_KEY
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.processor import bfloat16_products
-from tests.export.networks import checkpoint_info, randomise
-from training.checkpoint import build_model, save_checkpoint
 
 able = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None or not bfloat16_products(),
@@ -24,26 +22,19 @@ able = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    info = checkpoint_info()
-    save_checkpoint(path, randomise(build_model(info)).state_dict(), info)
-    return path
-
-
-def command(checkpoint: Path, project_root: Path, graph: Path) -> list[str]:
-    folder = str(project_root / "examples")
-    return ["--ckpt", str(checkpoint), "--onnx", str(graph), "--bf16-agreement", folder, "--agreement-pictures", "30"]
+@pytest.fixture
+def arguments(checkpoint: Path, project_root: Path, tmp_path: Path, ready_made: None) -> list[str]:
+    """A command line that writes model.onnx into tmp_path."""
+    command = ["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]
+    return [*command, "--bf16-agreement", str(project_root / "examples"), "--agreement-pictures", "30"]
 
 
 @able
 def test_graph_carries_what_was_measured(
-    checkpoint: Path, project_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.onnx"
-    assert main(command(checkpoint, project_root, path)) == 0
-    graph = read_graph(path)
+    assert main(arguments) == 0
+    graph = read_graph(tmp_path / "model.onnx")
     found = graph.description.bf16
     assert found is not None
     shares = [item[kind] for item in found["outputs"] for kind in ("clean", "attacked")]
@@ -58,11 +49,7 @@ def test_graph_carries_what_was_measured(
 
 
 def test_too_low_a_share_is_stored_and_told(
-    checkpoint: Path,
-    project_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure(run: object, network: object, pictures: Tensor, eps: float) -> tuple[Agreement, ...]:
         return (Agreement("logits", len(pictures), 1.0, 0.9, "an attack"),)
@@ -74,9 +61,8 @@ def test_too_low_a_share_is_stored_and_told(
     monkeypatch.setattr(export.bf16_agreement, "_bf16_runner", runner)
     monkeypatch.setattr(export.bf16_agreement, "require_openvino", lambda: None)
     monkeypatch.setattr(export.bf16_agreement, "version", lambda name: "1.0")
-    path = tmp_path / "model.onnx"
-    assert main(command(checkpoint, project_root, path)) == 0
-    assert read_graph(path).description.bf16 == {
+    assert main(arguments) == 0
+    assert read_graph(tmp_path / "model.onnx").description.bf16 == {
         "agreement": 0.9,
         "pictures": 30,
         "outputs": [{"output": "logits", "pictures": 30, "clean": 1.0, "attacked": 0.9, "attack": "an attack"}],
@@ -86,20 +72,15 @@ def test_too_low_a_share_is_stored_and_told(
 
 
 def test_a_machine_without_openvino_writes_nothing(
-    checkpoint: Path,
-    project_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing() -> None:
         raise OpenVinoError("OpenVINO is not installed; install it")
 
     monkeypatch.setattr("export.export.require_openvino", missing)
-    path = tmp_path / "model.onnx"
-    assert main(command(checkpoint, project_root, path)) == 2
+    assert main(arguments) == 2
     assert "OpenVINO is not installed" in capsys.readouterr().err
-    assert not path.exists()
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """ReLU6, hard-swish and hard-sigmoid in an exported graph: the same answers, and no choice between values."""
 
-import copy
-import importlib.util
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,16 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from export.capture.graph import capture
-from export.formats.table import ONNX, OPENVINO, TORCHSCRIPT, Format
-from export.network_passes import Passes, passes_of
-from export.rewrite import rewrite
+from export.formats.table import ONNX, Format
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from tests.export.networks import network_around
-
-IMAGE_SIZE = (16, 16)
+from tests.export.engines import FORMATS, IMAGE_SIZE, InEveryEngine
 
 
 class SmallMobileNet(nn.Module):
@@ -43,63 +36,41 @@ class SmallMobileNet(nn.Module):
         return self.classifier(features + self.narrow(gated))
 
 
-FORMATS = [
-    ONNX,
-    TORCHSCRIPT,
-    pytest.param(
-        OPENVINO, marks=pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs OpenVINO")
-    ),
-]
-
-
 @pytest.fixture(scope="module")
-def captured() -> tuple[Passes, fx.GraphModule]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> InEveryEngine:
     torch.manual_seed(0)
-    passes = passes_of(network_around(SmallMobileNet()))
-    graph = capture(passes, IMAGE_SIZE)
-    rewrite(graph)
-    return passes, graph
-
-
-@pytest.fixture(scope="module")
-def saved(captured: tuple[Passes, fx.GraphModule], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bounded") / "model.onnx"
-    ONNX.save(copy.deepcopy(captured[1]), {}, path)
-    return path
+    return InEveryEngine(SmallMobileNet(), tmp_path_factory.mktemp("bounded"))
 
 
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
-def test_the_answers_are_pytorchs(captured: tuple[Passes, fx.GraphModule], file_format: Format, tmp_path: Path) -> None:
-    passes, graph = captured
-    file_format.save(copy.deepcopy(graph), {}, tmp_path / "model")
+def test_the_answers_are_pytorchs(exported: InEveryEngine, file_format: Format) -> None:
     images = torch.rand(5, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
-    found = file_format.runner(tmp_path / "model", passes.output_names)(images)
-    with torch.no_grad():
-        expected = dict(zip(passes.output_names, passes(images), strict=True))
+    expected, found = exported.outputs(file_format, images)
     for name, want in expected.items():
         assert float((found[name] - want).norm() / want.norm()) < 1e-5, name
 
 
-def test_a_picture_with_nan_has_a_self_gradient_of_nan(saved: Path) -> None:
+def test_a_picture_with_nan_has_a_self_gradient_of_nan(exported: InEveryEngine) -> None:
     images = torch.rand(2, 3, *IMAGE_SIZE)
     images[1] = math.nan
-    found = ONNX.runner(saved, (LOGITS, PLAIN_LOGITS, SELF_GRADIENT))(images)
+    _, found = exported.outputs(ONNX, images)
+    assert found.keys() == {LOGITS, PLAIN_LOGITS, SELF_GRADIENT}
     for output in found.values():
         assert output[0].isfinite().all()
         assert output[1].isnan().all()
 
 
-def test_nothing_is_chosen_and_hard_swish_is_an_operator(saved: Path) -> None:
-    nodes = Counter(node.op_type for node in onnx.load(saved).graph.node)
+def test_nothing_is_chosen_and_hard_swish_is_an_operator(exported: InEveryEngine) -> None:
+    nodes = Counter(node.op_type for node in onnx.load(exported.file(ONNX)).graph.node)
     assert not nodes.keys() & {"Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Cast", "And", "Or"}
     assert nodes["HardSwish"] == 4
 
 
-def test_feature_maps_stay_in_blocks(saved: Path, tmp_path: Path) -> None:
+def test_feature_maps_stay_in_blocks(exported: InEveryEngine, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(saved, options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(exported.file(ONNX), options, providers=["CPUExecutionProvider"])
     graph = onnx.load(tmp_path / "optimised.onnx").graph
     makers = {name: node for node in graph.node for name in node.output}
     reordered = [makers[node.input[0]].op_type for node in graph.node if node.op_type == "ReorderOutput"]

@@ -23,7 +23,7 @@ from sgn_serve.pictures.files import read_rgb
 from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
-from tests.export.conftest import Exported
+from tests.export.conftest import Exported, Printed
 from tests.export.evaluations import report_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
@@ -58,18 +58,6 @@ def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
 
 
-def test_a_foreign_checkpoint_is_one_line(project_root: Path, tmp_path: Path) -> None:
-    foreign = tmp_path / "model.safetensors"
-    foreign.write_bytes(b"something else altogether")
-    result = export_command(project_root, "--ckpt", foreign, "--onnx")
-
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith(f"error: {foreign}: not a safetensors file")
-    assert len(result.stderr.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-
-
 def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
@@ -77,6 +65,18 @@ def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def test_a_foreign_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = tmp_path / "model.safetensors"
+    foreign.write_bytes(b"something else altogether")
+    assert main(["--ckpt", str(foreign), "--onnx"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"error: {foreign}: not a safetensors file")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.usefixtures("ready_made")
 @pytest.mark.parametrize(
     ("value", "complaint", "status"),
     [(float("nan"), "its weights are not finite", 2), (3e38, "the network's own", 1)],
@@ -258,14 +258,9 @@ def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, check
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_without_block_has_one_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    info = checkpoint_info(block=False)
-    save_checkpoint(tmp_path / "plain.safetensors", randomise(build_model(info)).state_dict(), info)
-    target = tmp_path / "plain.onnx"
-    assert main(["--ckpt", str(tmp_path / "plain.safetensors"), "--onnx", str(target)]) == 0
-
-    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 + 2
-    model = onnx.load(target)
+def test_a_network_without_block_has_one_output(exported_plain: Printed) -> None:
+    assert len(exported_plain.lines) == 2 + 3 + 2
+    model = onnx.load(exported_plain.graph)
     assert [output.name for output in model.graph.output] == ["plain_logits"]
     assert {item.key for item in model.metadata_props} == {"self_gradient_network", "checkpoint_sha256"}
 
@@ -325,7 +320,6 @@ def test_figures_of_an_older_graph_are_told(
     assert line.startswith(f"warning: {stale} has the figures of an older graph, which will not be shown")
 
 
-@pytest.mark.usefixtures("ready_made")
 def same_answers(exported: Exported, path: Path) -> bool:
     """Return whether the network answers a picture the same with its block and without."""
     pixels = read_rgb(path, exported.info.image_size, resize=exported.info.resize)
@@ -334,6 +328,7 @@ def same_answers(exported: Exported, path: Path) -> bool:
     return bool(on == off)
 
 
+@pytest.mark.usefixtures("ready_made")
 def test_examples_go_with_the_graph(
     project_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported: Exported
 ) -> None:

@@ -1,32 +1,20 @@
 """Self-gradients that are zero, underflow or overflow when squared give the same answer in every engine."""
 
 import copy
-import importlib.util
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from export.capture.graph import capture
 from export.check.extreme_gradients import verify_extreme_gradients
 from export.check.verify import TOLERANCES, VerificationError
-from export.formats.table import ONNX, OPENVINO, TORCHSCRIPT, Format
-from export.network_passes import Passes, passes_of
-from export.rewrite import rewrite
+from export.formats.table import ONNX, Format
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from tests.export.networks import network_around
+from tests.export.engines import FORMATS, IMAGE_SIZE, OPENVINO_FORMAT, InEveryEngine
 from training.networks.self_gradient import rms_normalised
 
-IMAGE_SIZE = (16, 16)
-FORMATS = [
-    ONNX,
-    TORCHSCRIPT,
-    pytest.param(
-        OPENVINO, marks=pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs OpenVINO")
-    ),
-]
 BRIGHTNESSES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 """Brightness of each test picture, which sets the size of its gradient: see BrightnessScaled."""
 
@@ -45,12 +33,9 @@ class BrightnessScaled(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def captured() -> tuple[Passes, fx.GraphModule]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> InEveryEngine:
     torch.manual_seed(0)
-    passes = passes_of(network_around(BrightnessScaled()))
-    graph = capture(passes, IMAGE_SIZE)
-    rewrite(graph)
-    return passes, graph
+    return InEveryEngine(BrightnessScaled(), tmp_path_factory.mktemp("extreme"))
 
 
 @pytest.fixture
@@ -59,22 +44,9 @@ def pictures() -> Tensor:
     return torch.tensor(BRIGHTNESSES).view(-1, 1, 1, 1) + 1e-3 * (noise - 0.5)
 
 
-def outputs(
-    captured: tuple[Passes, fx.GraphModule], file_format: Format, pictures: Tensor, path: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return PyTorch's outputs and the exported graph's."""
-    passes, graph = captured
-    file_format.save(copy.deepcopy(graph), {}, path)
-    with torch.no_grad():
-        expected = dict(zip(passes.output_names, passes(pictures), strict=True))
-    return expected, dict(file_format.runner(path, passes.output_names)(pictures))
-
-
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
-def test_every_engine_agrees_with_pytorch(
-    captured: tuple[Passes, fx.GraphModule], pictures: Tensor, file_format: Format, tmp_path: Path
-) -> None:
-    expected, found = outputs(captured, file_format, pictures, tmp_path / file_format.file_name)
+def test_every_engine_agrees_with_pytorch(exported: InEveryEngine, pictures: Tensor, file_format: Format) -> None:
+    expected, found = exported.outputs(file_format, pictures)
     sizes = expected[SELF_GRADIENT].abs().amax(dim=(1, 2, 3))
     assert sizes[0] == 0, "the first picture's gradient is zero"
     assert sizes[1] ** 2 == 0 < sizes[1], "the second's underflows when it is squared"
@@ -87,37 +59,34 @@ def test_every_engine_agrees_with_pytorch(
 
 
 @pytest.mark.parametrize("file_format", FORMATS[:2], ids=lambda file_format: file_format.name)
-def test_a_picture_with_nan_gets_nan_logits(
-    captured: tuple[Passes, fx.GraphModule], pictures: Tensor, file_format: Format, tmp_path: Path
-) -> None:
+def test_a_picture_with_nan_gets_nan_logits(exported: InEveryEngine, pictures: Tensor, file_format: Format) -> None:
     """OpenVINO is left out: its ReLU makes zero of NaN."""
     pictures = pictures[4:6]
     pictures[1, 0, 3, 3] = math.nan
-    expected, found = outputs(captured, file_format, pictures, tmp_path / file_format.file_name)
+    expected, found = exported.outputs(file_format, pictures)
     for name in (LOGITS, PLAIN_LOGITS):
         assert expected[name].isnan().tolist() == found[name].isnan().tolist() == [[False] * 10, [True] * 10]
     assert torch.equal(expected[SELF_GRADIENT].isnan(), found[SELF_GRADIENT].isnan())
     assert found[SELF_GRADIENT].isnan().flatten(1).any(dim=1).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("file_format", [ONNX, FORMATS[2]])
+@pytest.mark.parametrize("file_format", [ONNX, OPENVINO_FORMAT])
 def test_the_check_of_every_export_finds_an_unguarded_norm(
-    captured: tuple[Passes, fx.GraphModule], file_format: Format, tmp_path: Path
+    exported: InEveryEngine, file_format: Format, tmp_path: Path
 ) -> None:
-    passes, graph = captured
-    path, picture = tmp_path / file_format.file_name, torch.full((1, 3, *IMAGE_SIZE), 0.5)
-    file_format.save(copy.deepcopy(graph), {}, path)
+    network, picture = exported.passes.network, torch.full((1, 3, *IMAGE_SIZE), 0.5)
     assert file_format.second_pass is not None
-    verify_extreme_gradients(file_format.second_pass(path), passes.network, picture, TOLERANCES[LOGITS])
+    right = file_format.second_pass(exported.file(file_format))
+    verify_extreme_gradients(right, network, picture, TOLERANCES[LOGITS])
 
-    unguarded = copy.deepcopy(graph)
+    unguarded, path = copy.deepcopy(exported.graph), tmp_path / file_format.file_name
     (clamp,) = unguarded.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default)
     clamp.replace_all_uses_with(clamp.args[0])
     unguarded.graph.eliminate_dead_code()
     unguarded.recompile()
     file_format.save(unguarded, {}, path)
     with pytest.raises(VerificationError, match=r"logits for a self-gradient of size 0 are off by (nan|inf)"):
-        verify_extreme_gradients(file_format.second_pass(path), passes.network, picture, TOLERANCES[LOGITS])
+        verify_extreme_gradients(file_format.second_pass(path), network, picture, TOLERANCES[LOGITS])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.command import TIME_IS_UP, Effort, main, measure, started, summary, table
@@ -26,10 +27,18 @@ from benchmarks.gpu.contenders import (
 from export.kernels import operators
 from export.network_passes import passes_of
 from export.rewrite.editing import is_constant
+from tests.export.networks import network_around
 from training.networks.self_gradient import SelfGradientNetwork
 
 IMAGE_SIZE = 16
 CPU = torch.device("cpu")
+
+
+def small_network() -> SelfGradientNetwork:
+    """Return a network that is captured and compiled faster than a residual one."""
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+    backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return network_around(backbone).requires_grad_(False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -91,7 +100,7 @@ def test_the_network_itself_computes_in_the_precision(dtype: torch.dtype) -> Non
 
 
 def test_onnx_runtime_reads_and_writes_the_tensors_where_they_are() -> None:
-    network = network_of("wrn-10-1", IMAGE_SIZE)
+    network = small_network()
     images = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     graph = rewritten_graph(network, IMAGE_SIZE, torch.float32)
     run = in_onnx_runtime(graph, torch.zeros_like(images), "CPUExecutionProvider", {})
@@ -101,7 +110,7 @@ def test_onnx_runtime_reads_and_writes_the_tensors_where_they_are() -> None:
 
 @pytest.mark.filterwarnings("ignore:Specified provider")  # ONNX Runtime's own word
 def test_a_provider_that_is_not_active_is_refused() -> None:
-    graph = rewritten_graph(network_of("wrn-10-1", IMAGE_SIZE), IMAGE_SIZE, torch.float32)
+    graph = rewritten_graph(small_network(), IMAGE_SIZE, torch.float32)
     with pytest.raises(BenchmarkError, match="did not start its CUDAExecutionProvider"):
         in_onnx_runtime(graph, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "CUDAExecutionProvider", {})
 
@@ -109,7 +118,7 @@ def test_a_provider_that_is_not_active_is_refused() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_the_package_is_the_exports() -> None:
-    network = network_of("wrn-10-1", IMAGE_SIZE)
+    network = small_network()
     images = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     run = in_aot_package(rewritten_graph(network, IMAGE_SIZE, torch.float32), CPU)
     with torch.no_grad():

@@ -31,28 +31,42 @@ from benchmarks.service.command import (
     summary,
 )
 
+PICTURES = ("ship_00.png", "cat_00.png")
 
-@pytest.mark.parametrize("system", ["fastapi", "litserve"])
-def test_the_others_answer_as_this_service_does(system: str, project_root: Path) -> None:
-    if importlib.util.find_spec(system) is None:
-        pytest.skip(f"{system} is not installed: pip install -e '.[bench]'")
-    pictures = [project_root / "examples" / f"{name}_00.png" for name in ("ship", "cat")]
+
+def answers_of(system: str, examples: Path) -> dict[str, tuple[str, float]]:
+    """Return label and probability for each of PICTURES, from a server of that system."""
     answers = {}
     given: dict[str, Any]
-    for name in ("ours", system):
-        with (
-            running(name, BUNDLED, threads=1) as served,
-            httpx.Client(base_url=f"http://127.0.0.1:{served.port}") as client,
-        ):
-            for picture in pictures:
-                if name == "litserve":
-                    given = {"json": {"image": base64.b64encode(picture.read_bytes()).decode()}}
-                else:
-                    given = {"files": {"image": picture.read_bytes()}}
-                answer = client.post("/classify", timeout=60, **given).raise_for_status().json()
-                answers[name, picture.name] = answer["label"], pytest.approx(answer["probability"], abs=1e-3)
-    for picture in pictures:
-        assert answers["ours", picture.name] == answers[system, picture.name]
+    with (
+        running(system, BUNDLED, threads=1) as served,
+        httpx.Client(base_url=f"http://127.0.0.1:{served.port}") as client,
+    ):
+        for name in PICTURES:
+            picture = (examples / name).read_bytes()
+            if system == "litserve":
+                given = {"json": {"image": base64.b64encode(picture).decode()}}
+            else:
+                given = {"files": {"image": picture}}
+            answer = client.post("/classify", timeout=60, **given).raise_for_status().json()
+            answers[name] = answer["label"], answer["probability"]
+    return answers
+
+
+@pytest.fixture(scope="module")
+def our_answers(project_root: Path) -> dict[str, tuple[str, float]]:
+    return answers_of("ours", project_root / "examples")
+
+
+@pytest.mark.parametrize("system", ["fastapi", "litserve"])
+def test_the_others_answer_as_this_service_does(
+    system: str, project_root: Path, request: pytest.FixtureRequest
+) -> None:
+    if importlib.util.find_spec(system) is None:
+        pytest.skip(f"{system} is not installed: pip install -e '.[bench]'")
+    ours = request.getfixturevalue("our_answers")  # started for none that is skipped
+    for name, (label, probability) in answers_of(system, project_root / "examples").items():
+        assert ours[name] == (label, pytest.approx(probability, abs=1e-3))
 
 
 def test_with_auto_the_service_says_so(project_root: Path) -> None:

@@ -1,79 +1,92 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
 from export.check.verify import Verification, verify
 from export.errors import CaptureError
 from export.formats.onnx import to_onnx
-from export.network_passes import passes_of
+from export.network_passes import Passes, passes_of
 from export.options import PICTURES
-from tests.export.networks import (
-    IMAGE_SIZE,
-    SecondSmallest,
-    checkpoint_info,
-    network_around,
-    randomise,
-    varied_backbone,
-)
+from tests.export.networks import IMAGE_SIZE, SecondSmallest, checkpoint_info, network_around, randomise
 from training.checkpoint import build_model
-from training.networks.self_gradient import SelfGradientNetwork
+from training.networks.names import GradientScaling
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
+
+SMALL = (8, 8)
 
 
-def verification_of(network: SelfGradientNetwork) -> Verification:
+def small_network(
+    gradient_scaling: GradientScaling = "rms", scale: float = 1.0, block: bool = True
+) -> SelfGradientNetwork:
+    """Return a network whose block changes the logits much, whatever the scaling."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1))
+    classifier = nn.Linear(8 * 4 * 4, 10)
+    classifier.weight.data *= 30
+    backbone = nn.Sequential(*layers, nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), classifier)
+    return randomise(
+        SelfGradientNetwork(
+            backbone, SelfGradientBlock(scale=scale, gradient_scaling=gradient_scaling) if block else None
+        )
+    )
+
+
+def verification_of(network: SelfGradientNetwork, image_size: tuple[int, int] = IMAGE_SIZE) -> Verification:
     """Capture a network and compare the graph with it."""
     passes = passes_of(network)
-    graph = capture(passes, IMAGE_SIZE)
+    return compare(passes, capture(passes, image_size), image_size)
 
+
+def compare(passes: Passes, graph: fx.GraphModule, image_size: tuple[int, int]) -> Verification:
     def run(images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             return dict(zip(passes.output_names, graph(images), strict=True))
 
-    return verify(run, passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
+    return verify(run, passes, structured_pictures(PICTURES, 3, image_size))
 
 
 @pytest.mark.parametrize("gradient_scaling", ["none", "rms"])
 @pytest.mark.parametrize("scale", [1.0, 8 / 255])
-def test_computes_what_the_network_computes(gradient_scaling: str, scale: float) -> None:
-    torch.manual_seed(0)
-    network = randomise(build_model(checkpoint_info(gradient_scaling, scale)))
-    pictures = structured_pictures(PICTURES, 3, IMAGE_SIZE)
+def test_computes_what_the_network_computes(gradient_scaling: GradientScaling, scale: float) -> None:
+    network = small_network(gradient_scaling, scale)
+    pictures = structured_pictures(PICTURES, 3, SMALL)
     with torch.no_grad():
         effect = (network(pictures) - network.plain_logits(pictures)).abs().max()
     assert effect > 0.01  # a block that did nothing would make the next line easy
 
-    assert verification_of(network).passed
+    assert verification_of(network, SMALL).passed
 
 
-def test_any_backbone() -> None:
-    assert verification_of(network_around(varied_backbone())).passed
+def test_any_backbone(varied: tuple[Passes, fx.GraphModule]) -> None:
+    assert compare(*varied, IMAGE_SIZE).passed
 
 
 def test_torchvision_resnet() -> None:
-    from torchvision import models
+    """One block a group: the second one has no layer of another kind."""
+    from torchvision.models.resnet import BasicBlock, ResNet
 
-    assert verification_of(network_around(models.resnet18(num_classes=10))).passed
+    assert verification_of(network_around(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10))).passed
 
 
 def test_a_network_without_block_is_one_pass() -> None:
-    verification = verification_of(randomise(build_model(checkpoint_info(block=False))))
+    verification = verification_of(small_network(block=False), SMALL)
     assert verification.passed
     assert {check.output for check in verification.checks} == {"plain_logits"}
 
 
 def test_weights_keep_their_names_and_the_network_stays_as_it_was() -> None:
-    network = randomise(build_model(checkpoint_info()))
+    network = small_network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    graph = capture(passes_of(network), IMAGE_SIZE)
-    assert graph.get_parameter("network.backbone.stem.weight") is network.get_parameter("backbone.stem.weight")
+    graph = capture(passes_of(network), SMALL)
+    assert graph.get_parameter("network.backbone.0.weight") is network.get_parameter("backbone.0.weight")
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_nothing_stands_between_an_operator_and_its_gradient() -> None:
-    graph = capture(passes_of(randomise(build_model(checkpoint_info()))), IMAGE_SIZE)
-    assert not {"aten.alias.default", "aten.detach.default"} & {str(node.target) for node in graph.graph.nodes}
+def test_nothing_stands_between_an_operator_and_its_gradient(captured_graph: fx.GraphModule) -> None:
+    assert not {"aten.alias.default", "aten.detach.default"} & {str(node.target) for node in captured_graph.graph.nodes}
 
 
 def test_training_mode_is_refused() -> None:

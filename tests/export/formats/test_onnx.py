@@ -1,5 +1,6 @@
 """The exported file, as someone who has only the file sees it."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
@@ -16,12 +17,12 @@ from export.check.verify import verify
 from export.errors import CaptureError
 from export.exporter import export_onnx
 from export.formats.onnx import onnx_runner, to_onnx
-from export.network_passes import passes_of
+from export.network_passes import Passes, passes_of
 from export.options import PICTURES
 from export.rewrite import rewrite
 from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.conftest import Exported
-from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise, varied_backbone
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 
 
@@ -106,9 +107,8 @@ def test_one_pass_can_be_cut_out(exported: Exported, tmp_path: Path) -> None:
     assert len(onnx.load(one_pass).graph.node) < len(exported.model().graph.node) / 2
 
 
-def test_any_backbone() -> None:
-    passes = passes_of(network_around(varied_backbone()))
-    graph = capture(passes, IMAGE_SIZE)
+def test_any_backbone(varied: tuple[Passes, fx.GraphModule]) -> None:
+    passes, graph = varied[0], copy.deepcopy(varied[1])
     rewrite(graph)
     model = to_onnx(graph, {})
     runner = onnx_runner(model.SerializeToString(), passes.output_names)

@@ -9,12 +9,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.exporter import export_onnx
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
 from sgn_serve.inference.graph import read_graph
-from tests.export.conftest import Exported
-from tests.export.networks import checkpoint_info, randomise
-from training.checkpoint import build_model, save_checkpoint
+from tests.export.conftest import Exported, Printed
 
 COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
@@ -90,12 +87,11 @@ def test_nothing_but_convolutions_and_masks_is_left_of_the_way_back(exported: Ex
     assert nodes["ConvTranspose"] == 1 + 2 * 2
 
 
-def test_the_one_pass_part_is_what_a_graph_with_the_block_off_is(exported: Exported, tmp_path: Path) -> None:
-    info = checkpoint_info(block=False)
-    save_checkpoint(tmp_path / "plain.safetensors", randomise(build_model(info)).state_dict(), info)
-    export_onnx(tmp_path / "plain.safetensors", tmp_path / "plain.onnx")
+def test_the_one_pass_part_is_what_a_graph_with_the_block_off_is(
+    exported: Exported, exported_plain: Printed, tmp_path: Path
+) -> None:
     part = optimised(read_graph(exported.graph).cut(["plain_logits"]), tmp_path)
-    assert part == optimised(onnx.load(tmp_path / "plain.onnx"), tmp_path)
+    assert part == optimised(onnx.load(exported_plain.graph), tmp_path)
     assert set(part) <= {"Conv", "Sub", "ReorderOutput", "ReduceMean", "Gemm"}
 
 

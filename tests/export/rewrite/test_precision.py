@@ -1,5 +1,9 @@
+import copy
+from functools import cache
+
 import pytest
 import torch
+from torch import fx
 
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
@@ -16,12 +20,19 @@ TOLERANCES = {torch.float16: (0.15, 0.005), torch.bfloat16: (0.3, 0.02)}
 CASTS_BACK = {"wrn-10-1": 3, "preact-resnet-18": 3, "timm:resnet18": 6}
 
 
-@pytest.mark.parametrize("architecture", backbones(*CASTS_BACK))
-@pytest.mark.parametrize("dtype", TOLERANCES)
-def test_convolutions_are_lowered_and_the_block_is_not(dtype: torch.dtype, architecture: str) -> None:
+@cache
+def rewritten(architecture: str) -> fx.GraphModule:
+    """Return the network's graph, captured once for both precisions."""
     torch.manual_seed(0)
     graph = captured(build_backbone(architecture, 10), (32, 32))
     rewrite(graph)
+    return graph
+
+
+@pytest.mark.parametrize("architecture", backbones(*CASTS_BACK))
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_convolutions_are_lowered_and_the_block_is_not(dtype: torch.dtype, architecture: str) -> None:
+    graph = copy.deepcopy(rewritten(architecture))
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = graph(images)
