@@ -275,6 +275,8 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
+    "frozen.minutes": lambda: f"{float(training_log('tried/wrn-16-2-frozen')[-1]['core_seconds']) / 60:.0f}",
+    "frozen.pictures": lambda: str(result("tried/wrn-16-2-frozen")["setting"]["pictures"]),
     "throughput.before": lambda: str(result("throughput")["before"]),
     "throughput.rounds": lambda: str(len(next(iter(result("throughput")["connections"].values()))["rounds"])),
     "hostile.files": lambda: f"{result('hostile')['files']:,}",

@@ -16,12 +16,25 @@ from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
 from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
-from docs.generator.results import OFF, ON, QUICK, accuracy, percent, reproduced, result, share, survivors, training_log
+from docs.generator.results import (
+    AUTO_ATTACK,
+    OFF,
+    ON,
+    QUICK,
+    accuracy,
+    percent,
+    reproduced,
+    result,
+    share,
+    survivors,
+    training_log,
+)
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
+from release.paired import compare, in_words
 from release.throughput import throughput_table
 from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
@@ -329,6 +342,19 @@ def _smooth_activations() -> str:
     return figures_table(header, rows)
 
 
+def _frozen_backbone() -> str:
+    report = "tried/wrn-16-2-frozen"
+    rows = []
+    for title, titles in (
+        ("clean", ("clean",)),
+        ("lowest of the quick attacks", QUICK),
+        ("lowest of these, APGD-CE and APGD-T", (*QUICK, *AUTO_ATTACK)),
+    ):
+        on, off = (survivors(report, one, titles) for one in (ON, OFF))
+        rows.append((title, percent(share(on)), percent(share(off)), in_words(compare(on, off))))
+    return figures_table(("accuracy on the same pictures, %", ON, OFF, "on against off"), rows)
+
+
 def _block_effect() -> str:
     effect = result("bundled/self-gradient")["block_effect"]
     rows = [
@@ -405,6 +431,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "throughput": lambda: throughput_table(result("throughput")),
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,
+    "frozen-backbone": _frozen_backbone,
     "table1": _reproduced("table1"),
     "table2": _reproduced("table2"),
     "table5": _reproduced("table5"),

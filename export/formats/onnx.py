@@ -3,9 +3,9 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,6 +58,8 @@ def to_onnx(
     try:
         with _quiet(), _quick(), torch.no_grad(), _views_as_reshapes(graph):
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
+            # torch.onnx.export calls it, which traces the graph anew even where that changes nothing.
+            program.run_decompositions = partial(_decomposed, program)  # type: ignore[method-assign]
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -79,6 +81,26 @@ def to_onnx(
     _strip_traces(model)
     onnx.helper.set_model_props(model, dict(metadata))
     return model
+
+
+def _decomposed(
+    program: torch.export.ExportedProgram, table: dict[Any, Callable[..., Any]]
+) -> torch.export.ExportedProgram:
+    """Return a program in which every operator of the table is replaced by others.
+
+    A program without such an operator is returned as it is: tracing it anew gives the same program.
+    """
+    if all(_is_final(node, table) for node in program.graph.nodes):
+        return program
+    return torch.export.ExportedProgram.run_decompositions(program, table)
+
+
+def _is_final(node: fx.Node, table: Container[Any]) -> bool:
+    """Tell whether a node stays as it is when its program is decomposed."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target not in table and not node.target._schema.is_mutable
+    # What else may stay is arithmetic on the batch size, and the choice of one of an operator's results.
+    return node.op in ("placeholder", "output") or getattr(node.target, "__module__", None) == "_operator"
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
