@@ -70,7 +70,7 @@ def reloadable(tmp_path_factory):
     settings = {
         "BENTOML_CONFIG_OPTIONS": f"services.RobustClassifier.workers={WORKERS}",
         "SGN_API_TOKEN": TOKEN,
-        "SGN_TRIAL_SECONDS": "15",
+        "SGN_TRIAL_SECONDS": "5",
     }
     with (
         running_server(home, SGN_MODEL=str(model), **settings) as server,
