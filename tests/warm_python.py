@@ -1,10 +1,11 @@
 """Run Python commands in forks of a process that has imported what takes seconds.
 
 Each command is still a process of its own, with its own arguments, folder, environment, output and exit status. The
-imports alone are made once: PyTorch and ONNX Runtime take more processor time than most commands of the documentation.
+imports alone are made once: PyTorch takes more processor time than most commands of the documentation.
 What a command imports, and when, is tested elsewhere: tests/test_imports.py, tests/test_start_up.py.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -14,17 +15,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-IMPORTED = (
-    *("training.train", "training.evaluate.evaluate", "training.convert.convert", "export.export", "timm"),
-    *("onnxruntime", "sgn_serve.serving.trial", "sgn_serve.client", "tritonclient.http", "bentoml", "scipy.stats"),
-)
-"""Modules that are imported before the first command; one that is not installed is left out."""
+IMPORTED = ("training.train", "training.evaluate.evaluate", "training.convert.convert", "export.export")
+"""Modules that are imported before the first command. They import PyTorch."""
 PROGRAM = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -67,21 +68,15 @@ def running_warm_python() -> Iterator[Path]:
 
 
 def serve(listener: socket.socket) -> None:
-    """Fork for every command until standard input is closed. The fork returns from here once its command has ended.
-
-    Raises:
-        SystemExit: The command has ended with it.
-    """
+    """Fork for every command until standard input is closed."""
     for name in IMPORTED:
-        with suppress(ImportError):
-            importlib.import_module(name)
+        importlib.import_module(name)
     while listener in select.select([listener, 0], [], [])[0]:
         connection, _ = listener.accept()
         with connection:
             if os.fork() == 0:
                 listener.close()
-                _wait_for_command(connection)
-                return
+                _answer(connection)
     while True:
         try:
             os.wait()
@@ -89,22 +84,48 @@ def serve(listener: socket.socket) -> None:
             return
 
 
-def _wait_for_command(connection: socket.socket) -> None:
-    """Fork once more, for the command, and tell its exit status. The second fork returns once its command has ended."""
+def _answer(connection: socket.socket) -> NoReturn:
+    """Fork once more, for the command, and tell its exit status."""
     head, files, _, _ = socket.recv_fds(connection, 8, 3)
     asked = b""
     while len(asked) < int.from_bytes(head, "big"):
         asked += connection.recv(1 << 16)
     command = os.fork()
-    if command:
-        _, status = os.waitpid(command, 0)
-        connection.sendall(bytes([os.waitstatus_to_exitcode(status) & 255]))
-        os._exit(0)
-    connection.close()
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
-    _run(**json.loads(asked))
+    if command == 0:
+        connection.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        _end(_status(json.loads(asked)))
+    _, status = os.waitpid(command, 0)
+    connection.sendall(bytes([os.waitstatus_to_exitcode(status) & 255]))
+    os._exit(0)
+
+
+def _status(asked: dict[str, Any]) -> int:
+    """Run a command, and return its exit status as Python would end with it."""
+    try:
+        _run(**asked)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end(status: int) -> NoReturn:
+    """End as Python does, but without the destructors of C++: they wait for threads that no fork takes along."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 255)
 
 
 def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
