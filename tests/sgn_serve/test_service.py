@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -11,7 +12,6 @@ import pytest
 from PIL import Image
 
 from sgn_serve import check
-from sgn_serve.service import RobustClassifier
 from sgn_serve.settings import current_settings
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
 from tests.sgn_serve.bad_graphs import save_bad_graph
@@ -191,6 +191,15 @@ def test_what_cannot_be_served_is_one_line(tmp_path, environment, capfd, setting
     assert complaint in line
 
 
+@pytest.fixture(scope="module")
+def check_first():
+    """Return what BentoML calls before it starts any worker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BentoML's own
+        from sgn_serve.service import RobustClassifier
+    return RobustClassifier.inner.check_first
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
@@ -201,11 +210,13 @@ def test_what_cannot_be_served_is_one_line(tmp_path, environment, capfd, setting
     ],
     ids=["model", "endless loop", "memory", "setting"],
 )
-def test_what_cannot_be_served_ends_the_server_with_that_line(tmp_path, environment, capfd, settings, complaint):
-    """BentoML asks check_first before it starts any worker; the next test shows that it does."""
+def test_what_cannot_be_served_ends_the_server_with_that_line(
+    tmp_path, environment, check_first, capfd, settings, complaint
+):
+    """The next test shows that BentoML calls it."""
     environment(broken(tmp_path, settings))
     with pytest.raises(SystemExit) as ended:
-        RobustClassifier.inner.check_first()
+        check_first()
     assert ended.value.code == 1
     printed, told = capfd.readouterr()
     (line,) = (printed + told).strip().splitlines()
