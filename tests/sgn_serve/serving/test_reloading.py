@@ -267,6 +267,7 @@ def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(
 START = """
 import asyncio, os, signal, sys
 from sgn_serve import service
+assert not {"sgn_serve.app", "onnx"} & sys.modules.keys(), "the supervisor, which imports it too, needs neither"
 
 async def start(worker):
     listen = asyncio.get_running_loop().add_signal_handler
