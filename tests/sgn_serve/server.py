@@ -85,7 +85,8 @@ def application_server(**settings: str) -> Iterator[str]:
     """
     made = Settings.from_environment(settings).model_copy(update={"providers": ("cpu",)})
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(made), log_config=None, ws="none", timeout_graceful_shutdown=20))
+        config = uvicorn.Config(create_app(made), log_config=None, ws="none", timeout_graceful_shutdown=20)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
