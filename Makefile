@@ -63,7 +63,8 @@ image:
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
 PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
 
-# Two parts at a time, the longest first: whichever ends takes the next. Every line says whose it is.
+# Two parts at a time, the longest first: whichever ends takes the next. The last ones are short, so that neither of the
+# two waits long for the other. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = $(OUTSIDE) bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
@@ -78,10 +79,10 @@ test-export:
 	@$(call LANE,tests/export,export)
 
 test-benchmarks:
-	@$(call LANE,tests/benchmarks,benchmarks)
+	@$(call LANE,tests/benchmarks tests/release,benchmarks and release)
 
 test-service:
-	@$(call LANE,tests --ignore tests/training --ignore tests/export --ignore tests/benchmarks,the rest)
+	@$(call LANE,tests --ignore tests/training --ignore tests/export --ignore tests/benchmarks --ignore tests/release,the rest)
 
 coverage: $(TESTING)
 	@rm -rf build/coverage && mkdir -p build/coverage

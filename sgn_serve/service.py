@@ -1,34 +1,43 @@
-"""The BentoML service: starts and stops what is served, and mounts our application in front of BentoML's own."""
+"""The BentoML service: starts and stops what is served, and mounts our application in front of BentoML's own.
+
+The supervisor imports this file too. What only a worker needs is imported where a worker needs it.
+"""
 
 import asyncio
 import logging
 import os
 import signal
 import sys
+from functools import cache
+from typing import TYPE_CHECKING
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sgn_serve.app import State, create_app
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
-from sgn_serve.http.uvicorn_internals import RunningServer
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
-from sgn_serve.serving.predictor import Predictor
-from sgn_serve.serving.reloading import fingerprint
 from sgn_serve.serving.trial import TRIED_VARIABLE, read_tried_graph, try_model
 from sgn_serve.settings import current_settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.logs import log_json_lines
+
+if TYPE_CHECKING:
+    from sgn_serve.app import State
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 # BentoML listens on every network by default. In a container that is right, because its network is its own.
 HOST = "0.0.0.0" if "BENTOML_CONTAINERIZED" in os.environ else "127.0.0.1"
 
-STATE = State()
-"""State that the service and the application share. BentoML makes each of the two by itself, without the other."""
+
+@cache
+def state() -> "State":
+    """Return what the service and the application share. BentoML makes each of the two by itself, without the other."""
+    from sgn_serve.app import State
+
+    return State()
 
 
 # FormatErrors has a shorter time limit. This one counts only if that fails.
@@ -45,6 +54,9 @@ class RobustClassifier:
     """Classify pictures with a self-gradient network, with its block on or off."""
 
     def __init__(self) -> None:
+        from sgn_serve.serving.predictor import Predictor
+        from sgn_serve.serving.reloading import fingerprint
+
         log_json_lines()
         try:
             settings = current_settings()
@@ -61,7 +73,7 @@ class RobustClassifier:
     @bentoml.on_deployment
     def check_first() -> None:
         """End `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
-        from sgn_serve.process.supervisor import use_supervisor  # here, for it imports what no worker needs
+        from sgn_serve.process.supervisor import use_supervisor  # which no worker needs
 
         try:
             settings = current_settings()
@@ -103,23 +115,24 @@ class RobustClassifier:
         settings = predictor.settings
         connections = allowed_connections(settings.max_connections)
         limits = ConnectionLimits(settings.receive_seconds, connections, settings.access_log)
-        STATE.shutdown.attach(limits, settings.drain_seconds)
+        shared = state()
+        shared.shutdown.attach(limits, settings.drain_seconds)
         await predictor.start()
-        STATE.slot.put(predictor)
-        STATE.reloader.remember(self.served_files)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, STATE.reloader.reload_soon)
-        await STATE.reloader.catch_up()
+        shared.slot.put(predictor)
+        shared.reloader.remember(self.served_files)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shared.reloader.reload_soon)
+        await shared.reloader.catch_up()
         freeze_long_lived_objects()
         metrics.WORKER_STARTS.inc()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Stop the predictor and its threads."""
-        await STATE.slot.predictor.stop()
+        await state().slot.predictor.stop()
 
     def __is_ready__(self) -> bool:
         """Answer /readyz."""
-        return STATE.ready()
+        return state().ready()
 
 
 class OurRoutesFirst:
@@ -133,10 +146,11 @@ class OurRoutesFirst:
 
     Args:
         app: BentoML's application.
-        state: The state that the service shares with our application.
     """
 
-    def __init__(self, app: ASGIApp, state: State):
+    def __init__(self, app: ASGIApp):
+        from sgn_serve.app import create_app
+
         self._bentoml = app
         self._outermost: ASGIApp | None = None
 
@@ -150,11 +164,13 @@ class OurRoutesFirst:
             await app(scope, receive, send)
 
         # Settings are read when a worker starts, not when this file is imported.
-        self._ours = create_app(current_settings(), state, fallback)
+        self._ours = create_app(current_settings(), state(), fallback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to our application, and everything else to BentoML's."""
         if scope["type"] == "lifespan":
+            from sgn_serve.http.uvicorn_internals import RunningServer
+
             server = RunningServer.find()
             if server is not None:
                 self._outermost = scope["app"]
@@ -170,4 +186,4 @@ _OUTER_APP = "self_gradient.outer_app"
 """Key in a request's scope: BentoML's application, None where the request has not come through it."""
 
 # mypy does not see what a class decorator returns, here a bentoml.Service.
-RobustClassifier.add_asgi_middleware(OurRoutesFirst, state=STATE)  # type: ignore[attr-defined]
+RobustClassifier.add_asgi_middleware(OurRoutesFirst)  # type: ignore[attr-defined]

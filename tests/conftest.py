@@ -1,6 +1,7 @@
 """Shared by all tests: where the project is, the devices, and how threads wait."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+
+    from tests.sgn_serve.server import Server
 
 # Read when torch is first imported, by these processes and those that they start. Two lanes of tests share the cores,
 # and the networks are tiny: a second thread gains nothing, and waiting for one that does not get a core costs up to ten
@@ -35,3 +38,21 @@ def device(request: pytest.FixtureRequest) -> "torch.device":
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU that PyTorch can use")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """A server with the bundled model and the default settings, but for one thread, for all tests that only ask it."""
+    from tests.sgn_serve.server import running_server
+
+    with running_server(tmp_path_factory.mktemp("home"), SGN_THREADS="1") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[Path]:
+    """The program `python`, with the slowest imports made: see tests/warm_python.py."""
+    from tests.warm_python import running_warm_python
+
+    with running_warm_python() as program:
+        yield program

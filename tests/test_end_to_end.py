@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 from torch import Tensor
 
 import export.command
 from release import own_folder
 from sgn_serve.pictures.files import read_size
-from sgn_serve.settings import BUNDLED_MODEL
+from sgn_serve.settings import BUNDLED_MODEL, Settings
 from tests.needs_timm import backbones
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import Server, application_client
 from tests.training.checkpoints import save_untrained, tiny_info
 from training.checkpoint import load_checkpoint
 
@@ -52,25 +55,24 @@ def examples(project_root: Path) -> Examples:
     return Examples(paths, images, torch.tensor([int(row["index"]) for row in rows]))
 
 
-def served_answers(url: str, examples: Examples, **fields: str) -> list[dict[str, Any]]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        answers = []
-        for path in examples.paths:
-            response = client.post("/classify", files={"image": path.read_bytes()}, data=fields)
-            assert response.status_code == 200, response.text
-            answers.append(response.json())
+def served_answers(client: httpx.Client | TestClient, examples: Examples, **fields: str) -> list[dict[str, Any]]:
+    answers = []
+    for path in examples.paths:
+        response = client.post("/classify", files={"image": path.read_bytes()}, data={"top_k": "10", **fields})
+        assert response.status_code == 200, response.text
+        answers.append(response.json())
     return answers
 
 
-def check_answers(url: str, checkpoint: Path, examples: Examples) -> None:
-    """Every class probability of every picture, block on and off, against PyTorch's."""
+def check_answers(client: httpx.Client | TestClient, checkpoint: Path, examples: Examples) -> list[dict[str, Any]]:
+    """Compare every class probability of every picture with PyTorch's, and return the answers with the block on."""
     network, info = load_checkpoint(checkpoint)
     with torch.no_grad():
         on = network(examples.images)
         off = network.plain_logits(examples.images)
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    for self_gradient, logits in ((True, on), (False, off)):
-        answers = served_answers(url, examples, self_gradient=str(self_gradient).lower())
+    for self_gradient, logits in ((False, off), (True, on)):
+        answers = served_answers(client, examples, self_gradient=str(self_gradient).lower())
         expected = logits.double().softmax(dim=1)
         served = torch.zeros_like(expected)
         for row, answer in enumerate(answers):
@@ -84,6 +86,7 @@ def check_answers(url: str, checkpoint: Path, examples: Examples) -> None:
         assert {answer["model"] for answer in answers} == {sha256}
         if self_gradient:
             check_plain_beside_corrected(answers, off, expected)
+    return answers
 
 
 def check_plain_beside_corrected(answers: list[dict[str, Any]], plain_logits: Tensor, corrected: Tensor) -> None:
@@ -104,37 +107,47 @@ def untrained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untrained_server(untrained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("home")
-    graph = home / "model.onnx"
+def untrained_client(untrained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    graph = tmp_path_factory.mktemp("graph") / "model.onnx"
     assert export.command.main(["--ckpt", str(untrained_checkpoint), "--onnx", str(graph)]) == 0
-    with running_server(home, SGN_MODEL=str(graph), SGN_TOP_K="10") as server:
-        yield server.url
+    with application_client(Settings(model_path=graph)) as client:
+        yield client
 
 
-def test_export_then_serve_then_classify(untrained_server: str, untrained_checkpoint: Path, examples: Examples) -> None:
-    check_answers(untrained_server, untrained_checkpoint, examples)
+def test_export_then_serve_then_classify(
+    untrained_client: TestClient, untrained_checkpoint: Path, examples: Examples
+) -> None:
+    check_answers(untrained_client, untrained_checkpoint, examples)
 
 
 @pytest.fixture(scope="module")
-def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("home"), SGN_TOP_K="10") as server:
-        yield server.url
+def bundled_client(bundled_server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=bundled_server.url, timeout=60) as client:
+        yield client
 
 
-def test_the_bundled_model_answers_as_its_checkpoint_does(bundled_server: str, examples: Examples) -> None:
-    check_answers(bundled_server, BUNDLED_MODEL.with_suffix(".safetensors"), examples)
-
-
-def test_the_bundled_model_knows_the_example_pictures(bundled_server: str, examples: Examples) -> None:
-    answers = served_answers(bundled_server, examples)
+def test_the_bundled_model_answers_as_its_checkpoint_does(bundled_client: httpx.Client, examples: Examples) -> None:
+    """And knows the example pictures."""
+    answers = check_answers(bundled_client, BUNDLED_MODEL.with_suffix(".safetensors"), examples)
     right = torch.tensor([answer["index"] for answer in answers]) == examples.labels
     assert right.float().mean() >= 0.5, "ten classes: chance is 0.1"
 
 
 @pytest.mark.parametrize("arch", backbones("wrn-10-1", "timm:resnet18"))
-def test_from_class_folders_of_mixed_sizes_to_answers(arch: str, project_root: Path, tmp_path: Path) -> None:
-    """The tutorial's way in small: nothing but class folders, then `sgn train`, `judge`, `export` and `serve`."""
+def test_from_class_folders_of_mixed_sizes_to_answers(
+    arch: str, project_root: Path, tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tutorial's way in small: nothing but class folders, then `sgn train`, `judge`, `export` and `serve`.
+
+    The first network goes it with the commands as they are, the other one without the imports of each.
+    """
+
+    def run_sgn(work: Path, *arguments: str) -> None:
+        environment = os.environ | {"PYTHONPATH": str(project_root)}
+        subprocess.run([warm_python, "-m", "sgn", *arguments], cwd=work, env=environment, check=True)
+
+    if arch.startswith("timm:"):
+        monkeypatch.setattr(own_folder, "run_sgn", run_sgn)
     others = own_folder.OTHERS[:2]
     for name in (*own_folder.CLASSES, *others):
         (tmp_path / "cifar" / "train" / name).mkdir(parents=True)

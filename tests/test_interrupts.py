@@ -123,7 +123,7 @@ def test_ctrl_c_is_quiet_in_the_console_script_too(tmp_path, moment):
     assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("moment", [300, 700])
+@pytest.mark.parametrize("moment", [300, 600])
 def test_ctrl_c_while_the_server_starts_is_quiet(tmp_path, moment):
     arguments = ["-m", "sgn_serve", "--port", str(free_port())]
     assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")

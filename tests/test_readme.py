@@ -9,6 +9,7 @@ of one page share a folder and are run in order; a test of one block runs those 
 - `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings
   and the model can be served; requests to localhost:3000 go to a server that this test has started;
 - `sgn ...` becomes `python -m sgn ...`, and `sgn serve ...` is checked as `bentoml serve` is, its options as settings;
+- `python` has imported PyTorch and the like already: see tests/warm_python.py;
 - what commands write stays out of the checkout.
 
 A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
@@ -21,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import pytest
 from docs.generator.pages import fill
 from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.settings import settings_table
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import Server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -86,7 +87,7 @@ def as_run(block: Block, server_url: str) -> list[str]:
     """Return the command line of a block, with the differences that the top of this file lists."""
     if block.language == "python":
         # The clients of other servers want the address without its scheme, so it stays as the page has it.
-        return [sys.executable, "-c", block.commands.replace("localhost:3000", server_url.removeprefix("http://"))]
+        return ["python", "-c", block.commands.replace("localhost:3000", server_url.removeprefix("http://"))]
     commands = re.sub(r"(?:http://)?localhost:3000", server_url, block.commands)
     commands = re.sub(r"^make\b", "make -n", commands, flags=re.MULTILINE)
     commands = re.sub(
@@ -120,17 +121,13 @@ def same(documented: Any, printed: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_server(tmp_path_factory.mktemp("home")) as server:
-        yield server.url
-
-
-@pytest.fixture(scope="module")
-def run_block(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], None]:
+def run_block(
+    bundled_server: Server, warm_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Block], None]:
     """Run a block once, in its page's folder."""
     folders: dict[Path, Path] = {}
     done: set[Block] = set()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_python.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SGN_")} | {"PATH": path}
 
     def run(block: Block) -> None:
@@ -142,7 +139,7 @@ def run_block(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Call
                 if entry.name not in LEFT_OUT:
                     (folders[block.page] / entry.name).symlink_to(entry)
         ran = subprocess.run(
-            as_run(block, server_url),
+            as_run(block, bundled_server.url),
             cwd=folders[block.page],
             env=environment,
             capture_output=True,

@@ -36,6 +36,8 @@ MAX_METADATA_BYTES = 64 * 1024
 _MAX_PRECISION = 64
 _MAX_MEASURED = 4096
 """Longest entry that tells what was measured of a graph, in characters."""
+_SHARES = {AUTO_KEY: "margin", BF16_KEY: "agreement"}
+"""For each entry that tells what was measured of a graph, its share."""
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
 
@@ -221,7 +223,7 @@ def _describe(metadata: Mapping[str, str], outputs: set[str]) -> Description:
     has_gradient = has_block and SELF_GRADIENT in outputs
     image_size = _image_size(checkpoint["image_size"])
     auto = _auto(metadata.get(AUTO_KEY), checkpoint) if has_block else None
-    bf16 = None if BF16_KEY not in metadata else checked_bf16(_parse_measured(metadata[BF16_KEY], BF16_KEY))
+    bf16 = None if BF16_KEY not in metadata else _parse_measured(metadata[BF16_KEY], BF16_KEY)
     return Description(class_names, image_size, sha256, has_block, has_gradient, checkpoint, precision, auto, bf16)
 
 
@@ -232,52 +234,33 @@ def _auto(text: str | None, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] 
         ValueError: It is none.
     """
     if text is not None:
-        return checked_auto(_parse_measured(text, AUTO_KEY))
+        return _parse_measured(text, AUTO_KEY)
     margin = checkpoint.get("auto_margin")
-    return None if margin is None else checked_auto({"margin": margin})
+    return None if margin is None else checked_measured({"margin": margin}, AUTO_KEY)
 
 
-def checked_auto(value: Any) -> Mapping[str, Any]:
-    """Return the description of a threshold as it is.
-
-    Args:
-        value: The JSON of AUTO_KEY.
+def _parse_measured(text: str, key: str) -> Mapping[str, Any]:
+    """Return what an entry of the metadata says that was measured.
 
     Raises:
-        ValueError: It is no object with a "margin" from 0 to 1, or it holds what JSON cannot carry.
-    """
-    return _with_share(value, AUTO_KEY, "margin")
-
-
-def checked_bf16(value: Any) -> Mapping[str, Any]:
-    """Return the description of how often bfloat16 gives float32's answer as it is.
-
-    Args:
-        value: The JSON of BF16_KEY.
-
-    Raises:
-        ValueError: It is no object with an "agreement" from 0 to 1, or it holds what JSON cannot carry.
-    """
-    return _with_share(value, BF16_KEY, "agreement")
-
-
-def _parse_measured(text: str, key: str) -> Any:
-    """Return the JSON of an entry of the metadata.
-
-    Raises:
-        ValueError: It is too long, or no JSON.
+        ValueError: It is too long or no JSON, or see checked_measured.
     """
     if len(text) > _MAX_MEASURED:
         raise ValueError(f"{key} has more than {_MAX_MEASURED} characters")
-    return json.loads(text)
+    return checked_measured(json.loads(text), key)
 
 
-def _with_share(value: Any, key: str, name: str) -> Mapping[str, Any]:
-    """Return an object as it is, once it is known to have a share of this name.
+def checked_measured(value: Any, key: str) -> Mapping[str, Any]:
+    """Return what was measured of a graph as it is, once it is known to have its share.
+
+    Args:
+        value: The JSON of an entry of the metadata, or of the figures beside the graph.
+        key: The entry's name: AUTO_KEY, whose share is "margin", or BF16_KEY, whose share is "agreement".
 
     Raises:
-        ValueError: It is no object, has no such share, or holds what JSON cannot carry.
+        ValueError: It is no object, has no share from 0 to 1, or holds what JSON cannot carry.
     """
+    name = _SHARES[key]
     share = value.get(name) if isinstance(value, dict) else None
     if type(share) not in (int, float) or share is None or not 0 <= share <= 1:  # NaN is refused too
         raise ValueError(f'{key} is no object with a "{name}" from 0 to 1')

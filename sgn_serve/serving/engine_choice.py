@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
 from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier
 from sgn_serve.inference.engines import CUDA, EngineError
-from sgn_serve.inference.graph import Graph, GraphError, checked_bf16
+from sgn_serve.inference.graph import Graph, GraphError, checked_measured
 from sgn_serve.process.processor import bfloat16_products
 from sgn_serve.records import EngineUsed
 from sgn_serve.refusals import one_line
@@ -104,7 +104,7 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
         return graph.description.bf16
     found = read_figures(graph).values.get(BF16_KEY)
     try:
-        checked = None if found is None else checked_bf16(found)
+        checked = None if found is None else checked_measured(found, BF16_KEY)
     except ValueError as error:
         logger.warning("the figures beside %s: %s; export it again", graph.path, error)
         return None

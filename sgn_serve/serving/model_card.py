@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sgn_serve.graph_format import AUTO_KEY, BACKGROUND_FIELD, METADATA_KEY, figures_path
-from sgn_serve.inference.graph import Description, Graph, GraphError, checked_auto, json_size
+from sgn_serve.inference.graph import Description, Graph, GraphError, checked_measured, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE
 from sgn_serve.pictures.formats import suffixes
@@ -192,7 +192,7 @@ def _auto_mode(figures: Mapping[str, Any], description: Description, settings: S
     """
     if not description.has_block:
         return None
-    beside = checked_auto(figures[AUTO_KEY]) if figures.get(AUTO_KEY) is not None else None
+    beside = checked_measured(figures[AUTO_KEY], AUTO_KEY) if figures.get(AUTO_KEY) is not None else None
     source: Literal["graph", "figures"] = "figures" if description.auto is None else "graph"
     found = beside if description.auto is None else description.auto
     if settings.auto_margin is not None and (found is None or settings.auto_margin != found["margin"]):

@@ -16,12 +16,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sgn_serve.graph_format import file_sha256
-from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.refusals import ServingError
 from sgn_serve.settings import Settings
+
+if TYPE_CHECKING:
+    from sgn_serve.inference.graph import Graph
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -86,7 +88,7 @@ async def try_model_beside(settings: Settings) -> Tried:
         trial.end()
 
 
-def read_tried_graph(settings: Settings, tried_sha256: str | None) -> Graph:
+def read_tried_graph(settings: Settings, tried_sha256: str | None) -> "Graph":
     """Read the graph that was tried. One that has changed since then is tried first.
 
     Args:
@@ -97,6 +99,8 @@ def read_tried_graph(settings: Settings, tried_sha256: str | None) -> Graph:
         GraphError: See read_graph.
         TrialError: See try_model. Or the file changed while it was read.
     """
+    from sgn_serve.inference.graph import read_graph  # not for the supervisor, which only tries it
+
     path = settings.model_path
     if tried_sha256 is None or not path.is_file() or file_sha256(path) != tried_sha256:
         tried_sha256 = try_model(settings).graph_sha256
@@ -105,12 +109,14 @@ def read_tried_graph(settings: Settings, tried_sha256: str | None) -> Graph:
     return graph
 
 
-def check_unchanged(graph: Graph, tried_sha256: str) -> None:
+def check_unchanged(graph: "Graph", tried_sha256: str) -> None:
     """Check that a graph is the one that was tried.
 
     Raises:
         GraphError: It is another one.
     """
+    from sgn_serve.inference.graph import GraphError
+
     if graph.file_sha256 != tried_sha256:
         raise GraphError(f"{graph.path}: it changed while it was read; try again once it is complete")
 

@@ -16,8 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sgn_serve.http.errors import refusal_rows
 from tests.sgn_serve.sample_pictures import encode, noise
-from tests.sgn_serve.server import ROOT, running_server
-from tests.sgn_serve.tiny_graph import save_tiny_graph
+from tests.sgn_serve.server import ROOT, Server
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
@@ -86,20 +85,16 @@ def asked(expression: str) -> Asked:
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[frozenset[str]]]:
+def scraped(deployed_server: Server) -> dict[str, set[frozenset[str]]]:
     """Return the sets of labels by sample name, of a server that has answered and refused."""
-    home = tmp_path_factory.mktemp("home")
-    model = save_tiny_graph(home / "tiny.onnx")
     picture = encode(Image.fromarray(noise(32, 32)))
-    with running_server(home, SGN_MODEL=str(model), SGN_MAX_DISAGREEMENT="0") as server:
-        for flag in ("true", "false"):
-            answer = httpx.post(
-                f"{server.url}/classify", files={"image": picture}, data={"self_gradient": flag}, timeout=60
-            )
-            assert answer.status_code == 200
-        assert httpx.post(f"{server.url}/classify", files={"image": b"no picture"}).status_code == 415
-        assert httpx.get(f"{server.url}/no/such/path").status_code == 404
-        text = httpx.get(f"{server.url}/metrics").text
+    url = deployed_server.url
+    for flag in ("true", "false"):
+        answer = httpx.post(f"{url}/classify", files={"image": picture}, data={"self_gradient": flag}, timeout=60)
+        assert answer.status_code == 200
+    assert httpx.post(f"{url}/classify", files={"image": b"no picture"}).status_code == 415
+    assert httpx.get(f"{url}/no/such/path").status_code == 404
+    text = httpx.get(f"{url}/metrics").text
     found: dict[str, set[frozenset[str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

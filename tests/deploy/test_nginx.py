@@ -1,4 +1,4 @@
-"""deploy/nginx in front of three real servers: one dies under load, one is told to end, and nobody notices."""
+"""deploy/nginx in front of two real servers: one dies under load, one is told to end, and nobody notices."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from PIL import Image
 
 from sgn_serve.http.error_form import ANSWER_SECONDS
 from sgn_serve.settings import Settings
+from tests.sgn_serve.hammer import PAUSE_SECONDS
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import ROOT, free_port, read_answer, serve_command, serve_environment, wait_until_ready
 from tests.sgn_serve.tiny_graph import save_tiny_graph
@@ -162,6 +163,7 @@ class Load:
                 if answer.status_code != 200 or answer.headers["x-request-id"] != name or "label" not in answer.json():
                     self.wrong.append(f"{name}: {answer.status_code} {answer.text}")
                 self.answered += 1
+                time.sleep(PAUSE_SECONDS)
 
     @contextmanager
     def running(self) -> Iterator["Load"]:
@@ -183,7 +185,7 @@ class Load:
 def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Upstream]]:
     folder = tmp_path_factory.mktemp("upstreams")
     model = save_tiny_graph(folder / "tiny.onnx")
-    servers = [Upstream(folder / str(number), model) for number in range(3)]
+    servers = [Upstream(folder / str(number), model) for number in range(2)]
     with ExitStack() as stack:
         for server in servers:
             stack.callback(server.stop)

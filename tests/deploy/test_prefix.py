@@ -13,13 +13,13 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.deploy.conftest import KEPT
 from tests.sgn_serve.sample_pictures import encode
-from tests.sgn_serve.server import free_port, running_server
-from tests.sgn_serve.tiny_graph import save_tiny_graph
+from tests.sgn_serve.server import Server, free_port
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
-PREFIXES = ("/taken/off", "/kept")
+PREFIXES = ("/taken/off", KEPT)
 CONFIGURATION = """
 daemon off;
 pid {folder}/nginx.pid;
@@ -51,31 +51,28 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def proxy(deployed_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return where nginx listens."""
     folder: Path = tmp_path_factory.mktemp("prefix")
-    model = save_tiny_graph(folder / "tiny.onnx")
-    settings = {"SGN_MODEL": str(model), "SGN_TRUSTED_PROXIES": "127.0.0.1", "SGN_ROOT_PATH": "/kept"}
-    with running_server(folder, **settings) as server:
-        port = free_port()
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)  # nginx's workers are not root
-        (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port, url=server.url))
-        command = ["nginx", "-e", str(folder / "errors.log"), "-p", str(folder), "-c", "nginx.conf"]
-        process = subprocess.Popen(command, env={**os.environ, "PATH": PATH})
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/kept/livez")
-                    break
-                except httpx.TransportError:
-                    assert time.monotonic() < deadline, (folder / "errors.log").read_text()
-                    time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
+    port = free_port()
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # nginx's workers are not root
+    (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=port, url=deployed_server.url))
+    command = ["nginx", "-e", str(folder / "errors.log"), "-p", str(folder), "-c", "nginx.conf"]
+    process = subprocess.Popen(command, env={**os.environ, "PATH": PATH})
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/kept/livez")
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, (folder / "errors.log").read_text()
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -10,7 +10,8 @@ from torch import nn
 from release import auto
 from release.auto import attack_auto, judged_before, on_pictures
 from release.bundle import auto_figures
-from sgn_serve.inference.graph import checked_auto
+from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.inference.graph import checked_measured
 from training.attacks.rows import RowId
 from training.data.loading import choose_pictures
 from training.data.picture_set import PictureSet
@@ -86,6 +87,6 @@ def test_the_other_modes_are_judged_on_the_same_pictures(tmp_path):
 def test_what_is_published_is_a_threshold_that_the_service_takes():
     result = json.loads(auto.RESULT.read_text())
     published = auto_figures(result)
-    assert checked_auto(published)["margin"] == result["margin"]["validation"]["margin"]
+    assert checked_measured(published, AUTO_KEY)["margin"] == result["margin"]["validation"]["margin"]
     assert published["asked_agreement"] == auto.AGREEMENT
     assert published["agreement"] >= auto.AGREEMENT

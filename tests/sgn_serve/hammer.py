@@ -1,4 +1,4 @@
-"""Run clients that send requests to a server without a pause and record the answers."""
+"""Run clients that send requests to a server all the time and record the answers."""
 
 import threading
 import time
@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.sgn_serve.sample_pictures import encode
 
+PAUSE_SECONDS = 0.03
+"""Each client waits that long after an answer: without a pause they would take the cores from what is tested."""
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
 
 
@@ -69,5 +71,5 @@ class Hammer:
                     label = response.json()["label"] if response.is_success else None
                 except httpx.TransportError as error:
                     status = type(error).__name__
-                    time.sleep(0.05)
                 self.answers.append(Answer(asked, time.monotonic(), status, label))
+                time.sleep(PAUSE_SECONDS)

@@ -77,10 +77,20 @@ def sent_picture(watched: Watched) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(bytes(watched.sent()[-1]["image"]))).convert("RGB"))
 
 
+def set_scheme(page: Page, scheme: str) -> None:
+    """Change what the visitor prefers, one of SCHEMES, and wait until the page has followed."""
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.evaluate("() => Promise.all(document.getAnimations().map(animation => animation.finished))")
+
+
 def violations(page: Page) -> list[str]:
-    """Return what axe finds wrong on the page as it is now."""
-    found = axe_playwright.Axe().run(page).response["violations"]
-    return [f"{rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
+    """Return what axe finds wrong on the page as it is now, in either scheme."""
+    told = []
+    for scheme in SCHEMES:
+        set_scheme(page, scheme)
+        found = axe_playwright.Axe().run(page).response["violations"]
+        told += [f"{scheme}: {rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
+    return told
 
 
 def in_sight(page: Page, selector: str) -> bool:
@@ -104,12 +114,14 @@ def widest(page: Page) -> int:
     return width
 
 
-def keep_picture(page: Page, name: str, full_page: bool = False) -> None:
-    """Keep a picture of the page for people to look at."""
+def keep_pictures(page: Page, name: str, full_page: bool = False) -> None:
+    """Keep a picture of the page in either scheme for people to look at: NAME-light.png, NAME-dark.png."""
     folder = Path(os.environ.get(PICTURES_VARIABLE, ROOT / "build" / "ui"))
     folder.mkdir(parents=True, exist_ok=True)
-    page.wait_for_timeout(300)  # until the bars stand
     # The tests' machine may be busy with anything: its latency is nobody's to read.
     page.locator("#latency").evaluate("element => element.textContent = element.textContent.replace(/\\d+/g, '…')")
-    page.screenshot(path=folder / f"{name}.png", full_page=full_page)
-    print(f"a picture of the page: {folder / name}.png")
+    for scheme in SCHEMES:
+        set_scheme(page, scheme)
+        path = folder / f"{name}-{scheme}.png"
+        page.screenshot(path=path, full_page=full_page, animations="disabled")  # the bars stand
+        print(f"a picture of the page: {path}")

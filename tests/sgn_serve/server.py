@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import psutil
+import uvicorn
 from starlette.testclient import TestClient
 
 from sgn_serve.app import create_app
@@ -71,6 +73,30 @@ def application_client(settings: Settings, address: str = "192.0.2.1", **options
     app = create_app(settings.model_copy(update={"providers": ("cpu",)}), **options)
     with TestClient(app, client=(address, 1)) as client:
         yield client
+
+
+@contextmanager
+def application_server(**settings: str) -> Iterator[str]:
+    """Runs the application behind uvicorn in a thread of this process until the block ends, and yields its address.
+
+    It is enough for a browser. Connections, workers and signals are uvicorn's own: for those see running_server.
+
+    settings: SGN_* environment variables
+    """
+    made = Settings.from_environment(settings).model_copy(update={"providers": ("cpu",)})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(create_app(made), log_config=None, ws="none", timeout_graceful_shutdown=20)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the application does not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def serve_command(port: int) -> list[str]:

@@ -22,6 +22,8 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import httpx
@@ -171,7 +173,9 @@ def test_constructed_pictures(fuzzed, file_format):
 
 @pytest.mark.parametrize("named", NAMED, ids=lambda named: named.name)
 def test_what_once_cost_too_much(fuzzed, named):
-    for request in (named.alone(), *([] if named.path else [named.sixteen()])):
+    data = named.make()
+    made = replace(named, make=lambda: data)
+    for request in (made.alone(), *([] if named.path else [made.sixteen()])):
         answer = fuzzed.client.post(request.path, content=request.body, headers={"content-type": request.content_type})
         assert answer.status_code in (200, 400, 413, 415, 422), answer.text
         fuzzed.check_alive()
@@ -344,6 +348,7 @@ SIDE = 5000
 """Side of a picture with 25 megapixels, which is just allowed."""
 
 
+@cache
 def largest_pictures() -> list[bytes]:
     """Return the allowed pictures that take the most memory, and last a file that is not a picture."""
     colour = Image.new("RGB", (SIDE, SIDE), (200, 30, 40))
@@ -371,8 +376,8 @@ def large_webp(height: int) -> bytes:
 
 def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
     with ThreadPoolExecutor(16) as pool:
-        statuses = list(pool.map(fuzzed.insist, largest_pictures() * 2))
-    assert statuses.count(415) == 2, "those that are no picture"
+        statuses = list(pool.map(fuzzed.insist, largest_pictures()))  # one more than may wait
+    assert statuses.count(415) == 1, "the one that is no picture"
     assert {*statuses} <= {200, 413, 415}, "a slow machine decodes some of them too slowly, and says so"
     assert statuses.count(200) >= 4
     fuzzed.check_alive()

@@ -3,7 +3,9 @@
 import json
 import socket
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -99,28 +101,31 @@ def test_a_client_that_hangs_up_leaves_no_trace(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("path", "media_type", "begun"),
-    [
-        ("/classify", FORM, "--edge\r\n"),
-        ("/classify", "text/plain", ""),
-        ("/v2/models/self-gradient-network/infer", "application/json", "{"),
-    ],
-    ids=["form", "no form", "tensors"],
-)
-def test_a_body_that_does_not_come_is_given_up(client, server, path, media_type, begun):
+UNFINISHED = {
+    "form": ("/classify", FORM, "--edge\r\n"),
+    "no form": ("/classify", "text/plain", ""),
+    "tensors": ("/v2/models/self-gradient-network/infer", "application/json", "{"),
+}
+
+
+def test_a_body_that_does_not_come_is_given_up(client, server):
     address = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((address[0], int(address[1])), timeout=60) as connection:
-        connection.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
-            f"Content-Type: {media_type}\r\n\r\n{begun}".encode()
-        )
-        answer = b""
-        while chunk := connection.recv(10_000):  # until the server closes the connection
-            answer += chunk
-    head, body = answer.split(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 408 ")
-    assert b"too_slow_request" in body
+    with ExitStack() as stack:
+        connections = {}
+        for name, (path, media_type, begun) in UNFINISHED.items():
+            connection = socket.create_connection((address[0], int(address[1])), timeout=60)
+            connections[name] = stack.enter_context(connection)
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+                f"Content-Type: {media_type}\r\n\r\n{begun}".encode()
+            )
+        for name, connection in connections.items():
+            answer = b""
+            while chunk := connection.recv(10_000):  # until the server closes the connection
+                answer += chunk
+            head, body = answer.split(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 "), name
+            assert b"too_slow_request" in body, name
     assert classify(client)["label"] == "red"
 
 
@@ -162,15 +167,23 @@ def broken(folder, settings):
     return {**settings, "SGN_MODEL": str(folder / bad) if (folder / bad).exists() else bad}
 
 
-@CANNOT_BE_SERVED
-def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, capfd, settings, complaint):
-    for name, value in broken(tmp_path, settings).items():
-        monkeypatch.setenv(name, value)
-    current_settings.cache_clear()
-    try:
-        assert check.main() == 1
-    finally:
+@pytest.fixture
+def environment(monkeypatch):
+    """Return a function that sets environment variables for the rest of the test."""
+
+    def set_all(variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
         current_settings.cache_clear()
+
+    yield set_all
+    current_settings.cache_clear()
+
+
+@CANNOT_BE_SERVED
+def test_what_cannot_be_served_is_one_line(tmp_path, environment, capfd, settings, complaint):
+    environment(broken(tmp_path, settings))
+    assert check.main() == 1
     printed, told = capfd.readouterr()
     assert printed == ""
     (line,) = told.splitlines()
@@ -178,22 +191,46 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, capfd, setting
     assert complaint in line
 
 
+@pytest.fixture(scope="module")
+def check_first():
+    """Return what BentoML calls before it starts any worker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BentoML's own
+        from sgn_serve.service import RobustClassifier
+    return RobustClassifier.inner.check_first
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
         ({"SGN_MODEL": "figures.onnx"}, "figures.json: these are no figures of a model"),
-        ({"SGN_MODEL": "loop.onnx", "SGN_TRIAL_SECONDS": "6"}, "loop.onnx: it does not answer within 6 s"),
+        ({"SGN_MODEL": "loop.onnx", "SGN_TRIAL_SECONDS": "1"}, "loop.onnx: it does not answer within 1 s"),
         ({"SGN_MODEL": "memory.onnx"}, "memory.onnx: it takes more than 4000 MB of memory"),
         ({"SGN_MAX_BYTES": "many"}, "SGN_MAX_BYTES='many'"),
     ],
     ids=["model", "endless loop", "memory", "setting"],
 )
-def test_what_cannot_be_served_ends_the_server_with_that_line(tmp_path, settings, complaint):
-    environment = serve_environment(tmp_path, **broken(tmp_path, settings))
+def test_what_cannot_be_served_ends_the_server_with_that_line(
+    tmp_path, environment, check_first, capfd, settings, complaint
+):
+    """The next test shows that BentoML calls it."""
+    environment(broken(tmp_path, settings))
+    with pytest.raises(SystemExit) as ended:
+        check_first()
+    assert ended.value.code == 1
+    printed, told = capfd.readouterr()
+    (line,) = (printed + told).strip().splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+
+
+def test_bentoml_serve_ends_with_that_line(tmp_path):
+    broken_settings = serve_environment(tmp_path, **broken(tmp_path, {"SGN_MODEL": "figures.onnx"}))
     ended = subprocess.run(
-        serve_command(free_port()), env=environment, capture_output=True, text=True, timeout=60, check=False
+        serve_command(free_port()), env=broken_settings, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 1
-    assert complaint in ended.stderr
     (line,) = (ended.stdout + ended.stderr).strip().splitlines()
     assert line.startswith("error: ")
+    assert "figures.json: these are no figures of a model" in line
+    assert line in ended.stderr

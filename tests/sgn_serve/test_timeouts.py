@@ -6,9 +6,14 @@ while the first still compute. Source: https://github.com/bentoml/BentoML/issues
 
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.testclient import TestClient
 
 from sgn_serve.app import State
 from sgn_serve.http import error_form
+from sgn_serve.inference.batching import Batcher
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.settings import Settings
 from tests.sgn_serve.asking import RED, classify
@@ -48,49 +53,57 @@ def ask(client):
     return client.post("/classify", files={"image": RED})
 
 
-def test_a_request_that_timed_out_lets_no_other_into_the_network(tmp_path, monkeypatch):
+@dataclass(frozen=True)
+class Held:
+    """What tests ask: the application, its network, which is held back, and what waits for it."""
+
+    client: TestClient
+    network: HeldNetwork
+    batcher: Batcher
+
+
+@contextmanager
+def held_network(tmp_path, monkeypatch, room):
+    """Run the application with a network that is held back and a short time limit until the block ends.
+
+    Args:
+        tmp_path: A folder for the model.
+        monkeypatch: pytest's.
+        room: How many pictures may wait or be computed.
+    """
     network = HeldNetwork(monkeypatch)
     state = State()
-    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"), max_queue=1, max_images=1)
+    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"), max_queue=room, max_images=room)
     with application_client(settings, state=state) as client:
         classify(client)
-        batcher = state.slot.predictor.batcher
+        network.runs = 0
         network.go_on.clear()
-        before = network.runs
-        monkeypatch.setattr(error_form, "ANSWER_SECONDS", 0.5)
-        try:
-            assert code(ask(client)) == (504, "timeout")
-            for _ in range(5):
-                assert code(ask(client)) == (503, "overloaded")
-                assert (batcher.pending, network.running) == (1, 1), "the first is still in the network"
-            assert network.runs == before + 1
-        finally:
-            network.go_on.set()
-        monkeypatch.setattr(error_form, "ANSWER_SECONDS", 55.0)
+        with monkeypatch.context() as limited:
+            limited.setattr(error_form, "ANSWER_SECONDS", 0.5)
+            try:
+                yield Held(client, network, state.slot.predictor.batcher)
+            finally:
+                network.go_on.set()
         deadline = time.monotonic() + LIMIT_SECONDS
-        while batcher.pending:
+        while state.slot.predictor.batcher.pending:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         classify(client)
     assert network.most == 1
 
 
+def test_a_request_that_timed_out_lets_no_other_into_the_network(tmp_path, monkeypatch):
+    with held_network(tmp_path, monkeypatch, room=1) as held:
+        assert code(ask(held.client)) == (504, "timeout")
+        for _ in range(5):
+            assert code(ask(held.client)) == (503, "overloaded")
+            assert (held.batcher.pending, held.network.running) == (1, 1), "the first is still in the network"
+        assert held.network.runs == 1
+
+
 def test_requests_that_timed_out_before_their_turn_free_their_room_and_are_never_run(tmp_path, monkeypatch):
-    network = HeldNetwork(monkeypatch)
-    state = State()
-    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"), max_queue=2, max_images=2)
-    with application_client(settings, state=state) as client:
-        classify(client)
-        network.go_on.clear()
-        before = network.runs
-        monkeypatch.setattr(error_form, "ANSWER_SECONDS", 0.5)
-        try:
-            for _ in range(4):
-                assert code(ask(client)) == (504, "timeout")
-                assert state.slot.predictor.batcher.pending == 1, "the one in the network"
-        finally:
-            network.go_on.set()
-        monkeypatch.setattr(error_form, "ANSWER_SECONDS", 55.0)
-        classify(client)
-    assert network.runs == before + 2, "the first, and the last"
-    assert network.most == 1
+    with held_network(tmp_path, monkeypatch, room=2) as held:
+        for _ in range(4):
+            assert code(ask(held.client)) == (504, "timeout")
+            assert held.batcher.pending == 1, "the one in the network"
+    assert held.network.runs == 2, "the first, and the last"

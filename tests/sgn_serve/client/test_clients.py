@@ -35,7 +35,7 @@ from sgn_serve.records import Prediction
 from tests.sgn_serve.asking import RED
 from tests.sgn_serve.conftest import LIMITS, MAX_BYTES
 from tests.sgn_serve.sample_pictures import encode, noise
-from tests.sgn_serve.server import Server, free_port, running_server
+from tests.sgn_serve.server import Server, application_server, free_port, running_server
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 GREEN = np.full((8, 8, 3), (10, 200, 10), np.uint8)
@@ -193,25 +193,31 @@ def test_errors_have_a_class_a_code_and_the_requests_name(ask, server: Server) -
     assert (type(again), again.args, str(again)) == (PictureRefused, caught.value.args, str(caught.value))
 
 
-def test_a_token_and_a_prefix(ask, tmp_path: Path) -> None:
-    model = save_tiny_graph(tmp_path / "tiny.onnx")
-    with running_server(tmp_path, SGN_MODEL=str(model), SGN_API_TOKEN=TOKEN, SGN_ROOT_PATH="/classifier") as server:
-        url = f"{server.url}/classifier"
-        assert ask(url, "classify", GREEN, token=TOKEN).label == "green"
-        assert ask(f"{url}/", "classify", [GREEN], token=TOKEN)[0].label == "green"
-        assert ask(url, "ready") is True
-        for token in (None, "wrong"):
-            with pytest.raises(AccessRefused) as caught:
-                ask(url, "classify", GREEN, token=token)
-            assert caught.value.status == 401
-            assert caught.value.code == ("no_token" if token is None else "wrong_token")
+@pytest.fixture(scope="module")
+def guarded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service with a token, and where its prefix begins."""
+    home = tmp_path_factory.mktemp("home")
+    model = save_tiny_graph(home / "tiny.onnx")
+    with running_server(home, SGN_MODEL=str(model), SGN_API_TOKEN=TOKEN, SGN_ROOT_PATH="/classifier") as server:
+        yield f"{server.url}/classifier"
 
 
-def test_more_requests_than_there_is_room_for_are_all_answered(tmp_path: Path) -> None:
-    """A real service with room for two pictures, and eight threads."""
+def test_a_token_and_a_prefix(ask, guarded_url: str) -> None:
+    assert ask(guarded_url, "classify", GREEN, token=TOKEN).label == "green"
+    assert ask(f"{guarded_url}/", "classify", [GREEN], token=TOKEN)[0].label == "green"
+    assert ask(guarded_url, "ready") is True
+    for token in (None, "wrong"):
+        with pytest.raises(AccessRefused) as caught:
+            ask(guarded_url, "classify", GREEN, token=token)
+        assert caught.value.status == 401
+        assert caught.value.code == ("no_token" if token is None else "wrong_token")
+
+
+def test_more_requests_than_there_is_room_for_are_all_answered() -> None:
+    """A service with room for two pictures, and eight threads."""
     limits = {"SGN_MAX_QUEUE": "2", "SGN_MAX_IMAGES": "2", "SGN_MAX_BATCH": "1"}
     picture = encode(Image.fromarray(noise(32, 32)))
-    with running_server(tmp_path, **limits) as server, Client(server.url, max_wait=500) as client:
+    with application_server(**limits) as url, Client(url, max_wait=500) as client:
         refused = 0
         send = client._send
 

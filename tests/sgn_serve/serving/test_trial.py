@@ -63,8 +63,8 @@ def test_a_good_model_is_told_in_one_line():
 def test_an_endless_loop_is_ended(tmp_path):
     path = save_bad_graph("endless loop", tmp_path / "bad.onnx")
     before = psutil.Process().children()
-    with pytest.raises(TrialError, match=r"does not answer within 6 s.*SGN_TRIAL_SECONDS"):
-        try_model(settings(path, trial_seconds=6))
+    with pytest.raises(TrialError, match=r"does not answer within 1 s.*SGN_TRIAL_SECONDS"):
+        try_model(settings(path, trial_seconds=1))
     assert {*psutil.Process().children()} <= {*before}, "nothing goes on looping"
 
 

@@ -12,13 +12,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from export.examples import scaled
-from tests.sgn_serve.browser import running_browser, watched_page
+from tests.sgn_serve.browser import watched_page
 from tests.sgn_serve.page_driver import (
-    SCHEMES,
     SCREENS,
     bars,
     check,
-    keep_picture,
+    keep_pictures,
     sent_picture,
     set_strength,
     settled,
@@ -27,7 +26,7 @@ from tests.sgn_serve.page_driver import (
     violations,
     widest,
 )
-from tests.sgn_serve.server import running_server
+from tests.sgn_serve.server import Server, application_server
 from tests.sgn_serve.tiny_examples import STEPS, example_pictures, save_tiny_examples, save_tiny_figures
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, save_tiny_graph
 
@@ -39,19 +38,13 @@ BUNDLED_NAMES = ("CIFAR", "wrn-16-2", "9d59d4cc", "PGD-20", "CW-20", "AutoAttack
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def plain_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A model without a block, with examples of its own and without figures."""
     home = tmp_path_factory.mktemp("plain")
     model = save_tiny_graph(home / "plain.onnx", block=False)
     save_tiny_examples(model, (8, 8), {"block-off": "this model"})
-    with running_server(home, SGN_MODEL=str(model), SGN_THREADS="1") as started:
-        yield started.url
+    with application_server(SGN_MODEL=str(model), SGN_THREADS="1") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +54,8 @@ def wide_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
     model = save_tiny_graph(home / "wide.onnx", image_size=WIDE, checkpoint={"resize": "pad", "dataset": "walls"})
     save_tiny_examples(model, WIDE, {"block-on": "this model, block on", "block-off": "this model, block off"})
     save_tiny_figures(model)
-    with running_server(home, SGN_MODEL=str(model), SGN_THREADS="1") as started:
-        yield started.url
+    with application_server(SGN_MODEL=str(model), SGN_THREADS="1") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +64,14 @@ def bare_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
     home = tmp_path_factory.mktemp("bare")
     model = save_tiny_graph(home / "bare.onnx", block=False, image_size=WIDE, checkpoint={"resize": "crop"})
     model.with_suffix(".json").write_text('{"setting": {"checkpoint_sha256": "99"}}')
-    with running_server(home, SGN_MODEL=str(model), SGN_THREADS="1") as started:
-        yield started.url
+    with application_server(SGN_MODEL=str(model), SGN_THREADS="1") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def bundled_figures(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def bundled_figures(browser: Browser, bundled_server: Server) -> set[str]:
     """Every figure that the page shows of the bundled model's measurements and examples, as it writes them."""
-    home = tmp_path_factory.mktemp("home")
-    with running_server(home, SGN_THREADS="1") as started, watched_page(browser, started.url) as watched:
+    with watched_page(browser, bundled_server.url) as watched:
         text = shown(opened(watched.page))
     return set(re.findall(r"\d+\.\d+|\b\d{2,}(?:,\d+)?\b", text))
 
@@ -250,8 +242,8 @@ def auto_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A model that has a threshold of auto, which is the service's default."""
     home = tmp_path_factory.mktemp("auto")
     model = save_tiny_graph(home / "auto.onnx", checkpoint={"auto_margin": 0.5})
-    with running_server(home, SGN_MODEL=str(model), SGN_THREADS="1", SGN_SELF_GRADIENT="auto") as started:
-        yield started.url
+    with application_server(SGN_MODEL=str(model), SGN_THREADS="1", SGN_SELF_GRADIENT="auto") as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -280,7 +272,7 @@ def test_the_switch_begins_as_the_service_does(browser, tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     save_tiny_examples(model, (8, 8), {"block-on": "this model"})
     settings = {"SGN_MODEL": str(model), "SGN_SELF_GRADIENT": "false", "SGN_FORMATS": "JPEG"}
-    with running_server(tmp_path, **settings) as started, watched_page(browser, started.url) as watched:
+    with application_server(**settings) as url, watched_page(browser, url) as watched:
         page = opened(watched.page)
         expect(page.get_by_role("radio", name="off", exact=True)).to_be_checked()
         expect(page.get_by_role("radio", name="auto", exact=True)).to_be_hidden()  # the model has no threshold
@@ -296,13 +288,10 @@ def test_the_switch_begins_as_the_service_does(browser, tmp_path):
         assert list(verdicts(page)) == ["Block on live", "Block off live"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
-def test_axe_finds_nothing(browser, request, paths, name, scheme):
+def test_axe_finds_nothing(browser, request, paths, name):
     url = request.getfixturevalue(f"{name}_url")
-    with watched_page(
-        browser, url, color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 900}
-    ) as one:
+    with watched_page(browser, url, bypass_csp=True, viewport={"width": 1280, "height": 900}) as one:
         page = opened(one.page)
         found = [violations(page)]
         upload(page, paths["broad"])
@@ -314,18 +303,17 @@ def test_axe_finds_nothing(browser, request, paths, name, scheme):
         assert widest(page) <= 375
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("screen", ["desktop", "phone"])
 @pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
-def test_pictures_of_the_page(browser, request, paths, name, screen, scheme):
+def test_pictures_of_the_page(browser, request, paths, name, screen):
     """For people to look at."""
     width, height = SCREENS[screen]
     options: dict[str, Any] = {"is_mobile": True, "has_touch": True} if screen == "phone" else {}
-    options |= {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+    options |= {"viewport": {"width": width, "height": height}}
     with watched_page(browser, request.getfixturevalue(f"{name}_url"), **options) as watched:
         page = opened(watched.page)
-        keep_picture(page, f"{name}-{screen}-{scheme}")
+        keep_pictures(page, f"{name}-{screen}")
         upload(page, paths["tall"])
         set_strength(page, 4)
-        keep_picture(page, f"{name}-{screen}-own-{scheme}", full_page=True)
+        keep_pictures(page, f"{name}-{screen}-own", full_page=True)
         assert widest(page) <= width

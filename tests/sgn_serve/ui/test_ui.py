@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, FilePayload, Route, expect
 from export.examples import scaled
 from sgn_serve.graph_format import examples_path
 from sgn_serve.settings import BUNDLED_MODEL
-from tests.sgn_serve.browser import running_browser, watched_page
+from tests.sgn_serve.browser import watched_page
 from tests.sgn_serve.page_driver import (
     FAILED_TO_LOAD,
     SCHEMES,
@@ -27,8 +27,9 @@ from tests.sgn_serve.page_driver import (
     bars,
     check,
     in_sight,
-    keep_picture,
+    keep_pictures,
     sent_picture,
+    set_scheme,
     set_strength,
     settled,
     upload,
@@ -36,21 +37,14 @@ from tests.sgn_serve.page_driver import (
     violations,
     widest,
 )
-from tests.sgn_serve.server import ROOT, running_server
+from tests.sgn_serve.server import ROOT
 
 expect.set_options(timeout=60_000)  # for machines that are busy
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with running_browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def url(browser, tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("home"), SGN_THREADS="1") as started:
-        yield started.url
+def url(browser, bundled_server):
+    return bundled_server.url
 
 
 @pytest.fixture(scope="module")
@@ -414,38 +408,37 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, url):
         watched.complaints.clear()  # the 415
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("screen", SCREENS)
-def test_pictures_of_the_page(browser, url, screen, scheme):
+def test_pictures_of_the_page(browser, url, screen):
     """For people to look at."""
     width, height = SCREENS[screen]
     mobile = {"is_mobile": True, "has_touch": True} if screen == "phone" else {}
     viewport = {"width": width, "height": height}
-    with watched_page(browser, url, viewport=viewport, color_scheme=scheme, **mobile) as watched:
+    with watched_page(browser, url, viewport=viewport, **mobile) as watched:
         page = watched.page
         page.goto("/ui")
         settled(page)
         if screen == "phone":
-            keep_picture(page, f"phone-top-{scheme}")
+            keep_pictures(page, "phone-top")
             page.get_by_role("slider").scroll_into_view_if_needed()
         act(page, page.get_by_role("button", name="Play").click)
         expect(page.get_by_role("button", name="Play")).to_be_visible()
         settled(page)
-        keep_picture(page, f"{screen}-{scheme}")
+        keep_pictures(page, screen)
         upload(page, ROOT / "examples" / "frog_01.png")
         set_strength(page, 8)
-        keep_picture(page, f"{screen}-own-{scheme}")
-        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == (scheme == "dark")
+        keep_pictures(page, f"{screen}-own")
+        for scheme in SCHEMES:
+            set_scheme(page, scheme)
+            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == (scheme == "dark")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_axe_finds_nothing(browser: Browser, url: str, scheme: str) -> None:
+def test_axe_finds_nothing(browser: Browser, url: str) -> None:
     # axe is not the page's: the policy, which keeps scripts from doing what axe does, is not applied here.
     with watched_page(
         browser,
         url,
-        color_scheme=scheme,
         bypass_csp=True,
         reduced_motion="reduce",
         viewport={"width": 1280, "height": 900},
