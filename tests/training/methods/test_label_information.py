@@ -44,7 +44,7 @@ def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(netwo
     q = logits.softmax(dim=1)
     middle = (p + q) / 2
     divergence = ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2 / len(labels)
-    smooth = 0.9 * F.one_hot(labels, 5) + 0.1 / 5
+    smooth = 0.9 * F.one_hot(labels, 5).double() + 0.1 / 5
     expected = -(smooth * q.log()).sum(dim=1).mean() + 100 * progress * divergence
     expected.backward()
     torch.testing.assert_close(step.loss, expected, rtol=0, atol=1e-10)

@@ -54,7 +54,7 @@ def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, steps, step
     attacked = attack_by_hand(model, images, labels, nuclear, progress * weight, start)
     torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
     clean, moved = model(images), model(attacked)
-    smooth = (1 - smoothing) * F.one_hot(labels, 5) + smoothing / 5
+    smooth = (1 - smoothing) * F.one_hot(labels, 5).double() + smoothing / 5
     expected = -(smooth * clean.log_softmax(dim=1)).sum(dim=1).mean() + progress * weight * norm_by_hand(moved, clean)
     expected.backward()
     torch.testing.assert_close(result.loss, expected, rtol=0, atol=1e-10)

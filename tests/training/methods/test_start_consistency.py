@@ -48,7 +48,7 @@ def test_it_adds_the_squared_difference_to_the_start(network, batch, start, keep
         attacked = torch.minimum(torch.maximum(attacked, images - EPS), images + EPS)
     torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
     before, after = seen(first), seen(attacked)
-    smooth = 0.9 * F.one_hot(labels, 5) + 0.1 / 5
+    smooth = 0.9 * F.one_hot(labels, 5).double() + 0.1 / 5
     expected = -(smooth * after.log_softmax(dim=1)).sum(dim=1).mean() + 10 * ((after - before) ** 2).mean()
     expected.backward()
     torch.testing.assert_close(step.loss, expected, rtol=0, atol=1e-10)
