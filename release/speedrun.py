@@ -27,7 +27,7 @@ from release.gpu import flops
 from release.recipes import COMMON, RECIPES
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.graph_format import file_sha256
-from training.attacks.registry import Context, build_attacks
+from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main as train
 from training.common.errors import TrainingError
@@ -155,7 +155,7 @@ def judge(entry: Entry, options: argparse.Namespace, row: dict[str, Any]) -> lis
     chosen = choose_pictures(held_out, options.pictures, entry.seed, strict=False)
     images = to_float(chosen.images)
     trial = Trial(model, images, chosen.labels, info.epsilon, entry.seed, BATCH)
-    attacks = {
+    attacks: dict[str, AnyAttack] = {
         attack.id.family: attack
         for attack in build_attacks(ATTACKS, Context(info.epsilon, model.block is not None, len(info.class_names)))
     }

@@ -8,6 +8,8 @@ from PIL import Image
 
 from release import speedrun
 from release.recipes import COMMON, RECIPES
+from training.command import main as train
+from training.evaluate.measuring import withstood
 from training.options import build_parser, checked
 
 COLOURS = [(40, 60, 200), (40, 190, 70), (200, 50, 50), (200, 190, 60)]
@@ -40,7 +42,7 @@ def command(*more: str) -> list[str]:
 
 
 def test_it_trains_judges_and_goes_on_where_it_was_stopped(folder, monkeypatch, capsys):
-    withstood, judged = speedrun.withstood, []
+    judged: list[str] = []
 
     def stopping(trial, attack):
         judged.append(attack.id.family)
@@ -49,9 +51,13 @@ def test_it_trains_judges_and_goes_on_where_it_was_stopped(folder, monkeypatch, 
         return withstood(trial, attack)
 
     monkeypatch.setattr(speedrun, "withstood", stopping)
-    trainings = []
-    train = speedrun.train
-    monkeypatch.setattr(speedrun, "train", lambda arguments: trainings.append(arguments) or train(arguments))
+    trainings: list[list[str]] = []
+
+    def training(arguments):
+        trainings.append(arguments)
+        return train(arguments)
+
+    monkeypatch.setattr(speedrun, "train", training)
     with pytest.raises(KeyboardInterrupt):
         speedrun.main(command("--recipes", "nuat", "prior"))
     (row,) = json.loads((folder / "speedrun.json").read_text())
@@ -86,9 +92,12 @@ def test_it_trains_judges_and_goes_on_where_it_was_stopped(folder, monkeypatch, 
 
 def test_the_pictures_are_those_that_training_held_out_and_no_test_pictures(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        speedrun, "withstood", lambda trial, attack: seen.append(trial) or torch.ones(len(trial)).bool()
-    )
+
+    def passing(trial, attack):
+        seen.append(trial)
+        return torch.ones(len(trial), dtype=torch.bool)
+
+    monkeypatch.setattr(speedrun, "withstood", passing)
     assert speedrun.main(command("--recipes", "uniform", "--pictures=16")) == 0
     files = {path: Image.open(path).tobytes() for path in (folder / "data").rglob("*.png")}
     shown = {(255 * picture).round().to(torch.uint8).permute(1, 2, 0).numpy().tobytes() for picture in seen[0].images}

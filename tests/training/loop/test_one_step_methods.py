@@ -7,6 +7,7 @@ from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
+from training.loop.perturbations import PerturbationStore
 from training.loop.validation import Validation
 
 METHODS = {
@@ -44,7 +45,7 @@ def test_a_resumed_run_gives_the_uninterrupted_network(name, picture_folder, run
 def test_every_step_starts_where_the_picture_was_left(picture_folder, runs, monkeypatch):
     """With one crop and no mirror images, the second epoch's starts are the first epoch's ends."""
     starts, ends = [], []
-    take, put = trainer.PerturbationStore.take, trainer.PerturbationStore.put
+    take, put = PerturbationStore.take, PerturbationStore.put
 
     def taking(self, chosen, placement):
         starts.append(dict(zip(chosen.tolist(), take(self, chosen, placement), strict=True)))
@@ -54,8 +55,8 @@ def test_every_step_starts_where_the_picture_was_left(picture_folder, runs, monk
         ends.append(dict(zip(chosen.tolist(), perturbations, strict=True)))
         put(self, chosen, placement, perturbations)
 
-    monkeypatch.setattr(trainer.PerturbationStore, "take", taking)
-    monkeypatch.setattr(trainer.PerturbationStore, "put", putting)
+    monkeypatch.setattr(PerturbationStore, "take", taking)
+    monkeypatch.setattr(PerturbationStore, "put", putting)
     options = ("--method=pgd", "--attack-steps=1", "--attack-start=prior", "--crop-padding=0", "--no-flip")
     assert main(arguments(picture_folder, "run", *options, epochs=2)) == 0
     steps = len(starts) // 2

@@ -1,6 +1,7 @@
 """LIET against a reference written out anew, in float64."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from tests.training.methods.reference import EPS, configured, unmoved
 from training.methods import StepContext, build_method
+from training.methods.label_information import LabelInformationTraining
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])  # whose signs differ
@@ -17,7 +19,8 @@ def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(netwo
     model = network(block=False).double().train()
     progress = 0.25
     method = build_method(configured("liet", label_smoothing=0.1))
-    method.keep_start_pass = keep
+    assert isinstance(method, LabelInformationTraining)
+    method = replace(method, keep_start_pass=keep)
     trained = copy.deepcopy(model)
     torch.manual_seed(seed)
     made = method.attack(trained, images, labels, StepContext(progress))
