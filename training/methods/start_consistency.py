@@ -18,7 +18,8 @@ class StartConsistencyTraining:
 
     With a start at the last perturbation (--attack-start prior) this is FGSM-PGI without its momentum: neither the old
     perturbation nor the new one is to move the answer. The pass of the attack is kept for the loss, so the difference
-    costs one more backward pass and no forward pass.
+    costs one more backward pass and no forward pass. With WRN-16-2 in bf16 on one core, a step takes 1.36 times that of
+    plain one-step training, and 1.57 with a pass of its own for the loss.
 
     Attributes:
         training_attack: An attack of one step.
