@@ -41,8 +41,8 @@ class NuclearNormTraining:
 
     The attack normalises by the batch, as the loss does. So the pass on clean pictures is made once, for both. The
     source attacks with frozen batch norm, and so makes it twice. With WRN-16-2 in bf16 on one core, a step takes 1.59
-    times that of plain one-step training, 1.67 with a pass of its own for the attack, and 1.68 with a joint pass. Its variant whose first step goes by averaged weights
-    is left out.
+    times that of plain one-step training. With a pass of its own for the attack it takes 1.67 times that, and with a
+    joint pass 1.68 times. The source's variant whose first step goes by averaged weights is left out.
 
     Attributes:
         eps: L-inf budget, units of pixel intensity.
