@@ -257,8 +257,8 @@ def run(options: argparse.Namespace) -> None:
             row = dict(entry.key)
             rows.append(row)
         row.update(
-            core_minutes=round(progress["core_seconds"] / 60, 2),
-            wall_minutes=round(progress["wall_seconds"] / 60, 2),
+            core_minutes=round(progress["core_seconds"] / 60, 4),
+            wall_minutes=round(progress["wall_seconds"] / 60, 4),
             epochs=progress["epoch"],
             problem=progress["problem"],
             command=entry.command(options),

@@ -78,7 +78,7 @@ def test_it_trains_judges_and_goes_on_where_it_was_stopped(folder, monkeypatch, 
         assert all(len(answers) == 8 for answers in one["right"].values())
         assert one["multiplications"] > one["parameters"] > 70_000
         # The budget is cut off at the end of a step, and a validation may take longer than the one before.
-        assert 0.005 < one["core_minutes"] < 0.2
+        assert 0 < one["core_minutes"] < 0.2
         assert f"--recipes {name}" in one["command"]
     page = (folder / "speedrun.md").read_text()
     assert page.count("python -m release.speedrun --data-root data") == 2

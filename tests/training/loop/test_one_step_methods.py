@@ -97,3 +97,16 @@ def test_a_state_without_its_perturbations_is_refused(picture_folder, runs, caps
     torch.save(state, runs / "run" / "state.pt")
     capsys.readouterr()
     assert "a training state without its perturbations" in failure(capsys, [*options, "--resume"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", METHODS)
+def test_they_train_and_resume_on_a_gpu(name, picture_folder, runs):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU that PyTorch can use")
+    options = (*METHODS[name], "--device=cuda", "--precision=bf16")
+    assert main(arguments(picture_folder, "run", *options, epochs=1)) == 0
+    assert main(arguments(picture_folder, "run", *options, "--resume", epochs=2)) == 0
+    assert [row["epoch"] for row in rows(runs / "run")] == ["1", "2"]
+    network, _ = load_checkpoint(runs / "run" / "model.safetensors")
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
