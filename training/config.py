@@ -19,13 +19,18 @@ from training.networks.names import ACTIVATIONS, KNOWN, TIMM_PREFIX, GradientSca
 
 BilateralTarget = Literal["most-confusing", "random"]
 
-METHODS = ("standard", "pgd", "bilateral", "trades", "self-gradient", "gradient-oracle")
+METHODS = ("standard", "pgd", "bilateral", "trades", "nuat", "liet", "self-gradient", "gradient-oracle")
 
-_ADVERSARIAL = ("pgd", "bilateral", "trades", "self-gradient")
+_ADVERSARIAL = ("pgd", "bilateral", "trades", "nuat", "liet", "self-gradient")
 _ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
 _NOT_ORACLE = tuple(method for method in METHODS if method != "gradient-oracle")
 _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
+_MIXED_LABELS = tuple(method for method in _NOT_BILATERAL if method != "liet")
 _SELF_GRADIENT = ("self-gradient",)
+_OWN_START = ("bilateral", "trades", "nuat")
+"""Methods whose attack starts where their source says, or at the last perturbation."""
+_TWO_PASSES = ("trades", "nuat")
+"""Methods whose loss has a clean and an attacked pass."""
 _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
 """Options that one schedule alone has."""
 
@@ -52,6 +57,11 @@ _LATER: dict[str, Any] = {
     "freeze_backbone": False,
     "pretrained": "",
     "recipe": "paper",
+    "minutes_of": "wall",
+    "nuclear_weight": 4.0,
+    "liet_weight": 100.0,
+    "start_consistency": 0.0,
+    "joint_pass": False,
 }
 """Options, with their defaults, that some saved configurations are older than."""
 
@@ -149,6 +159,13 @@ class TrainConfig:
             unit="minutes",
         ),
     ] = 0.0
+    minutes_of: Annotated[
+        Literal["wall", "core"],
+        Option(
+            "what --minutes counts: time on the clock, or processor time of all threads and processes, which other "
+            "work on the machine does not change"
+        ),
+    ] = "wall"
     batch_size: Annotated[
         int | None,
         Option(
@@ -196,7 +213,7 @@ class TrainConfig:
         Option(
             "steps of the pgd training attack",
             above=0,
-            methods=(*_ATTACKED_BY_PGD, "trades"),
+            methods=(*_ATTACKED_BY_PGD, "trades", "nuat"),
             hint="to train without an attack pass --method standard",
         ),
     ] = 1
@@ -206,17 +223,44 @@ class TrainConfig:
             "size of its steps in units of pixel intensity, such as 2/255",
             minimum=0,
             below=1,
-            methods=(*_ATTACKED_BY_PGD, "trades"),
+            methods=(*_ATTACKED_BY_PGD, "trades", "nuat"),
             unit=INTENSITY,
         ),
     ] = 10 / 255
     attack_start: Annotated[
-        Literal["uniform", "image"],
+        Literal["uniform", "image", "prior"],
         Option(
-            "where the pgd training attack starts: at a uniform draw from the ball, or at the picture",
-            methods=_ATTACKED_BY_PGD,
+            "where the pgd training attack starts: at a uniform draw from the ball, at the picture, or at the "
+            "picture's last perturbation (prior, also in place of the own start of bilateral, trades and nuat)",
+            methods=(*_ATTACKED_BY_PGD, *_OWN_START),
         ),
     ] = "uniform"
+    start_consistency: Annotated[
+        float,
+        Option(
+            "weight of the squared difference between the logits at the end and at the start of a one-step attack, "
+            "such as 10; with --attack-start prior this is FGSM-PGI; 0 for none",
+            minimum=0,
+            methods=("pgd",),
+        ),
+    ] = 0.0
+    nuclear_weight: Annotated[
+        float,
+        Option(
+            "weight of the nuclear norm in nuat at the end of training; it rises from 0", above=0, methods=("nuat",)
+        ),
+    ] = 4.0
+    liet_weight: Annotated[
+        float,
+        Option("weight of the divergence in liet at the end of training; it rises from 0", above=0, methods=("liet",)),
+    ] = 100.0
+    joint_pass: Annotated[
+        bool,
+        Option(
+            "one pass for clean and attacked pictures, with batch norm over both; off: a pass and statistics for each",
+            methods=_TWO_PASSES,
+        ),
+    ] = False
     attack_view: Annotated[
         Literal["held", "smooth", "full"],
         Option(
@@ -297,7 +341,7 @@ class TrainConfig:
             "share of pictures that get a rectangle of another one and part of its label, such as 0.5; 0 for none",
             minimum=0,
             maximum=1,
-            methods=_NOT_BILATERAL,
+            methods=_MIXED_LABELS,
             unit="a share of the pictures",
         ),
     ] = 0.0
@@ -367,12 +411,24 @@ class TrainConfig:
             raise OptionError(f"--attack-view {self.attack_view} looks through a block; pass --method self-gradient")
         if self.plain_loss_share > 0 and self.method != "self-gradient":
             raise OptionError("--plain-loss-share weighs the first of two passes; pass --method self-gradient")
-        if self.attack == "n-fgsm" and self.method in ("bilateral", "trades"):
+        if self.attack == "n-fgsm" and self.method in ("bilateral", "trades", "nuat", "liet"):
             raise OptionError(f"--method {self.method} has an attack of its own; leave --attack n-fgsm away")
         if self.method == "bilateral":
             for name in ("label_smoothing", "cutmix"):
                 if getattr(self, name) > 0:
                     raise OptionError(f"--method bilateral perturbs labels itself; leave {flag(name)} away")
+        if self.method == "liet" and self.cutmix > 0:
+            raise OptionError("--method liet starts from the pattern of one label a picture; leave --cutmix away")
+        if self.attack_start == "prior":
+            self._check_prior()
+        if self.start_consistency > 0:
+            if self.method != "pgd":
+                raise OptionError("--start-consistency compares the ends of a plain attack; pass --method pgd")
+            if self.attack == "pgd" and self.attack_steps > 1:
+                raise OptionError(
+                    f"--start-consistency shares the pass of a one-step attack, and --attack-steps is "
+                    f"{self.attack_steps}; pass --attack-steps 1"
+                )
         if self.gradient_alignment > 0 and self.method in ("standard", "gradient-oracle"):
             raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
@@ -402,6 +458,19 @@ class TrainConfig:
                 raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")
         if self.method == "gradient-oracle" and self.start:
             raise OptionError(f"a gradient oracle has more input than other networks; leave {self.start_flag} away")
+
+    def _check_prior(self) -> None:
+        """Raise OptionError for settings that exclude a start at the last perturbation."""
+        if self.method not in (*_ATTACKED_BY_PGD, *_OWN_START):
+            raise OptionError(f"--attack-start prior has no attack to start in --method {self.method}; leave it away")
+        if self.attack == "n-fgsm":
+            raise OptionError("--attack-start prior takes the place of the noise of --attack n-fgsm; leave one away")
+        if self.random_resized_crop > 0:
+            raise OptionError(
+                "--attack-start prior cannot follow a picture through --random-resized-crop; leave one of them away"
+            )
+        if self.cutmix > 0:
+            raise OptionError("--attack-start prior cannot follow a picture into another by --cutmix; leave one away")
 
     @property
     def start(self) -> str:
@@ -444,7 +513,7 @@ def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[st
         recipe: "paper", or "finetune", which changes some of it.
 
     Source: section 5.1.2; one-step attack for self-gradient, ten steps of 2/255 for pgd (Madry), its equal with a
-    gradient oracle, and trades; labels of bilateral as its authors recommend.
+    gradient oracle, and trades; labels of bilateral as its authors recommend; steps of nuat as in its code.
     """
     defaults: dict[str, Any] = {}
     if dataset == "svhn":
@@ -452,6 +521,8 @@ def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[st
         defaults |= {"lr": 0.01, "flip": False}
     if method in ("pgd", "trades", "gradient-oracle"):
         defaults |= {"attack_steps": 10, "attack_step_size": 2 / 255}
+    if method == "nuat":
+        defaults |= {"attack_step_size": 8 / 255}
     if method == "bilateral" and dataset == "cifar100":
         defaults |= {"label_beta": 11.0}
     return defaults | FINETUNE if recipe == "finetune" else defaults
@@ -506,6 +577,13 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
         methods = options[name].methods
         if methods and config.method not in methods:
             raise OptionError(f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}")
+        if name == "attack_start" and config.method in _OWN_START and config.attack_start != "prior":
+            raise OptionError(
+                f"--attack-start {config.attack_start} does nothing for --method {config.method}, whose attack has a "
+                "start of its own; pass --attack-start prior, or leave it away"
+            )
+        if name == "minutes_of" and not config.minutes:
+            raise OptionError("--minutes-of says what --minutes counts; add --minutes, or leave it away")
         if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
             raise OptionError(
                 f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"

@@ -33,7 +33,7 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
         ({"image_size": -3}, "--image-size must be in [1, 4096], not -3"),
         ({"block_scale": 0.0}, "in (0, 1]"),
         ({"lr_schedule": "linear"}, "known are: step, cyclic"),
-        ({"attack_start": "near"}, "known are: uniform, image"),
+        ({"attack_start": "near"}, "known are: uniform, image, prior"),
         ({"dataset": "mnist"}, "known are: cifar10"),
         ({"weight_decay": -1.0}, "at least 0"),
         ({"momentum": 1.0}, "[0, 1)"),
@@ -46,6 +46,17 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
         ({"method": "bilateral", "cutmix": 0.5}, "leave --cutmix away"),
         ({"method": "bilateral", "label_smoothing": 0.1}, "leave --label-smoothing away"),
         ({"method": "standard", "gradient_alignment": 0.2}, "leave it away"),
+        ({"method": "nuat", "attack": "n-fgsm"}, "leave --attack n-fgsm away"),
+        ({"method": "liet", "cutmix": 0.5}, "leave --cutmix away"),
+        ({"method": "liet", "attack_start": "prior"}, "has no attack to start in --method liet; leave it away"),
+        ({"method": "pgd", "attack": "n-fgsm", "attack_start": "prior"}, "leave one away"),
+        ({"method": "pgd", "cutmix": 0.5, "attack_start": "prior"}, "by --cutmix; leave one away"),
+        (
+            {"attack_start": "prior", "random_resized_crop": 0.3, "resize": "crop", "image_size": 8},
+            "through --random-resized-crop; leave one of them away",
+        ),
+        ({"method": "trades", "start_consistency": 10.0}, "pass --method pgd"),
+        ({"method": "pgd", "attack_steps": 2, "start_consistency": 10.0}, "pass --attack-steps 1"),
         ({"method": "gradient-oracle", "init_from": "x"}, "leave --init-from away"),
     ],
 )
@@ -61,8 +72,11 @@ def test_impossible_settings_name_the_fix(settings, fix):
         ({"method": "pgd"}, "trades_beta", "it is for trades"),
         ({"method": "bilateral"}, "attack_steps", "does nothing for --method bilateral"),
         ({"method": "standard"}, "block_scale", "it is for self-gradient"),
-        ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, self-gradient"),
-        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, self-gradient, gradient-oracle"),
+        ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, nuat, liet, self-gradient"),
+        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, nuat, self-gradient, gradient-oracle"),
+        ({"method": "trades"}, "attack_start", "pass --attack-start prior, or leave it away"),
+        ({"method": "pgd"}, "nuclear_weight", "it is for nuat"),
+        ({}, "minutes_of", "add --minutes, or leave it away"),
         ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
         ({}, "attack_beta", "--attack-view smooth"),
         ({"lr_schedule": "cyclic"}, "lr_milestones", "does nothing for --lr-schedule cyclic; add --lr-schedule step"),
@@ -89,7 +103,11 @@ def test_recipes_are_the_sources():
 def test_a_configuration_survives_its_dictionary():
     config = TrainConfig("image-folder", method="trades", lr_milestones=(1, 2), image_size=8, resize="crop")
     config = replace(config, random_resized_crop=0.35, test_share=0.3)
-    config = replace(config, method="self-gradient", pretrained="x", freeze_backbone=True, recipe="finetune")
+    config = replace(config, minutes=1, minutes_of="core", nuclear_weight=8.0, liet_weight=50.0, joint_pass=True)
+    config = replace(config, method="pgd", attack_steps=1, start_consistency=10.0)
+    assert TrainConfig.from_dict(config.as_dict()) == config
+    config = replace(config, start_consistency=0.5, method="pgd")
+    config = replace(config, pretrained="x", freeze_backbone=True, recipe="finetune")
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.common.precision import at_least_float32
 from training.networks.self_gradient import LogitsFunction
 from training.parallel.synchronised import draw_like
 
@@ -21,6 +22,8 @@ AttackLoss = Callable[[Tensor, Tensor], Tensor]
 Start = Literal["image", "uniform", "near"]
 """Where PGD starts: at the image, at a uniform draw from the ball, or at a normal draw of standard deviation 0.001
 around the image. The last is for losses that have no gradient at the image."""
+NOISE_SCALE = 2.0
+"""Radius of N-FGSM's noise in units of eps, as in its source."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N)
     """
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,6 +55,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1)
     return wrong - right
+
+
+def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest images (N, 3, H, W) of the L-inf ball of radius eps, within [0, 1]."""
+    return (images - eps).clamp(min=0), (images + eps).clamp(max=1)
 
 
 @dataclass(frozen=True)
@@ -78,20 +86,23 @@ class ProjectedGradientAscent:
     start: Start = "uniform"
     keep_best: bool = True
 
-    def perturb(self, logits_function: LogitsFunction, images: Tensor, labels: Tensor) -> Tensor:
+    def perturb(
+        self, logits_function: LogitsFunction, images: Tensor, labels: Tensor, prior: Tensor | None = None
+    ) -> Tensor:
         """Return attacked images.
 
         Args:
             logits_function: The network as the attack sees it.
             images: (N, 3, H, W) in [0, 1].
             labels: (N).
+            prior: (N, 3, H, W), a perturbation to start from instead of `start`.
 
         Returns:
             (N, 3, H, W), detached.
         """
         images = images.detach()
-        low, high = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
-        current = self._first_iterate(images, low, high)
+        low, high = ball(images, self.eps)
+        current = self.first_iterate(images, prior)
         best, best_margin = current.clone(), torch.full(labels.shape[:1], float("-inf"), device=images.device)
         # Indices of the images still under attack: all, or with keep_best those that are not fooled yet.
         active = torch.arange(len(labels), device=images.device)
@@ -112,8 +123,12 @@ class ProjectedGradientAscent:
         _keep_better(best, best_margin, current, margins, active)
         return best
 
-    def _first_iterate(self, images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        if self.start == "uniform":
+    def first_iterate(self, images: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return where the attack starts (N, 3, H, W). The arguments are those of perturb."""
+        low, high = ball(images, self.eps)
+        if prior is not None:
+            noise = prior
+        elif self.start == "uniform":
             noise = draw_like(images, lambda values: values.uniform_(-self.eps, self.eps))
         elif self.start == "near":
             noise = draw_like(images, lambda values: values.normal_(0, 0.001))
@@ -175,7 +190,7 @@ def fgsm(logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps
 
 
 def noise_fgsm(
-    logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float, noise_scale: float = 2.0
+    logits_function: LogitsFunction, images: Tensor, labels: Tensor, *, eps: float, noise_scale: float = NOISE_SCALE
 ) -> Tensor:
     """Return the images of N-FGSM, a training attack: one FGSM step from a noisier image, not projected back.
 
@@ -193,9 +208,14 @@ def noise_fgsm(
         (N, 3, H, W) in [0, 1], detached, within (1 + noise_scale) * eps: outside the eps ball on purpose.
     """
     images = images.detach()
-    noisy = images + draw_like(images, lambda noise: noise.uniform_(-noise_scale * eps, noise_scale * eps))
+    noisy = noisy_start(images, noise_scale * eps)
     _, gradient = loss_gradient(logits_function, noisy, labels, cross_entropy)
     return (noisy + eps * gradient.sign()).clamp(0, 1)
+
+
+def noisy_start(images: Tensor, radius: float) -> Tensor:
+    """Return images plus uniform noise in +-radius, not clamped: where N-FGSM starts."""
+    return images + draw_like(images, lambda noise: noise.uniform_(-radius, radius))
 
 
 def loss_gradient(

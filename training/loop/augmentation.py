@@ -1,10 +1,11 @@
 """Augment the pictures of a training batch as the configuration asks."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import TrainConfig
-from training.data.batches import augment
+from training.data.batches import Placement, draw_placement
 from training.data.mixing import cutmix, cutout
 from training.data.random_crops import crop, draw_boxes
 
@@ -17,11 +18,15 @@ class Augmentation:
         mean: Mean of each channel, in [0, 1], which cutout fills its holes with.
         classes: How many classes there are.
         aspects: Width over height of every picture (N), for random-resized crops. None where there are none of those.
+
+    Attributes:
+        placement: Where the last batch's pixels came from, in the padded pictures; None before the first batch.
     """
 
     def __init__(self, config: TrainConfig, mean: tuple[float, ...], classes: int, aspects: Tensor | None):
         self._config, self._mean, self._classes, self._aspects = config, mean, classes, aspects
         self._boxes: Tensor | None = None
+        self.placement: Placement | None = None
 
     def start_epoch(self, seed: int) -> None:
         """Draw what each picture gets in this epoch.
@@ -49,7 +54,8 @@ class Augmentation:
             if side is None:
                 raise ValueError("random-resized crops need an image size")
             images, padding = crop(images, self._boxes[chosen.to(self._boxes.device)], side), 0
-        images = augment(images, padding=padding, flip=config.flip)
+        self.placement = draw_placement(images, padding=padding, flip=config.flip)
+        images = self.placement.of(F.pad(images, (padding,) * 4))
         targets = labels
         if config.cutout:
             mean = torch.tensor(self._mean, device=images.device).view(1, -1, 1, 1)

@@ -10,7 +10,7 @@ def epochs_after(config: TrainConfig, seconds: float, reserved: float) -> float:
 
     Args:
         config: Its minutes are above 0.
-        seconds: Seconds since the run's start.
+        seconds: Seconds of the budget that are used.
         reserved: Seconds of the budget that are kept for the last validation.
     """
     for_training = 60 * config.minutes - reserved

@@ -94,6 +94,7 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
         saved = TrainConfig.from_dict(state["config"])
         Progress(**state["progress"])
         wanted = {"data", "model", "optimizer"} | ({"average", "average_steps"} if saved.ema_decay else set())
+        wanted |= {"perturbations"} if saved.attack_start == "prior" else set()
         missing = (wanted - state.keys()) | ({"class_names", "pictures", "mean"} - state.get("data", _DATA).keys())
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
         raise TrainerError(f"{path}: not a saved training state ({one_line(error)}); {fix}") from None

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +23,13 @@ from training.common.devices import MIB, gib, peak_memory
 from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
 from training.config import BATCH_SIZE, TrainConfig
-from training.data.batches import batches, to_float
+from training.data.batches import Placement, batches, to_float
 from training.data.loading import split_indices
 from training.data.picture_set import PictureSet
 from training.loop.augmentation import Augmentation
 from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
+from training.loop.perturbations import PerturbationStore
 from training.loop.progress_bar import ProgressBar, passes_counted
 from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
 from training.loop.start import on_device, read_start, saved_normalisation, take_over
@@ -36,10 +37,23 @@ from training.loop.state import Progress, TrainerError, describe_pictures, diffe
 from training.loop.time_left import TimeLeft, Work
 from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
-from training.methods import build_method
+from training.methods import StepContext, build_method
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import synchronised_steps
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that is done.
+
+    Attributes:
+        figures: (2), loss and accuracy.
+        moved: (n, 3, H, W), the attack's perturbations, units of pixel intensity.
+    """
+
+    figures: Tensor
+    moved: Tensor
 
 
 class Trainer:
@@ -132,11 +146,13 @@ class Trainer:
         self.optimizer = self._build_optimizer()
         self.average = weight_average(self.model, config.ema_decay) if config.ema_decay else None
         self.method = build_method(config)
+        self.perturbations = self._build_perturbations() if config.attack_start == "prior" else None
         self.progress = Progress()
         self.lengthened = ""
         self._data = describe_pictures(pictures, self.info.mean)
         self._saved: Progress | None = None
         self._began = time.perf_counter()  # less the time of earlier parts of the run
+        self._core_began, self._core_before = time.process_time(), 0.0
         if state is not None:
             self._resume(state)
 
@@ -172,6 +188,18 @@ class Trainer:
             nesterov=True,
         )
 
+    def _build_perturbations(self) -> PerturbationStore:
+        height, width = self.pictures.images.shape[2:]
+        border = 2 * self.config.crop_padding
+        return PerturbationStore(
+            len(self.pictures),
+            (height + border, width + border),
+            self.config.epsilon,
+            self.config.seed,
+            self.pictures.images.device,
+            self.shard,
+        )
+
     def train(self) -> Iterator[int]:
         """Train the epochs that are left, and yield how many are done and saved: at the start, then after each one.
 
@@ -181,6 +209,7 @@ class Trainer:
         """
         log: EpochLog | None = None
         self._began = time.perf_counter() - self.progress.wall_seconds
+        self._core_began, self._core_before = time.process_time(), self.progress.core_seconds
         with self.shard.fail_together():
             if self.shard.first:
                 log = EpochLog(self.run_dir, first_epoch=self.progress.epoch + 1)
@@ -224,7 +253,11 @@ class Trainer:
         progress = self.progress
         pictures = self.steps_per_epoch * self.batch_size
         work = Work(self.config.epochs, pictures, self.validation.passes(self.model))
-        left = TimeLeft(work, progress.epoch, 60 * self.config.minutes, progress.wall_seconds)
+        budget = 60 * self.config.minutes
+        if self._counts_core:
+            left = TimeLeft(work, progress.epoch, budget, progress.core_seconds, clock=time.process_time)
+        else:
+            left = TimeLeft(work, progress.epoch, budget, progress.wall_seconds)
         left.knows("validation", progress.validation_seconds)
         if progress.trained is not None:
             left.skip_training(pictures / progress.trained["train_images_per_second"])
@@ -238,9 +271,17 @@ class Trainer:
         """
         if not self.config.minutes:
             return done
-        seconds = time.perf_counter() - self._began
         # All processes must come to the same answer.
-        return epochs_after(self.config, self.shard.largest(seconds), self.progress.validation_seconds)
+        if self._counts_core:
+            seconds = self._core_before + self.shard.total(time.process_time() - self._core_began)
+        else:
+            seconds = self.shard.largest(time.perf_counter() - self._began)
+        return epochs_after(self.config, seconds, self.progress.validation_seconds)
+
+    @property
+    def _counts_core(self) -> bool:
+        """Whether the time budget counts processor time."""
+        return bool(self.config.minutes) and self.config.minutes_of == "core"
 
     @property
     def finished(self) -> bool:
@@ -295,6 +336,8 @@ class Trainer:
             with passes_counted(evaluated.backbone, bar.passed):
                 measured = self.validation.measure(evaluated, bar.measure)
         seconds = self.shard.largest(time.perf_counter() - wall)
+        if self._counts_core:
+            seconds = self.shard.total(time.process_time() - core)
         speed = "train_images_per_second"
         figures = {name: value for name, value in trained.items() if name != speed} | measured | {speed: trained[speed]}
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
@@ -369,7 +412,15 @@ class Trainer:
             # Every process draws the whole batch's augmentation, so that it equals one process's. That costs little.
             augmented, targets = self.augmentation(images, labels, chosen)
             inputs = to_float(self.shard.rows(augmented)).contiguous(memory_format=torch.channels_last)
-            sums += self._step(inputs, self.shard.rows(targets), self.shard.rows(labels))
+            context = StepContext(min(1.0, scheduled / self.config.epochs), index)
+            if self.perturbations is not None:
+                shown = self.perturbations.take(chosen, self._placement())
+                prior = self.shard.rows(shown).contiguous(memory_format=torch.channels_last)
+                context = replace(context, prior=prior)
+            step = self._step(inputs, self.shard.rows(targets), self.shard.rows(labels), context)
+            if self.perturbations is not None:
+                self.perturbations.put(chosen, self._placement(), step.moved)
+            sums += step.figures
             bar.update(batch_size)
             done = index + 1
             if index % 20 == 19 or index + 1 == steps:
@@ -391,17 +442,25 @@ class Trainer:
             "train_images_per_second": bar.images_per_second,
         }
 
-    def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-        """Do one step on this process's part of a batch, and return its (loss, accuracy).
+    def _placement(self) -> Placement:
+        """Return where the last batch's pixels came from."""
+        if self.augmentation.placement is None:
+            raise RuntimeError("no batch was augmented yet")
+        return self.augmentation.placement
+
+    def _step(self, inputs: Tensor, targets: Tensor, labels: Tensor, context: StepContext) -> Done:
+        """Do one step on this process's part of a batch.
 
         Args:
             inputs: (n, 3, H, W) float32 in [0, 1].
             targets: See training.methods.Batch.
             labels: (n), for the accuracy.
+            context: The state of training.
         """
         with synchronised_steps(self.shard):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                step = self.method.loss(self.model, self.method.attack(self.model, inputs, targets))
+                batch = self.method.attack(self.model, inputs, targets, context)
+                step = self.method.loss(self.model, batch)
             self.optimizer.zero_grad(set_to_none=True)
             step.backward()
         self.shard.average_(parameter.grad for parameter in self.model.parameters())
@@ -409,7 +468,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         accuracy = (step.logits.detach().argmax(dim=1) == labels).float().mean()
-        return torch.stack([step.loss.detach(), accuracy])
+        return Done(torch.stack([step.loss.detach(), accuracy]), batch.attacked - batch.images)
 
     def _means(self, sums: Tensor, steps: int, epoch: int) -> tuple[float, float]:
         """Return the mean loss and accuracy over all steps and processes, from the sums of this process's steps."""
@@ -452,6 +511,8 @@ class Trainer:
                 "average": self.average.module.state_dict(),
                 "average_steps": int(self.average.n_averaged) - 1,
             }
+        if self.perturbations is not None:
+            state["perturbations"] = self.perturbations.levels
         return state
 
     def _resume(self, state: dict[str, Any]) -> None:
@@ -478,6 +539,8 @@ class Trainer:
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
                 self.average.n_averaged.fill_(state["average_steps"] + 1)
+            if self.perturbations is not None:
+                self.perturbations.levels.copy_(state["perturbations"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, for missing parts
             raise TrainerError(
                 f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "

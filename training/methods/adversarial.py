@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.attacks import views
-from training.methods.step import Batch, Step
+from training.common.precision import at_least_float32
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.methods.training_attack import TrainingAttack
 from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
 
@@ -25,13 +26,15 @@ class AdversarialTraining:
     training_attack: TrainingAttack
     label_smoothing: float = 0.0
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack the pictures."""
         with without_running_updates(model):
-            attacked = self.training_attack(views.first_pass_view(model), images, targets)
-        return Batch(images, attacked, targets)
+            attacked = self.training_attack(views.first_pass_view(model), images, targets, context.prior)
+        return Batch(images, attacked, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the attacked pictures."""
-        logits = model.plain_logits(batch.attacked).float()
+        logits = at_least_float32(model.plain_logits(batch.attacked))
         return Step(F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing), logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training.attacks import projected_gradient
 from training.config import BilateralTarget
-from training.methods.step import Batch, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 from training.parallel.synchronised import draw_like
 
@@ -73,7 +73,9 @@ class BilateralTraining:
     beta: float
     target: BilateralTarget
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack the pictures and their labels."""
         with frozen_batch_norm(model):
             with torch.no_grad():
@@ -89,8 +91,8 @@ class BilateralTraining:
                 loss=lambda logits, aims: -projected_gradient.cross_entropy(logits, aims),
                 keep_best=False,
             )
-            attacked = attack.perturb(model.plain_logits, images, aims)
-        return Batch(images, attacked, perturbed_labels(logits, targets, self.beta))
+            attacked = attack.perturb(model.plain_logits, images, aims, context.prior)
+        return Batch(images, attacked, perturbed_labels(logits, targets, self.beta), context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the attacked pictures against the attacked labels."""

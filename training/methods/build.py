@@ -5,8 +5,11 @@ from training.methods.adversarial import AdversarialTraining
 from training.methods.bilateral import BilateralTraining
 from training.methods.gradient_alignment import GradientAlignment
 from training.methods.gradient_oracle import OracleTraining
+from training.methods.label_information import LabelInformationTraining
+from training.methods.nuclear_norm import NuclearNormTraining
 from training.methods.self_gradient import SelfGradientTraining
 from training.methods.standard import Standard
+from training.methods.start_consistency import StartConsistencyTraining
 from training.methods.step import Method
 from training.methods.trades import Trades
 from training.methods.training_attack import TrainingAttack
@@ -26,13 +29,23 @@ def build_method(config: TrainConfig) -> Method:
 def _method_alone(config: TrainConfig) -> Method:
     smoothing = config.label_smoothing
     attack = TrainingAttack.of(config)
+    # Perturbed weights make other logits than those that the attack saw.
+    keep = config.weight_perturbation == 0
     match config.method:
         case "standard":
             return Standard(smoothing)
+        case "pgd" if config.start_consistency > 0:
+            return StartConsistencyTraining(attack, config.start_consistency, smoothing, keep)
         case "pgd":
             return AdversarialTraining(attack, smoothing)
         case "trades":
-            return Trades(config.epsilon, config.attack_steps, config.attack_step_size, config.trades_beta, smoothing)
+            steps, step_size = config.attack_steps, config.attack_step_size
+            return Trades(config.epsilon, steps, step_size, config.trades_beta, smoothing, config.joint_pass)
+        case "nuat":
+            steps, step_size, weight = config.attack_steps, config.attack_step_size, config.nuclear_weight
+            return NuclearNormTraining(config.epsilon, steps, step_size, weight, smoothing, config.joint_pass, keep)
+        case "liet":
+            return LabelInformationTraining(config.epsilon, config.liet_weight, smoothing, keep)
         case "bilateral":
             return BilateralTraining(config.epsilon, config.label_beta, config.bilateral_target)
         case "gradient-oracle":

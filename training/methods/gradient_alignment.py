@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.attacks import projected_gradient, views
-from training.methods.step import Batch, Method, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Method, Step, StepContext
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 from training.parallel.synchronised import draw_like
 
@@ -61,9 +61,11 @@ class GradientAlignment:
     weight: float
     eps: float
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack as the method does."""
-        return self.method.attack(model, images, targets)
+        return self.method.attack(model, images, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the method's loss plus the weighted misalignment."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.methods.step import Batch, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.methods.training_attack import TrainingAttack
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
@@ -25,11 +25,13 @@ class OracleTraining:
     training_attack: TrainingAttack
     label_smoothing: float = 0.0
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack the pictures; the attack knows their labels, as the oracle does."""
         with without_running_updates(model):
-            attacked = self.training_attack(_oracle(model).seen_with(targets), images, targets)
-        return Batch(images, attacked, targets)
+            attacked = self.training_attack(_oracle(model).seen_with(targets), images, targets, context.prior)
+        return Batch(images, attacked, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the attacked pictures."""

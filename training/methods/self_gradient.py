@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.attacks import views
 from training.derivatives.double_backward import CheapSecondDerivatives
-from training.methods.step import Batch, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.methods.training_attack import TrainingAttack
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork, without_running_updates
 
@@ -37,11 +37,13 @@ class SelfGradientTraining:
             return views.smooth_view(model, self.beta)
         return views.full_view(model) if self.view == "full" else views.held_view(model)
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack the pictures through the configured view."""
         with without_running_updates(model):
-            attacked = self.training_attack(self._view_of(model), images, targets)
-        return Batch(images, attacked, targets)
+            attacked = self.training_attack(self._view_of(model), images, targets, context.prior)
+        return Batch(images, attacked, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of both passes' logits, mixed by plain_loss_share."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.methods.step import Batch, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.networks.self_gradient import SelfGradientNetwork
 
 
@@ -19,9 +19,11 @@ class Standard:
 
     label_smoothing: float = 0.0
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Return the pictures as they are."""
-        return Batch(images, images, targets)
+        return Batch(images, images, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the cross-entropy of the pictures."""

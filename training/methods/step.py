@@ -10,6 +10,26 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 
 @dataclass(frozen=True)
+class StepContext:
+    """The state of training that a step depends on.
+
+    Attributes:
+        progress: Share of the training that is done, in [0, 1]. Weights that are ramped are whole at 1.
+        step: Number of the step in its epoch, from 0.
+        prior: (N, 3, H, W), each picture's last perturbation, units of pixel intensity, as the batch shows the picture.
+            None without --attack-start prior.
+    """
+
+    progress: float = 1.0
+    step: int = 0
+    prior: Tensor | None = None
+
+
+OUT_OF_TRAINING = StepContext()
+"""The context of a step outside of a training."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch after its attack.
 
@@ -17,11 +37,18 @@ class Batch:
         images: (N, 3, H, W) float32 in [0, 1], before the attack.
         attacked: (N, 3, H, W), after it. They are the images themselves where a method attacks nothing.
         targets: (N) class indices, or (N, classes) shares that sum to 1 (of mixed or perturbed labels).
+        context: The step's context.
+        start: (N, 3, H, W), where the attack started, for losses that need it.
+        kept: (N, classes), logits of a pass that attack and loss both need, with its graph. It can be differentiated
+            once, and only while the weights stay.
     """
 
     images: Tensor
     attacked: Tensor
     targets: Tensor
+    context: StepContext = OUT_OF_TRAINING
+    start: Tensor | None = None
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +77,18 @@ class Step:
 
 
 class Method(Protocol):
-    """A training method. `loss` may be called more than once for one batch."""
+    """A training method. `loss` may be called more than once for one batch that keeps no pass."""
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack a batch.
 
         Args:
             model: The network in training.
             images: (N, 3, H, W) float32 in [0, 1].
             targets: See Batch.
+            context: The state of training.
 
         Returns:
             The batch, detached.

@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.attacks import projected_gradient
-from training.methods.step import Batch, Step
+from training.common.precision import at_least_float32
+from training.methods.passes import clean_and_attacked
+from training.methods.step import OUT_OF_TRAINING, Batch, Step, StepContext
 from training.networks.self_gradient import SelfGradientNetwork, frozen_batch_norm
 
 
 def divergence(logits: Tensor, natural_logits: Tensor) -> Tensor:
     """Return KL(softmax(natural_logits) || softmax(logits)) of each image, (N, classes) twice to (N), in float32."""
-    log_shares = F.log_softmax(logits.float(), dim=1)
-    natural = F.log_softmax(natural_logits.float(), dim=1)
+    log_shares = F.log_softmax(at_least_float32(logits), dim=1)
+    natural = F.log_softmax(at_least_float32(natural_logits), dim=1)
     return F.kl_div(log_shares, natural, reduction="none", log_target=True).sum(dim=1)
 
 
@@ -31,6 +33,7 @@ class Trades:
         step_size: Size of its steps, units of pixel intensity.
         beta: Weight of the divergence; 6 in the source.
         label_smoothing: Share of a label that all classes divide evenly in the loss.
+        joint_pass: Whether one pass takes clean and attacked pictures.
 
     Source: Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy (2019), algorithm 1.
     """
@@ -40,8 +43,11 @@ class Trades:
     step_size: float
     beta: float
     label_smoothing: float = 0.0
+    joint_pass: bool = False
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack the pictures so that their answers diverge from the natural ones."""
         with frozen_batch_norm(model):
             with torch.no_grad():
@@ -54,12 +60,11 @@ class Trades:
                 start="near",
                 keep_best=False,
             )
-            attacked = attack.perturb(model.plain_logits, images, targets)
-        return Batch(images, attacked, targets)
+            attacked = attack.perturb(model.plain_logits, images, targets, context.prior)
+        return Batch(images, attacked, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Return the natural cross-entropy plus the weighted divergence."""
-        natural_logits = model.plain_logits(batch.images).float()
-        logits = model.plain_logits(batch.attacked).float()
+        natural_logits, logits = clean_and_attacked(model, batch, joint=self.joint_pass)
         natural_loss = F.cross_entropy(natural_logits, batch.targets, label_smoothing=self.label_smoothing)
         return Step(natural_loss + self.beta * divergence(logits, natural_logits).mean(), logits)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from training.attacks import projected_gradient
@@ -30,13 +31,46 @@ class TrainingAttack:
     @classmethod
     def of(cls, config: TrainConfig) -> "TrainingAttack":
         """Return the attack that a configuration describes."""
-        return cls(config.attack, config.epsilon, config.attack_steps, config.attack_step_size, config.attack_start)
+        # Without a prior, as in a step outside of a training, the attack starts anywhere.
+        start = "uniform" if config.attack_start == "prior" else config.attack_start
+        return cls(config.attack, config.epsilon, config.attack_steps, config.attack_step_size, start)
 
-    def __call__(self, logits_function: LogitsFunction, images: Tensor, targets: Tensor) -> Tensor:
-        """Return attacked images (N, 3, H, W). The targets are as in training.methods.Batch."""
+    def __call__(
+        self, logits_function: LogitsFunction, images: Tensor, targets: Tensor, prior: Tensor | None = None
+    ) -> Tensor:
+        """Return attacked images (N, 3, H, W).
+
+        Args:
+            logits_function: The network as the attack sees it.
+            images: (N, 3, H, W) in [0, 1].
+            targets: As in training.methods.Batch.
+            prior: (N, 3, H, W), a perturbation that "pgd" starts from instead of its start.
+        """
         if self.kind == "n-fgsm":
             return projected_gradient.noise_fgsm(logits_function, images, targets, eps=self.eps)
-        attack = projected_gradient.ProjectedGradientAscent(
+        return self._ascent().perturb(logits_function, images, targets, prior)
+
+    def first_iterate(self, images: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return where the attack starts, (N, 3, H, W). The arguments are those of a call."""
+        if self.kind == "n-fgsm":
+            return projected_gradient.noisy_start(images, projected_gradient.NOISE_SCALE * self.eps)
+        return self._ascent().first_iterate(images, prior)
+
+    def stepped(self, images: Tensor, current: Tensor, gradient: Tensor) -> Tensor:
+        """Return the next iterate of the attack (N, 3, H, W), detached.
+
+        Args:
+            images: (N, 3, H, W), before the attack.
+            current: (N, 3, H, W), the iterate.
+            gradient: (N, 3, H, W), of the loss at it.
+        """
+        if self.kind == "n-fgsm":
+            return (current + self.eps * gradient.sign()).clamp(0, 1).detach()
+        return torch.clamp(
+            current + self.step_size * gradient.sign(), *projected_gradient.ball(images, self.eps)
+        ).detach()
+
+    def _ascent(self) -> projected_gradient.ProjectedGradientAscent:
+        return projected_gradient.ProjectedGradientAscent(
             eps=self.eps, steps=self.steps, step_size=self.step_size, start=self.start, keep_best=False
         )
-        return attack.perturb(logits_function, images, targets)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.methods.step import Batch, Method, Step
+from training.methods.step import OUT_OF_TRAINING, Batch, Method, Step, StepContext
 from training.networks.self_gradient import SelfGradientNetwork, without_running_updates
 from training.parallel.synchronised import average_gradients
 
@@ -28,9 +28,11 @@ class WeightPerturbation:
     method: Method
     gamma: float
 
-    def attack(self, model: SelfGradientNetwork, images: Tensor, targets: Tensor) -> Batch:
+    def attack(
+        self, model: SelfGradientNetwork, images: Tensor, targets: Tensor, context: StepContext = OUT_OF_TRAINING
+    ) -> Batch:
         """Attack as the method does."""
-        return self.method.attack(model, images, targets)
+        return self.method.attack(model, images, targets, context)
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
         """Move the weights, and return the method's loss there with an undo that puts them back."""

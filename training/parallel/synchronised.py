@@ -58,6 +58,19 @@ def draw_like(images: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
     return shard.rows(draw(whole))
 
 
+def whole_batch(rows: Tensor) -> Tensor:
+    """Return the rows (n, ...) of all processes, (N, ...), in the batch's order.
+
+    It can be differentiated once. A loss of the whole batch that every process computes has the right gradient, because
+    gradients are averaged over the processes.
+    """
+    shard = _SHARD.get()
+    if shard.processes == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows, shard)
+    return gathered.flatten(0, 1)
+
+
 def average_gradients(tensors: Iterable[Tensor]) -> None:
     """Replace gradients of this process's mean loss by those of the whole batch's, in place."""
     _SHARD.get().average_(tensors)

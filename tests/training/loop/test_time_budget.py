@@ -43,6 +43,32 @@ def test_a_time_budget_lays_the_schedule_over_the_minutes(picture_folder, runs, 
     assert info.recipe["minutes"] == 0.5
 
 
+class BusyClock(Clock):
+    """The clock of a machine on which others work: a look takes a minute on the clock, and 0.1 s of a core."""
+
+    def __init__(self):
+        super().__init__(tick=60.0)
+        self.core = 0.0
+
+    def process_time(self) -> float:
+        self.core += 0.1
+        return self.core
+
+
+def test_a_budget_of_core_minutes_does_not_count_what_others_do(picture_folder, runs, monkeypatch):
+    monkeypatch.setattr(trainer, "time", BusyClock())
+    options = arguments(picture_folder, "busy", "--method=standard", "--minutes=0.5", "--minutes-of=core")
+    assert main(options) == 0
+    log = rows(runs / "busy")
+    assert 2 <= len(log) < 60
+    assert 20 < float(log[-1]["core_seconds"]) <= 32
+    assert float(log[-1]["wall_seconds"]) > 120
+    rates = [float(row["lr"]) for row in log]
+    assert 0 <= rates[-1] < 0.02
+    assert main([*options, "--resume"]) == 0
+    assert rows(runs / "busy") == log
+
+
 def test_resuming_a_finished_time_budget_says_that_nothing_was_left(picture_folder, runs, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "time", Clock(tick=1.0))
     options = arguments(picture_folder, "timed", "--method=standard", "--minutes=0.5")

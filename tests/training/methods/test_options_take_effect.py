@@ -16,7 +16,7 @@ from training.data.automatic_split import AutomaticSplit, Part
 from training.data.loading import load_pictures, split_validation
 from training.loop.augmentation import Augmentation
 from training.loop.schedule import learning_rate
-from training.methods import build_method
+from training.methods import StepContext, build_method
 from training.methods.weight_perturbation import perturbed_weights
 from training.networks.activations import with_activation
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
@@ -27,17 +27,41 @@ PRECISIONS = ("float32", "bf16")
 SMOOTH = {"attack_view": "smooth"}
 
 OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
-    "method": [({"method": "pgd"}, "trades")],
+    "method": [({"method": "pgd"}, "trades"), ({"method": "trades"}, "nuat"), ({"method": "pgd"}, "liet")],
     "activation": [({}, "silu")],
-    "epsilon": [({"method": "bilateral"}, 2 / 255), ({"attack": "n-fgsm"}, 2 / 255), ({"method": "trades"}, 1 / 255)],
+    "epsilon": [
+        ({"method": "bilateral"}, 2 / 255),
+        ({"attack": "n-fgsm"}, 2 / 255),
+        ({"method": "trades"}, 1 / 255),
+        ({"method": "nuat"}, 2 / 255),
+        ({"method": "liet"}, 2 / 255),
+    ],
     "attack": [({}, "n-fgsm"), ({"method": "pgd"}, "n-fgsm"), ({"method": "gradient-oracle"}, "n-fgsm")],
-    "attack_steps": [({}, 3), ({"method": "pgd"}, 1), ({"method": "trades"}, 1)],
+    "attack_steps": [({}, 3), ({"method": "pgd"}, 1), ({"method": "trades"}, 1), ({"method": "nuat"}, 2)],
     "attack_step_size": [
         ({}, 2 / 255),
         ({"method": "pgd", "attack_steps": 1}, 8 / 255),
         ({"method": "trades"}, 1 / 255),
+        ({"method": "nuat"}, 1 / 255),
     ],
-    "attack_start": [({}, "image"), ({"method": "pgd", "attack_steps": 1}, "image")],
+    "attack_start": [
+        ({}, "image"),
+        ({"method": "pgd", "attack_steps": 1}, "image"),
+        ({}, "prior"),
+        ({"method": "pgd", "attack_steps": 1, "start_consistency": 10.0}, "prior"),
+        *(
+            ({"method": name, "attack_steps": 1}, "prior")
+            for name in ("pgd", "gradient-oracle", "bilateral", "trades", "nuat")
+        ),
+    ],
+    "start_consistency": [
+        ({"method": "pgd", "attack_steps": 1}, 10.0),
+        ({"method": "pgd", "attack": "n-fgsm"}, 10.0),
+        ({"method": "pgd", "attack_steps": 1, "attack_start": "prior"}, 10.0),
+    ],
+    "nuclear_weight": [({"method": "nuat"}, 16.0), ({"method": "nuat", "attack_steps": 2}, 16.0)],
+    "liet_weight": [({"method": "liet"}, 1.0)],
+    "joint_pass": [({"method": "trades", "attack_steps": 1}, True), ({"method": "nuat"}, True)],
     "attack_view": [({}, "smooth"), ({"activation": "silu"}, "full")],
     "attack_beta": [(SMOOTH, 0.5)],
     "block_layers": [({}, 2)],
@@ -48,8 +72,13 @@ OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
     "bilateral_target": [({"method": "bilateral"}, "random")],
     "label_beta": [({"method": "bilateral"}, 2.0)],
     "label_smoothing": [({"method": name}, 0.2) for name in METHODS if name != "bilateral"],
-    "weight_perturbation": [({"method": name}, 0.02) for name in METHODS],
-    "gradient_alignment": [({"method": name}, 0.5) for name in ("pgd", "bilateral", "trades", "self-gradient")],
+    "weight_perturbation": [
+        *(({"method": name}, 0.02) for name in METHODS),
+        ({"method": "pgd", "attack_steps": 1, "start_consistency": 10.0}, 0.02),
+    ],
+    "gradient_alignment": [
+        ({"method": name}, 0.5) for name in ("pgd", "bilateral", "trades", "nuat", "liet", "self-gradient")
+    ],
 }
 """By option: what else is set, and the value whose loss or gradient must be another than the default's."""
 
@@ -95,6 +124,7 @@ ELSEWHERE = {
     "recipe": "tests/training/loop/test_start.py",
     "freeze_backbone": "tests/training/loop/test_frozen_backbone.py",
     "minutes": "tests/training/loop/test_time_budget.py",
+    "minutes_of": "tests/training/loop/test_time_budget.py",
     "batch_size": "how many pictures a step has",
     "momentum": "torch.optim.SGD's",
     "weight_decay": "torch.optim.SGD's",
@@ -127,10 +157,11 @@ def a_step(config: TrainConfig) -> list[torch.Tensor]:
     model = network_for(config)
     torch.manual_seed(1)
     images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
+    prior = config.epsilon * torch.rand(images.shape).sub(0.5).sign() if config.attack_start == "prior" else None
     method = build_method(config)
     torch.manual_seed(2)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        step = method.loss(model, method.attack(model, images, labels))
+        step = method.loss(model, method.attack(model, images, labels, StepContext(0.5, 1, prior)))
     step.backward()
     gradients = [value.grad for value in model.backbone.parameters() if value.grad is not None]
     assert gradients

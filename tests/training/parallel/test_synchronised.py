@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.attacks import projected_gradient, views
+from training.methods import StepContext
+from training.methods.nuclear_norm import NuclearNormTraining
+from training.methods.start_consistency import StartConsistencyTraining
+from training.methods.training_attack import TrainingAttack
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import draw_like, synchronised_steps
@@ -107,3 +111,38 @@ def test_draws_are_the_whole_batchs(layout):
     assert whole.abs().max() > 0.5
     # One after the other: threads share the generator, processes do not.
     assert torch.equal(torch.cat([draw(Shard(rank, 2)) for rank in range(2)]), whole)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        NuclearNormTraining(8 / 255, 1, 8 / 255, weight=8.0),
+        NuclearNormTraining(8 / 255, 2, 8 / 255, weight=8.0, joint_pass=True),
+        StartConsistencyTraining(TrainingAttack("pgd", 8 / 255, 1, 8 / 255), weight=10.0),
+    ],
+    ids=["nuat", "nuat-2-joint", "start-consistency"],
+)
+def test_a_step_of_a_one_step_method_on_two_halves_is_the_step_on_the_whole(network, method):
+    """The nuclear norm is of the whole batch's logits, and a kept pass is differentiated twice."""
+    images, labels = two_unlike_halves()
+    prior = 8 / 255 * torch.rand(images.shape, dtype=torch.double).sub(0.5).sign()
+
+    initial = network(block=False).double().train()
+
+    def step(shard: Shard) -> list[Tensor]:
+        model = copy.deepcopy(initial)
+        with synchronised_steps(shard):
+            context = StepContext(0.5, 1, shard.rows(prior))
+            batch = method.attack(model, shard.rows(images), shard.rows(labels), context)
+            made = method.loss(model, batch)
+            made.backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        shard.average_(gradients)
+        loss = made.loss.detach().clone()
+        shard.average_([loss])
+        return [loss, *gradients, *model.buffers()]
+
+    whole = step(ALONE)
+    for half in in_two_threads(step):
+        for one, other in zip(whole, half, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)

@@ -1,0 +1,113 @@
+"""NuAT against a reference written out anew, in float64."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.training.methods.reference import EPS, configured, unmoved
+from training.methods import StepContext, build_method
+from training.methods.nuclear_norm import NuclearNormTraining, nuclear_norm
+
+
+def norm_by_hand(one, other):
+    """The sum of the roots of the eigenvalues of D^T D, over the number of pictures."""
+    difference = one - other
+    return torch.linalg.eigvalsh(difference.T @ difference).clamp(min=0).sqrt().sum() / len(difference)
+
+
+def attack_by_hand(model, images, labels, steps, weight, start):
+    seen = unmoved(model).train()
+    clean = seen(images).detach()
+    current = start
+    for nuclear in steps:
+        current = current.detach().requires_grad_()
+        logits = seen(current)
+        raised = F.cross_entropy(logits, labels)
+        if nuclear:
+            raised = raised + weight * norm_by_hand(logits, clean)
+        (gradient,) = torch.autograd.grad(raised, current)
+        moved = current.detach() + EPS * gradient.sign()
+        current = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
+    return current
+
+
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize(("steps", "step", "nuclear"), [(1, 0, [False]), (1, 1, [True]), (2, 0, [True, False])])
+def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, steps, step, nuclear, prior):
+    images, labels = batch[0].double(), batch[1]
+    model = network(block=False).double().train()
+    progress, weight, smoothing = 0.25, 8.0, 0.1
+    method = build_method(configured("nuat", attack_steps=steps, nuclear_weight=weight, label_smoothing=smoothing))
+    last = EPS * torch.rand(images.shape, dtype=torch.double).sub(0.5).sign() if prior else None
+    trained = copy.deepcopy(model)
+    torch.manual_seed(0)
+    made = method.attack(trained, images, labels, StepContext(progress, step, last))
+    result = method.loss(trained, made)
+    result.backward()
+
+    torch.manual_seed(0)
+    drawn = EPS * torch.empty_like(images).bernoulli_(0.5) - EPS / 2 if last is None else last
+    start = (images + drawn).clamp(0, 1)
+    attacked = attack_by_hand(model, images, labels, nuclear, progress * weight, start)
+    torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
+    clean, moved = model(images), model(attacked)
+    smooth = (1 - smoothing) * F.one_hot(labels, 5).double() + smoothing / 5
+    expected = -(smooth * clean.log_softmax(dim=1)).sum(dim=1).mean() + progress * weight * norm_by_hand(moved, clean)
+    expected.backward()
+    torch.testing.assert_close(result.loss, expected, rtol=0, atol=1e-10)
+    for (name, one), other in zip(trained.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10, msg=name)
+    for (name, one), other in zip(trained.named_buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_shared_pass_gives_what_two_passes_give(network, batch, steps):
+    images, labels = batch
+    shared = build_method(configured("nuat", attack_steps=steps))
+    assert isinstance(shared, NuclearNormTraining)
+    results, calls = [], []
+    for method in (shared, replace(shared, keep_clean_pass=False)):
+        model = network(block=False).train()
+        model.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+        torch.manual_seed(0)
+        step = method.loss(model, method.attack(model, images, labels, StepContext(step=1)))
+        step.backward()
+        results.append([step.loss, *(value.grad for value in model.parameters()), *model.buffers()])
+        calls.append(0)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*results, strict=True))
+    first = calls.index(0)
+    assert sum(calls[:first]) == steps + 2
+    assert sum(calls[first:]) == steps + 3
+
+
+def test_one_pass_for_both_normalises_by_both(network, batch):
+    images, labels = batch[0].double(), batch[1]
+    model = network(block=False).double().train()
+    for name in ("nuat", "trades"):
+        method = build_method(configured(name, attack_steps=1, joint_pass=True))
+        trained = copy.deepcopy(model)
+        made = method.attack(trained, images, labels)
+        assert made.kept is None
+        loss = method.loss(trained, made).loss
+        clean, attacked = copy.deepcopy(model)(torch.cat([images, made.attacked])).chunk(2)
+        if name == "nuat":
+            expected = F.cross_entropy(clean, labels) + 4 * norm_by_hand(attacked, clean)
+        else:
+            shares = clean.softmax(dim=1)
+            moved = (shares * (shares.log() - attacked.log_softmax(dim=1))).sum(dim=1).mean()
+            expected = F.cross_entropy(clean, labels) + 6 * moved
+        torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+
+
+def test_the_norm_of_the_same_logits_is_nothing_and_can_be_differentiated():
+    logits = torch.randn(6, 5, requires_grad=True)
+    norm = nuclear_norm(logits, logits.detach().clone())
+    norm.backward()
+    assert norm.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert nuclear_norm(logits.bfloat16(), logits.bfloat16()).dtype == torch.float32
