@@ -71,7 +71,7 @@ def serve(listener: socket.socket) -> None:
     """Fork for every command until standard input is closed."""
     for name in IMPORTED:
         importlib.import_module(name)
-    while listener in select.select([listener, 0], [], [])[0]:
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         with connection:
             if os.fork() == 0:

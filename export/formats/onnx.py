@@ -15,7 +15,7 @@ import onnx.utils
 import torch
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, fx
-from torch.onnx._internal._lazy_import import onnxscript_apis
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 
 from export.capture.graph import example_image, output_names_of
 from export.check.extreme_gradients import SecondPassRunner
@@ -59,7 +59,7 @@ def to_onnx(
         with _quiet(), _quick(), torch.no_grad(), _views_as_reshapes(graph):
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
             # torch.onnx.export calls it, which traces the graph anew even where that changes nothing.
-            program.run_decompositions = partial(_decomposed, program)  # type: ignore[method-assign]
+            program.run_decompositions = partial(_decomposed, program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,

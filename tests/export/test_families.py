@@ -3,6 +3,7 @@
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ FAMILIES = {
     "timm:test_convnext": (32, 32),  # layer norm over channels, GELU
     "timm:test_vit": (32, 48),  # attention, and weights for every place in the picture
 }
-ONE_OF_EACH = {"timm:test_convnext": {"depths": (1, 1, 1, 1)}, "timm:test_vit": {"depth": 1}}
+ONE_OF_EACH: dict[str, dict[str, Any]] = {"timm:test_convnext": {"depths": (1, 1, 1, 1)}, "timm:test_vit": {"depth": 1}}
 """Options that leave out layers equal to others, which show nothing new and take the most time."""
 
 

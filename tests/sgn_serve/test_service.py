@@ -197,7 +197,7 @@ def check_first():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BentoML's own
         from sgn_serve.service import RobustClassifier
-    return RobustClassifier.inner.check_first
+    return RobustClassifier.inner.check_first  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_the_same_pictures_fall_as_under_autoattack_called_directly(module, monk
         attacks: list[Any] = build_attacks(names, context)
         stages = [attack for attack in attacks if isinstance(attack, GradientStage)]
         (square,) = (attack for attack in attacks if isinstance(attack, Square))
-        assert {**{stage.algorithm: stage.iterations for stage in stages}, "square": square.queries} == standard
+        assert (
+            dict([*((stage.algorithm, stage.iterations) for stage in stages), ("square", square.queries)]) == standard
+        )
         cheaper = [replace(stage, iterations=stage.iterations // 10) for stage in stages]
         return [*attacks[:1], *cheaper, replace(square, queries=square.queries // 10)]
 

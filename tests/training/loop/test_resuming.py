@@ -57,6 +57,7 @@ def test_resuming_a_killed_run_gives_the_uninterrupted_result(number, picture_fo
         assert time.monotonic() < deadline
         assert process.is_alive()
         time.sleep(0.01)
+    assert process.pid is not None
     os.kill(process.pid, number)
     process.join(timeout=300)
     if number == signal.SIGTERM:
