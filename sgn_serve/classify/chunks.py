@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.classify.cage import PACK_BYTES, Cage, Decoded
+from sgn_serve.classify.cage import PACK_BYTES, Cage, Decoded, Pixels, input_batch
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, answer_rows, error_row
@@ -56,11 +56,11 @@ class _Batch:
 
     Attributes:
         numbers: Their positions in the chunk.
-        images: RGB in [0, 1], (3, H, W) each.
+        images: Their pixels.
     """
 
     numbers: list[int] = field(default_factory=list)
-    images: list[NDArray[np.float32]] = field(default_factory=list)
+    images: list[Pixels] = field(default_factory=list)
 
 
 class ChunkClassifier:
@@ -285,8 +285,8 @@ class _Running:
 
         return asyncio.ensure_future(run())
 
-    def _answer(self, paths: list[str], images: list[NDArray[np.float32]]) -> list[Row]:
-        logits = run_network(self._classifier, np.stack(images), self._block, self._margin)
+    def _answer(self, paths: list[str], images: list[Pixels]) -> list[Row]:
+        logits = run_network(self._classifier, input_batch(images), self._block, self._margin)
         return answer_rows(paths, logits, self._classifier.description.class_names, self._settings.top_k, self._mode)
 
     @property

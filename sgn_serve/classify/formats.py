@@ -14,6 +14,7 @@ from sgn_serve.classify.errors import ClassifyError, needs_pyarrow
 from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.refusals import one_line
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _GROUP_ROWS = 1 << 16
 """Rows of one row group of the Parquet file that is put together."""
 
@@ -43,7 +44,7 @@ class JsonLines(Format):
 
     def encode(self, rows: Sequence[Row]) -> bytes:
         """Return the content of a part."""
-        return b"".join(json.dumps(row._asdict(), ensure_ascii=False).encode() + b"\n" for row in rows)
+        return b"".join(_JSON.encode(row._asdict()).encode() + b"\n" for row in rows)
 
     def join(self, parts: Iterable[Path], target: BinaryIO) -> None:
         """Write the rows of all parts, in their order."""
@@ -66,7 +67,7 @@ class Csv(Format):
     def encode(self, rows: Sequence[Row]) -> bytes:
         """Return the content of a part. The header is in none of them."""
         return _csv_lines(
-            row._replace(top_k=None if row.top_k is None else json.dumps(row.top_k, ensure_ascii=False))  # type: ignore[arg-type]
+            row._replace(top_k=None if row.top_k is None else _JSON.encode(row.top_k))  # type: ignore[arg-type]
             for row in rows
         )
 

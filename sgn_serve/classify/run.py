@@ -105,7 +105,7 @@ def classify(options: Options, settings: Settings) -> str:
             else:
                 _check_same(folder, manifest, identity)
             logging.getLogger("bentoml.sgn_serve").addHandler(logging.NullHandler())  # each row tells its own error
-            _classify_chunks(chunks, folder, manifest, format, bar)
+            classify_chunks(chunks, folder, manifest, format, bar)
         bar.show("putting the parts together", lambda: 0)
         done = folder.done()
         folder.finish()
@@ -113,9 +113,18 @@ def classify(options: Options, settings: Settings) -> str:
     return f"{options.output}: {done.answered + done.refused:,} rows{errors}"
 
 
-def _classify_chunks(
+def classify_chunks(
     chunks: ChunkClassifier, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress
 ) -> None:
+    """Classify what is not done yet, and write a part for each chunk.
+
+    Args:
+        chunks: Classifies a chunk.
+        folder: Has the list of inputs, and gets the parts.
+        manifest: Describes the run.
+        format: Format of the parts.
+        bar: Shows the progress.
+    """
     done = folder.done()
     begin = done.parts * manifest.chunk
     bar.show("classifying", lambda: chunks.answered, manifest.count, min(begin, manifest.count))

@@ -18,8 +18,8 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
     """
     parser = CommandParser(
         program,
-        description="Compares the answers of sgn classify with the true labels: accuracy with its interval, by class, a "
-        "confusion matrix and a histogram of the disagreement.",
+        description="Compares the answers of sgn classify with the true labels: accuracy with its interval, by class, "
+        "a confusion matrix and a histogram of the disagreement.",
     )
     parser.add_argument("answers", type=Path, metavar="ANSWERS", help="what sgn classify wrote: .parquet, .csv, .jsonl")
     parser.add_argument(

@@ -90,8 +90,11 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     notes = [f"{count:,} pictures have the error `{code}`" for code, count in figures["errors"].items()]
     notes += [f"{counts.unlabelled:,} rows have no true label"] if counts.unlabelled else []
     notes += [f"{counts.unused:,} true labels have no row"] if counts.unused else []
+    true, given = ({pair[which] for pair in counts.confusion} for which in (0, 1))
+    if counts.answered and not true & given:
+        notes.append("no true label is one that the model gave: they should be written as the model names them")
     if notes:
-        lines += ["Not counted:", "", *(f"- {note}." for note in notes), ""]
+        lines += ["Notes:", "", *(f"- {note}." for note in notes), ""]
     lines += ["| class | pictures | accuracy | 95 % interval |", "| --- | ---: | ---: | ---: |"]
     for label, row in figures["classes"].items():
         shown = "–", "–"
