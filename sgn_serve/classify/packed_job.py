@@ -10,8 +10,7 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.job import IsLarge, Job, make_job
-from sgn_serve.pictures.errors import PictureRefused
+from sgn_serve.decoders.job import Job, make_job
 
 _NUMBER = Struct("<I")
 _MOST_FILES = 32
@@ -71,10 +70,19 @@ def make_packed_job(size: list[int], max_pixels: int, background: list[int], res
         resize: See there.
         formats: See there.
     """
-    decode = make_job(size, max_pixels, background, resize, formats)
     height, width = size
-    count = places((height, width))
-    shape = answer_shape((height, width))
+    return packed(make_job(size, max_pixels, background, resize, formats), (height, width))
+
+
+def packed(decode: Job, size: tuple[int, int]) -> Job:
+    """Return a job whose messages are those of `pack`.
+
+    Args:
+        decode: The job for one file.
+        size: (height, width) in pixels that pictures become.
+    """
+    height, width = size
+    count, shape = places(size), answer_shape(size)
 
     def decode_message(message: bytes, most_pixels: int) -> NDArray[np.uint8]:
         files = _unpack(message)
@@ -85,7 +93,9 @@ def make_packed_job(size: list[int], max_pixels: int, background: list[int], res
         for place, file in enumerate(files):
             try:
                 pixels[place] = decode(file, most_pixels)
-            except (IsLarge, PictureRefused, ValueError, ArithmeticError, LookupError, OSError, SyntaxError):
+            except MemoryError:
+                raise
+            except Exception:  # a refusal, or whatever a parser raises: its own message will tell
                 answer[place] = NOT_DECODED
         return answer.reshape(*shape, 3)
 
