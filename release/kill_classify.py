@@ -99,41 +99,42 @@ def kill_runs(folder: Path, model: Path, kills: int, seed: int, suffix: str = ".
     options = ["--model", str(model), "--chunk", str(_CHUNK), "--decoders", "1", "--threads", "1", "--max-batch", "3"]
     command = [sys.executable, "-m", "sgn_serve.classify", *sources, *options]
     whole = folder / f"whole{suffix}"
-    began = time.monotonic()
-    _run([*command, "--out", str(whole)])
-    seconds = time.monotonic() - began
+    longest = _run([*command, "--out", str(whole)]) or 0.0
     outcome = Outcome(rows=_rows(whole, None), errors=_rows(whole, "error_code"))
     instants = random.Random(seed)
     while outcome.kills < kills:
         output = folder / f"run{outcome.runs}{suffix}"
         attempt = [*command, "--out", str(output), "--resume"]
-        while outcome.kills < kills and not _killed(attempt, instants.uniform(0, seconds)):
-            outcome.kills += 1
-            outcome.states[_state(output)] += 1
-        _run(attempt)  # to its end, or to be told that it is finished
+        seconds = None
+        while seconds is None and outcome.kills < kills:
+            seconds = _run(attempt, instants.uniform(0, longest))
+            if seconds is None:
+                outcome.kills += 1
+                outcome.states[_state(output)] += 1
+        longest = min(longest, seconds or _run(attempt) or longest)  # a later kill would often come too late
         outcome.runs += 1
         outcome.equal += output.read_bytes() == whole.read_bytes() and not _parts(output).exists()
     return outcome
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"status {done.returncode}: {done.stderr}")
+def _run(command: list[str], kill_after: float | None = None) -> float | None:
+    """Run a command, and kill it after some seconds. Return the seconds that it took, None where it was killed.
 
-
-def _killed(command: list[str], seconds: float) -> bool:
-    """Kill a command after some seconds. Return whether it ended before."""
+    Raises:
+        RuntimeError: It failed.
+    """
+    began = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
-            _, errors = process.communicate(timeout=seconds)
+            _, errors = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return process.returncode != -signal.SIGKILL
+            _, errors = process.communicate()
+    if process.returncode == -signal.SIGKILL:
+        return None
     if process.returncode:
         raise RuntimeError(f"status {process.returncode}: {errors.decode(errors='replace')}")
-    return True
+    return time.monotonic() - began
 
 
 def _parts(output: Path) -> Path:
