@@ -85,7 +85,10 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
             classifier.logits(images[begin : begin + settings.max_batch], block)
 
     with ChunkClassifier(settings) as chunks:
-        ways = {"engine": engine, "classify": partial(_classify, chunks, files, folder)}
+        ways: dict[str, Callable[[], object]] = {
+            "engine": engine,
+            "classify": partial(_classify, chunks, files, folder),
+        }
         return _alternate(ways, count, rounds, "engine")
 
 
@@ -100,7 +103,7 @@ def large_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
     size = read_graph(settings.model_path).description.image_size
     with ProcessPoolExecutor(usable_cores()) as pool, ChunkClassifier(settings) as chunks:
         list(pool.map(partial(with_pillow, size=size), paths[: usable_cores()]))  # the processes start here
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "pillow": lambda: list(pool.map(partial(with_pillow, size=size), paths)),
             "uncaged": lambda: list(pool.map(partial(without_cage, size=size), paths)),
             "classify": partial(_classify, chunks, files, folder),
@@ -254,7 +257,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.links:
             result["memory"] = memory(options.links, folder)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    rows = [(name, str(result[name]["ratio"]), str(result[name]["cpu_ratio"])) for name in ("small", "large") if name in result]
+    rows = [
+        (name, str(result[name]["ratio"]), str(result[name]["cpu_ratio"]))
+        for name in ("small", "large")
+        if name in result
+    ]
     print(table(("pictures", "pictures/s, against the part alone", "by processor time"), rows, "lrr"))
     if "memory" in result:
         print(json.dumps(result["memory"]))

@@ -99,8 +99,8 @@ def read_inputs(path: Path, tables: list[tuple[str, str]], start: int) -> Iterat
             else:
                 number, _, row = text.partition(b":")
                 table, column = tables[int(number)]
-                path = os.fsencode(table)
-                yield Item(f"{shown(path)}:{int(row)}", table=path, column=column, row=int(row))
+                encoded = os.fsencode(table)
+                yield Item(f"{shown(encoded)}:{int(row)}", table=encoded, column=column, row=int(row))
 
 
 def _record(item: Item, found: Found) -> bytes:

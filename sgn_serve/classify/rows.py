@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     path: str
     label: str | None
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     probability: float | None
     top_k: list[dict[str, Any]] | None
     plain_label: str | None
@@ -65,9 +65,9 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
     listed = np.take_along_axis(answer, ranked, axis=1).tolist()
     best_plain = plain.argmax(axis=1).tolist()
     bits = disagreements(answer, plain).tolist()
-    both = [False] * len(paths) if logits.corrected is None else [True] * len(paths)
+    both: list[bool] = [logits.corrected is not None] * len(paths)
     if logits.second_pass is not None:
-        both = logits.second_pass.tolist()
+        both = [bool(ran) for ran in logits.second_pass]
     is_number = (np.isfinite(answer).all(axis=1) & np.isfinite(plain).all(axis=1)).tolist()
     rows = []
     for number, (path, indices) in enumerate(zip(paths, ranked.tolist(), strict=True)):

@@ -31,6 +31,9 @@ class TableReader:
         self._file = _open(path)
         groups = self._file.metadata.num_row_groups
         self._group_rows = [self._file.metadata.row_group(group).num_rows for group in range(groups)]
+        self._first = self._next_group_begin = 0
+        self._rows: list[bytes | None] = []
+        self._batches: Iterator[Any] = iter(())
         self._start(0)
 
     def cell(self, row: int) -> bytes | None:
@@ -62,7 +65,7 @@ class TableReader:
             begin += self._group_rows[group]
             group += 1
         self._first, self._next_group_begin = begin, begin + self._group_rows[group]
-        self._rows: list[bytes | None] = []
+        self._rows = []
         self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[self._column])
 
 

@@ -144,8 +144,8 @@ class PartsFolder:
         """Return what is written."""
         counts: dict[int, tuple[int, int]] = {}
         for path in self.path.glob("*.*.*.part"):
-            number, answered, refused, _ = path.name.split(".")
-            counts[int(number)] = int(answered), int(refused)
+            number, *counted, _ = path.name.split(".")
+            counts[int(number)] = int(counted[0]), int(counted[1])
         parts = 0
         while parts in counts:
             parts += 1

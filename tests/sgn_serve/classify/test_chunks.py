@@ -56,7 +56,8 @@ def test_a_window_gives_room_in_order_and_takes_more_than_itself_when_it_is_empt
 def test_progress_tells_the_speed_of_the_last_minute_and_the_time_left():
     now = 0.0
     done = 0
-    bar = Progress(StringIO(), lambda: now)
+    shown = StringIO()
+    bar = Progress(shown, lambda: now)
     assert bar.line() == "starting [00:00]"
     bar.show("classifying", lambda: done, 1000, 100)
     assert bar.line() == "classifying  10 % |##..................| 100/1,000 [00:00<?, 0 pictures/s]"
@@ -67,4 +68,4 @@ def test_progress_tells_the_speed_of_the_last_minute_and_the_time_left():
     now, done = 130.0, 400
     assert bar.line() == "classifying  50 % |##########..........| 500/1,000 [02:10<01:40, 5 pictures/s]"
     bar.note("a note")
-    assert bar._stream.getvalue() == "a note\n"
+    assert shown.getvalue() == "a note\n"

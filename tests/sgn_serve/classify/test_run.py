@@ -116,7 +116,7 @@ def _close(row, answer) -> bool:
         pairs.append((row["disagreement"], answer["disagreement"]))
     else:
         same.append(row["disagreement"] is None)
-    return all(same) and np.allclose(*zip(*pairs, strict=True), atol=1e-6)
+    return all(same) and np.allclose(np.subtract(*np.transpose(pairs)), 0, atol=1e-6)
 
 
 def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys, monkeypatch):
@@ -153,8 +153,8 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
         assert len(error.splitlines()) == 1
     assert classify(folder / "0.png", "--out", output, "--resume") == 1
     assert "the unfinished run there has inputs " in capsys.readouterr().err
-    other = save_tiny_graph(tmp_path / "other.onnx", class_names=("r", "g", "b"))
-    assert classify(folder, "--out", output, "--resume", "--model", other) == 1
+    other_model = save_tiny_graph(tmp_path / "other.onnx", class_names=("r", "g", "b"))
+    assert classify(folder, "--out", output, "--resume", "--model", other_model) == 1
     assert "has model '" in capsys.readouterr().err
 
     assert classify(folder, "--out", output, "--resume") == 0
@@ -206,7 +206,7 @@ def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
-    cells = [encode(Image.fromarray(noise(8, 8, number))) for number in range(8)]
+    cells: list[bytes | None] = [encode(Image.fromarray(noise(8, 8, number))) for number in range(8)]
     cells[2:4] = [None, b"damaged"]
     table = pyarrow.table({"image": [{"bytes": cell, "path": "x"} for cell in cells], "name": list("abcdefgh")})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=3)
