@@ -138,7 +138,7 @@ def memory(links: int, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "sgn_serve.classify", str(linked), "--out", str(output), "--self-gradient", "off"]
     samples: list[tuple[float, float]] = []
     parts = output.with_name(output.name + ".parts")
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         own = psutil.Process(process.pid)
         while process.poll() is None:
             done = len(list(parts.glob("*.part"))) * CHUNK / links if parts.exists() else 0.0
@@ -262,7 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("small", "large")
         if name in result
     ]
-    print(table(("pictures", "pictures/s, against the part alone", "by processor time"), rows, "lrr"))
+    if rows:
+        print(table(("pictures", "pictures/s, against the part alone", "by processor time"), rows, "lrr"))
     if "memory" in result:
         print(json.dumps(result["memory"]))
     return 0

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,9 @@ from sgn_serve.settings import BUNDLED_MODEL
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "classify_kills.json"
 _CHUNK = 4
+_DELAY_SECONDS = 0.05
+"""Longest time from a part to a kill. In it, several parts are written."""
+_POLL_SECONDS = 0.002
 
 
 @dataclass
@@ -49,7 +51,22 @@ class Outcome:
     equal: int = 0
     rows: int = 0
     errors: int = 0
-    states: Counter[str] = field(default_factory=Counter)
+    states: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Kill:
+    """An instant at which a run is killed.
+
+    Attributes:
+        output: The output of the run.
+        parts: Parts that it must have written first; 0 counts from its start.
+        seconds: Seconds after that.
+    """
+
+    output: Path
+    parts: int
+    seconds: float
 
 
 def make_inputs(folder: Path, pictures: int) -> list[str]:
@@ -107,33 +124,45 @@ def kill_runs(folder: Path, model: Path, kills: int, seed: int, suffix: str = ".
         attempt = [*command, "--out", str(output), "--resume"]
         seconds = None
         while seconds is None and outcome.kills < kills:
-            seconds = _run(attempt, instants.uniform(0, longest))
+            # Most of a short run is its start, so every other kill is aimed at what comes after.
+            parts = instants.randint(1, -(-outcome.rows // _CHUNK)) if outcome.kills % 2 else 0
+            delay = instants.uniform(0, _DELAY_SECONDS if parts else longest)
+            seconds = _run(attempt, _Kill(output, parts, delay))
             if seconds is None:
                 outcome.kills += 1
-                outcome.states[_state(output)] += 1
+                state = _state(output)
+                outcome.states[state] = outcome.states.get(state, 0) + 1
         longest = min(longest, seconds or _run(attempt) or longest)  # a later kill would often come too late
         outcome.runs += 1
         outcome.equal += output.read_bytes() == whole.read_bytes() and not _parts(output).exists()
     return outcome
 
 
-def _run(command: list[str], kill_after: float | None = None) -> float | None:
-    """Run a command, and kill it after some seconds. Return the seconds that it took, None where it was killed.
+def _run(command: list[str], kill: _Kill | None = None) -> float | None:
+    """Run a command, and perhaps kill it. Return the seconds that it took, None where it was killed.
 
     Raises:
         RuntimeError: It failed.
     """
     began = time.monotonic()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        try:
-            _, errors = process.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            _, errors = process.communicate()
+    reached = began if kill is None or not kill.parts else None
+    with (
+        tempfile.TemporaryFile() as told,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=told) as process,
+    ):
+        while process.poll() is None:
+            now = time.monotonic()
+            if kill is not None and reached is None and _count_parts(kill.output) >= kill.parts:
+                reached = now
+            if kill is not None and reached is not None and now >= reached + kill.seconds:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+        told.seek(0)
+        errors = told.read().decode(errors="replace")
     if process.returncode == -signal.SIGKILL:
         return None
     if process.returncode:
-        raise RuntimeError(f"status {process.returncode}: {errors.decode(errors='replace')}")
+        raise RuntimeError(f"status {process.returncode}: {errors}")
     return time.monotonic() - began
 
 
@@ -146,8 +175,11 @@ def _state(output: Path) -> str:
         return "finished"
     if not (_parts(output) / "manifest.json").exists():
         return "before the first part"
-    parts = len(list(_parts(output).glob("*.part")))
-    return "between parts" if parts else "before the first part"
+    return "between parts" if _count_parts(output) else "before the first part"
+
+
+def _count_parts(output: Path) -> int:
+    return len(list(_parts(output).glob("*.part")))
 
 
 def _rows(path: Path, column: str | None) -> int:

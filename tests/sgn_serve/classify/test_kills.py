@@ -13,6 +13,7 @@ def test_kill_9_at_random_instants_and_resume_gives_the_rows_of_an_uninterrupted
     assert outcome.runs == outcome.equal
     assert outcome.rows == 24 + 17
     assert outcome.errors >= 9
+    assert sum(outcome.states.values()) == 5
 
 
 def test_a_kill_before_any_access_to_a_file_and_resume_gives_the_rows_of_an_uninterrupted_run(tmp_path):
@@ -26,7 +27,7 @@ def test_a_kill_before_any_access_to_a_file_and_resume_gives_the_rows_of_an_unin
 
 
 def test_the_command_writes_what_the_kills_did(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("release.kill_classify.kill_runs", lambda *_: Outcome(3, 2, 1))
+    monkeypatch.setattr("release.kill_classify.kill_runs", lambda *_: Outcome(3, 2, 1, states={"finished": 3}))
     assert main(["--kills", "3", "--model", str(tiny), "--out", str(tmp_path / "kills.json")]) == 1
     assert capsys.readouterr().out == "3 kills, 1 of 2 runs with the rows of an uninterrupted one\n"
-    assert json.loads((tmp_path / "kills.json").read_text())["equal"] == 1
+    assert json.loads((tmp_path / "kills.json").read_text())["states"] == {"finished": 3}
