@@ -68,7 +68,7 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
     both: list[bool] = [logits.corrected is not None] * len(paths)
     if logits.second_pass is not None:
         both = [bool(ran) for ran in logits.second_pass]
-    is_number = (np.isfinite(answer).all(axis=1) & np.isfinite(plain).all(axis=1)).tolist()
+    is_number: NDArray[np.bool_] = np.isfinite(answer).all(axis=1) & np.isfinite(plain).all(axis=1)
     rows = []
     for number, (path, indices) in enumerate(zip(paths, ranked.tolist(), strict=True)):
         if not is_number[number]:
