@@ -68,10 +68,10 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
     both: list[bool] = [logits.corrected is not None] * len(paths)
     if logits.second_pass is not None:
         both = [bool(ran) for ran in logits.second_pass]
-    is_number: NDArray[np.bool_] = np.isfinite(answer).all(axis=1) & np.isfinite(plain).all(axis=1)
+    is_number = np.isfinite(np.concatenate([answer, plain], axis=1)).all(axis=1, keepdims=True)
     rows = []
     for number, (path, indices) in enumerate(zip(paths, ranked.tolist(), strict=True)):
-        if not is_number[number]:
+        if not is_number[number, 0]:
             rows.append(error_row(path, mode, NO_ANSWER, "the network answers with values that are no numbers"))
             continue
         probabilities = listed[number]
