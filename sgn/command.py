@@ -37,6 +37,8 @@ COMMANDS = {
     "convert": Command("training.convert.command", "make a checkpoint of another program's weights"),
     "judge": Command("training.evaluate.command", "attack a checkpoint and report what it withstands"),
     "export": Command("export.command", "write a checkpoint as one graph, checked against PyTorch", main="run"),
+    "classify": Command("sgn_serve.classify.command", "classify many pictures into one table, without a server"),
+    "report": Command("sgn_serve.classify.report.command", "compare such a table with the true labels"),
     "serve": Command("sgn_serve.command", "classify pictures over HTTP with an exported graph"),
     "reproduce": Command("training.reproduce.command", "make a table or figure of the paper, and compare it"),
 }

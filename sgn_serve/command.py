@@ -6,13 +6,13 @@ It is quiet on Ctrl-C from its first import on. BentoML is imported once the set
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import end_server_quietly
 from sgn_serve.refusals import ServingError
-from sgn_serve.settings import PREFIX, SettingRow, Settings, settings_table
+from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
 PROGRAM = "python -m sgn_serve"
 SERVICE = "sgn_serve.service:RobustClassifier"
@@ -44,11 +44,6 @@ class _HelpAll(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         build_parser(parser.prog, everything=True).print_help()
         parser.exit()
-
-
-def flag_of(row: SettingRow) -> str:
-    """Return the option that sets a setting, such as --max-batch for SGN_MAX_BATCH."""
-    return "--" + row.variable.removeprefix(PREFIX).lower().replace("_", "-")
 
 
 def build_parser(program: str = PROGRAM, *, everything: bool = False) -> CommandParser:
@@ -90,14 +85,6 @@ def _port(text: str) -> int:
     return port
 
 
-def _with_flags(message: str, given: Iterable[str]) -> str:
-    """Return a message with the options in place of the settings that were given as such."""
-    flags = {row.variable: flag_of(row) for row in settings_table()}
-    for variable in given:
-        message = message.replace(f"{variable}=", f"{flags[variable]}=")
-    return message
-
-
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """Serve until a signal comes, and return the exit status.
 
@@ -116,7 +103,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         Settings.from_environment({**os.environ, **given})
     except ServingError as error:
-        print(f"error: {_with_flags(str(error), given)}", file=sys.stderr)
+        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
         return error.exit_status
     os.environ.update(given)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")

@@ -1,7 +1,7 @@
 """Every setting of the service: its environment variable, range, default and meaning, each told once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -301,6 +301,19 @@ def settings_table() -> list[SettingRow]:
         assert field.description, "every setting says what it means"
         rows.append(SettingRow(_variable(field), _accepts(field), default, field.description, not field.repr))
     return rows
+
+
+def flag_of(row: SettingRow) -> str:
+    """Return the option that sets a setting, such as --max-batch for SGN_MAX_BATCH."""
+    return "--" + row.variable.removeprefix(PREFIX).lower().replace("_", "-")
+
+
+def with_flags(message: str, given: Iterable[str]) -> str:
+    """Return a message with the options in place of the settings that were given as such."""
+    flags = {row.variable: flag_of(row) for row in settings_table()}
+    for variable in given:
+        message = message.replace(f"{variable}=", f"{flags[variable]}=")
+    return message
 
 
 @cache

@@ -37,12 +37,18 @@ MISTAKES = [
     (["sgn_serve", "--modell=x"], "did you mean --model"),
     (["sgn_serve", "--port=http"], "'http' is not a port"),
     (["sgn_serve", "graph.onnx"], "to serve a graph write --model graph.onnx"),
+    (["sgn_serve.classify", "photos", "--out=a.csv", "--self-gradient=of"], "did you mean off"),
+    (["sgn_serve.classify", "photos", "--out=a.csv", "--chunk=0"], "'0' is not a number of rows; give 1 or more"),
+    (["sgn_serve.classify.report", "a.csv", "--thruth=b.csv"], "did you mean --truth"),
     (["sgn", "trian"], "did you mean train? known are: "),
     (["sgn", "--versoin"], "did you mean --version"),
     (["sgn", "judge", *JUDGED, "--attacks=pgd"], "unknown attack 'pgd'; "),
 ]  # fmt: skip
-COMMANDS = ["training", "training.evaluate", "training.convert", "training.reproduce", "export", "sgn_serve", "sgn"]
-SUBCOMMANDS = ["train", "judge", "convert", "reproduce", "export", "serve"]
+COMMANDS = [
+    *("training", "training.evaluate", "training.convert", "training.reproduce", "export"),
+    *("sgn_serve", "sgn_serve.classify", "sgn_serve.classify.report", "sgn"),
+]
+SUBCOMMANDS = ["train", "judge", "convert", "reproduce", "export", "classify", "report", "serve"]
 
 
 def run(arguments: list[str]) -> tuple[int, str, list[str], set[str]]:

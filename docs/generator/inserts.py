@@ -38,6 +38,8 @@ from release.paired import compare, in_words
 from release.throughput import throughput_table
 from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
+from sgn_serve.classify.command import build_parser as classify_parser
+from sgn_serve.classify.report.command import build_parser as report_parser
 from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.http.errors import refusal_rows
 from sgn_serve.inference.graph import read_graph
@@ -394,6 +396,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "command-serve": lambda: describe(serve_parser()),
+    "command-classify": lambda: describe(classify_parser()),
+    "command-report": lambda: describe(report_parser()),
     "sgn-commands": _sgn_commands,
     "training-options": _training_options,
     "evaluation-options": _evaluation_options,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sgn_serve.decoders.contract import End, Kind, Limits, Result
 from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
 from sgn_serve.decoders.lane import Lane, Waiter
-from sgn_serve.decoders.large_pictures import LargePictures
+from sgn_serve.decoders.large_pictures import MAX_WAITING, LargePictures
 from sgn_serve.decoders.launcher import ForkServer
 from sgn_serve.decoders.messages import Outcome
 from sgn_serve.decoders.turns import Class
@@ -67,11 +67,20 @@ class DecoderLimits:
         processes: Number of processes for small pictures.
         seconds: Time that all pictures of one request may take together, including the wait for their turn.
         file_bytes: Largest file.
+        large_processes: Number of processes for large pictures.
+        cpu_seconds: Processor time that a large picture may take. None for as much as `seconds`.
     """
 
     processes: int = 2
     seconds: float = 3.5
     file_bytes: int = 10 * _MIB
+    large_processes: int = 1
+    cpu_seconds: float | None = None
+
+    @property
+    def told_seconds(self) -> float:
+        """The limit that a refusal names."""
+        return self.seconds if self.cpu_seconds is None else self.cpu_seconds
 
 
 @dataclass
@@ -110,7 +119,7 @@ class Decoder:
         small_file = min(SMALL_FILE, self.limits.file_bytes)
         quick = Limits(QUICK_PIXELS, QUICK_CPU_SECONDS, _QUICK_SECONDS)
         small = Limits(LARGE_PIXELS, SMALL_CPU_SECONDS, _SMALL_SECONDS)
-        large = Limits(_NO_LIMIT, self.limits.seconds, self.limits.seconds)
+        large = Limits(_NO_LIMIT, self.limits.told_seconds, self.limits.seconds)
         self.small = Lane(
             self.fork_server,
             Kind(False, small_file, options.size),
@@ -120,10 +129,10 @@ class Decoder:
         self.large = Lane(
             self.fork_server,
             Kind(True, self.limits.file_bytes, options.size),
-            1,
+            self.limits.large_processes,
             {Class.QUICK: large, Class.LONGER: large},
         )
-        self._waiting = LargePictures()
+        self._waiting = LargePictures(MAX_WAITING - 1 + self.limits.large_processes)
         self._accounts: dict[Hashable, _Account] = {}
 
     async def start(self) -> None:
@@ -246,7 +255,7 @@ class Decoder:
         raise errors.DamagedImage("the picture is damaged: its decoder has failed")
 
     def _too_slow(self) -> errors.TooSlow:
-        return errors.TooSlow(f"the request's pictures take more than {self.limits.seconds:g} s to decode")
+        return errors.TooSlow(f"the request's pictures take more than {self.limits.told_seconds:g} s to decode")
 
 
 def _needs_more(result: Result) -> bool:

@@ -19,9 +19,13 @@ class LargePictures:
     """Counts the large pictures that wait for their turn or are being decoded.
 
     The pictures of one request may wait for each other, however many they are. Only the others' are limited.
+
+    Args:
+        most: Most pictures of different requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_WAITING) -> None:
+        self._most = most
         self._waiting: Counter[Hashable] = Counter()
 
     def others(self, request: Hashable) -> int:
@@ -39,7 +43,7 @@ class LargePictures:
         Raises:
             TooManyWaiting: Too many large pictures of other requests wait.
         """
-        if self.others(request) >= MAX_WAITING:
+        if self.others(request) >= self._most:
             raise TooManyWaiting(max(1, math.ceil(self._waiting.total() * seconds_each)))
         self._waiting[request] += 1
         try:

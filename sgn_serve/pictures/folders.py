@@ -1,6 +1,7 @@
 """Find the picture files in a folder, and say in one line what is passed over."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -27,19 +28,24 @@ class Skipped:
     """Counts the files and folders that are passed over, by reason."""
 
     def __init__(self) -> None:
+        self._counts: Counter[Reason] = Counter()
         self._names: dict[Reason, list[str]] = {}
+        """The first different names by reason: one more than are shown, for a folder may hold millions."""
 
     def add(self, reason: Reason, name: str) -> None:
         """Count one file or folder."""
-        self._names.setdefault(reason, []).append(name)
+        self._counts[reason] += 1
+        names = self._names.setdefault(reason, [])
+        if len(names) <= _NAMED and name not in names:
+            names.append(name)
 
     def __str__(self) -> str:
         """Return a text like "3 hidden files (.a.png, .b.png, ...)"; "" if nothing is passed over."""
         parts = []
         for reason, names in self._names.items():
-            distinct = list(dict.fromkeys(names))
-            shown = ", ".join(distinct[:_NAMED]) + (", ..." if len(distinct) > _NAMED else "")
-            parts.append(f"{len(names):,} {reason.value[len(names) > 1]} ({shown})")
+            count = self._counts[reason]
+            shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            parts.append(f"{count:,} {reason.value[count > 1]} ({shown})")
         return ", ".join(parts)
 
 
@@ -64,20 +70,38 @@ def find_pictures(folder: Path, skipped: Skipped, recursive: bool = True) -> lis
     return list(_walk(folder, skipped, recursive, set()))
 
 
-def _walk(folder: Path, skipped: Skipped, recursive: bool, seen: set[str]) -> Iterator[Path]:
+def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[Path]:
+    """Yield what find_pictures returns, one by one. A folder that cannot be read is yielded itself, in its place.
+
+    Args:
+        folder: See find_pictures.
+        skipped: See find_pictures.
+    """
+    return _walk(folder, skipped, True, set(), yield_unreadable=True)
+
+
+def _walk(
+    folder: Path, skipped: Skipped, recursive: bool, seen: set[str], yield_unreadable: bool = False
+) -> Iterator[Path]:
     place = os.path.realpath(folder)
     if place in seen:
         return
     seen.add(place)
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        if not yield_unreadable:
+            raise
+        yield folder
+        return
     for entry in ordered:
         if entry.is_dir():
             reason = skipped_folder(entry.name)
             if reason is not None:
                 skipped.add(reason, entry.name)
             elif recursive:
-                yield from _walk(folder / entry.name, skipped, recursive, seen)
+                yield from _walk(folder / entry.name, skipped, recursive, seen, yield_unreadable)
         elif entry.name.startswith("."):
             skipped.add(Reason.HIDDEN_FILE, entry.name)
         elif Path(entry.name).suffix.lower() in SUFFIXES:

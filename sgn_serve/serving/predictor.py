@@ -18,7 +18,7 @@ from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.pictures.input_png import input_png
 from sgn_serve.process.version import package_version
-from sgn_serve.records import AUTO, Prediction, SelfGradient
+from sgn_serve.records import AUTO, ModelCard, Prediction, SelfGradient
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
 from sgn_serve.serving.engine_choice import engine_used, start_chosen
@@ -70,13 +70,7 @@ class Predictor:
         self.description = graph.description
         self.examples = read_examples(graph)
         self.card = model_card(graph, settings, self.examples, engine_used(self.classifier, choice, settings))
-        options = PictureOptions(
-            graph.description.image_size,
-            settings.max_pixels,
-            parse_colour(self.card.preprocessing.background),
-            self.card.preprocessing.resize_mode,
-            settings.formats,
-        )
+        options = picture_options(self.card, settings)
         decoder_limits = DecoderLimits(settings.decoders, settings.decode_seconds, settings.max_bytes)
         self._decoder = SharedDecoder(options, decoder_limits)
         limits = BatchLimits(
@@ -251,6 +245,23 @@ class Predictor:
         if self_gradient == AUTO and self.card.auto is None:
             raise Refusal("no_auto", "the served network has no threshold for self_gradient=auto")
         return self_gradient
+
+
+def picture_options(card: ModelCard, settings: Settings) -> PictureOptions:
+    """Return how pictures are decoded for a model.
+
+    Args:
+        card: The model's card, which tells what these settings leave to the model.
+        settings: The settings of the service.
+    """
+    preprocessing = card.preprocessing
+    return PictureOptions(
+        (preprocessing.height, preprocessing.width),
+        settings.max_pixels,
+        parse_colour(preprocessing.background),
+        preprocessing.resize_mode,
+        settings.formats,
+    )
 
 
 class CountBatches(Observer):

@@ -1,0 +1,273 @@
+"""Measure `sgn classify` against its parts: the engine alone, Pillow alone, and its memory over many inputs.
+
+    python -m benchmarks.classify
+
+Writes results/classify.json. Small PNG files are compared with the engine, which gets the decoded pictures. JPEG files
+of 12 megapixels are compared with processes that decode them with Pillow, one for each core. Both alternate over the
+rounds. The memory is that of the command and of its processes, over links to few files.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image, ImageFilter
+
+from benchmarks.provenance import commit, processor, versions
+from sgn_serve.classify.chunks import ChunkClassifier
+from sgn_serve.classify.formats import FORMATS
+from sgn_serve.classify.inputs import Found, write_inputs
+from sgn_serve.classify.progress import Progress
+from sgn_serve.classify.run import classify_chunks
+from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.inference.graph import read_graph
+from sgn_serve.pictures import decoding
+from sgn_serve.process.cores import usable_cores
+from sgn_serve.serving.engine_choice import start_chosen
+from sgn_serve.settings import Settings, current_settings
+from training.common.markdown import table
+
+RESULT = Path(__file__).parents[1] / "results" / "classify.json"
+CHUNK = 1024
+LARGE = (4000, 3000)
+_SAMPLE_SECONDS = 0.5
+_WARM_SHARE = 0.25
+"""Share of the rows after which the memory should grow no more."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one way of doing the same work took.
+
+    Attributes:
+        pictures_a_second: Pictures a second of wall-clock time.
+        cpu_ms: Processor time of all processes for each picture, in milliseconds.
+    """
+
+    pictures_a_second: float
+    cpu_ms: float
+
+
+def measure(work: Callable[[], object], pictures: int) -> Speed:
+    """Run some work and return its speed. The processes that it uses must live before and after it."""
+    began, cpu = time.perf_counter(), _cpu_seconds()
+    work()
+    seconds, spent = time.perf_counter() - began, _cpu_seconds() - cpu
+    return Speed(round(pictures / seconds, 2), round(1000 * spent / pictures, 4))
+
+
+def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Compare the command with the engine alone, on PNG files of the network's size."""
+    classifier, _ = start_chosen(graph := read_graph(settings.model_path), settings)
+    height, width = graph.description.image_size
+    files = folder / "small"
+    files.mkdir()
+    for number in range(count):
+        _picture(number, (width, height)).save(files / f"{number:06d}.png")
+    images = np.stack([decoding.decode(path.read_bytes(), (height, width), 10**8) for path in sorted(files.iterdir())])
+    block = settings.self_gradient is not False and graph.description.has_block
+
+    def engine() -> None:
+        for begin in range(0, count, settings.max_batch):
+            classifier.logits(images[begin : begin + settings.max_batch], block)
+
+    with ChunkClassifier(settings) as chunks:
+        ways: dict[str, Callable[[], object]] = {
+            "engine": engine,
+            "classify": partial(_classify, chunks, files, folder),
+        }
+        return _alternate(ways, count, rounds, "engine")
+
+
+def large_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Compare the command with Pillow alone, on JPEG files of 12 megapixels."""
+    files = folder / "large"
+    files.mkdir()
+    for number in range(count):
+        noise = _picture(number, (LARGE[0] // 8, LARGE[1] // 8)).resize(LARGE, Image.Resampling.BICUBIC)
+        noise.filter(ImageFilter.GaussianBlur(1)).save(files / f"{number:04d}.jpg", quality=90)
+    paths = sorted(files.iterdir())
+    size = read_graph(settings.model_path).description.image_size
+    with ProcessPoolExecutor(usable_cores()) as pool, ChunkClassifier(settings) as chunks:
+        list(pool.map(partial(with_pillow, size=size), paths[: usable_cores()]))  # the processes start here
+        ways: dict[str, Callable[[], object]] = {
+            "pillow": lambda: list(pool.map(partial(with_pillow, size=size), paths)),
+            "uncaged": lambda: list(pool.map(partial(without_cage, size=size), paths)),
+            "classify": partial(_classify, chunks, files, folder),
+        }
+        found = _alternate(ways, count, rounds, "pillow")
+    found["file_bytes"] = round(statistics.mean(path.stat().st_size for path in paths))
+    return found
+
+
+def with_pillow(path: Path, size: tuple[int, int]) -> int:
+    """Decode and shrink a picture as a program would that uses Pillow alone."""
+    with Image.open(path) as picture:
+        return len(picture.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR).tobytes())
+
+
+def without_cage(path: Path, size: tuple[int, int]) -> int:
+    """Decode a picture as the service does, in this process."""
+    return decoding.decode(path.read_bytes(), size, 10**8).size
+
+
+def memory(links: int, folder: Path) -> dict[str, Any]:
+    """Run the command over links to few files, and return its memory on the way, in MB."""
+    files, linked = folder / "files", folder / "links"
+    files.mkdir()
+    linked.mkdir()
+    for number in range(8):
+        _picture(number, (32, 32)).save(files / f"{number}.png")
+    (files / "8.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    for number in range(links):
+        (linked / f"{number:07d}.png").symlink_to(files / f"{number % 9}.png")
+    output = folder / "answers.parquet"
+    command = [sys.executable, "-m", "sgn_serve.classify", str(linked), "--out", str(output), "--self-gradient", "off"]
+    samples: list[tuple[float, float]] = []
+    parts = output.with_name(output.name + ".parts")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        own = psutil.Process(process.pid)
+        while process.poll() is None:
+            done = len(list(parts.glob("*.part"))) * CHUNK / links if parts.exists() else 0.0
+            samples.append((done, _memory_mb(own)))
+            time.sleep(_SAMPLE_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"the command ended with status {process.returncode}")
+    warm = max((mb for done, mb in samples if 0 < done <= _WARM_SHARE), default=0.0)
+    later = max((mb for done, mb in samples if done > _WARM_SHARE), default=0.0)
+    return {
+        "links": links,
+        "peak_mb_until_a_quarter": round(warm, 1),
+        "peak_mb_after": round(later, 1),
+        "growth_mb": round(later - warm, 1),
+        "output_mb": round(output.stat().st_size / 1e6, 1),
+    }
+
+
+def _classify(chunks: ChunkClassifier, files: Path, folder: Path) -> None:
+    """Do what the command does once its network has started: list, read, decode, classify, write, put together."""
+    output = folder / "answers.csv"
+    output.unlink(missing_ok=True)
+    found = Found()
+    with PartsFolder(output, FORMATS[".csv"]) as parts, open(os.devnull, "w") as nowhere:
+        parts.list_inputs(lambda file: write_inputs([str(files)], None, file, found))
+        manifest = Manifest({}, [], found.count, CHUNK)
+        parts.begin(manifest)
+        with Progress(nowhere) as bar:
+            classify_chunks(chunks, parts, manifest, FORMATS[".csv"], bar)
+        parts.finish()
+
+
+def _alternate(ways: dict[str, Callable[[], object]], pictures: int, rounds: int, base: str) -> dict[str, Any]:
+    """Measure each way once a round. Return the speeds, and the median ratios to one of the ways."""
+    for work in ways.values():
+        work()
+    measured: dict[str, list[Speed]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            measured[name].append(measure(work, pictures))
+    ratios = [
+        one.pictures_a_second / other.pictures_a_second
+        for one, other in zip(measured["classify"], measured[base], strict=True)
+    ]
+    cpu = [other.cpu_ms / one.cpu_ms for one, other in zip(measured["classify"], measured[base], strict=True)]
+    return {
+        "pictures": pictures,
+        "ratio": round(statistics.median(ratios), 4),
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "cpu_ratio": round(statistics.median(cpu), 4),
+        "rounds": {name: [asdict(speed) for speed in speeds] for name, speeds in measured.items()},
+    }
+
+
+def _picture(number: int, size: tuple[int, int]) -> Image.Image:
+    """Return a picture that compresses about as a photograph does: noise over a gradient."""
+    generator = np.random.default_rng(number)
+    width, height = size
+    ramp = np.linspace(0, 200, width)[None, :, None] + np.linspace(0, 40, height)[:, None, None]
+    noisy = ramp + generator.normal(0, 12, (height, width, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _processes(own: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [own, *own.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu_seconds() -> float:
+    total = 0.0
+    for process in _processes(psutil.Process()):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _memory_mb(own: psutil.Process) -> float:
+    """Return the memory that only these processes have in use."""
+    total = 0
+    for process in _processes(own):
+        try:
+            total += process.memory_full_info().uss
+        except psutil.Error:
+            continue
+    return total / 1e6
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--small", type=int, default=8192, help="PNG files (default: %(default)s)")
+    parser.add_argument("--large", type=int, default=64, help="JPEG files of 12 megapixels (default: %(default)s)")
+    parser.add_argument("--links", type=int, default=200_000, help="inputs of the measurement of memory; 0 for none")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify.json)")
+    options = parser.parse_args(arguments)
+    settings = current_settings()
+    result: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.classify", *(sys.argv[1:] if arguments is None else arguments)]),
+        "git_commit": commit(),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "versions": versions(["onnxruntime", "openvino", "pillow", "numpy", "pyarrow"]),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.small:
+            result["small"] = small_pictures(settings, options.small, options.rounds, folder)
+        if options.large:
+            result["large"] = large_pictures(settings, options.large, options.rounds, folder)
+        if options.links:
+            result["memory"] = memory(options.links, folder)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    rows = [
+        (name, str(result[name]["ratio"]), str(result[name]["cpu_ratio"]))
+        for name in ("small", "large")
+        if name in result
+    ]
+    if rows:
+        print(table(("pictures", "pictures/s, against the part alone", "by processor time"), rows, "lrr"))
+    if "memory" in result:
+        print(json.dumps(result["memory"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

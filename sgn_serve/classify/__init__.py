@@ -1,0 +1,1 @@
+"""Classify many pictures without a server: read, decode, classify, and write one row for each."""

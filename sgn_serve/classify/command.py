@@ -1,0 +1,143 @@
+"""The command `sgn classify`: its options. What does the work is imported once they are checked."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sgn_serve.command_parser import CommandParser
+from sgn_serve.interrupts import INTERRUPTED, importing
+from sgn_serve.refusals import ServingError
+from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
+
+PROGRAM = "python -m sgn_serve.classify"
+
+CHUNK = 1024
+BLOCK = "SGN_SELF_GRADIENT"
+SWITCH = {"on": "true", "off": "false", "auto": "auto"}
+SETTINGS = (
+    "SGN_MODEL",
+    "SGN_TOP_K",
+    "SGN_ENGINE",
+    "SGN_PROVIDERS",
+    "SGN_THREADS",
+    "SGN_DECODERS",
+    "SGN_MAX_BATCH",
+    "SGN_MAX_BYTES",
+    "SGN_MAX_PIXELS",
+    "SGN_DECODE_SECONDS",
+    "SGN_AUTO_MARGIN",
+    "SGN_FORMATS",
+    "SGN_BACKGROUND",
+)
+"""Settings of the service that rows or speed depend on. Each is an option too."""
+_MEANINGS = {
+    "SGN_MODEL": "exported graph (.onnx) to classify with (default: the bundled model)",
+    "SGN_TOP_K": "classes in the column top_k (default: 5)",
+    "SGN_DECODERS": "processes that decode small pictures, and as many for large ones (default: all cores)",
+    "SGN_MAX_BATCH": "pictures that go through the network together (default: 32)",
+    "SGN_MAX_BYTES": "largest file, in bytes (default: 10 MiB)",
+    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds (default: 4)",
+}
+"""Meanings that differ from those in the service."""
+
+EPILOG = """\
+PATH is a picture, a folder with pictures in it or in the folders below, a glob in quotes, a text file with a path a
+line (.txt), or a Parquet file with a column of paths or of pictures. The rows are in the order of the inputs.
+"""
+
+
+def build_parser(program: str = PROGRAM) -> CommandParser:
+    """Return the parser.
+
+    Args:
+        program: What --help and errors call the program.
+    """
+    parser = CommandParser(
+        program,
+        description="Classifies many pictures without a server, and writes one row for each: its answer, or an error.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="what to classify, see below")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="file to write: .parquet, .csv or .jsonl"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an unfinished run of the same inputs, model and settings; without one, start",
+    )
+    parser.add_argument(
+        "--self-gradient",
+        choices=tuple(SWITCH),
+        metavar="MODE",
+        help="state of the block: on, off, or auto for the second pass only where the plain answer is not clear "
+        "(default: SGN_SELF_GRADIENT, else on)",
+    )
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        help="column of a Parquet file: texts are paths, bytes are pictures (default: path, file or image)",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=_chunk,
+        default=CHUNK,
+        metavar="N",
+        help="rows that are written at a time: the most that a killed run loses (default: %(default)s)",
+    )
+    rows = {row.variable: row for row in settings_table()}
+    for variable in SETTINGS:
+        row = rows[variable]
+        text = _MEANINGS.get(variable, f"{row.meaning} (default: {row.default})").replace("%", "%%")
+        parser.add_argument(flag_of(row), dest=variable, metavar="VALUE", help=text)
+    return parser
+
+
+def _chunk(text: str) -> int:
+    chunk = int(text) if text.isascii() and text.isdecimal() else 0
+    if chunk < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows; give 1 or more")
+    return chunk
+
+
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Classify, and return the exit status.
+
+    Args:
+        argv: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
+    """
+    parsed = build_parser(program).parse_args(argv)
+    given = {variable: text for variable in SETTINGS if (text := getattr(parsed, variable)) is not None}
+    if parsed.self_gradient is not None:
+        given[BLOCK] = SWITCH[parsed.self_gradient]
+    try:
+        settings = Settings.from_environment({**os.environ, **given})
+    except ServingError as error:
+        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
+        return error.exit_status
+    with importing():
+        from sgn_serve.classify.run import Options, classify, interrupted  # here, for it takes seconds
+
+    options = Options(
+        parsed.paths,
+        parsed.out,
+        parsed.column,
+        parsed.chunk,
+        parsed.resume,
+        parsed.self_gradient in ("on", "auto"),
+    )
+    try:
+        print(classify(options, settings))
+    except ServingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error}; once that is mended, the same command with --resume goes on", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(interrupted(parsed.out), file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,123 @@
+"""Read the files of pictures. Whatever is wrong with one of them becomes the error of its row."""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+
+from sgn_serve.classify.items import Item
+from sgn_serve.classify.tables import TableReader
+
+UNREADABLE = "unreadable_file"
+"""Code of a row whose file cannot be read: it is gone, it is a folder, or its bytes do not come."""
+EMPTY = "empty_file"
+TOO_LARGE = "body_too_large"
+"""The code with which the server refuses a file of that size."""
+
+
+class Unread(Exception):
+    """There is no content to decode.
+
+    Attributes:
+        code: The error code of the row.
+        message: Its message.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class Reader:
+    """Reads items, one after another.
+
+    Args:
+        max_bytes: Largest file.
+    """
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._tables: dict[tuple[bytes, str], TableReader] = {}
+
+    def read_some(self, items: Sequence[Item], enough_bytes: int) -> list[bytes | Unread]:
+        """Return the contents of the first items: of one at least, and no more once they have enough bytes."""
+        contents: list[bytes | Unread] = []
+        total = 0
+        for item in items:
+            try:
+                content = self._read(item)
+                total += len(content)
+                contents.append(content)
+            except Unread as error:
+                contents.append(error)
+            if total >= enough_bytes:
+                break
+        return contents
+
+    def close(self) -> None:
+        """Close the tables."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+
+    def _read(self, item: Item) -> bytes:
+        if item.missing:
+            raise Unread(UNREADABLE, item.missing)
+        if item.content is not None:
+            content = item.content
+        elif item.file is not None:
+            content = self._read_file(item.file)
+        else:
+            content = self._read_cell(item)
+        if not content:
+            raise Unread(EMPTY, "the file is empty")
+        if len(content) > self._max_bytes:
+            raise self._too_large(len(content))
+        return content
+
+    def _read_file(self, path: bytes) -> bytes:
+        try:
+            # A named pipe without a writer would keep an ordinary open waiting for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+            raise _unreadable(error) from None
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"
+                raise Unread(UNREADABLE, f"it is {kind}")
+            if found.st_size > self._max_bytes:
+                raise self._too_large(found.st_size)
+            content = os.read(descriptor, found.st_size)
+            while len(content) < found.st_size:  # a signal, or a file that has become shorter
+                part = os.read(descriptor, found.st_size - len(content))
+                if not part:
+                    break
+                content += part
+            return content
+        except OSError as error:
+            raise _unreadable(error) from None
+        finally:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def _read_cell(self, item: Item) -> bytes:
+        assert item.table is not None, "an item has one of the three"
+        key = (item.table, item.column)
+        if key not in self._tables:
+            self._tables[key] = TableReader(*key)
+        content = self._tables[key].cell(item.row)
+        if content is None:
+            raise Unread(EMPTY, "the cell is empty")
+        return content
+
+    def _too_large(self, length: int) -> Unread:
+        return Unread(
+            TOO_LARGE, f"the file has {length} bytes, more than {self._max_bytes}; SGN_MAX_BYTES raises the limit"
+        )
+
+
+def _unreadable(error: Exception) -> Unread:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Unread(UNREADABLE, f"the file cannot be read ({reason or error})")

@@ -1,0 +1,1 @@
+"""Compare the answers of `sgn classify` with the true labels."""

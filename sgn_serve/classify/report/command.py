@@ -1,0 +1,57 @@
+"""The command `sgn report`: its options."""
+
+import sys
+from pathlib import Path
+
+from sgn_serve.command_parser import CommandParser
+from sgn_serve.interrupts import importing
+from sgn_serve.refusals import ServingError
+
+PROGRAM = "python -m sgn_serve.classify.report"
+
+
+def build_parser(program: str = PROGRAM) -> CommandParser:
+    """Return the parser.
+
+    Args:
+        program: What --help and errors call the program.
+    """
+    parser = CommandParser(
+        program,
+        description="Compares the answers of sgn classify with the true labels: accuracy with its interval, by class, "
+        "a confusion matrix and a histogram of the disagreement.",
+    )
+    parser.add_argument("answers", type=Path, metavar="ANSWERS", help="what sgn classify wrote: .parquet, .csv, .jsonl")
+    parser.add_argument(
+        "--truth",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="CSV file with the columns path and label; the paths as in ANSWERS, the labels as the model names them",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FOLDER", help="folder for report.md, report.json and two pictures"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Write the report, and return the exit status.
+
+    Args:
+        argv: The arguments. None takes those of the process.
+        program: What --help and errors call the program.
+    """
+    parsed = build_parser(program).parse_args(argv)
+    with importing():
+        from sgn_serve.classify.report.write import write_report
+
+    try:
+        print(write_report(parsed.answers, parsed.truth, parsed.out))
+    except ServingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error}; correct the path", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,137 @@
+"""Count right and wrong answers."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.formats import format_of
+
+BINS = 20
+"""Bins of the histogram, from 0 to 1 bit."""
+_NORMAL_95 = 1.959963984540054
+
+
+@dataclass
+class Counts:
+    """Count answers, by their true and their given label.
+
+    Attributes:
+        confusion: Pictures by (true label, given label).
+        errors: Pictures with a known label and an error instead of an answer, by its code.
+        unlabelled: Rows whose path has no true label.
+        unused: True labels whose path has no row.
+        disagreement: Pictures by right or wrong, and by bin of their disagreement.
+    """
+
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    unlabelled: int = 0
+    unused: int = 0
+    disagreement: dict[bool, list[int]] = field(default_factory=lambda: {True: [0] * BINS, False: [0] * BINS})
+
+    @property
+    def answered(self) -> int:
+        """Number of pictures with an answer and a true label."""
+        return self.confusion.total()
+
+    @property
+    def right(self) -> int:
+        """Number of those that are right."""
+        return sum(count for (true, given), count in self.confusion.items() if true == given)
+
+    def labels(self) -> list[str]:
+        """Return all labels that were given or are true, sorted."""
+        return sorted({label for pair in self.confusion for label in pair})
+
+    def of_class(self, label: str) -> tuple[int, int]:
+        """Return how many pictures of a class are right, and how many there are."""
+        pictures = sum(count for (true, _), count in self.confusion.items() if true == label)
+        return self.confusion[label, label], pictures
+
+
+def count_answers(answers: Path, truth: Path) -> Counts:
+    """Compare the rows of a file of answers with the true labels, row by row.
+
+    Raises:
+        ClassifyError: One of the files is not what it should be, or they have no path in common.
+        OSError: One of them cannot be read.
+    """
+    true_labels = read_truth(truth)
+    counts = Counts()
+    used: set[str] = set()
+    example = ""
+    for path, label, bits, code in _rows(answers):
+        true = true_labels.get(path)
+        if true is None:
+            counts.unlabelled += 1
+            example = example or path
+            continue
+        used.add(path)
+        if code is not None or label is None:
+            counts.errors[code or "unknown"] += 1
+            continue
+        counts.confusion[true, label] += 1
+        if bits is not None:
+            counts.disagreement[true == label][min(int(bits * BINS), BINS - 1)] += 1
+    counts.unused = len(true_labels) - len(used)
+    if not used:
+        raise ClassifyError(
+            f"{truth}: none of its paths is in {answers}, where one is {example!r}; write them in the same way"
+        )
+    return counts
+
+
+def read_truth(path: Path) -> dict[str, str]:
+    """Return the true label of each path of a CSV file with the columns path and label.
+
+    Raises:
+        ClassifyError: It has no such columns, or a path has two labels.
+        OSError: It cannot be read.
+    """
+    labels: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise ClassifyError(
+                    f"{path}: it has no columns path and label, but {', '.join(reader.fieldnames or ()) or 'none'}; "
+                    "name them in the first line"
+                )
+            for row in reader:
+                name, label = row["path"], row["label"]
+                if labels.setdefault(name, label) != label:
+                    raise ClassifyError(f"{path}: {name} has the labels {labels[name]} and {label}; keep one of them")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ClassifyError(f"{path}: it is no CSV file in UTF-8 ({error}); save it as one") from None
+    if not labels:
+        raise ClassifyError(f"{path}: it has no rows; give a path and a label in each")
+    return labels
+
+
+def interval_95(right: int, pictures: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (1927).
+
+    Args:
+        right: Pictures that are right.
+        pictures: All pictures, 1 or more.
+    """
+    share, z2 = right / pictures, _NORMAL_95**2
+    middle = (share + z2 / (2 * pictures)) / (1 + z2 / pictures)
+    half = _NORMAL_95 / (1 + z2 / pictures) * math.sqrt(share * (1 - share) / pictures + z2 / (4 * pictures**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _rows(answers: Path) -> Iterator[tuple[str, str | None, float | None, str | None]]:
+    for path, label, bits, code in format_of(answers).read(answers, ("path", "label", "disagreement", "error_code")):
+        try:
+            yield path, label, None if bits is None else float(bits), code
+        except ValueError:
+            raise ClassifyError(
+                f"{answers}: {bits!r} is no disagreement; name a file that sgn classify wrote"
+            ) from None

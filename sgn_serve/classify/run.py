@@ -1,0 +1,193 @@
+"""Run `sgn classify`: list the inputs, classify them chunk by chunk, and put the parts together."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sgn_serve.classify.chunks import ChunkClassifier
+from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.formats import Format, format_of
+from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
+from sgn_serve.classify.items import Item, shown
+from sgn_serve.classify.progress import Progress
+from sgn_serve.classify.rows import COLUMNS, Row
+from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.process.version import package_version
+from sgn_serve.records import ModelCard
+from sgn_serve.settings import Settings
+
+_CHUNKS = 2
+"""Chunks that are begun: while the rows of one are written, the next one is in the network."""
+_NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
+"""Settings that rows depend on, as they are given."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a run.
+
+    Attributes:
+        sources: See inputs.write_inputs.
+        output: The file to write.
+        column: The column of Parquet inputs, None for the usual one.
+        chunk: Inputs of one chunk: the most that a killed run loses.
+        resume: Whether to go on with an unfinished run.
+        wants_block: Whether the block was asked for explicitly.
+    """
+
+    sources: list[str]
+    output: Path
+    column: str | None
+    chunk: int
+    resume: bool
+    wants_block: bool
+
+
+def classify(options: Options, settings: Settings) -> str:
+    """Classify pictures and write one row for each.
+
+    Args:
+        options: The options of the run.
+        settings: The settings of the service.
+
+    Returns:
+        A line about the result.
+
+    Raises:
+        ServingError: See ClassifyError, and the errors of a model.
+        OSError: A file of the output cannot be written, or the decoders do not start.
+    """
+    format = format_of(options.output)
+    if not options.output.parent.is_dir():
+        raise ClassifyError(f"{options.output.parent}: there is no such folder; make it first")
+    folder = PartsFolder(options.output, format)
+    if folder.is_finished():
+        if not options.resume:
+            raise ClassifyError(f"{options.output}: it exists already; give another --out, or remove it")
+        if folder.path.is_dir():
+            with folder:
+                folder.clear()
+        return f"{options.output} is finished already"
+    if folder.exists() and not options.resume:
+        raise ClassifyError(
+            f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
+        )
+    with Progress() as bar, folder:
+        manifest = folder.read_manifest()
+        found = Found()
+        if manifest is None:
+            bar.show("finding pictures", lambda: found.count)
+            folder.list_inputs(lambda file: write_inputs(options.sources, options.column, file, found))
+            if str(found.skipped):
+                bar.note(f"skipped {found.skipped}")
+        else:
+            found.identity = {source: digest for source in options.sources if (digest := identity_of(source))}
+        bar.show("starting the network", lambda: 0)
+        with ChunkClassifier(settings) as chunks:
+            card = chunks.card
+            for note in card.notes if manifest is None else ():
+                bar.note(f"warning: {note}")
+            if options.wants_block and not card.has_block:
+                raise ClassifyError(
+                    f"{settings.model_path}: the network has no self-gradient block; leave --self-gradient out"
+                )
+            identity = _identity(options, settings, card, found)
+            if manifest is None:
+                tables = [[table, column] for table, column in found.tables]
+                manifest = Manifest(identity, tables, found.count, options.chunk)
+                folder.begin(manifest)
+            else:
+                _check_same(folder, manifest, identity)
+            logging.getLogger("bentoml.sgn_serve").addHandler(logging.NullHandler())  # each row tells its own error
+            classify_chunks(chunks, folder, manifest, format, bar)
+        bar.show("putting the parts together", lambda: 0)
+        done = folder.done()
+        folder.finish()
+    errors = f", {done.refused:,} with an error: see the column error_code" if done.refused else ""
+    return f"{options.output}: {done.answered + done.refused:,} rows{errors}"
+
+
+def classify_chunks(
+    chunks: ChunkClassifier, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress
+) -> None:
+    """Classify what is not done yet, and write a part for each chunk.
+
+    Args:
+        chunks: Classifies a chunk.
+        folder: Has the list of inputs, and gets the parts.
+        manifest: Describes the run.
+        format: Format of the parts.
+        bar: Shows the progress.
+    """
+    done = folder.done()
+    begin = done.parts * manifest.chunk
+    bar.show("classifying", lambda: chunks.answered, manifest.count, min(begin, manifest.count))
+    tables = [(table, column) for table, column in manifest.tables]
+    inputs = read_inputs(folder.inputs, tables, begin)
+    running: deque[Future[list[Row]]] = deque()
+    number = done.parts
+
+    def write_next() -> None:
+        rows = running.popleft().result()
+        refused = sum(row.error_code is not None for row in rows)
+        folder.write_part(number, format.encode(rows), len(rows) - refused, refused)
+
+    for items in _chunked(inputs, manifest.chunk):
+        running.append(chunks.submit(items))
+        if len(running) == _CHUNKS:
+            write_next()
+            number += 1
+    while running:
+        write_next()
+        number += 1
+
+
+def _chunked(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def _identity(options: Options, settings: Settings, card: ModelCard, found: Found) -> dict[str, Any]:
+    """Return everything that the rows depend on, by a name for people."""
+    assert card.engine is not None, "it was started"
+    identity: dict[str, Any] = {
+        "inputs": " ".join(shown(os.fsencode(source)) for source in options.sources),
+        "working folder": shown(os.fsencode(Path.cwd())),
+        "--column": options.column,
+        "--chunk": options.chunk,
+        "model": card.graph_sha256,
+        "engine": " ".join([card.engine.name, *card.engine.providers, card.engine.precision]),
+        "--self-gradient": card.default_mode,
+        "SGN_AUTO_MARGIN": None if card.auto is None or card.default_mode != "auto" else card.auto.margin,
+        "SGN_BACKGROUND": card.preprocessing.background,
+        "SGN_FORMATS": ",".join(card.preprocessing.formats),
+        **{f"SGN_{name.upper()}": getattr(settings, name) for name in _NUMBERS},
+        "columns": ",".join(COLUMNS),
+        "version": package_version(),
+    }
+    identity |= {f"content of {shown(os.fsencode(source))}": digest for source, digest in found.identity.items()}
+    return identity
+
+
+def _check_same(folder: PartsFolder, manifest: Manifest, identity: dict[str, Any]) -> None:
+    for name in {**manifest.identity, **identity}:
+        then, now = manifest.identity.get(name), identity.get(name)
+        if then != now:
+            raise ClassifyError(
+                f"{folder.path}: the unfinished run there has {name} {then!r}, and this one {now!r}; give the same, or "
+                "remove the folder to start again"
+            )
+
+
+def interrupted(output: Path) -> str:
+    """Return what to say after Ctrl-C."""
+    folder = PartsFolder(output, format_of(output))
+    if not folder.exists():
+        return "interrupted"
+    return f"interrupted; what is done is in {folder.path}: the same command with --resume goes on"

@@ -1,0 +1,189 @@
+"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than one chunk."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.formats import Format, write_whole
+
+FORMAT = 1
+_MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Describe a run.
+
+    Attributes:
+        identity: Everything that its rows depend on, by a name for people.
+        tables: See inputs.Found.
+        count: Number of inputs.
+        chunk: Inputs of one part.
+        format: Version of this record.
+    """
+
+    identity: dict[str, Any]
+    tables: list[list[str]]
+    count: int
+    chunk: int
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Done:
+    """Count the rows that are written.
+
+    Attributes:
+        parts: Number of parts, without a gap from the first on.
+        answered: Rows with an answer.
+        refused: Rows with an error.
+    """
+
+    parts: int
+    answered: int
+    refused: int
+
+
+class PartsFolder:
+    """The folder of an unfinished run. One process at a time works in it.
+
+    A run goes through these states, and can be killed in each and between any two:
+
+    1. There is no manifest: the inputs are being listed. A run that finds the folder so starts anew.
+    2. There is a manifest, and so the whole list. Each part appears at once, by a renaming.
+    3. The output appears at once, by a renaming. From then on the folder is of no use, and whoever finds it removes it.
+
+    Args:
+        output: The output of the run.
+        format: Its format.
+    """
+
+    def __init__(self, output: Path, format: Format):
+        self.output = output
+        self.path = output.with_name(output.name + ".parts")
+        self._format = format
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Make the folder if there is none, and keep others out.
+
+        Raises:
+            ClassifyError: Another process works in it.
+            OSError: It cannot be made.
+        """
+        self.path.mkdir(exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = None
+            raise ClassifyError(f"{self.path}: another run works in it; wait for its end, or end it") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others in. A folder without a manifest is removed: nothing in it is worth keeping."""
+        if self._lock is not None:
+            if self.path.is_dir() and not (self.path / _MANIFEST).exists():
+                self._remove()
+            os.close(self._lock)
+
+    @property
+    def inputs(self) -> Path:
+        """The file with the list of inputs."""
+        return self.path / _INPUTS
+
+    def exists(self) -> bool:
+        """Return whether there is an unfinished run."""
+        return (self.path / _MANIFEST).exists()
+
+    def is_finished(self) -> bool:
+        """Return whether the output is there."""
+        return os.path.lexists(self.output)
+
+    def read_manifest(self) -> Manifest | None:
+        """Return the manifest, None where there is none yet.
+
+        Raises:
+            ClassifyError: It is of another version, or damaged.
+        """
+        try:
+            content = json.loads((self.path / _MANIFEST).read_bytes())
+            if content["format"] == FORMAT:
+                return Manifest(**content)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise ClassifyError(f"{self.path}: this is no run of this version; remove the folder to start again")
+
+    def list_inputs(self, write: Callable[[BinaryIO], None]) -> None:
+        """Write the list of inputs. What a run without a manifest has left is removed before.
+
+        Args:
+            write: Writes the list.
+        """
+        for path in self.path.iterdir():
+            path.unlink()
+        with self.inputs.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def begin(self, manifest: Manifest) -> None:
+        """Write the manifest. From now on the run can be resumed."""
+        write_whole(self.path / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+
+    def done(self) -> Done:
+        """Return what is written."""
+        counts: dict[int, tuple[int, int]] = {}
+        for path in self.path.glob("*.*.*.part"):
+            number, *counted, _ = path.name.split(".")
+            counts[int(number)] = int(counted[0]), int(counted[1])
+        parts = 0
+        while parts in counts:
+            parts += 1
+        answered, refused = (sum(counts[part][which] for part in range(parts)) for which in (0, 1))
+        return Done(parts, answered, refused)
+
+    def write_part(self, number: int, content: bytes, answered: int, refused: int) -> None:
+        """Write a part. Its name tells its counts."""
+        write_whole(self.path / f"{number:07d}.{answered}.{refused}.part", content)
+
+    def finish(self) -> None:
+        """Put the parts together to the output, and remove the folder.
+
+        Raises:
+            ClassifyError: Somebody else has made a file of that name meanwhile.
+        """
+        whole = self.path / _WHOLE
+        with whole.open("wb") as file:
+            self._format.join(sorted(self.path.glob("*.*.*.part")), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.is_finished():
+            raise ClassifyError(f"{self.output}: it was made meanwhile; move it away and give --resume")
+        whole.replace(self.output)
+        self._sync_parent()
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the folder of a run whose output is there."""
+        (self.path / _MANIFEST).unlink(missing_ok=True)
+        self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _sync_parent(self) -> None:
+        folder = os.open(self.output.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,80 @@
+"""The list of inputs: what each kind of source gives, and reading it from any number on."""
+
+import os
+from io import BytesIO
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
+from sgn_serve.classify.reading import Reader, Unread
+
+
+def listed(folder, *sources, column=None, start=0):
+    target, found = BytesIO(), Found()
+    write_inputs([str(source) for source in sources], column, target, found)
+    (folder / "inputs").write_bytes(target.getvalue())
+    assert len(list(read_inputs(folder / "inputs", found.tables, 0))) == found.count
+    return list(read_inputs(folder / "inputs", found.tables, start))
+
+
+def test_a_list_has_a_path_a_line_or_ended_by_nul(tmp_path):
+    (tmp_path / "lines.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb \xff.png\nlast")
+    (tmp_path / "nul.txt").write_bytes(b"a\nb.png\0c.png\0")
+    assert [item.file for item in listed(tmp_path, tmp_path / "lines.txt")] == [b"a.png", b"b \xff.png", b"last"]
+    assert [item.file for item in listed(tmp_path, tmp_path / "nul.txt")] == [b"a\nb.png", b"c.png"]
+    many = b"".join(b"%d.png\n" % number for number in range(20_000))  # more than one block
+    (tmp_path / "many.txt").write_bytes(many)
+    assert [item.name for item in listed(tmp_path, tmp_path / "many.txt", start=19_998)] == ["19998.png", "19999.png"]
+
+
+def test_a_glob_gives_its_matches_sorted_and_folders_what_is_in_them(tmp_path):
+    for name in ("b.png", "a.png", "c.jpg", "x.png/inside.gif"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_bytes(b"")
+    found = [os.path.relpath(item.name, tmp_path / "p") for item in listed(tmp_path, tmp_path / "p" / "*.png")]
+    assert found == ["a.png", "b.png", "x.png/inside.gif"]
+    found = [os.path.relpath(item.name, tmp_path / "p") for item in listed(tmp_path, tmp_path / "p" / "**" / "*.gif")]
+    assert found == ["x.png/inside.gif"]
+
+
+def test_a_table_has_a_column_of_paths(tmp_path):
+    table = pyarrow.table({"path": ["a.png", None, "b.png"], "other": ["x", "y", "z"], "n": [1, 2, 3]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    items = listed(tmp_path, tmp_path / "t.parquet")
+    assert [item.file for item in items] == [b"a.png", None, b"b.png"]
+    (unread,) = Reader(100).read_some(items[1:2], 1)
+    assert isinstance(unread, Unread)
+    assert (unread.code, unread.message) == ("unreadable_file", "the cell holds no path")
+    assert [item.name for item in listed(tmp_path, tmp_path / "t.parquet", column="other")] == ["x", "y", "z"]
+    for column, reason in (("m", "no column 'm'; name one with --column: path, other, n"), ("n", "neither paths nor")):
+        with pytest.raises(ClassifyError, match=reason):
+            listed(tmp_path, tmp_path / "t.parquet", column=column)
+
+
+def test_a_changed_list_or_table_has_another_identity(tmp_path):
+    (tmp_path / "a.txt").write_text("a.png\n")
+    before = identity_of(str(tmp_path / "a.txt"))
+    (tmp_path / "a.txt").write_text("b.png\n")
+    assert identity_of(str(tmp_path / "a.txt")) != before
+    assert identity_of(str(tmp_path)) == ""
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / "t.parquet")
+    before = identity_of(str(tmp_path / "t.parquet"))
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["b"]}), tmp_path / "t.parquet")
+    assert identity_of(str(tmp_path / "t.parquet")) != before
+
+
+def test_reading_stops_once_there_are_enough_bytes(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"x" * 40)
+    (tmp_path / "list.txt").write_text("".join(f"{tmp_path / str(number)}.png\n" for number in range(4)))
+    items = listed(tmp_path, tmp_path / "list.txt")
+    reader = Reader(50)
+    assert reader.read_some(items, 70) == [b"x" * 40] * 2
+    (tmp_path / "0.png").write_bytes(b"x" * 51)
+    (too_large,) = reader.read_some(items[:1], 1)
+    assert isinstance(too_large, Unread)
+    assert too_large.code == "body_too_large"
+    assert "SGN_MAX_BYTES" in too_large.message

@@ -1,0 +1,100 @@
+"""The report: accuracy, classes, mistakes, and the pictures."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgn_serve.classify.formats import FORMATS
+from sgn_serve.classify.report.command import main
+from sgn_serve.classify.report.counts import interval_95
+from sgn_serve.classify.rows import Row, error_row
+
+TRUE = ["cat"] * 6 + ["dog"] * 4 + ["cat"]
+GIVEN = ["cat"] * 5 + ["dog"] + ["dog"] * 2 + ["cat", "bird"] + [None]
+
+
+def write(folder, suffix=".csv"):
+    rows = [
+        Row(f"{number}.png", label, 0, 0.9, [], label, 0.04 if label == true else 0.97, "on", None, None)
+        if label
+        else error_row(f"{number}.png", "on", "damaged_image", "")
+        for number, (true, label) in enumerate(zip(TRUE, GIVEN, strict=True))
+    ]
+    rows.append(rows[0]._replace(path="unknown.png"))
+    format = FORMATS[suffix]
+    (folder / "part").write_bytes(format.encode(rows))
+    with (folder / f"a{suffix}").open("wb") as file:
+        format.join([folder / "part"], file)
+    with (folder / "truth.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("label", "path"), *((true, f"{number}.png") for number, true in enumerate(TRUE)), ("cat", "unused.png")]
+        )
+    return [str(folder / f"a{suffix}"), "--truth", str(folder / "truth.csv"), "--out", str(folder / "report")]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_figures_are_those_of_the_answers(tmp_path, capsys, suffix):
+    assert main(write(tmp_path, suffix)) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report' / 'report.md'}: accuracy 70.0 % of 10 pictures\n"
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (figures["pictures"], figures["right"], figures["accuracy"]) == (10, 7, 0.7)
+    assert figures["interval_95"] == pytest.approx([0.3968, 0.8922], abs=1e-4)
+    assert figures["errors"] == {"damaged_image": 1}
+    assert (figures["rows_without_label"], figures["labels_without_row"]) == (1, 1)
+    assert {name: (row["right"], row["pictures"]) for name, row in figures["classes"].items()} == {
+        "bird": (0, 0),
+        "cat": (5, 6),
+        "dog": (2, 4),
+    }
+    assert {"true": "dog", "given": "bird", "pictures": 1} in figures["confusion"]
+    assert figures["disagreement"]["right"][0] == 7
+    assert figures["disagreement"]["wrong"][-1] == 3
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "| dog | 4 | 50.0 % |" in page
+    assert "1 pictures have the error `damaged_image`" in page
+
+
+def test_the_confusion_matrix_is_darkest_on_a_class_that_is_right(tmp_path):
+    assert main(write(tmp_path)) == 0
+    with Image.open(tmp_path / "report" / "confusion.png") as picture:
+        colours = picture.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    cells = sorted((colour for count, colour in colours if count > 500 and colour != (150, 150, 150)), key=np.sum)
+    # Cats that are right, dogs that are right, dogs that are called cats or birds, cats that are called dogs, paper.
+    assert cells == [(70, 131, 191), (133, 174, 213), (236, 196, 182), (240, 208, 198), (255, 255, 255)]
+    with Image.open(tmp_path / "report" / "disagreement.png") as picture:
+        shown = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert {(38, 110, 180), (200, 80, 40)} <= shown
+
+
+def test_an_interval_is_wilsons():
+    assert interval_95(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert interval_95(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("truth", "reason"),
+    [
+        ("file,class\na,b\n", "it has no columns path and label, but file, class"),
+        ("path,label\n", "it has no rows"),
+        ("path,label\nx/0.png,cat\n", "none of its paths is in"),
+        ("path,label\n0.png,cat\n0.png,dog\n", "0.png has the labels cat and dog"),
+    ],
+)
+def test_a_truth_that_does_not_fit_is_told_in_one_line(tmp_path, capsys, truth, reason):
+    arguments = write(tmp_path)
+    (tmp_path / "truth.csv").write_text(truth)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert len(error.splitlines()) == 1
+
+
+def test_other_files_are_no_answers(tmp_path, capsys):
+    arguments = write(tmp_path)
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    assert main(arguments) == 1
+    assert "these are no answers of sgn classify" in capsys.readouterr().err

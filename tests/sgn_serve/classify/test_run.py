@@ -1,0 +1,235 @@
+"""Whole runs of sgn classify: every input is one row, with the server's answer or an error."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from release.kill_classify import make_inputs
+from sgn_serve.classify import formats, run
+from sgn_serve.classify.rows import COLUMNS
+from sgn_serve.classify.unfinished import PartsFolder
+from sgn_serve.settings import Settings
+from tests.sgn_serve.classify.conftest import read_rows
+from tests.sgn_serve.sample_pictures import encode, noise
+from tests.sgn_serve.server import application_client
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
+
+def pictures(folder: Path, count: int = 7) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(noise(8, 8, number)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_every_input_is_a_row_in_the_inputs_order(classify, tmp_path, capsys):
+    sources = make_inputs(tmp_path, 2)
+    assert classify(*sources, "--out", tmp_path / "a.jsonl") == 0
+    told = capsys.readouterr()
+    assert told.err == "skipped 1 file without the suffix of a picture (notes.md)\n"
+    rows = read_rows(tmp_path / "a.jsonl")
+    files = str(tmp_path / "pictures")
+    found = [(row["path"].removeprefix(f"{files}/"), row["error_code"]) for row in rows]
+    unreadable = None if os.access(f"{files}/unreadable.png", os.R_OK) else "unreadable_file"
+    assert found == [
+        ("000.png", None),
+        ("001.png", None),
+        ('comma, "quote"\nline.png', None),
+        ("duplicate.png", None),
+        ("empty.png", "empty_file"),
+        ("folder.png/inside.png", None),
+        ("gone.png", "unreadable_file"),
+        ("not utf-8 \\xff.png", None),
+        ("pipe.png", "unreadable_file"),
+        ("text.jpg", "not_an_image"),
+        ("too many pixels.png", "too_many_pixels"),
+        ("truncated.png", "damaged_image"),
+        ("unreadable.png", unreadable),
+        ("000.png", None),
+        ("vanished.png", "unreadable_file"),
+        ("folder.png", "unreadable_file"),
+        ("000.png", None),
+        ("not utf-8 ü.png", "unreadable_file"),
+        ("001.png", None),
+    ]
+    errors = sum(row["error_code"] is not None for row in rows)
+    assert told.out == f"{tmp_path / 'a.jsonl'}: 19 rows, {errors} with an error: see the column error_code\n"
+    assert rows[15]["error_message"] == "it is a folder"
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_the_three_formats_hold_the_same_rows(classify, tmp_path):
+    sources = make_inputs(tmp_path, 2)
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        assert classify(*sources, "--out", tmp_path / name) == 0
+    rows = read_rows(tmp_path / "a.jsonl")
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist() == rows
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as lines:
+        assert next(csv.reader(lines)) == list(COLUMNS)
+    columns = ("path", "label", "probability", "error_message")
+    wanted = [tuple(row[column] for column in columns) for row in rows]
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        path = tmp_path / name
+        read = list(formats.format_of(path).read(path, columns))
+        assert [(one, two, None if three is None else float(three), four) for one, two, three, four in read] == wanted
+
+
+@pytest.mark.parametrize("mode", ["on", "off", "auto"])
+def test_answers_are_the_servers(classify, tiny, tmp_path, mode):
+    folder = pictures(tmp_path / "p")
+    Image.new("RGB", (30, 20), (90, 200, 30)).save(folder / "7.jpg")
+    (folder / "8.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "9.gif").write_bytes(encode(Image.fromarray(noise(9, 5)), "GIF")[:-40])
+    options = ["--auto-margin", "0.2"]
+    assert classify(folder, "--out", tmp_path / "a.jsonl", "--self-gradient", mode, "--top-k", 2, *options) == 0
+    rows = read_rows(tmp_path / "a.jsonl")
+    field = {"on": "true", "off": "false", "auto": "auto"}[mode]
+    files = [("images", path.read_bytes()) for path in sorted(folder.iterdir())]
+    with application_client(Settings(model_path=tiny, top_k=2, auto_margin=0.2)) as client:
+        answers = client.post("/classify_batch", files=files, data={"self_gradient": field}).json()["predictions"]
+    assert len(rows) == len(answers) == 10
+    for row, answer in zip(rows, answers, strict=True):
+        assert row["mode"] == mode
+        if "error" in answer:
+            assert (row["error_code"], row["error_message"]) == (answer["error"]["code"], answer["error"]["message"])
+            continue
+        assert _close(row, answer)
+        assert row["plain_label"] == (answer["plain"] and answer["plain"]["label"])
+    second = {row["plain_label"] is not None for row in rows if row["error_code"] is None}
+    assert second == {"on": {True}, "off": {False}, "auto": {True, False}}[mode]
+
+
+def _close(row, answer) -> bool:
+    same = [row["label"] == answer["label"], row["index"] == answer["index"]]
+    pairs = [(row["probability"], answer["probability"])]
+    for one, other in zip(row["top_k"], answer["top_k"], strict=True):
+        same.append((one["label"], one["index"]) == (other["label"], other["index"]))
+        pairs.append((one["probability"], other["probability"]))
+    if answer["disagreement"] is not None:
+        pairs.append((row["disagreement"], answer["disagreement"]))
+    else:
+        same.append(row["disagreement"] is None)
+    return all(same) and np.allclose(np.subtract(*np.transpose(pairs)), 0, atol=1e-6)
+
+
+def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys, monkeypatch):
+    folder = pictures(tmp_path / "p")
+    write_part = PartsFolder.write_part
+
+    def interrupt(self, number, *rest):
+        if number == 1:
+            raise KeyboardInterrupt
+        write_part(self, number, *rest)
+
+    output = tmp_path / "a.csv"
+    monkeypatch.setattr(PartsFolder, "write_part", interrupt)
+    assert classify(folder, "--out", output) == 130
+    assert capsys.readouterr().err == (
+        f"interrupted; what is done is in {output}.parts: the same command with --resume goes on\n"
+    )
+    assert not output.exists()
+    kept = sorted(path.name for path in Path(f"{output}.parts").glob("*.part"))
+    assert kept == ["0000000.3.0.part"]
+
+    assert classify(folder, "--out", output) == 1
+    assert "it holds an unfinished run; go on with --resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    for other, reason in (
+        (["--top-k", 1], "SGN_TOP_K 5, and this one 1;"),
+        (["--self-gradient", "off"], "--self-gradient 'on', and this one 'off';"),
+        (["--chunk", 4], "--chunk 3, and this one 4;"),
+    ):
+        assert classify(folder, "--out", output, "--resume", *other) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {output}.parts: the unfinished run there has ")
+        assert reason in error
+        assert len(error.splitlines()) == 1
+    assert classify(folder / "0.png", "--out", output, "--resume") == 1
+    assert "the unfinished run there has inputs " in capsys.readouterr().err
+    other_model = save_tiny_graph(tmp_path / "other.onnx", class_names=("r", "g", "b"))
+    assert classify(folder, "--out", output, "--resume", "--model", other_model) == 1
+    assert "has model '" in capsys.readouterr().err
+
+    assert classify(folder, "--out", output, "--resume") == 0
+    assert capsys.readouterr().out == f"{output}: 7 rows\n"
+    assert classify(folder, "--out", tmp_path / "b.csv") == 0
+    assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
+    capsys.readouterr()
+    assert classify(folder, "--out", output, "--resume") == 0
+    assert capsys.readouterr().out == f"{output} is finished already\n"
+    assert classify(folder, "--out", output) == 1
+    assert "it exists already; give another --out, or remove it" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, monkeypatch):
+    folder = pictures(tmp_path / "p", 1)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.md").write_text("")
+    (tmp_path / "bad.parquet").write_bytes(b"x")
+    plain = save_tiny_graph(tmp_path / "plain.onnx", block=False)
+    out = tmp_path / "a.csv"
+    for arguments, reason in (
+        ([folder, "--out", tmp_path / "a.xls"], "the name must end in .parquet, .csv, .jsonl"),
+        ([folder, "--out", tmp_path / "no" / "a.csv"], "there is no such folder; make it first"),
+        ([tmp_path / "fotos", "--out", out], "there is no such file or folder; correct the path"),
+        ([tmp_path / "none", "--out", out], "no pictures in it (passed over: 1 file without the suffix"),
+        ([tmp_path / "*.tiff", "--out", out], "no file matches it; correct the pattern"),
+        ([tmp_path / "bad.parquet", "--out", out], "it cannot be read as a Parquet file"),
+        ([folder, "--out", out, "--engine", "tensorrt"], "--engine='tensorrt' cannot be used"),
+        ([folder, "--out", out, "--model", tmp_path / "no.onnx"], "no.onnx"),
+        ([folder, "--out", out, "--model", plain, "--self-gradient", "on"], "leave --self-gradient out"),
+    ):
+        assert classify(*arguments) != 0
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert reason in error
+        assert len(error.splitlines()) == 1
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert classify(folder, "--out", tmp_path / "a.parquet") == 1
+    assert 'pip install "self-gradient-networks[classify]"' in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "none", "p", "plain.onnx"]
+
+
+def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
+    folder = pictures(tmp_path / "p", 1)
+    with PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"]):
+        assert classify(folder, "--out", tmp_path / "a.csv") == 1
+    assert "another run works in it; wait for its end, or end it" in capsys.readouterr().err
+
+
+def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
+    cells: list[bytes | None] = [encode(Image.fromarray(noise(8, 8, number))) for number in range(8)]
+    cells[2:4] = [None, b"damaged"]
+    table = pyarrow.table({"image": [{"bytes": cell, "path": "x"} for cell in cells], "name": list("abcdefgh")})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=3)
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for number, cell in enumerate(cells):
+        (folder / f"{number}.png").write_bytes(cell or b"")
+    assert classify(folder, "--out", tmp_path / "files.jsonl") == 0
+    monkeypatch.setattr(run, "_CHUNKS", 1)
+    stop = PartsFolder.write_part
+
+    def interrupt(self, number, *rest):
+        stop(self, number, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "write_part", interrupt)
+        assert classify(tmp_path / "t.parquet", "--out", tmp_path / "a.jsonl") == 130
+    assert classify(tmp_path / "t.parquet", "--out", tmp_path / "a.jsonl", "--resume") == 0
+    rows, wanted = read_rows(tmp_path / "a.jsonl"), read_rows(tmp_path / "files.jsonl")
+    assert [row.pop("path") for row in rows] == [f"{tmp_path / 't.parquet'}:{number}" for number in range(8)]
+    assert [row["error_code"] for row in rows] == [None, None, "empty_file", "not_an_image", *[None] * 4]
+    for row in wanted:
+        row.pop("path")
+    rows[2].pop("error_message"), wanted[2].pop("error_message")
+    assert rows == wanted
