@@ -69,9 +69,9 @@ class Size:
         threads: CPU threads of training and judging.
     """
 
-    start_per_class: int = 200
+    start_per_class: int = 60
     start_epochs: int = 4
-    per_class: int = 100
+    per_class: int = 60
     arch: str = "timm:resnet18"
     image_size: int = 128
     recipe: str = "finetune"
@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     about = {
-        "command": "python -m release.own_folder --data-root ... --work ...",
+        "command": "python -m release.own_folder --data-root data --work own",
         "versions": versions(("torch", "timm", "onnxruntime")),
         "processor": processor(),
         "cores": os.cpu_count(),

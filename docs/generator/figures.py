@@ -32,6 +32,7 @@ from docs.generator.results import (
     training_log,
 )
 from export.reduced import Reduced
+from release import own_folder
 from release.bundle import core_minutes
 from release.hostile import fuzz, session
 from release.hostile import report as hostile
@@ -292,5 +293,16 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.in flight": lambda: str(fuzz.IN_FLIGHT),
     "hostile.steps": lambda: str(MOST_STEPS),
     "hostile.many": lambda: str(session.MANY),
+    "own-folder.smallest": lambda: str(own_folder.SMALLEST),
+    "own-folder.largest": lambda: str(own_folder.LARGEST),
+    "own-folder.per-class": lambda: str(result("own_folder")["size"]["per_class"]),
+    "own-folder.epochs": lambda: str(result("own_folder")["size"]["epochs"]),
+    "own-folder.batch": lambda: str(result("own_folder")["size"]["batch_size"]),
+    "own-folder.attacks": lambda: str(result("own_folder")["size"]["attacks"]),
+    "own-folder.cores": lambda: str(result("own_folder")["cores"]),
+    "own-folder.load": lambda: str(result("own_folder")["load_average"]),
+    "own-folder.judged": lambda: str(result("own_folder")["judged_pictures"]),
+    "own-folder.served": lambda: str(result("own_folder")["served"]["pictures"]),
+    "own-folder.right": lambda: str(result("own_folder")["served"]["right"]),
     "bento.megabytes": lambda: f"{result('bento_size')['installed_megabytes']:.0f}",
 }

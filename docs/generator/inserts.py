@@ -31,6 +31,7 @@ from docs.generator.results import (
 )
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
+from release import own_folder
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -436,6 +437,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,
     "frozen-backbone": _frozen_backbone,
+    "own-folder-steps": lambda: own_folder.steps_table(result("own_folder")),
+    "own-folder-figures": lambda: own_folder.figures_table(result("own_folder")),
     "table1": _reproduced("table1"),
     "table2": _reproduced("table2"),
     "table5": _reproduced("table5"),
