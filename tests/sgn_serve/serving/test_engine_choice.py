@@ -15,7 +15,7 @@ from sgn_serve.inference import engines
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.serving import engine_choice
-from sgn_serve.serving.engine_choice import bf16_agreement, choose_engine, start_chosen
+from sgn_serve.serving.engine_choice import EngineChoice, bf16_agreement, choose_engine, start_chosen
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.serving.trial_process import try_here
 from sgn_serve.settings import Settings
@@ -176,6 +176,48 @@ def test_an_engine_whose_outputs_are_far_off_gives_way(
     classifier, choice = start_chosen(agreeing, Settings())
     assert (classifier.engine, choice.engine, choice.precision) == ("onnxruntime", "onnxruntime", None)
     assert choice.reason.startswith("OpenVINO's outputs in bfloat16 are off by ")
+
+
+@pytest.mark.usefixtures("able")
+def test_an_engine_that_fails_for_several_pictures_gives_way(
+    agreeing: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnePicture:
+        """Answers single pictures only, as a graph with a fixed size inside does."""
+
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+            self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
+
+        def run(self, outputs: list[str], inputs: Any) -> Any:
+            if len(inputs["image"]) > 1:
+                raise RuntimeError("no batches")
+            return self.right.run(outputs, inputs)
+
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", OnePicture)
+    classifier, choice = start_chosen(agreeing, Settings())
+    assert (classifier.engine, choice.engine, choice.precision) == ("onnxruntime", "onnxruntime", None)
+    assert choice.reason == "OpenVINO cannot run it in bfloat16 for several pictures at once (no batches)"
+
+
+def test_a_slow_network_is_timed_for_fewer_turns(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], []
+    classifier = engine_choice._start(agreeing, Settings(providers=("cpu",)), EngineChoice("onnxruntime", None, ""))
+    other = engine_choice._start(agreeing, Settings(providers=("cpu",)), EngineChoice("onnxruntime", None, ""))
+
+    def taking(seconds: float) -> Any:
+        def logits(*given: Any) -> None:
+            calls.append(seconds)
+            clock[0] += seconds
+
+        return logits
+
+    monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: clock[0])
+    for seconds, turns in ((0.01, 5), (1.5, 1)):
+        calls.clear()
+        monkeypatch.setattr(classifier, "logits", taking(seconds))
+        monkeypatch.setattr(other, "logits", taking(seconds))
+        assert engine_choice.relative_time(classifier, other) == pytest.approx(1)
+        assert len(calls) == 2 * turns
 
 
 @pytest.mark.usefixtures("able")
