@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from training.attacks.names import AttackError
 from training.evaluate import judge
-from training.evaluate.any_module import JudgeError
+from training.evaluate.any_module import JudgeError, checked_images, checked_labels
 from training.evaluate.saved_report import SavedReportError
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -276,7 +277,7 @@ def test_the_logarithm_of_probabilities_is_taken(module):
         (torch.full((4, 3, 8, 8), 255.0), "from 255 to 255: divide them by 255"),
         (torch.full((4, 3, 8, 8), -1.0), "from -1 to -1: pass them as they are before normalisation"),
         (torch.full((4, 3, 8, 8), math.nan), "not from nan"),
-        ("pictures", "must be a tensor or a NumPy array, not str"),
+        ("pictures", "must be a tensor or a NumPy array of numbers, not str"),
     ],
 )
 def test_images_that_cannot_be_judged(module, images, message):
@@ -292,13 +293,26 @@ def test_images_that_cannot_be_judged(module, images, message):
         ([0.0, 1.0, 2.0, 3.0], "whole numbers, the indices of the classes, not float64"),
         ([True, False, True, True], "not bool"),
         ([0, 1, 2, -1], "0 or more, not -1"),
-        (["a", "b", "c", "d"], "must be a tensor or a NumPy array"),
+        (["a", "b", "c", "d"], "must be a tensor or a NumPy array of numbers, not list"),
+        (np.array([0, 1, 2, None]), "must be a tensor or a NumPy array of numbers, not an array of object"),
         ([0, 1, 2, 10], "a label is 10, but the module answers for 10 classes"),
     ],
 )
 def test_labels_that_cannot_be_judged(module, labels, message):
     with pytest.raises(JudgeError, match=message):
         judge(module, torch.rand(4, 3, 12, 12), labels)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", ">i4", ">u2"])
+def test_labels_of_any_whole_numbers_are_taken(dtype):
+    labels = checked_labels(np.arange(4).astype(dtype), 4)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
+def test_pictures_of_another_byte_order_are_taken():
+    images = np.linspace(0, 1, 4 * 3 * 2 * 2, dtype=">f4").reshape(4, 3, 2, 2)
+    torch.testing.assert_close(checked_images(images), torch.from_numpy(images.astype(np.float32)))
 
 
 @pytest.mark.parametrize(
