@@ -47,9 +47,7 @@ def export_all(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _complete(
-    companions: Companions, kind: FileKind, source: Source, target: Path, options: argparse.Namespace
-) -> int:
+def _complete(companions: Companions, kind: FileKind, source: Source, target: Path, options: argparse.Namespace) -> int:
     """Measure bfloat16 on a graph that is written, write what goes with it, and return the exit status."""
     try:
         if options.bf16_agreement is not None and kind == ONNX.kind:

@@ -179,9 +179,7 @@ def test_an_engine_whose_outputs_are_far_off_gives_way(
 
 
 @pytest.mark.usefixtures("able")
-def test_an_engine_that_fails_for_several_pictures_gives_way(
-    agreeing: Graph, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_fails_for_several_pictures_gives_way(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnePicture:
         """Answers single pictures only, as a graph with a fixed size inside does."""
 
