@@ -113,17 +113,26 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
     return checked if checked is None or checked.get("graph_sha256") == graph.file_sha256 else None
 
 
-def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineChoice]:
+def start_chosen(
+    graph: Graph, settings: Settings, tried: EngineChoice | None = None
+) -> tuple[Classifier, EngineChoice]:
     """Start a graph on the engine that is chosen for it.
 
     An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph, where its
     outputs for some pictures are far from ONNX Runtime's, or where it takes longer. The agreement may have been
     measured elsewhere, and some families of networks are slower on OpenVINO.
 
+    Args:
+        graph: The graph.
+        settings: The settings of the service.
+        tried: The choice of this graph's trial, which is taken as it is. None chooses anew.
+
     Raises:
         EngineError: See Classifier.
         GraphError: See Classifier.
     """
+    if tried is not None:
+        return _start(graph, settings, tried), tried
     choice = choose_engine(graph, settings)
     given = settings.engine != AUTO_ENGINE or graph.description.precision is not None
     if given or choice.engine == ONNX_RUNTIME:

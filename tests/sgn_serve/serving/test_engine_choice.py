@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.serving import engine_choice
 from sgn_serve.serving.engine_choice import EngineChoice, bf16_agreement, choose_engine, start_chosen
 from sgn_serve.serving.predictor import Predictor
+from sgn_serve.serving.trial import Tried
 from sgn_serve.serving.trial_process import try_here
 from sgn_serve.settings import Settings
 from tests.sgn_serve.serving.test_model_card import FIGURES
@@ -262,8 +264,14 @@ def test_an_engine_that_takes_longer_gives_way(
 
 def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
     settings = Settings(model_path=agreeing.path, threads=1, providers=("cpu",))
-    summary = try_here(settings)["summary"]
+    tried = try_here(settings)
+    summary = tried["summary"]
     assert summary.endswith("on ONNX Runtime CPUExecutionProvider in float32: SGN_PROVIDERS=cpu is ONNX Runtime's")
+    assert tried["choice"] == {
+        "engine": "onnxruntime",
+        "precision": None,
+        "reason": "SGN_PROVIDERS=cpu is ONNX Runtime's",
+    }
     shown = Predictor(agreeing, settings).card.engine
     assert shown is not None
     assert shown.model_dump() == {
@@ -273,6 +281,18 @@ def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
         "chosen": "auto",
         "reason": "SGN_PROVIDERS=cpu is ONNX Runtime's",
     }
+
+
+@pytest.mark.usefixtures("able")
+def test_a_worker_takes_the_engine_of_the_trial(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times vary: each worker by itself might choose another engine, and answer slightly differently."""
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", None)  # which fails where it is started
+    monkeypatch.setattr(engine_choice, "relative_time", None)
+    choice = asdict(EngineChoice("onnxruntime", None, "as it was tried"))
+    tried = Tried.from_json(Tried(agreeing.file_sha256, "a summary", ("a note",), choice).to_json())
+    shown = Predictor(agreeing, Settings(model_path=agreeing.path), tried).card.engine
+    assert shown is not None
+    assert (shown.name, shown.reason, tried.notes) == ("ONNX Runtime", "as it was tried", ("a note",))
 
 
 def test_what_was_chosen_answers_as_float32_does_within_bfloat16(
