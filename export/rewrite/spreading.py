@@ -1,6 +1,6 @@
 """Leave values that are the same at every pixel as they are where an operator spreads them anyway."""
 
-from torch import fx
+from torch import Tensor, fx
 
 from export.rewrite.editing import Editor, aten, is_call
 
@@ -34,6 +34,7 @@ def spread_values_late(graph: fx.GraphModule) -> None:
         if isinstance(other, int | float):
             arguments = (small[source] if argument is source else argument for argument in node.args)
             small[node] = editor.call(node, node.target, *arguments)
-        elif other is not source and tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape):
-            node.replace_input_with(source, small[source])
+        elif other is not source and isinstance(other.meta["val"], Tensor):  # else a size, such as the batch's
+            if tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape):
+                node.replace_input_with(source, small[source])
     editor.finish()
