@@ -303,6 +303,14 @@ def test_labels_that_cannot_be_judged(module, labels, message):
         judge(module, torch.rand(4, 3, 12, 12), labels)
 
 
+def test_numbers_of_numpy_are_as_pythons(module, tmp_path):
+    images, labels = some_pictures(module, 4)
+    options: dict[str, Any] = {"eps": np.float32(2 / 255), "seed": np.int64(3), "batch_size": np.uint8(2)}
+    judge(module, images, labels, attacks="clean", save=tmp_path, beta=np.array([5.0]), progress=False, **options)
+    setting = json.loads((tmp_path / "evaluation.json").read_text())["setting"]
+    assert (setting["eps"], setting["seed"], setting["batch_size"]) == (pytest.approx(2 / 255), 3, 2)
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", ">i4", ">u2"])
 def test_labels_of_any_whole_numbers_are_taken(dtype):
     labels = checked_labels(np.arange(4).astype(dtype), 4)
@@ -319,7 +327,16 @@ def test_pictures_of_another_byte_order_are_taken():
     ("options", "message"),
     [
         ({"eps": 8}, r"^eps must be in \(0, 1\], units of pixel intensity, not 8; write 8 of 255 levels as 8/255"),
+        (
+            {"eps": np.float32(8)},
+            r"^eps must be in \(0, 1\], units of pixel intensity, not 8; write 8 of 255 levels as",
+        ),
+        ({"eps": torch.tensor(math.nan)}, r"^eps must be in \(0, 1\]"),
+        ({"eps": "8/255"}, "^eps must be a number, not '8/255'"),
         ({"batch_size": 0}, "^batch_size must be at least 1, not 0"),
+        ({"batch_size": 2.5}, "^batch_size must be a whole number, not '2.5'"),
+        ({"restarts": True}, "^restarts must be a whole number, not 'True'"),
+        ({"beta": ["a"]}, "^beta must be a number, not 'a'"),
         ({"seed": -1}, "^seed must be"),
         ({"beta": [0.0]}, "^beta must be above 0"),
         ({"class_names": ["a", "b"]}, "answers for 10 classes, but 2 class names are given"),
