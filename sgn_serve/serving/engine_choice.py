@@ -66,7 +66,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
     Returns:
         With SGN_ENGINE=auto, OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
 
-        - SGN_PROVIDERS names no providers of ONNX Runtime, and it has none for a GPU;
+        - SGN_PROVIDERS names no providers of ONNX Runtime, and it is not the build for GPUs;
         - OpenVINO is installed;
         - the processor multiplies bfloat16 numbers;
         - bfloat16 gives float32's answer for MIN_AGREEMENT of the pictures, as the graph or the figures beside it say.
@@ -83,7 +83,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
         engine = OPENVINO if exported == BF16 else ONNX_RUNTIME
         return EngineChoice(engine, exported, f"the graph was exported for {exported}")
     if CUDA in onnxruntime.get_available_providers():
-        return EngineChoice(ONNX_RUNTIME, None, "it can use a GPU")
+        return EngineChoice(ONNX_RUNTIME, None, "this ONNX Runtime is the build for GPUs")
     lacking = _lacking()
     if lacking is not None:
         return EngineChoice(ONNX_RUNTIME, None, lacking)

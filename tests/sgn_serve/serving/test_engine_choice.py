@@ -98,7 +98,7 @@ def test_each_condition_that_is_missing_is_told(
         assert refuses(agreeing) == "OpenVINO is not installed"
     with monkeypatch.context() as patched:
         patched.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-        assert refuses(agreeing) == "it can use a GPU"
+        assert refuses(agreeing) == "this ONNX Runtime is the build for GPUs"
 
 
 @pytest.mark.usefixtures("able")
