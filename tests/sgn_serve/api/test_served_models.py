@@ -3,9 +3,9 @@
 import pytest
 
 from sgn_serve.api.served_models import served_models
+from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.records import EngineUsed
-from sgn_serve.serving.engine_choice import ENGINE_NAMES
 from sgn_serve.settings import Settings
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

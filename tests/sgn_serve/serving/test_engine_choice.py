@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_a_slow_network_is_timed_for_fewer_turns(agreeing: Graph, monkeypatch: p
 
         return logits
 
-    monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     for seconds, turns in ((0.01, 5), (1.5, 1)):
         calls.clear()
         monkeypatch.setattr(classifier, "logits", taking(seconds))
@@ -253,7 +254,7 @@ def test_an_engine_that_takes_longer_gives_way(
     start = engine_choice._start
     monkeypatch.setattr(engine_choice, "_start", started)
     monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", Timed)
-    monkeypatch.setattr(engine_choice.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     classifier, choice = start_chosen(agreeing, Settings())
     assert (classifier.engine, choice.engine) == (engine, engine)
     if engine == "openvino":

@@ -305,8 +305,13 @@ def test_labels_that_cannot_be_judged(module, labels, message):
 
 def test_numbers_of_numpy_are_as_pythons(module, tmp_path):
     images, labels = some_pictures(module, 4)
-    options: dict[str, Any] = {"eps": np.float32(2 / 255), "seed": np.int64(3), "batch_size": np.uint8(2)}
-    judge(module, images, labels, attacks="clean", save=tmp_path, beta=np.array([5.0]), progress=False, **options)
+    options: dict[str, Any] = {
+        "eps": np.float32(2 / 255),
+        "seed": np.int64(3),
+        "batch_size": np.uint8(2),
+        "beta": np.array([5.0]),
+    }
+    judge(module, images, labels, attacks="clean", save=tmp_path, progress=False, **options)
     setting = json.loads((tmp_path / "evaluation.json").read_text())["setting"]
     assert (setting["eps"], setting["seed"], setting["batch_size"]) == (pytest.approx(2 / 255), 3, 2)
 
