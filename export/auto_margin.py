@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from export.errors import ExportError
-from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.graph_format import AUTO_KEY, file_sha256
 from training.checkpoint import CheckpointInfo
 from training.data.automatic_split import Part
 from training.data.batches import to_float
@@ -36,11 +36,10 @@ class AutoRequest:
     dataset: str | None = None
 
 
-@cache
 def auto_metadata(source: Path | Source, asked: AutoRequest) -> dict[str, str]:
     """Return the metadata of a graph that carries the threshold and what it does on the validation pictures.
 
-    Several files of one command share one measurement.
+    Several files of one command share one measurement, as long as the checkpoint stays the same.
 
     Args:
         source: A model.safetensors, or weights of another program; see training.foreign.loading.
@@ -52,6 +51,12 @@ def auto_metadata(source: Path | Source, asked: AutoRequest) -> dict[str, str]:
         DatasetError: The pictures cannot be read, or are others than the network's.
     """
     source = source if isinstance(source, Source) else Source(source)
+    return dict(_measured(source, asked, file_sha256(source.path) if source.path.is_file() else ""))
+
+
+@cache
+def _measured(source: Source, asked: AutoRequest, sha256: str) -> dict[str, str]:
+    """Return what auto_metadata does, for a checkpoint of this SHA-256."""
     network, info = load_network(source)
     if network.block is None:
         raise AutoMarginError(

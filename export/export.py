@@ -41,18 +41,23 @@ def export_all(options: argparse.Namespace, command: str) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
     for kind, target in options.targets:
-        status = export_one(kind, source, target, options) or _write_companions(companions, kind, target)
+        status = export_one(kind, source, target, options) or _complete(companions, kind, source, target, options)
         if status:
             return status
     return 0
 
 
-def _write_companions(companions: Companions, kind: FileKind, target: Path) -> int:
-    """Write what goes with a graph that is written, and return the exit status."""
+def _complete(companions: Companions, kind: FileKind, source: Source, target: Path, options: argparse.Namespace) -> int:
+    """Measure bfloat16 on a graph that is written, write what goes with it, and return the exit status."""
     try:
+        if options.bf16_agreement is not None and kind == ONNX.kind:
+            count = options.agreement_pictures or ENOUGH_PICTURES
+            print(store_bf16_agreement(target, source, options.bf16_agreement, count))
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
         return _fail(f"{error}; {target} itself was written", error.exit_status)
+    except OSError as error:  # such as a full disk
+        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} itself was written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} itself was written", 130)
     return 0
@@ -100,11 +105,7 @@ def _report(file_format: Format, source: Source, target: Path, options: argparse
 
 def _written(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
     if options.precision == "fp32":
-        table = export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
-        if not options.bf16_agreement or file_format.name != ONNX.name:
-            return table
-        count = options.agreement_pictures or ENOUGH_PICTURES
-        return f"{table}\n{store_bf16_agreement(target, source, options.bf16_agreement, count)}"
+        return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
     reduced = Reduced(
         options.precision,
         MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,

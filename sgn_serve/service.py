@@ -18,7 +18,7 @@ from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_co
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
-from sgn_serve.serving.trial import TRIED_VARIABLE, read_tried_graph, try_model
+from sgn_serve.serving.trial import TRIED_VARIABLE, Tried, read_tried_graph, try_model
 from sgn_serve.settings import current_settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.logs import log_json_lines
@@ -61,7 +61,9 @@ class RobustClassifier:
         try:
             settings = current_settings()
             self.served_files = fingerprint(settings.model_path)
-            self.predictor = Predictor(read_tried_graph(settings, os.environ.get(TRIED_VARIABLE)), settings)
+            before = os.environ.get(TRIED_VARIABLE)
+            graph, tried = read_tried_graph(settings, Tried.from_json(before) if before else None)
+            self.predictor = Predictor(graph, settings, tried)
         except ServingError as error:
             # uvicorn would print the traceback of an exception, and takes SystemExit for one.
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -81,7 +83,7 @@ class RobustClassifier:
         except ServingError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_status) from None
-        os.environ[TRIED_VARIABLE] = tried.graph_sha256  # for all workers
+        os.environ[TRIED_VARIABLE] = tried.to_json()  # for all workers
         log_json_lines()
         logger.info("%s", tried.summary)
         for note in tried.notes:  # told here, and not once more by each worker

@@ -21,6 +21,6 @@ def share_max_pooling(graph: fx.GraphModule) -> None:
 
 def _in_full(*windows: Any) -> str:
     """Return the text of a pooling's windows, with the values that PyTorch's calls leave out."""
-    left_out: tuple[Any, ...] = (None, (), (0, 0), (1, 1), False)
-    kernel_size, stride, padding, dilation, ceil_mode = (*windows, *left_out[len(windows) :])
+    defaults: list[Any] = [None, (), (0, 0), (1, 1), False]
+    kernel_size, stride, padding, dilation, ceil_mode = [*windows, *defaults[len(windows) :]]
     return str([list(kernel_size), list(stride or kernel_size), list(padding), list(dilation), ceil_mode])

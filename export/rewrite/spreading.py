@@ -1,6 +1,6 @@
 """Leave values that are the same at every pixel as they are where an operator spreads them anyway."""
 
-from torch import fx
+from torch import Tensor, fx
 
 from export.rewrite.editing import Editor, aten, is_call
 
@@ -34,6 +34,12 @@ def spread_values_late(graph: fx.GraphModule) -> None:
         if isinstance(other, int | float):
             arguments = (small[source] if argument is source else argument for argument in node.args)
             small[node] = editor.call(node, node.target, *arguments)
-        elif other is not source and tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape):
+        elif other is not source and _has_shape_of(other, node):
             node.replace_input_with(source, small[source])
     editor.finish()
+
+
+def _has_shape_of(first: fx.Node, second: fx.Node) -> bool:
+    """Return whether both are tensors of one shape. A size, such as the batch's, is none."""
+    values = [node.meta["val"] for node in (first, second)]
+    return all(isinstance(value, Tensor) for value in values) and tuple(values[0].shape) == tuple(values[1].shape)

@@ -297,7 +297,7 @@ def _check_names(form: FormData, request: Request, field: str, options: tuple[st
     unknown = [name for name in request.query_params if name not in options]
     if unknown:
         allowed = f"the query parameters are: {', '.join(options)}" if options else "there are no query parameters here"
-        raise RequestError("unknown_parameter", f"{allowed}; not {unknown[0]!r}")
+        raise RequestError("unknown_parameter", f"{allowed}; not {unknown[0][:100]!r}")
 
 
 def _files(form: FormData, field: str, most: int) -> tuple[IO[bytes], ...]:
@@ -331,7 +331,7 @@ def _read_flag(form: FormData, request: Request) -> SelfGradient | None:
         try:
             return parse_self_gradient(text)
         except ValueError as error:
-            raise RequestError("bad_flag", f"{SELF_GRADIENT_FIELD}={text!r}: {error}") from None
+            raise RequestError("bad_flag", f"{SELF_GRADIENT_FIELD}={text[:100]!r}: {error}") from None
 
     return _read_option(form, request, SELF_GRADIENT_FIELD, "bad_flag", parse)
 
@@ -340,7 +340,7 @@ def _read_top_k(form: FormData, request: Request) -> int | None:
     def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_TOP_K)) else 0
         if not 1 <= number <= MAX_TOP_K:
-            raise RequestError("bad_top_k", f"{TOP_K}={text!r}: expected a whole number from 1 to {MAX_TOP_K}")
+            raise RequestError("bad_top_k", f"{TOP_K}={text[:100]!r}: expected a whole number from 1 to {MAX_TOP_K}")
         return number
 
     return _read_option(form, request, TOP_K, "bad_top_k", parse)

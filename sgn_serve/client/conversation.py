@@ -208,7 +208,7 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(float(text[:9]), _FIRST_WAIT_SECONDS)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year of many digits
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

@@ -34,6 +34,8 @@ PICTURES = 4
 """Pictures of noise that the engine which auto chose answers first."""
 TURNS = 5
 """Turns of each engine that are timed."""
+TIMED_SECONDS = 2.0
+"""No further turn begins after that long: SGN_TRIAL_SECONDS is for both engines together."""
 FAR_OFF = 0.25
 """Largest error of an output, as a share of its size. The bundled network's self-gradient has 0.07 in bfloat16, and had
 4 where OpenVINO misread an operator."""
@@ -64,7 +66,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
     Returns:
         With SGN_ENGINE=auto, OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
 
-        - SGN_PROVIDERS names no providers of ONNX Runtime, and it has none for a GPU;
+        - SGN_PROVIDERS names no providers of ONNX Runtime, and it is not the build for GPUs;
         - OpenVINO is installed;
         - the processor multiplies bfloat16 numbers;
         - bfloat16 gives float32's answer for MIN_AGREEMENT of the pictures, as the graph or the figures beside it say.
@@ -81,7 +83,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
         engine = OPENVINO if exported == BF16 else ONNX_RUNTIME
         return EngineChoice(engine, exported, f"the graph was exported for {exported}")
     if CUDA in onnxruntime.get_available_providers():
-        return EngineChoice(ONNX_RUNTIME, None, "it can use a GPU")
+        return EngineChoice(ONNX_RUNTIME, None, "this ONNX Runtime is the build for GPUs")
     lacking = _lacking()
     if lacking is not None:
         return EngineChoice(ONNX_RUNTIME, None, lacking)
@@ -111,17 +113,26 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
     return checked if checked is None or checked.get("graph_sha256") == graph.file_sha256 else None
 
 
-def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineChoice]:
+def start_chosen(
+    graph: Graph, settings: Settings, tried: EngineChoice | None = None
+) -> tuple[Classifier, EngineChoice]:
     """Start a graph on the engine that is chosen for it.
 
     An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph, where its
     outputs for some pictures are far from ONNX Runtime's, or where it takes longer. The agreement may have been
     measured elsewhere, and some families of networks are slower on OpenVINO.
 
+    Args:
+        graph: The graph.
+        settings: The settings of the service.
+        tried: The choice of this graph's trial, which is taken as it is. None chooses anew.
+
     Raises:
         EngineError: See Classifier.
         GraphError: See Classifier.
     """
+    if tried is not None:
+        return _start(graph, settings, tried), tried
     choice = choose_engine(graph, settings)
     given = settings.engine != AUTO_ENGINE or graph.description.precision is not None
     if given or choice.engine == ONNX_RUNTIME:
@@ -133,10 +144,14 @@ def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineCh
         instead = replace(instead, reason=f"OpenVINO cannot run it in bfloat16 ({one_line(error)})")
         return _start(graph, settings, instead), instead
     reference = _start(graph, settings, instead)
-    off = largest_error(classifier, reference)
+    try:
+        off = largest_error(classifier, reference)
+        share = relative_time(classifier, reference) if off <= FAR_OFF else math.inf
+    except Exception as error:  # the engines' exceptions share no base class
+        reason = f"OpenVINO cannot run it in bfloat16 for several pictures at once ({one_line(error)})"
+        return reference, replace(instead, reason=reason)
     if off > FAR_OFF:
         return reference, replace(instead, reason=f"OpenVINO's outputs in bfloat16 are off by {off:.2g} of their size")
-    share = relative_time(classifier, reference)
     if share > 1:
         return reference, replace(instead, reason=f"OpenVINO in bfloat16 took {share:.2f} of its time")
     return classifier, replace(choice, reason=f"{choice.reason}; it took {share:.2f} of ONNX Runtime's time")
@@ -145,6 +160,8 @@ def start_chosen(graph: Graph, settings: Settings) -> tuple[Classifier, EngineCh
 def relative_time(classifier: Classifier, reference: Classifier) -> float:
     """Return how long a batch takes, as a share of what the reference takes: the shortest of some turns of each.
 
+    A slow network gets fewer turns, one at least.
+
     Args:
         classifier: The network on the engine in question.
         reference: The same network on another engine.
@@ -152,11 +169,14 @@ def relative_time(classifier: Classifier, reference: Classifier) -> float:
     block = reference.description.has_block
     images = np.random.default_rng(0).random((PICTURES, 3, *reference.description.image_size), np.float32)
     shortest = dict.fromkeys((classifier, reference), math.inf)
+    begun = time.perf_counter()
     for _ in range(TURNS):
         for one in shortest:
             start = time.perf_counter()
             one.logits(images, block)
             shortest[one] = min(shortest[one], time.perf_counter() - start)
+        if time.perf_counter() - begun > TIMED_SECONDS:
+            break
     return shortest[classifier] / shortest[reference]
 
 

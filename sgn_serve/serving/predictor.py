@@ -21,9 +21,10 @@ from sgn_serve.process.version import package_version
 from sgn_serve.records import AUTO, ModelCard, Prediction, SelfGradient
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
-from sgn_serve.serving.engine_choice import engine_used, start_chosen
+from sgn_serve.serving.engine_choice import EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card
+from sgn_serve.serving.trial import Tried
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.ledger import clock, current_ledger
@@ -58,15 +59,17 @@ class Predictor:
     Args:
         graph: The graph that read_graph returned.
         settings: See sgn_serve/settings.py.
+        tried: The graph's trial, whose engine is taken. None chooses one.
 
     Raises:
         EngineError: See Classifier.
         GraphError: See Classifier and model_card.
     """
 
-    def __init__(self, graph: Graph, settings: Settings):
+    def __init__(self, graph: Graph, settings: Settings, tried: Tried | None = None):
         self.settings = settings
-        self.classifier, choice = start_chosen(graph, settings)
+        chosen = EngineChoice(**tried.choice) if tried is not None and tried.choice else None
+        self.classifier, choice = start_chosen(graph, settings, chosen)
         self.description = graph.description
         self.examples = read_examples(graph)
         self.card = model_card(graph, settings, self.examples, engine_used(self.classifier, choice, settings))

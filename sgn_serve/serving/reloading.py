@@ -105,7 +105,7 @@ class Reloader:
             tried = await try_model_beside(settings)
             graph = await asyncio.to_thread(read_graph, settings.model_path)
             check_unchanged(graph, tried.graph_sha256)
-            new = await asyncio.to_thread(Predictor, graph, settings)
+            new = await asyncio.to_thread(Predictor, graph, settings, tried)
             logger.info("%s", tried.summary)
             for note in new.card.notes:
                 logger.warning("%s", note)

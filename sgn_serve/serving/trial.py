@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bentoml.sgn_serve")
 
 TRIED_VARIABLE = "SELF_GRADIENT_TRIED"
-"""Environment variable with the SHA-256 of the graph that was tried for all workers when the server started."""
+"""Environment variable with the trial of the model for all workers when the server started, as Tried.to_json writes it.
+"""
 _PROCESS = "sgn_serve.serving.trial_process"
 _POLL_SECONDS = 0.02
 _START_SECONDS = 120
@@ -51,11 +53,24 @@ class Tried:
         graph_sha256: SHA-256 of the graph's file.
         summary: One line about the model and what it runs on.
         notes: Lines about files beside the graph that are not of this graph, and so are not shown.
+        choice: The fields of the EngineChoice that it was tried with. All workers take it: times vary, so that each by
+            itself might choose another engine, and answer slightly differently.
     """
 
     graph_sha256: str
     summary: str
     notes: tuple[str, ...] = ()
+    choice: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return what from_json reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tried":
+        """Return the trial that to_json described."""
+        values = json.loads(text)
+        return cls(**{**values, "notes": tuple(values["notes"])})
 
 
 def try_model(settings: Settings) -> Tried:
@@ -88,12 +103,15 @@ async def try_model_beside(settings: Settings) -> Tried:
         trial.end()
 
 
-def read_tried_graph(settings: Settings, tried_sha256: str | None) -> "Graph":
+def read_tried_graph(settings: Settings, tried: Tried | None) -> "tuple[Graph, Tried]":
     """Read the graph that was tried. One that has changed since then is tried first.
 
     Args:
         settings: The settings, which name the file.
-        tried_sha256: SHA-256 of the graph that was tried, None where none was.
+        tried: The trial of the graph, None where there was none.
+
+    Returns:
+        The graph, and its trial.
 
     Raises:
         GraphError: See read_graph.
@@ -102,11 +120,11 @@ def read_tried_graph(settings: Settings, tried_sha256: str | None) -> "Graph":
     from sgn_serve.inference.graph import read_graph  # not for the supervisor, which only tries it
 
     path = settings.model_path
-    if tried_sha256 is None or not path.is_file() or file_sha256(path) != tried_sha256:
-        tried_sha256 = try_model(settings).graph_sha256
+    if tried is None or not path.is_file() or file_sha256(path) != tried.graph_sha256:
+        tried = try_model(settings)
     graph = read_graph(path)
-    check_unchanged(graph, tried_sha256)
-    return graph
+    check_unchanged(graph, tried.graph_sha256)
+    return graph, tried
 
 
 def check_unchanged(graph: "Graph", tried_sha256: str) -> None:
@@ -176,7 +194,7 @@ class _Trial:
         """
         answer = self._read_answer()
         if "graph_sha256" in answer:
-            return Tried(answer["graph_sha256"], answer["summary"], tuple(answer["notes"]))
+            return Tried(answer["graph_sha256"], answer["summary"], tuple(answer["notes"]), answer["choice"])
         if answer.get("engine"):  # its messages refer to what the engine printed
             sys.stderr.write(self._read(self._printed))
             sys.stderr.flush()

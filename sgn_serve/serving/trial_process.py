@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from sgn_serve.inference.classifier import Classifier
@@ -45,7 +46,7 @@ def try_here(settings: Settings) -> dict[str, Any]:
     """Try a model in this process.
 
     Returns:
-        graph_sha256, summary and notes of a good model. Otherwise error, one line without its end, memory, whether it
+        The fields of the Tried of a good model. Otherwise error, one line without its end, memory, whether it
         is because of the bound on memory, and engine, whether what the engine printed tells more.
     """
     path = settings.model_path
@@ -64,7 +65,8 @@ def try_here(settings: Settings) -> dict[str, Any]:
     except ServingError as error:
         memory = _runs_on_cpu(settings) and bool(_OUT_OF_MEMORY.search(str(error)))
         return _refused(str(error), memory=memory, engine=isinstance(error, EngineError))
-    return {"graph_sha256": graph.file_sha256, "summary": _summary(graph, classifier, choice), "notes": card.notes}
+    summary = _summary(graph, classifier, choice)
+    return {"graph_sha256": graph.file_sha256, "summary": summary, "notes": card.notes, "choice": asdict(choice)}
 
 
 def _refused(error: str, memory: bool = False, engine: bool = False) -> dict[str, Any]:

@@ -105,6 +105,10 @@ def test_several_files_share_one_measurement(
     assert first == second
     assert measured == [0.5]
     assert json.loads(first[AUTO_KEY])["asked_agreement"] == 0.5
+    model, info = load_checkpoint(own)
+    save_checkpoint(own, model.state_dict(), replace(info, epsilon=0.5))
+    auto_metadata(own, AutoRequest(0.5, data_root))
+    assert measured == [0.5, 0.5], "another checkpoint in the same place"
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -3,6 +3,9 @@
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from torch import Tensor
@@ -81,6 +84,26 @@ def test_a_machine_without_openvino_writes_nothing(
     assert main(arguments) == 2
     assert "OpenVINO is not installed" in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_failure_afterwards_says_that_the_graph_was_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(file_format: object, source: object, target: Path, *_: object, **__: object) -> Any:
+        target.write_bytes(b"a graph")
+        return SimpleNamespace(table=lambda: "a table")
+
+    monkeypatch.setattr("export.export.export_graph", written)
+    monkeypatch.setattr("export.export.require_openvino", lambda: None)
+    path = tmp_path / "model.onnx"
+    for error, told in (
+        (OpenVinoError("it computes in f32"), "error: it computes in f32; "),
+        (OSError(28, "no space"), f"error: {path}: no space; "),
+        (KeyboardInterrupt(), "error: interrupted; "),
+    ):
+        monkeypatch.setattr("export.export.store_bf16_agreement", Mock(side_effect=error))
+        assert main(command(checkpoint, tmp_path, path)) != 0
+        assert f"{told}{path} itself was written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

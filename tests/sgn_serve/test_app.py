@@ -53,6 +53,10 @@ def test_the_block_switched_off_in_the_query(client):
     both = client.post("/classify?self_gradient=false", files={"image": RED}, data={"self_gradient": "true"})
     assert both.json()["self_gradient"] is True, "the form counts"
     check_error(client.post("/classify?top_k=0", files={"image": RED}, data={"top_k": "1"}), 400, "bad_top_k", "'0'")
+    for query in ("x" * 5000, "top_k=" + "x" * 5000, "self_gradient=" + "x" * 5000):
+        answer = client.post(f"/classify?{query}", files={"image": RED})
+        assert answer.status_code == 400
+        assert len(answer.content) < 500, "a message repeats 100 characters at most"
 
 
 def test_how_many_classes_are_listed(client):

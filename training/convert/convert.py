@@ -13,7 +13,7 @@ from training.foreign.errors import WeightsError
 from training.foreign.guessing import guess_architecture
 from training.foreign.loading import CIFAR_SIZE, describe_foreign
 from training.foreign.matching import Match, match
-from training.foreign.normalisation import NONE, in_words, known_normalisation
+from training.foreign.normalisation import NONE, in_words, is_possible, known_normalisation
 from training.foreign.reading import ForeignWeights, read_weights
 from training.foreign.spelling import Normalisation, Spelling
 from training.foreign.spellings import refuse_other_networks
@@ -101,8 +101,10 @@ def _normalisation(
     else:
         found = NONE
         source = "none, for the file has none; pass --mean and --std if its program normalises outside the network"
-    if min(found[1]) <= 0:
-        raise WeightsError("the standard deviation of a channel must be above 0; pass --mean and --std")
+    if not is_possible(found):
+        raise WeightsError(
+            f"mean and standard deviation are {in_words(found)}, and the latter must be above 0; pass --mean and --std"
+        )
     return found, f"{in_words(found)} ({source})"
 
 

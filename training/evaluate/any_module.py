@@ -63,9 +63,10 @@ def checked_labels(labels: Any, pictures: int) -> Tensor:
         raise JudgeError(f"labels must be ({pictures}), one for each picture, not {tuple(given.shape)}{hint}")
     if given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool:
         raise JudgeError(f"labels must be whole numbers, the indices of the classes, not {_name(given.dtype)}")
-    if given.min() < 0:
-        raise JudgeError(f"labels must be 0 or more, not {int(given.min())}: they are the indices of the logits")
-    return given.detach().to(torch.int64)
+    indices = given.detach().to(torch.int64)  # PyTorch cannot compare all types of whole numbers
+    if indices.min() < 0:
+        raise JudgeError(f"labels must be 0 or more, not {int(indices.min())}: they are the indices of the logits")
+    return indices
 
 
 def device_of(module: nn.Module, otherwise: torch.device) -> torch.device:
@@ -240,9 +241,11 @@ def _as_tensor(name: str, given: Any) -> Tensor:
     if isinstance(given, Tensor):
         return given
     try:
-        return torch.from_numpy(np.ascontiguousarray(given))
+        array = np.ascontiguousarray(given)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError):
-        raise JudgeError(f"{name} must be a tensor or a NumPy array, not {type(given).__name__}") from None
+        found = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise JudgeError(f"{name} must be a tensor or a NumPy array of numbers, not {found}") from None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,15 +1,16 @@
 """Judge any module from Python: attacks, diagnostics and the report of the command line, on pictures in memory."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.attacks.registry import Context, build_attacks
 from training.common.command_line import OptionError, flag
@@ -236,7 +237,7 @@ def judge(
     network, pictures = as_network(module), checked_images(images)
     indices = checked_labels(labels, len(pictures))
     device = device_of(module, pictures.device)
-    given = _checked_options(eps, options)
+    eps, given = _checked_options(eps, options)
     path = _report_path(save)
     if path is not None:
         check_writable(path)
@@ -272,22 +273,40 @@ def _report_path(save: str | PathLike[str] | None) -> Path | None:
     return path if path.suffix == ".json" else path / REPORT
 
 
-def _checked_options(eps: float, options: JudgeOptions) -> JudgeOptions:
-    """Return the options of judge, checked as those of the command line.
+def _checked_options(eps: float, options: JudgeOptions) -> tuple[float, JudgeOptions]:
+    """Return eps and the options of judge, checked as those of the command line. NumPy's numbers become Python's.
 
     Raises:
-        JudgeError: One is out of range.
+        JudgeError: One is out of range, or no number.
         TypeError: One is unknown.
     """
     unknown = options.keys() - JudgeOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"judge() has no argument {min(unknown)!r}; it has {', '.join(JudgeOptions.__annotations__)}")
-    checks = {item.name: item.option for item in described_options(Options)}
-    numbers: dict[str, Any] = {"eps": eps, **options}
-    for name in checks.keys() & numbers.keys():
-        value = numbers[name]
+    checks = {item.name: item for item in described_options(Options)}
+    given: dict[str, Any] = {"eps": eps, **options}
+    for name in checks.keys() & given.keys():
+        kind = checks[name].kind
+        if kind in ("integer", "number"):
+            given[name] = _number(name, given[name], whole=kind == "integer")
+        elif kind == "numbers":
+            values = given[name] if isinstance(given[name], Iterable) else (given[name],)
+            given[name] = tuple(_number(name, value, whole=False) for value in values)
         try:
-            checks[name].check(name, tuple(value) if name == "beta" else value)
+            checks[name].option.check(name, given[name])
         except OptionError as error:
             raise JudgeError(str(error).replace(flag(name), name)) from None
-    return options
+    eps = given.pop("eps")
+    return eps, cast(JudgeOptions, given)
+
+
+def _number(name: str, value: Any, *, whole: bool) -> Any:
+    """Return a number of Python's, NumPy's or torch's as Python's.
+
+    Raises:
+        JudgeError: It is no number, or no whole one.
+    """
+    number = value.item() if isinstance(value, np.generic) or (isinstance(value, Tensor) and not value.dim()) else value
+    if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
+        raise JudgeError(f"{name} must be a {'whole ' if whole else ''}number, not {str(value)[:60]!r}")
+    return number

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from sgn_serve.graph_format import METADATA_KEY
 
-_ZIP, _PICKLE = b"PK", b"\x80"
-"""First bytes of what torch.save writes, now and before PyTorch 1.6."""
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""First bytes of what torch.save writes, now and before PyTorch 1.6. A .safetensors file begins with its header's
+length, whose two low bytes are "PK" for one file of 8192."""
 
 _LONGEST_HEADER = 100 << 20
 """Most bytes of a .safetensors file's header, in its format's description."""
@@ -26,12 +27,12 @@ def is_foreign(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start[:2] == _ZIP or (start[:1] == _PICKLE and path.suffix != ".safetensors"):
+            if start[:4] == _ZIP or (start[:1] == _PICKLE and path.suffix != ".safetensors"):
                 return True
             if len(start) < 8 or length > _LONGEST_HEADER:
                 return False
             header = json.loads(file.read(length))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return isinstance(header, dict) and METADATA_KEY not in (metadata or {})
+    metadata = header.get("__metadata__") or {} if isinstance(header, dict) else None
+    return isinstance(metadata, dict) and METADATA_KEY not in metadata

@@ -94,9 +94,11 @@ class Match:
         """The number of logits of the file's classifier, where that alone keeps the match from being complete."""
         if self.missing or self.left_over:
             return None
-        found = {(there[0], here[0]) for there, here in self.other_shapes.values() if there[1:] == here[1:]}
-        whole = all(there[1:] == here[1:] for there, here in self.other_shapes.values())
-        return next(iter(found))[0] if whole and len(found) == 1 else None
+        shapes = list(self.other_shapes.values())
+        if not all(there and here and there[1:] == here[1:] for there, here in shapes):
+            return None
+        found = {(there[0], here[0]) for there, here in shapes}
+        return next(iter(found))[0] if len(found) == 1 else None
 
     def lines(self) -> list[str]:
         """Return a line for each tensor that does not fit, with the nearest names."""
@@ -134,7 +136,9 @@ def _match(tensors: Mapping[str, Tensor], spelling: Spelling, wanted: Mapping[st
             left_over.append(name)
         elif tensor.shape == wanted[ours].shape:
             fitting[ours] = tensor
-        elif spelling.reshapes and tensor.numel() == wanted[ours].numel() and len(tensor) == len(wanted[ours]):
+        elif (
+            spelling.reshapes and tensor.numel() == wanted[ours].numel() and tensor.shape[:1] == wanted[ours].shape[:1]
+        ):
             fitting[ours] = tensor.reshape(wanted[ours].shape)
         else:
             other_shapes[name] = (tuple(tensor.shape), tuple(wanted[ours].shape))

@@ -1,5 +1,6 @@
 """Find out what the program of foreign weights normalises pictures with."""
 
+import math
 from typing import Any
 
 from training.foreign.reading import ForeignWeights
@@ -30,6 +31,12 @@ def known_normalisation(weights: ForeignWeights, arch: str, spelling: Spelling) 
         return None
     mean, std = (tuple(float(value) for value in config[name]) for name in ("mean", "std"))
     return (mean, std), "timm's for this network"
+
+
+def is_possible(normalisation: Normalisation) -> bool:
+    """Return whether all numbers are finite, and each standard deviation is above 0."""
+    mean, std = normalisation
+    return all(map(math.isfinite, (*mean, *std))) and min(std) > 0
 
 
 def in_words(normalisation: Normalisation) -> str:

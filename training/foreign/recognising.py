@@ -8,7 +8,7 @@ from pathlib import Path
 from training.foreign.errors import WeightsError
 from training.foreign.guessing import ANY_CLASSES, guess_architecture, state_of
 from training.foreign.matching import Match, match
-from training.foreign.normalisation import in_words, known_normalisation
+from training.foreign.normalisation import in_words, is_possible, known_normalisation
 from training.foreign.reading import SAFETENSORS, ForeignWeights, read_weights
 from training.foreign.spelling import Normalisation
 from training.foreign.spellings import refuse_other_networks
@@ -94,6 +94,12 @@ def recognise_weights(
     if not all(bool(tensor.isfinite().all()) for tensor in fit.tensors.values()):
         raise WeightsError(f"{flag} {path}: not all of its numbers are finite; take an earlier file of that training")
     known = known_normalisation(weights, found, fit.spelling)
+    if known is not None and not is_possible(known[0]):
+        command = convert_command(path, found, ("--mean", "R,G,B", "--std", "R,G,B"))
+        raise WeightsError(
+            f"{flag} {path}: its mean and standard deviation are {in_words(known[0])}, and the latter must be above 0; "
+            f"pass the right ones to `{command}`"
+        )
     lines += [*weights.notes, *fit.notes, f"names: {fit.spelling.title}"]
     if known is not None:
         lines.append(f"normalisation: {in_words(known[0])} ({known[1]})")

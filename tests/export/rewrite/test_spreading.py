@@ -41,6 +41,24 @@ class Repeated(nn.Module):
         return self.classifier((self.next(spread) + self.next(spread * spread)).mean((2, 3)))
 
 
+class TimesBatch(nn.Module):
+    """A spread value times the batch size, which is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        spread = features.mean((2, 3), keepdim=True).expand_as(features)
+        return self.classifier((features + spread * len(images.shape) * images.shape[0] / images.shape[0]).mean((2, 3)))
+
+
+def test_a_product_with_a_size_is_left_alone() -> None:
+    torch.manual_seed(0)
+    assert_kept(captured(TimesBatch()), spread_values_late)
+
+
 def test_a_spread_value_stays_where_it_is_needed() -> None:
     torch.manual_seed(0)
     assert_kept(captured(Repeated()), spread_values_late)

@@ -266,6 +266,13 @@ def test_a_date_to_come_back_at(ask, waits: list[float]) -> None:
     assert 2 <= waits[2] <= 2.5, "the third wait, as without the header"
 
 
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 99999999999 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:00 +999999999999"])
+def test_a_date_that_is_none_is_as_no_date(ask, waits: list[float], date: str) -> None:
+    answer, _ = in_turn(busy(retry_after=date), httpx.Response(200, json=ANSWER))
+    assert ask(URL, "classify", RED, handler=answer).label == "red"
+    assert 0.5 <= waits[0] <= 0.625
+
+
 def test_waiting_has_an_end(ask, waits: list[float]) -> None:
     answer, paths = in_turn(*[busy(retry_after="4") for _ in range(9)])
     with pytest.raises(Busy) as caught:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from sgn_serve.inference import engines
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.serving import engine_choice
-from sgn_serve.serving.engine_choice import bf16_agreement, choose_engine, start_chosen
+from sgn_serve.serving.engine_choice import EngineChoice, bf16_agreement, choose_engine, start_chosen
 from sgn_serve.serving.predictor import Predictor
+from sgn_serve.serving.trial import Tried
 from sgn_serve.serving.trial_process import try_here
 from sgn_serve.settings import Settings
 from tests.sgn_serve.serving.test_model_card import FIGURES
@@ -96,7 +99,7 @@ def test_each_condition_that_is_missing_is_told(
         assert refuses(agreeing) == "OpenVINO is not installed"
     with monkeypatch.context() as patched:
         patched.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-        assert refuses(agreeing) == "it can use a GPU"
+        assert refuses(agreeing) == "this ONNX Runtime is the build for GPUs"
 
 
 @pytest.mark.usefixtures("able")
@@ -179,6 +182,46 @@ def test_an_engine_whose_outputs_are_far_off_gives_way(
 
 
 @pytest.mark.usefixtures("able")
+def test_an_engine_that_fails_for_several_pictures_gives_way(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnePicture:
+        """Answers single pictures only, as a graph with a fixed size inside does."""
+
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+            self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
+
+        def run(self, outputs: list[str], inputs: Any) -> Any:
+            if len(inputs["image"]) > 1:
+                raise RuntimeError("no batches")
+            return self.right.run(outputs, inputs)
+
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", OnePicture)
+    classifier, choice = start_chosen(agreeing, Settings())
+    assert (classifier.engine, choice.engine, choice.precision) == ("onnxruntime", "onnxruntime", None)
+    assert choice.reason == "OpenVINO cannot run it in bfloat16 for several pictures at once (no batches)"
+
+
+def test_a_slow_network_is_timed_for_fewer_turns(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], []
+    classifier = engine_choice._start(agreeing, Settings(providers=("cpu",)), EngineChoice("onnxruntime", None, ""))
+    other = engine_choice._start(agreeing, Settings(providers=("cpu",)), EngineChoice("onnxruntime", None, ""))
+
+    def taking(seconds: float) -> Any:
+        def logits(*given: Any) -> None:
+            calls.append(seconds)
+            clock[0] += seconds
+
+        return logits
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    for seconds, turns in ((0.01, 5), (1.5, 1)):
+        calls.clear()
+        monkeypatch.setattr(classifier, "logits", taking(seconds))
+        monkeypatch.setattr(other, "logits", taking(seconds))
+        assert engine_choice.relative_time(classifier, other) == pytest.approx(1)
+        assert len(calls) == 2 * turns
+
+
+@pytest.mark.usefixtures("able")
 @pytest.mark.parametrize(("seconds", "engine"), [(0.0, "openvino"), (0.02, "onnxruntime")])
 def test_an_engine_that_takes_longer_gives_way(
     agreeing: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, engine: str
@@ -211,7 +254,7 @@ def test_an_engine_that_takes_longer_gives_way(
     start = engine_choice._start
     monkeypatch.setattr(engine_choice, "_start", started)
     monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", Timed)
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     classifier, choice = start_chosen(agreeing, Settings())
     assert (classifier.engine, choice.engine) == (engine, engine)
     if engine == "openvino":
@@ -222,8 +265,14 @@ def test_an_engine_that_takes_longer_gives_way(
 
 def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
     settings = Settings(model_path=agreeing.path, threads=1, providers=("cpu",))
-    summary = try_here(settings)["summary"]
+    tried = try_here(settings)
+    summary = tried["summary"]
     assert summary.endswith("on ONNX Runtime CPUExecutionProvider in float32: SGN_PROVIDERS=cpu is ONNX Runtime's")
+    assert tried["choice"] == {
+        "engine": "onnxruntime",
+        "precision": None,
+        "reason": "SGN_PROVIDERS=cpu is ONNX Runtime's",
+    }
     shown = Predictor(agreeing, settings).card.engine
     assert shown is not None
     assert shown.model_dump() == {
@@ -233,6 +282,18 @@ def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
         "chosen": "auto",
         "reason": "SGN_PROVIDERS=cpu is ONNX Runtime's",
     }
+
+
+@pytest.mark.usefixtures("able")
+def test_a_worker_takes_the_engine_of_the_trial(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times vary: each worker by itself might choose another engine, and answer slightly differently."""
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", None)  # which fails where it is started
+    monkeypatch.setattr(engine_choice, "relative_time", None)
+    choice = asdict(EngineChoice("onnxruntime", None, "as it was tried"))
+    tried = Tried.from_json(Tried(agreeing.file_sha256, "a summary", ("a note",), choice).to_json())
+    shown = Predictor(agreeing, Settings(model_path=agreeing.path), tried).card.engine
+    assert shown is not None
+    assert (shown.name, shown.reason, tried.notes) == ("ONNX Runtime", "as it was tried", ("a note",))
 
 
 def test_what_was_chosen_answers_as_float32_does_within_bfloat16(

@@ -20,6 +20,7 @@ from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
+from sgn_serve.serving.trial import Tried
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from tests.sgn_serve.asking import classify
@@ -233,6 +234,25 @@ def test_whatever_is_wrong_with_a_new_model_the_old_one_keeps_serving(tmp_path, 
     assert "nobody thought of this" in caplog.text
     assert serving.predictor is old
     assert metrics.RELOADS.labels(metrics.REFUSED)._value.get() == refusals + 1
+
+
+def test_a_reloaded_model_runs_on_the_engine_of_its_trial(tmp_path, monkeypatch):
+    settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"))
+    choice = {"engine": "onnxruntime", "precision": None, "reason": "as it was tried"}
+
+    async def tried(given):
+        return Tried(file_sha256(given.model_path), "a summary", (), choice)
+
+    monkeypatch.setattr(reloading, "try_model_beside", tried)
+
+    async def start():
+        new = await Reloader(PredictorSlot())._start(settings)
+        await new.stop()
+        return new.card.engine
+
+    engine = asyncio.run(start())
+    assert engine is not None
+    assert engine.reason == "as it was tried"
 
 
 def reload_counts():

@@ -112,14 +112,16 @@ def test_a_graph_that_was_not_tried_is_tried_before_it_is_read(tmp_path):
     with pytest.raises(TrialError, match="not finite"):
         read_tried_graph(settings(path), None)
     with pytest.raises(TrialError, match="not finite"):
-        read_tried_graph(settings(path), "0" * 64)
+        read_tried_graph(settings(path), trial.Tried("0" * 64, "another graph"))
 
 
 def test_a_graph_that_was_tried_already_is_not_tried_again(tmp_path, monkeypatch):
     path = save_tiny_graph(tmp_path / "tiny.onnx")
     tried = try_model(settings(path))
     monkeypatch.setattr(trial, "try_model", None)
-    assert read_tried_graph(settings(path), tried.graph_sha256).file_sha256 == tried.graph_sha256
+    assert tried.choice["engine"] == "onnxruntime"
+    graph, known = read_tried_graph(settings(path), trial.Tried.from_json(tried.to_json()))
+    assert (graph.file_sha256, known) == (tried.graph_sha256, tried)
 
 
 def test_a_graph_that_changes_after_its_trial_is_not_loaded(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.names import AttackError
 from training.attacks.registry import Context, build_attacks
 from training.evaluate import judge, judging
-from training.evaluate.any_module import JudgeError
+from training.evaluate.any_module import JudgeError, checked_images, checked_labels
 from training.evaluate.saved_report import SavedReportError
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -300,7 +301,7 @@ def test_the_logarithm_of_probabilities_is_taken(module):
         (torch.full((4, 3, 8, 8), 255.0), "from 255 to 255: divide them by 255"),
         (torch.full((4, 3, 8, 8), -1.0), "from -1 to -1: pass them as they are before normalisation"),
         (torch.full((4, 3, 8, 8), math.nan), "not from nan"),
-        ("pictures", "must be a tensor or a NumPy array, not str"),
+        ("pictures", "must be a tensor or a NumPy array of numbers, not str"),
     ],
 )
 def test_images_that_cannot_be_judged(module, images, message):
@@ -316,7 +317,8 @@ def test_images_that_cannot_be_judged(module, images, message):
         ([0.0, 1.0, 2.0, 3.0], "whole numbers, the indices of the classes, not float64"),
         ([True, False, True, True], "not bool"),
         ([0, 1, 2, -1], "0 or more, not -1"),
-        (["a", "b", "c", "d"], "must be a tensor or a NumPy array"),
+        (["a", "b", "c", "d"], "must be a tensor or a NumPy array of numbers, not list"),
+        (np.array([0, 1, 2, None]), "must be a tensor or a NumPy array of numbers, not an array of object"),
         ([0, 1, 2, 10], "a label is 10, but the module answers for 10 classes"),
     ],
 )
@@ -325,11 +327,45 @@ def test_labels_that_cannot_be_judged(module, labels, message):
         judge(module, torch.rand(4, 3, 12, 12), labels)
 
 
+def test_numbers_of_numpy_are_as_pythons(module, tmp_path):
+    images, labels = some_pictures(module, 4)
+    options: dict[str, Any] = {
+        "eps": np.float32(2 / 255),
+        "seed": np.int64(3),
+        "batch_size": np.uint8(2),
+        "beta": np.array([5.0]),
+    }
+    judge(module, images, labels, attacks="clean", save=tmp_path, progress=False, **options)
+    setting = json.loads((tmp_path / "evaluation.json").read_text())["setting"]
+    assert (setting["eps"], setting["seed"], setting["batch_size"]) == (pytest.approx(2 / 255), 3, 2)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", ">i4", ">u2"])
+def test_labels_of_any_whole_numbers_are_taken(dtype):
+    labels = checked_labels(np.arange(4).astype(dtype), 4)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
+def test_pictures_of_another_byte_order_are_taken():
+    images = np.linspace(0, 1, 4 * 3 * 2 * 2, dtype=">f4").reshape(4, 3, 2, 2)
+    torch.testing.assert_close(checked_images(images), torch.from_numpy(images.astype(np.float32)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"eps": 8}, r"^eps must be in \(0, 1\], units of pixel intensity, not 8; write 8 of 255 levels as 8/255"),
+        (
+            {"eps": np.float32(8)},
+            r"^eps must be in \(0, 1\], units of pixel intensity, not 8; write 8 of 255 levels as",
+        ),
+        ({"eps": torch.tensor(math.nan)}, r"^eps must be in \(0, 1\]"),
+        ({"eps": "8/255"}, "^eps must be a number, not '8/255'"),
         ({"batch_size": 0}, "^batch_size must be at least 1, not 0"),
+        ({"batch_size": 2.5}, "^batch_size must be a whole number, not '2.5'"),
+        ({"restarts": True}, "^restarts must be a whole number, not 'True'"),
+        ({"beta": ["a"]}, "^beta must be a number, not 'a'"),
         ({"seed": -1}, "^seed must be"),
         ({"beta": [0.0]}, "^beta must be above 0"),
         ({"class_names": ["a", "b"]}, "answers for 10 classes, but 2 class names are given"),

@@ -1,6 +1,7 @@
 """Commands read weights of other programs directly where nothing is left open, and else name the conversion."""
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from export.command import main as export
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import METADATA_KEY, file_sha256
 from tests.training.checkpoints import save_untrained, tiny_info
 from tests.training.foreign.references import Normalised, PreActReference, WideReference, lively
 from training.checkpoint import CheckpointError, load_checkpoint
@@ -62,6 +63,38 @@ def test_a_file_that_says_its_normalisation_is_loaded_as_it_is(
         torch.testing.assert_close(network(images), reference(images), rtol=1e-4, atol=1e-4)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: took it for wrn-10-1, by its names and shapes; took what it holds under 'model'")
+
+
+def test_the_header_of_a_safetensors_file_may_look_like_anything(tmp_path: Path) -> None:
+    """Its first bytes are its length. 19280 begins as a ZIP file's first two do."""
+    path = tmp_path / "model.safetensors"
+
+    def write(header: str, length: int = 0) -> Path:
+        text = header.encode().ljust(length)
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        return path
+
+    ours = json.dumps({"__metadata__": {METADATA_KEY: "{}"}})
+    assert not is_foreign(write(ours, 19280))
+    assert path.read_bytes()[:2] == b"PK"
+    assert is_foreign(write("{}"))
+    for damaged in ('{"__metadata__": 5}', '{"a": ' * 100_000):
+        assert not is_foreign(write(damaged))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,) * 3, (0.0, 0.2, 0.2)), ((0.5,) * 3, (math.nan,) * 3), ((math.inf,) * 3, (0.2,) * 3)]
+)
+def test_a_normalisation_that_divides_by_nothing_is_refused(
+    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    path = saved(tmp_path / "x.pth", Normalised(lively(WideReference(1, 1, 3)), mean, std).state_dict())
+    assert "and the latter must be above 0; pass the right ones to `python -m training.convert" in refusal(path)
+    argv = [f"--weights={path}", "--classes=a,b,c", f"--out={tmp_path / 'x.safetensors'}"]
+    assert convert(argv) == 2
+    assert "the latter must be above 0; pass --mean and --std" in capsys.readouterr().err
+    assert convert([*argv, "--mean=0,0,0", "--std=1,1,1"]) == 0
 
 
 def refusal(path: Path, flag: str = "--ckpt") -> str:
