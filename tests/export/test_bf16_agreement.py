@@ -87,7 +87,7 @@ def test_a_machine_without_openvino_writes_nothing(
 
 
 def test_a_failure_afterwards_says_that_the_graph_was_written(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def written(file_format: object, source: object, target: Path, *_: object, **__: object) -> Any:
         target.write_bytes(b"a graph")
@@ -102,7 +102,7 @@ def test_a_failure_afterwards_says_that_the_graph_was_written(
         (KeyboardInterrupt(), "error: interrupted; "),
     ):
         monkeypatch.setattr("export.export.store_bf16_agreement", Mock(side_effect=error))
-        assert main(command(checkpoint, tmp_path, path)) != 0
+        assert main(arguments) != 0
         assert f"{told}{path} itself was written" in capsys.readouterr().err
 
 
