@@ -99,9 +99,15 @@ def _read_pickle(path: Path) -> Any:
         raise WeightsError(f"{path}: not a file that torch.save wrote ({first_line(error)}); save it again") from None
 
 
+DEEPEST = 8
+"""Wrappers around a state dict that are taken off. A file may hold itself."""
+
+
 def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
     """Return the state dict inside what programs save."""
-    while isinstance(content, Mapping):
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         inside = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
         if not inside:
             break

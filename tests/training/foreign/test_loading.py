@@ -65,6 +65,13 @@ def test_a_file_that_says_its_normalisation_is_loaded_as_it_is(
     assert line.startswith(f"{path}: took it for wrn-10-1, by its names and shapes; took what it holds under 'model'")
 
 
+def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    with pytest.raises(WeightsError, match="no state dict in it"):
+        load_network(Source(saved(tmp_path / "x.pth", content), NAMES))
+
+
 def test_the_header_of_a_safetensors_file_may_look_like_anything(tmp_path: Path) -> None:
     """Its first bytes are its length. 19280 begins as a ZIP file's first two do."""
     path = tmp_path / "model.safetensors"
