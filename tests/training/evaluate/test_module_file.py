@@ -7,13 +7,13 @@ import pytest
 
 from training.evaluate.command import main
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 MY = """
 import torch
 from torch import nn
 
 from beside import CLASSES
-
-pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 class Mine(nn.Module):
