@@ -30,6 +30,9 @@ PROGRAM = """\
 #!{python} -IS
 import json, os, socket, sys
 
+module, *rest = [*sys.argv[2:], ""]
+if module.split(".")[0] in {others!r} or module == "sgn" and rest[0] in {others!r}:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     asked = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
@@ -40,6 +43,8 @@ with socket.socket(socket.AF_UNIX) as server:
 sys.exit(status[0] if status else 1)
 """
 """The program `python`. It hands its arguments, folder, environment and standard files over, and waits for the end."""
+OTHERS = ("sgn_serve", "bentoml", "serve", "classify", "report")
+"""Modules, and commands of `sgn`, that start threads or processes of their own, which a fork may not survive."""
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def running_warm_python() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         address = str(Path(folder) / "socket")
         program = Path(folder) / "python"
-        program.write_text(PROGRAM.format(python=sys.executable, address=address))
+        program.write_text(PROGRAM.format(python=sys.executable, address=address, others=OTHERS))
         program.chmod(0o755)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)

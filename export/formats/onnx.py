@@ -97,8 +97,13 @@ def _decomposed(
 
 def _is_final(node: fx.Node, table: Container[Any]) -> bool:
     """Tell whether a node stays as it is when its program is decomposed."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target not in table and not node.target._schema.is_mutable
+    operator = node.target
+    if isinstance(operator, torch._ops.OpOverload):
+        made_of_others = (
+            operator is not torch.ops.aten.reshape.default
+            and torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+        )
+        return operator not in table and not made_of_others and not operator._schema.is_mutable
     # What else may stay is arithmetic on the batch size, and the choice of one of an operator's results.
     return node.op in ("placeholder", "output") or getattr(node.target, "__module__", None) == "_operator"
 

@@ -22,6 +22,10 @@ FOLLOWING = (
 """Operators that take the precision of the convolution before them; all others get float32 inputs."""
 
 
+CHOOSING = (aten.mul.Tensor, aten.sub.Tensor)
+"""Operators by which the gradient of max-pooling is given to the maxima. Like the pooling, they stay in float32."""
+
+
 def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
     """Compute, in place, convolutions and the elementwise operators between them in float16 or bfloat16.
 
@@ -36,6 +40,7 @@ def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
     editor = Editor(graph)
     channels = next(iter(graph.graph.find_nodes(op="placeholder"))).meta["val"].shape[1]
     lowered: set[fx.Node] = set()
+    choices: set[fx.Node] = set()
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
 
     def cast(node: Any, to: torch.dtype, user: fx.Node) -> Any:
@@ -71,6 +76,9 @@ def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
             lowered.add(node)
         elif is_call(node, *COMPARISONS):
             continue
+        elif _is_choice(node) or (is_call(node, *CHOOSING) and any(source in choices for source in sources)):
+            choices.add(node)
+            node.args = cast_arguments(node, node.args, torch.float32)
         elif (is_call(node, aten.convolution.default) and not in_block(node)) or (
             is_call(node, *FOLLOWING) and not image_shaped(node) and any(source in lowered for source in sources)
         ):
@@ -83,6 +91,11 @@ def lower_precision(graph: fx.GraphModule, dtype: torch.dtype) -> None:
             node.args = cast_arguments(node, node.args, torch.float32)
     _update_shapes(editor, lowered, dtype)
     editor.finish()
+
+
+def _is_choice(node: fx.Node) -> bool:
+    """Tell whether a node stands for the places of maxima as numbers; see export.capture.max_pooling."""
+    return is_call(node, aten._to_copy.default) and is_call(node.args[0], aten.eq.Tensor)
 
 
 def _is_float(node: fx.Node) -> bool:
