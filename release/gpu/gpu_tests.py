@@ -15,6 +15,7 @@ FOLDERS = (
     "tests/export/kernels",
     "tests/training/derivatives/test_double_backward.py",
     "tests/training/test_on_each_device.py",
+    "tests/training/loop/test_one_step_methods.py",
     "tests/benchmarks/gpu/test_command.py",
     "tests/export/formats/test_aot.py",
 )
