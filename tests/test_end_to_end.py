@@ -171,4 +171,4 @@ def test_from_class_folders_of_mixed_sizes_to_answers(
 def test_too_few_pictures_to_make_photos_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [f"--data-root={tmp_path}", f"--work={tmp_path / 'work'}"]
     assert own_folder.main(argv) == 2
-    assert "train/airplane: 0 pictures, but 200 are wanted" in capsys.readouterr().err
+    assert "train/airplane: 0 pictures, but 60 are wanted" in capsys.readouterr().err

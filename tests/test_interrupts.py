@@ -93,7 +93,7 @@ def test_ctrl_c_at_the_first_import_is_quiet(tmp_path, command):
     assert interrupted(tmp_path, ["-m", command, "--help"]) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("moment", [40, 400])
+@pytest.mark.parametrize("moment", [40, 300])
 @pytest.mark.parametrize(
     "arguments",
     [
