@@ -21,7 +21,7 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.records import AUTO, Mode, ModelCard, SelfGradient, mode_of
-from sgn_serve.serving.engine_choice import engine_used, start_chosen
+from sgn_serve.serving.engine_choice import EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.serving.predictor import picture_options
 from sgn_serve.settings import Settings
@@ -74,23 +74,26 @@ class ChunkClassifier:
 
     Args:
         settings: The settings of the service. Those of HTTP, and those that make batches for requests, do not count.
+        choice: The engine to run on. None chooses one, by time among others, so that another run may choose another.
 
     Attributes:
         settings: The same.
+        choice: The engine that it runs on, None before the start where none was given.
         answered: Number of inputs that have their row, of all chunks. Other threads may read it.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, choice: EngineChoice | None = None):
         self.settings = settings
+        self.choice = choice
         self.answered = 0
         self._running: _Running | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs."""
-        return {"settings": self.settings}
+        return {"settings": self.settings, "choice": self.choice}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["settings"])  # type: ignore[misc]
+        self.__init__(state["settings"], state["choice"])  # type: ignore[misc]
 
     def __call__(self, items: Sequence[Item]) -> list[Row]:
         """Return a row for each item, in their order.
@@ -121,7 +124,8 @@ class ChunkClassifier:
             OSError: The decoders do not start, or the model's file cannot be read.
         """
         if self._running is None:
-            self._running = _Running(self.settings)
+            self._running = _Running(self.settings, self.choice)
+            self.choice = self._running.choice
 
     def submit(self, items: Sequence[Item]) -> "Future[list[Row]]":
         """Begin a chunk, and return its rows to come. Two chunks at a time keep the network busy.
@@ -146,10 +150,10 @@ class ChunkClassifier:
 class _Running:
     """An engine, decoders, and the event loop that feeds them, in a thread of its own."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, choice: EngineChoice | None):
         graph = read_graph(settings.model_path)
-        self._classifier, choice = start_chosen(graph, settings)
-        self.card = model_card(graph, settings, engine=engine_used(self._classifier, choice, settings))
+        self._classifier, self.choice = start_chosen(graph, settings, choice)
+        self.card = model_card(graph, settings, engine=engine_used(self._classifier, self.choice, settings))
         self._settings = settings
         self._batch = settings.max_batch
         self._block: SelfGradient = settings.self_gradient if graph.description.has_block else False

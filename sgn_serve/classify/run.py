@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
 from sgn_serve.process.version import package_version
 from sgn_serve.records import ModelCard
+from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 
 _CHUNKS = 2
@@ -89,7 +90,8 @@ def classify(options: Options, settings: Settings) -> str:
         else:
             found.identity = {source: digest for source in options.sources if (digest := identity_of(source))}
         bar.show("starting the network", lambda: 0)
-        with ChunkClassifier(settings) as chunks:
+        choice = None if manifest is None or manifest.engine is None else EngineChoice(**manifest.engine)
+        with ChunkClassifier(settings, choice) as chunks:
             card = chunks.card
             for note in card.notes if manifest is None else ():
                 bar.note(f"warning: {note}")
@@ -100,7 +102,8 @@ def classify(options: Options, settings: Settings) -> str:
             identity = _identity(options, settings, card, found)
             if manifest is None:
                 tables = [[table, column] for table, column in found.tables]
-                manifest = Manifest(identity, tables, found.count, options.chunk)
+                engine = None if chunks.choice is None else asdict(chunks.choice)
+                manifest = Manifest(identity, tables, found.count, options.chunk, engine)
                 folder.begin(manifest)
             else:
                 _check_same(folder, manifest, identity)
@@ -162,6 +165,7 @@ def _identity(options: Options, settings: Settings, card: ModelCard, found: Foun
         "--column": options.column,
         "--chunk": options.chunk,
         "model": card.graph_sha256,
+        "SGN_ENGINE": settings.engine,
         "engine": " ".join([card.engine.name, *card.engine.providers, card.engine.precision]),
         "--self-gradient": card.default_mode,
         "SGN_AUTO_MARGIN": None if card.auto is None or card.default_mode != "auto" else card.auto.margin,

@@ -25,6 +25,7 @@ class Manifest:
         tables: See inputs.Found.
         count: Number of inputs.
         chunk: Inputs of one part.
+        engine: The fields of the EngineChoice that the run began with, and goes on with.
         format: Version of this record.
     """
 
@@ -32,6 +33,7 @@ class Manifest:
     tables: list[list[str]]
     count: int
     chunk: int
+    engine: dict[str, Any] | None = None
     format: int = FORMAT
 
 

@@ -157,7 +157,14 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
     assert classify(folder, "--out", output, "--resume", "--model", other_model) == 1
     assert "has model '" in capsys.readouterr().err
 
-    assert classify(folder, "--out", output, "--resume") == 0
+    monkeypatch.setenv("SGN_ENGINE", "onnxruntime")
+    assert classify(folder, "--out", output, "--resume") == 1
+    assert "SGN_ENGINE 'auto', and this one 'onnxruntime';" in capsys.readouterr().err
+    monkeypatch.undo()
+
+    with monkeypatch.context() as patched:  # engines are timed: another choice would give other probabilities
+        patched.setattr("sgn_serve.serving.engine_choice.choose_engine", lambda *_: pytest.fail("it is chosen anew"))
+        assert classify(folder, "--out", output, "--resume") == 0
     assert capsys.readouterr().out == f"{output}: 7 rows\n"
     assert classify(folder, "--out", tmp_path / "b.csv") == 0
     assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
