@@ -31,6 +31,8 @@ MAX_NAME_BYTES = 1024
 """Longest class name, in bytes of UTF-8: every answer carries some of them."""
 MAX_NAMES_BYTES = 512 * 1024
 """All class names together. The 21,841 of ImageNet-21k take about 400 KB."""
+MOST_GRAPH_BYTES = 2 << 30
+"""Most bytes of a graph's file. Protocol Buffers, in which ONNX stores it, has no larger messages."""
 MAX_METADATA_BYTES = 64 * 1024
 """Everything else that the metadata say, as JSON. The bundled model's take 2.3 KB."""
 _MAX_PRECISION = 64
@@ -113,6 +115,8 @@ def read_graph(path: Path) -> Graph:
     """
     if not path.is_file():
         raise GraphError(f"{path}: no such file; {_FIX}")
+    if path.stat().st_size > MOST_GRAPH_BYTES:
+        raise GraphError(f"{path}: larger than 2 GiB, which no ONNX file is; {_FIX}")
     model, sha256 = _parse(path)
     if not model.graph.node:
         raise GraphError(f"{path}: not an ONNX graph, or one without nodes; {_FIX}")

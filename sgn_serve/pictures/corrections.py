@@ -6,7 +6,18 @@ from typing import IO, Any
 
 from PIL import AvifImagePlugin, Image
 
-from sgn_serve.pictures import decoders, direct_draw, icons, iso_media, jpeg2000, jpeg_end, planes, png_chunks, targa
+from sgn_serve.pictures import (
+    colour_key,
+    decoders,
+    direct_draw,
+    icons,
+    iso_media,
+    jpeg2000,
+    jpeg_end,
+    planes,
+    png_chunks,
+    targa,
+)
 from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as every other decoder; pictures are decoded beside each other
@@ -42,11 +53,13 @@ class _Later:
 
     Attributes:
         opaque: Whether its alpha means nothing.
+        keyed: Whether it is a PNG that colour_key has to hide a colour of.
         samples: Those of a JPEG 2000.
-        data: The whole file of such a picture.
+        data: The whole file of such a JPEG 2000 or PNG.
     """
 
     opaque: bool = False
+    keyed: bool = False
     samples: jpeg2000.Samples | None = None
     data: bytes = b""
 
@@ -104,13 +117,16 @@ def correct(picture: Any, file: IO[bytes]) -> None:
     planes.correct(picture)
     if picture.format in ("DDS", "PPM", "QOI"):
         decoders.correct(picture)
-    if picture.format not in ("AVIF", "DDS", "JPEG2000", "TGA"):
+    keyed = picture.format == "PNG" and colour_key.correct(picture)
+    if not keyed and picture.format not in ("AVIF", "DDS", "JPEG2000", "TGA"):
         return
     position = file.tell()
     file.seek(0)
     data = file.read()
     file.seek(position)
-    if picture.format == "AVIF":
+    if keyed:
+        picture.info[_KEY] = _Later(keyed=True, data=data)
+    elif picture.format == "AVIF":
         if iso_media.is_cropped(data):
             raise UnsupportedPixels("the AVIF picture is cropped by a property of its file; save it cropped")
         picture.info.pop("xmp", None)  # it has no say in how the picture is turned
@@ -154,6 +170,8 @@ def finish(picture: Image.Image) -> None:
     later = picture.info.get(_KEY)
     if not isinstance(later, _Later):
         return
+    if later.keyed:
+        colour_key.hide(picture, later.data)
     if later.samples is not None:
         jpeg2000.unwrap(picture, later.samples, later.data)
         jpeg2000.stretch(picture, later.samples)

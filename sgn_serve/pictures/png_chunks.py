@@ -31,7 +31,7 @@ def without_texts(data: bytes) -> bytes | None:
     if not any(name in data for name in (*_TEXTS, _PROFILE)):
         return None
     kept, seen = [SIGNATURE], set()
-    for name, start, end in _chunks(data):
+    for name, start, end in chunks(data):
         content = data[start + 8 : end - 4] if name in (*_TEXTS, _PROFILE) else b""
         key = _PROFILE if name == _PROFILE else content.partition(b"\0")[0]
         if name in _TEXTS and (key not in _ORIENTATIONS or key in seen or not _is_small(name, content)):
@@ -47,8 +47,12 @@ def without_texts(data: bytes) -> bytes | None:
     return b"".join(kept)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name, start and end of each chunk. The last one is all that follows IEND or breaks the rules."""
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name, start and end of each chunk. The last one has no name: all from IEND or a broken chunk on.
+
+    Args:
+        data: The file, or its first bytes.
+    """
     at = len(SIGNATURE)
     while at < len(data):
         (length,) = struct.unpack_from(">L", data, at) if at + _FRAME <= len(data) else (0,)

@@ -34,6 +34,11 @@ def use_supervisor() -> None:
     use_arbiter(Supervisor)
 
 
+def _is_no_bind_error(record: logging.LogRecord) -> bool:
+    """Return whether circus logs something else than a port that it cannot listen on. It logs that twice."""
+    return not record.getMessage().startswith("Could not bind")
+
+
 class Supervisor(BentomlArbiter):
     """Keep as many workers running as there should be.
 
@@ -57,6 +62,7 @@ class Supervisor(BentomlArbiter):
             if cb is not None:
                 cb(result)
 
+        logging.getLogger("circus").addFilter(_is_no_bind_error)  # it is told below, with what to do
         try:
             super().start(started)
         except OSError as error:
@@ -65,6 +71,8 @@ class Supervisor(BentomlArbiter):
             self.leave()
             reason = os.strerror(error.errno).lower()
             fix = "choose another with --port, as in `bentoml serve --port 3001` or `make serve PORT=3001`"
+            if error.errno == errno.EADDRNOTAVAIL:
+                fix = "no address of this machine; choose another with --host, as in `bentoml serve --host 127.0.0.1`"
             print(f"error: cannot listen on {self.addresses()}: {reason}; {fix}", file=sys.stderr, flush=True)
             raise SystemExit(1) from None
         except RuntimeError:  # circus: no active process

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from sgn_serve.graph_format import examples_path, figures_path, file_sha256
-from sgn_serve.inference.graph import read_graph
+from sgn_serve.inference.graph import MOST_GRAPH_BYTES, read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.refusals import Refusal, ServingError, one_line
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
@@ -154,13 +154,14 @@ def _refused(message: str) -> Refusal:
 def fingerprint(model: Path) -> tuple[str, ...]:
     """Return the SHA-256 digests of the graph, and of the figures and examples beside it.
 
-    An absent file gives an empty string.
+    An absent file gives an empty string. So does what cannot be a graph: a pipe or device, which might never end, or a
+    file of over 2 GiB, which takes minutes to read. The trial refuses it.
     """
     return tuple(_sha256(path) for path in (model, figures_path(model), examples_path(model)))
 
 
 def _sha256(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return file_sha256(path) if path.is_file() and path.stat().st_size <= MOST_GRAPH_BYTES else ""
     except OSError:
         return ""

@@ -160,6 +160,18 @@ def _pngs(rgb: RGB) -> Iterator[OddPicture]:
             expected = np.where(seen_through[..., None], 255, palette[index]).astype(np.uint8)
             data = write_png(index[..., None], depth, 3, (*chunks, (b"tRNS", b"\xff\0")), adam7)
             yield OddPicture(f"palette{depth}_trns{how}.png", data, expected)
+        for depth in (1, 2, 4):
+            deep = deep_samples(grey, depth)
+            below = np.where((deep == 1)[..., None], 255, as_rgb(shallow_samples(deep, depth))).astype(np.uint8)
+            data = write_png(deep[..., None], depth, 0, ((b"tRNS", b"\0\1"),), adam7)
+            yield OddPicture(f"grey{depth}_trns{how}.png", data, below)
+        # Half of the key's pixels differ from it in the low byte only.
+        deep = deep_samples(rgb, 16) // 256 * 256 + 7
+        deep[:, ::2] += 80
+        hidden = (deep == deep[0, 0]).all(axis=2, keepdims=True)
+        key = (b"tRNS", deep[0, 0].astype(">u2").tobytes())
+        below = np.where(hidden, 255, rgb).astype(np.uint8)
+        yield OddPicture(f"rgb16_trns_low{how}.png", write_png(deep, 16, 2, (key,), adam7), below)
         for depth in (8, 16):
             data = write_png(deep_samples(rgb, depth), depth, 2, adam7=adam7)
             yield OddPicture(f"rgb{depth}{how}.png", data, rgb)

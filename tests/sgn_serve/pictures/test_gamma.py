@@ -32,7 +32,7 @@ def test_linear_samples_become_those_of_srgb():
     assert found.mean() > rgb.mean() + 30
 
 
-@pytest.mark.parametrize("better", [(b"sRGB", b"\0"), (b"iCCP", None)])
+@pytest.mark.parametrize("better", [(b"sRGB", b"\0"), (b"cICP", b"\1\15\0\1"), (b"iCCP", None)])
 def test_a_better_description_of_the_colours_overrules_it(better):
     rgb = noise()
     name, content = better
@@ -44,6 +44,17 @@ def test_a_better_description_of_the_colours_overrules_it(better):
     else:
         file = write_png(rgb, 8, 2, (LINEAR, (name, content)))
     assert np.array_equal(values(file), rgb)
+
+
+def test_the_first_of_two_counts():
+    rgb = noise()
+    assert np.array_equal(values(write_png(rgb, 8, 2, ((b"gAMA", struct.pack(">I", 45455)), LINEAR))), rgb)
+
+
+def test_a_chunk_after_the_palette_does_not_count():
+    palette = (b"PLTE", bytes([10, 20, 30, 200, 100, 50]))
+    index = np.zeros((8, 8, 1), np.int64)
+    assert values(write_png(index, 8, 3, (palette, LINEAR)))[0, 0].tolist() == [10, 20, 30]
 
 
 def test_a_chunk_after_the_pixels_does_not_count():

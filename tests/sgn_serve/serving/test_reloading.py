@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from sgn_serve.graph_format import file_sha256
-from sgn_serve.inference.graph import read_graph
+from sgn_serve.inference.graph import GraphError, read_graph
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
@@ -317,3 +318,17 @@ def test_a_model_replaced_at_the_last_moment_before_a_worker_hears_of_reloads_is
         [sys.executable, "-c", START, str(another)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert started.stdout.splitlines()[-1:] == ["rot"], started.stderr
+
+
+def test_what_never_ends_is_no_graph_and_is_not_read(tmp_path):
+    pipe, large = tmp_path / "pipe.onnx", tmp_path / "large.onnx"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=(b"a graph",), daemon=True).start()
+    with large.open("wb") as file:
+        file.truncate((2 << 30) + 1)
+    assert fingerprint(pipe) == fingerprint(large) == ("", "", "")
+    os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))  # ends the thread
+    with pytest.raises(GraphError, match="no such file"):
+        read_graph(pipe)
+    with pytest.raises(GraphError, match="larger than 2 GiB"):
+        read_graph(large)
