@@ -340,8 +340,12 @@ def _fix_architecture(flag: str) -> str:
 
 
 def _read(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, not a file; {_fix(flag)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; {_fix(flag)}")
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an exported graph, not a checkpoint; {_fix(flag)}")
     if path.suffix == ".pt":
         return _read_state_dict(path, flag)
     try:

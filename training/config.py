@@ -452,7 +452,7 @@ class TrainConfig:
         if self.freeze_backbone:
             if not self.start:
                 raise OptionError(
-                    "--freeze-backbone keeps a trained backbone as it is; name its network by --init-from"
+                    "--freeze-backbone keeps a trained backbone; name its network by --init-from or --pretrained"
                 )
             if self.weight_perturbation > 0:
                 raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")

@@ -74,7 +74,7 @@ def classify(options: Options, settings: Settings) -> str:
         if folder.path.is_dir():
             with folder:
                 folder.clear()
-        return f"{options.output} is finished already"
+        return f"{options.output} is finished already; to make it anew, remove it"
     if folder.exists() and not options.resume:
         raise ClassifyError(
             f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
@@ -113,7 +113,8 @@ def classify(options: Options, settings: Settings) -> str:
         done = folder.done()
         folder.finish()
     errors = f", {done.refused:,} with an error: see the column error_code" if done.refused else ""
-    return f"{options.output}: {done.answered + done.refused:,} rows{errors}"
+    rows = done.answered + done.refused
+    return f"{options.output}: {rows:,} row{'' if rows == 1 else 's'}{errors}"
 
 
 def classify_chunks(

@@ -41,7 +41,7 @@ _MAX_MEASURED = 4096
 _SHARES = {AUTO_KEY: "margin", BF16_KEY: "agreement"}
 """For each entry that tells what was measured of a graph, its share."""
 
-_FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and set SGN_MODEL to PATH"
+_FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and name it by --model or SGN_MODEL"
 
 
 class GraphError(ServingError):

@@ -78,6 +78,9 @@ def refused(path, match):
 def test_foreign_files_are_refused_in_one_line(saved, tmp_path, capsys):
     _, model = saved
     refused(tmp_path / "nothing.safetensors", "no such file")
+    refused(tmp_path, "a folder, not a file")
+    (tmp_path / "graph.onnx").write_bytes(b"")
+    refused(tmp_path / "graph.onnx", "an exported graph, not a checkpoint")
     (tmp_path / "text.safetensors").write_text("hello")
     refused(tmp_path / "text.safetensors", "not a safetensors file")
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")

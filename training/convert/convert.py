@@ -14,7 +14,7 @@ from training.foreign.guessing import guess_architecture
 from training.foreign.loading import CIFAR_SIZE, describe_foreign
 from training.foreign.matching import Match, match
 from training.foreign.normalisation import NONE, in_words, is_possible, known_normalisation
-from training.foreign.reading import ForeignWeights, read_weights
+from training.foreign.reading import SAFETENSORS, ForeignWeights, read_weights
 from training.foreign.spelling import Normalisation, Spelling
 from training.foreign.spellings import refuse_other_networks
 from training.networks.backbones import usual_image_size
@@ -31,6 +31,8 @@ def convert(options: Options) -> list[str]:
         WeightsError: The weights cannot be read, or do not fit the network.
         WriteError: The checkpoint cannot be written.
     """
+    if options.out.suffix not in ("", SAFETENSORS):
+        raise WeightsError(f"--out {options.out} is written as safetensors; pass a name that ends in {SAFETENSORS}")
     names = read_class_names(options.classes)
     if options.out.exists() and options.weights.exists() and options.out.samefile(options.weights):
         raise WeightsError(f"--out {options.out} is the file of --weights itself; pass another")

@@ -64,7 +64,7 @@ def read_picture_folder(
     """
     folder, undivided = part_folder(root, part.name), is_undivided(root)
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; {_EXPECTED}: point --data-root at the folder that holds them")
+        raise DatasetError(f"{_absent(root, folder)}; {_EXPECTED}: point --data-root at the folder that holds them")
     if undivided and part.of is None:
         raise DatasetError(
             f"{root}: neither train/ nor test/ is in it, and the checkpoint was not trained on such a folder; put the "
@@ -98,6 +98,17 @@ def is_undivided(root: Path) -> bool:
 def part_folder(root: Path, name: Split) -> Path:
     """Return the folder whose class folders hold the pictures of a part, and perhaps those of the other one."""
     return root if is_undivided(root) else root / name
+
+
+def _absent(root: Path, folder: Path) -> str:
+    """Return what is wrong with a data root in which the folder of a part is missing."""
+    if not root.exists():
+        return f"{root}: no such folder"
+    if not root.is_dir():
+        return f"{root}: a file, not a folder"
+    if (root / "train").is_dir() or (root / "test").is_dir():
+        return f"{folder}: no such folder"
+    return f"{root}: no folders of classes are in it"
 
 
 def in_test_part(root: Path, class_names: Sequence[str], split: AutomaticSplit | None) -> Callable[[Path], bool]:
@@ -144,7 +155,7 @@ def _divide(
         # One to train on, one to validate on, one to judge on.
         if not of.bounds and len(set(of_class)) < _FEWEST:
             raise DatasetError(
-                f"{root}: class {label!r} has {len(set(of_class))} different pictures, too few to be divided; give it "
+                f"{root}: class {label!r} has too few different pictures to be divided ({len(set(of_class))}); give it "
                 f"{_FEWEST} or more, or make train/ and test/ yourself"
             )
     split = replace(of, bounds=of.bounds or tuple(of.bound(of_class) for of_class in keys))

@@ -96,7 +96,9 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: not a file of tensors alone ({what}); in its own program, save model.state_dict() alone"
         ) from None
     except Exception as error:  # torch raises runtime, value, key and end-of-file errors for damaged files
-        raise WeightsError(f"{path}: not a file that torch.save wrote ({first_line(error)}); save it again") from None
+        raise WeightsError(
+            f"{path}: not a file that torch.save wrote, or damaged ({first_line(error)}); copy or save it again"
+        ) from None
 
 
 DEEPEST = 8
@@ -115,7 +117,11 @@ def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
         notes.append(f"took what it holds under {inside[0]!r}{others}")
         content = content[inside[0]]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        found = f"the keys {', '.join(map(str, content))[:200]}" if isinstance(content, Mapping) else f"{type(content)}"
+        found = (
+            f"the keys {', '.join(map(str, content))[:200]}"
+            if isinstance(content, Mapping)
+            else f"a {type(content).__name__}"
+        )
         raise WeightsError(
             f"{path}: no state dict in it (it has {found}; looked for {', '.join(WRAPPERS)}); "
             "save model.state_dict() alone"

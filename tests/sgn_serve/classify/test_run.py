@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
     assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
     capsys.readouterr()
     assert classify(folder, "--out", output, "--resume") == 0
-    assert capsys.readouterr().out == f"{output} is finished already\n"
+    assert capsys.readouterr().out == f"{output} is finished already; to make it anew, remove it\n"
     assert classify(folder, "--out", output) == 1
     assert "it exists already; give another --out, or remove it" in capsys.readouterr().err
 

@@ -281,6 +281,10 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
         assert said in capsys.readouterr().err
     assert main(["--weights", str(ours), "--classes", CLASSES, "--out", str(ours)]) == 2
     assert "is the file of --weights itself" in capsys.readouterr().err
+    graph = tmp_path / "graph.onnx"
+    assert main(["--weights", str(tmp_path / "x.pt"), "--classes", CLASSES, "--out", str(graph)]) == 2
+    assert "pass a name that ends in .safetensors" in capsys.readouterr().err
+    assert not graph.exists()
 
 
 def test_classes_by_name_by_list_and_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,7 +178,7 @@ def test_an_undivided_folder_is_not_for_a_network_of_a_divided_one(
 def test_what_cannot_be_divided_is_refused(photos: Path, picture_folder: Path, runs: Path, capsys: object) -> None:
     for path in sorted((photos / "green").iterdir())[2:]:
         path.unlink()
-    assert "class 'green' has 2 different pictures, too few to be divided" in failure(
+    assert "class 'green' has too few different pictures to be divided (2)" in failure(
         capsys, [f"--data-root={photos}", "--arch=wrn-10-1"]
     )
     shutil.copytree(picture_folder, photos / "other")

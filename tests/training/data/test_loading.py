@@ -21,7 +21,16 @@ def test_image_folder(picture_folder):
 
 
 def test_bad_image_folders_are_named(picture_folder, tmp_path):
-    with pytest.raises(DatasetError, match="no such folder"):
+    (tmp_path / "file").write_text("")
+    for root, wrong in (
+        (tmp_path / "none", "none: no such folder"),
+        (tmp_path / "file", "file: a file, not a folder"),
+        (tmp_path, f"{tmp_path.name}: no folders of classes are in it"),
+    ):
+        with pytest.raises(DatasetError, match=f"{wrong}; expected"):
+            load_pictures("image-folder", root, "train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DatasetError, match="train: no such folder"):
         load_pictures("image-folder", tmp_path, "train")
     broken = tmp_path / "train" / "cat" / "broken.png"
     broken.parent.mkdir(parents=True)
