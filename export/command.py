@@ -180,6 +180,7 @@ def _add_auto_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root",
+        "--data",
         type=Path,
         metavar="PATH",
         help="folder of the data set: its test pictures for --examples, its validation pictures for --auto-agreement",

@@ -25,7 +25,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         program,
         description="Trains a self-gradient network or a baseline. The defaults are the paper's recipe for WRN-28-10.",
     )
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--data-root", "--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument(
         "--run",
         # torchrun takes a --run anywhere on its command line for its own --run-path.

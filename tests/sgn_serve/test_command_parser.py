@@ -47,4 +47,5 @@ def test_what_argparse_reads_is_still_read(parser):
 
 def test_suggestions_ignore_case_and_leave_out_what_is_not_similar():
     assert did_you_mean("PGD-20", ["pgd-20", "fgsm"]) == "did you mean pgd-20? "
+    assert did_you_mean("pdg", ["fgsm", "pgd-20", "pgd-100"]) == "did you mean pgd-20? "
     assert did_you_mean("vgg", ["pgd-20", "fgsm"]) == ""

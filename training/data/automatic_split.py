@@ -88,7 +88,7 @@ class Part:
 
     Attributes:
         name: "train" or "test".
-        of: How a folder without train/ and test/ is divided. None refuses such a folder.
+        of: How a folder without train/ and test/ is divided. None takes all of it for the test part.
     """
 
     name: Split

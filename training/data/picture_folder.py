@@ -66,10 +66,14 @@ def read_picture_folder(
     if not folder.is_dir():
         raise DatasetError(f"{_absent(root, folder)}; {_EXPECTED}: point --data-root at the folder that holds them")
     if undivided and part.of is None:
-        raise DatasetError(
-            f"{root}: neither train/ nor test/ is in it, and the checkpoint was not trained on such a folder; put the "
-            f"pictures to judge on into {root / 'test'}/<class>/"
-        )
+        if part.name != "test":
+            raise DatasetError(
+                f"{root}: neither train/ nor test/ is in it, and the network was not trained on such a folder; put the "
+                f"pictures into {root / part.name}/<class>/"
+            )
+        if first_on_machine():
+            note = "so all of its pictures are judged: the network should have seen none of them in training"
+            print(f"{root}: neither train/ nor test/ is in it, {note}", file=sys.stderr, flush=True)
     skipped = Skipped()
     class_names = _class_names(folder, skipped)
     found = [find_pictures(folder / name, skipped) for name in class_names]

@@ -42,7 +42,7 @@ class Options:
             "or --module"
         ),
     ]
-    data_root: Annotated[Path, Option("folder of the data set", required=True)]
+    data_root: Annotated[Path, Option("folder of the data set", required=True, aliases=("--data",))]
     dataset: Annotated[
         str | None,
         Option("which reader reads --data-root", choices=DATASETS, default="the one that it was trained with"),

@@ -143,7 +143,8 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     facts = {"split": options.split, "reader": reader}
     known = {"architecture": module_name(options.module or ""), **_run_setting(options), **facts}
     _check_saved(path, FORMAT, known, others)
-    pictures = load_pictures(reader, root, options.split, options.image_size, None, options.resize or "stretch")
+    part = Part(options.split, None)  # nobody trained it here on a part of the folder
+    pictures = load_pictures(reader, root, part, options.image_size, None, options.resize or "stretch")
     chosen = _choose(options, pictures)
     trial = Trial(
         model=network,
@@ -185,7 +186,8 @@ def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, Ch
     reader = options.dataset or ""
     side = options.image_size or (usual_image_size(found.arch) if reader == IMAGE_FOLDER else None)
     resize = options.resize or "stretch"
-    pictures = load_pictures(reader, options.data_root, options.split, side, None, resize)
+    part = Part(options.split, None)  # as for a module
+    pictures = load_pictures(reader, options.data_root, part, side, None, resize)
     size = (pictures.images.shape[2], pictures.images.shape[3])
     network, info = build_foreign(found, pictures.class_names, size, "--ckpt")
     data = options.data_root.absolute().name if reader == IMAGE_FOLDER else reader

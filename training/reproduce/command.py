@@ -31,7 +31,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     parser.add_argument("target", choices=(*TABLES, FIGURE), help="what to reproduce")
     parser.add_argument("--budget", choices=BUDGETS, default="paper", help="listed below (default: paper)")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of the data sets' archives")
+    parser.add_argument(
+        "--data-root", "--data", type=Path, default=Path("data"), help="folder of the data sets' archives"
+    )
     parser.add_argument(
         "--only",
         choices=sorted({row.dataset for rows in TABLES.values() for row in rows}),

@@ -163,16 +163,21 @@ def test_training_and_judging_divide_a_folder_alike(
     assert train(photos, "next", *again) == 0
 
 
-def test_an_undivided_folder_is_not_for_a_network_of_a_divided_one(
-    photos: Path, picture_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+def test_a_network_of_a_divided_folder_is_judged_on_all_of_an_undivided_one(
+    picture_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(picture_folder, "divided", "--method=standard") == 0
     _, info = load_checkpoint(runs / "divided" / "model.safetensors")
     assert info.split is None
     assert '"split"' not in info.to_json()
+    photos = Path(shutil.copytree(picture_folder / "test", runs / "photos"))
     capsys.readouterr()
-    assert judge.main([f"--ckpt={runs / 'divided' / 'model.safetensors'}", f"--data-root={photos}"]) == 2
-    assert "was not trained on such a folder; put the pictures to judge on into" in capsys.readouterr().err
+    asked = [f"--ckpt={runs / 'divided' / 'model.safetensors'}", "--attacks=fgsm", "--report=all.json"]
+    assert judge.main([*asked, f"--data={photos}"]) == 0
+    assert f"{photos}: neither train/ nor test/ is in it, so all of its pictures are judged" in capsys.readouterr().err
+    assert json.loads(Path("all.json").read_text())["setting"]["pictures"] == len(list(photos.glob("*/*.*")))
+    assert judge.main([*asked[:-1], f"--data={photos}", "--split=train", "--report=train.json"]) == 2
+    assert "was not trained on such a folder; put the pictures into" in capsys.readouterr().err
 
 
 def test_what_cannot_be_divided_is_refused(photos: Path, picture_folder: Path, runs: Path, capsys: object) -> None:
