@@ -29,6 +29,7 @@ from docs.generator.results import (
     survivors,
     training_log,
 )
+from docs.generator.results import rows as attack_rows
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release import own_folder
@@ -346,12 +347,16 @@ def _smooth_activations() -> str:
 
 
 def _frozen_backbone() -> str:
-    report = "tried/wrn-16-2-frozen"
+    """Return the accuracies of a block that was trained alone, and of its backbone, by the attacks that both met."""
+    report = "frozen-backbone"
+    strong = tuple(
+        name for name in AUTO_ATTACK if {f"{state}: {name}" for state in (ON, OFF)} <= attack_rows(report).keys()
+    )
     rows = []
     for title, titles in (
         ("clean", ("clean",)),
         ("lowest of the quick attacks", QUICK),
-        ("lowest of these, APGD-CE and APGD-T", (*QUICK, *AUTO_ATTACK)),
+        (f"lowest of these and {' and '.join(strong)}", (*QUICK, *strong)),
     ):
         on, off = (survivors(report, one, titles) for one in (ON, OFF))
         rows.append((title, percent(share(on)), percent(share(off)), in_words(compare(on, off))))
