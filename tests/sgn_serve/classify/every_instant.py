@@ -17,7 +17,7 @@ from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, error_row
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.records import ModelCard
-from sgn_serve.serving.engine_choice import choose_engine
+from sgn_serve.serving.engine_choice import EngineChoice, choose_engine
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings
 from tests.sgn_serve.tiny_graph import save_tiny_graph
@@ -31,13 +31,13 @@ _WATCHED = ("open", "os.mkdir", "os.scandir", "os.listdir")
 class Digests:
     """Answers as ChunkClassifier does, with a digest of each file instead of a class."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, choice: EngineChoice | None):
         self._reader = Reader(settings.max_bytes)
         self.answered = 0
         graph = read_graph(settings.model_path)
         card = model_card(graph, settings)
-        choice = choose_engine(graph, settings)
-        engine = {"name": choice.engine, "providers": [], "precision": "float32", "chosen": "auto", "reason": ""}
+        self.choice = choice or choose_engine(graph, settings)
+        engine = {"name": self.choice.engine, "providers": [], "precision": "float32", "chosen": "auto", "reason": ""}
         self.card = ModelCard.model_validate({**card.model_dump(), "engine": engine})
 
     def __enter__(self) -> "Digests":
