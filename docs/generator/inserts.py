@@ -356,7 +356,7 @@ def _frozen_backbone() -> str:
     for title, titles in (
         ("clean", ("clean",)),
         ("lowest of the quick attacks", QUICK),
-        (f"lowest of these and {' and '.join(strong)}", (*QUICK, *strong)),
+        (f"lowest of these, {' and '.join(strong)}", (*QUICK, *strong)),
     ):
         on, off = (survivors(report, one, titles) for one in (ON, OFF))
         rows.append((title, percent(share(on)), percent(share(off)), in_words(compare(on, off))))
