@@ -230,13 +230,13 @@ def test_the_engines_are_as_fast_as_the_site_says():
 
 def test_the_service_is_as_fast_as_the_site_says():
     measured = result("service")
-    assert service.share_of_engine(measured) >= 0.75
+    assert service.share_of_engine(measured) >= 0.55
     ours, *others = (measured["services"][service.SYSTEMS[name]] for name in ("ours", "fastapi", "litserve"))
     assert all(ours["32"]["requests_per_second"] > other["32"]["requests_per_second"] for other in others)
     assert ours["8"]["p99_ms"] <= 3 * ours["8"]["p50_ms"]
     assert ours["128"]["statuses"].keys() == {"200", "503"}
     assert ours["128"]["refused_p99_ms"] < ours["128"]["p50_ms"]
-    assert ours["128"]["p99_ms"] < 1.1 * ours["32"]["p99_ms"]
+    assert ours["128"]["p99_ms"] < 1.2 * ours["32"]["p99_ms"]
 
 
 def test_every_hostile_file_is_counted_and_can_be_made_again():

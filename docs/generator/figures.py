@@ -270,6 +270,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "engines.fused": _fused,
     "engines.strided": _strided,
     "service.share": lambda: f"{service.share_of_engine(result('service')):.2f}",
+    "service.processor": lambda: str(result("service")["processor"]).partition(" (")[0],
     "service.shares": lambda: ", ".join(f"{one:.2f}" for one in result("service")["share_of_engine_by_round"]),
     "service.alone 1": lambda: _engine_alone(1),
     "service.alone 8": lambda: _engine_alone(8),
