@@ -4,16 +4,21 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from sgn_serve.pictures.files import SUFFIXES
 from training.common.errors import one_line
 from training.data.automatic_split import Split
 from training.data.datasets import ARCHIVES, Archive
 from training.data.picture_set import DatasetError, PictureSet
+
+_LOOKED_AT = 100
+"""Files of a data root's folders that are looked at, to tell whether they are pictures."""
 
 
 def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
@@ -35,8 +40,18 @@ def read_archive(dataset: str, root: Path, split: Split) -> PictureSet:
     except (RuntimeError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DatasetError(
             f"{root}: no complete {dataset} here ({one_line(error).split('. You can')[0]}); expected {archive.advice} "
-            "to there, or point --data-root at it"
+            f"to there, or point --data-root at it{_if_folders_of_pictures(root)}"
         ) from None
+
+
+def _if_folders_of_pictures(root: Path) -> str:
+    """Return how to read folders of pictures, "" where there are none."""
+    some = islice(root.glob("*/*"), _LOOKED_AT)
+    return "; to read its folders of pictures, --dataset image-folder" if any(map(_is_picture, some)) else ""
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 @contextmanager

@@ -50,6 +50,11 @@ def test_a_missing_archive_says_what_to_get_and_from_where(dataset, tmp_path):
     with pytest.raises(DatasetError, match=r"no complete .*; expected .*https?://.*--data-root") as caught:
         load_pictures(dataset, tmp_path, "test")
     assert "\n" not in str(caught.value)
+    assert "image-folder" not in str(caught.value)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.JPG").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"; to read its folders of pictures, --dataset image-folder$"):
+        load_pictures(dataset, tmp_path, "test")
 
 
 def test_damaged_archives_are_refused(tmp_path, monkeypatch):
