@@ -50,7 +50,7 @@ _WARM_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Speed:
-    """What one way of doing the same work took.
+    """Hold what one way of doing the same work took.
 
     Attributes:
         pictures_a_second: Pictures a second of wall-clock time.

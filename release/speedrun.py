@@ -71,7 +71,7 @@ class Entry:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells its row from others."""
+        """Return what tells its row from others."""
         return {"recipe": self.recipe, "arch": self.arch, "minutes": self.minutes, "seed": self.seed}
 
     @property

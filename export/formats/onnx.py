@@ -104,7 +104,7 @@ def _is_final(node: fx.Node, table: Container[Any]) -> bool:
             and torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
         )
         return operator not in table and not made_of_others and not operator._schema.is_mutable
-    # What else may stay is arithmetic on the batch size, and the choice of one of an operator's results.
+    # Arithmetic on the batch size, and the choice of one of an operator's results, may stay too.
     return node.op in ("placeholder", "output") or getattr(node.target, "__module__", None) == "_operator"
 
 
@@ -262,7 +262,7 @@ def _quiet() -> Iterator[None]:
 
 
 _operators = cache(onnxscript_apis.get_torchlib_ops)
-"""What onnxscript can write. To tell it parses the sources of 500 functions, a tenth of a small network's export."""
+"""Operators that onnxscript can write. To tell them, it parses the sources of 500 functions, a tenth of a small network's export."""
 
 
 @contextmanager

@@ -33,7 +33,7 @@ EVERY_TIME = (
     "lazy layers",
     "dict",
 )
-"""What export has rules of its own for."""
+"""Constructs for which export has rules of its own."""
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ POOLS = [name for name, layer in LAYERS.items() if isinstance(layer, nn.MaxPool2
 
 @pytest.mark.parametrize("name", POOLS)
 def test_equal_features_give_the_gradient_to_the_same_one_and_a_nan_stays(name: str) -> None:
-    """As in a flat part of a picture: the features of a window are equal."""
+    """Compare windows of equal features, as in a flat part of a picture."""
     layer = LAYERS[name].double()
     features = torch.randint(0, 3, (2, 4, 9, 14), generator=torch.Generator().manual_seed(0)).double()
     weights = torch.randn(layer(features).shape, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What every stage shares."""
+"""Test what every stage shares."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the client makes of the pictures that programs hold."""
+"""Test what the client makes of the pictures that programs hold."""
 
 import io
 
