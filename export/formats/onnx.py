@@ -262,7 +262,7 @@ def _quiet() -> Iterator[None]:
 
 
 _operators = cache(onnxscript_apis.get_torchlib_ops)
-"""Operators that onnxscript can write. To tell them, it parses the sources of 500 functions, a tenth of a small network's export."""
+"""Operators that onnxscript can write. It parses the sources of 500 functions for them: a tenth of a small export."""
 
 
 @contextmanager
