@@ -63,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pid", type=int, help="its process, whose memory and whose children's is measured")
     parser.add_argument("--token", default="", help="its API token")
     parser.add_argument("--seed", type=int, default=0, help="number from which the choice of files follows")
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        default=fuzz.IN_FLIGHT,
+        help=f"requests at a time while files are tried (default: {fuzz.IN_FLIGHT})",
+    )
     parser.add_argument("--replay", type=Path, help="list of files (sent.jsonl.xz) to send instead of new ones")
     parser.add_argument("--corpus", type=Path, help="archive of kept files to begin with (default: the committed one)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the unfinished run (default: build/hostile)")
@@ -162,7 +168,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.restart and arguments.work.exists():
         shutil.rmtree(arguments.work)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    names = ("again", "files", "formats", "seed", "server", "no_named", "no_together", "before", "replay")
+    names = ("again", "files", "formats", "seed", "server", "no_named", "no_together", "before", "replay", "in_flight")
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
     if arguments.again is not None and not state.tallies:
         state.take_over(json.loads(arguments.again.read_text()))
@@ -194,7 +200,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
                 )
         else:
             raise BenchmarkError(f"the server was ended {_MOST_RESTARTS} times because it took too much memory")
-    result = _result(state, command, most_bytes)
+    result = _result(state, command, most_bytes, arguments.in_flight)
     if arguments.files:
         folder = _beside(arguments.out)
         fuzz.pack_list(arguments.work, folder / "sent.jsonl.xz")
@@ -214,6 +220,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BenchmarkError(f"--server {arguments.server}: expected HOST:PORT, such as 127.0.0.1:3000")
     if arguments.files < 0:
         raise BenchmarkError(f"--files must be 0 or more, not {arguments.files}")
+    if arguments.in_flight < 1:
+        raise BenchmarkError(f"--in-flight must be 1 or more, not {arguments.in_flight}")
     for option, path in (("--replay", arguments.replay), ("--corpus", arguments.corpus), ("--again", arguments.again)):
         if path is not None and not path.is_file():
             raise BenchmarkError(f"{option} {path}: no such file")
@@ -277,7 +285,7 @@ def _try_formats(
         state.tallies = {name: fuzz.Tally() for name in state.formats}
         state.rounds = dict.fromkeys(state.formats, 0)
         state.save()
-    fuzzer = fuzz.Fuzzer(opened, corpus, arguments.work, arguments.seed, planned)
+    fuzzer = fuzz.Fuzzer(opened, corpus, arguments.work, arguments.seed, planned, arguments.in_flight)
     wanted = {
         name: min(arguments.files, len(planned.get(name, []))) if planned else arguments.files for name in state.formats
     }
@@ -313,7 +321,7 @@ def _accepted(opened: Session) -> list[str]:
     return [name for name, answer in zip(able, answers, strict=True) if answer.status != UNSUPPORTED]
 
 
-def _result(state: State, command: str, most_bytes: float) -> dict[str, Any]:
+def _result(state: State, command: str, most_bytes: float, in_flight: int) -> dict[str, Any]:
     return {
         "command": command,
         "git_commit": state.fuzzed_commit or commit(),
@@ -325,7 +333,7 @@ def _result(state: State, command: str, most_bytes: float) -> dict[str, Any]:
         "ended_at_megabytes": round(most_bytes / 1e6),
         "bounds": {"memory_mb": MEMORY_MB, "answer_seconds": ANSWER_SECONDS, "small_seconds": SMALL_SECONDS},
         "files": sum(tally.files for tally in state.tallies.values()),
-        "in_flight": fuzz.IN_FLIGHT,
+        "in_flight": in_flight,
         "idle_mb": state.idle,
         "formats": {name: asdict(tally) for name, tally in state.tallies.items()},
         "named": state.named,

@@ -17,7 +17,7 @@ from release.hostile.session import MANY, Session
 from training.common.files import write_atomically
 
 IN_FLIGHT = 4
-"""Requests that are answered at the same time while files are tried."""
+"""Requests that are answered at the same time while files are tried, unless the command says otherwise."""
 TOGETHER = 64
 """Files that are sent before anything is measured again."""
 MEASURED_AGAIN = 5
@@ -96,6 +96,7 @@ class Fuzzer:
         work: Folder for the list of all files that were sent.
         seed: What the choice of files follows from.
         planned: Recipes to send instead of new ones, by format.
+        in_flight: Requests that are answered at the same time while files are tried.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class Fuzzer:
         work: Path,
         seed: int,
         planned: dict[str, list[Recipe]] | None = None,
+        in_flight: int = IN_FLIGHT,
     ):
         self._session = session
         self._corpus = corpus
         self._sent = work / "sent.jsonl"
         self._seed = seed
         self._planned = planned
+        self._in_flight = in_flight
 
     def round(self, file_format: str, number: int, tally: Tally, count: int) -> None:
         """Send some files of a format, and measure alone those that seem costly or that got a new kind of answer.
@@ -126,7 +129,7 @@ class Fuzzer:
         files = [recipe.build(self._corpus.files) for recipe in recipes]
         self._session.wait_until_quiet()  # what a round of another format left does not count for this one
         self._session.window()
-        answers = self._session.send([one_picture(data) for data in files], IN_FLIGHT)
+        answers = self._session.send([one_picture(data) for data in files], self._in_flight)
         window = self._session.window()
         tally.see(window, self._session.idle)
         for recipe, answer in zip(recipes, answers, strict=True):

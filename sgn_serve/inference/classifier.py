@@ -45,6 +45,11 @@ class Logits:
     gradient: NDArray[np.float32] | None = None
     second_pass: NDArray[np.bool_] | None = None
 
+    def finite(self) -> bool:
+        """Return whether all outputs are numbers that can be sent."""
+        outputs = (self.plain, self.corrected, self.gradient)
+        return all(bool(np.isfinite(output).all()) for output in outputs if output is not None)
+
     def __getitem__(self, pictures: slice) -> "Logits":
         """Return the outputs for a slice of the batch."""
         return Logits(

@@ -1,40 +1,50 @@
 """Check that a network answers pictures with numbers that can be sent: of the right shape and type, and all finite."""
 
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Classifier
 
-BATCH = 3
-"""Pictures that go through the network together. One alone went through it when it was loaded."""
+FIRST_BATCH = 3
+"""Pictures that go through the network together first. One alone went through it when it was loaded."""
+LONGEST_SECONDS = 3.0
+"""Time of the largest batch that is tried, as the smaller ones let expect: a slow network is tried with smaller ones.
+"""
 
 
 class OutputError(Exception):
     """A network does not answer as it should. The message says which output of it, and for which picture."""
 
 
-def check_outputs(classifier: Classifier) -> None:
-    """Send a grey, a white and a random picture through a network, block off and block on.
+def check_outputs(classifier: Classifier, largest: int) -> None:
+    """Send batches of grey, white and random pictures through a network, block off and block on.
+
+    Some graphs answer rightly for a few pictures together only. So the batches double in size up to the largest one.
 
     Args:
         classifier: The network.
+        largest: Most pictures that it will get together.
 
     Raises:
         OutputError: An output has another shape or type than it should, or is not finite.
     """
     description = classifier.description
-    pictures = _pictures(description.image_size)
+    shown = _pictures(description.image_size)
     for self_gradient in (False, True)[: 1 + description.has_block]:
-        logits = classifier.logits(
-            np.stack(list(pictures.values())), self_gradient, with_gradient=self_gradient and description.has_gradient
-        )
-        expected = (BATCH, len(description.class_names))
-        _check(PLAIN_LOGITS, logits.plain, expected, pictures)
-        if logits.corrected is not None:
-            _check(LOGITS, logits.corrected, expected, pictures)
-        if logits.gradient is not None:
-            _check(SELF_GRADIENT, logits.gradient, (BATCH, 3, *description.image_size), pictures)
+        for pictures in _batches(shown, largest):
+            images = np.stack([shown[name] for name in pictures])
+            logits = classifier.logits(images, self_gradient, self_gradient and description.has_gradient)
+            expected = (len(pictures), len(description.class_names))
+            _check(PLAIN_LOGITS, logits.plain, expected, pictures)
+            if logits.corrected is not None:
+                _check(LOGITS, logits.corrected, expected, pictures)
+            if logits.gradient is not None:
+                _check(SELF_GRADIENT, logits.gradient, images.shape, pictures)
 
 
 def _pictures(image_size: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
@@ -47,13 +57,23 @@ def _pictures(image_size: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def _check(
-    name: str, values: NDArray[np.float32], expected: tuple[int, ...], pictures: dict[str, NDArray[np.float32]]
-) -> None:
+def _batches(shown: dict[str, NDArray[np.float32]], largest: int) -> Iterator[list[str]]:
+    """Yield the names of the pictures of each batch: the first one, then twice as many, until one would take long."""
+    size = FIRST_BATCH
+    while True:
+        began = time.perf_counter()
+        yield list(islice(cycle(shown), size))
+        more = min(2 * size, largest)
+        if more <= size or (time.perf_counter() - began) * more / size > LONGEST_SECONDS:
+            return
+        size = more
+
+
+def _check(name: str, values: NDArray[np.float32], expected: tuple[int, ...], pictures: list[str]) -> None:
     if values.shape != expected:
-        raise OutputError(f"its {name} for {BATCH} pictures are of shape {values.shape} and not {expected}")
+        raise OutputError(f"its {name} for {len(pictures)} pictures are of shape {values.shape} and not {expected}")
     if values.dtype != np.float32:
         raise OutputError(f"its {name} are {values.dtype} and not float32")
     for picture, row in zip(pictures, values, strict=True):
         if not np.isfinite(row).all():
-            raise OutputError(f"its {name} for {picture} are not finite")
+            raise OutputError(f"its {name} for {picture} in a batch of {len(pictures)} are not finite")

@@ -1,6 +1,7 @@
 """Turn picture files into answers: decode them in processes, batch them, classify them. Nothing here knows HTTP."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import IO
 
@@ -28,6 +29,8 @@ from sgn_serve.serving.trial import Tried
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from sgn_serve.telemetry.ledger import clock, current_ledger
+
+logger = logging.getLogger("bentoml.sgn_serve")
 
 
 class PredictorSlot:
@@ -228,9 +231,18 @@ class Predictor:
         decode: int | None,
         with_gradient: bool = False,
     ) -> Logits:
-        """Return the logits of pictures that took so many nanoseconds to decode, None for tensors."""
+        """Return the logits of pictures that took so many nanoseconds to decode, None for tensors.
+
+        Raises:
+            Refusal: Some of them are not finite. The trial of a model can send some pictures only.
+        """
         answer = await place.run(images, self_gradient, with_gradient)
         current_ledger().note_inferred(decode, answer.queue_seconds, answer.infer_seconds, answer.batch_size)
+        if not answer.logits.finite():
+            logger.error("%s: its answer to a picture is not finite", self.settings.model_path)
+            raise Refusal(
+                "internal_error", "the network's answer to this picture is not finite; the service needs another model"
+            )
         return answer.logits
 
     def _block(self, self_gradient: SelfGradient | None) -> SelfGradient:

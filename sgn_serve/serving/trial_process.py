@@ -55,7 +55,7 @@ def try_here(settings: Settings) -> dict[str, Any]:
         classifier, choice = start_chosen(graph, settings)
         card = model_card(graph, settings, read_examples(graph), engine_used(classifier, choice, settings))
         try:
-            check_outputs(classifier)
+            check_outputs(classifier, max(settings.max_batch, settings.max_images))
         except OutputError as error:
             raise GraphError(f"{path}: {error}; export another checkpoint") from None
         except Exception as error:  # the engines' exceptions share no base class

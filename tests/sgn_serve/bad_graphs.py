@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sgn_serve.graph_format import METADATA_KEY, PLAIN_LOGITS, SHA256_KEY
+from sgn_serve.graph_format import INPUT, METADATA_KEY, PLAIN_LOGITS, SHA256_KEY
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, save_tiny_graph
 
 Change = Callable[[onnx.ModelProto], None]
@@ -144,11 +144,11 @@ def _elsewhere(location: str) -> Change:
 _NODES = helper.make_node
 
 BAD_GRAPHS: dict[str, tuple[Change, str]] = {
-    "NaN weights": (_constant("gain", np.nan), "plain_logits for a grey picture are not finite"),
+    "NaN weights": (_constant("gain", np.nan), "plain_logits for a grey picture in a batch of 3 are not finite"),
     "infinite weights": (_constant("gain", np.inf), "are not finite"),
     "NaN with the block on": (
         _constant("shift", np.full((1, 3, 1, 1), np.nan)),
-        " logits for a grey picture are not finite",
+        " logits for a grey picture in a batch of 3 are not finite",
     ),
     "NaN for white": (
         # The mean of white is 1, and 0/0 is NaN.
@@ -158,7 +158,30 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
             _NODES("Mul", ["one", "made"], [PLAIN_LOGITS]),
             constants=[numpy_helper.from_array(np.array(10, np.float32), "old")],
         ),
-        "plain_logits for a white picture are not finite",
+        "plain_logits for a white picture in a batch of 3 are not finite",
+    ),
+    "NaN for nine and more": (
+        # 0/0 is NaN once the batch is not smaller than nine.
+        _gain(
+            _NODES("Shape", [INPUT], ["batch of one side"], start=0, end=1),
+            _NODES("Squeeze", ["batch of one side"], ["pictures"]),
+            _NODES("Less", ["pictures", "nine"], ["few"]),
+            _NODES("Cast", ["few"], ["few as number"], to=TensorProto.FLOAT),
+            _NODES("Div", ["few as number", "few as number"], ["one"]),
+            _NODES("Mul", ["old gain", "one"], ["gain"]),
+            constants=[_one("nine", 9)],
+        ),
+        "plain_logits for a grey picture in a batch of 12 are not finite",
+    ),
+    "error for twenty and more": (
+        _gain(
+            _NODES("Shape", [INPUT], ["batch of one side"], start=0, end=1),
+            _NODES("Squeeze", ["batch of one side"], ["pictures"]),
+            _NODES("Gather", ["table", "pictures"], ["one"]),
+            _NODES("Mul", ["old gain", "one"], ["gain"]),
+            constants=[numpy_helper.from_array(np.ones(20, np.float32), "table")],
+        ),
+        "cannot answer several pictures at once",
     ),
     "class name no text": (_metadata(class_names=["red", 7, "blue"]), "class_names is no list of texts"),
     "class name half a pair": (_metadata(class_names=["red", "\ud800", "blue"]), "class name 1 is not Unicode"),
@@ -225,6 +248,11 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     "endless loop": (_gain(_loop(2**62), constants=[_one("rounds", 2**62)]), "SGN_TRIAL_SECONDS"),
 }
 """For each kind, how the tiny graph is changed, and what its refusal says."""
+
+
+def nan_for_black(model: onnx.ModelProto) -> None:
+    """Make the logits with the block off NaN for a black picture: its mean is 0, and 0/0 is NaN."""
+    _after_logits(_NODES("Div", ["made", "made"], ["one"]), _NODES("Mul", ["one", "made"], [PLAIN_LOGITS]))(model)
 
 
 def _declare(model: onnx.ModelProto, name: str, element: int) -> None:

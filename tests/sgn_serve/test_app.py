@@ -3,6 +3,7 @@
 from io import BytesIO
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image, ImageColor
 from starlette.testclient import TestClient
@@ -13,6 +14,7 @@ from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.settings import Settings
 from tests.sgn_serve.asking import RED, check_error, classify
+from tests.sgn_serve.bad_graphs import nan_for_black
 from tests.sgn_serve.sample_pictures import encode, noise, png
 from tests.sgn_serve.server import application_client
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
@@ -90,6 +92,26 @@ def test_several_pictures_are_answered_or_refused_each_on_its_own_in_order(clien
     assert {answer["error"]["request_id"] for answer in answers if "error" in answer} == {
         response.headers["x-request-id"]
     }
+
+
+def test_an_answer_that_is_not_finite_is_none(tmp_path):
+    """No trial can send every picture. A class that follows from NaN would look like any other."""
+    path = save_tiny_graph(tmp_path / "tiny.onnx")
+    model = onnx.load(path)
+    nan_for_black(model)
+    onnx.save(model, path)
+    black = encode(Image.new("RGB", (8, 8)))
+    tensor = {"name": "image", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [0.0] * 192}
+    with application_client(Settings.from_environment({"SGN_MODEL": str(path)})) as client:
+        for self_gradient in ("true", "false"):
+            asked = {"self_gradient": self_gradient}
+            refused = client.post("/classify", files={"image": black}, data=asked)
+            check_error(refused, 500, "internal_error", "not finite; the service needs another model")
+            several = client.post("/classify_batch", files=[("images", RED), ("images", black)], data=asked)
+            first, second = several.json()["predictions"]
+            assert (first["label"], second["error"]["code"]) == ("red", "internal_error")
+        refused = client.post("/v2/models/self-gradient-network/infer", json={"inputs": [tensor]})
+        assert (refused.status_code, refused.json()["code"]) == (500, "internal_error")
 
 
 def test_no_more_pictures_in_one_request_than_configured(client):

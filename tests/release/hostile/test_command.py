@@ -164,9 +164,9 @@ def test_a_list_can_be_sent_again(run, tmp_path):
         run(*options, "--files", "30")
         sent = tmp_path / "sent.jsonl.xz"
         (tmp_path / "out" / "hostile" / "sent.jsonl.xz").rename(sent)
-        _, result, _ = run(*options, "--files", "20", "--replay", str(sent))
+        _, result, _ = run(*options, "--files", "20", "--replay", str(sent), "--in-flight", "1")
     again = fuzz.read_list(tmp_path / "out" / "hostile" / "sent.jsonl.xz")["GIF"]
-    assert result["files"] == 20
+    assert (result["files"], result["in_flight"]) == (20, 1)
     assert again == fuzz.read_list(sent)["GIF"][:20]
 
 
@@ -176,6 +176,7 @@ def test_a_list_can_be_sent_again(run, tmp_path):
         (["--server", "127.0.0.1:1"], "--server and --pid go together"),
         (["--server", "here", "--pid", "1"], "expected HOST:PORT"),
         (["--files", "-1"], "--files must be 0 or more"),
+        (["--in-flight", "0"], "--in-flight must be 1 or more"),
         (["--replay", "missing.xz"], "no such file"),
         (["--before", "missing"], "no checkout of this project"),
     ],

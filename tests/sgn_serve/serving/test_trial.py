@@ -36,6 +36,13 @@ def test_a_bad_model_is_refused_in_one_line(tmp_path, kind):
     assert not tried["memory"]
 
 
+def test_a_model_is_tried_with_no_more_pictures_than_it_will_get(tmp_path):
+    path = save_bad_graph("NaN for nine and more", tmp_path / "bad.onnx")
+    assert "graph_sha256" in try_here(settings(path, max_batch=8, max_images=8))
+    assert "in a batch of 9 " in try_here(settings(path, max_batch=8, max_images=9))["error"]
+    assert "in a batch of 9 " in try_here(settings(path, max_batch=9, max_images=8))["error"]
+
+
 @pytest.mark.parametrize(
     "name",
     ["\U0001f600", "Ärztin", "", "x" * 1024, 'quote " and \\'],
