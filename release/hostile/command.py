@@ -177,8 +177,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
     fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
-    committed = _beside(arguments.out if arguments.corpus is None else RESULT) / "corpus.tar.xz"
-    source = arguments.corpus or committed
+    beside, committed = (_beside(out) / "corpus.tar.xz" for out in (arguments.out, RESULT))
+    source = arguments.corpus or (beside if beside.is_file() else committed)
     if not corpus_folder.exists() and source.is_file():
         unpack(source, corpus_folder)
     corpus = Corpus(corpus_folder)
