@@ -23,6 +23,25 @@ from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
 
+def read_pictures(source: Source, folder: Path, count: int) -> Tensor:
+    """Read the pictures that answers are compared on. Command lines do so before they export, to fail early.
+
+    Args:
+        source: The network.
+        folder: See measure_bf16.
+        count: See measure_bf16.
+
+    Returns:
+        (count, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        PicturesError, CheckpointError, WeightsError: See measure_bf16.
+    """
+    info = load_network(source)[1]
+    wanted = in_test_part(folder, info.class_names, info.split)
+    return pictures_under(folder, count, info.image_size, info.resize, wanted)
+
+
 def measure_bf16(graph: Path, checkpoint: Path | Source, folder: Path, count: int) -> dict[str, Any]:
     """Compare a float32 graph's answers in bfloat16 with PyTorch's in float32, on clean and on attacked pictures.
 
@@ -44,8 +63,7 @@ def measure_bf16(graph: Path, checkpoint: Path | Source, folder: Path, count: in
     require_openvino()
     source = checkpoint if isinstance(checkpoint, Source) else Source(checkpoint)
     network, info = load_network(source)
-    wanted = in_test_part(folder, info.class_names, info.split)
-    pictures = pictures_under(folder, count, info.image_size, info.resize, wanted)
+    pictures = read_pictures(source, folder, count)
     agreements = measure_agreement(
         _bf16_runner(graph, passes_of(network).output_names), network, pictures, info.epsilon or EPS
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.auto_margin import AutoRequest, auto_metadata, told
-from export.bf16_agreement import store_bf16_agreement
+from export.bf16_agreement import read_pictures, store_bf16_agreement
 from export.companions import Companions
 from export.errors import ExportError
 from export.exporter import export_graph
@@ -34,6 +34,7 @@ def export_all(options: argparse.Namespace, command: str) -> int:
             format_of(kind).check()
         if options.bf16_agreement is not None:
             require_openvino()
+            read_pictures(source, options.bf16_agreement, _agreement_pictures(options))
         companions = Companions(source, options, command)
         source = replace(source, told=True)
     except (ExportError, TrainingError) as error:
@@ -51,8 +52,7 @@ def _complete(companions: Companions, kind: FileKind, source: Source, target: Pa
     """Measure bfloat16 on a graph that is written, write what goes with it, and return the exit status."""
     try:
         if options.bf16_agreement is not None and kind == ONNX.kind:
-            count = options.agreement_pictures or ENOUGH_PICTURES
-            print(store_bf16_agreement(target, source, options.bf16_agreement, count))
+            print(store_bf16_agreement(target, source, options.bf16_agreement, _agreement_pictures(options)))
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
         return _fail(f"{error}; {target} itself was written", error.exit_status)
@@ -109,9 +109,14 @@ def _written(file_format: Format, source: Source, target: Path, options: argpars
     reduced = Reduced(
         options.precision,
         MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
-        options.agreement_pictures or ENOUGH_PICTURES,
+        _agreement_pictures(options),
     )
     return export_reduced(file_format, source, target, options.pictures, reduced).table()
+
+
+def _agreement_pictures(options: argparse.Namespace) -> int:
+    asked: int | None = options.agreement_pictures
+    return ENOUGH_PICTURES if asked is None else asked
 
 
 def _about_kernels(file_format: Format) -> str:

@@ -343,7 +343,10 @@ def _read(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, not a file; {_fix(flag)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; {_fix(flag)}")
+        raise CheckpointError(
+            f"{path}: no such file; pass a model.safetensors written by `python -m training`, or weights of another "
+            f"program, to {flag}"
+        )
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path}: an exported graph, not a checkpoint; {_fix(flag)}")
     if path.suffix == ".pt":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from export.errors import ExportError
+from export.options import PICTURES
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from sgn_serve.pictures.folders import Skipped, find_pictures
@@ -101,14 +102,14 @@ def pictures_under(
     if len(paths) < count:
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, but {count} are needed to compare with float32; "
-            "name a folder of more, or compare on fewer with --agreement-pictures"
+            f"name a folder of more, or compare on fewer with --agreement-pictures, {PICTURES} at least"
         )
     return torch.stack([_read(paths[index * len(paths) // count], image_size, resize) for index in range(count)])
 
 
 def _find(folder: Path, count: int, recursive: bool) -> list[Path]:
     if not folder.is_dir():
-        raise PicturesError(f"{folder}: no such folder; --pictures takes a folder of at least {count} pictures")
+        raise PicturesError(f"{folder}: no such folder; a folder of at least {count} pictures is needed")
     return find_pictures(folder, Skipped(), recursive=recursive)
 
 

@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         print(classify(options, settings))
     except ServingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         print(f"error: {error}; once that is mended, the same command with --resume goes on", file=sys.stderr)

@@ -21,7 +21,7 @@ from sgn_serve.classify.unfinished import Manifest, PartsFolder
 from sgn_serve.process.version import package_version
 from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import EngineChoice
-from sgn_serve.settings import Settings
+from sgn_serve.settings import PREFIX, Settings
 
 _CHUNKS = 2
 """Chunks that are begun: while the rows of one are written, the next one is in the network."""
@@ -184,9 +184,10 @@ def _check_same(folder: PartsFolder, manifest: Manifest, identity: dict[str, Any
     for name in {**manifest.identity, **identity}:
         then, now = manifest.identity.get(name), identity.get(name)
         if then != now:
+            set_to = f"{name}=" if name.startswith(PREFIX) else f"{name} "  # with_flags finds the option by the "="
             raise ClassifyError(
-                f"{folder.path}: the unfinished run there has {name} {then!r}, and this one {now!r}; give the same, or "
-                "remove the folder to start again"
+                f"{folder.path}: the unfinished run there has {set_to}{then!r}, and this one {set_to}{now!r}; give the "
+                "same, or remove the folder to start again"
             )
 
 

@@ -173,7 +173,8 @@ class Conversation:
                 reconnected = True
                 continue
             if isinstance(response, httpx.RequestError):
-                raise NoAnswer(f"{request.method} {request.path}: no answer ({_told(response)})") from response
+                where = f"{request.method} {_url(response, request)}"
+                raise NoAnswer(f"{where}: no answer ({_told(response)})") from response
             if response.is_success:
                 return response
             if not is_busy(response):
@@ -213,6 +214,14 @@ def _retry_after(response: httpx.Response) -> float | None:
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return max((date - datetime.now(UTC)).total_seconds(), _FIRST_WAIT_SECONDS)
+
+
+def _url(error: httpx.RequestError, request: Send) -> str:
+    """Return the URL that was asked, or its path where the error does not tell."""
+    try:
+        return str(error.request.url.copy_with(userinfo=b""))
+    except RuntimeError:
+        return request.path
 
 
 def _told(error: httpx.RequestError) -> str:

@@ -26,7 +26,7 @@ class ClientError(Exception):
 
 
 class NoAnswer(ClientError):
-    """There is no answer: no connection, or none in time. `__cause__` is httpx's error."""
+    """There is no answer: no connection, or none in time. The message names the URL. `__cause__` is httpx's error."""
 
 
 class ServiceError(ClientError):

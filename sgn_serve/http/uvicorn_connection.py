@@ -109,10 +109,17 @@ class Connection(HttpToolsProtocol):
         """Take a whole head.
 
         Raises:
-            ValueError: It is one request too many at once. This ends the parsing.
+            ValueError: The head is too large, not for one host, or of one request too many. This ends the parsing.
         """
         if self.parser.should_upgrade():
             return  # it comes again, without the upgrade
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise ValueError(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
+            self._refuse("bad_http", f"this request has {hosts} Host headers; send one")
+            raise ValueError(f"{hosts} Host headers")
         self._unparsed = 0
         self._open = [cycle for cycle in self._open if not cycle.response_complete]
         if len(self._open) >= MAX_REQUESTS:

@@ -115,3 +115,14 @@ def test_what_cannot_carry_it_is_refused(options: list[str], capsys: pytest.Capt
     with pytest.raises(SystemExit):
         parse_arguments(["--ckpt", "model.safetensors", "--bf16-agreement", "d", *options])
     assert "--bf16-agreement is for --onnx in fp32, without --fused; leave it out" in capsys.readouterr().err
+
+
+def test_too_few_pictures_are_told_before_the_export(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.export.require_openvino", lambda: None)
+    assert main([*arguments, "--agreement-pictures", "1000"]) == 2
+    told = capsys.readouterr().err
+    assert "pictures, but 1000 are needed" in told
+    assert "--agreement-pictures, 28 at least" in told
+    assert not (tmp_path / "model.onnx").exists()

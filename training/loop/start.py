@@ -23,6 +23,9 @@ from training.loop.state import TrainerError
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.names import TIMM_PREFIX
 
+_SHOWN_NAMES = 3
+"""Names of classes that a message shows."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -135,7 +138,7 @@ def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: T
     """
     names = info.class_names
     others = start.classes != len(names) or start.class_names not in (None, names)
-    described = f"its {start.classes} classes are not these {len(names)}"
+    described = f"its {_classes(start.classes, start.class_names)} are not these {_classes(len(names), names)}"
     if others and config.freeze_backbone:
         raise TrainerError(
             f"{start.name}: {described}, and --freeze-backbone would keep a head that was never trained; leave "
@@ -166,6 +169,14 @@ def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: T
     if start.normalisation is not None and not any(part.startswith("normalisation: ") for part in parts):
         parts.append(f"normalisation: {in_words(start.normalisation)} (its own)")
     return f"starts from {start.name}: {'; '.join(parts)}"
+
+
+def _classes(count: int, names: tuple[str, ...] | None) -> str:
+    """Return how many classes there are, and the first of their names where they are known."""
+    if names is None:
+        return f"{count} classes"
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    return f"{count} classes ({shown}{', ...' if count > _SHOWN_NAMES else ''})"
 
 
 def saved_normalisation(state: dict[str, Any]) -> Normalisation | None:

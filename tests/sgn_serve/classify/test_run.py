@@ -142,9 +142,9 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
     assert "it holds an unfinished run; go on with --resume" in capsys.readouterr().err
     monkeypatch.undo()
     for other, reason in (
-        (["--top-k", 1], "SGN_TOP_K 5, and this one 1;"),
-        (["--self-gradient", "off"], "--self-gradient 'on', and this one 'off';"),
-        (["--chunk", 4], "--chunk 3, and this one 4;"),
+        (["--top-k", 1], "--top-k=5, and this one --top-k=1;"),
+        (["--self-gradient", "off"], "--self-gradient 'on', and this one --self-gradient 'off';"),
+        (["--chunk", 4], "--chunk 3, and this one --chunk 4;"),
     ):
         assert classify(folder, "--out", output, "--resume", *other) == 1
         error = capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
 
     monkeypatch.setenv("SGN_ENGINE", "onnxruntime")
     assert classify(folder, "--out", output, "--resume") == 1
-    assert "SGN_ENGINE 'auto', and this one 'onnxruntime';" in capsys.readouterr().err
+    assert "SGN_ENGINE='auto', and this one SGN_ENGINE='onnxruntime';" in capsys.readouterr().err
     monkeypatch.undo()
 
     with monkeypatch.context() as patched:  # engines are timed: another choice would give other probabilities

@@ -346,7 +346,7 @@ def closing_server() -> Iterator[tuple[str, list[int]]]:
 
 def test_nobody_there(ask) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(NoAnswer, match="POST classify: no answer \\(ConnectError"):
+    with pytest.raises(NoAnswer, match=r"POST http://127\.0\.0\.1:\d+/classify: no answer \(ConnectError"):
         ask(url, "classify", RED)
     assert ask(url, "ready") is False
 

@@ -96,13 +96,13 @@ def test_what_cannot_be_started_from_is_one_line_that_names_its_flag(picture_fol
     path = foreign(tmp_path / "x.pth", 5)
     common = ("--method=standard",)
     error = failure(capsys, arguments(picture_folder, "a", *common, f"--init-from={path}"))
-    assert "its 5 classes are not these 3; pass it to --pretrained instead of --init-from" in error
+    assert "its 5 classes are not these 3 classes (blue, green, red); pass it to --pretrained instead" in error
     error = failure(capsys, arguments(picture_folder, "a", *common, f"--pretrained={path}", "--arch=wrn-16-1"))
     assert f"--pretrained {path}: its weights are those of a wrn-10-1, not of a wrn-16-1; pass --arch wrn-10-1" in error
     error = failure(capsys, arguments(picture_folder, "a", f"--pretrained={path}", "--freeze-backbone"))
     assert "--freeze-backbone would keep a head that was never trained" in error
     error = failure(capsys, arguments(picture_folder, "a", *common, "--pretrained=none.pth"))
-    assert "pass that file to --pretrained" in error
+    assert "weights of another program, to --pretrained" in error
     torch.save(WideReference(1, 1, 3).state_dict(), tmp_path / "plain.pth")
     with pytest.raises(WeightsError, match=r"--pretrained .*run `python -m training.convert --arch wrn-10-1 --weights"):
         read_start(TrainConfig(arch="wrn-10-1", pretrained=str(tmp_path / "plain.pth")))
