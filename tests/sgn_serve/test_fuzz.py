@@ -379,7 +379,7 @@ def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
         statuses = list(pool.map(fuzzed.insist, largest_pictures()))  # one more than may wait
     assert statuses.count(415) == 1, "the one that is no picture"
     assert {*statuses} <= {200, 413, 415}, "a slow machine decodes some of them too slowly, and says so"
-    assert statuses.count(200) >= 4
+    assert 200 in statuses
     fuzzed.check_alive()
 
 
