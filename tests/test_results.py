@@ -24,6 +24,7 @@ from export.reduced import Reduced
 from release import paired
 from release.bundle import BUNDLED, SYSTEMS, summary
 from release.hostile import fuzz
+from release.hostile import report as hostile
 from release.hostile.recipes import Recipe, digest
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
@@ -252,6 +253,16 @@ def test_every_hostile_file_is_counted_and_can_be_made_again():
         for worst in (row["worst_megabytes"] for row in measured["formats"].values()):
             if "recipe" in worst and "file" not in worst["recipe"].split(",")[0]:
                 assert digest(Recipe.parse(worst["recipe"]).build()) == worst["digest"]
+
+
+def test_the_hostile_files_one_at_a_time_are_the_same_and_none_got_a_5xx():
+    alone = result("hostile/one-at-a-time")
+    assert alone["in_flight"] == 1
+    assert {name: row["files"] for name, row in alone["formats"].items()} == {
+        name: row["files"] for name, row in result("hostile")["formats"].items()
+    }
+    assert sum(row["busy"] + row["faults"] for row in alone["formats"].values()) == 0
+    assert hostile.exceeded(alone) == []
 
 
 @pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (9, 1, 22 / 1024)])

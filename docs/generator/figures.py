@@ -288,6 +288,12 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.processor": lambda: str(result("hostile")["processor"]),
     "hostile.commit": lambda: str(result("hostile")["git_commit"]),
     "hostile.together commit": lambda: str(result("hostile").get("together_commit", result("hostile")["git_commit"])),
+    "hostile.busy": lambda: str(sum(row["busy"] for row in result("hostile")["formats"].values())),
+    "hostile.alone files": lambda: f"{result('hostile/one-at-a-time')['files']:,}",
+    "hostile.alone commit": lambda: str(result("hostile/one-at-a-time")["git_commit"]),
+    "hostile.alone 5xx": lambda: str(
+        sum(row["busy"] + row["faults"] for row in result("hostile/one-at-a-time")["formats"].values())
+    ),
     "hostile.bound memory": lambda: f"{hostile.MEMORY_MB:g}",
     "hostile.bound answer": lambda: f"{hostile.ANSWER_SECONDS:g}",
     "hostile.bound small": lambda: f"{hostile.SMALL_SECONDS:g}",
