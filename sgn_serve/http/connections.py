@@ -11,7 +11,7 @@ PEER = "self_gradient.peer"
 WEBSOCKET = "self_gradient.websocket"
 """Key in a request's scope: whether it is the handshake of a WebSocket."""
 
-MAX_HEAD_BYTES = 16 * 1024
+MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 """Headers and trailers of one request. Each takes far more memory than its bytes."""
 MAX_REQUESTS = 16

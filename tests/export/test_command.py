@@ -158,7 +158,7 @@ def test_pictures_of_ones_own(
 ) -> None:
     arguments = ["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx"), "--pictures"]
     assert main([*arguments, str(tmp_path / "none")]) == 2
-    assert "no such folder; --pictures takes" in one_error_line(capsys)
+    assert "no such folder; a folder of at least 28 pictures" in one_error_line(capsys)
     assert main([*arguments, str(project_root / "examples")]) == 0
     assert "28/28" in capsys.readouterr().out
 

@@ -462,7 +462,7 @@ def test_bodies_that_stall_stay_within_the_memory(fuzzed):
         fuzzed.check_alive()
 
 
-UNFINISHED_HEAD = b"POST /classify HTTP/1.1\r\n" + b"".join(b"x-%d: %s\r\n" % (n, b"x" * 150) for n in range(95))
+UNFINISHED_HEAD = b"POST /classify HTTP/1.1\r\n" + b"".join(b"x-%d: %s\r\n" % (n, b"x" * 320) for n in range(95))
 
 
 @pytest.mark.parametrize("head", [UNFINISHED_HEAD, b"POST /classify HTTP/1.1\r\n" + b"a:b\r\n" * 12_000])
