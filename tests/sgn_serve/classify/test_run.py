@@ -16,6 +16,7 @@ from sgn_serve.classify import formats, run
 from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.settings import Settings
+from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import application_client
@@ -203,6 +204,24 @@ def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, mon
     assert classify(folder, "--out", tmp_path / "a.parquet") == 1
     assert 'pip install "self-gradient-networks[classify]"' in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "none", "p", "plain.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "batch", "reason"),
+    [
+        ("error for twenty and more", 24, "cannot answer a batch of 24 ("),
+        ("other shape for several", 3, "cannot answer a batch of 3 (its logits are of shape (1, 9) and not (3, 3));"),
+    ],
+)
+def test_a_network_that_fails_for_a_batch_is_one_line(classify, tmp_path, capsys, graph, batch, reason):
+    model = save_bad_graph(graph, tmp_path / "bad.onnx")
+    folder, output = pictures(tmp_path / "p", batch), tmp_path / "a.jsonl"
+    options = [folder, "--out", output, "--model", model, "--engine", "onnxruntime", "--chunk", 100]
+    assert classify(*options, "--self-gradient", "off", "--max-batch", batch) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {model}: ONNX Runtime CPUExecutionProvider {reason}")
+    assert error.endswith("; give a smaller --max-batch, or export it again")
+    assert not output.exists()
 
 
 def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
