@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.classify.cage import PACK_BYTES, Cage, Decoded, Pixels, input_batch
+from sgn_serve.classify.cage import READ_BYTES, Cage, Decoded, Pixels, input_batch
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.reading import Reader, Unread
@@ -253,7 +253,7 @@ class _Running:
                 start = 0
                 while start < len(items):
                     some = items[start : start + self._cage.places]
-                    contents = await self._loop.run_in_executor(self._reading, self._reader.read_some, some, PACK_BYTES)
+                    contents = await self._loop.run_in_executor(self._reading, self._reader.read_some, some, READ_BYTES)
                     file_bytes = sum(len(content) for content in contents if isinstance(content, bytes))
                     await self._window.take(len(contents), file_bytes)
                     numbers = range(start, start + len(contents))
