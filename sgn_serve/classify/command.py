@@ -32,14 +32,16 @@ SETTINGS = (
 )
 """Settings of the service that rows or speed depend on. Each is an option too."""
 _MEANINGS = {
-    "SGN_MODEL": "exported graph (.onnx) to classify with (default: the bundled model)",
-    "SGN_TOP_K": "classes in the column top_k (default: 5)",
-    "SGN_DECODERS": "processes that decode small pictures, and as many for large ones (default: all cores)",
-    "SGN_MAX_BATCH": "pictures that go through the network together (default: 32)",
-    "SGN_MAX_BYTES": "largest file, in bytes (default: 10 MiB)",
-    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds (default: 4)",
+    "SGN_MODEL": "exported graph (.onnx) to classify with",
+    "SGN_TOP_K": "classes in the column top_k",
+    "SGN_DECODERS": "processes that decode small pictures, and as many for large ones",
+    "SGN_MAX_BATCH": "pictures that go through the network together",
+    "SGN_MAX_BYTES": "largest file, in bytes",
+    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds",
 }
 """Meanings that differ from those in the service."""
+_DEFAULTS = {"SGN_DECODERS": "all cores"}
+"""Defaults that differ from those of the service."""
 
 EPILOG = """\
 PATH is a picture, a folder with pictures in it or in the folders below, a glob in quotes, a text file with a path a
@@ -90,7 +92,8 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
     rows = {row.variable: row for row in settings_table()}
     for variable in SETTINGS:
         row = rows[variable]
-        text = _MEANINGS.get(variable, f"{row.meaning} (default: {row.default})").replace("%", "%%")
+        meaning, default = _MEANINGS.get(variable, row.meaning), _DEFAULTS.get(variable, row.default)
+        text = f"{meaning} (default: {default})".replace("%", "%%")
         parser.add_argument(flag_of(row), dest=variable, metavar="VALUE", help=text)
     return parser
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from release.kill_classify import make_inputs
 from sgn_serve.classify import formats, run
+from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.classify.unfinished import PartsFolder
-from sgn_serve.settings import Settings
+from sgn_serve.settings import Settings, settings_table
 from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.sample_pictures import encode, noise
@@ -28,6 +29,13 @@ def pictures(folder: Path, count: int = 7) -> Path:
     for number in range(count):
         Image.fromarray(noise(8, 8, number)).save(folder / f"{number}.png")
     return folder
+
+
+def test_help_tells_the_defaults_of_the_settings():
+    told = {action.dest: action.help for action in build_parser()._actions}
+    defaults = {row.variable: row.default for row in settings_table()} | {"SGN_DECODERS": "all cores"}
+    for variable in SETTINGS:
+        assert str(told[variable]).replace("%%", "%").endswith(f" (default: {defaults[variable]})")
 
 
 def test_every_input_is_a_row_in_the_inputs_order(classify, tmp_path, capsys):
