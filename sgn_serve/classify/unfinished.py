@@ -77,15 +77,17 @@ class PartsFolder:
 
         Raises:
             ClassifyError: Another process works in it.
-            OSError: It cannot be made.
+            OSError: It cannot be made, or its file system has no locks.
         """
         self.path.mkdir(exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BaseException as error:
             os.close(self._lock)
             self._lock = None
+            if not isinstance(error, BlockingIOError):
+                raise
             raise ClassifyError(f"{self.path}: another run works in it; wait for its end, or end it") from None
         return self
 

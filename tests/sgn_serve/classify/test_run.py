@@ -1,6 +1,8 @@
 """Whole runs of sgn classify: every input is one row, with the server's answer or an error."""
 
 import csv
+import errno
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -237,6 +239,17 @@ def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
     with PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"]):
         assert classify(folder, "--out", tmp_path / "a.csv") == 1
     assert "another run works in it; wait for its end, or end it" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_locked_says_why(classify, tmp_path, capsys, monkeypatch):
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    assert classify(pictures(tmp_path / "p", 1), "--out", tmp_path / "a.csv") == 1
+    error = capsys.readouterr().err
+    assert os.strerror(errno.ENOLCK) in error
+    assert "another run" not in error
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
