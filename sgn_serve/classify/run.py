@@ -71,7 +71,7 @@ def classify(options: Options, settings: Settings) -> str:
     if folder.is_finished():
         if not options.resume:
             raise ClassifyError(f"{options.output}: it exists already; give another --out, or remove it")
-        if folder.path.is_dir():
+        if folder.path.is_dir() and folder.stranger() is None:
             with folder:
                 folder.clear()
         return f"{options.output} is finished already; to make it anew, remove it"

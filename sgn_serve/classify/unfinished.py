@@ -3,8 +3,9 @@
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -14,6 +15,8 @@ from sgn_serve.classify.formats import Format, write_whole
 
 FORMAT = 1
 _MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
+_OWN_NAME = re.compile(r"inputs|whole\.unfinished|(manifest\.json|\d+\.\d+\.\d+\.part)(\.unfinished)?")
+"""Names of the files that a run makes. Nothing else in the folder is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,19 @@ class PartsFolder:
         """Make the folder if there is none, and keep others out.
 
         Raises:
-            ClassifyError: Another process works in it.
+            ClassifyError: Another process works in it, or it holds something that no run has made.
             OSError: It cannot be made, or its file system has no locks.
         """
         self.path.mkdir(exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stranger = self.stranger()
+            if stranger is not None:
+                raise ClassifyError(
+                    f"{self.path}: {stranger!r} in it is no file of an unfinished run; move the folder away, or give "
+                    "another --out"
+                )
         except BaseException as error:
             os.close(self._lock)
             self._lock = None
@@ -97,6 +106,10 @@ class PartsFolder:
             if self.path.is_dir() and not (self.path / _MANIFEST).exists():
                 self._remove()
             os.close(self._lock)
+
+    def stranger(self) -> str | None:
+        """Return a name in the folder that no run gives to its files, None where there is none."""
+        return next((path.name for path in sorted(self.path.iterdir()) if not _OWN_NAME.fullmatch(path.name)), None)
 
     @property
     def inputs(self) -> Path:
@@ -133,8 +146,7 @@ class PartsFolder:
         Args:
             write: Writes the list.
         """
-        for path in self.path.iterdir():
-            path.unlink()
+        self._remove_files()
         with self.inputs.open("wb") as file:
             write(file)
             file.flush()
@@ -183,7 +195,14 @@ class PartsFolder:
         self._remove()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self._remove_files()
+            self.path.rmdir()
+
+    def _remove_files(self) -> None:
+        for path in self.path.iterdir():
+            if _OWN_NAME.fullmatch(path.name):
+                path.unlink()
 
     def _sync_parent(self) -> None:
         folder = os.open(self.output.parent, os.O_RDONLY)

@@ -252,6 +252,24 @@ def test_a_folder_that_cannot_be_locked_says_why(classify, tmp_path, capsys, mon
     assert "another run" not in error
 
 
+@pytest.mark.parametrize("name", ["0.png", "notes.part", "manifest.json.old"])
+def test_a_folder_of_somebody_else_is_left_as_it_is(classify, tmp_path, capsys, name):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.csv"
+    theirs = tmp_path / "a.csv.parts"
+    theirs.mkdir()
+    (theirs / name).write_text("theirs")
+    for options in ([], ["--resume"]):
+        assert classify(folder, "--out", output, *options) == 1
+        error = capsys.readouterr().err
+        assert error == (
+            f"error: {theirs}: {name!r} in it is no file of an unfinished run; move the folder away, or give another "
+            "--out\n"
+        )
+    output.write_text("finished")
+    assert classify(folder, "--out", output, "--resume") == 0
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [(name, "theirs")]
+
+
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
     cells: list[bytes | None] = [encode(Image.fromarray(noise(8, 8, number))) for number in range(8)]
     cells[2:4] = [None, b"damaged"]
