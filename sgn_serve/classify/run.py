@@ -129,7 +129,7 @@ def classify_chunks(
         format: Format of the parts.
         bar: Shows the progress.
     """
-    done = folder.done()
+    done = folder.resume()
     begin = done.parts * manifest.chunk
     bar.show("classifying", lambda: chunks.answered, manifest.count, min(begin, manifest.count))
     tables = [(table, column) for table, column in manifest.tables]

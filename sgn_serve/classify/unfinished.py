@@ -158,15 +158,31 @@ class PartsFolder:
 
     def done(self) -> Done:
         """Return what is written."""
-        counts: dict[int, tuple[int, int]] = {}
-        for path in self.path.glob("*.*.*.part"):
-            number, *counted, _ = path.name.split(".")
-            counts[int(number)] = int(counted[0]), int(counted[1])
-        parts = 0
-        while parts in counts:
-            parts += 1
-        answered, refused = (sum(counts[part][which] for part in range(parts)) for which in (0, 1))
-        return Done(parts, answered, refused)
+        counts = [(answered, refused) for _, answered, refused in self._whole_parts()]
+        return Done(len(counts), sum(answered for answered, _ in counts), sum(refused for _, refused in counts))
+
+    def resume(self) -> Done:
+        """Return what is written, and remove the parts behind a gap: they are made again.
+
+        A power cut can keep a later part and lose an earlier one.
+        """
+        kept = {path for path, _, _ in self._whole_parts()}
+        for path in self._parts():
+            if path not in kept:
+                path.unlink()
+        return self.done()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob("*.*.*.part"))
+
+    def _whole_parts(self) -> list[tuple[Path, int, int]]:
+        """Return each part without a gap from the first on, with its rows that have an answer and an error."""
+        found = []
+        for path in self._parts():
+            number, answered, refused, _ = path.name.split(".")
+            if int(number) == len(found):
+                found.append((path, int(answered), int(refused)))
+        return found
 
     def write_part(self, number: int, content: bytes, answered: int, refused: int) -> None:
         """Write a part. Its name tells its counts."""
@@ -180,7 +196,7 @@ class PartsFolder:
         """
         whole = self.path / _WHOLE
         with whole.open("wb") as file:
-            self._format.join(sorted(self.path.glob("*.*.*.part")), file)
+            self._format.join([path for path, _, _ in self._whole_parts()], file)
             file.flush()
             os.fsync(file.fileno())
         if self.is_finished():

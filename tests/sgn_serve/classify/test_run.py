@@ -270,6 +270,23 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(classify, tmp_path, capsys, 
     assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [(name, "theirs")]
 
 
+def test_parts_behind_a_gap_are_made_again(classify, tmp_path, monkeypatch):
+    """A power cut can keep a later part and lose an earlier one. Meanwhile a picture is gone."""
+    folder, output = pictures(tmp_path / "p", 8), tmp_path / "a.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "finish", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            classify(folder, "--out", output)
+    parts = sorted(Path(f"{output}.parts").glob("*.part"))
+    assert [part.name for part in parts] == ["0000000.3.0.part", "0000001.3.0.part", "0000002.2.0.part"]
+    parts[1].unlink()
+    (folder / "7.png").unlink()
+    assert classify(folder, "--out", output, "--resume") == 0
+    rows = read_rows(output)
+    assert [row["path"] for row in rows] == [str(folder / f"{number}.png") for number in range(8)]
+    assert [row["error_code"] for row in rows] == [None] * 7 + ["unreadable_file"]
+
+
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
     cells: list[bytes | None] = [encode(Image.fromarray(noise(8, 8, number))) for number in range(8)]
     cells[2:4] = [None, b"damaged"]
