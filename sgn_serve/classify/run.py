@@ -18,9 +18,12 @@ from sgn_serve.classify.items import Item, shown
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.inference.classifier import ENGINE_NAMES
+from sgn_serve.inference.engines import EngineError
 from sgn_serve.process.version import package_version
 from sgn_serve.records import ModelCard
-from sgn_serve.serving.engine_choice import EngineChoice
+from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
+from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings
 
 _CHUNKS = 2
@@ -91,7 +94,7 @@ def classify(options: Options, settings: Settings) -> str:
             found.identity = {source: digest for source in options.sources if (digest := identity_of(source))}
         bar.show("starting the network", lambda: 0)
         choice = None if manifest is None or manifest.engine is None else EngineChoice(**manifest.engine)
-        with ChunkClassifier(settings, choice) as chunks:
+        with _start(settings, choice, folder) as chunks:
             card = chunks.card
             for note in card.notes if manifest is None else ():
                 bar.note(f"warning: {note}")
@@ -115,6 +118,24 @@ def classify(options: Options, settings: Settings) -> str:
     errors = f", {done.refused:,} with an error: see the column error_code" if done.refused else ""
     rows = done.answered + done.refused
     return f"{options.output}: {rows:,} row{'' if rows == 1 else 's'}{errors}"
+
+
+def _start(settings: Settings, choice: EngineChoice | None, folder: PartsFolder) -> ChunkClassifier:
+    """Start the network on the engine of the unfinished run, if there is one."""
+    chunks = ChunkClassifier(settings, choice)
+    try:
+        chunks.start()
+    except EngineError:
+        if choice is None or choice.engine == ONNX_RUNTIME or settings.engine != AUTO_ENGINE:
+            raise
+        reason = "which this machine cannot run; go on where it began"
+        if settings.providers:
+            reason = f"while SGN_PROVIDERS={','.join(settings.providers)} asks for ONNX Runtime; leave it out"
+        raise ClassifyError(
+            f"{folder.path}: the unfinished run there began on {ENGINE_NAMES[choice.engine]} in "
+            f"{choice.precision or FLOAT32}, {reason}, or remove the folder to start again"
+        ) from None
+    return chunks
 
 
 def classify_chunks(

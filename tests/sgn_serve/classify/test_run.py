@@ -3,6 +3,8 @@
 import csv
 import errno
 import fcntl
+import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -285,6 +287,29 @@ def test_parts_behind_a_gap_are_made_again(classify, tmp_path, monkeypatch):
     rows = read_rows(output)
     assert [row["path"] for row in rows] == [str(folder / f"{number}.png") for number in range(8)]
     assert [row["error_code"] for row in rows] == [None] * 7 + ["unreadable_file"]
+
+
+def test_a_run_that_began_on_an_engine_that_is_not_here_says_so(classify, tmp_path, capsys, monkeypatch):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "finish", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            classify(folder, "--out", output)
+    manifest = Path(f"{output}.parts", "manifest.json")
+    content = json.loads(manifest.read_bytes())
+    content["engine"] = {"engine": "openvino", "precision": "bf16", "reason": "the processor has amx_bf16"}
+    manifest.write_text(json.dumps(content))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    capsys.readouterr()
+    for options, reason in (
+        ([], "which this machine cannot run; go on where it began"),
+        (["--providers", "cpu"], "while --providers=cpu asks for ONNX Runtime; leave it out"),
+    ):
+        assert classify(folder, "--out", output, "--resume", *options) == 1
+        assert capsys.readouterr().err == (
+            f"error: {output}.parts: the unfinished run there began on OpenVINO in bf16, {reason}, or remove the "
+            "folder to start again\n"
+        )
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
