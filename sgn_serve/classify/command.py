@@ -87,7 +87,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         type=_chunk,
         default=CHUNK,
         metavar="N",
-        help="rows that are written at a time: the most that a killed run loses (default: %(default)s)",
+        help="rows that are written at a time; a killed run loses two times as many at most (default: %(default)s)",
     )
     rows = {row.variable: row for row in settings_table()}
     for variable in SETTINGS:

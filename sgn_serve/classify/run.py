@@ -27,7 +27,7 @@ from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings
 
 _CHUNKS = 2
-"""Chunks that are begun: while the rows of one are written, the next one is in the network."""
+"""Chunks that are begun: while the rows of one are written, the next one is in the network. A kill loses them."""
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
 """Settings that rows depend on, as they are given."""
 
@@ -40,7 +40,7 @@ class Options:
         sources: See inputs.write_inputs.
         output: The file to write.
         column: The column of Parquet inputs, None for the usual one.
-        chunk: Inputs of one chunk: the most that a killed run loses.
+        chunk: Inputs of one chunk. A killed run loses two at most: one to be written, and the next one.
         resume: Whether to go on with an unfinished run.
         wants_block: Whether the block was asked for explicitly.
     """

@@ -1,4 +1,4 @@
-"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than one chunk."""
+"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than two chunks."""
 
 import fcntl
 import json

@@ -17,6 +17,7 @@ from PIL import Image
 
 from release.kill_classify import make_inputs
 from sgn_serve.classify import formats, run
+from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.classify.unfinished import PartsFolder
@@ -310,6 +311,29 @@ def test_a_run_that_began_on_an_engine_that_is_not_here_says_so(classify, tmp_pa
             f"error: {output}.parts: the unfinished run there began on OpenVINO in bf16, {reason}, or remove the "
             "folder to start again\n"
         )
+
+
+def test_a_kill_loses_two_chunks_at_most(classify, tmp_path, monkeypatch):
+    """Whatever was begun and is not written is lost."""
+    at_risk, seen = 0, []
+
+    def submit(self, items):
+        nonlocal at_risk
+        at_risk += 1
+        seen.append(at_risk)
+        return begin(self, items)
+
+    def write(self, *part):
+        nonlocal at_risk
+        write_part(self, *part)
+        at_risk -= 1
+
+    begin, write_part = ChunkClassifier.submit, PartsFolder.write_part
+    monkeypatch.setattr(ChunkClassifier, "submit", submit)
+    monkeypatch.setattr(PartsFolder, "write_part", write)
+    assert classify(pictures(tmp_path / "p", 10), "--out", tmp_path / "a.csv") == 0
+    assert seen == [1, 2, 2, 2]
+    assert at_risk == 0
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):
