@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import INTERRUPTED, importing
-from sgn_serve.refusals import ServingError
+from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
 PROGRAM = "python -m sgn_serve.classify"
@@ -119,8 +119,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         settings = Settings.from_environment({**os.environ, **given})
     except ServingError as error:
-        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
-        return error.exit_status
+        return refused(error, with_flags(str(error), given))
     with importing():
         from sgn_serve.classify.run import Options, classify, interrupted  # here, for it takes seconds
 
@@ -135,8 +134,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         print(classify(options, settings))
     except ServingError as error:
-        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
-        return error.exit_status
+        return refused(error, with_flags(str(error), given))
     except OSError as error:
         print(f"error: {error}; once that is mended, the same command with --resume goes on", file=sys.stderr)
         return 1
