@@ -177,7 +177,7 @@ class PartsFolder:
 
     def _whole_parts(self) -> list[tuple[Path, int, int]]:
         """Return each part without a gap from the first on, with its rows that have an answer and an error."""
-        found = []
+        found: list[tuple[Path, int, int]] = []
         for path in self._parts():
             number, answered, refused, _ = path.name.split(".")
             if int(number) == len(found):
