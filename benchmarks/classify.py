@@ -71,7 +71,7 @@ def measure(work: Callable[[], object], pictures: int) -> Speed:
 
 def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Compare the command with the engine alone, on PNG files of the network's size."""
-    classifier, _ = start_chosen(graph := read_graph(settings.model_path), settings)
+    classifier, choice = start_chosen(graph := read_graph(settings.model_path), settings)
     height, width = graph.description.image_size
     files = folder / "small"
     files.mkdir()
@@ -84,7 +84,7 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
         for begin in range(0, count, settings.max_batch):
             classifier.logits(images[begin : begin + settings.max_batch], block)
 
-    with ChunkClassifier(settings) as chunks:
+    with ChunkClassifier(settings, choice) as chunks:  # another choice might be another engine
         ways: dict[str, Callable[[], object]] = {
             "engine": engine,
             "classify": partial(_classify, chunks, files, folder),

@@ -2,7 +2,7 @@
 
 import sys
 
-from sgn_serve.refusals import ServingError
+from sgn_serve.refusals import ServingError, refused
 from sgn_serve.serving.trial import try_model
 from sgn_serve.settings import current_settings
 
@@ -16,8 +16,7 @@ def main() -> int:
     try:
         tried = try_model(current_settings())
     except ServingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+        return refused(error)
     for note in tried.notes:
         print(f"warning: {note}", file=sys.stderr)
     print(tried.summary)

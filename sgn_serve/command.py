@@ -11,7 +11,7 @@ from typing import Any
 
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import end_server_quietly
-from sgn_serve.refusals import ServingError
+from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
 PROGRAM = "python -m sgn_serve"
@@ -103,8 +103,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         Settings.from_environment({**os.environ, **given})
     except ServingError as error:
-        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
-        return error.exit_status
+        return refused(error, with_flags(str(error), given))
     os.environ.update(given)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 

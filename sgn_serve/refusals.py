@@ -4,6 +4,7 @@ A Refusal is answered to a client (sgn_serve/http/errors.py maps its code to a s
 from starting, or a new model from being served; its message is for whoever runs the service.
 """
 
+import sys
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -103,6 +104,17 @@ class ServingError(Exception):
     """
 
     exit_status: ClassVar[int] = 1
+
+
+def refused(error: ServingError, told: str | None = None) -> int:
+    """Print why a command ends, in one line on standard error, and return its exit status.
+
+    Args:
+        error: Why.
+        told: The message in the words of the command line. None for the error's own.
+    """
+    print(f"error: {told or error}", file=sys.stderr)
+    return error.exit_status
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -44,6 +44,7 @@ PACKAGES = ("pillow", "pillow-heif", "numpy", "bentoml", "starlette", "uvicorn",
 MEMORY_SHARE = 0.5
 """Share of the machine's free memory that a server may take before it is ended."""
 _MOST_RESTARTS = 20
+_MACHINE = ("versions", "processor", "cores")
 UNSUPPORTED = 415
 
 
@@ -105,6 +106,7 @@ class State:
         self.tallies: dict[str, fuzz.Tally] = {}
         self.rounds: dict[str, int] = {}
         self.idle = 0.0
+        self.facts: dict[str, Any] | None = None
         self._options = options
         if path.is_file():
             content = json.loads(path.read_text())
@@ -114,13 +116,14 @@ class State:
                 )
             self.seconds, self.named, self.formats = content["seconds"], content["named"], content["formats"]
             self.rounds, self.idle = content["rounds"], content["idle"]
-            self.fuzzed_commit = content["fuzzed_commit"]
+            self.fuzzed_commit, self.facts = content["fuzzed_commit"], content.get("facts")
             self.tallies = {name: fuzz.Tally(**tally) for name, tally in content["tallies"].items()}
         self._began = time.monotonic() - self.seconds
 
     def take_over(self, result: dict[str, Any]) -> None:
         """Begin with what a finished run measured, but for the named inputs of now and for many at a time."""
         self.idle, self.fuzzed_commit = result["idle_mb"], result["git_commit"]
+        self.facts = {name: result[name] for name in (*_MACHINE, "in_flight")}
         self._began -= result["seconds"]
         self.named = {side: rows for side, rows in result["named"].items() if side != "now"}
         self.formats = list(result["formats"])
@@ -139,6 +142,7 @@ class State:
             "rounds": self.rounds,
             "idle": self.idle,
             "fuzzed_commit": self.fuzzed_commit,
+            "facts": self.facts,
             "tallies": {name: asdict(tally) for name, tally in self.tallies.items()},
         }
         write_atomically(self._path, json.dumps(content).encode())
@@ -171,9 +175,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     names = ("again", "files", "formats", "seed", "server", "no_named", "no_together", "before", "replay", "in_flight")
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
     if arguments.again is not None and not state.tallies:
-        state.take_over(json.loads(arguments.again.read_text()))
-        sent = _beside(arguments.again) / "sent.jsonl.xz"
-        (arguments.work / "sent.jsonl").write_bytes(lzma.decompress(sent.read_bytes()))
+        write_atomically(arguments.work / "sent.jsonl", _list_of(arguments.again))
+        state.take_over(json.loads(arguments.again.read_text()))  # last: it marks the list as there
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
     fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
@@ -229,6 +232,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BenchmarkError(
             f"--before {arguments.before}: no checkout of this project; make one with git worktree add"
         )
+
+
+def _list_of(result: Path) -> bytes:
+    """Return the list of files that a finished run sent."""
+    sent = _beside(result) / "sent.jsonl.xz"
+    try:
+        return lzma.decompress(sent.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        raise BenchmarkError(
+            f"--again {result}: the list of its files cannot be read ({error}); put {sent} there, or leave --again out"
+        ) from None
 
 
 def _text(value: Any) -> Any:
@@ -321,19 +335,31 @@ def _accepted(opened: Session) -> list[str]:
     return [name for name, answer in zip(able, answers, strict=True) if answer.status != UNSUPPORTED]
 
 
+def _facts(in_flight: int) -> dict[str, Any]:
+    """Return what files are tried with."""
+    return {
+        "versions": versions(PACKAGES),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "in_flight": in_flight,
+    }
+
+
 def _result(state: State, command: str, most_bytes: float, in_flight: int) -> dict[str, Any]:
+    """Return the figures, with what the files were tried with, and what many at a time and the named inputs were."""
+    now = _facts(in_flight)
+    then = state.facts or now
     return {
         "command": command,
         "git_commit": state.fuzzed_commit or commit(),
         "together_commit": commit(),
-        "versions": versions(PACKAGES),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        **{name: then[name] for name in _MACHINE},
+        **{f"together_{name}": now[name] for name in _MACHINE},
         "seconds": state.seconds,
         "ended_at_megabytes": round(most_bytes / 1e6),
         "bounds": {"memory_mb": MEMORY_MB, "answer_seconds": ANSWER_SECONDS, "small_seconds": SMALL_SECONDS},
         "files": sum(tally.files for tally in state.tallies.values()),
-        "in_flight": in_flight,
+        "in_flight": then["in_flight"],
         "idle_mb": state.idle,
         "formats": {name: asdict(tally) for name, tally in state.tallies.items()},
         "named": state.named,

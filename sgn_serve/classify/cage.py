@@ -19,7 +19,11 @@ from sgn_serve.pictures.errors import PictureRefused, TooManyWaiting
 from sgn_serve.settings import Settings
 
 PACK_BYTES = 512 * 1024
-"""Largest message of several files. A file of a quarter of it goes alone: it takes much longer than a message."""
+"""Largest message of several files."""
+_SMALL_BYTES = PACK_BYTES // 4
+"""Largest file that goes together with others. A larger one takes much longer than a message, so it goes alone."""
+READ_BYTES = PACK_BYTES - _SMALL_BYTES
+"""Bytes of files that are read for one message. A small file beyond them still fits into it."""
 _HEAD_BYTES = 1024
 _PACK_SECONDS = 60.0
 _PATIENCE = 10.0
@@ -90,7 +94,7 @@ class Cage:
         Returns:
             For each, its pixels, or what the server refuses it for.
         """
-        together = [number for number, file in enumerate(files) if len(file) <= PACK_BYTES // 4]
+        together = [number for number, file in enumerate(files) if len(file) <= _SMALL_BYTES]
         decoded: list[Decoded | None] = [None] * len(files)
         if len(together) > 1 and sum(len(files[number]) for number in together) <= PACK_BYTES:
             found = await self._decode_together([files[number] for number in together])

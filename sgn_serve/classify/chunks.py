@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.classify.cage import PACK_BYTES, Cage, Decoded, Pixels, input_batch
+from sgn_serve.classify.cage import READ_BYTES, Cage, Decoded, Pixels, input_batch
+from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, answer_rows, error_row
@@ -21,6 +22,7 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.records import AUTO, Mode, ModelCard, SelfGradient, mode_of
+from sgn_serve.refusals import one_line
 from sgn_serve.serving.engine_choice import EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.serving.predictor import picture_options
@@ -99,7 +101,7 @@ class ChunkClassifier:
         """Return a row for each item, in their order.
 
         Raises:
-            ServingError: The model cannot be used.
+            ServingError: The model cannot be used, or cannot answer so large a batch.
         """
         return self.submit(items).result()
 
@@ -129,6 +131,8 @@ class ChunkClassifier:
 
     def submit(self, items: Sequence[Item]) -> "Future[list[Row]]":
         """Begin a chunk, and return its rows to come. Two chunks at a time keep the network busy.
+
+        The result raises ClassifyError where the model cannot answer so large a batch.
 
         Raises:
             ServingError: The model cannot be used.
@@ -249,7 +253,7 @@ class _Running:
                 start = 0
                 while start < len(items):
                     some = items[start : start + self._cage.places]
-                    contents = await self._loop.run_in_executor(self._reading, self._reader.read_some, some, PACK_BYTES)
+                    contents = await self._loop.run_in_executor(self._reading, self._reader.read_some, some, READ_BYTES)
                     file_bytes = sum(len(content) for content in contents if isinstance(content, bytes))
                     await self._window.take(len(contents), file_bytes)
                     numbers = range(start, start + len(contents))
@@ -290,8 +294,16 @@ class _Running:
         return asyncio.ensure_future(run())
 
     def _answer(self, paths: list[str], images: list[Pixels]) -> list[Row]:
-        logits = run_network(self._classifier, input_batch(images), self._block, self._margin)
-        return answer_rows(paths, logits, self._classifier.description.class_names, self._settings.top_k, self._mode)
+        classifier = self._classifier
+        try:
+            logits = run_network(classifier, input_batch(images), self._block, self._margin)
+            _check_shapes(logits, (len(images), len(classifier.description.class_names)))
+        except Exception as error:  # the engines' exceptions share no base class
+            raise ClassifyError(
+                f"{self._settings.model_path}: {classifier.runs_on} cannot answer a batch of {len(images)} "
+                f"({one_line(error)}); give a smaller --max-batch, or export it again"
+            ) from None
+        return answer_rows(paths, logits, classifier.description.class_names, self._settings.top_k, self._mode)
 
     @property
     def _margin(self) -> float:
@@ -317,6 +329,12 @@ def run_network(classifier: Classifier, images: NDArray[np.float32], block: Self
         assert corrected is not None, "the block was on"
         logits[chosen] = corrected
     return Logits(plain, logits, None, chosen)
+
+
+def _check_shapes(logits: Logits, expected: tuple[int, int]) -> None:
+    for values in (logits.plain, logits.corrected):
+        if values is not None and values.shape != expected:
+            raise ValueError(f"its logits are of shape {values.shape} and not {expected}")
 
 
 def _message(error: PictureRefused | Unread) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import INTERRUPTED, importing
-from sgn_serve.refusals import ServingError
+from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
 PROGRAM = "python -m sgn_serve.classify"
@@ -32,14 +32,16 @@ SETTINGS = (
 )
 """Settings of the service that rows or speed depend on. Each is an option too."""
 _MEANINGS = {
-    "SGN_MODEL": "exported graph (.onnx) to classify with (default: the bundled model)",
-    "SGN_TOP_K": "classes in the column top_k (default: 5)",
-    "SGN_DECODERS": "processes that decode small pictures, and as many for large ones (default: all cores)",
-    "SGN_MAX_BATCH": "pictures that go through the network together (default: 32)",
-    "SGN_MAX_BYTES": "largest file, in bytes (default: 10 MiB)",
-    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds (default: 4)",
+    "SGN_MODEL": "exported graph (.onnx) to classify with",
+    "SGN_TOP_K": "classes in the column top_k",
+    "SGN_DECODERS": "processes that decode small pictures, and as many for large ones",
+    "SGN_MAX_BATCH": "pictures that go through the network together",
+    "SGN_MAX_BYTES": "largest file, in bytes",
+    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds",
 }
 """Meanings that differ from those in the service."""
+_DEFAULTS = {"SGN_DECODERS": "all cores"}
+"""Defaults that differ from those of the service."""
 
 EPILOG = """\
 PATH is a picture, a folder with pictures in it or in the folders below, a glob in quotes, a text file with a path a
@@ -85,12 +87,13 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         type=_chunk,
         default=CHUNK,
         metavar="N",
-        help="rows that are written at a time: the most that a killed run loses (default: %(default)s)",
+        help="rows that are written at a time; a killed run loses two times as many at most (default: %(default)s)",
     )
     rows = {row.variable: row for row in settings_table()}
     for variable in SETTINGS:
         row = rows[variable]
-        text = _MEANINGS.get(variable, f"{row.meaning} (default: {row.default})").replace("%", "%%")
+        meaning, default = _MEANINGS.get(variable, row.meaning), _DEFAULTS.get(variable, row.default)
+        text = f"{meaning} (default: {default})".replace("%", "%%")
         parser.add_argument(flag_of(row), dest=variable, metavar="VALUE", help=text)
     return parser
 
@@ -116,8 +119,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         settings = Settings.from_environment({**os.environ, **given})
     except ServingError as error:
-        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
-        return error.exit_status
+        return refused(error, with_flags(str(error), given))
     with importing():
         from sgn_serve.classify.run import Options, classify, interrupted  # here, for it takes seconds
 
@@ -132,8 +134,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         print(classify(options, settings))
     except ServingError as error:
-        print(f"error: {with_flags(str(error), given)}", file=sys.stderr)
-        return error.exit_status
+        return refused(error, with_flags(str(error), given))
     except OSError as error:
         print(f"error: {error}; once that is mended, the same command with --resume goes on", file=sys.stderr)
         return 1

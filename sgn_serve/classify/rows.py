@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgn_serve.inference.classifier import Logits, softmax
 from sgn_serve.records import Mode
+from sgn_serve.serving.answers import disagreement_bits, likeliest
 
 NO_ANSWER = "internal_error"
 
@@ -60,11 +60,10 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
     """
     plain = softmax(logits.plain)
     answer = plain if logits.corrected is None else softmax(logits.corrected)
-    # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
-    ranked = np.argsort(-answer, axis=1, kind="stable")[:, :top_k]
+    ranked = likeliest(answer, top_k)
     listed = np.take_along_axis(answer, ranked, axis=1).tolist()
     best_plain = plain.argmax(axis=1).tolist()
-    bits = disagreements(answer, plain).tolist()
+    bits = disagreement_bits(answer, plain).tolist()
     both: list[bool] = [logits.corrected is not None] * len(paths)
     if logits.second_pass is not None:
         both = [bool(ran) for ran in logits.second_pass]
@@ -95,15 +94,3 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
             )
         )
     return rows
-
-
-def disagreements(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the Jensen-Shannon divergences of distributions, (N, classes) each, in bits, (N).
-
-    They are those of serving.answers.disagreement_bits.
-    """
-    three = np.stack([first, second, (first + second) / 2])
-    logarithms = np.log2(three, out=np.zeros_like(three), where=three > 0)
-    first_entropy, second_entropy, middle_entropy = -(three * logarithms).sum(axis=-1)
-    bits: NDArray[np.float64] = (middle_entropy - (first_entropy + second_entropy) / 2).clip(0.0, 1.0)
-    return bits

@@ -18,13 +18,16 @@ from sgn_serve.classify.items import Item, shown
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.inference.classifier import ENGINE_NAMES
+from sgn_serve.inference.engines import EngineError
 from sgn_serve.process.version import package_version
 from sgn_serve.records import ModelCard
-from sgn_serve.serving.engine_choice import EngineChoice
+from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
+from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings
 
 _CHUNKS = 2
-"""Chunks that are begun: while the rows of one are written, the next one is in the network."""
+"""Chunks that are begun: while the rows of one are written, the next one is in the network. A kill loses them."""
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
 """Settings that rows depend on, as they are given."""
 
@@ -37,7 +40,7 @@ class Options:
         sources: See inputs.write_inputs.
         output: The file to write.
         column: The column of Parquet inputs, None for the usual one.
-        chunk: Inputs of one chunk: the most that a killed run loses.
+        chunk: Inputs of one chunk. A killed run loses two at most: one to be written, and the next one.
         resume: Whether to go on with an unfinished run.
         wants_block: Whether the block was asked for explicitly.
     """
@@ -71,7 +74,7 @@ def classify(options: Options, settings: Settings) -> str:
     if folder.is_finished():
         if not options.resume:
             raise ClassifyError(f"{options.output}: it exists already; give another --out, or remove it")
-        if folder.path.is_dir():
+        if folder.path.is_dir() and folder.stranger() is None:
             with folder:
                 folder.clear()
         return f"{options.output} is finished already; to make it anew, remove it"
@@ -91,7 +94,7 @@ def classify(options: Options, settings: Settings) -> str:
             found.identity = {source: digest for source in options.sources if (digest := identity_of(source))}
         bar.show("starting the network", lambda: 0)
         choice = None if manifest is None or manifest.engine is None else EngineChoice(**manifest.engine)
-        with ChunkClassifier(settings, choice) as chunks:
+        with _start(settings, choice, folder) as chunks:
             card = chunks.card
             for note in card.notes if manifest is None else ():
                 bar.note(f"warning: {note}")
@@ -117,6 +120,24 @@ def classify(options: Options, settings: Settings) -> str:
     return f"{options.output}: {rows:,} row{'' if rows == 1 else 's'}{errors}"
 
 
+def _start(settings: Settings, choice: EngineChoice | None, folder: PartsFolder) -> ChunkClassifier:
+    """Start the network on the engine of the unfinished run, if there is one."""
+    chunks = ChunkClassifier(settings, choice)
+    try:
+        chunks.start()
+    except EngineError:
+        if choice is None or choice.engine == ONNX_RUNTIME or settings.engine != AUTO_ENGINE:
+            raise
+        reason = "which this machine cannot run; go on where it began"
+        if settings.providers:
+            reason = f"while SGN_PROVIDERS={','.join(settings.providers)} asks for ONNX Runtime; leave it out"
+        raise ClassifyError(
+            f"{folder.path}: the unfinished run there began on {ENGINE_NAMES[choice.engine]} in "
+            f"{choice.precision or FLOAT32}, {reason}, or remove the folder to start again"
+        ) from None
+    return chunks
+
+
 def classify_chunks(
     chunks: ChunkClassifier, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress
 ) -> None:
@@ -129,7 +150,7 @@ def classify_chunks(
         format: Format of the parts.
         bar: Shows the progress.
     """
-    done = folder.done()
+    done = folder.resume()
     begin = done.parts * manifest.chunk
     bar.show("classifying", lambda: chunks.answered, manifest.count, min(begin, manifest.count))
     tables = [(table, column) for table, column in manifest.tables]

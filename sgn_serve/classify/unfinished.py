@@ -1,10 +1,11 @@
-"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than one chunk."""
+"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than two chunks."""
 
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -14,6 +15,8 @@ from sgn_serve.classify.formats import Format, write_whole
 
 FORMAT = 1
 _MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
+_OWN_NAME = re.compile(r"inputs|whole\.unfinished|(manifest\.json|\d+\.\d+\.\d+\.part)(\.unfinished)?")
+"""Names of the files that a run makes. Nothing else in the folder is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,24 @@ class PartsFolder:
         """Make the folder if there is none, and keep others out.
 
         Raises:
-            ClassifyError: Another process works in it.
-            OSError: It cannot be made.
+            ClassifyError: Another process works in it, or it holds something that no run has made.
+            OSError: It cannot be made, or its file system has no locks.
         """
         self.path.mkdir(exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stranger = self.stranger()
+            if stranger is not None:
+                raise ClassifyError(
+                    f"{self.path}: {stranger!r} in it is no file of an unfinished run; move the folder away, or give "
+                    "another --out"
+                )
+        except BaseException as error:
             os.close(self._lock)
             self._lock = None
+            if not isinstance(error, BlockingIOError):
+                raise
             raise ClassifyError(f"{self.path}: another run works in it; wait for its end, or end it") from None
         return self
 
@@ -95,6 +106,10 @@ class PartsFolder:
             if self.path.is_dir() and not (self.path / _MANIFEST).exists():
                 self._remove()
             os.close(self._lock)
+
+    def stranger(self) -> str | None:
+        """Return a name in the folder that no run gives to its files, None where there is none."""
+        return next((path.name for path in sorted(self.path.iterdir()) if not _OWN_NAME.fullmatch(path.name)), None)
 
     @property
     def inputs(self) -> Path:
@@ -131,8 +146,7 @@ class PartsFolder:
         Args:
             write: Writes the list.
         """
-        for path in self.path.iterdir():
-            path.unlink()
+        self._remove_files()
         with self.inputs.open("wb") as file:
             write(file)
             file.flush()
@@ -144,15 +158,31 @@ class PartsFolder:
 
     def done(self) -> Done:
         """Return what is written."""
-        counts: dict[int, tuple[int, int]] = {}
-        for path in self.path.glob("*.*.*.part"):
-            number, *counted, _ = path.name.split(".")
-            counts[int(number)] = int(counted[0]), int(counted[1])
-        parts = 0
-        while parts in counts:
-            parts += 1
-        answered, refused = (sum(counts[part][which] for part in range(parts)) for which in (0, 1))
-        return Done(parts, answered, refused)
+        counts = [(answered, refused) for _, answered, refused in self._whole_parts()]
+        return Done(len(counts), sum(answered for answered, _ in counts), sum(refused for _, refused in counts))
+
+    def resume(self) -> Done:
+        """Return what is written, and remove the parts behind a gap: they are made again.
+
+        A power cut can keep a later part and lose an earlier one.
+        """
+        kept = {path for path, _, _ in self._whole_parts()}
+        for path in self._parts():
+            if path not in kept:
+                path.unlink()
+        return self.done()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob("*.*.*.part"))
+
+    def _whole_parts(self) -> list[tuple[Path, int, int]]:
+        """Return each part without a gap from the first on, with its rows that have an answer and an error."""
+        found: list[tuple[Path, int, int]] = []
+        for path in self._parts():
+            number, answered, refused, _ = path.name.split(".")
+            if int(number) == len(found):
+                found.append((path, int(answered), int(refused)))
+        return found
 
     def write_part(self, number: int, content: bytes, answered: int, refused: int) -> None:
         """Write a part. Its name tells its counts."""
@@ -166,7 +196,7 @@ class PartsFolder:
         """
         whole = self.path / _WHOLE
         with whole.open("wb") as file:
-            self._format.join(sorted(self.path.glob("*.*.*.part")), file)
+            self._format.join([path for path, _, _ in self._whole_parts()], file)
             file.flush()
             os.fsync(file.fileno())
         if self.is_finished():
@@ -181,7 +211,14 @@ class PartsFolder:
         self._remove()
 
     def _remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            self._remove_files()
+            self.path.rmdir()
+
+    def _remove_files(self) -> None:
+        for path in self.path.iterdir():
+            if _OWN_NAME.fullmatch(path.name):
+                path.unlink()
 
     def _sync_parent(self) -> None:
         folder = os.open(self.output.parent, os.O_RDONLY)

@@ -23,9 +23,8 @@ def predict(logits: Logits, description: Description, top_k: int, max_disagreeme
         np.stack([logits.plain[0], logits.corrected[0]]) if both and logits.corrected is not None else logits.plain[:1]
     )
     plain, answer = rows[0], rows[-1]
-    # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
-    ranked = [_class(answer, index, description) for index in np.argsort(-answer, kind="stable")[:top_k].tolist()]
-    bits = disagreement_bits(answer, plain) if both else None
+    ranked = [_class(answer, index, description) for index in likeliest(answer, top_k).tolist()]
+    bits = float(disagreement_bits(answer, plain)) if both else None
     # Validate plain values at once: models within models would be made one by one, at twice the cost.
     return Prediction.model_validate(
         {
@@ -46,15 +45,21 @@ def _class(probabilities: NDArray[np.float64], index: int, description: Descript
     return {"label": description.class_names[index], "index": index, "probability": float(probabilities[index])}
 
 
-def disagreement_bits(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Return the Jensen-Shannon divergence of two distributions, (classes,) each, in bits.
+def likeliest(probabilities: NDArray[np.float64], top_k: int) -> NDArray[np.intp]:
+    """Return the indices of the likeliest classes of each distribution, (..., classes), the likeliest first."""
+    # A stable sort of the negated values: among equals the lower index comes first, as in argmax.
+    return np.argsort(-probabilities, axis=-1, kind="stable")[..., :top_k]
 
-    It is 0 where they are equal, and 1 where no class is possible in both.
+
+def disagreement_bits(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Jensen-Shannon divergences of distributions, (..., classes) each, in bits, (...).
+
+    One is 0 where they are equal, and 1 where no class is possible in both.
 
     Source: Lin, Divergence Measures Based on the Shannon Entropy (1991), with the logarithm to base 2.
     """
     three = np.stack([first, second, (first + second) / 2])
     logarithms = np.log2(three, out=np.zeros_like(three), where=three > 0)
-    first_entropy, second_entropy, middle_entropy = -(three * logarithms).sum(axis=1)
-    bits = float(middle_entropy - (first_entropy + second_entropy) / 2)
-    return min(max(bits, 0.0), 1.0)  # rounding may leave the interval by a hair
+    first_entropy, second_entropy, middle_entropy = -(three * logarithms).sum(axis=-1)
+    bits: NDArray[np.float64] = middle_entropy - (first_entropy + second_entropy) / 2
+    return bits.clip(0.0, 1.0)  # rounding may leave the interval by a hair

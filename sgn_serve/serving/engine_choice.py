@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
-from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier
+from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier, Logits
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.inference.graph import Graph, GraphError, checked_measured
 from sgn_serve.process.processor import bfloat16_products
@@ -145,7 +145,14 @@ def start_chosen(
         return _start(graph, settings, instead), instead
     reference = _start(graph, settings, instead)
     try:
-        off = largest_error(classifier, reference)
+        expected = answer_noise(reference)
+    except Exception as error:  # the engines' exceptions share no base class
+        reason = (
+            f"ONNX Runtime cannot run it for several pictures at once ({one_line(error)}), so OpenVINO was not compared"
+        )
+        return reference, replace(instead, reason=reason)
+    try:
+        off = largest_error(answer_noise(classifier), expected)
         share = relative_time(classifier, reference) if off <= FAR_OFF else math.inf
     except Exception as error:  # the engines' exceptions share no base class
         reason = f"OpenVINO cannot run it in bfloat16 for several pictures at once ({one_line(error)})"
@@ -167,7 +174,7 @@ def relative_time(classifier: Classifier, reference: Classifier) -> float:
         reference: The same network on another engine.
     """
     block = reference.description.has_block
-    images = np.random.default_rng(0).random((PICTURES, 3, *reference.description.image_size), np.float32)
+    images = _noise(reference)
     shortest = dict.fromkeys((classifier, reference), math.inf)
     begun = time.perf_counter()
     for _ in range(TURNS):
@@ -180,17 +187,23 @@ def relative_time(classifier: Classifier, reference: Classifier) -> float:
     return shortest[classifier] / shortest[reference]
 
 
-def largest_error(classifier: Classifier, reference: Classifier) -> float:
+def answer_noise(classifier: Classifier) -> Logits:
+    """Return every output of a network for PICTURES pictures of noise."""
+    block = classifier.description.has_block
+    return classifier.logits(_noise(classifier), block, block and classifier.description.has_gradient)
+
+
+def _noise(classifier: Classifier) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((PICTURES, 3, *classifier.description.image_size), np.float32)
+
+
+def largest_error(found: Logits, expected: Logits) -> float:
     """Return the error of the output that is furthest off, as a share of its size, for the median of some pictures.
 
     Args:
-        classifier: The network on the engine in question.
-        reference: The same network in float32.
+        found: The outputs of the engine in question.
+        expected: The outputs in float32 for the same pictures.
     """
-    description = reference.description
-    images = np.random.default_rng(0).random((PICTURES, 3, *description.image_size), np.float32)
-    block = description.has_block
-    found, expected = (one.logits(images, block, block and description.has_gradient) for one in (classifier, reference))
     pairs = ((found.plain, expected.plain), (found.corrected, expected.corrected), (found.gradient, expected.gradient))
     return max(_median_error(one, other) for one, other in pairs if one is not None and other is not None)
 

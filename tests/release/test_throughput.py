@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 
 import pytest
 
@@ -26,11 +27,30 @@ def test_a_line_for_each_number_of_connections() -> None:
     assert [cell.strip() for cell in last.strip("|").split("|")] == ["8", "75", "70", "125", "0.95", "1.75"]
 
 
-def test_a_server_that_answers_with_errors_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server runs: the load generator meets a closed port."""
+@pytest.fixture
+def _never_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_resume", "_suspend"):
         monkeypatch.setattr(throughput, name, lambda server: None)
-    with pytest.raises(BenchmarkError):
+
+
+@pytest.mark.usefixtures("_never_suspended")
+def test_a_load_generator_that_fails_is_an_error() -> None:
+    """No server runs: the load generator meets a closed port."""
+    with pytest.raises(BenchmarkError, match="the load generator: "):
+        throughput.load(Server("127.0.0.1", 1, 0), 1, 0.1)
+
+
+@pytest.mark.usefixtures("_never_suspended")
+@pytest.mark.parametrize("statuses", [{"503": 1}, {"200": 9, "503": 1}, {}])
+def test_a_server_that_answers_with_errors_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, statuses: dict[str, int]
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        summary = {"statuses": statuses, "requests_per_second": 100.0}
+        return subprocess.CompletedProcess(command, 0, json.dumps(summary), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(BenchmarkError, match=r"not all answers were 200: \{"):
         throughput.load(Server("127.0.0.1", 1, 0), 1, 0.1)
 
 

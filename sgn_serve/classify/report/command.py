@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import importing
-from sgn_serve.refusals import ServingError
+from sgn_serve.refusals import ServingError, refused
 
 PROGRAM = "python -m sgn_serve.classify.report"
 
@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         print(write_report(parsed.answers, parsed.truth, parsed.out))
     except ServingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+        return refused(error)
     except OSError as error:
         print(f"error: {error}; correct the path", file=sys.stderr)
         return 1

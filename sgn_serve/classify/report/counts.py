@@ -47,10 +47,12 @@ class Counts:
         """Return all labels that were given or are true, sorted."""
         return sorted({label for pair in self.confusion for label in pair})
 
-    def of_class(self, label: str) -> tuple[int, int]:
-        """Return how many pictures of a class are right, and how many there are."""
-        pictures = sum(count for (true, _), count in self.confusion.items() if true == label)
-        return self.confusion[label, label], pictures
+    def by_class(self) -> dict[str, tuple[int, int]]:
+        """Return, by label, how many pictures of a class are right, and how many there are."""
+        pictures: Counter[str] = Counter()
+        for (true, _), count in self.confusion.items():
+            pictures[true] += count
+        return {label: (self.confusion[label, label], pictures[label]) for label in self.labels()}
 
 
 def count_answers(answers: Path, truth: Path) -> Counts:

@@ -1,5 +1,6 @@
 """Draw a confusion matrix and a histogram, with Pillow alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -7,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)
 _RIGHT, _WRONG = (38, 110, 180), (200, 80, 40)
 _FONT_SIZE = 14
+MOST_LABELS = 4096
+"""Most labels of a confusion matrix. Its picture has a pixel or more for each pair of labels."""
 _NUMBERED = 30
 """Most classes whose cells show their numbers and whose labels are written."""
 _CELL, _SMALL_CELLS = 44, 900
@@ -23,7 +26,7 @@ def draw_confusion(confusion: Mapping[tuple[str, str], int], labels: Sequence[st
 
     Args:
         confusion: Pictures by (true label, given label).
-        labels: The labels, in order.
+        labels: The labels, in order, MOST_LABELS at most.
     """
     written = len(labels) <= _NUMBERED
     cell = _CELL if written else max(1, _SMALL_CELLS // len(labels))
@@ -36,7 +39,9 @@ def draw_confusion(confusion: Mapping[tuple[str, str], int], labels: Sequence[st
     picture = Image.new("RGB", (width, title + side + room), _WHITE)
     draw = ImageDraw.Draw(picture)
     draw.text((_MARGIN, _MARGIN // 2), _TITLE, _BLACK, font)
-    totals = {true: sum(confusion.get((true, given), 0) for given in labels) for true in labels}
+    totals: Counter[str] = Counter()
+    for (true, _), count in confusion.items():
+        totals[true] += count
     places = {label: place for place, label in enumerate(labels)}
     for (true, given), count in confusion.items():
         share = count / totals[true]

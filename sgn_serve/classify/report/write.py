@@ -9,7 +9,7 @@ from PIL import Image
 
 from sgn_serve.classify.formats import write_whole
 from sgn_serve.classify.report.counts import BINS, Counts, count_answers, interval_95
-from sgn_serve.classify.report.pictures import draw_confusion, draw_histogram
+from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
 
 _WORST = 20
 """Most frequent mistakes that the page lists."""
@@ -17,6 +17,8 @@ _WORST = 20
 
 def write_report(answers: Path, truth: Path, folder: Path) -> str:
     """Write report.md, report.json, confusion.png and, for a network with a block, disagreement.png.
+
+    There is no confusion.png of more than MOST_LABELS labels.
 
     Args:
         answers: What sgn classify wrote.
@@ -33,7 +35,7 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
     counts = count_answers(answers, truth)
     folder.mkdir(parents=True, exist_ok=True)
     figures = summarise(counts)
-    if counts.answered:
+    if _has_matrix(figures):
         _save(draw_confusion(counts.confusion, counts.labels()), folder / "confusion.png")
     right, wrong = counts.disagreement[True], counts.disagreement[False]
     if sum(right) + sum(wrong):
@@ -47,10 +49,10 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
 
 def summarise(counts: Counts) -> dict[str, Any]:
     """Return the figures of a report. Shares are from 0 to 1; None where there is nothing to share."""
-    classes = {}
-    for label in counts.labels():
-        right, pictures = counts.of_class(label)
-        classes[label] = {"pictures": pictures, "right": right, **_share(right, pictures)}
+    classes = {
+        label: {"pictures": pictures, "right": right, **_share(right, pictures)}
+        for label, (right, pictures) in counts.by_class().items()
+    }
     answered = counts.answered
     return {
         "pictures": answered,
@@ -70,6 +72,11 @@ def summarise(counts: Counts) -> dict[str, Any]:
             "wrong": counts.disagreement[False],
         },
     }
+
+
+def _has_matrix(figures: dict[str, Any]) -> bool:
+    """Return whether the confusion matrix is drawn."""
+    return 0 < len(figures["classes"]) <= MOST_LABELS
 
 
 def _share(right: int, pictures: int) -> dict[str, Any]:
@@ -93,6 +100,11 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     true, given = ({pair[which] for pair in counts.confusion} for which in (0, 1))
     if counts.answered and not true & given:
         notes.append("no true label is one that the model gave: they should be written as the model names them")
+    if counts.answered and not _has_matrix(figures):
+        notes.append(
+            f"the {len(figures['classes']):,} labels are more than the {MOST_LABELS:,} that a matrix is drawn "
+            "for; report.json has its counts"
+        )
     if notes:
         lines += ["Notes:", "", *(f"- {note}." for note in notes), ""]
     lines += ["| class | pictures | accuracy | 95 % interval |", "| --- | ---: | ---: | ---: |"]
@@ -105,7 +117,7 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     if mistakes:
         lines += ["", "| true | given | pictures |", "| --- | --- | ---: |"]
         lines += [f"| {_cell(true)} | {_cell(given)} | {count:,} |" for (true, given), count in mistakes]
-    if counts.answered:
+    if _has_matrix(figures):
         lines += ["", "![confusion matrix](confusion.png)"]
     if any(sum(bins) for bins in counts.disagreement.values()):
         lines += ["", "![disagreement of block on and block off](disagreement.png)"]

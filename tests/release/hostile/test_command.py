@@ -170,6 +170,31 @@ def test_a_list_can_be_sent_again(run, tmp_path):
     assert again == fuzz.read_list(sent)["GIF"][:20]
 
 
+def test_a_finished_run_that_goes_on_keeps_what_its_files_were_tried_with(run, tmp_path):
+    then = {"versions": {"python": "3.0"}, "processor": "another", "cores": 64, "in_flight": 7}
+    out, work = tmp_path / "out" / "hostile.json", tmp_path / "work"
+    sent, elsewhere = out.with_suffix("") / "sent.jsonl.xz", tmp_path / "elsewhere.xz"
+    with flawed("none") as options:
+        options = [*wait_for(options), "--formats", "GIF", "--files", "10", "--no-together"]
+        _, first, _ = run(*options)
+        out.write_text(json.dumps(first | then))
+        options += ["--again", str(out)]
+        sent.rename(elsewhere)
+        for _ in range(2):  # the second time, too: no state says that the list is there
+            status, _, said = run(*options)
+            assert status == 2
+            assert said.startswith(f"error: --again {out}: the list of its files cannot be read (")
+            assert len(said.splitlines()) == 1
+        elsewhere.rename(sent)
+        _, result, _ = run(*options)
+    assert {name: result[name] for name in then} == then
+    now = {name: first[name] for name in ("versions", "processor", "cores")}
+    assert {name: result[f"together_{name}"] for name in now} == now
+    assert (result["formats"], result["files"]) == (first["formats"], 10)
+    assert len(fuzz.read_list(sent)["GIF"]) == 10
+    assert not work.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -40,6 +40,9 @@ class Digests:
         engine = {"name": self.choice.engine, "providers": [], "precision": "float32", "chosen": "auto", "reason": ""}
         self.card = ModelCard.model_validate({**card.model_dump(), "engine": engine})
 
+    def start(self) -> None:
+        """Start nothing: files are read without an engine."""
+
     def __enter__(self) -> "Digests":
         return self
 

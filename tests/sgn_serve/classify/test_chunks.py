@@ -6,6 +6,7 @@ from io import StringIO
 
 from PIL import Image
 
+from sgn_serve.classify.cage import Cage
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.items import Item, item_of_file
 from sgn_serve.classify.progress import Progress
@@ -28,6 +29,25 @@ def test_a_pickled_copy_gives_the_same_rows(tiny, tmp_path):
     assert copied == first.result()
     assert [row.error_code for row in copied] == [None, None, "empty_file"]
     assert copied[0]._replace(path="") == copied[1]._replace(path="")
+
+
+def test_small_files_go_together_whatever_their_size(tiny, tmp_path, monkeypatch):
+    messages, alone = [], []
+    together = Cage._decode_together
+
+    async def counted(self, files):
+        messages.append(len(files))
+        return await together(self, files)
+
+    monkeypatch.setattr(Cage, "_decode_together", counted)
+    monkeypatch.setattr(Cage, "_decode_alone", lambda self, file: alone.append(file))
+    contents = [encode(Image.fromarray(noise(120, side, side))) for side in (60, 110, 300, 360)]
+    assert len(contents[-1]) > 120_000
+    items = [Item(str(number), content=contents[number % 4]) for number in range(40)]
+    with ChunkClassifier(Settings(model_path=tiny, decoders=1, threads=1)) as chunks:
+        assert [row.error_code for row in chunks(items)] == [None] * 40
+    assert sum(messages) == 40
+    assert not alone
 
 
 def test_a_window_gives_room_in_order_and_takes_more_than_itself_when_it_is_empty():

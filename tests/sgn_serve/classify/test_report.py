@@ -70,6 +70,29 @@ def test_the_confusion_matrix_is_darkest_on_a_class_that_is_right(tmp_path):
     assert {(38, 110, 180), (200, 80, 40)} <= shown
 
 
+def test_tens_of_thousands_of_labels_have_figures_and_no_matrix(tmp_path, capsys):
+    """The time of 20,000 labels would be hours if it grew with their square."""
+    labels = 20_000
+    rows = [
+        Row(f"{number}", f"class {number // 2}", 0, 0.9, [], None, None, "off", None, None) for number in range(labels)
+    ]
+    (tmp_path / "part").write_bytes(FORMATS[".csv"].encode(rows))
+    with (tmp_path / "a.csv").open("wb") as file:
+        FORMATS[".csv"].join([tmp_path / "part"], file)
+    truth = "".join(f"{number},class {number}\n" for number in range(labels))
+    (tmp_path / "truth.csv").write_text(f"path,label\n{truth}")
+    folder = tmp_path / "report"
+    assert main([str(tmp_path / "a.csv"), "--truth", str(tmp_path / "truth.csv"), "--out", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.md"]
+    classes = json.loads((folder / "report.json").read_text())["classes"]
+    assert len(classes) == labels
+    assert sum(row["pictures"] for row in classes.values()) == labels
+    assert sum(row["right"] for row in classes.values()) == 1
+    page = (folder / "report.md").read_text()
+    assert "- the 20,000 labels are more than the 4,096 that a matrix is drawn for; report.json has its counts" in page
+    assert "confusion.png" not in page
+
+
 def test_an_interval_is_wilsons():
     assert interval_95(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert interval_95(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)

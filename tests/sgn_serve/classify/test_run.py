@@ -1,6 +1,10 @@
 """Whole runs of sgn classify: every input is one row, with the server's answer or an error."""
 
 import csv
+import errno
+import fcntl
+import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,9 +17,12 @@ from PIL import Image
 
 from release.kill_classify import make_inputs
 from sgn_serve.classify import formats, run
+from sgn_serve.classify.chunks import ChunkClassifier
+from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.classify.unfinished import PartsFolder
-from sgn_serve.settings import Settings
+from sgn_serve.settings import Settings, settings_table
+from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import application_client
@@ -27,6 +34,13 @@ def pictures(folder: Path, count: int = 7) -> Path:
     for number in range(count):
         Image.fromarray(noise(8, 8, number)).save(folder / f"{number}.png")
     return folder
+
+
+def test_help_tells_the_defaults_of_the_settings():
+    told = {action.dest: action.help for action in build_parser()._actions}
+    defaults = {row.variable: row.default for row in settings_table()} | {"SGN_DECODERS": "all cores"}
+    for variable in SETTINGS:
+        assert str(told[variable]).replace("%%", "%").endswith(f" (default: {defaults[variable]})")
 
 
 def test_every_input_is_a_row_in_the_inputs_order(classify, tmp_path, capsys):
@@ -205,11 +219,121 @@ def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "none", "p", "plain.onnx"]
 
 
+@pytest.mark.parametrize(
+    ("graph", "batch", "reason"),
+    [
+        ("error for twenty and more", 24, "cannot answer a batch of 24 ("),
+        ("other shape for several", 3, "cannot answer a batch of 3 (its logits are of shape (1, 9) and not (3, 3));"),
+    ],
+)
+def test_a_network_that_fails_for_a_batch_is_one_line(classify, tmp_path, capsys, graph, batch, reason):
+    model = save_bad_graph(graph, tmp_path / "bad.onnx")
+    folder, output = pictures(tmp_path / "p", batch), tmp_path / "a.jsonl"
+    options = [folder, "--out", output, "--model", model, "--engine", "onnxruntime", "--chunk", 100]
+    assert classify(*options, "--self-gradient", "off", "--max-batch", batch) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {model}: ONNX Runtime CPUExecutionProvider {reason}")
+    assert error.endswith("; give a smaller --max-batch, or export it again")
+    assert not output.exists()
+
+
 def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
     folder = pictures(tmp_path / "p", 1)
     with PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"]):
         assert classify(folder, "--out", tmp_path / "a.csv") == 1
     assert "another run works in it; wait for its end, or end it" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_locked_says_why(classify, tmp_path, capsys, monkeypatch):
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    assert classify(pictures(tmp_path / "p", 1), "--out", tmp_path / "a.csv") == 1
+    error = capsys.readouterr().err
+    assert os.strerror(errno.ENOLCK) in error
+    assert "another run" not in error
+
+
+@pytest.mark.parametrize("name", ["0.png", "notes.part", "manifest.json.old"])
+def test_a_folder_of_somebody_else_is_left_as_it_is(classify, tmp_path, capsys, name):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.csv"
+    theirs = tmp_path / "a.csv.parts"
+    theirs.mkdir()
+    (theirs / name).write_text("theirs")
+    for options in ([], ["--resume"]):
+        assert classify(folder, "--out", output, *options) == 1
+        error = capsys.readouterr().err
+        assert error == (
+            f"error: {theirs}: {name!r} in it is no file of an unfinished run; move the folder away, or give another "
+            "--out\n"
+        )
+    output.write_text("finished")
+    assert classify(folder, "--out", output, "--resume") == 0
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [(name, "theirs")]
+
+
+def test_parts_behind_a_gap_are_made_again(classify, tmp_path, monkeypatch):
+    """A power cut can keep a later part and lose an earlier one. Meanwhile a picture is gone."""
+    folder, output = pictures(tmp_path / "p", 8), tmp_path / "a.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "finish", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            classify(folder, "--out", output)
+    parts = sorted(Path(f"{output}.parts").glob("*.part"))
+    assert [part.name for part in parts] == ["0000000.3.0.part", "0000001.3.0.part", "0000002.2.0.part"]
+    parts[1].unlink()
+    (folder / "7.png").unlink()
+    assert classify(folder, "--out", output, "--resume") == 0
+    rows = read_rows(output)
+    assert [row["path"] for row in rows] == [str(folder / f"{number}.png") for number in range(8)]
+    assert [row["error_code"] for row in rows] == [None] * 7 + ["unreadable_file"]
+
+
+def test_a_run_that_began_on_an_engine_that_is_not_here_says_so(classify, tmp_path, capsys, monkeypatch):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "finish", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            classify(folder, "--out", output)
+    manifest = Path(f"{output}.parts", "manifest.json")
+    content = json.loads(manifest.read_bytes())
+    content["engine"] = {"engine": "openvino", "precision": "bf16", "reason": "the processor has amx_bf16"}
+    manifest.write_text(json.dumps(content))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    capsys.readouterr()
+    for options, reason in (
+        ([], "which this machine cannot run; go on where it began"),
+        (["--providers", "cpu"], "while --providers=cpu asks for ONNX Runtime; leave it out"),
+    ):
+        assert classify(folder, "--out", output, "--resume", *options) == 1
+        assert capsys.readouterr().err == (
+            f"error: {output}.parts: the unfinished run there began on OpenVINO in bf16, {reason}, or remove the "
+            "folder to start again\n"
+        )
+
+
+def test_a_kill_loses_two_chunks_at_most(classify, tmp_path, monkeypatch):
+    """Whatever was begun and is not written is lost."""
+    at_risk, seen = 0, []
+
+    def submit(self, items):
+        nonlocal at_risk
+        at_risk += 1
+        seen.append(at_risk)
+        return begin(self, items)
+
+    def write(self, *part):
+        nonlocal at_risk
+        write_part(self, *part)
+        at_risk -= 1
+
+    begin, write_part = ChunkClassifier.submit, PartsFolder.write_part
+    monkeypatch.setattr(ChunkClassifier, "submit", submit)
+    monkeypatch.setattr(PartsFolder, "write_part", write)
+    assert classify(pictures(tmp_path / "p", 10), "--out", tmp_path / "a.csv") == 0
+    assert seen == [1, 2, 2, 2]
+    assert at_risk == 0
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):

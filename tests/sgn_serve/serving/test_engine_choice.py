@@ -200,6 +200,36 @@ def test_an_engine_that_fails_for_several_pictures_gives_way(agreeing: Graph, mo
     assert choice.reason == "OpenVINO cannot run it in bfloat16 for several pictures at once (no batches)"
 
 
+@pytest.mark.usefixtures("able")
+def test_a_graph_that_onnx_runtime_cannot_run_for_several_pictures_is_not_blamed_on_openvino(
+    agreeing: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ready:
+        """Answers whatever the batch is."""
+
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+            self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
+
+        def run(self, outputs: list[str], inputs: Any) -> Any:
+            return self.right.run(outputs, inputs)
+
+    def started(graph: Graph, settings: Settings, choice: EngineChoice) -> Any:
+        classifier = start(graph, settings, choice)
+        if choice.engine == "onnxruntime":
+            monkeypatch.setattr(classifier, "logits", lambda *_: 1 // 0)
+        return classifier
+
+    start = engine_choice._start
+    monkeypatch.setattr(engine_choice, "_start", started)
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", Ready)
+    classifier, choice = start_chosen(agreeing, Settings())
+    assert (classifier.engine, choice.engine, choice.precision) == ("onnxruntime", "onnxruntime", None)
+    assert choice.reason == (
+        "ONNX Runtime cannot run it for several pictures at once (integer division or modulo by zero), so OpenVINO was "
+        "not compared"
+    )
+
+
 def test_a_slow_network_is_timed_for_fewer_turns(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], []
     classifier = engine_choice._start(agreeing, Settings(providers=("cpu",)), EngineChoice("onnxruntime", None, ""))
