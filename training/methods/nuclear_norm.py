@@ -25,9 +25,12 @@ def nuclear_norm(logits: Tensor, others: Tensor) -> Tensor:
         others: (n, classes).
 
     Returns:
-        A scalar: the norm of the (N, classes) matrix of all processes, divided by N.
+        A scalar: the norm of the (N, classes) matrix of all processes, divided by N. It is NaN or infinite where a
+        value of the matrix is, so that a training that diverges is told by its loss.
     """
     difference = whole_batch(at_least_float32(logits) - at_least_float32(others))
+    if not difference.isfinite().all():
+        return difference.sum()  # the decomposition raises an error of its own there
     return torch.linalg.matrix_norm(difference, "nuc") / len(difference)
 
 
