@@ -23,7 +23,8 @@ STEPS_OF_A_PATTERN = 20
 def label_patterns(model: SelfGradientNetwork, images: Tensor, eps: float) -> Tensor:
     """Return for each class the perturbation that holds what the network knows of its label.
 
-    It is the step from a grey picture, which shows nothing of any class.
+    It is the step from a grey picture, which shows nothing of any class. With frozen batch norm each class is computed
+    for itself, so at most N of them go through the network at once. A smaller batch then needs less memory here too.
 
     Args:
         model: The network in training.
@@ -37,10 +38,12 @@ def label_patterns(model: SelfGradientNetwork, images: Tensor, eps: float) -> Te
     with frozen_batch_norm(model):
         with torch.no_grad():
             classes = model.plain_logits(grey).shape[1]
-        inputs = grey.repeat(classes, 1, 1, 1).requires_grad_()
-        loss = cross_entropy(model.plain_logits(inputs), torch.arange(classes, device=images.device)).sum()
-        (gradient,) = torch.autograd.grad(loss, inputs)
-    return eps * gradient.sign()
+        patterns = []
+        for some in torch.arange(classes, device=images.device).split(len(images)):
+            inputs = grey.repeat(len(some), 1, 1, 1).requires_grad_()
+            loss = cross_entropy(model.plain_logits(inputs), some).sum()
+            patterns.append(eps * torch.autograd.grad(loss, inputs)[0].sign())
+    return torch.cat(patterns)
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:
