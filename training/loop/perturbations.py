@@ -29,8 +29,9 @@ class PerturbationStore:
         levels: (pictures, 3, H + 2 padding, W + 2 padding) int8, in units of eps / LEVELS.
 
     Sources: the start is Jia et al.'s, Prior-Guided Adversarial Initialization for Fast Adversarial Training (2022),
-    whose code leaves perturbations where they are while pictures are cropped and mirrored. That they follow is from
-    Zheng et al., Efficient Adversarial Training with Transferable Adversarial Examples (2020).
+    whose code leaves perturbations where they are while pictures are cropped and mirrored, and draws all of them anew
+    every 40 epochs. That they follow is from Zheng et al., Efficient Adversarial Training with Transferable Adversarial
+    Examples (2020). Here they are never drawn anew.
     """
 
     def __init__(

@@ -67,7 +67,9 @@ class LabelInformationTraining:
     replaces a random share of the pattern's values. One step of size eps follows. The divergence's weight rises
     linearly from 0 over the training. The pass of the attack is kept for the loss.
 
-    Label smoothing is even here. The source divides the share among the other classes at random, also in the attack.
+    Label smoothing is even here. The benchmark divides the share among the other classes at random, also in the attack.
+    For eps above 8/255 it draws noise of up to 2 eps, and does not project the attacked picture back into its ball.
+    Here every eps is treated alike: noise of eps, and a projection.
 
     Attributes:
         eps: L-inf budget and size of the step, units of pixel intensity.
