@@ -255,7 +255,11 @@ class Trainer:
         work = Work(self.config.epochs, pictures, self.validation.passes(self.model))
         budget = 60 * self.config.minutes
         if self._counts_core:
-            left = TimeLeft(work, progress.epoch, budget, progress.core_seconds, clock=time.process_time)
+            # The budget is that of all processes together, and they do equal work.
+            processes = self.shard.processes
+            left = TimeLeft(
+                work, progress.epoch, budget, progress.core_seconds, clock=lambda: processes * time.process_time()
+            )
         else:
             left = TimeLeft(work, progress.epoch, budget, progress.wall_seconds)
         left.knows("validation", progress.validation_seconds)

@@ -132,3 +132,13 @@ def of_core(tmp_path) -> trainer.Trainer:
 
 def test_the_first_line_tells_the_used_time_that_the_budget_counts(of_core):
     assert describe(of_core).endswith(", 1 minutes of a core, of which 0.5 are used")
+
+
+def test_the_time_left_of_a_core_budget_falls_by_what_all_processes_use(of_core, monkeypatch):
+    clock = BusyClock()
+    monkeypatch.setattr(clock, "process_time", lambda: clock.core)
+    monkeypatch.setattr(trainer, "time", clock)
+    left = of_core._time_left()
+    assert left.seconds() == 30
+    clock.core += 4
+    assert left.seconds() == pytest.approx(30 - 2 * 4)
