@@ -347,7 +347,7 @@ class Trainer:
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         judged = len(self.validation.labels), self.validation.attacked
-        problem = collapse(figures, self.progress.best_pgd, *judged) if adversarial else None
+        problem = collapse(figures, self.progress.best_pgd, *judged, self.config) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
         choice, best = self._choose(figures) if keep else (self._choice, False)
