@@ -134,7 +134,7 @@ def trained(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
     command = entry.training_line(options)
     if state.is_file() and entry.note.is_file() and (before_it := entry.note.read_text()) != command:
         raise SpeedrunError(
-            f"{entry.folder} holds a training by another command: {before_it}; give its options, or move the folder away"
+            f"{entry.folder} holds a training by another command: {before_it}; give its options, or move it away"
         )
 
     def progress() -> dict[str, Any]:
@@ -225,7 +225,10 @@ def check_options(entry: Entry, options: argparse.Namespace, row: dict[str, Any]
         )
         fix = "give the options of then, or another --out"
     elif row["training_command"] != entry.training_line(options):
-        told, fix = f"its training (was {row['training_command']})", "take the row out of the file, or give another --out"
+        told, fix = (
+            f"its training (was {row['training_command']})",
+            "take the row out of the file, or give another --out",
+        )
     else:
         return
     raise SpeedrunError(f"{options.out / 'speedrun.json'}: the row of {entry.recipe} has other options: {told}; {fix}")

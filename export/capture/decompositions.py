@@ -422,7 +422,8 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
     """
     if interpolation_mode != 0 or padding_mode != 0:
         raise CaptureError(
-            "grid_sample has a gradient here with mode bilinear and padding zeros alone", "aten::grid_sampler_2d_backward"
+            "grid_sample has a gradient here with mode bilinear and padding zeros alone",
+            "aten::grid_sampler_2d_backward",
         )
     height, width = features.shape[2:]
     x, y = (
@@ -474,7 +475,8 @@ def randomised_leaky_relu(
     """
     if training:
         raise CaptureError(
-            "a randomised leaky ReLU in training mode has random slopes, which a graph has not", "aten::rrelu_with_noise"
+            "a randomised leaky ReLU in training mode has random slopes, which a graph has not",
+            "aten::rrelu_with_noise",
         )
     return F.leaky_relu(features, (lower + upper) / 2)
 

@@ -143,7 +143,7 @@ def test_a_row_of_other_options_is_refused_and_stays(tmp_path, monkeypatch, caps
 def test_a_row_of_a_recipe_that_has_changed_since_is_refused():
     entry, now = speedrun.Entry("nuat", "wrn-10-1", 0.01, 0), options()
     row = {**entry.key, "command": entry.command(now), "training_command": "python -m training --method pgd"}
-    with pytest.raises(speedrun.SpeedrunError, match="other options: its training .was python -m training --method"):
+    with pytest.raises(speedrun.SpeedrunError, match=r"other options: its training .was python -m training --method"):
         speedrun.check_options(entry, now, row)
 
 
@@ -153,5 +153,5 @@ def test_a_training_of_another_command_is_not_taken_for_this_one(tmp_path, monke
     entry.folder.mkdir(parents=True)
     (entry.folder / "state.pt").write_bytes(b"")
     entry.note.write_text(entry.training_line(options("--training=--batch-size 8")))
-    with pytest.raises(speedrun.SpeedrunError, match="another command: python -m training .*; give its options, or"):
+    with pytest.raises(speedrun.SpeedrunError, match=r"another command: python -m training .*; give its options, or"):
         speedrun.trained(entry, options())

@@ -30,7 +30,7 @@ def test_too_little_memory_for_them_and_the_copy_that_is_saved_is_one_line(monke
     monkeypatch.setattr("training.loop.perturbations.free_memory", lambda device: 2 * stored)
     store()
     monkeypatch.setattr("training.loop.perturbations.free_memory", lambda device: 2 * stored - 1)
-    with pytest.raises(TrainerError, match="for each of 6 pictures: .* of memory is free on cpu; leave it away") as told:
+    with pytest.raises(TrainerError, match=r"each of 6 pictures: .* of memory is free on cpu; leave it away") as told:
         store()
     assert "\n" not in str(told.value)
     PerturbationStore(6, (12, 12), EPS, 0, torch.device("cpu"), Shard(1, 2))  # another process saves

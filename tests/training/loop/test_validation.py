@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,24 +18,24 @@ def figures(clean: float, fgsm: float, pgd10: float) -> dict[str, float]:
 
 
 ONE_STEP = TrainConfig(method="pgd", attack_steps=1)
-USUAL = {"pictures": 2000, "attacked": 500, "config": ONE_STEP}
+USUAL = {"pictures": 2000, "attacked": 500}
 OVERFITTED, LEAKING = figures(0.7, 0.65, 0.02), figures(0.4, 0.8, 0.9)
 
 
 def test_catastrophic_overfitting_is_noticed():
-    problem = collapse(OVERFITTED, best_pgd=0.35, **USUAL)
+    problem = collapse(OVERFITTED, best_pgd=0.35, config=ONE_STEP, **USUAL)
     assert problem is not None
     assert "catastrophic overfitting" in problem
     assert "--attack n-fgsm" in problem
 
 
 def test_label_leaking_is_noticed():
-    problem = collapse(LEAKING, best_pgd=0.3, **USUAL)
+    problem = collapse(LEAKING, best_pgd=0.3, config=ONE_STEP, **USUAL)
     assert problem is not None
     assert "label leaking" in problem
 
 
-ADVICE = {
+ADVICE: dict[str, dict[str, Any]] = {
     "--attack n-fgsm": {"attack": "n-fgsm"},
     "--attack n-fgsm instead of --attack-start prior": {"attack": "n-fgsm", "attack_start": "uniform"},
     "more --attack-steps": {"attack_steps": 4},
@@ -60,7 +61,7 @@ ADVICE = {
     ],
 )
 def test_what_is_advised_can_be_given_to_the_same_training(measured, config):
-    problem = collapse(measured, best_pgd=0.35, pictures=2000, attacked=500, config=config)
+    problem = collapse(measured, best_pgd=0.35, config=config, **USUAL)
     assert problem is not None
     for advice in re.split(", or |, | or ", problem.split("; train with ")[1]):
         changed = ADVICE[advice]
@@ -70,9 +71,9 @@ def test_what_is_advised_can_be_given_to_the_same_training(measured, config):
 
 
 def test_healthy_and_early_training_is_left_alone():
-    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36, **USUAL) is None
-    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0, **USUAL) is None
-    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1, **USUAL) is None
+    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36, config=ONE_STEP, **USUAL) is None
+    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0, config=ONE_STEP, **USUAL) is None
+    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1, config=ONE_STEP, **USUAL) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_healthy_and_early_training_is_left_alone():
 )
 def test_a_difference_of_few_pictures_is_chance(measured, best_pgd):
     assert collapse(measured, best_pgd, pictures=14, attacked=4, config=ONE_STEP) is None
-    assert collapse(measured, best_pgd, **USUAL) is not None
+    assert collapse(measured, best_pgd, config=ONE_STEP, **USUAL) is not None
 
 
 def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):
