@@ -32,6 +32,7 @@ THREADS = 1
 BF16 = hasattr(torch.cpu, "_is_avx512_bf16_supported") and torch.cpu._is_avx512_bf16_supported()
 SEED = 0
 
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # other files are left out
 DEPTH, WIDTH = 16, 2
 BATCH = 128
 PEAK_LR, WARMUP = 0.2, 0.2  # the learning rate rises to its peak in a fifth of the time, then falls to 0
@@ -52,6 +53,8 @@ def read_pictures(folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     pictures, labels = [], []
     for label, name in enumerate(names):
         for path in sorted((folder / name).iterdir()):
+            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+                continue
             with Image.open(path) as picture:
                 pictures.append(np.asarray(picture.convert("RGB")))
             labels.append(label)
@@ -205,6 +208,8 @@ def train(images: torch.Tensor, labels: torch.Tensor, classes: int, epochs: int 
         classes: How many classes there are.
         epochs: Passes over the pictures. 0 trains for MINUTES instead.
     """
+    if len(images) < BATCH:
+        raise SystemExit(f"{len(images)} training pictures do not fill a batch of {BATCH}; lower BATCH in this file")
     torch.manual_seed(SEED)
     network = WideResNet(classes, *statistics(images)).to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(network)

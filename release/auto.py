@@ -187,13 +187,40 @@ def main(command_line: Sequence[str] | None = None) -> int:
     return 0
 
 
+class AutoError(TrainingError):
+    """A result that does not go with what is asked for now; the message names the fix."""
+
+
+def usable(result: dict[str, Any], checkpoint_sha256: str, pgd_pictures: int, attacked_pictures: int) -> dict[str, Any]:
+    """Return what a result has measured on this checkpoint, with as many pictures as are asked for now.
+
+    Args:
+        result: The result.
+        checkpoint_sha256: Digest of the checkpoint's file.
+        pgd_pictures: Pictures of PGD-20 and of the attack on the saving.
+        attacked_pictures: Pictures of the attacks on "auto".
+
+    Raises:
+        AutoError: Other pictures were attacked. That is not thrown away, because it takes longest.
+    """
+    if result.get("checkpoint_sha256") != checkpoint_sha256:
+        return {}
+    before = result.get("attacked", {}).get("pictures", attacked_pictures)
+    if before != attacked_pictures:
+        raise AutoError(f"{before} pictures were attacked before; pass --pictures {before}, or another --out")
+    parts = ("pgd_20", "slow_down")
+    return {name: part for name, part in result.items() if name not in parts or part["pictures"] == pgd_pictures}
+
+
 def measure(options: argparse.Namespace, command: list[str]) -> None:
     """Measure everything and write the result, after each part and each attack.
 
+    What the file holds of another checkpoint, or of another number of pictures, is measured anew.
+
     Raises:
-        TrainingError: The checkpoint or the pictures cannot be read.
+        TrainingError: The checkpoint or the pictures cannot be read, or what is there is of others.
     """
-    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
 
     def save(**parts: Any) -> None:
         result.update(parts)
@@ -202,12 +229,18 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     model, info = load_checkpoint(CHECKPOINT)
     model.requires_grad_(False)
     test = load_pictures("image-folder", options.data_root, "test", None, info.class_names)
+    digest, judged = file_sha256(CHECKPOINT), json.loads(JUDGED.read_text())
+    setting = judged["setting"]
+    if setting["checkpoint_sha256"] != digest:
+        raise AutoError(f"{JUDGED} is of another network than {CHECKPOINT}; judge that one first")
+    result = usable(stored, digest, min(options.pgd_pictures, len(test)), min(options.pictures, len(test)))
+    if dropped := sorted(name for name in stored.keys() - result.keys() if isinstance(stored[name], dict)):
+        told = f"of another network or of other counts, so measured anew: {', '.join(dropped)}"
+        print(f"{options.out}: {told}", file=sys.stderr)
     if "margin" not in result:
         validation = validation_pictures(info, AutoRequest(AGREEMENT, options.data_root))
-        save(margin=measure_margin(model, validation, test))
+        save(margin=measure_margin(model, validation, test), checkpoint_sha256=digest)
     model.auto_margin = result["margin"]["margin"]
-    judged = json.loads(JUDGED.read_text())
-    setting = judged["setting"]
 
     def trial(count: int) -> tuple[PictureSet, Trial[SelfGradientNetwork]]:
         chosen = choose_pictures(test, count, setting["seed"])
@@ -217,7 +250,7 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
 
     save(
         command=" ".join(command),
-        checkpoint_sha256=file_sha256(CHECKPOINT),
+        checkpoint_sha256=digest,
         data=info.dataset,
         versions=current_versions(),
         git_commit=git_commit(),

@@ -8,7 +8,8 @@ a core, validation after each epoch included. The learning rate falls to 0 with 
 by APGD-CE, and what that leaves by APGD-T, on pictures that training held out; never on test pictures.
 
 It writes results/speedrun.json, a row a recipe, and results/speedrun.md, after each attack. A row that is there already
-is not made again, and the same command continues an interrupted training after its last epoch.
+is not made again, and the same command continues an interrupted training after its last epoch. Other options than those
+of a row or of a training that is there are refused.
 """
 
 import argparse
@@ -47,6 +48,10 @@ JUDGED = ("clean", *ATTACKS)
 """Families of the attacks, in the order of the judgement."""
 BATCH = 100
 """Pictures that are attacked at once."""
+
+
+STORED = ("data_root", "pictures", "threads", "training")
+"""Options that a row depends on, beside those that tell it from others."""
 
 
 class SpeedrunError(TrainingError):
@@ -89,6 +94,11 @@ class Entry:
         """The trained network."""
         return self.folder / "model.safetensors"
 
+    @property
+    def note(self) -> Path:
+        """The file that holds the command of its training."""
+        return self.folder / "command.txt"
+
     def training_command(self, options: argparse.Namespace) -> list[str]:
         """Return the arguments of `python -m training`."""
         arguments = ["--dataset", "image-folder", "--data-root", str(options.data_root), "--arch", self.arch]
@@ -98,13 +108,17 @@ class Entry:
             arguments += ["--threads", str(options.threads)]
         return [*arguments, *shlex.split(options.training)]
 
+    def training_line(self, options: argparse.Namespace) -> str:
+        """Return the command line of its training."""
+        return shlex.join(["python", "-m", "training", *self.training_command(options)])
+
     def command(self, options: argparse.Namespace) -> str:
         """Return the command that makes its row anew."""
         parts = ["python", "-m", "release.speedrun", "--data-root", str(options.data_root)]
         parts += ["--arch", self.arch, "--minutes", f"{self.minutes:g}", "--seed", str(self.seed)]
         parts += ["--threads", str(options.threads)] if options.threads else []
         parts += ["--pictures", str(options.pictures)]
-        parts += ["--training", options.training] if options.training else []
+        parts += [f"--training={options.training}"] if options.training else []  # it may begin with a dash
         return shlex.join([*parts, "--recipes", self.recipe])
 
 
@@ -114,9 +128,14 @@ def trained(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
     A training that stopped for good because its figures showed a collapse is a result: its best epoch is judged.
 
     Raises:
-        SpeedrunError: Training failed or was interrupted.
+        SpeedrunError: Training failed or was interrupted, or the one that is there had another command.
     """
     state = entry.folder / "state.pt"
+    command = entry.training_line(options)
+    if state.is_file() and entry.note.is_file() and (before_it := entry.note.read_text()) != command:
+        raise SpeedrunError(
+            f"{entry.folder} holds a training by another command: {before_it}; give its options, or move it away"
+        )
 
     def progress() -> dict[str, Any]:
         if not state.is_file():
@@ -129,6 +148,7 @@ def trained(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
     before = progress()
     if before["finished"] or before["problem"]:
         return before
+    write_atomically(entry.note, command.encode())
     arguments = entry.training_command(options) + (["--resume"] if state.is_file() else [])
     print(f"$ python -m training {shlex.join(arguments)}", file=sys.stderr, flush=True)
     status = train(arguments)
@@ -187,6 +207,31 @@ def _figures(row: dict[str, Any], pictures: int) -> dict[str, Any]:
         lowest = row["right"][JUDGED[-1]].count("1")
         figures |= {"lowest": round(lowest / pictures, 4), "interval": wilson_interval(lowest, pictures)}
     return figures
+
+
+def check_options(entry: Entry, options: argparse.Namespace, row: dict[str, Any]) -> None:
+    """Refuse a row that was begun with other options than those of now.
+
+    Raises:
+        SpeedrunError: It was; the message names them.
+    """
+    then = parse(shlex.split(row["command"])[3:])
+    differing = [name for name in STORED if getattr(then, name) != getattr(options, name)]
+    if differing:
+        told = ", ".join(
+            f"--{name.replace('_', '-')} (was {getattr(then, name) or 'not given'}, "
+            f"now {getattr(options, name) or 'not given'})"
+            for name in differing
+        )
+        fix = "give the options of then, or another --out"
+    elif row["training_command"] != entry.training_line(options):
+        told, fix = (
+            f"its training (was {row['training_command']})",
+            "take the row out of the file, or give another --out",
+        )
+    else:
+        return
+    raise SpeedrunError(f"{options.out / 'speedrun.json'}: the row of {entry.recipe} has other options: {told}; {fix}")
 
 
 def complete(row: dict[str, Any]) -> bool:
@@ -250,8 +295,10 @@ def run(options: argparse.Namespace) -> None:
     for name in options.recipes:
         entry = Entry(name, options.arch, options.minutes, options.seed)
         row = next((row for row in rows if row.items() >= entry.key.items()), None)
-        if row is not None and complete(row):
-            continue
+        if row is not None:
+            check_options(entry, options, row)
+            if complete(row):
+                continue
         progress = trained(entry, options)
         if row is None:
             row = dict(entry.key)
@@ -262,7 +309,7 @@ def run(options: argparse.Namespace) -> None:
             epochs=progress["epoch"],
             problem=progress["problem"],
             command=entry.command(options),
-            training_command=shlex.join(["python", "-m", "training", *entry.training_command(options)]),
+            training_command=entry.training_line(options),
             versions=current_versions(),
             git_commit=git_commit(),
         )

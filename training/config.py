@@ -239,7 +239,7 @@ class TrainConfig:
         float,
         Option(
             "weight of the squared difference between the logits at the end and at the start of a one-step attack, "
-            "such as 10; with --attack-start prior this is FGSM-PGI; 0 for none",
+            "such as 10; with --attack-start prior it is the one of FGSM-PGI; 0 for none",
             minimum=0,
             methods=("pgd",),
         ),

@@ -183,8 +183,10 @@ def describe(trainer: Trainer) -> str:
     if trainer.progress.trained is not None:
         epochs += f", of which epoch {done + 1} is trained and not validated"
     if config.minutes and not trainer.finished:
-        used = f", of which {trainer.progress.wall_seconds / 60:.1f} are used" if done else ""
-        epochs = f"{config.minutes:g} minutes{used}"
+        of_core, progress = config.minutes_of == "core", trainer.progress
+        seconds = progress.core_seconds if of_core else progress.wall_seconds
+        used = f", of which {seconds / 60:.1f} are used" if done else ""
+        epochs = f"{config.minutes:g} minutes{' of a core' if of_core else ''}{used}"
     pictures = f"{len(trainer.train_indices)} pictures of {trainer.info.dataset}"
     return (
         f"{config.arch} ({parameters:,} parameters), {config.method}, {pictures}, "

@@ -17,6 +17,7 @@ from torch._decomp import core_aten_decompositions
 from torch.utils._python_dispatch import _disable_current_modes
 
 from export.capture.max_pooling import by_comparisons, gradient_by_comparisons
+from export.errors import CaptureError
 
 aten = torch.ops.aten
 
@@ -244,7 +245,7 @@ def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
     axes, one of them the channels.
 
     Raises:
-        NotImplementedError: Windows along three axes reach over the edge and are divided by fewer elements there.
+        CaptureError: Windows along three axes reach over the edge and are divided by fewer elements there.
     """
     axes = len(kernel_size)
     strides = list(stride) or list(kernel_size)
@@ -259,7 +260,10 @@ def average_pool_input_gradient(  # noqa: PLR0913  # aten's signature
 
     if divisor_override is None and (ceil_mode or (any(padding) and not count_include_pad)):
         if axes != 2:
-            raise NotImplementedError("three-dimensional average pooling that divides by fewer elements at the edge")
+            raise CaptureError(
+                "three-dimensional average pooling has no gradient here where it divides by fewer elements at the edge",
+                "aten::avg_pool3d_backward",
+            )
         # Windows that reach over the edge are divided by fewer pixels.
         rows, columns = pixels(0), pixels(1)
         gradient, divisor = gradient / (rows[:, None] * columns), 1
@@ -414,10 +418,13 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
     Each pixel that was read adds its share of the gradient where it was read from.
 
     Raises:
-        NotImplementedError: Another mode or padding.
+        CaptureError: Another mode or padding.
     """
     if interpolation_mode != 0 or padding_mode != 0:
-        raise NotImplementedError("grid_sample with another mode than bilinear, or another padding than zeros")
+        raise CaptureError(
+            "grid_sample has a gradient here with mode bilinear and padding zeros alone",
+            "aten::grid_sampler_2d_backward",
+        )
     height, width = features.shape[2:]
     x, y = (
         (position + 1) * (size - 1) / 2 if align_corners else ((position + 1) * size - 1) / 2
@@ -464,10 +471,13 @@ def randomised_leaky_relu(
     """Apply a randomised leaky ReLU, aten::rrelu_with_noise, in eval mode: with the mean of its slopes.
 
     Raises:
-        NotImplementedError: Training mode, where the slopes are random.
+        CaptureError: Training mode, where the slopes are random.
     """
     if training:
-        raise NotImplementedError("a randomised leaky ReLU in training mode, whose slopes are random numbers")
+        raise CaptureError(
+            "a randomised leaky ReLU in training mode has random slopes, which a graph has not",
+            "aten::rrelu_with_noise",
+        )
     return F.leaky_relu(features, (lower + upper) / 2)
 
 

@@ -1,6 +1,7 @@
 """Capture a network as one graph of ATen operators: both passes, from the one model definition."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, fx
@@ -11,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from export.capture.decompositions import decompositions
-from export.capture.layers import LayerTracker
+from export.capture.layers import LayerTracker, layer_of_operator
 from export.capture.traceable import traceable_calls
 from export.errors import CaptureError, operator_in
 from export.network_passes import Passes
@@ -70,11 +71,16 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
                 image, *fake_state
             )
     except Exception as error:  # tracing runs the user's network, which may raise anything
-        layer = f" at its layer {tracker.innermost}" if tracker.innermost else ""
-        operator = tracker.operator or operator_in(error)
-        call = f", calling {operator}" if operator else ""
+        refused = error.operator if isinstance(error, CaptureError) else None
+        operator = refused or tracker.operator or operator_in(error)
+        at = tracker.innermost
+        if at is None and refused is not None:
+            # Gradients are taken outside of every layer, so the layer is that of the operator's way there.
+            with suppress(Exception):  # running the user's network may raise anything; the present error says more
+                at = layer_of_operator(passes.network, refused, _black_images(passes.network, image_size)[:1])
+        layer, call = f" at its layer {at}" if at else "", f", calling {operator}" if operator else ""
         raise CaptureError(
-            f"the network cannot be captured as one graph{layer}{call}: {_cause_and_cure(operator, error)}"
+            f"the network cannot be captured as one graph{layer}{call}: {_cause_and_cure(operator, error)}", refused
         ) from error
     if fixing:
         raise CaptureError(
@@ -116,9 +122,14 @@ def output_names_of(graph: fx.GraphModule) -> tuple[str, ...]:
     return names
 
 
+def _black_images(network: SelfGradientNetwork, image_size: tuple[int, int]) -> Tensor:
+    """Return (TRACED_BATCH, C, H, W) of zeros, in the network's type."""
+    return torch.zeros(TRACED_BATCH, network.mean.shape[1], *image_size, dtype=network.mean.dtype)
+
+
 def _fake_image(network: SelfGradientNetwork, image_size: tuple[int, int], fake_mode: FakeTensorMode) -> Tensor:
     """Return an image without values whose batch size is a symbol."""
-    image = torch.zeros(TRACED_BATCH, network.mean.shape[1], *image_size, dtype=network.mean.dtype)
+    image = _black_images(network, image_size)
     dynamic = [DimDynamic.DYNAMIC, DimDynamic.STATIC, DimDynamic.STATIC, DimDynamic.STATIC]
     sizes: StatelessSymbolicContext = StatelessSymbolicContext(dynamic_sizes=dynamic)
     return fake_mode.from_tensor(image, static_shapes=False, symbolic_context=sizes)

@@ -10,7 +10,7 @@ from torch import nn
 from release import auto
 from release.auto import attack_auto, judged_before, on_pictures
 from release.bundle import auto_figures
-from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.graph_format import AUTO_KEY, file_sha256
 from sgn_serve.inference.graph import checked_measured
 from training.attacks.rows import RowId
 from training.data.loading import choose_pictures
@@ -90,3 +90,50 @@ def test_what_is_published_is_a_threshold_that_the_service_takes():
     assert checked_measured(published, AUTO_KEY)["margin"] == result["margin"]["validation"]["margin"]
     assert published["asked_agreement"] == auto.AGREEMENT
     assert published["agreement"] >= auto.AGREEMENT
+
+
+def test_the_committed_result_is_of_the_committed_checkpoint_and_goes_on():
+    result = json.loads(auto.RESULT.read_text())
+    counts = result["pgd_20"]["pictures"], result["attacked"]["pictures"]
+    assert auto.usable(result, file_sha256(auto.CHECKPOINT), *counts) == result
+
+
+def test_what_was_measured_on_another_network_or_on_other_counts_is_not_taken_over():
+    figures = {"margin": {"margin": 0.1}, "pgd_20": {"pictures": 8}, "slow_down": {"pictures": 8}}
+    result = {**figures, "checkpoint_sha256": "one", "attacked": {"pictures": 4}}
+    assert auto.usable(result, "another", 8, 4) == {}
+    assert auto.usable(figures, "one", 8, 4) == {}
+    kept = auto.usable(result, "one", 16, 4)
+    assert kept == {name: result[name] for name in ("margin", "checkpoint_sha256", "attacked")}
+    with pytest.raises(auto.AutoError, match="4 pictures were attacked before; pass --pictures 4, or another --out"):
+        auto.usable(result, "one", 8, 5)
+
+
+def test_old_figures_never_stand_beside_a_new_digest(trial, tmp_path, monkeypatch):
+    """The first part that is written is the new network's, with its digest and nothing else."""
+    checkpoint, judged, out = tmp_path / "model", tmp_path / "judged.json", tmp_path / "auto.json"
+    checkpoint.write_bytes(b"a new network")
+    digest = file_sha256(checkpoint)
+    judged.write_text(json.dumps({"setting": {"checkpoint_sha256": digest}}))
+    out.write_text(json.dumps({"checkpoint_sha256": "old", "margin": {"margin": 0.5}, "attacked": {"pictures": 200}}))
+    info = type("Info", (), {"class_names": ("a", "b"), "dataset": "tiny"})
+    monkeypatch.setattr(auto, "CHECKPOINT", checkpoint)
+    monkeypatch.setattr(auto, "JUDGED", judged)
+    monkeypatch.setattr(auto, "load_checkpoint", lambda _: (trial.model, info))
+    monkeypatch.setattr(auto, "load_pictures", lambda *_: range(500))
+    monkeypatch.setattr(auto, "validation_pictures", lambda *_: None)
+    monkeypatch.setattr(auto, "measure_margin", lambda *_: {"margin": 0.25})
+    monkeypatch.setattr(auto, "current_versions", lambda: pytest.fail("stopped after the threshold"))
+    with pytest.raises(pytest.fail.Exception):
+        auto.main([f"--out={out}"])
+    assert json.loads(out.read_text()) == {"margin": {"margin": 0.25}, "checkpoint_sha256": digest}
+
+
+def test_a_judgement_of_another_network_is_refused(tmp_path, monkeypatch, capsys):
+    judged = tmp_path / "judged.json"
+    judged.write_text(json.dumps({"setting": {"checkpoint_sha256": "old"}}))
+    monkeypatch.setattr(auto, "JUDGED", judged)
+    monkeypatch.setattr(auto, "load_pictures", lambda *_: range(500))
+    assert auto.main([f"--out={tmp_path / 'auto.json'}"]) == 2
+    assert "judged.json is of another network than" in capsys.readouterr().err
+    assert not (tmp_path / "auto.json").exists()

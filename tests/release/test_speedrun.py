@@ -116,3 +116,42 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(folder, capsys):
 def test_every_recipe_is_a_command_line_that_training_takes(name):
     arguments = ["--data-root", "data", *COMMON, "--minutes", "1", "--minutes-of", "core", *RECIPES[name].flags]
     checked(build_parser().parse_args(arguments))
+
+
+def options(*more: str):
+    return speedrun.parse(command("--threads=1", *more))
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("other", ["--pictures=16", "--training=--no-flip", "--threads=2", "--data-root=other"])
+def test_a_row_of_other_options_is_refused_and_stays(tmp_path, monkeypatch, capsys, other, done):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speedrun, "trained", lambda *_: pytest.fail("it must not be trained"))
+    entry, then = speedrun.Entry("nuat", "wrn-10-1", 0.01, 0), options()
+    row = {**entry.key, "command": entry.command(then), "training_command": entry.training_line(then)}
+    row["right"] = dict.fromkeys(speedrun.JUDGED if done else ["clean"], "1" * 8)
+    (tmp_path / "speedrun.json").write_text(json.dumps([row]))
+    arguments = command("--threads=1", "--recipes=nuat")
+    if done:
+        assert speedrun.main(arguments) == 0
+    assert speedrun.main([*arguments, other]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: speedrun.json: the row of nuat has other options: " + other.split("=")[0])
+    assert json.loads((tmp_path / "speedrun.json").read_text()) == [row]
+
+
+def test_a_row_of_a_recipe_that_has_changed_since_is_refused():
+    entry, now = speedrun.Entry("nuat", "wrn-10-1", 0.01, 0), options()
+    row = {**entry.key, "command": entry.command(now), "training_command": "python -m training --method pgd"}
+    with pytest.raises(speedrun.SpeedrunError, match=r"other options: its training .was python -m training --method"):
+        speedrun.check_options(entry, now, row)
+
+
+def test_a_training_of_another_command_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = speedrun.Entry("nuat", "wrn-10-1", 0.01, 0)
+    entry.folder.mkdir(parents=True)
+    (entry.folder / "state.pt").write_bytes(b"")
+    entry.note.write_text(entry.training_line(options("--training=--batch-size 8")))
+    with pytest.raises(speedrun.SpeedrunError, match=r"another command: python -m training .*; give its options, or"):
+        speedrun.trained(entry, options())

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from PIL import Image
 
 from training.config import TrainConfig
 from training.data.batches import to_float
@@ -67,6 +68,22 @@ def test_its_network_after_some_steps_is_the_packages(speedrun, picture_folder, 
     shown = to_float(pictures.images[held_out])
     with torch.no_grad():
         torch.testing.assert_close(network(shown), expected.eval()(shown), rtol=0, atol=1e-5)
+
+
+def test_pictures_that_fill_no_batch_are_refused(speedrun):
+    images = torch.zeros(speedrun.BATCH - 1, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(SystemExit, match="127 training pictures do not fill a batch of 128; lower BATCH"):
+        speedrun.train(images, torch.zeros(len(images), dtype=torch.long), 2, epochs=1)
+
+
+def test_files_that_are_no_pictures_are_left_out(speedrun, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "one.PNG")
+        for other in (".DS_Store", "._one.png", "Thumbs.db", "notes.txt"):
+            (tmp_path / name / other).write_bytes(b"no picture")
+    images, labels, names = speedrun.read_pictures(tmp_path)
+    assert (images.shape, labels.tolist(), names) == ((2, 3, 8, 8), [0, 1], ["cat", "dog"])
 
 
 def test_the_command_that_it_names_has_its_constants(speedrun):

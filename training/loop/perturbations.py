@@ -3,11 +3,38 @@
 import torch
 from torch import Tensor
 
+from training.common.devices import free_memory, gib
 from training.data.batches import Placement
+from training.loop.state import TrainerError
 from training.parallel.distributed import ALONE, Shard
 
 LEVELS = 127
 """Steps of eps that a stored value counts in, from -127 to 127."""
+
+
+def check_room(pictures: int, size: tuple[int, int], device: torch.device, shard: Shard) -> None:
+    """Refuse perturbations that the free memory does not hold. The process that saves them needs a copy more.
+
+    Args:
+        pictures: How many pictures there are.
+        size: Height and width of the padded pictures.
+        device: Where the perturbations are.
+        shard: This process's part of the work.
+
+    Raises:
+        TrainerError: There is too little memory; the message names the fix.
+    """
+    stored, main = 3 * pictures * size[0] * size[1], torch.device("cpu")
+    for place in {main, device}:
+        needed = 2 * stored if place == main and shard.first else stored
+        free = free_memory(place)
+        if free is not None and needed > free:
+            copies = " with the copy that goes to state.pt" if needed > stored else ""
+            raise TrainerError(
+                f"--attack-start prior stores a perturbation of {size[1]}x{size[0]} for each of {pictures:,} pictures: "
+                f"{gib(needed)}{copies}, and {gib(free)} of memory is free on {place}; leave it away, or pass a "
+                "smaller --image-size"
+            )
 
 
 class PerturbationStore:
@@ -25,12 +52,16 @@ class PerturbationStore:
         device: Where the perturbations are.
         shard: This process's part of the work. Every process stores all perturbations.
 
+    Raises:
+        TrainerError: There is too little memory for them.
+
     Attributes:
         levels: (pictures, 3, H + 2 padding, W + 2 padding) int8, in units of eps / LEVELS.
 
     Sources: the start is Jia et al.'s, Prior-Guided Adversarial Initialization for Fast Adversarial Training (2022),
-    whose code leaves perturbations where they are while pictures are cropped and mirrored. That they follow is from
-    Zheng et al., Efficient Adversarial Training with Transferable Adversarial Examples (2020).
+    whose code leaves perturbations where they are while pictures are cropped and mirrored, and draws all of them anew
+    every 40 epochs. That they follow is from Zheng et al., Efficient Adversarial Training with Transferable Adversarial
+    Examples (2020). Here they are never drawn anew.
     """
 
     def __init__(
@@ -42,6 +73,7 @@ class PerturbationStore:
         device: torch.device,
         shard: Shard = ALONE,
     ):
+        check_room(pictures, size, device, shard)
         corners = torch.randint(
             2, (pictures, 3, *size), dtype=torch.int8, generator=torch.Generator().manual_seed(seed)
         )

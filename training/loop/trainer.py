@@ -255,7 +255,11 @@ class Trainer:
         work = Work(self.config.epochs, pictures, self.validation.passes(self.model))
         budget = 60 * self.config.minutes
         if self._counts_core:
-            left = TimeLeft(work, progress.epoch, budget, progress.core_seconds, clock=time.process_time)
+            # The budget is that of all processes together, and they do equal work.
+            processes = self.shard.processes
+            left = TimeLeft(
+                work, progress.epoch, budget, progress.core_seconds, clock=lambda: processes * time.process_time()
+            )
         else:
             left = TimeLeft(work, progress.epoch, budget, progress.wall_seconds)
         left.knows("validation", progress.validation_seconds)
@@ -343,7 +347,7 @@ class Trainer:
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
         adversarial = self.config.method not in ("standard", "gradient-oracle")
         judged = len(self.validation.labels), self.validation.attacked
-        problem = collapse(figures, self.progress.best_pgd, *judged) if adversarial else None
+        problem = collapse(figures, self.progress.best_pgd, *judged, self.config) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
         choice, best = self._choose(figures) if keep else (self._choice, False)

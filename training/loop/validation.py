@@ -8,6 +8,7 @@ from torch import Tensor
 
 from training.attacks import gradient_attack
 from training.attacks.gradient_attack import Attack
+from training.common.described_options import described_options
 from training.common.in_batches import in_batches
 from training.config import ATTACKED_AT_LEAST, ATTACKED_AT_MOST, ATTACKED_SHARE, BATCH_SIZE, TrainConfig
 from training.evaluate import measuring
@@ -202,7 +203,9 @@ def validation_batch_size(config: TrainConfig, shard: Shard) -> int:
     return max(1, min(250, batch_size))
 
 
-def collapse(figures: dict[str, float], best_pgd: float, pictures: int, attacked: int) -> str | None:
+def collapse(
+    figures: dict[str, float], best_pgd: float, pictures: int, attacked: int, config: TrainConfig
+) -> str | None:
     """Return one sentence where an epoch's figures show a known failure of adversarial training, else None.
 
     A difference counts only where it is beyond three standard errors: a few pictures say nothing.
@@ -216,17 +219,38 @@ def collapse(figures: dict[str, float], best_pgd: float, pictures: int, attacked
         best_pgd: Highest val_pgd10 of the epochs before.
         pictures: Number of validation pictures.
         attacked: Number of those that are attacked.
+        config: The configuration, for which the sentence names what may help.
     """
     of_attacked, of_clean = 0.25 / max(1, attacked), 0.25 / max(1, pictures)  # the largest variances of a share
     clean, fgsm, pgd10 = figures["val_clean"], figures["val_fgsm"], figures["val_pgd10"]
     if best_pgd > 0.1 and pgd10 < 0.5 * best_pgd and fgsm > pgd10 + max(0.1, 3 * (2 * of_attacked) ** 0.5):
         return (
             f"catastrophic overfitting: FGSM accuracy {fgsm:.3f} but PGD-10 accuracy {pgd10:.3f}, down from "
-            f"{best_pgd:.3f}; train with --attack n-fgsm, more --attack-steps or a lower --lr"
+            f"{best_pgd:.3f}; train with {_remedies(config)}"
         )
     if max(fgsm, pgd10) > clean + max(0.05, 3 * (of_attacked + of_clean) ** 0.5):
+        of_block = config.method == "self-gradient"
+        remedies = "a lower --block-scale or --attack-view smooth" if of_block else _remedies(config)
         return (
-            f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with a "
-            "lower --block-scale or --attack-view smooth, or start from an adversarially trained network (--init-from)"
+            f"label leaking: attacked accuracy {max(fgsm, pgd10):.3f} above clean accuracy {clean:.3f}; train with "
+            f"{remedies}, or start from an adversarially trained network (--init-from)"
         )
     return None
+
+
+def _remedies(config: TrainConfig) -> str:
+    """Return what this training could be given against overfitting to its attack, among what its method takes."""
+    taken = {
+        item.name
+        for item in described_options(TrainConfig)
+        if not item.option.methods or config.method in item.option.methods
+    }
+    remedies = []
+    if "attack" in taken and config.attack != "n-fgsm":
+        instead = " instead of --attack-start prior" if config.attack_start == "prior" else ""
+        remedies.append(f"--attack n-fgsm{instead}")
+    if "attack_steps" in taken and config.start_consistency == 0:
+        remedies.append("more --attack-steps" if config.attack == "pgd" else "--attack pgd with more --attack-steps")
+    if "gradient_alignment" in taken and config.gradient_alignment == 0:
+        remedies.append("--gradient-alignment 0.2")
+    return f"{', '.join(remedies)} or a lower --lr" if remedies else "a lower --lr"

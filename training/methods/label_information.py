@@ -23,7 +23,8 @@ STEPS_OF_A_PATTERN = 20
 def label_patterns(model: SelfGradientNetwork, images: Tensor, eps: float) -> Tensor:
     """Return for each class the perturbation that holds what the network knows of its label.
 
-    It is the step from a grey picture, which shows nothing of any class.
+    It is the step from a grey picture, which shows nothing of any class. With frozen batch norm each class is computed
+    for itself, so at most N of them go through the network at once. A smaller batch then needs less memory here too.
 
     Args:
         model: The network in training.
@@ -37,10 +38,12 @@ def label_patterns(model: SelfGradientNetwork, images: Tensor, eps: float) -> Te
     with frozen_batch_norm(model):
         with torch.no_grad():
             classes = model.plain_logits(grey).shape[1]
-        inputs = grey.repeat(classes, 1, 1, 1).requires_grad_()
-        loss = cross_entropy(model.plain_logits(inputs), torch.arange(classes, device=images.device)).sum()
-        (gradient,) = torch.autograd.grad(loss, inputs)
-    return eps * gradient.sign()
+        patterns = []
+        for some in torch.arange(classes, device=images.device).split(len(images)):
+            inputs = grey.repeat(len(some), 1, 1, 1).requires_grad_()
+            loss = cross_entropy(model.plain_logits(inputs), some).sum()
+            patterns.append(eps * torch.autograd.grad(loss, inputs)[0].sign())
+    return torch.cat(patterns)
 
 
 def divergence(logits: Tensor, others: Tensor) -> Tensor:
@@ -64,7 +67,9 @@ class LabelInformationTraining:
     replaces a random share of the pattern's values. One step of size eps follows. The divergence's weight rises
     linearly from 0 over the training. The pass of the attack is kept for the loss.
 
-    Label smoothing is even here. The source divides the share among the other classes at random, also in the attack.
+    Label smoothing is even here. The benchmark divides the share among the other classes at random, also in the attack.
+    For eps above 8/255 it draws noise of up to 2 eps, and does not project the attacked picture back into its ball.
+    Here every eps is treated alike: noise of eps, and a projection.
 
     Attributes:
         eps: L-inf budget and size of the step, units of pixel intensity.

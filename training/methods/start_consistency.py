@@ -16,10 +16,13 @@ from training.networks.self_gradient import SelfGradientNetwork
 class StartConsistencyTraining:
     """Cross-entropy on attacked pictures, plus the squared difference of their logits and those where the attack began.
 
-    With a start at the last perturbation (--attack-start prior) this is FGSM-PGI without its momentum: neither the old
-    perturbation nor the new one is to move the answer. The pass of the attack is kept for the loss, so the difference
-    costs one more backward pass and no forward pass. With WRN-16-2 in bf16 on one core, a step takes 1.36 times that of
-    plain one-step training, and 1.57 with a pass of its own for the loss.
+    With a start at the last perturbation (--attack-start prior) this is FGSM-PGI: neither the old perturbation nor the
+    new one is to move the answer. Two parts of its authors' code are left out. That adds a momentum to the perturbation
+    which it stores, and draws all perturbations anew every 40 epochs.
+
+    The pass of the attack is kept for the loss, so the difference costs one more backward pass and no forward pass.
+    With WRN-16-2 in bf16 on one core, a step takes 1.36 times that of plain one-step training, and 1.57 with a pass of
+    its own for the loss.
 
     Attributes:
         training_attack: An attack of one step.
@@ -27,7 +30,7 @@ class StartConsistencyTraining:
         label_smoothing: Share of a label that all classes divide evenly in the loss.
         keep_start_pass: Whether attack and loss share the pass at the start. Weights must not move between them.
 
-    Source: Jia et al., Prior-Guided Adversarial Initialization for Fast Adversarial Training (2022), eq. (8).
+    Source: Jia et al., Prior-Guided Adversarial Initialization for Fast Adversarial Training (2022).
     """
 
     training_attack: TrainingAttack

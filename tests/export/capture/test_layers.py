@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.capture.graph import capture
@@ -102,6 +103,45 @@ def test_a_layer_that_cannot_be_captured() -> None:
     with pytest.raises(CaptureError, match=expected):
         capture(passes_of(network), (8, 8))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+class Nearest(nn.Module):
+    """Samples the nearest pixel, whose gradient export does not know."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        grid = features[:, :2].tanh().permute(0, 2, 3, 1)
+        return F.grid_sample(features, grid, mode="nearest", align_corners=False)
+
+
+class PooledOverTheEdge(nn.Module):
+    """Pools along three axes and counts no padding."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.avg_pool3d(features, 3, 1, padding=1, count_include_pad=False)
+
+
+class Randomised(nn.Module):
+    """Draws slopes outside of training, too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.rrelu(features, training=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "operator"),
+    [
+        (Nearest(), "aten::grid_sampler_2d_backward"),
+        (PooledOverTheEdge(), "aten::avg_pool3d_backward"),
+        (Randomised(), "aten::rrelu_with_noise"),
+    ],
+)
+def test_a_call_that_export_has_no_rule_for_is_named_with_its_layer(layer: nn.Module, operator: str) -> None:
+    network = network_around(nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.Linear(144, 10)))
+    expected = rf"at its layer backbone\.1 \({type(layer).__name__}\), calling {operator}: .*; mend that layer"
+    with pytest.raises(CaptureError, match=expected) as raised:
+        capture(passes_of(network), (8, 8))
+    assert raised.value.operator == operator
+    assert "\n" not in str(raised.value)
 
 
 def test_an_operator_of_the_way_back_is_found_by_its_way_there() -> None:

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from training.data.batches import draw_placement
 from training.loop.perturbations import LEVELS, PerturbationStore
+from training.loop.state import TrainerError
+from training.parallel.distributed import Shard
 
 EPS = 8 / 255
 
@@ -21,6 +23,17 @@ def test_it_starts_at_corners_of_the_ball_that_the_seed_decides():
     assert 0.45 < (levels > 0).float().mean() < 0.55
     assert torch.equal(levels, store().levels)
     assert not torch.equal(levels, store(seed=1).levels)
+
+
+def test_too_little_memory_for_them_and_the_copy_that_is_saved_is_one_line(monkeypatch):
+    stored = 6 * 3 * 12 * 12
+    monkeypatch.setattr("training.loop.perturbations.free_memory", lambda device: 2 * stored)
+    store()
+    monkeypatch.setattr("training.loop.perturbations.free_memory", lambda device: 2 * stored - 1)
+    with pytest.raises(TrainerError, match=r"each of 6 pictures: .* of memory is free on cpu; leave it away") as told:
+        store()
+    assert "\n" not in str(told.value)
+    PerturbationStore(6, (12, 12), EPS, 0, torch.device("cpu"), Shard(1, 2))  # another process saves
 
 
 @pytest.mark.parametrize("flip", [True, False])

@@ -1,11 +1,17 @@
 """A time budget: the learning-rate schedule over elapsed time, its end, and resuming within it."""
 
 import pytest
+import torch
 
 from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
+from training.config import TrainConfig
+from training.data.picture_set import PictureSet
 from training.loop import trainer
+from training.loop.state import Progress
+from training.parallel.distributed import Shard
+from training.train import describe
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
@@ -109,3 +115,30 @@ def test_an_interrupted_time_budget_goes_on_where_it_was(picture_folder, runs, c
     assert f"0.5 minutes, of which {used:.1f} are used" in printed
     assert "wrote runs/timed/model.safetensors" in printed
     assert len(rows(runs / "timed")) > 2
+
+
+@pytest.fixture
+def of_core(tmp_path) -> trainer.Trainer:
+    """The first of two processes of a training with a budget of a minute of a core, half of which is used."""
+    config = TrainConfig(
+        arch="wrn-10-1", method="standard", batch_size=4, validation_pictures=4, minutes=1.0, minutes_of="core"
+    )
+    images = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8)
+    pictures = PictureSet(images, torch.arange(16) % 2, ("a", "b"))
+    made = trainer.Trainer(config, pictures, tmp_path, torch.device("cpu"), shard=Shard(0, 2))
+    made.progress = Progress(epoch=1, wall_seconds=600.0, core_seconds=30.0)
+    return made
+
+
+def test_the_first_line_tells_the_used_time_that_the_budget_counts(of_core):
+    assert describe(of_core).endswith(", 1 minutes of a core, of which 0.5 are used")
+
+
+def test_the_time_left_of_a_core_budget_falls_by_what_all_processes_use(of_core, monkeypatch):
+    clock = BusyClock()
+    monkeypatch.setattr(clock, "process_time", lambda: clock.core)
+    monkeypatch.setattr(trainer, "time", clock)
+    left = of_core._time_left()
+    assert left.seconds() == 30
+    clock.core += 4
+    assert left.seconds() == pytest.approx(30 - 2 * 4)

@@ -1,9 +1,11 @@
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from training.config import TrainConfig
+from training.config import TrainConfig, check_given
 from training.evaluate.diagnostics.block_effect import measure_block_effect
 from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
@@ -15,34 +17,71 @@ def figures(clean: float, fgsm: float, pgd10: float) -> dict[str, float]:
     return {"val_clean": clean, "val_fgsm": fgsm, "val_pgd10": pgd10}
 
 
+ONE_STEP = TrainConfig(method="pgd", attack_steps=1)
 USUAL = {"pictures": 2000, "attacked": 500}
+OVERFITTED, LEAKING = figures(0.7, 0.65, 0.02), figures(0.4, 0.8, 0.9)
 
 
 def test_catastrophic_overfitting_is_noticed():
-    problem = collapse(figures(0.7, 0.65, 0.02), best_pgd=0.35, **USUAL)
+    problem = collapse(OVERFITTED, best_pgd=0.35, config=ONE_STEP, **USUAL)
     assert problem is not None
     assert "catastrophic overfitting" in problem
     assert "--attack n-fgsm" in problem
 
 
 def test_label_leaking_is_noticed():
-    problem = collapse(figures(0.4, 0.8, 0.9), best_pgd=0.3, **USUAL)
+    problem = collapse(LEAKING, best_pgd=0.3, config=ONE_STEP, **USUAL)
     assert problem is not None
     assert "label leaking" in problem
 
 
+ADVICE: dict[str, dict[str, Any]] = {
+    "--attack n-fgsm": {"attack": "n-fgsm"},
+    "--attack n-fgsm instead of --attack-start prior": {"attack": "n-fgsm", "attack_start": "uniform"},
+    "more --attack-steps": {"attack_steps": 4},
+    "--attack pgd with more --attack-steps": {"attack": "pgd", "attack_steps": 4},
+    "--gradient-alignment 0.2": {"gradient_alignment": 0.2},
+    "a lower --block-scale": {"block_scale": 4 / 255},
+    "--attack-view smooth": {"attack_view": "smooth"},
+    "a lower --lr": {"lr": 0.01},
+    "start from an adversarially trained network (--init-from)": {"init_from": "other.safetensors"},
+}
+"""What a sentence may advise, and the options that are changed by it."""
+
+
+@pytest.mark.parametrize("measured", [OVERFITTED, LEAKING])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ONE_STEP,
+        replace(ONE_STEP, attack="n-fgsm"),
+        replace(ONE_STEP, attack_start="prior"),
+        replace(ONE_STEP, start_consistency=10.0),
+        *(TrainConfig(method=method) for method in ("bilateral", "trades", "nuat", "liet", "self-gradient")),
+    ],
+)
+def test_what_is_advised_can_be_given_to_the_same_training(measured, config):
+    problem = collapse(measured, best_pgd=0.35, config=config, **USUAL)
+    assert problem is not None
+    for advice in re.split(", or |, | or ", problem.split("; train with ")[1]):
+        changed = ADVICE[advice]
+        after = replace(config, **changed)
+        assert after != config
+        check_given(after, [name for name in changed if name != "attack_start"])
+
+
 def test_healthy_and_early_training_is_left_alone():
-    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36, **USUAL) is None
-    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0, **USUAL) is None
-    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1, **USUAL) is None
+    assert collapse(figures(0.6, 0.38, 0.35), best_pgd=0.36, config=ONE_STEP, **USUAL) is None
+    assert collapse(figures(0.1, 0.1, 0.0), best_pgd=0.0, config=ONE_STEP, **USUAL) is None
+    assert collapse(figures(0.2, 0.22, 0.2), best_pgd=0.1, config=ONE_STEP, **USUAL) is None
 
 
 @pytest.mark.parametrize(
     ("measured", "best_pgd"), [(figures(5 / 14, 2 / 4, 2 / 4), 0.25), (figures(0.6, 2 / 4, 0.0), 0.5)]
 )
 def test_a_difference_of_few_pictures_is_chance(measured, best_pgd):
-    assert collapse(measured, best_pgd, pictures=14, attacked=4) is None
-    assert collapse(measured, best_pgd, **USUAL) is not None
+    assert collapse(measured, best_pgd, pictures=14, attacked=4, config=ONE_STEP) is None
+    assert collapse(measured, best_pgd, config=ONE_STEP, **USUAL) is not None
 
 
 def test_lowest_is_no_higher_than_any_attack_and_the_block_is_measured(network):

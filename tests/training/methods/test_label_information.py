@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.training.methods.reference import EPS, configured, unmoved
 from training.methods import StepContext, build_method
-from training.methods.label_information import LabelInformationTraining
+from training.methods.label_information import LabelInformationTraining, label_patterns
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])  # whose signs differ
@@ -69,3 +69,14 @@ def test_patterns_are_made_anew_every_twenty_steps_and_at_the_start_of_an_epoch(
     for step in (0, 1, 19, 20, 21, 0):
         method.attack(model, images, labels, StepContext(step=step))
     assert made == 3
+
+
+def test_no_more_classes_go_through_the_network_at_once_than_a_batch_has_pictures(network, batch):
+    images = batch[0].double()
+    model = network(block=False).double().train()
+    sizes = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    pieces = label_patterns(model, images[:2], EPS)
+    assert max(sizes) == 2
+    assert pieces.shape == (5, *images.shape[1:])
+    assert torch.equal(pieces, label_patterns(model, images, EPS))

@@ -111,3 +111,14 @@ def test_the_norm_of_the_same_logits_is_nothing_and_can_be_differentiated():
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert nuclear_norm(logits.bfloat16(), logits.bfloat16()).dtype == torch.float32
+
+
+def test_a_network_that_diverged_has_a_loss_that_is_not_finite(network, batch):
+    images, labels = batch
+    model = network(block=False).train()
+    with torch.no_grad():
+        next(model.backbone.parameters()).fill_(float("nan"))
+    method = build_method(configured("nuat"))
+    result = method.loss(model, method.attack(model, images, labels, StepContext(0.5, 1)))
+    result.backward()
+    assert result.loss.isnan()
