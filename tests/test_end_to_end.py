@@ -145,9 +145,10 @@ def test_from_class_folders_of_mixed_sizes_to_answers(
 
     def run_sgn(work: Path, *arguments: str) -> None:
         if arguments[0] == "train":
-            return as_it_is(work, *arguments)
-        environment = os.environ | {"PYTHONPATH": str(project_root)}
-        subprocess.run([warm_python, "-m", "sgn", *arguments], cwd=work, env=environment, check=True)
+            as_it_is(work, *arguments)
+        else:
+            environment = os.environ | {"PYTHONPATH": str(project_root)}
+            subprocess.run([warm_python, "-m", "sgn", *arguments], cwd=work, env=environment, check=True)
 
     monkeypatch.setattr(own_folder, "run_sgn", run_sgn)
     others = own_folder.OTHERS[:2]

@@ -121,7 +121,8 @@ def ask_many(client):
 def fuzzed(tmp_path_factory):
     """Run a server with the bundled model, because the memory of its largest batches counts too."""
     home = tmp_path_factory.mktemp("home")
-    with running_server(home, SGN_DECODE_SECONDS=DECODE_SECONDS) as server, httpx.Client(base_url=server.url, timeout=120) as client:
+    running = running_server(home, SGN_DECODE_SECONDS=DECODE_SECONDS)
+    with running as server, httpx.Client(base_url=server.url, timeout=120) as client:
         with ThreadPoolExecutor(2) as pool:
             assert set(pool.map(lambda _: ask_many(client), range(16))) == {200}
         observed = Observed("127.0.0.1", int(server.url.rsplit(":", 1)[1]), server.pid)

@@ -142,7 +142,7 @@ def test_errors_name_their_own_flag(tmp_path: Path) -> None:
         path = tmp_path / name
         if content is not None:
             path.write_text(content)
-        with pytest.raises(CheckpointError, match="weights of another program, to --init-from"):
+        with pytest.raises(CheckpointError, match=r"to --init-from$"):
             load_network(Source(path, None, "--init-from"))
 
 
