@@ -265,6 +265,13 @@ def test_the_hostile_files_one_at_a_time_are_the_same_and_none_got_a_5xx():
     assert hostile.exceeded(alone) == []
 
 
+def test_kills_changed_no_row():
+    measured = result("classify_kills")
+    assert measured["kills"] >= 100
+    assert measured["equal"] == measured["runs"] > 0
+    assert measured["errors"] > 0, "hostile files were among the inputs"
+
+
 @pytest.mark.parametrize(("won", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (9, 1, 22 / 1024)])
 def test_the_sign_test_is_exact(won, lost, p):
     assert paired.sign_test(won, lost) == pytest.approx(p)

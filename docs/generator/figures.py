@@ -277,6 +277,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
+    "kills.count": lambda: str(result("classify_kills")["kills"]),
     "frozen.minutes": lambda: f"{float(training_log('frozen-backbone')[-1]['core_seconds']) / 60:.0f}",
     "frozen.pictures": lambda: str(result("frozen-backbone")["setting"]["pictures"]),
     "throughput.before": lambda: str(result("throughput")["before"]),
