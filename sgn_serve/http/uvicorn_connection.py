@@ -1,6 +1,7 @@
 """uvicorn's HTTP connection with the limits that it lacks. It offers no hook for them, so its class is subclassed."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from http import HTTPMethod
@@ -29,6 +30,8 @@ from sgn_serve.http.transports import DeferredHead, LingeringTransport
 from sgn_serve.refusals import Refusal
 
 _RETRY_SECONDS = 1
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]*\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+"""A Host header (RFC 9110, section 7.2): a name, an address or nothing, and a port or none. Source: RFC 3986, 3.2.2."""
 
 
 class Connection(HttpToolsProtocol):
@@ -116,10 +119,13 @@ class Connection(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refuse_head()
             raise ValueError(f"a head of more than {MAX_HEAD_BYTES} bytes")
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
-            self._refuse("bad_http", f"this request has {hosts} Host headers; send one")
-            raise ValueError(f"{hosts} Host headers")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
+            self._refuse("bad_http", f"this request has {len(hosts)} Host headers; send one")
+            raise ValueError(f"{len(hosts)} Host headers")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            self._refuse("bad_http", "this request's Host header is no name or address")
+            raise ValueError("a Host header that is none")
         self._unparsed = 0
         self._open = [cycle for cycle in self._open if not cycle.response_complete]
         if len(self._open) >= MAX_REQUESTS:

@@ -11,10 +11,12 @@ from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Classifier
 
 FIRST_BATCH = 3
-"""Pictures that go through the network together first. One alone went through it when it was loaded."""
+"""Pictures that go through the network together first."""
 LONGEST_SECONDS = 3.0
 """Time of the largest batch that is tried, as the smaller ones let expect: a slow network is tried with smaller ones.
 """
+OTHERS_SECONDS = 1.0
+"""Time for batches of all other sizes. A fast network answers each of them."""
 
 
 class OutputError(Exception):
@@ -24,7 +26,8 @@ class OutputError(Exception):
 def check_outputs(classifier: Classifier, largest: int) -> None:
     """Send batches of grey, white and random pictures through a network, block off and block on.
 
-    Some graphs answer rightly for a few pictures together only. So the batches double in size up to the largest one.
+    Some graphs answer rightly for some sizes of batches only. So the batches double in size up to the largest one. Then
+    come all other sizes, from one picture on, while there is time.
 
     Args:
         classifier: The network.
@@ -58,15 +61,23 @@ def _pictures(image_size: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
 
 
 def _batches(shown: dict[str, NDArray[np.float32]], largest: int) -> Iterator[list[str]]:
-    """Yield the names of the pictures of each batch: the first one, then twice as many, until one would take long."""
-    size = FIRST_BATCH
+    """Yield the names of the pictures of each batch: the first one, then twice as many, and then all other sizes."""
+    doubled = []
+    size = min(FIRST_BATCH, largest)
     while True:
+        doubled.append(size)
         began = time.perf_counter()
         yield list(islice(cycle(shown), size))
         more = min(2 * size, largest)
         if more <= size or (time.perf_counter() - began) * more / size > LONGEST_SECONDS:
-            return
+            break
         size = more
+    until = time.perf_counter() + OTHERS_SECONDS
+    for other in range(1, largest):
+        if time.perf_counter() > until:
+            return
+        if other not in doubled:
+            yield list(islice(cycle(shown), other))
 
 
 def _check(name: str, values: NDArray[np.float32], expected: tuple[int, ...], pictures: list[str]) -> None:

@@ -33,6 +33,8 @@ _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 """The value that a network takes for each value of a channel. A table is one pass over the pixels instead of three."""
 _STRIP_PIXELS = 1_000_000
 """Pixels that are converted to RGB at a time."""
+_NO_RAW_MODE = "unknown raw mode"
+"""Part of Pillow's message where its decoder does not know a layout that its header knows, such as reversed bits."""
 _HALVED_PIXELS = 4_000_000
 _HALVED_SHRINKING = 16
 """A JPEG with more pixels, shrunk at least this much in both directions, is decoded at half its size. The average of so
@@ -183,6 +185,8 @@ def to_rgb(
             picture.load()
             corrections.finish(picture)
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
+            if _NO_RAW_MODE in str(error):
+                raise UnsupportedPixels(f"this layout of a {picture.format} picture's pixels is not read") from None
             raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
         colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)

@@ -69,17 +69,23 @@ class Supervisor(BentomlArbiter):
             if error.errno not in _PORT_REFUSED:
                 raise
             self.leave()
-            reason = os.strerror(error.errno).lower()
-            fix = "choose another with --port, as in `bentoml serve --port 3001` or `make serve PORT=3001`"
-            if error.errno == errno.EADDRNOTAVAIL:
-                fix = "no address of this machine; choose another with --host, as in `bentoml serve --host 127.0.0.1`"
-            print(f"error: cannot listen on {self.addresses()}: {reason}; {fix}", file=sys.stderr, flush=True)
+            print(f"error: {self._refused(error)}", file=sys.stderr, flush=True)
             raise SystemExit(1) from None
         except RuntimeError:  # circus: no active process
             if not self._nothing_to_serve:
                 raise
             self.leave()
             raise SystemExit(1) from None
+
+    def _refused(self, error: OSError) -> str:
+        """Return, in one line, why the address cannot be listened on, and the fix."""
+        if error.errno == errno.EADDRNOTAVAIL:
+            return (
+                f"{self.addresses()} is no address of this machine; choose another with --host, as in --host 127.0.0.1"
+            )
+        if error.errno == errno.EADDRINUSE:
+            return f"the port of {self.addresses()} is in use: make serve PORT=3001, or another --port"
+        return f"{self.addresses()}: {os.strerror(error.errno).lower()}; choose another with --port"
 
     def stop(self) -> None:
         """Refuse new connections from now on, as soon as the workers do too, and have them finish what they took."""

@@ -173,6 +173,19 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
         ),
         "plain_logits for a grey picture in a batch of 12 are not finite",
     ),
+    "NaN for seven": (
+        # 0/0 is NaN where the batch less seven is zero.
+        _gain(
+            _NODES("Shape", [INPUT], ["batch of one side"], start=0, end=1),
+            _NODES("Squeeze", ["batch of one side"], ["pictures"]),
+            _NODES("Sub", ["pictures", "seven"], ["more"]),
+            _NODES("Cast", ["more"], ["more as number"], to=TensorProto.FLOAT),
+            _NODES("Div", ["more as number", "more as number"], ["one"]),
+            _NODES("Mul", ["old gain", "one"], ["gain"]),
+            constants=[_one("seven", 7)],
+        ),
+        "plain_logits for a grey picture in a batch of 7 are not finite",
+    ),
     "error for twenty and more": (
         _gain(
             _NODES("Shape", [INPUT], ["batch of one side"], start=0, end=1),

@@ -73,6 +73,10 @@ HEADS = {
     "no host": (b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", "bad_http"),
     "no host in HTTP/1.0": (b"GET /livez HTTP/1.0\r\n\r\n", None),
     "two hosts": (b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: x\r\nConnection: close\r\n\r\n", "bad_http"),
+    "a host that is none": (b"GET /livez HTTP/1.1\r\nHost: a b/<>@\r\nConnection: close\r\n\r\n", "bad_http"),
+    "a host with a user": (b"GET /livez HTTP/1.1\r\nHost: u@x\r\nConnection: close\r\n\r\n", "bad_http"),
+    "an empty host": (b"GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", None),
+    "an address of version 6": (b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n", None),
     "two hosts in HTTP/1.0": (b"GET /livez HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", "bad_http"),
     "an upgrade without a host": (
         b"GET /livez HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",

@@ -252,6 +252,13 @@ def test_pixels_without_a_known_white_are_refused(mode):
         decode(encode(Image.new(mode, (8, 8)), "TIFF"), SIZE, LIMIT)
 
 
+def test_a_layout_that_pillow_knows_in_headers_only_is_no_damage():
+    """White is zero, and the bits of each byte are reversed."""
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 0, 266: 2, 273: TIFF_DATA, 277: 1, 278: 8, 279: 64}
+    with pytest.raises(UnsupportedPixels, match="this layout of a TIFF picture's pixels is not read"):
+        decode(tiff(bytes(range(64)), tags), SIZE, LIMIT)
+
+
 @pytest.mark.parametrize("file_format", decoding.FORMATS)
 def test_a_truncated_picture_is_refused(file_format):
     whole = encode(Image.fromarray(noise(64, 64)), file_format)
