@@ -86,7 +86,7 @@ def export_graph(
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), **file_format.metadata}
     passes = passes_of(network)
     with replacing(target, source.path) as partial:
-        require_suitable(network, pictures[:SUITABILITY_PICTURES])
+        require_suitable(network, pictures[:SUITABILITY_PICTURES], len(info.class_names))
         graph = capture(passes, info.image_size)
         if fused:
             fuse_block(graph, network.block)

@@ -142,7 +142,7 @@ def export_reduced(
         **file_format.metadata,
     }
     with replacing(target, source.path) as partial:
-        require_suitable(network, checked[:SUITABILITY_PICTURES])
+        require_suitable(network, checked[:SUITABILITY_PICTURES], len(info.class_names))
         graph = capture(passes, info.image_size)
         rewrite(graph)
         if not file_format.engine_lowers:

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
@@ -212,8 +213,13 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], info: CheckpointInfo) 
         info: The description.
 
     Raises:
+        CheckpointError: A lazy layer has no size yet.
         WriteError: The file cannot be written. The old one is left as it was.
     """
+    if lazy := next((name for name, tensor in state.items() if is_lazy(tensor)), None):
+        raise CheckpointError(
+            f"{path}: {lazy} belongs to a lazy layer that has seen no picture; call the network on some first"
+        )
     # safetensors needs contiguous memory. The channels-last format of weights is the trainer's, not the file's.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     text = info.to_json()

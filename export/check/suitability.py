@@ -24,7 +24,7 @@ NO_SIGNAL = 1e-6
 """Spread of the logits' sum over pictures, as a share of the logits' size, that is rounding error only."""
 
 
-def require_suitable(network: SelfGradientNetwork, pictures: Tensor) -> None:
+def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: int) -> None:
     """Run a network a few times in PyTorch, and refuse it where no graph could be right.
 
     Lazy layers get their sizes by that.
@@ -32,14 +32,19 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor) -> None:
     Args:
         network: The network, in eval mode on the CPU.
         pictures: (N, C, H, W) in [0, 1], at least two, all different.
+        classes: Number of its class names.
 
     Raises:
-        CaptureError: Its backbone fails, does not return logits, answers at random, lets a picture's answer depend on
-            its neighbours, or has no gradient with respect to the image.
+        CaptureError: Its backbone fails, does not return a logit for each class, answers at random, lets a picture's
+            answer depend on its neighbours, or has no gradient with respect to the image.
     """
     with torch.no_grad(), _first_layer_blamed(network):
         logits = network.plain_logits(pictures)
     _require_logits(logits, len(pictures))
+    if logits.shape[1] != classes:
+        raise CaptureError(
+            f"the backbone returns {logits.shape[1]} logits for {classes} class names; give a name to each logit"
+        )
     if network.block is not None:
         _require_gradient(network, pictures[:2])
     _require_fixed_answers(network, pictures)

@@ -33,7 +33,7 @@ class Client:
         transport: Of httpx, for certificates or proxies of your own.
 
     Raises:
-        ValueError: The url has no http:// or https://, a number is negative, or the token cannot be sent.
+        ValueError: The url is none, or has no http:// or https://. A number is negative, or the token cannot be sent.
     """
 
     def __init__(
@@ -258,6 +258,10 @@ def _settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     """Return what both of httpx's clients take."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f'url must begin with http:// or https://, such as "http://localhost:3000", not {url!r}')
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url: {url!r} is none ({error})") from None
     headers = {}
     if token is not None:
         if not (token and token.isascii() and token.isprintable() and " " not in token):

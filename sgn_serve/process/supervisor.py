@@ -85,7 +85,7 @@ class Supervisor(BentomlArbiter):
             )
         if error.errno == errno.EADDRINUSE:
             return f"the port of {self.addresses()} is in use: make serve PORT=3001, or another --port"
-        return f"{self.addresses()}: {os.strerror(error.errno).lower()}; choose another with --port"
+        return f"{self.addresses()}: {(error.strerror or str(error)).lower()}; choose another with --port"
 
     def stop(self) -> None:
         """Refuse new connections from now on, as soon as the workers do too, and have them finish what they took."""

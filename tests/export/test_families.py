@@ -1,5 +1,6 @@
 """Export backbones of every family; export_onnx raises where the graph differs from PyTorch."""
 
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from export.check.pictures import structured_pictures
+from export.errors import CaptureError
 from export.exporter import export_onnx
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
@@ -57,6 +59,15 @@ def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: py
     assert {(check.batch, check.output) for check in verification.checks} == {
         (batch, output) for batch in (1, 4, 7) for output in ("logits", "plain_logits", "self_gradient")
     }
+
+
+def test_a_backbone_with_other_logits_than_class_names_is_refused(tmp_path: Path) -> None:
+    info = replace(checkpoint_info(architecture="mine", image_size=(16, 16)), class_names=("a", "b", "c"))
+    network = randomise(build_model(info, OwnNetwork()))
+    save_checkpoint(tmp_path / "model.safetensors", network.state_dict(), info)
+    with pytest.raises(CaptureError, match="the backbone returns 10 logits for 3 class names; give a name to each"):
+        export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx", backbone=OwnNetwork())
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @NEEDS_TIMM

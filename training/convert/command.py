@@ -65,6 +65,10 @@ def _three(text: str) -> tuple[float, ...]:
     values = tuple(number(part) for part in text.split(","))
     if len(values) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers; write them like 0.49,0.48,0.45")
+    if max(values) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is for pixels from 0 to 255, and they are from 0 to 1; divide by 255"
+        )
     return values
 
 

@@ -18,12 +18,14 @@ def read_class_names(text: str) -> tuple[str, ...]:
         text: Names with commas between them, "cifar10", or the path of a file with a name a line.
 
     Raises:
-        OptionError: There are fewer than two, or one of them comes twice.
+        OptionError: There are fewer than two, one of them comes twice, or one is empty.
     """
     if text == CIFAR10:
         return CIFAR10_CLASSES
     path = Path(text)
     parts = path.read_text().splitlines() if "," not in text and path.is_file() else text.split(",")
+    if "," in text and not all(part.strip() for part in parts):
+        raise OptionError(f"--classes {text!r} has an empty name; put a name between any two commas")
     names = tuple(part.strip() for part in parts if part.strip())
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

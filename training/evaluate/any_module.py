@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from training.common.errors import TrainingError, one_line
 from training.evaluate.measuring import Trial
@@ -82,6 +83,12 @@ def device_of(module: nn.Module, otherwise: torch.device) -> torch.device:
     return devices.pop() if devices else otherwise
 
 
+def _uninitialised(module: nn.Module) -> str | None:
+    """Return the name of a parameter or buffer whose lazy layer has no size yet, None where all have one."""
+    named = (*module.named_parameters(), *module.named_buffers())
+    return next((name for name, tensor in named if is_lazy(tensor)), None)
+
+
 def as_network(module: nn.Module) -> SelfGradientNetwork:
     """Return a module as the network that attacks know: itself if it is one, else one without a block around it.
 
@@ -89,8 +96,12 @@ def as_network(module: nn.Module) -> SelfGradientNetwork:
     a copy, so that it may change its input in place.
 
     Raises:
-        JudgeError: It is no module.
+        JudgeError: It is no module, or has lazy layers without a size.
     """
+    if isinstance(module, nn.Module) and (lazy := _uninitialised(module)):
+        raise JudgeError(
+            f"the module's {lazy} belongs to a lazy layer that has seen no picture; call the module on some first"
+        )
     if isinstance(module, SelfGradientNetwork):
         return module
     if not isinstance(module, nn.Module):
@@ -244,8 +255,10 @@ def _as_tensor(name: str, given: Any) -> Tensor:
         array = np.ascontiguousarray(given)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError):
-        found = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
-        raise JudgeError(f"{name} must be a tensor or a NumPy array of numbers, not {found}") from None
+        found = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        if isinstance(given, list | tuple) and given:
+            found += f" of {type(given[0]).__name__}"
+        raise JudgeError(f"{name} must be a tensor, a NumPy array or a list of numbers, not {found}") from None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -233,7 +233,7 @@ def judge(
         SavedReportError: `save` holds a report of something else.
         WriteError: The report cannot be saved.
     """
-    names = [attacks] if isinstance(attacks, str) else list(attacks)
+    names = _checked_names(attacks)
     network, pictures = as_network(module), checked_images(images)
     indices = checked_labels(labels, len(pictures))
     device = device_of(module, pictures.device)
@@ -264,6 +264,18 @@ def judge(
         whole_curve = any("full" in name.split(",") for name in names)
         findings = evaluation.run(build_attacks(names, context), whole_curve)
     return Judgement(evaluation.report, tuple(findings), evaluation)
+
+
+def _checked_names(attacks: Any) -> list[str]:
+    """Return the names of presets and attacks.
+
+    Raises:
+        JudgeError: They are no texts, or none.
+    """
+    names = [attacks] if isinstance(attacks, str) else list(attacks) if isinstance(attacks, Iterable) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise JudgeError(f'attacks must be names of presets and attacks, such as "quick", not {attacks!r}')
+    return names
 
 
 def _report_path(save: str | PathLike[str] | None) -> Path | None:

@@ -3,14 +3,29 @@
 import json
 from pathlib import Path
 
-from sgn_serve.graph_format import METADATA_KEY
+from sgn_serve.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of what torch.save writes, now and before PyTorch 1.6. A .safetensors file begins with its header's
 length, whose two low bytes are "PK" for one file of 8192."""
 
+_DESCRIPTION = CHECKPOINT_FORMAT.partition("/")[0]
 _LONGEST_HEADER = 100 << 20
 """Most bytes of a .safetensors file's header, in its format's description."""
+
+
+def _is_description(path: Path) -> bool:
+    """Return whether a file describes a checkpoint of this project. One that is damaged counts as a description.
+
+    Others may have the same name: `export` writes the figures of x.onnx to x.json.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return path.is_file()
+    return isinstance(content, dict) and str(content.get("format")).startswith(_DESCRIPTION)
 
 
 def is_foreign(path: Path) -> bool:
@@ -22,7 +37,7 @@ def is_foreign(path: Path) -> bool:
     if not path.is_file():
         return False
     if path.suffix == ".pt":
-        return not path.with_suffix(".json").is_file()
+        return not _is_description(path.with_suffix(".json"))
     try:
         with path.open("rb") as file:
             start = file.read(8)

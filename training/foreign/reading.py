@@ -61,7 +61,8 @@ def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
         WeightsError: There is no such file, it cannot be read, or it holds no state dict.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; pass the weights to {flag}")
+        found = "a folder, not a file" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {found}; pass the weights to {flag}")
     notes: list[str] = []
     content = _read_safetensors(path) if path.suffix == SAFETENSORS else _unwrapped(path, _read_pickle(path), notes)
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
@@ -101,12 +102,16 @@ def _read_pickle(path: Path) -> Any:
         ) from None
 
 
+_TRAINING_STATE = {"config", "progress", "model", "optimizer"}
+"""Keys of a run's state.pt, see training.loop.state."""
 DEEPEST = 8
 """Wrappers around a state dict that are taken off. A file may hold itself."""
 
 
 def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
     """Return the state dict inside what programs save."""
+    if isinstance(content, Mapping) and content.keys() >= _TRAINING_STATE:
+        raise WeightsError(f"{path}: the state of an unfinished training; pass the model.safetensors beside it")
     for _ in range(DEEPEST):
         if not isinstance(content, Mapping):
             break
@@ -119,7 +124,7 @@ def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         found = (
             f"the keys {', '.join(map(str, content))[:200]}"
-            if isinstance(content, Mapping)
+            if isinstance(content, Mapping) and content
             else f"a {type(content).__name__}"
         )
         raise WeightsError(

@@ -269,6 +269,8 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys: pytest.Cap
 def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.pt").write_text("nothing")
     (tmp_path / "text.safetensors").write_text("nothing")
+    torch.save(dict.fromkeys(("config", "progress", "model", "optimizer", "data"), 0), tmp_path / "state.pt")
+    torch.save({}, tmp_path / "empty.pt")
     ours = converted(tmp_path, WideReference(1, 1, 5).state_dict())
     capsys.readouterr()
     for weights, said in (
@@ -276,6 +278,9 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / "text.pt", "it is damaged, or none at all"),
         (tmp_path / "text.safetensors", "not a safetensors file"),
         (ours, "is a checkpoint of this project already; use it as it is"),
+        (tmp_path / "state.pt", "the state of an unfinished training; pass the model.safetensors beside it"),
+        (tmp_path / "empty.pt", "it has a dict"),
+        (tmp_path, "a folder, not a file"),
     ):
         assert main(["--weights", str(weights), "--classes", CLASSES, "--out", str(tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err
@@ -294,6 +299,19 @@ def test_classes_by_name_by_list_and_from_a_file(tmp_path: Path, capsys: pytest.
     assert info.class_names == ("one", "two", "three")
     _, info = load_checkpoint(converted(tmp_path, WideReference(1, 1, 10).state_dict(), classes="cifar10"))
     assert (info.class_names[3], info.dataset, info.recipe["dataset"]) == ("cat", "CIFAR-10", "cifar10")
-    for text, said in (("a", "names 1 class; pass"), ("a,b,a", "names 'a' twice")):
+    for text, said in (
+        ("a", "names 1 class; pass"),
+        ("a,b,a", "names 'a' twice"),
+        ("a,,b", "'a,,b' has an empty name"),
+    ):
         assert main(["--weights", "x.pt", "--classes", text, "--out", str(tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--mean", "--std"])
+def test_a_normalisation_of_whole_numbers_is_refused(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--weights", "x.pt", "--classes", CLASSES, "--out", str(tmp_path / "out"), flag, "125,120,110"])
+    assert "for pixels from 0 to 255, and they are from 0 to 1; divide by 255" in capsys.readouterr().err

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from tests.training.checkpoints import tiny_info
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.names import AttackError
 from training.attacks.registry import Context, build_attacks
+from training.checkpoint import CheckpointError, save_checkpoint
 from training.evaluate import judge, judging
 from training.evaluate.any_module import JudgeError, checked_images, checked_labels
 from training.evaluate.saved_report import SavedReportError
@@ -301,7 +303,7 @@ def test_the_logarithm_of_probabilities_is_taken(module):
         (torch.full((4, 3, 8, 8), 255.0), "from 255 to 255: divide them by 255"),
         (torch.full((4, 3, 8, 8), -1.0), "from -1 to -1: pass them as they are before normalisation"),
         (torch.full((4, 3, 8, 8), math.nan), "not from nan"),
-        ("pictures", "must be a tensor or a NumPy array of numbers, not str"),
+        ("pictures", "must be a tensor, a NumPy array or a list of numbers, not a str"),
     ],
 )
 def test_images_that_cannot_be_judged(module, images, message):
@@ -317,8 +319,8 @@ def test_images_that_cannot_be_judged(module, images, message):
         ([0.0, 1.0, 2.0, 3.0], "whole numbers, the indices of the classes, not float64"),
         ([True, False, True, True], "not bool"),
         ([0, 1, 2, -1], "0 or more, not -1"),
-        (["a", "b", "c", "d"], "must be a tensor or a NumPy array of numbers, not list"),
-        (np.array([0, 1, 2, None]), "must be a tensor or a NumPy array of numbers, not an array of object"),
+        (["a", "b", "c", "d"], "must be a tensor, a NumPy array or a list of numbers, not a list of str"),
+        (np.array([0, 1, 2, None]), "must be a tensor, a NumPy array or a list of numbers, not an array of object"),
         ([0, 1, 2, 10], "a label is 10, but the module answers for 10 classes"),
     ],
 )
@@ -382,8 +384,21 @@ def test_other_wrong_arguments(module):
         judge(module, images, labels, epsilon=0.1)  # type: ignore[call-arg]
     with pytest.raises(AttackError, match="unknown attack 'quickly'"):
         judge(module, images, labels, attacks="quickly", progress=False)
+    for attacks in (None, 3, [], ["quick", 3], ""):
+        with pytest.raises(JudgeError, match='attacks must be names of presets and attacks, such as "quick"'):
+            judge(module, images, labels, attacks=attacks)  # type: ignore[arg-type]
     with pytest.raises(JudgeError, match=r"must be a torch\.nn\.Module, not function"):
         judge(lambda inputs: inputs, images, labels)  # type: ignore[arg-type]
+
+
+def test_a_lazy_layer_without_a_size(module, tmp_path):
+    images, labels = some_pictures(module)
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(JudgeError, match=r"the module's 1\.weight belongs to a lazy layer that has seen no picture"):
+        judge(lazy, images, labels)
+    with pytest.raises(CheckpointError, match="belongs to a lazy layer that has seen no picture"):
+        save_checkpoint(tmp_path / "model.safetensors", lazy.state_dict(), tiny_info())
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_module_on_two_devices(module):

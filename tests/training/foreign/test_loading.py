@@ -41,13 +41,17 @@ def test_a_foreign_file_is_told_from_ours(tmp_path: Path) -> None:
     ours = save_untrained(tmp_path, tiny_info())
     foreign = saved(tmp_path / "x.pth", wide().state_dict())
     beside = saved(tmp_path / "y.pt", wide().state_dict())
-    (tmp_path / "y.json").write_text("{}")
+    (tmp_path / "y.json").write_text(tiny_info().to_json())
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(ours.read_bytes()[:100])
     assert [is_foreign(path) for path in (ours, foreign, beside, damaged, tmp_path / "none.pt")] == [
         *(False, True, False, False, False)
     ]
     assert is_foreign(foreign.rename(tmp_path / "x.pt"))
+    (tmp_path / "x.json").write_text('{"format": "self-gradient-figures/1"}')  # as export writes beside x.onnx
+    assert is_foreign(tmp_path / "x.pt")
+    (tmp_path / "x.json").write_text(tiny_info().to_json()[:-9])
+    assert not is_foreign(tmp_path / "x.pt"), "a description that is damaged is told as such"
 
 
 def test_a_file_that_says_its_normalisation_is_loaded_as_it_is(
