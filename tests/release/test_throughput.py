@@ -10,6 +10,7 @@ from benchmarks.errors import BenchmarkError
 from release import throughput
 from release.hostile.server import Server
 from release.throughput import BEFORE, DEFAULT, NOW, ratios, throughput_table
+from tests.sgn_serve.server import free_port
 
 ROUNDS = [{BEFORE: 100.0, NOW: 90.0, DEFAULT: 150.0}, {BEFORE: 50.0, NOW: 50.0, DEFAULT: 100.0}]
 
@@ -37,7 +38,7 @@ def _never_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_load_generator_that_fails_is_an_error() -> None:
     """No server runs: the load generator meets a closed port."""
     with pytest.raises(BenchmarkError, match="the load generator: "):
-        throughput.load(Server("127.0.0.1", 1, 0), 1, 0.1)
+        throughput.load(Server("127.0.0.1", free_port(), 0), 1, 0.1)
 
 
 @pytest.mark.usefixtures("_never_suspended")
