@@ -15,11 +15,14 @@ from training.foreign.loading import CIFAR_SIZE, describe_foreign
 from training.foreign.matching import Match, match
 from training.foreign.normalisation import NONE, in_words, is_possible, known_normalisation
 from training.foreign.reading import SAFETENSORS, ForeignWeights, read_weights
+from training.foreign.recognising import other_architecture
 from training.foreign.spelling import Normalisation, Spelling
 from training.foreign.spellings import refuse_other_networks
 from training.networks.backbones import usual_image_size
 from training.networks.errors import ArchitectureError
 
+_FEW = 0.1
+"""Share of the tensors up to which it is rather the file that is wrong than the architecture."""
 BLOCK = BlockConfig(scale=8 / 255, gradient_scaling="rms")
 """The block that --add-block adds: the form that this project trains."""
 
@@ -119,10 +122,15 @@ def _require_complete(found: Match, weights: ForeignWeights, arch: str, classes:
         raise WeightsError(
             f"{weights.path}: has {logits} logits, and --classes names {classes}; name {logits} classes", found.lines()
         )
+    few = found.problems < _FEW * len(weights.tensors)
+    other = None if few else other_architecture(weights, arch)
+    if other is not None:
+        raise WeightsError(f"{weights.path}: its weights are those of a {other}, not of a {arch}; pass --arch {other}")
+    fix = "pass the --arch that it is of, or see docs/how-to/own-backbone.md"
+    if few:
+        fix = "save model.state_dict() again, whole, or pass another --arch"
     raise WeightsError(
-        f"{weights.path}: {found.problems} of its or the network's tensors do not fit {arch}; pass the --arch that it "
-        "is of, or see docs/how-to/own-backbone.md",
-        found.lines(),
+        f"{weights.path}: {found.problems} of its or the network's tensors do not fit {arch}; {fix}", found.lines()
     )
 
 

@@ -25,7 +25,8 @@ class Match:
     Attributes:
         spelling: The spelling that fits best.
         tensors: Tensors by the network's own names, of the right shapes.
-        missing: Names that the network has and the file lacks, as the network spells them.
+        missing: Names that the network has and the file lacks, as the network spells them. Each has the name that it
+            would have in the file, where the file has other tensors of the same layer, and "" elsewhere.
         left_over: Names in the file that the network has no place for.
         other_shapes: By the name in the file: the shape there, and the network's.
         unused: Names in the file that its own program does not use either.
@@ -33,7 +34,7 @@ class Match:
 
     spelling: Spelling
     tensors: dict[str, Tensor]
-    missing: tuple[str, ...]
+    missing: dict[str, str]
     left_over: tuple[str, ...]
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     unused: tuple[str, ...]
@@ -102,8 +103,11 @@ class Match:
 
     def lines(self) -> list[str]:
         """Return a line for each tensor that does not fit, with the nearest names."""
-        lines = [f"{_INDENT}missing: {name}{_nearest(name, self.left_over)}" for name in self.missing]
-        lines += [f"{_INDENT}left over: {name}{_nearest(name, self.missing)}" for name in self.left_over]
+        lines = [
+            f"{_INDENT}missing: {name}{f' ({theirs} in the file)' if theirs else _nearest(name, self.left_over)}"
+            for name, theirs in self.missing.items()
+        ]
+        lines += [f"{_INDENT}left over: {name}{_nearest(name, tuple(self.missing))}" for name in self.left_over]
         lines += [
             f"{_INDENT}other shape: {name} is {there} in the file, and {here} in the network"
             for name, (there, here) in self.other_shapes.items()
@@ -128,6 +132,7 @@ def _match(tensors: Mapping[str, Tensor], spelling: Spelling, wanted: Mapping[st
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     unused: list[str] = []
     seen: set[str] = set()
+    layers: dict[str, str] = {}
     for name, tensor in tensors.items():
         ours = spelling.renamed(name)
         if UNUSED.search(name) and ours not in wanted:
@@ -143,15 +148,21 @@ def _match(tensors: Mapping[str, Tensor], spelling: Spelling, wanted: Mapping[st
         else:
             other_shapes[name] = (tuple(tensor.shape), tuple(wanted[ours].shape))
         seen.add(ours)
-    missing: list[str] = []
+        layers.setdefault(_layer(ours), _layer(name))
+    missing: dict[str, str] = {}
     for name, tensor in wanted.items():
         if name in seen:
             continue
         if name.endswith(COUNTER):
             fitting[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)  # the network's may have no values yet
         else:
-            missing.append(name)
-    return Match(spelling, fitting, tuple(missing), tuple(left_over), other_shapes, tuple(unused))
+            layer = layers.get(_layer(name))
+            missing[name] = "" if layer is None else layer + name.removeprefix(_layer(name))
+    return Match(spelling, fitting, missing, tuple(left_over), other_shapes, tuple(unused))
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _nearest(name: str, others: tuple[str, ...]) -> str:

@@ -115,19 +115,23 @@ def _by_convert(reason: str, path: Path, arch: str | None) -> str:
 
 def _does_not_fit(weights: ForeignWeights, fit: Match, arch: str, flag: str, *, guessed: bool) -> str:
     """Return why weights do not fit an architecture; where the user named it, with the one that fits if any does."""
-    other = None
-    if not guessed:
-        try:
-            other = guess_architecture(weights.tensors)
-        except WeightsError:
-            other = None
+    other = None if guessed else other_architecture(weights, arch)
     first = fit.lines()[0].strip()
-    if other is not None and other != arch:
+    if other is not None:
         return f"{flag} {weights.path}: its weights are those of a {other}, not of a {arch}; pass --arch {other}"
     return (
         f"{flag} {weights.path}: {fit.problems} of its or the network's tensors do not fit {arch} ({first}); "
         f"`{convert_command(weights.path, arch)}` lists them"
     )
+
+
+def other_architecture(weights: ForeignWeights, arch: str) -> str | None:
+    """Return the architecture that names and shapes speak for; None if it is `arch`, or they speak for none."""
+    try:
+        found = guess_architecture(weights.tensors)
+    except WeightsError:
+        return None
+    return None if found == arch else found
 
 
 def convert_command(path: Path, arch: str, more: Sequence[str] = (), classes: str = "NAMES") -> str:

@@ -238,7 +238,22 @@ def test_every_tensor_that_does_not_fit_is_listed(tmp_path: Path, capsys: pytest
     assert lines[0].startswith("  missing: groups.0.0.conv1.weight (nearest: block1.layer.0.conv9.weight")
     assert lines[1].startswith("  left over: block1.layer.0.conv9.weight (nearest: groups.0.0.conv1.weight")
     assert lines[2] == "  other shape: conv1.weight is (16, 3, 5, 5) in the file, and (16, 3, 3, 3) in the network"
-    assert lines[3].startswith(f"error: {tmp_path}/x.pt: 3 of its or the network's tensors do not fit wrn-10-1; pass")
+    assert lines[3].startswith(f"error: {tmp_path}/x.pt: 3 of its or the network's tensors do not fit wrn-10-1; save")
+
+
+def test_a_missing_tensor_is_named_as_the_file_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = WideReference(1, 1, 5).state_dict()
+    del state["block2.layer.0.bn1.weight"]
+    line, error = refused(tmp_path, capsys, state, "--arch", "wrn-10-1")
+    assert line == "  missing: groups.1.0.norm1.weight (block2.layer.0.bn1.weight in the file)"
+    assert error.endswith("do not fit wrn-10-1; save model.state_dict() again, whole, or pass another --arch")
+
+
+def test_another_architecture_is_named_instead_of_all_its_tensors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (error,) = refused(tmp_path, capsys, WideReference(1, 1, 5).state_dict(), "--arch", "wrn-16-2")
+    assert error.endswith("its weights are those of a wrn-10-1, not of a wrn-16-2; pass --arch wrn-10-1")
 
 
 class NoTensor:
