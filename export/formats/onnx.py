@@ -95,12 +95,16 @@ def _decomposed(
     return torch.export.ExportedProgram.run_decompositions(program, table)
 
 
+_KEPT = (torch.ops.aten.reshape.default, torch.ops.aten.linear.default, torch.ops.aten.sym_size.int)
+"""Operators that are made of others by name only: a decomposed program has them too, or another name of them."""
+
+
 def _is_final(node: fx.Node, table: Container[Any]) -> bool:
     """Tell whether a node stays as it is when its program is decomposed."""
     operator = node.target
     if isinstance(operator, torch._ops.OpOverload):
         made_of_others = (
-            operator is not torch.ops.aten.reshape.default
+            operator not in _KEPT
             and torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
         )
         return operator not in table and not made_of_others and not operator._schema.is_mutable
