@@ -9,8 +9,8 @@ malt-K attacks the K nearest classes, without those of an earlier malt. With --r
 from a report of the same network and pictures.
 
 It writes results/fast_judge.json after every attack of a batch, and the same command goes on where it was stopped. For
-each prefix of the fast cascade the file has its accuracy, its calls, the pictures that AutoAttack took and it did not
-(`missed`), those the other way round (`found`), and the p-value of the sign test on them.
+each prefix of a cascade the file has its accuracy and its calls. `missed` are the pictures that AutoAttack took and the
+prefix did not, `found` those the other way round. `p` is of the sign test on these.
 
 A call is a picture shown to the network. A second gradient from the same call counts as another one. The calls of a
 report's AutoAttack were not counted. They are at least what the pictures cost that withstood each attack.
@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "fast_judge.json"
 CHECKPOINT = BUNDLED / "model.safetensors"
 AUTO_ATTACK, FAST = "AutoAttack", "fast"
-CASCADE = ("pma", "malt-1", "malt-3", "malt-9")
+CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed")
 """What a report must be of for its answers to be compared."""
@@ -195,7 +195,7 @@ def from_report(path: Path, setting: Mapping[str, Any], attacks: Mapping[str, An
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FastJudgeError(f"--report {path}: no report of training.evaluate ({error}); leave it out") from None
     if others:
-        raise FastJudgeError(f"--report {path}: of another {', '.join(others)}; leave it out, or give that")
+        raise FastJudgeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
     rows: dict[str, Row] = {}
     left = [True] * setting["pictures"]
     for title, attack in attacks.items():
@@ -220,7 +220,7 @@ def compare(cascades: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
         For each: side, attack, accuracy and its 95 % interval, calls a picture, and against the whole of AutoAttack the
         pictures missed and found, the p-value of the sign test and the share of the calls.
     """
-    done = min(len(row.left) for rows in cascades.values() for row in rows.values())
+    done = _done(cascades)
     if not done:
         return []
     last = list(cascades[AUTO_ATTACK].values())[-1].left[:done]
@@ -248,7 +248,12 @@ def compare(cascades: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
     return compared
 
 
-def _calls(rows: Any) -> float:
+def _done(cascades: Mapping[str, Mapping[str, Row]]) -> int:
+    """Return the number of pictures that every attack of both sides is done with."""
+    return min(len(row.left) for rows in cascades.values() for row in rows.values())
+
+
+def _calls(rows: Iterable[Row]) -> float:
     """Return the calls that some rows of a cascade took for a picture, together."""
     return sum(row.calls / len(row.left) for row in rows)
 
@@ -354,7 +359,7 @@ def measure(
             git_commit=git_commit(ignore=("results",)),
             setting=setting,
             calls_counted=options.report is None,
-            done=min(len(row.left) for row in rows[FAST].values()) if whole else 0,
+            done=_done(rows) if whole else 0,
             compared=compared,
             rows={side: {name: vars(row) for name, row in of_side.items()} for side, of_side in rows.items()},
         )
@@ -387,9 +392,7 @@ def _restore(path: Path, setting: Mapping[str, Any], cascades: Mapping[str, Casc
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise FastJudgeError(f"{path} is no result of this command; pass another --out, or move it away") from None
     if others:
-        raise FastJudgeError(
-            f"{path} is of another {', '.join(others)}; give that, pass another --out, or move it away"
-        )
+        raise FastJudgeError(f"{path} differs from this run in {', '.join(others)}; pass another --out")
     for side, cascade in cascades.items():
         cascade.rows.update(rows[side])
 

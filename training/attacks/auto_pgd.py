@@ -1,7 +1,7 @@
 """APGD on the targeted difference of logits ratio: PGD that halves its steps where they no longer help.
 
-The row apgd-t is the package's own. This one takes any target for each picture, which MALT needs, and it ends with the
-first iterate that fools the network, so that a picture that falls costs no more calls.
+The row apgd-t is the package's own. This one takes any target for each picture, which MALT needs. It ends with the
+first iterate that fools the network, so a picture that falls costs no more calls.
 
 Source: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks (2020), algorithm 1 and equation 7.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.attacks.projected_gradient import ball, margin
+from training.common.precision import at_least_float32
 from training.networks.self_gradient import LogitsFunction
 
 MOMENTUM = 0.75
@@ -31,6 +32,7 @@ def targeted_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N)
     """
+    logits = at_least_float32(logits)
     right, target = (logits.gather(1, chosen[:, None]).squeeze(1) for chosen in (labels, targets))
     largest = logits.topk(4, dim=1).values
     return (target - right) / (largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + 1e-12)

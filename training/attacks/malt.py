@@ -1,9 +1,8 @@
 """MALT: rank the wrong classes by how near a linear network would have them, and attack the nearest few.
 
 AutoAttack targets the classes of the largest logits. A class of a smaller logit may be nearer, where its logit changes
-faster. On a linear network, the L-inf distance to the border with a class is the difference of the two logits over the
-L1 norm of that difference's gradient. The source finds networks linear enough, at the scale of an attack, for ranking
-classes by it.
+faster. On a linear network, the difference of two logits over the L1 norm of its gradient is the L-inf distance to the
+border between their classes. The source finds networks linear enough, at the scale of an attack, for ranking by it.
 
 Source: Melamed, Yehudai and Shamir, MALT Powers Up Adversarial Attacks (2024).
 """
@@ -18,6 +17,7 @@ from training.attacks.auto_pgd import TargetedAutoPGD
 from training.attacks.base import block_state
 from training.attacks.gradient_attack import logits_function
 from training.attacks.rows import CLEAN, RowFilter, RowId
+from training.common.precision import at_least_float32
 from training.networks.names import SelfGradient
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
@@ -43,7 +43,7 @@ def ranked_targets(
     """
     inputs = images.detach().requires_grad_()
     with torch.enable_grad():
-        logits = logits_function(inputs)
+        logits = at_least_float32(logits_function(inputs))
         wrong = logits.detach().scatter(1, labels[:, None], float("-inf"))
         classes = wrong.topk(min(candidates, logits.shape[1] - 1), dim=1).indices
         differences = logits.gather(1, labels[:, None]) - logits.gather(1, classes)

@@ -4,7 +4,8 @@ Where the gradient of one term of a margin is much larger than the other's, it l
 astray. The first stage follows each term by itself, in a run of its own, and the second one starts from there.
 
 Source: Ma, Jiang, Huang, Weng, Bailey and Jiang, Imbalanced Gradients: A Subtle Cause of Overestimated Adversarial
-Robustness (2020), the margin decomposition attack (MD).
+Robustness (2020), the margin decomposition attack (MD). Its authors' program begins a run with one step that raises the
+right logit; that step is left out here.
 """
 
 import math

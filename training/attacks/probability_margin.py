@@ -5,7 +5,7 @@ probability. So it looks at every class, as cross-entropy does, and at the neare
 does. It vanishes where a network is so sure that a probability is 1 to the last bit.
 
 Source: Xie, Zheng, Huang, Ye and Ma, Towards Million-Scale Adversarial Robustness Evaluation With Stronger Individual
-Attacks (2024), the probability margin attack (PMA).
+Attacks (2024), the probability margin attack (PMA). It takes MD's two stages (training.attacks.margin_decomposition).
 """
 
 import torch

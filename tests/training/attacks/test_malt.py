@@ -10,6 +10,7 @@ from training.attacks.malt import Malt, ranked_targets
 from training.attacks.names import AttackError
 from training.attacks.registry import Context, build_attacks
 from training.evaluate.measuring import Trial, withstood
+from training.networks.self_gradient import SelfGradientNetwork
 
 
 def distance(model, image, label, other):
@@ -59,34 +60,20 @@ def steep():
     weights[2] = 1.0
     bias = torch.tensor([3.0, 2.8, 2.5, 0.0, -1.0])
     bias -= weights @ torch.full((27,), 0.5)
-    return linear_classifier(weights, bias), torch.full((4, 3, 3, 3), 0.5), torch.zeros(4, dtype=torch.long)
-
-
-class Plain:
-    """A network without a block around a function, as attacks want it."""
-
-    block = None
-
-    def __init__(self, function):
-        self.function = function
-
-    def plain_logits(self, images):
-        return self.function(images)
-
-    def __call__(self, images, self_gradient=True):
-        return self.function(images)
+    model = SelfGradientNetwork(linear_classifier(weights, bias), None, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return model, torch.full((4, 3, 3, 3), 0.5), torch.zeros(4, dtype=torch.long)
 
 
 def test_the_nearest_class_falls_where_the_largest_logit_does_not(steep):
-    function, images, labels = steep
+    model, images, labels = steep
     eps = 0.04  # 27 pixels of slope 1 make up for 0.5 from 0.0186 on; 0.2 at slopes near 0.01 would take 0.5
-    assert ranked_targets(function, images, labels)[:, 0].tolist() == [2] * 4
-    trial = Trial(Plain(function), images, labels, eps, seed=0)
+    assert ranked_targets(model, images, labels)[:, 0].tolist() == [2] * 4
+    trial = Trial(model, images, labels, eps, seed=0)
     assert not withstood(trial, Malt(targets=1, block=False, steps=10)).any()
     assert not withstood(trial, Malt(targets=3, block=False, steps=10)).any()
     assert withstood(trial, Malt(targets=3, skip=3, block=False, steps=10)).all(), "no class is left"
     largest = torch.ones(4, dtype=torch.long)
-    assert not TargetedAutoPGD(eps, 10).perturb(function, images, labels, largest)[1].any()
+    assert not TargetedAutoPGD(eps, 10).perturb(model, images, labels, largest)[1].any()
 
 
 def test_it_finds_what_the_packages_apgd_t_finds_on_a_network(network):

@@ -1,4 +1,4 @@
-"""Classifiers in float64 that are small enough to attack picture by picture, and a count of what they are asked."""
+"""Classifiers that are small enough to attack picture by picture, and a count of what they are asked."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,11 @@ def smooth_classifier(seed: int = 0) -> nn.Module:
     return layers.double().requires_grad_(False)
 
 
-def linear_classifier(weights: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return images (N, 3, H, W) to logits (N, classes), weights being (classes, 3 H W)."""
-    return lambda images: images.flatten(1) @ weights.T + bias
+def linear_classifier(weights: Tensor, bias: Tensor) -> nn.Module:
+    """Return a linear network: weights are (classes, values of a picture), bias is (classes)."""
+    linear = nn.Linear(weights.shape[1], len(bias))
+    linear.load_state_dict({"weight": weights, "bias": bias})
+    return nn.Sequential(nn.Flatten(), linear).requires_grad_(False)
 
 
 def pictures(model: Callable[[Tensor], Tensor], count: int = 12) -> tuple[Tensor, Tensor]:
@@ -29,15 +31,17 @@ def pictures(model: Callable[[Tensor], Tensor], count: int = 12) -> tuple[Tensor
     return images, model(images).argmax(dim=1)
 
 
-class Counted:
+class Counted(nn.Module):
     """A network that counts how many pictures it was asked about."""
 
-    def __init__(self, model: Callable[[Tensor], Tensor]):
+    def __init__(self, model: nn.Module):
         """Start at 0."""
+        super().__init__()
         self.model = model
         self.asked = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return the network's logits."""
         self.asked += len(images)
-        return self.model(images)
+        logits: Tensor = self.model(images)
+        return logits
