@@ -32,7 +32,7 @@ from docs.generator.results import (
 from docs.generator.results import rows as attack_rows
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import own_folder
+from release import fast_judge, own_folder
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -307,6 +307,15 @@ def _auto_attacked() -> str:
     return "\n".join(lines) or "Not measured yet."
 
 
+def _fast_judge() -> str:
+    """Return the comparison of cheap attacks with AutoAttack, if it was measured on every picture."""
+    if fast_judge.RESULT.is_file():
+        measured = result("fast_judge")
+        if measured["done"] == measured["setting"]["pictures"]:
+            return fast_judge.shown(measured)
+    return "Not measured on enough pictures yet."
+
+
 def _network_row(title: str, report: str) -> tuple[str, ...]:
     """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
@@ -424,6 +433,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "earlier-networks": _earlier,
     "smooth-activations": _smooth_activations,
     "disagreement": _disagreement,
+    "fast-judge": _fast_judge,
     "auto": _auto,
     "auto-attacked": _auto_attacked,
     "auto-cost": _auto_cost,

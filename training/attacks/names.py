@@ -59,6 +59,12 @@ ATTACKS = {
         "AutoAttack's fourth, black box, as AutoAttack runs it: on what the other three left"
     ),
     "square": Description("the same alone, on every rightly classified picture"),
+    "malt": Description(
+        "APGD on the three wrong classes that a linear network would have nearest",
+        f"at least {FEWEST_CLASSES_FOR_DLR} classes",
+    ),
+    "md": Description("a margin's terms one by one, then the whole: margin of logits"),
+    "pma": Description("the same with the margin of probabilities"),
     "smooth-apgd-ce": Description("APGD-CE through the smooth surrogate", NEEDS_BLOCK),
     "smooth-apgd-t": Description(
         "APGD-T through the smooth surrogate", f"{NEEDS_BLOCK} and at least {FEWEST_CLASSES_FOR_DLR} classes"

@@ -11,6 +11,8 @@ from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
 from training.attacks.gate import GateAttack, Goal
 from training.attacks.gradient_attack import Attack
+from training.attacks.malt import Malt
+from training.attacks.margin_decomposition import TwoStageMargin
 from training.attacks.names import (
     ATTACKS,
     FEWEST_CLASSES_FOR_DLR,
@@ -174,6 +176,12 @@ def _apgd_t(context: Context) -> list[AnyAttack]:
     return [GradientStage("apgd-t", block=block, survivors_of=survivors) for block in context.blocks()]
 
 
+def _malt(context: Context) -> list[AnyAttack]:
+    if context.classes < FEWEST_CLASSES_FOR_DLR:
+        return []
+    return [Malt(block=block) for block in context.blocks()]
+
+
 def _smooth_apgd_t(context: Context) -> Sequence[AnyAttack]:
     if context.classes < FEWEST_CLASSES_FOR_DLR or not context.has_block:
         return []
@@ -241,6 +249,9 @@ _BUILD: dict[str, Callable[[Context], Sequence[AnyAttack]]] = {
         lambda context, block: Square(block, context.queries, (CLEAN, *AUTO_ATTACK_ROWS[:3]))
     ),
     "square": _each_block(lambda context, block: Square(block, context.queries)),
+    "malt": _malt,
+    "md": _each_block(lambda context, block: TwoStageMargin("md", block=block)),
+    "pma": _each_block(lambda context, block: TwoStageMargin("pma", block=block)),
     "smooth-apgd-ce": _each_beta(_smooth_stage("apgd-ce")),
     "smooth-apgd-t": _smooth_apgd_t,
     "gate": _gate,

@@ -17,10 +17,26 @@ Kind = Literal["clean", "white-box", "adaptive", "transfer", "black-box"]
 """The knowledge that an attack has of the network; the masking checklist compares the kinds."""
 
 Family = Literal[
-    "clean", "fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "noise", "gate-both", "gate-off", "gate-on"
+    "clean",
+    "fgsm",
+    "pgd",
+    "cw",
+    "apgd-ce",
+    "apgd-t",
+    "fab-t",
+    "square",
+    "malt",
+    "md",
+    "pma",
+    "noise",
+    "gate-both",
+    "gate-off",
+    "gate-on",
 ]
-"""The algorithm: "cw" is PGD on Carlini and Wagner's margin loss, "noise" draws random points of the ball. Those of the
-gate know the threshold of self_gradient=auto; see training.attacks.gate."""
+"""The algorithm: "cw" is PGD on Carlini and Wagner's margin loss, "noise" draws random points of the ball. "malt" is
+APGD at the nearest classes (training.attacks.malt). "md" and "pma" decompose a margin
+(training.attacks.margin_decomposition). Those of the gate know the threshold of self_gradient=auto; see
+training.attacks.gate."""
 
 GATE: tuple[Family, ...] = ("gate-both", "gate-off", "gate-on")
 
@@ -36,12 +52,15 @@ _TITLES: dict[Family, str] = {
     "apgd-t": "APGD-T",
     "fab-t": "FAB-T",
     "square": "Square",
+    "malt": "MALT, nearest {steps}",
+    "md": "MD",
+    "pma": "PMA",
     "noise": "random noise, {steps} draws",
     "gate-both": "both sides of the threshold, {steps} steps",
     "gate-off": "wrong class first, over the threshold, {steps} steps",
     "gate-on": "under the threshold, second pass wrong, {steps} steps",
 }
-_WITH_STEPS: tuple[Family, ...] = ("pgd", "cw", "noise", *GATE)
+_WITH_STEPS: tuple[Family, ...] = ("pgd", "cw", "malt", "noise", *GATE)
 _VIEW_TITLES: dict[View, str] = {
     "full": "through both passes",
     "first-pass": "transfer from block off",
@@ -58,7 +77,8 @@ class RowId:
     Attributes:
         state: The target of the attack.
         family: The algorithm.
-        steps: Steps of PGD and CW, draws of random noise; None for the others, which always take as many.
+        steps: Steps of PGD and CW, classes that MALT attacks, draws of random noise; None for the others, which always
+            take as many.
         view: How the gradients see the network.
         beta: Softplus sharpness of the smooth and the straight-through view, None for the others.
         averaged: Whether gradients are means over noisy copies of the image.
