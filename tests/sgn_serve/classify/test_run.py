@@ -346,7 +346,7 @@ def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, 
     for number, cell in enumerate(cells):
         (folder / f"{number}.png").write_bytes(cell or b"")
     assert classify(folder, "--out", tmp_path / "files.jsonl") == 0
-    monkeypatch.setattr(run, "_CHUNKS", 1)
+    monkeypatch.setattr(ChunkClassifier, "ahead", 1)
     stop = PartsFolder.write_part
 
     def interrupt(self, number, *rest):
