@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -153,7 +154,8 @@ def test_a_chunk_that_ends_three_workers_ends_the_run(cluster, tiny, monkeypatch
         pool.start()
         assert pool.ahead == 8
         chunks = [pool.submit([Item(str(number))]) for number in range(6)]
-        assert [chunk.result() for chunk in chunks] == [[str(number)] for number in range(6)]
+        names: list[Any] = [chunk.result() for chunk in chunks]
+        assert names == [[str(number)] for number in range(6)]
         poisoned = pool.submit([Item(POISON), Item("after it")])
         with pytest.raises(ClassifyError, match=r"^2 inputs from poison on have ended 3 workers, the last on here \("):
             poisoned.result()
@@ -186,6 +188,7 @@ def test_without_ray_the_extra_is_named(classify, tmp_path, capsys, monkeypatch)
         "error: --ray needs Ray, which is not installed; install it with "
         'pip install "self-gradient-networks[ray]", or leave --ray out\n'
     )
+    assert classify(folder, "--out", tmp_path / "a.csv") == 0
 
 
 def test_a_pool_without_a_head_says_so_and_ends(tiny, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from release.kill_classify import make_inputs
-from sgn_serve.classify import formats, run
+from sgn_serve.classify import formats
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
