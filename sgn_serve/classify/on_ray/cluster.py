@@ -142,6 +142,10 @@ class Cluster:
     def _connect(self, address: str) -> None:
         import ray
 
+        if address == AUTO:
+            address = _last_head()
+            if address != AUTO:
+                _check_reachable(address)
         on_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM) if on_main_thread else None
         try:
@@ -187,6 +191,17 @@ def fitting_size(machines: Sequence[Mapping[str, Any]], options: RayOptions, wan
             "--ray-workers where the cluster grows when it is asked to"
         )
     return Size(workers, each, int(wants_gpu))
+
+
+def _last_head() -> str:
+    """Return the address of the head that `ray start` wrote down on this machine, AUTO where there is none.
+
+    Ray itself would try for two minutes to reach one that has gone.
+    """
+    from ray._private import utils
+
+    read = getattr(utils, "read_ray_address", None)  # it is not documented
+    return (read and read()) or AUTO
 
 
 def _check_reachable(address: str) -> None:

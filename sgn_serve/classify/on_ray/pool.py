@@ -10,6 +10,7 @@ from typing import Any
 
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
+from sgn_serve.classify.objects import is_object
 from sgn_serve.classify.on_ray.cluster import GO_ON, Cluster, Size
 from sgn_serve.classify.on_ray.worker import Started, Worker
 from sgn_serve.classify.reading import UNREADABLE
@@ -362,7 +363,7 @@ class Pool:
 
     def _absolute(self, item: Item) -> Item:
         """Return an item that a process in another working folder can read. Its name stays."""
-        if item.file is not None:
+        if item.file is not None and not is_object(item.file):
             return replace(item, file=os.path.join(self._folder, item.file))
         if item.table is not None:
             return replace(item, table=os.path.join(self._folder, item.table))

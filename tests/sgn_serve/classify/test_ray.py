@@ -25,7 +25,9 @@ from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, Size, fitting
 from sgn_serve.classify.on_ray.pool import Chunk, Pool
 from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.settings import Settings
+from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
+from tests.sgn_serve.classify.object_server import BUCKET, object_server
 from tests.sgn_serve.sample_pictures import noise
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +37,16 @@ with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="R
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A bucket with pictures under q. Its value is the environment that leads programs to it."""
+    folder = tmp_path_factory.mktemp("objects")
+    pictures(folder / "q", 7)
+    with object_server(folder) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: dict[str, str]) -> Iterator[str]:
     """A cluster on this machine, with room for two workers of a core. Its value is the address of its head."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,6 +61,7 @@ def cluster() -> Iterator[str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **bucket,
         "PYTHONPATH": str(ROOT),  # the workers import this package from where it is tested
     }
     with (
@@ -118,9 +130,11 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
 
 
 @with_ray
-def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, tmp_path, capsys, monkeypatch):
-    folder = pictures(tmp_path / "p", 14)
-    assert classify(folder, "--out", tmp_path / "whole.jsonl") == 0
+def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_path, capsys, monkeypatch):
+    for variable, value in bucket.items():
+        monkeypatch.setenv(variable, value)
+    sources = [pictures(tmp_path / "p", 7), f"s3://{BUCKET}/q"]
+    assert classify(*sources, "--out", tmp_path / "whole.jsonl") == 0
     write_part = PartsFolder.write_part
 
     def interrupt(self, number, *rest):
@@ -133,14 +147,15 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, tmp_path, capsy
         output = tmp_path / name
         with monkeypatch.context() as patched:
             patched.setattr(PartsFolder, "write_part", interrupt)
-            assert classify(folder, "--out", output, *first) == 130
+            assert classify(*sources, "--out", output, *first) == 130
         assert f"interrupted; what is done is in {output}.parts" in capsys.readouterr().err
         with monkeypatch.context() as patched:
             patched.setattr(
                 "sgn_serve.serving.engine_choice.choose_engine", lambda *_: pytest.fail("it is chosen anew")
             )
-            assert classify(folder, "--out", output, "--resume", *then) == 0
+            assert classify(*sources, "--out", output, "--resume", *then) == 0
         assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert [row["error_code"] for row in read_rows(tmp_path / "whole.jsonl")] == [None] * 14
 
 
 @with_ray
