@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from sgn_serve.classify.on_ray import pool as pool_module
 from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, Size, fitting_size
 from sgn_serve.classify.on_ray.pool import Chunk, Pool
 from sgn_serve.classify.unfinished import PartsFolder
+from sgn_serve.process.version import package_version
 from sgn_serve.settings import Settings
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
@@ -135,7 +137,14 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_pat
         monkeypatch.setenv(variable, value)
     sources = [pictures(tmp_path / "p", 7), f"s3://{BUCKET}/q"]
     assert classify(*sources, "--out", tmp_path / "whole.jsonl") == 0
-    write_part = PartsFolder.write_part
+    write_part, start = PartsFolder.write_part, Pool.start
+    choices: list[Any] = []
+
+    def started(self):
+        choices.append(self.choice)
+        start(self)
+
+    monkeypatch.setattr(Pool, "start", started)
 
     def interrupt(self, number, *rest):
         if number == 2:
@@ -156,6 +165,9 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_pat
             assert classify(*sources, "--out", output, "--resume", *then) == 0
         assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert [row["error_code"] for row in read_rows(tmp_path / "whole.jsonl")] == [None] * 14
+    resumed, begun = choices
+    assert resumed is not None  # workers are told the engine of the process that began
+    assert begun is None
 
 
 @with_ray
@@ -237,6 +249,28 @@ def test_the_pool_has_as_many_workers_as_the_cluster_has_room_for(machines, opti
 def test_a_cluster_without_room_says_so():
     with pytest.raises(ClassifyError, match=r"no machine of the cluster has 16 cores for Ray; give a smaller"):
         fitting_size([{"CPU": 8.0}], RayOptions("auto", cores=16), False)
+
+
+def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), notes.append)
+    one, two, three = (pool_module._Member(None, name, 7) for name in ("one", "two", "three"))
+    pool._members = [one, two, three]
+
+    def started(model: str, version: str = package_version()) -> Any:
+        return SimpleNamespace(card=None, choice="onnxruntime", version=version, decisive={"model": model})
+
+    with pytest.raises(ClassifyError, match=r"^one has version 0\.0 of this package, and this machine .* on every"):
+        pool._admit(one, started("a", "0.0"))
+    pool._admit(one, started("a"))
+    pool._admit(two, started("b"))
+    assert pool.choice == "onnxruntime"
+    assert pool._members == [one, three]
+    assert notes == ["the worker on two (process 7) is left out: its model is b, and that of the others a"]
+    pool._members = [three]
+    with pytest.raises(ClassifyError, match=r"^no worker is left \(its model is b, "):
+        pool._admit(three, started("b"))
 
 
 def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
