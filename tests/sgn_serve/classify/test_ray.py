@@ -26,6 +26,7 @@ from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, Size, fitting
 from sgn_serve.classify.on_ray.pool import Chunk, Pool
 from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.process.version import package_version
+from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
@@ -257,15 +258,16 @@ def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
     pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), notes.append)
     one, two, three = (pool_module._Member(None, name, 7) for name in ("one", "two", "three"))
     pool._members = [one, two, three]
+    choice = EngineChoice("onnxruntime", None, "it is asked for")
 
     def started(model: str, version: str = package_version()) -> Any:
-        return SimpleNamespace(card=None, choice="onnxruntime", version=version, decisive={"model": model})
+        return SimpleNamespace(card=None, choice=choice, version=version, decisive={"model": model})
 
     with pytest.raises(ClassifyError, match=r"^one has version 0\.0 of this package, and this machine .* on every"):
         pool._admit(one, started("a", "0.0"))
     pool._admit(one, started("a"))
     pool._admit(two, started("b"))
-    assert pool.choice == "onnxruntime"
+    assert pool.choice == choice
     assert pool._members == [one, three]
     assert notes == ["the worker on two (process 7) is left out: its model is b, and that of the others a"]
     pool._members = [three]
