@@ -4,8 +4,10 @@ import importlib.util
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -149,7 +151,8 @@ class Cluster:
         on_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM) if on_main_thread else None
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with _working_folder_hidden():
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray's, the system's, and RuntimeError for another version of Ray or Python
             if address == AUTO and isinstance(error, ConnectionError):
                 raise ClassifyError(
@@ -191,6 +194,15 @@ def fitting_size(machines: Sequence[Mapping[str, Any]], options: RayOptions, wan
             "--ray-workers where the cluster grows when it is asked to"
         )
     return Size(workers, each, int(wants_gpu))
+
+
+def _working_folder_hidden() -> AbstractContextManager[None]:
+    """Work in another folder for a while, unless Python looks for modules in this one.
+
+    Ray has its workers look there first. A folder of pictures may hold somebody's numpy.py.
+    """
+    folders = {os.path.abspath(folder) for folder in sys.path}
+    return nullcontext() if os.getcwd() in folders else chdir("/")
 
 
 def _last_head() -> str:
