@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "torchvision", "onnxruntime", "onnx", "bentoml", "scipy", "matplotlib", "timm"}
+HEAVY = {"torch", "torchvision", "onnxruntime", "onnx", "bentoml", "scipy", "matplotlib", "timm", "ray"}
 
 DATA = ["--data-root=nowhere", "--dataset=cifar10"]
 JUDGED = ["--ckpt=nowhere.safetensors", "--data-root=nowhere"]
@@ -39,6 +39,7 @@ MISTAKES = [
     (["sgn_serve", "graph.onnx"], "to serve a graph write --model graph.onnx"),
     (["sgn_serve.classify", "photos", "--out=a.csv", "--self-gradient=of"], "did you mean off"),
     (["sgn_serve.classify", "photos", "--out=a.csv", "--chunk=0"], "'0' is not a number of rows; give 1 or more"),
+    (["sgn_serve.classify", "photos", "--out=a.csv", "--ray-cores=2"], "are for --ray; give it too, or leave them out"),
     (["sgn_serve.classify.report", "a.csv", "--thruth=b.csv"], "did you mean --truth"),
     (["sgn", "trian"], "did you mean train? known are: "),
     (["sgn", "--versoin"], "did you mean --version"),

@@ -82,7 +82,10 @@ class ChunkClassifier:
         settings: The same.
         choice: The engine that it runs on, None before the start where none was given.
         answered: Number of inputs that have their row, of all chunks. Other threads may read it.
+        ahead: Chunks to submit before the oldest is written: one to be written, and the next one.
     """
+
+    ahead = 2
 
     def __init__(self, settings: Settings, choice: EngineChoice | None = None):
         self.settings = settings

@@ -87,7 +87,26 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         type=_chunk,
         default=CHUNK,
         metavar="N",
-        help="rows that are written at a time; a killed run loses two times as many at most (default: %(default)s)",
+        help="rows that are written at a time; a killed run loses two times as many at most, and on Ray four times as "
+        "many for each worker (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="classify on the machines of a Ray cluster: HOST:PORT of its head, or auto for the one that this machine "
+        "belongs to",
+    )
+    parser.add_argument(
+        "--ray-workers",
+        type=_number,
+        metavar="N",
+        help="workers on Ray (default: as many as the cluster has cores for)",
+    )
+    parser.add_argument(
+        "--ray-cores",
+        type=_number,
+        metavar="N",
+        help="cores of each worker on Ray (default: all of a machine, that of the fewest)",
     )
     rows = {row.variable: row for row in settings_table()}
     for variable in SETTINGS:
@@ -105,6 +124,13 @@ def _chunk(text: str) -> int:
     return chunk
 
 
+def _number(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give 1 or more")
+    return number
+
+
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """Classify, and return the exit status.
 
@@ -112,7 +138,10 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         argv: The arguments. None takes those of the process.
         program: What --help and errors call the program.
     """
-    parsed = build_parser(program).parse_args(argv)
+    parser = build_parser(program)
+    parsed = parser.parse_args(argv)
+    if parsed.ray is None and (parsed.ray_workers or parsed.ray_cores):
+        parser.error("--ray-workers and --ray-cores are for --ray; give it too, or leave them out")
     given = {variable: text for variable in SETTINGS if (text := getattr(parsed, variable)) is not None}
     if parsed.self_gradient is not None:
         given[BLOCK] = SWITCH[parsed.self_gradient]
@@ -121,6 +150,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
     with importing():
+        from sgn_serve.classify.on_ray.cluster import RayOptions
         from sgn_serve.classify.run import Options, classify, interrupted  # here, for it takes seconds
 
     options = Options(
@@ -130,6 +160,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         parsed.chunk,
         parsed.resume,
         parsed.self_gradient in ("on", "auto"),
+        None if parsed.ray is None else RayOptions(parsed.ray, parsed.ray_workers, parsed.ray_cores),
     )
     try:
         print(classify(options, settings))

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item, item_of_file, shown
+from sgn_serve.classify.objects import is_object, object_items
 from sgn_serve.classify.tables import table_items
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Skipped, walk_pictures
@@ -115,7 +116,11 @@ def _items(source: str, column: str | None, found: Found) -> Iterator[Item]:
     digest = identity_of(source)
     if digest:
         found.identity[source] = digest
-    if os.path.isdir(source):
+    if is_object(os.fsencode(source)):
+        if source.lower().endswith(LISTS + TABLES):
+            raise ClassifyError(f"{source}: lists and tables must be files of this machine; copy it first")
+        yield from object_items(source, found.skipped)
+    elif os.path.isdir(source):
         yield from map(item_of_file, walk_pictures(Path(source), found.skipped))
     elif _is_file(source, LISTS):
         yield from _listed(source)

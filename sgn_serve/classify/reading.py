@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from sgn_serve.classify.items import Item
+from sgn_serve.classify.objects import AT_A_TIME, ObjectMissing, ObjectReader, ObjectTooLarge, is_object
 from sgn_serve.classify.tables import TableReader
 
 UNREADABLE = "unreadable_file"
@@ -39,12 +40,15 @@ class Reader:
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
         self._tables: dict[tuple[bytes, str], TableReader] = {}
+        self._objects = ObjectReader(max_bytes)
 
     def read_some(self, items: Sequence[Item], enough_bytes: int) -> list[bytes | Unread]:
         """Return the contents of the first items: of one at least, and no more once they have enough bytes."""
         contents: list[bytes | Unread] = []
         total = 0
-        for item in items:
+        objects = [item.file if item.file is not None and is_object(item.file) else None for item in items]
+        for number, item in enumerate(items):
+            self._objects.begin([one for one in objects[number : number + AT_A_TIME] if one is not None])
             try:
                 content = self._read(item)
                 total += len(content)
@@ -56,10 +60,11 @@ class Reader:
         return contents
 
     def close(self) -> None:
-        """Close the tables."""
+        """Close the tables, and end what reads objects."""
         for table in self._tables.values():
             table.close()
         self._tables.clear()
+        self._objects.close()
 
     def _read(self, item: Item) -> bytes:
         if item.missing:
@@ -67,7 +72,7 @@ class Reader:
         if item.content is not None:
             content = item.content
         elif item.file is not None:
-            content = self._read_file(item.file)
+            content = self._read_object(item.file) if is_object(item.file) else self._read_file(item.file)
         else:
             content = self._read_cell(item)
         if not content:
@@ -101,6 +106,14 @@ class Reader:
         finally:
             with suppress(OSError):
                 os.close(descriptor)
+
+    def _read_object(self, address: bytes) -> bytes:
+        try:
+            return self._objects.read(address)
+        except ObjectMissing as error:
+            raise Unread(UNREADABLE, str(error)) from None
+        except ObjectTooLarge as error:
+            raise self._too_large(error.length) from None
 
     def _read_cell(self, item: Item) -> bytes:
         assert item.table is not None, "an item has one of the three"

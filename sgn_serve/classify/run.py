@@ -3,18 +3,20 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import Format, format_of
 from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
 from sgn_serve.classify.items import Item, shown
+from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, require_ray
+from sgn_serve.classify.on_ray.pool import Pool
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
@@ -26,8 +28,6 @@ from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings
 
-_CHUNKS = 2
-"""Chunks that are begun: while the rows of one are written, the next one is in the network. A kill loses them."""
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
 """Settings that rows depend on, as they are given."""
 
@@ -40,9 +40,10 @@ class Options:
         sources: See inputs.write_inputs.
         output: The file to write.
         column: The column of Parquet inputs, None for the usual one.
-        chunk: Inputs of one chunk. A killed run loses two at most: one to be written, and the next one.
+        chunk: Inputs of one chunk. A killed run loses as many as Classifies.ahead says.
         resume: Whether to go on with an unfinished run.
         wants_block: Whether the block was asked for explicitly.
+        ray: The cluster to run on, None for this process.
     """
 
     sources: list[str]
@@ -51,6 +52,41 @@ class Options:
     chunk: int
     resume: bool
     wants_block: bool
+    ray: RayOptions | None = None
+
+
+class Result(Protocol):
+    """Rows to come."""
+
+    def result(self) -> list[Row]:
+        """Wait for them, and return them."""
+
+
+class Classifies(Protocol):
+    """Classifies chunks: a ChunkClassifier in this process, or a Pool on a cluster.
+
+    Attributes:
+        choice: The engine that it runs on.
+        answered: Number of inputs that have their row.
+        ahead: Chunks to submit before the oldest is written. A kill loses them.
+    """
+
+    choice: EngineChoice | None
+    answered: int
+    ahead: int
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card, once it has started."""
+
+    def start(self) -> None:
+        """Start."""
+
+    def submit(self, items: Sequence[Item]) -> Result:
+        """Begin a chunk."""
+
+    def close(self) -> None:
+        """End it. Chunks that are not done are given up."""
 
 
 def classify(options: Options, settings: Settings) -> str:
@@ -68,6 +104,8 @@ def classify(options: Options, settings: Settings) -> str:
         OSError: A file of the output cannot be written, or the decoders do not start.
     """
     format = format_of(options.output)
+    if options.ray is not None:
+        require_ray()
     if not options.output.parent.is_dir():
         raise ClassifyError(f"{options.output.parent}: there is no such folder; make it first")
     folder = PartsFolder(options.output, format)
@@ -82,7 +120,7 @@ def classify(options: Options, settings: Settings) -> str:
         raise ClassifyError(
             f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
         )
-    with Progress() as bar, folder:
+    with Progress() as bar, folder, nullcontext() if options.ray is None else Cluster(options.ray) as cluster:
         manifest = folder.read_manifest()
         found = Found()
         if manifest is None:
@@ -94,7 +132,11 @@ def classify(options: Options, settings: Settings) -> str:
             found.identity = {source: digest for source in options.sources if (digest := identity_of(source))}
         bar.show("starting the network", lambda: 0)
         choice = None if manifest is None or manifest.engine is None else EngineChoice(**manifest.engine)
-        with _start(settings, choice, folder) as chunks:
+        classifier: Classifies = ChunkClassifier(settings, choice)
+        if cluster is not None:
+            classifier = Pool(settings, choice, cluster, bar.note)
+        with closing(classifier) as chunks:
+            _start(chunks, settings, folder)
             card = chunks.card
             for note in card.notes if manifest is None else ():
                 bar.note(f"warning: {note}")
@@ -120,9 +162,9 @@ def classify(options: Options, settings: Settings) -> str:
     return f"{options.output}: {rows:,} row{'' if rows == 1 else 's'}{errors}"
 
 
-def _start(settings: Settings, choice: EngineChoice | None, folder: PartsFolder) -> ChunkClassifier:
+def _start(chunks: Classifies, settings: Settings, folder: PartsFolder) -> None:
     """Start the network on the engine of the unfinished run, if there is one."""
-    chunks = ChunkClassifier(settings, choice)
+    choice = chunks.choice
     try:
         chunks.start()
     except EngineError:
@@ -135,12 +177,9 @@ def _start(settings: Settings, choice: EngineChoice | None, folder: PartsFolder)
             f"{folder.path}: the unfinished run there began on {ENGINE_NAMES[choice.engine]} in "
             f"{choice.precision or FLOAT32}, {reason}, or remove the folder to start again"
         ) from None
-    return chunks
 
 
-def classify_chunks(
-    chunks: ChunkClassifier, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress
-) -> None:
+def classify_chunks(chunks: Classifies, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress) -> None:
     """Classify what is not done yet, and write a part for each chunk.
 
     Args:
@@ -155,7 +194,7 @@ def classify_chunks(
     bar.show("classifying", lambda: chunks.answered, manifest.count, min(begin, manifest.count))
     tables = [(table, column) for table, column in manifest.tables]
     inputs = read_inputs(folder.inputs, tables, begin)
-    running: deque[Future[list[Row]]] = deque()
+    running: deque[Result] = deque()
     number = done.parts
 
     def write_next() -> None:
@@ -165,7 +204,7 @@ def classify_chunks(
 
     for items in _chunked(inputs, manifest.chunk):
         running.append(chunks.submit(items))
-        if len(running) == _CHUNKS:
+        if len(running) == chunks.ahead:
             write_next()
             number += 1
     while running:

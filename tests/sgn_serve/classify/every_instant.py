@@ -34,6 +34,7 @@ class Digests:
     def __init__(self, settings: Settings, choice: EngineChoice | None):
         self._reader = Reader(settings.max_bytes)
         self.answered = 0
+        self.ahead = 2
         graph = read_graph(settings.model_path)
         card = model_card(graph, settings)
         self.choice = choice or choose_engine(graph, settings)
@@ -43,10 +44,7 @@ class Digests:
     def start(self) -> None:
         """Start nothing: files are read without an engine."""
 
-    def __enter__(self) -> "Digests":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._reader.close()
 
     def submit(self, items: Sequence[Item]) -> "Future[list[Row]]":

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from release.kill_classify import make_inputs
-from sgn_serve.classify import formats, run
+from sgn_serve.classify import formats
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
@@ -346,7 +346,7 @@ def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, 
     for number, cell in enumerate(cells):
         (folder / f"{number}.png").write_bytes(cell or b"")
     assert classify(folder, "--out", tmp_path / "files.jsonl") == 0
-    monkeypatch.setattr(run, "_CHUNKS", 1)
+    monkeypatch.setattr(ChunkClassifier, "ahead", 1)
     stop = PartsFolder.write_part
 
     def interrupt(self, number, *rest):

@@ -1,0 +1,293 @@
+"""A run on a Ray cluster gives the rows of one process, whatever happens to its workers."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from release.kill_classify import make_inputs
+from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.items import Item
+from sgn_serve.classify.on_ray import pool as pool_module
+from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, Size, fitting_size
+from sgn_serve.classify.on_ray.pool import Chunk, Pool
+from sgn_serve.classify.unfinished import PartsFolder
+from sgn_serve.process.version import package_version
+from sgn_serve.serving.engine_choice import EngineChoice
+from sgn_serve.settings import Settings
+from tests.sgn_serve.classify.conftest import read_rows
+from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
+from tests.sgn_serve.classify.object_server import BUCKET, object_server
+from tests.sgn_serve.sample_pictures import noise
+
+ROOT = Path(__file__).parents[3]
+START_SECONDS = 120.0
+
+with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A bucket with pictures under q. Its value is the environment that leads programs to it."""
+    folder = tmp_path_factory.mktemp("objects")
+    pictures(folder / "q", 7)
+    with object_server(folder) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: dict[str, str]) -> Iterator[str]:
+    """A cluster on this machine, with room for two workers of a core. Its value is the address of its head."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of its sockets must be short
+    options = ["--head", "--block", "--disable-usage-stats", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    options += ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=80000000", "--include-dashboard=false"]
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options]
+    environment = {
+        **os.environ,
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **bucket,
+        "PYTHONPATH": str(ROOT),  # the workers import this package from where it is tested
+    }
+    with (
+        tempfile.TemporaryFile() as told,
+        subprocess.Popen(
+            [*command, f"--temp-dir={folder}"], cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            ends = time.monotonic() + START_SECONDS
+            while True:
+                told.seek(0)
+                said = told.read()
+                if b"To connect to this Ray cluster" in said:
+                    break
+                assert process.poll() is None, said.decode(errors="replace")
+                assert time.monotonic() < ends, said.decode(errors="replace")
+                time.sleep(0.05)
+            yield address
+        finally:
+            process.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pictures(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(noise(8, 8, number)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@with_ray
+def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = [os.path.relpath(source) for source in make_inputs(tmp_path, 24)]
+    (tmp_path / "numpy.py").write_text("raise ImportError('workers import what lies beside the pictures')")
+    assert classify(*sources, "--out", "one.csv") == 0
+    pools: list[Pool] = []
+    start, write_part = Pool.start, PartsFolder.write_part
+
+    def started(self):
+        pools.append(self)
+        start(self)
+
+    def killing(self, number, *rest):
+        if number == 1:
+            (pool,) = pools
+            while len([member for member in pool._members if member.started]) < 2:
+                pool.advance()
+            os.kill(pool._members[1].process, signal.SIGKILL)
+        write_part(self, number, *rest)
+
+    monkeypatch.setattr(Pool, "start", started)
+    monkeypatch.setattr(PartsFolder, "write_part", killing)
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    capsys.readouterr()
+    assert classify(*sources, "--out", "many.csv", "--ray", "auto", "--ray-cores", "1") == 0
+    told = capsys.readouterr()
+    assert Path("many.csv").read_bytes() == Path("one.csv").read_bytes()
+    skipped, lost = told.err.splitlines()
+    assert skipped.startswith("skipped 1 file")
+    assert lost.startswith("the worker on ")
+    assert lost.endswith(" is lost (its process has ended); what it had is done again")
+    assert told.out.startswith("many.csv: 41 rows, ")
+    assert len(told.out.splitlines()) == 1
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@with_ray
+def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_path, capsys, monkeypatch):
+    for variable, value in bucket.items():
+        monkeypatch.setenv(variable, value)
+    sources = [pictures(tmp_path / "p", 7), f"s3://{BUCKET}/q"]
+    assert classify(*sources, "--out", tmp_path / "whole.jsonl") == 0
+    write_part, start = PartsFolder.write_part, Pool.start
+    choices: list[Any] = []
+
+    def started(self):
+        choices.append(self.choice)
+        start(self)
+
+    monkeypatch.setattr(Pool, "start", started)
+
+    def interrupt(self, number, *rest):
+        if number == 2:
+            raise KeyboardInterrupt
+        write_part(self, number, *rest)
+
+    on_ray = ["--ray", cluster, "--ray-workers", "1"]
+    for name, first, then in (("a.jsonl", [], on_ray), ("b.jsonl", on_ray, [])):
+        output = tmp_path / name
+        with monkeypatch.context() as patched:
+            patched.setattr(PartsFolder, "write_part", interrupt)
+            assert classify(*sources, "--out", output, *first) == 130
+        assert f"interrupted; what is done is in {output}.parts" in capsys.readouterr().err
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                "sgn_serve.serving.engine_choice.choose_engine", lambda *_: pytest.fail("it is chosen anew")
+            )
+            assert classify(*sources, "--out", output, "--resume", *then) == 0
+        assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert [row["error_code"] for row in read_rows(tmp_path / "whole.jsonl")] == [None] * 14
+    resumed, begun = choices
+    assert resumed is not None  # workers are told the engine of the process that began
+    assert begun is None
+
+
+@with_ray
+def test_a_chunk_that_ends_three_workers_ends_the_run(cluster, tiny, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr(pool_module, "Worker", FragileWorker)
+    with (
+        Cluster(RayOptions(cluster, cores=1)) as connected,
+        closing(Pool(Settings(model_path=tiny), None, connected, notes.append)) as pool,
+    ):
+        pool.start()
+        assert pool.ahead == 8
+        chunks = [pool.submit([Item(str(number))]) for number in range(6)]
+        names: list[Any] = [chunk.result() for chunk in chunks]
+        assert names == [[str(number)] for number in range(6)]
+        poisoned = pool.submit([Item(POISON), Item("after it")])
+        with pytest.raises(ClassifyError, match=r"^2 inputs from poison on have ended 3 workers, the last on here \("):
+            poisoned.result()
+    assert len(notes) == 2
+    assert all("is lost (its process has ended); what it had is done again" in note for note in notes)
+
+
+@with_ray
+def test_a_head_that_is_not_there_is_told_at_once(classify, tmp_path, capsys):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.csv"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{closed.getsockname()[1]}"
+        for address, reason in (
+            (nowhere, "the head of the cluster cannot be reached (Connection refused); start it with ray start --head"),
+            ("somewhere", "this is no address; give HOST:PORT, such as head.example:6379, or auto"),
+            ("ray://127.0.0.1:10001", "Ray's client is not supported; run the command on a machine of the cluster"),
+        ):
+            assert classify(folder, "--out", output, "--ray", address) == 1
+            (error,) = capsys.readouterr().err.splitlines()
+            assert error.startswith(f"error: --ray {address}: {reason}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p"]
+
+
+def test_without_ray_the_extra_is_named(classify, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    folder = pictures(tmp_path / "p", 1)
+    assert classify(folder, "--out", tmp_path / "a.csv", "--ray", "auto") == 1
+    assert capsys.readouterr().err == (
+        "error: --ray needs Ray, which is not installed; install it with "
+        'pip install "self-gradient-networks[ray]", or leave --ray out\n'
+    )
+    assert classify(folder, "--out", tmp_path / "a.csv") == 0
+
+
+def test_a_pool_without_a_head_says_so_and_ends(tiny, monkeypatch):
+    """Ray itself would wait for a minute and end the process."""
+    connected = Cluster(RayOptions("nowhere"))
+    pool = Pool(Settings(model_path=tiny), None, connected, lambda note: None)
+    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(pool_module, "_HEAD_SECONDS", 0.05)
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    monkeypatch.setattr(Cluster, "head_answers", lambda self: False)
+    monkeypatch.setattr(Cluster, "size", lambda self, wants_gpu: Size(1, 1, 0))
+    with pytest.raises(ClassifyError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
+        pool.start()
+    assert connected.lost
+
+
+@pytest.mark.parametrize(
+    ("machines", "options", "gpu", "expected"),
+    [
+        ([{"CPU": 8.0}, {"CPU": 4.0}, {"memory": 1.0}], (None, None), False, Size(3, 4, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], (None, 3), False, Size(3, 3, 0)),
+        ([{"CPU": 8.0}], (5, None), False, Size(5, 8, 0)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}], (None, None), True, Size(2, 4, 1)),
+        ([], (2, 4), False, Size(2, 4, 0)),
+    ],
+)
+def test_the_pool_has_as_many_workers_as_the_cluster_has_room_for(machines, options, gpu, expected):
+    assert fitting_size(machines, RayOptions("auto", *options), gpu) == expected
+
+
+def test_a_cluster_without_room_says_so():
+    with pytest.raises(ClassifyError, match=r"no machine of the cluster has 16 cores for Ray; give a smaller"):
+        fitting_size([{"CPU": 8.0}], RayOptions("auto", cores=16), False)
+
+
+def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
+    notes: list[str] = []
+    monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), notes.append)
+    one, two, three = (pool_module._Member(None, name, 7) for name in ("one", "two", "three"))
+    pool._members = [one, two, three]
+    choice = EngineChoice("onnxruntime", None, "it is asked for")
+
+    def started(model: str, version: str = package_version()) -> Any:
+        return SimpleNamespace(card=None, choice=choice, version=version, decisive={"model": model})
+
+    with pytest.raises(ClassifyError, match=r"^one has version 0\.0 of this package, and this machine .* on every"):
+        pool._admit(one, started("a", "0.0"))
+    pool._admit(one, started("a"))
+    pool._admit(two, started("b"))
+    assert pool.choice == choice
+    assert pool._members == [one, three]
+    assert notes == ["the worker on two (process 7) is left out: its model is b, and that of the others a"]
+    pool._members = [three]
+    with pytest.raises(ClassifyError, match=r"^no worker is left \(its model is b, "):
+        pool._admit(three, started("b"))
+
+
+def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
+    from sgn_serve.classify.reading import UNREADABLE
+    from sgn_serve.classify.rows import error_row
+
+    (tmp_path / "a.png").write_bytes(b"x")
+    names = ["a.png", "b.png"]
+    items = [Item(name, file=os.fsencode(tmp_path / name)) for name in names]
+    member = pool_module._Member(None, "node7", 12)
+    chunk = Chunk(None, 0, items)  # type: ignore[arg-type]
+    unread = [error_row(name, "on", UNREADABLE, "No such file or directory") for name in names]
+    with pytest.raises(ClassifyError, match=r"^the worker on node7 \(process 12\) cannot read a\.png \(No such file"):
+        pool_module._check_files(member, chunk, unread)
+    pool_module._check_files(member, chunk, [error_row("a.png", "on", "empty_file", ""), unread[1]])
+    (tmp_path / "a.png").unlink()
+    pool_module._check_files(member, chunk, unread)
