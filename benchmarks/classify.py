@@ -9,6 +9,7 @@ rounds. The memory is that of the command and of its processes, over links to fe
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -183,7 +184,10 @@ def _alternate(ways: dict[str, Callable[[], object]], pictures: int, rounds: int
         one.pictures_a_second / other.pictures_a_second
         for one, other in zip(measured["classify"], measured[base], strict=True)
     ]
-    cpu = [other.cpu_ms / one.cpu_ms for one, other in zip(measured["classify"], measured[base], strict=True)]
+    cpu = [  # the clock of processor time ticks every 10 ms, so that few pictures may take none
+        other.cpu_ms / one.cpu_ms if one.cpu_ms else math.nan
+        for one, other in zip(measured["classify"], measured[base], strict=True)
+    ]
     return {
         "pictures": pictures,
         "ratio": round(statistics.median(ratios), 4),

@@ -103,9 +103,8 @@ def _is_final(node: fx.Node, table: Container[Any]) -> bool:
     """Tell whether a node stays as it is when its program is decomposed."""
     operator = node.target
     if isinstance(operator, torch._ops.OpOverload):
-        made_of_others = (
-            operator not in _KEPT
-            and torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
+        made_of_others = operator not in _KEPT and torch._C._dispatch_has_kernel_for_dispatch_key(
+            operator.name(), "CompositeImplicitAutograd"
         )
         return operator not in table and not made_of_others and not operator._schema.is_mutable
     # Arithmetic on the batch size, and the choice of one of an operator's results, may stay too.
