@@ -53,7 +53,7 @@ AUTO_ATTACK, FAST = "AutoAttack", "fast"
 CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed")
-"""What a report must be of for its answers to be compared."""
+"""Setting that a report must have for its answers to be compared."""
 
 
 class FastJudgeError(TrainingError):

@@ -54,7 +54,7 @@ class _Member:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name of the worker in messages."""
         return f"the worker on {self.machine} (process {self.process})" if self.machine else "a worker"
 
 

@@ -31,7 +31,7 @@ class Started:
 
     @property
     def decisive(self) -> dict[str, str]:
-        """What the rows depend on, by a name for people."""
+        """Facts that the rows depend on, by a name for people."""
         engine = self.card.engine
         assert engine is not None, "it was started"
         return {
