@@ -61,17 +61,22 @@ image:
 # A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
 # our kernels, a browser's driver) would share it with the trainings, and once they brought it down.
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
-PYTEST := -m pytest -rs --durations=15 $(PYTEST_ARGS)
+PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
 # Four parts at a time, the longest first: whichever ends takes the next. Tests of the service wait about as long as they
 # compute, so that two cores have room for four. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
-LANE = $(OUTSIDE) bash -o pipefail -c '$(BIN)/python $(PYTEST) $(1) 2>&1 | sed -u "s/^/$(2) | /"'
+LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
+  '$(BIN)/python $(PYTEST) $(1) 2>&1 | tee "$(LOGS)/$(2).log" | sed -u "s/^/$(2) | /"'
+LOGS := build/tests
 
+# What failed is said again at the end, because the parts' lines mingle.
 test: $(TESTING)
-	@$(MAKE) --no-print-directory --keep-going --jobs=4 \
-	  test-training test-export test-service test-hostile test-rest test-benchmarks
+	@rm -rf $(LOGS); status=0; \
+	$(MAKE) --no-print-directory --keep-going --jobs=4 \
+	  test-training test-export test-service test-hostile test-rest test-benchmarks || status=$$?; \
+	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; exit $$status
 
 test-training:
 	@$(call LANE,tests/training,training)

@@ -21,9 +21,10 @@ import time
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -66,6 +67,8 @@ MEMORY = 300e6
 DECODE_SECONDS = "1.2"
 """Less than by default, for many of these files take all the time that there is. release/hostile sends them to a server
 with its defaults."""
+PATIENT_SECONDS = "60"
+"""For the largest pictures that are allowed: they are answered whatever else the machine does."""
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
 
 
@@ -117,17 +120,29 @@ def ask_many(client):
     return client.post("/classify_batch", files=[("images", ("x", picture))] * 16).status_code
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory):
+@contextmanager
+def watched_server(home: Path, decode_seconds: str):
     """Run a server with the bundled model, because the memory of its largest batches counts too."""
-    home = tmp_path_factory.mktemp("home")
-    running = running_server(home, SGN_DECODE_SECONDS=DECODE_SECONDS)
+    running = running_server(home, SGN_DECODE_SECONDS=decode_seconds)
     with running as server, httpx.Client(base_url=server.url, timeout=120) as client:
         with ThreadPoolExecutor(2) as pool:
             assert set(pool.map(lambda _: ask_many(client), range(16))) == {200}
         observed = Observed("127.0.0.1", int(server.url.rsplit(":", 1)[1]), server.pid)
         with observing(observed, "", float("inf")) as observer:
             yield Fuzzed(server, client, observer)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    with watched_server(tmp_path_factory.mktemp("home"), DECODE_SECONDS) as fuzzed:
+        yield fuzzed
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    """Run a server that gives a picture a minute."""
+    with watched_server(tmp_path_factory.mktemp("home"), PATIENT_SECONDS) as fuzzed:
+        yield fuzzed
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -378,13 +393,11 @@ def large_webp(height: int) -> bytes:
     return encode(Image.new("RGBA", (SIDE, height), (200, 30, 40, 100)), "WEBP", quality=10, method=0)
 
 
-def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(fuzzed):
+def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(patient):
     with ThreadPoolExecutor(16) as pool:
-        statuses = list(pool.map(fuzzed.insist, largest_pictures()))  # one more than may wait
-    assert statuses.count(415) == 1, "the one that is no picture"
-    assert {*statuses} <= {200, 413, 415}, "a slow machine decodes some of them too slowly, and says so"
-    assert 200 in statuses
-    fuzzed.check_alive()
+        statuses = list(pool.map(patient.insist, largest_pictures()))  # one more than may wait
+    assert statuses == [200] * 8 + [415], "the last one is no picture"
+    patient.check_alive()
 
 
 def test_more_than_ten_megabytes_is_too_much(fuzzed):
@@ -474,18 +487,16 @@ def test_heads_that_stall_stay_within_the_memory(fuzzed, head):
         fuzzed.check_alive()
 
 
-def test_the_largest_pictures_while_bodies_and_heads_stall_stay_within_the_memory(fuzzed):
+def test_the_largest_pictures_while_bodies_and_heads_stall_stay_within_the_memory(patient):
     pictures = largest_pictures()[:8]
     body = unfinished_body(48_000, 1)  # STALLED of them hold nearly, but not quite, what all bodies may together
     with ExitStack() as stack, ThreadPoolExecutor(16) as askers, ThreadPoolExecutor(8) as stallers:
-        first = [askers.submit(fuzzed.ask, data) for data in pictures * 2]  # while the others arrive
+        first = [askers.submit(patient.ask, data) for data in pictures * 2]  # while the others arrive
         for data in (body, UNFINISHED_HEAD):
-            for connection in stallers.map(lambda _, data=data: stalling(fuzzed, data), range(STALLED)):
+            for connection in stallers.map(lambda _, data=data: stalling(patient, data), range(STALLED)):
                 stack.enter_context(connection)
-        later = [askers.submit(fuzzed.insist, data) for data in pictures]  # while they hold what they sent
+        later = [askers.submit(patient.insist, data) for data in pictures]  # while they hold what they sent
         answers = Counter(answer.result().status_code for answer in first)
-        # A slow machine decodes some of them too slowly, and says so: 413.
-        assert answers.keys() <= {200, 413, 503}, answers
-        assert answers[200] >= 1, answers
-        assert {answer.result() for answer in later} <= {200, 413}
-        fuzzed.check_alive()
+        assert {200} <= answers.keys() <= {200, 503}, answers
+        assert {answer.result() for answer in later} == {200}
+        patient.check_alive()
