@@ -42,7 +42,7 @@ def checks(steps: int) -> tuple[int, ...]:
     """Return after how many steps the size of a step is looked at: ever more often, as in the source."""
     length, shorter, shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
     ends = [length]
-    while ends[-1] + length <= steps:
+    while ends[-1] < steps:
         length = max(length - shorter, shortest)
         ends.append(ends[-1] + length)
     return tuple(end for end in ends if end <= steps)

@@ -92,6 +92,18 @@ def test_checks_come_ever_more_often():
     assert checks(1) == (1,)
 
 
+def test_checks_are_those_of_the_packages_loop():
+    for steps in range(1, 201):
+        until, shorter, shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+        counted, expected = 0, []
+        for step in range(1, steps + 1):
+            counted += 1
+            if counted == until:
+                expected.append(step)
+                counted, until = 0, max(until - shorter, shortest)
+        assert checks(steps) == tuple(expected)
+
+
 def test_a_picture_that_falls_costs_no_more_calls():
     model = smooth_classifier()
     images, labels = pictures(model)
