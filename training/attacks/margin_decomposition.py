@@ -19,7 +19,7 @@ from torch import Tensor
 from training.attacks.base import block_state
 from training.attacks.gradient_attack import logits_function
 from training.attacks.probability_margin import probability_terms
-from training.attacks.projected_gradient import ball, margin
+from training.attacks.projected_gradient import ball, margin, wrong_and_right
 from training.attacks.rows import CLEAN, RowFilter, RowId
 from training.common.precision import at_least_float32
 from training.networks.names import SelfGradient
@@ -42,9 +42,7 @@ def logit_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N) and (N)
     """
-    logits = at_least_float32(logits)
-    right = logits.gather(1, labels[:, None]).squeeze(1)
-    return logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1), right
+    return wrong_and_right(at_least_float32(logits), labels)
 
 
 @dataclass(frozen=True)

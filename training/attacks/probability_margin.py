@@ -11,6 +11,7 @@ Attacks (2024), the probability margin attack (PMA). It takes MD's two stages (t
 import torch
 from torch import Tensor
 
+from training.attacks.projected_gradient import wrong_and_right
 from training.common.precision import at_least_float32
 
 
@@ -24,6 +25,4 @@ def probability_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N) and (N)
     """
-    probabilities = torch.softmax(at_least_float32(logits), dim=1)
-    right = probabilities.gather(1, labels[:, None]).squeeze(1)
-    return probabilities.scatter(1, labels[:, None], 0).amax(dim=1), right
+    return wrong_and_right(torch.softmax(at_least_float32(logits), dim=1), labels)

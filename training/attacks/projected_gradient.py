@@ -51,10 +51,22 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N)
     """
-    logits = logits.float()
-    right = logits.gather(1, labels[:, None]).squeeze(1)
-    wrong = logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1)
+    wrong, right = wrong_and_right(logits.float(), labels)
     return wrong - right
+
+
+def wrong_and_right(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest wrong score and the right one of each image.
+
+    Args:
+        scores: (N, classes), logits or probabilities.
+        labels: (N).
+
+    Returns:
+        (N) and (N)
+    """
+    right = scores.gather(1, labels[:, None]).squeeze(1)
+    return scores.scatter(1, labels[:, None], float("-inf")).amax(dim=1), right
 
 
 def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
