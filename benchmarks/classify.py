@@ -9,7 +9,6 @@ rounds. The memory is that of the command and of its processes, over links to fe
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -185,14 +184,13 @@ def _alternate(ways: dict[str, Callable[[], object]], pictures: int, rounds: int
         for one, other in zip(measured["classify"], measured[base], strict=True)
     ]
     cpu = [  # the clock of processor time ticks every 10 ms, so that few pictures may take none
-        other.cpu_ms / one.cpu_ms if one.cpu_ms else math.nan
-        for one, other in zip(measured["classify"], measured[base], strict=True)
+        other.cpu_ms / one.cpu_ms for one, other in zip(measured["classify"], measured[base], strict=True) if one.cpu_ms
     ]
     return {
         "pictures": pictures,
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
-        "cpu_ratio": round(statistics.median(cpu), 4),
+        "cpu_ratio": round(statistics.median(cpu), 4) if cpu else None,
         "rounds": {name: [asdict(speed) for speed in speeds] for name, speeds in measured.items()},
     }
 

@@ -1,5 +1,6 @@
 """Compare `sgn classify` with its parts."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -34,3 +35,14 @@ def test_both_ways_run_on_the_engine_that_was_chosen_once(tmp_path: Path, monkey
     found = classify.small_pictures(settings, 2, 1, tmp_path)
     assert used == chosen
     assert set(found["rounds"]) == {"engine", "classify"}
+
+
+def test_rounds_too_short_for_the_processors_clock_have_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "_cpu_seconds", lambda: 0.0)
+    ways: dict[str, Callable[[], object]] = {"engine": dict, "classify": dict}
+    found = classify._alternate(ways, 2, 3, "engine")
+    assert found["cpu_ratio"] is None
+    readings = iter([0, 2, 2, 3, 3, 5, 5, 5])  # of the second round, the command takes no time
+    monkeypatch.setattr(classify, "_cpu_seconds", lambda: float(next(readings)))
+    found = classify._alternate(ways, 2, 2, "engine")
+    assert found["cpu_ratio"] == 2.0
