@@ -173,7 +173,8 @@ class PartsFolder:
         return self.done()
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.glob("*.*.*.part"))
+        """Return all parts by their numbers. From ten million on these have more digits, so names sort otherwise."""
+        return sorted(self.path.glob("*.*.*.part"), key=lambda path: int(path.name.partition(".")[0]))
 
     def _whole_parts(self) -> list[tuple[Path, int, int]]:
         """Return each part without a gap from the first on, with its rows that have an answer and an error."""

@@ -290,6 +290,14 @@ def test_parts_behind_a_gap_are_made_again(classify, tmp_path, monkeypatch):
     assert [row["error_code"] for row in rows] == [None] * 7 + ["unreadable_file"]
 
 
+def test_more_than_ten_million_parts_are_in_order(tmp_path):
+    folder = PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"])
+    folder.path.mkdir()
+    for number in (10_000_000, 9_999_999, 1_000_001):
+        folder.write_part(number, b"", 1, 0)
+    assert [path.name.split(".")[0] for path in folder._parts()] == ["1000001", "9999999", "10000000"]
+
+
 def test_a_run_that_began_on_an_engine_that_is_not_here_says_so(classify, tmp_path, capsys, monkeypatch):
     folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.jsonl"
     with monkeypatch.context() as patched:
