@@ -94,7 +94,7 @@ class Cluster:
         require_ray()
         address = self.options.address
         if address == AUTO:
-            address = os.environ.get(_ADDRESS, AUTO)
+            address = os.environ.get(_ADDRESS) or AUTO
         if "://" in address:
             raise ClassifyError(
                 f"--ray {address}: Ray's client is not supported; run the command on a machine of the cluster, such as "

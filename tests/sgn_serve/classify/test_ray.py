@@ -209,6 +209,15 @@ def test_a_head_that_is_not_there_is_told_at_once(classify, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p"]
 
 
+@with_ray
+def test_an_empty_address_in_the_environment_is_none(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    connected: list[str] = []
+    monkeypatch.setattr(Cluster, "_connect", lambda self, address: connected.append(address))
+    Cluster(RayOptions("auto")).__enter__()
+    assert connected == ["auto"]
+
+
 def test_without_ray_the_extra_is_named(classify, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     folder = pictures(tmp_path / "p", 1)
