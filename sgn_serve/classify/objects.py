@@ -4,11 +4,12 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.errors import ClassifyError, needs_pyarrow_for
 from sgn_serve.classify.items import Item, item_of_file, shown
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Reason, Skipped, skipped_folder
@@ -68,6 +69,10 @@ def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
             names = [one.path for one in below if one.type == fs.FileType.File]
     except ModuleNotFoundError:
         raise needs_pyarrow_for(address) from None
+    except ClassifyError:
+        raise
+    except ValueError as error:  # pyarrow's ArrowInvalid, and that of a name that is not UTF-8
+        raise ClassifyError(f"{address}: it is no address of an object ({one_line(error)}); correct it") from None
     except Exception as error:  # pyarrow's, and the system's
         raise _unanswered(address, error) from None
     if found.type == fs.FileType.File:
@@ -138,13 +143,16 @@ class ObjectReader:
 
     def _fetch(self, address: bytes) -> bytes:
         try:
+            bucket, _, key = address.partition(b"://")[2].decode().partition("/")
+            if not bucket or not key or key.endswith("/"):
+                raise ObjectMissing("it names no object")
             store = self._store_of(address)
-            with store.open_input_file(address.partition(b"://")[2].decode()) as file:
+            with store.open_input_file(f"{bucket}/{key}") as file:
                 length = file.size()
                 if length > self._max_bytes:
                     raise ObjectTooLarge(length)
                 return file.read()
-        except ObjectTooLarge:
+        except (ObjectMissing, ObjectTooLarge, ClassifyError):
             raise
         except ModuleNotFoundError:
             raise needs_pyarrow_for(shown(address)) from None
@@ -152,6 +160,8 @@ class ObjectReader:
             raise ObjectMissing("there is no such object") from None
         except UnicodeDecodeError:
             raise ObjectMissing("its name is not UTF-8") from None
+        except ValueError as error:  # pyarrow's ArrowInvalid: the name has an empty part
+            raise ObjectMissing(f"it names no object ({one_line(error)})") from None
         except Exception as error:  # pyarrow's, and the system's
             if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error):
                 raise ObjectMissing("access is denied") from None
@@ -169,29 +179,34 @@ def _open_store(address: bytes) -> Any:
     """Return the file system of an address.
 
     Raises:
+        ClassifyError: The address of the server is none.
         OSError: The region of the bucket cannot be found out.
     """
     from pyarrow import fs
 
     if address.startswith(b"gs://"):
         return fs.GcsFileSystem()
-    endpoint = urlsplit(next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), ""))
+    endpoint = _endpoint()
     region = next((os.environ[name] for name in _REGIONS if os.environ.get(name)), None)
-    if endpoint.netloc:
+    if endpoint is not None:
         return fs.S3FileSystem(endpoint_override=endpoint.netloc, scheme=endpoint.scheme, region=region or "us-east-1")
     return fs.S3FileSystem(region=region or fs.resolve_s3_region(urlsplit(address.decode()).netloc))
 
 
-def needs_pyarrow_for(address: str) -> ClassifyError:
-    """Return the error for a missing pyarrow.
+def _endpoint() -> SplitResult | None:
+    """Return the address of the S3 server, None for Amazon's.
 
-    Args:
-        address: The object that needs it.
+    Raises:
+        ClassifyError: The variable holds no such address.
     """
-    return ClassifyError(
-        f"{address}: object stores need pyarrow, which is not installed; install it with "
-        'pip install "self-gradient-networks[classify]"'
-    )
+    variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if variable is None:
+        return None
+    with suppress(ValueError):  # half an address of version 6
+        endpoint = urlsplit(os.environ[variable])
+        if endpoint.scheme in ("http", "https") and endpoint.hostname:
+            return endpoint
+    raise ClassifyError(f"{variable}={os.environ[variable]}: this is no server; write it as https://HOST:PORT")
 
 
 def _unanswered(address: str, error: Exception) -> ClassifyError:

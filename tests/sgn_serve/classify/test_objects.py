@@ -62,11 +62,33 @@ def test_every_address_in_a_list_is_a_row(classify, bucket, tmp_path):
     assert rows[0] == rows[4] == {**rows[6], "path": rows[0]["path"]}
 
 
+def test_a_name_that_no_object_has_is_an_error_of_its_row(classify, bucket, tmp_path):
+    names = [f"{BUCKET}", f"{BUCKET}/", "", "/p/a.png", f"{BUCKET}/p/", f"{BUCKET}/p//a.png", f"{BUCKET}/p/a.png"]
+    (tmp_path / "list.txt").write_text("".join(f"s3://{name}\n" for name in names))
+    assert classify(tmp_path / "list.txt", "--out", tmp_path / "a.jsonl") == 0
+    rows = read_rows(tmp_path / "a.jsonl")
+    assert [row["error_code"] for row in rows] == ["unreadable_file"] * 6 + [None]
+    assert all(row["error_message"].startswith("it names no object") for row in rows[:-1])
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://localhost", "http://:9000", "http://[::1"])
+def test_an_endpoint_that_is_no_server_is_told_and_not_passed_over(
+    classify, bucket, tmp_path, capsys, monkeypatch, endpoint
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    (tmp_path / "list.txt").write_text(f"s3://{BUCKET}/p/a.png\n")
+    for source in (f"s3://{BUCKET}/p", tmp_path / "list.txt"):
+        assert classify(source, "--out", tmp_path / "a.jsonl") == 1
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error == f"error: AWS_ENDPOINT_URL={endpoint}: this is no server; write it as https://HOST:PORT"
+
+
 def test_what_is_not_in_the_store_is_told(classify, bucket, tmp_path, capsys, monkeypatch):
     out = tmp_path / "a.jsonl"
     for source, reason in (
         ("nothing", "there is no such object or folder; correct the address"),
         ("list.txt", "lists and tables must be files of this machine; copy it first"),
+        ("p//a.png", f"it is no address of an object (Empty path component in path {BUCKET}/p//a.png); correct it"),
     ):
         assert classify(f"s3://{BUCKET}/{source}", "--out", out) == 1
         assert capsys.readouterr().err == f"error: s3://{BUCKET}/{source}: {reason}\n"
