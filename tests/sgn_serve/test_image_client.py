@@ -28,7 +28,7 @@ FORMATS = {"FORMAT_NCHW": (0, 1, 2), "FORMAT_NHWC": (1, 2, 0)}
 
 @dataclass(frozen=True)
 class Model:
-    """What the client reads from the descriptions of a model."""
+    """Facts that the client reads from the descriptions of a model."""
 
     largest_batch: int
     input: str

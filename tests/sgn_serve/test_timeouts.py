@@ -55,7 +55,7 @@ def ask(client):
 
 @dataclass(frozen=True)
 class Held:
-    """What tests ask: the application, its network, which is held back, and what waits for it."""
+    """An application for tests, its network, which is held back, and the batcher whose requests wait for it."""
 
     client: TestClient
     network: HeldNetwork

@@ -1,4 +1,4 @@
-"""What a lane gives to which process, with processes that end when the test says so."""
+"""Test what a lane gives to which process, with processes that end when the test says so."""
 
 import asyncio
 from io import BytesIO

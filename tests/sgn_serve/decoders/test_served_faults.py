@@ -1,4 +1,4 @@
-"""What a client sees of planted faults: each costs its own picture an error, and the next request is answered."""
+"""Planted faults, as a client sees them: each costs its own picture an error, and the next request is answered."""
 
 from functools import partial
 from pathlib import Path

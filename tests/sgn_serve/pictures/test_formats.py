@@ -21,7 +21,7 @@ def test_no_format_needs_another_program():
 
 
 def test_what_is_not_installed_is_left_out_and_said(project_root):
-    """As on a machine without pillow-heif, and with a Pillow that was built without two libraries."""
+    """Test a Python without pillow-heif, whose Pillow was built without two libraries."""
     program = """
 import sys
 sys.modules["pillow_heif"] = None

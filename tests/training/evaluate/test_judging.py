@@ -30,7 +30,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalised(nn.Module):
-    """As torchvision's and RobustBench's networks are used: it normalises by itself, and flattens with view()."""
+    """A network as torchvision's and RobustBench's are used: it normalises by itself, and flattens with view()."""
 
     mean: Tensor
     std: Tensor

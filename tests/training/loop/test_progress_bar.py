@@ -1,4 +1,4 @@
-"""What the bar shows while no picture is trained on."""
+"""Test what the bar shows while no picture is trained on."""
 
 import sys
 

@@ -46,7 +46,7 @@ ADVICE: dict[str, dict[str, Any]] = {
     "a lower --lr": {"lr": 0.01},
     "start from an adversarially trained network (--init-from)": {"init_from": "other.safetensors"},
 }
-"""What a sentence may advise, and the options that are changed by it."""
+"""Each advice that a sentence may give, and the options that it changes."""
 
 
 @pytest.mark.parametrize("measured", [OVERFITTED, LEAKING])

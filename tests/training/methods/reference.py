@@ -1,4 +1,4 @@
-"""What the tests of training methods compare with: one step of a method, and PGD written out anew."""
+"""References for the tests of training methods: one step of a method, and PGD written out anew."""
 
 import copy
 

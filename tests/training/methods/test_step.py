@@ -1,4 +1,4 @@
-"""What every method's step shares."""
+"""Test what the steps of all methods share."""
 
 import copy
 from dataclasses import replace

@@ -72,7 +72,7 @@ def rows(run: str) -> list[dict[str, float]]:
 
 @pytest.fixture
 def one_thread():
-    """As torchrun's processes have: the number of threads decides the order of sums, whatever ran before."""
+    """Run with one thread, as torchrun's processes do: the number of threads decides the order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
