@@ -53,7 +53,7 @@ AUTO_ATTACK, FAST = "AutoAttack", "fast"
 CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed")
-"""Setting that a report must have for its answers to be compared."""
+"""Settings that a report must share with the run, so that its answers can be compared."""
 
 
 class FastJudgeError(TrainingError):
@@ -217,8 +217,8 @@ def compare(cascades: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
         cascades: The rows of both sides.
 
     Returns:
-        For each: side, attack, accuracy and its 95 % interval, calls a picture, and against the whole of AutoAttack the
-        pictures missed and found, the p-value of the sign test and the share of the calls.
+        For each: side, attack, accuracy and its 95 % interval, and calls a picture. Then, against the whole of
+        AutoAttack: the share of the calls, the pictures missed and found, and the p-value of the sign test.
     """
     done = _done(cascades)
     if not done:

@@ -147,7 +147,7 @@ def test_what_the_server_refuses_is_refused_everywhere(ship: NDArray[np.uint8], 
 
 
 def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> None:
-    """Allow Pillow where a file stands by itself: competitors' services, a measurement of Pillow, a one-file example."""
+    """Allow Pillow in files that stand alone: competitors' services, a measurement of Pillow, a one-file example."""
     opens = {
         str(path.relative_to(project_root))
         for folder in ("sgn_serve", "training", "export", "release", "benchmarks", "deploy", "examples")

@@ -1,8 +1,9 @@
 """MALT: rank the wrong classes by how near a linear network would have them, and attack the nearest few.
 
 AutoAttack targets the classes of the largest logits. A class of a smaller logit may be nearer, where its logit changes
-faster. On a linear network, the difference of two logits over the L1 norm of its gradient is the L-inf distance to the
-border between their classes. The source finds networks linear enough, at the scale of an attack, for ranking by it.
+faster. On a linear network, the L-inf distance to the border between two classes is known. It is the difference of
+their logits over the L1 norm of that difference's gradient. The source finds networks linear enough, at the scale of an
+attack, for ranking by it.
 
 Source: Melamed, Yehudai and Shamir, MALT Powers Up Adversarial Attacks (2024).
 """
