@@ -57,6 +57,15 @@ class _Member:
         """Name of the worker in messages."""
         return f"the worker on {self.machine} (process {self.process})" if self.machine else "a worker"
 
+    def may_take(self, chunk: "Chunk") -> bool:
+        """Return whether it has started, and has room for a chunk.
+
+        A chunk that was with a lost worker is alone with the next one. So a chunk is blamed for its own losses only.
+        """
+        if self.started is None or len(self.chunks) == _AT_A_TIME:
+            return False
+        return not self.chunks or not (chunk.losses or any(one.losses for one in self.chunks))
+
 
 @dataclass(eq=False)
 class Chunk:
@@ -274,12 +283,13 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give the oldest chunks to the workers that have the fewest."""
-        ready = [member for member in self._members if member.started is not None]
-        while self._waiting and ready:
-            member = min(ready, key=lambda one: len(one.chunks))
-            if len(member.chunks) == _AT_A_TIME:
+        while self._waiting:
+            chunk = self._waiting[0]
+            able = [member for member in self._members if member.may_take(chunk)]
+            if not able:
                 return
-            chunk = self._waiting.popleft()
+            member = min(able, key=lambda one: len(one.chunks))
+            self._waiting.popleft()
             member.chunks.append(chunk)
 
             def finish(member: _Member, rows: list[Row], chunk: Chunk = chunk) -> None:

@@ -285,6 +285,33 @@ def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
         pool._admit(three, started("b"))
 
 
+def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, monkeypatch):
+    monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
+    monkeypatch.setattr(pool_module, "_reason", lambda error: "its process has ended")
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+
+    def join() -> Any:
+        actor = SimpleNamespace(classify=SimpleNamespace(remote=lambda items: object()))
+        member = pool_module._Member(actor, "one", 7, SimpleNamespace())  # type: ignore[arg-type]
+        pool._members.append(member)
+        pool._hand_out()
+        return member
+
+    guilty, innocent, later = (pool.submit([Item(name)]) for name in ("guilty", "innocent", "later"))
+    for chunks in ([guilty, innocent], [guilty]):
+        member = join()
+        assert member.chunks == chunks
+        pool._lose(member, RuntimeError())
+    member, other = join(), join()
+    assert (member.chunks, other.chunks) == ([guilty], [innocent])
+    other.chunks.clear()
+    pool._hand_out()
+    assert (member.chunks, other.chunks) == ([guilty], [later])
+    with pytest.raises(ClassifyError, match=r"^1 inputs from guilty on have ended 3 workers"):
+        pool._lose(member, RuntimeError())
+    assert innocent.losses == 1
+
+
 def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     from sgn_serve.classify.reading import UNREADABLE
     from sgn_serve.classify.rows import error_row
