@@ -118,16 +118,13 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
 
 
 def _chunk(text: str) -> int:
-    chunk = int(text) if text.isascii() and text.isdecimal() else 0
-    if chunk < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows; give 1 or more")
-    return chunk
+    return _number(text, " of rows")
 
 
-def _number(text: str) -> int:
+def _number(text: str, of: str = "") -> int:
     number = int(text) if text.isascii() and text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number{of}; give 1 or more")
     return number
 
 
