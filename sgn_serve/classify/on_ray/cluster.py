@@ -111,7 +111,7 @@ class Cluster:
         """Disconnect. Ray then ends what this process has started."""
         import ray
 
-        if not self.lost:
+        if not self.lost and self.head_answers():
             ray.shutdown()
             return
         # Without a head, it would wait for a minute and then end this process.

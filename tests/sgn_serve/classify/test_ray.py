@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -241,6 +242,19 @@ def test_a_pool_without_a_head_says_so_and_ends(tiny, monkeypatch):
     with pytest.raises(ClassifyError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
         pool.start()
     assert connected.lost
+
+
+def test_an_end_without_a_head_does_not_wait_for_it(monkeypatch):
+    """Ctrl-C may come before the pool has noticed that the head is gone. Ray would end the process after a minute."""
+    ended: list[threading.Thread] = []
+    shutdown = SimpleNamespace(shutdown=lambda: ended.append(threading.current_thread()))
+    monkeypatch.setitem(sys.modules, "ray", shutdown)  # type: ignore[arg-type]
+    for answers in (True, False):
+        monkeypatch.setattr(Cluster, "head_answers", lambda self, answers=answers: answers)
+        Cluster(RayOptions("nowhere")).__exit__()
+    here, elsewhere = ended
+    assert here is threading.current_thread()
+    assert elsewhere is not threading.current_thread()
 
 
 @pytest.mark.parametrize(
