@@ -34,8 +34,8 @@ from docs.generator.results import (
 from export.reduced import Reduced
 from release import own_folder
 from release.bundle import core_minutes
-from release.hostile import fuzz, session
 from release.hostile import report as hostile
+from release.hostile import session
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
 from sgn_serve.decoders import decoder, job, lane, large_pictures
@@ -180,6 +180,11 @@ def _refused_ms() -> str:
     return str(math.ceil(result("service")["services"][service.SYSTEMS["ours"]]["128"]["refused_p99_ms"]))
 
 
+def _hostile_count(name: str, *counts: str) -> int:
+    """Return how many answers to the files of a run are one of some kinds."""
+    return sum(row[count] for row in result(name)["formats"].values() for count in counts)
+
+
 def _cost_ratio() -> str:
     return f"{result('block_cost')['latency']['1']['ratio']:.1f}"
 
@@ -289,16 +294,16 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.processor": lambda: str(result("hostile")["processor"]),
     "hostile.commit": lambda: str(result("hostile")["git_commit"]),
     "hostile.together commit": lambda: str(result("hostile").get("together_commit", result("hostile")["git_commit"])),
-    "hostile.busy": lambda: str(sum(row["busy"] for row in result("hostile")["formats"].values())),
+    "hostile.busy": lambda: str(_hostile_count("hostile", "busy")),
+    "hostile.5xx": lambda: str(_hostile_count("hostile", "busy", "faults")),
     "hostile.alone files": lambda: f"{result('hostile/one-at-a-time')['files']:,}",
     "hostile.alone commit": lambda: str(result("hostile/one-at-a-time")["git_commit"]),
-    "hostile.alone 5xx": lambda: str(
-        sum(row["busy"] + row["faults"] for row in result("hostile/one-at-a-time")["formats"].values())
-    ),
+    "hostile.alone busy": lambda: str(_hostile_count("hostile/one-at-a-time", "busy")),
+    "hostile.alone 5xx": lambda: str(_hostile_count("hostile/one-at-a-time", "busy", "faults")),
     "hostile.bound memory": lambda: f"{hostile.MEMORY_MB:g}",
     "hostile.bound answer": lambda: f"{hostile.ANSWER_SECONDS:g}",
     "hostile.bound small": lambda: f"{hostile.SMALL_SECONDS:g}",
-    "hostile.in flight": lambda: str(fuzz.IN_FLIGHT),
+    "hostile.in flight": lambda: str(result("hostile")["in_flight"]),
     "hostile.steps": lambda: str(MOST_STEPS),
     "hostile.many": lambda: str(session.MANY),
     "own-folder.smallest": lambda: str(own_folder.SMALLEST),
