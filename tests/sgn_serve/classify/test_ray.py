@@ -248,7 +248,7 @@ def test_an_end_without_a_head_does_not_wait_for_it(monkeypatch):
     """Ctrl-C may come before the pool has noticed that the head is gone. Ray would end the process after a minute."""
     ended: list[threading.Thread] = []
     shutdown = SimpleNamespace(shutdown=lambda: ended.append(threading.current_thread()))
-    monkeypatch.setitem(sys.modules, "ray", shutdown)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", shutdown)
     for answers in (True, False):
         monkeypatch.setattr(Cluster, "head_answers", lambda self, answers=answers: answers)
         Cluster(RayOptions("nowhere")).__exit__()
