@@ -52,7 +52,7 @@ def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
         skipped: Gets what is passed over.
 
     Raises:
-        ClassifyError: There is no such object and no such folder, or the store does not answer.
+        ClassifyError: There is no such object and no such folder, it may not be read, or the store does not answer.
     """
     scheme, _, path = address.partition("://")
     path = path.rstrip("/")
@@ -74,6 +74,8 @@ def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
     except ValueError as error:  # pyarrow's ArrowInvalid, and that of a name that is not UTF-8
         raise ClassifyError(f"{address}: it is no address of an object ({one_line(error)}); correct it") from None
     except Exception as error:  # pyarrow's, and the system's
+        if _is_denied(error):
+            raise ClassifyError(f"{address}: access is denied; set credentials that may read and list it") from None
         raise _unanswered(address, error) from None
     if found.type == fs.FileType.File:
         yield item_of_file(address)
@@ -163,7 +165,7 @@ class ObjectReader:
         except ValueError as error:  # pyarrow's ArrowInvalid: the name has an empty part
             raise ObjectMissing(f"it names no object ({one_line(error)})") from None
         except Exception as error:  # pyarrow's, and the system's
-            if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error):
+            if _is_denied(error):
                 raise ObjectMissing("access is denied") from None
             raise _unanswered(shown(address), error) from None
 
@@ -207,6 +209,10 @@ def _endpoint() -> SplitResult | None:
         if endpoint.scheme in ("http", "https") and endpoint.hostname:
             return endpoint
     raise ClassifyError(f"{variable}={os.environ[variable]}: this is no server; write it as https://HOST:PORT")
+
+
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
 
 
 def _unanswered(address: str, error: Exception) -> ClassifyError:

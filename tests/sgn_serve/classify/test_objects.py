@@ -88,6 +88,7 @@ def test_what_is_not_in_the_store_is_told(classify, bucket, tmp_path, capsys, mo
     for source, reason in (
         ("nothing", "there is no such object or folder; correct the address"),
         ("list.txt", "lists and tables must be files of this machine; copy it first"),
+        (f"p/{DENIED}", "access is denied; set credentials that may read and list it"),
         ("p//a.png", f"it is no address of an object (Empty path component in path {BUCKET}/p//a.png); correct it"),
     ):
         assert classify(f"s3://{BUCKET}/{source}", "--out", out) == 1
