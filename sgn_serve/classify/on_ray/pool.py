@@ -131,7 +131,9 @@ class Pool:
         self.choice = choice
         self.answered = 0
         self.ahead = _AHEAD
-        self._settings = settings.model_copy(update={"model_path": Path(os.path.abspath(settings.model_path))})
+        model_path = Path(os.path.abspath(settings.model_path))
+        # The service's tokens are nobody's business on the cluster, which keeps what actors are made with.
+        self._settings = settings.model_copy(update={"model_path": model_path, "api_tokens": ()})
         self._cluster = cluster
         self._note = note
         self._folder = os.fsencode(os.getcwd())

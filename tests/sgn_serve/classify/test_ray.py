@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -255,6 +256,15 @@ def test_an_end_without_a_head_does_not_wait_for_it(monkeypatch):
     here, elsewhere = ended
     assert here is threading.current_thread()
     assert elsewhere is not threading.current_thread()
+
+
+def test_workers_get_no_tokens_of_the_service(tiny):
+    settings = Settings(model_path=tiny, api_tokens=("a-token-of-the-service",), top_k=2)
+    pool = Pool(settings, None, Cluster(RayOptions("nowhere")), lambda note: None)
+    sent = pickle.dumps(pool._settings)
+    assert b"a-token-of-the-service" in pickle.dumps(settings)
+    assert b"a-token-of-the-service" not in sent
+    assert pickle.loads(sent).top_k == 2
 
 
 @pytest.mark.parametrize(
