@@ -31,8 +31,8 @@ class _Format:
 _FORMATS = {
     "PNG": _Format("every depth and colour type; large texts and profiles are passed over", ("PIL.PngImagePlugin",)),
     "JPEG": _Format(
-        "progressive, CMYK; one whose end marker alone is missing, but none that lacks pixels too. One that has the marker "
-        "and lacks pixels is shown as viewers show it",
+        "progressive, CMYK; one whose end marker alone is missing; what lacks pixels behind such a marker is read as "
+        "viewers read it",
         ("PIL.JpegImagePlugin", "PIL.MpoImagePlugin"),
         "jpg",
         also=("MPO",),

@@ -30,7 +30,10 @@ SIZE = (6, 13)
 """Height and width; the width fills no byte with samples of 1, 2, 4 or 12 bits."""
 
 
-def layout(kind: str, depth: int) -> tuple[list[NDArray[np.int64]], int, dict[str, Any], NDArray[np.uint8]]:
+Layout = tuple[list[NDArray[np.int64]], int, dict[str, Any], NDArray[np.uint8]]
+
+
+def layout(kind: str, depth: int) -> Layout:
     """Return samples of each channel, tag 262, further tags, and the picture (H, W, 3) that a viewer shows."""
     top = (1 << depth) - 1
     random = np.random.default_rng(depth)
@@ -39,14 +42,14 @@ def layout(kind: str, depth: int) -> tuple[list[NDArray[np.int64]], int, dict[st
     grey = np.repeat(shallow_samples(colours[0], depth)[..., None], 3, axis=2)
     rgb = np.stack([shallow_samples(colour, depth) for colour in colours], axis=2)
     inks = [top - colour for colour in colours]
-    ramp = np.arange(256) * 255 // min(top, 255)
+    ramp = (np.arange(256) * 255 // min(top, 255)).astype(np.uint8)
     middle = np.full(SIZE, 1 << (depth - 1))
     lightness = colours[0] / top
     # CIE L* to luminance, and that to sRGB.
     light = np.where(lightness > 0.08, ((lightness * 100 + 16) / 116) ** 3, lightness * 100 / 903.3)
     light = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
     neutral = np.repeat(np.rint(255 * light).astype(np.uint8)[..., None], 3, axis=2)
-    return {
+    layouts: dict[str, Layout] = {
         "white is zero": ([top - colours[0]], 0, {}, grey),
         "grey": ([colours[0]], 1, {}, grey),
         "grey, alpha": ([colours[0], full], 1, {"t338": 2}, grey),
@@ -63,7 +66,8 @@ def layout(kind: str, depth: int) -> tuple[list[NDArray[np.int64]], int, dict[st
             {"t530": [1, 1], "t532": [0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1]},
             grey,
         ),
-    }[kind]
+    }
+    return layouts[kind]
 
 
 @pytest.mark.parametrize("kind", LEAST_RIGHT)
