@@ -25,6 +25,7 @@ from release import paired
 from release.bundle import BUNDLED, SYSTEMS, summary
 from release.hostile import fuzz
 from release.hostile import report as hostile
+from release.hostile.named import NAMED
 from release.hostile.recipes import Recipe, digest
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
@@ -263,6 +264,28 @@ def test_the_hostile_files_one_at_a_time_are_the_same_and_none_got_a_5xx():
     }
     assert sum(row["busy"] + row["faults"] for row in alone["formats"].values()) == 0
     assert hostile.exceeded(alone) == []
+
+
+def test_the_hostile_files_exceed_no_bound():
+    """The bounds are of 2,000 files of each format, of many at a time, and of inputs that once cost too much."""
+    measured = result("hostile")
+    assert hostile.exceeded(measured) == []
+    assert measured["cores"] == 2
+    for row in measured["formats"].values():
+        assert row["files"] >= 2000
+        assert row["together"].keys() == set(hostile.TOGETHER)
+    for side in ("before", "now"):
+        assert list(measured["named"][side]["rows"]) == [one.name for one in NAMED]
+    assert measured["named"]["before"]["git_commit"].startswith("88872b8")
+
+
+def test_the_service_is_no_slower_than_before_its_cage():
+    measured = result("throughput")
+    assert measured["before"].startswith("88872b8")
+    assert measured["connections"].keys() == {"1", "8", "32"}
+    for row in measured["connections"].values():
+        assert len(row["rounds"]) >= 3
+        assert row["ratios"]["now, ONNX Runtime"]["median"] >= 0.95
 
 
 def test_kills_changed_no_row():

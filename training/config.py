@@ -273,7 +273,8 @@ class TrainConfig:
         float, Option("softplus sharpness of the smooth surrogate", above=0, methods=_SELF_GRADIENT)
     ] = 20.0
     block_layers: Annotated[
-        int, Option("1x1-convolution + tanh pairs in the self-gradient block", above=0, methods=_SELF_GRADIENT)
+        int,
+        Option("1x1-convolution + tanh pairs in the self-gradient block", above=0, maximum=100, methods=_SELF_GRADIENT),
     ] = 5
     block_scale: Annotated[
         float,

@@ -42,7 +42,7 @@ from sgn_serve.decoders import decoder, job, lane, large_pictures
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
 from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor
-from sgn_serve.settings import settings_table
+from sgn_serve.settings import Settings, settings_table
 
 MAIN, START, LONGER, SILU, HELD = (
     *("bundled/self-gradient", "bundled/start", "bundled/longer"),
@@ -78,6 +78,16 @@ def _on_against_off(report: str, rows: tuple[str, ...]) -> str:
 
 def _points(report: str, rows: tuple[str, ...]) -> str:
     return percent(share(survivors(report, ON, rows)) - share(survivors(report, OFF, rows)))
+
+
+def _commits(name: str) -> str:
+    """Return the version whose hostile files were tried, and those of the formats that were tried anew later."""
+    later: dict[str, list[str]] = {}
+    for file_format, row in result(name)["formats"].items():
+        if row["commit"] not in ("", result(name)["git_commit"]):
+            later.setdefault(row["commit"], []).append(file_format)
+    anew = "".join(f"; `{commit}` for {', '.join(formats)}" for commit, formats in later.items())
+    return f"`{result(name)['git_commit']}`{anew}"
 
 
 def _low_and_high(values: list[float]) -> str:
@@ -292,12 +302,12 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.idle": lambda: f"{result('hostile')['idle_mb']:.0f}",
     "hostile.cores": lambda: str(result("hostile")["cores"]),
     "hostile.processor": lambda: str(result("hostile")["processor"]),
-    "hostile.commit": lambda: str(result("hostile")["git_commit"]),
+    "hostile.commit": lambda: _commits("hostile"),
     "hostile.together commit": lambda: str(result("hostile").get("together_commit", result("hostile")["git_commit"])),
     "hostile.busy": lambda: str(_hostile_count("hostile", "busy")),
     "hostile.5xx": lambda: str(_hostile_count("hostile", "busy", "faults")),
     "hostile.alone files": lambda: f"{result('hostile/one-at-a-time')['files']:,}",
-    "hostile.alone commit": lambda: str(result("hostile/one-at-a-time")["git_commit"]),
+    "hostile.alone commit": lambda: _commits("hostile/one-at-a-time"),
     "hostile.alone busy": lambda: str(_hostile_count("hostile/one-at-a-time", "busy")),
     "hostile.alone 5xx": lambda: str(_hostile_count("hostile/one-at-a-time", "busy", "faults")),
     "hostile.bound memory": lambda: f"{hostile.MEMORY_MB:g}",
@@ -305,6 +315,8 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.bound small": lambda: f"{hostile.SMALL_SECONDS:g}",
     "hostile.in flight": lambda: str(result("hostile")["in_flight"]),
     "hostile.steps": lambda: str(MOST_STEPS),
+    "hostile.connections": lambda: str(Settings.model_fields["max_connections"].default),
+    "hostile.crowd": lambda: str(max(fuzz.CROWDS)),
     "hostile.many": lambda: str(session.MANY),
     "own-folder.smallest": lambda: str(own_folder.SMALLEST),
     "own-folder.largest": lambda: str(own_folder.LARGEST),

@@ -448,6 +448,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "service": lambda: service.table(result("service")),
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),
+    "hostile-together": lambda: hostile.together_table(result("hostile")),
     "throughput": lambda: throughput_table(result("throughput")),
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,

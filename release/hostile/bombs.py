@@ -262,6 +262,19 @@ def avif_frames(random: Random) -> bytes:
     return encode(frames[0], "AVIF", save_all=True, append_images=frames[1:], speed=10)
 
 
+@cache
+def _encoded(file_format: str, mode: str, side: int) -> bytes:
+    """Return a square picture as a file. The encoders take seconds for the largest."""
+    return encode(
+        _flat(mode, (side, side)), file_format, quality=10, **({"speed": 10} if file_format == "AVIF" else {})
+    )
+
+
+def avif_large(random: Random) -> bytes:
+    """An AVIF of up to as many pixels as are allowed."""
+    return _encoded("AVIF", *random.choice((("L", 5000), ("RGB", 4000), ("RGB", 5000), ("RGBA", 5000))))
+
+
 def jpeg2000_pixels(random: Random) -> bytes:
     """A JPEG 2000 of about a megapixel, in one tile or in thousands."""
     side = random.choice((10, 100, 1000))
@@ -342,6 +355,11 @@ def dds_pixels(random: Random) -> bytes:
     return data[:148] + bytes(random.choice((100, 9_000_000)))
 
 
+def heif_pixels(random: Random) -> bytes:
+    """An HEIF of up to as many pixels as are allowed."""
+    return _encoded("HEIF", *random.choice((("RGBA", 1500), ("RGB", 2500), ("RGB", 5000)))) if seeds("HEIF") else b""
+
+
 def heif_size(random: Random) -> bytes:
     """An HEIF that declares a size that is just allowed."""
     data = random.choice(seeds("HEIF") or (b"",))
@@ -359,14 +377,14 @@ BOMBS: dict[str, dict[str, Bomb]] = {
         "GIF": (gif_screen, gif_pixels, gif_blocks),
         "BMP": (bmp_runs, bmp_pixels),
         "TIFF": (tiff_pixels, tiff_tiles, tiff_tags),
-        "AVIF": (avif_pixels, avif_frames),
+        "AVIF": (avif_pixels, avif_large, avif_frames),
         "JPEG2000": (jpeg2000_pixels, jpeg2000_size),
         "PPM": (ppm_pixels,),
         "ICO": (ico_entries,),
         "TGA": (tga_pixels,),
         "QOI": (qoi_pixels,),
         "DDS": (dds_pixels,),
-        "HEIF": (heif_size,),
+        "HEIF": (heif_size, heif_pixels),
     }.items()
 }
 """By Pillow's names of the formats."""

@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on from a finished run: measure only the named inputs and many at a time anew",
     )
     parser.add_argument(
+        "--anew", nargs="+", choices=FORMATS, default=[], metavar="FORMAT", help="with --again: try these anew as well"
+    )
+    parser.add_argument(
         "--most-gigabytes", type=float, help="memory at which the server is ended (default: half of what is free)"
     )
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/hostile.json)")
@@ -120,15 +123,23 @@ class State:
             self.tallies = {name: fuzz.Tally(**tally) for name, tally in content["tallies"].items()}
         self._began = time.monotonic() - self.seconds
 
-    def take_over(self, result: dict[str, Any]) -> None:
-        """Begin with what a finished run measured, but for the named inputs of now and for many at a time."""
+    def take_over(self, result: dict[str, Any], anew: Sequence[str]) -> None:
+        """Begin with what a finished run measured.
+
+        Args:
+            result: The run. Its named inputs of now and its costs of many at a time are left out.
+            anew: Formats that are left out as well.
+        """
         self.idle, self.fuzzed_commit = result["idle_mb"], result["git_commit"]
         self.facts = {name: result[name] for name in (*_MACHINE, "in_flight")}
         self._began -= result["seconds"]
         self.named = {side: rows for side, rows in result["named"].items() if side != "now"}
         self.formats = list(result["formats"])
         self.rounds = dict.fromkeys(self.formats, 0)
-        self.tallies = {name: fuzz.Tally(**{**row, "together": {}}) for name, row in result["formats"].items()}
+        self.tallies = {
+            name: fuzz.Tally() if name in anew else fuzz.Tally(**{**row, "together": {}})
+            for name, row in result["formats"].items()
+        }
         self.save()
 
     def save(self) -> None:
@@ -172,11 +183,23 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     if arguments.restart and arguments.work.exists():
         shutil.rmtree(arguments.work)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    names = ("again", "files", "formats", "seed", "server", "no_named", "no_together", "before", "replay", "in_flight")
+    names = (
+        "again",
+        "anew",
+        "files",
+        "formats",
+        "seed",
+        "server",
+        "no_named",
+        "no_together",
+        "before",
+        "replay",
+        "in_flight",
+    )
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
     if arguments.again is not None and not state.tallies:
-        write_atomically(arguments.work / "sent.jsonl", _list_of(arguments.again))
-        state.take_over(json.loads(arguments.again.read_text()))  # last: it marks the list as there
+        write_atomically(arguments.work / "sent.jsonl", _list_of(arguments.again, arguments.replay))
+        state.take_over(json.loads(arguments.again.read_text()), arguments.anew)  # last: it marks the list as there
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
     fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
@@ -228,15 +251,17 @@ def _check(arguments: argparse.Namespace) -> None:
     for option, path in (("--replay", arguments.replay), ("--corpus", arguments.corpus), ("--again", arguments.again)):
         if path is not None and not path.is_file():
             raise BenchmarkError(f"{option} {path}: no such file")
+    if arguments.anew and arguments.again is None:
+        raise BenchmarkError("--anew goes with --again; without it every format is tried")
     if arguments.before is not None and not (arguments.before / "bentofile.yaml").is_file():
         raise BenchmarkError(
             f"--before {arguments.before}: no checkout of this project; make one with git worktree add"
         )
 
 
-def _list_of(result: Path) -> bytes:
-    """Return the list of files that a finished run sent."""
-    sent = _beside(result) / "sent.jsonl.xz"
+def _list_of(result: Path, replayed: Path | None) -> bytes:
+    """Return the list of files that a finished run sent: the one that it replayed, or the one beside it."""
+    sent = replayed or _beside(result) / "sent.jsonl.xz"
     try:
         return lzma.decompress(sent.read_bytes())
     except (OSError, lzma.LZMAError) as error:
@@ -306,6 +331,7 @@ def _try_formats(
     while left := [name for name in state.formats if state.tallies[name].files < wanted[name]]:
         for name in left:
             tally = state.tallies[name]
+            tally.commit = tally.commit or commit()
             fuzzer.round(name, state.rounds[name], tally, min(fuzz.TOGETHER, wanted[name] - tally.files))
             state.rounds[name] += 1
             state.save()

@@ -32,6 +32,8 @@ ANSWERS_SHARE = 0.35
 """Shares of constructed files, of mutations of the costly ones kept, and of mutations of others kept."""
 WORST_KEPT = 3
 """Files of a format, the worst by memory and the worst by time, that are sent together at the end."""
+CROWDS = (128, 390)
+"""Requests at a time, of the very worst files. With more, the server would refuse connections (SGN_MAX_CONNECTIONS)."""
 
 
 @dataclass
@@ -50,8 +52,10 @@ class Tally:
         worst_seconds: The longest answer to one file alone, likewise.
         above_idle: The largest memory of the server beyond idle while files of the format were tried, in megabytes.
         small_seconds: How long a small picture beside them waited at most.
-        small_refused: How many small pictures were refused or not answered rightly.
+        small_refused: How many small pictures were refused because the server was busy.
+        small_failed: How many small pictures got another answer, or none.
         together: What the worst files cost when they were sent together.
+        commit: The version that was tried.
     """
 
     files: int = 0
@@ -66,7 +70,9 @@ class Tally:
     above_idle: float = 0.0
     small_seconds: float = 0.0
     small_refused: int = 0
+    small_failed: int = 0
     together: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
 
     def count(self, recipe: Recipe, answer: Answer) -> None:
         """Count an answer."""
@@ -84,7 +90,8 @@ class Tally:
         """Take in what was observed while files of the format were tried."""
         self.above_idle = round(max(self.above_idle, window.peak - idle), 1)
         self.small_seconds = round(max(self.small_seconds, window.small_seconds), 3)
-        self.small_refused += window.small_refused + window.small_failed
+        self.small_refused += window.small_refused
+        self.small_failed += window.small_failed
 
 
 class Fuzzer:
@@ -199,17 +206,21 @@ class Fuzzer:
                 output.write(json.dumps([str(recipe), digest(data)[:8], answer.status, answer.code]) + "\n")
 
     def together(self, file_format: str, tally: Tally) -> None:
-        """Send the worst kept files of a format sixteen at a time: in one request, in 16 requests and in 32."""
+        """Send the worst kept files of a format many at a time: in one request, and in 16 to hundreds of requests."""
         kept = self._corpus.kept.get(file_format, [])
         worst = {one.digest: one for one in sorted(kept, key=lambda one: -one.megabytes)[:WORST_KEPT]}
         worst |= {one.digest: one for one in sorted(kept, key=lambda one: -one.seconds)[:WORST_KEPT]}
-        files = [self._corpus.data(one) for one in worst.values() if one.seconds]
-        if not files:
-            files = [self._corpus.data(one) for one in kept[:1]]
+        measured = [one for one in worst.values() if one.seconds] or kept[:1]
+        files = [self._corpus.data(one) for one in measured]
+        crowded = {
+            self._corpus.data(max(measured, key=lambda one: one.megabytes)),
+            self._corpus.data(max(measured, key=lambda one: one.seconds)),
+        }
         for name, requests in (
             ("16 in one request", [[many_pictures(([data] * MANY)[: _fitting(data)])] for data in files]),
             ("16 requests", [[one_picture(data)] * MANY for data in files]),
             ("32 requests", [[one_picture(data)] * (2 * MANY) for data in files]),
+            *((f"{crowd} requests", [[one_picture(data)] * crowd for data in crowded]) for crowd in CROWDS),
         ):
             for sent in requests:
                 cost, _ = self._session.cost(sent, insist=False)
@@ -225,11 +236,10 @@ def _worse(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
     """Return the larger of each figure of two costs, and the sums of their counts."""
     if one is None:
         return other
-    merged = {
-        name: max(one[name], other[name]) for name in other if name not in ("statuses", "faults", "small_refused")
-    }
+    counts = ("faults", "small_refused", "small_failed")
+    merged = {name: max(one[name], other[name]) for name in other if name not in ("statuses", *counts)}
     statuses = Counter(one["statuses"]) + Counter(other["statuses"])
-    sums = {name: one[name] + other[name] for name in ("faults", "small_refused")}
+    sums = {name: one[name] + other[name] for name in counts}
     return merged | sums | {"statuses": dict(sorted(statuses.items()))}
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from release.hostile.fuzz import CROWDS
 from training.common import markdown
 
 MEMORY_MB = 300.0
 ANSWER_SECONDS = 5.0
 SMALL_SECONDS = 1.0
 """Bounds that the service promises: memory beyond idle, the longest answer, the wait of a small picture."""
-TOGETHER = ("16 in one request", "16 requests", "32 requests")
+TOGETHER = ("16 in one request", "16 requests", "32 requests", *(f"{crowd} requests" for crowd in CROWDS))
 NAMED = ("alone", "sixteen in one request", "sixteen requests")
 
 
@@ -20,13 +21,20 @@ def exceeded(result: dict[str, Any]) -> list[str]:
         costs = [row[trial] for trial in NAMED if trial in row]
         worst = [max(cost[key] for cost in costs) for key in ("above_idle", "seconds", "small_seconds")]
         lines += _exceeded(name, sum(cost["faults"] for cost in costs), "", worst)
+        lines += _failed(name, sum(cost["small_failed"] for cost in costs))
     return lines
 
 
 def _exceeded_by_format(name: str, row: dict[str, Any]) -> Iterator[str]:
     faults = row["faults"] + sum(cost["faults"] for cost in row["together"].values())
     first = f"; the first: {row['fault_recipes'][0]}" if row["fault_recipes"] else ""
-    return _exceeded(name, faults, first, [memory(row), seconds(row), small_seconds(row)])
+    yield from _exceeded(name, faults, first, [memory(row), seconds(row), small_seconds(row)])
+    yield from _failed(name, row["small_failed"] + sum(cost["small_failed"] for cost in row["together"].values()))
+
+
+def _failed(name: str, small: int) -> Iterator[str]:
+    if small:
+        yield f"{name}: {small} small pictures beside it were neither answered nor told when to come back"
 
 
 def _exceeded(name: str, faults: int, first: str, worst: list[float]) -> Iterator[str]:
@@ -58,11 +66,10 @@ def small_seconds(row: dict[str, Any]) -> float:
 def table(result: dict[str, Any]) -> str:
     """Return the figures of every format as a Markdown table."""
     header = ["format", "files", "answered", "refused", "5xx", "memory alone, MB", "memory, MB"]
-    header += ["answer alone, s", *(f"{name}, s" for name in TOGETHER), "small picture, s"]
+    header += ["answer alone, s", "answer, s", "small picture, s"]
     rows = []
     for name, row in result["formats"].items():
         answered = row["statuses"].get("200", 0)
-        together = [row["together"].get(kind) for kind in TOGETHER]
         rows.append(
             [
                 name,
@@ -73,11 +80,32 @@ def table(result: dict[str, Any]) -> str:
                 f"{row['worst_megabytes']['megabytes']:,.0f}",
                 f"{memory(row):,.0f}",
                 f"{row['worst_seconds']['seconds']:.2f}",
-                *("-" if cost is None else f"{cost['seconds']:.2f}" for cost in together),
+                f"{seconds(row):.2f}",
                 f"{small_seconds(row):.2f}",
             ]
         )
     return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def together_table(result: dict[str, Any]) -> str:
+    """Return what the worst files of every format cost many at a time, as a Markdown table.
+
+    Each cell has the longest answer in seconds, and the share of the requests that were told to come back later.
+    """
+    header = ["format", *TOGETHER, "small pictures told to come back"]
+    rows = []
+    for name, row in result["formats"].items():
+        costs = [row["together"].get(kind) for kind in TOGETHER]
+        refused = sum(cost["small_refused"] for cost in costs if cost is not None)
+        rows.append([name, *map(_seconds_and_share, costs), str(refused)])
+    return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def _seconds_and_share(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return "-"
+    share = cost["statuses"].get("503", 0) / sum(cost["statuses"].values())
+    return f"{cost['seconds']:.2f} s, {share:.0%}"
 
 
 def named_table(result: dict[str, Any]) -> str:

@@ -31,7 +31,8 @@ class Cost:
         above_idle: The same, compared with the idle server.
         seconds: The longest answer.
         small_seconds: How long a small picture, sent again and again beside them, waited at most.
-        small_refused: How many of those were refused because the server was busy, or not answered rightly.
+        small_refused: How many of those were refused because the server was busy.
+        small_failed: How many of those got another answer, or none.
         faults: How many answers were the server's fault.
         killed: Whether the server was ended because it took more memory than it may.
     """
@@ -42,6 +43,7 @@ class Cost:
     seconds: float
     small_seconds: float
     small_refused: int
+    small_failed: int
     faults: int
     killed: bool
 
@@ -121,7 +123,8 @@ class Session:
             round(window.peak - self.idle, 1),
             round(max(answer.seconds for answer in answers), 3),
             round(window.small_seconds, 3),
-            window.small_refused + window.small_failed,
+            window.small_refused,
+            window.small_failed,
             sum(answer.fault for answer in answers),
             window.killed,
         )

@@ -43,10 +43,12 @@ _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 leak memory."""
 _BARE = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
 """Media types, besides image/..., of a body that is a picture itself. curl --data-binary sends the last one."""
-_BAD_FORM = "it does not begin with the boundary that its Content-Type names, or it is damaged"
+_BAD_FORM = (
+    "it does not begin with the boundary that its Content-Type names, a part's headers are too long, or it is damaged"
+)
 _TEXT_HEAD = 1024
 """Bytes of a file without a name that are looked at: is it a text, sent where a file was meant?"""
-_DATA_URL = re.compile(r"data:[a-zA-Z0-9.+/-]{0,100};base64,")
+_DATA_URL = re.compile(r"data:[a-zA-Z0-9.+/-]{0,100}(;[a-zA-Z0-9.+=_-]{1,100}){0,5};base64,")
 
 Option = TypeVar("Option")
 

@@ -56,12 +56,14 @@ class _Later:
         keyed: Whether it is a PNG that colour_key has to hide a colour of.
         samples: Those of a JPEG 2000.
         data: The whole file of such a JPEG 2000 or PNG.
+        file: Of a PNG.
     """
 
     opaque: bool = False
     keyed: bool = False
     samples: jpeg2000.Samples | None = None
     data: bytes = b""
+    file: IO[bytes] | None = None
 
 
 def prepare(file: IO[bytes], formats: tuple[str, ...]) -> Source:
@@ -118,6 +120,8 @@ def correct(picture: Any, file: IO[bytes]) -> None:
     if picture.format in ("DDS", "PPM", "QOI"):
         decoders.correct(picture)
     keyed = picture.format == "PNG" and colour_key.correct(picture)
+    if picture.format == "PNG" and not keyed:
+        picture.info[_KEY] = _Later(file=file)
     if not keyed and picture.format not in ("AVIF", "DDS", "JPEG2000", "TGA"):
         return
     position = file.tell()
@@ -125,7 +129,7 @@ def correct(picture: Any, file: IO[bytes]) -> None:
     data = file.read()
     file.seek(position)
     if keyed:
-        picture.info[_KEY] = _Later(keyed=True, data=data)
+        picture.info[_KEY] = _Later(keyed=True, data=data, file=file)
     elif picture.format == "AVIF":
         if iso_media.is_cropped(data):
             raise UnsupportedPixels("the AVIF picture is cropped by a property of its file; save it cropped")
@@ -164,12 +168,20 @@ def start(picture: Image.Image) -> None:
 
 
 def finish(picture: Image.Image) -> None:
-    """Correct the pixels of a decoded picture, in place."""
+    """Correct the pixels of a decoded picture, in place.
+
+    Raises:
+        DamagedImage: A PNG has fewer pixels than its header says.
+    """
     if picture.format == "TGA":
         targa.unflatten(picture)
     later = picture.info.get(_KEY)
     if not isinstance(later, _Later):
         return
+    if later.file is not None and _may_lack_pixels(picture):
+        later.file.seek(0)
+        if png_chunks.lacks_pixels(later.file.read()):
+            raise DamagedImage("its data end before its pixels do")
     if later.keyed:
         colour_key.hide(picture, later.data)
     if later.samples is not None:
@@ -177,6 +189,16 @@ def finish(picture: Image.Image) -> None:
         jpeg2000.stretch(picture, later.samples)
     if later.opaque and picture.mode in ("LA", "RGBA"):
         picture.putalpha(255)
+
+
+def _may_lack_pixels(picture: Image.Image) -> bool:
+    """Return whether a decoded PNG may lack its last pixels, which Pillow leaves zero.
+
+    The last pass of an interlaced picture has the last odd row, or every second pixel of a single row.
+    """
+    width, height = picture.size
+    last = (picture.crop((0, row, width, row + 1)) for row in range(max(0, height - 2), height))
+    return height == 1 or not all(any(row.tobytes()) for row in last)
 
 
 def white(picture: Image.Image) -> int:

@@ -97,7 +97,7 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, formats: tuple[str, .
     except PictureRefused:
         raise
     except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
-        if isinstance(error, NotImplementedError) or str(error).startswith("Unsupported bitcount"):
+        if isinstance(error, NotImplementedError) or str(error).startswith("Unsupported "):
             raise UnsupportedPixels(f"the picture's pixels are of a kind that is not read ({_reason(error)})") from None
         raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
     width, height = picture.size

@@ -1,5 +1,7 @@
 """Read picture files of one's own, in training, evaluation and export, to the arrays that serving makes of them."""
 
+import errno
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ def read_rgb(
         PictureRefused: The file cannot be made such an array; see decoding.open_picture and decoding.to_rgb.
         OSError: The file cannot be read.
     """
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = source if isinstance(source, bytes) else _content(source)
     return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS), size, background, resize)
 
 
@@ -52,8 +54,15 @@ def read_size(source: Path | bytes) -> tuple[int, int]:
         PictureRefused: See read_rgb.
         OSError: The file cannot be read.
     """
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = source if isinstance(source, bytes) else _content(source)
     with decoding.open_picture(data, MAX_PIXELS) as picture:
         width, height = picture.size
         plain = picture.format == "PNG" and not any(chunk in data for chunk in _PNG_EXIF)
         return (height, width) if plain or width == height else decoding.upright_size(picture)
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file holds. A pipe would have one wait, and a device might never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no ordinary file", str(path))
+    return path.read_bytes()

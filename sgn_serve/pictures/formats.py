@@ -31,14 +31,15 @@ class _Format:
 _FORMATS = {
     "PNG": _Format("every depth and colour type; large texts and profiles are passed over", ("PIL.PngImagePlugin",)),
     "JPEG": _Format(
-        "progressive, CMYK; one whose end marker alone is missing, but none that lacks pixels",
+        "progressive, CMYK; one whose end marker alone is missing; what lacks pixels behind such a marker is read as "
+        "viewers read it",
         ("PIL.JpegImagePlugin", "PIL.MpoImagePlugin"),
         "jpg",
         also=("MPO",),
     ),
     "WEBP": _Format("lossy and lossless, alpha", ("PIL.WebPImagePlugin",), "webp"),
     "GIF": _Format("interlaced, transparent", ("PIL.GifImagePlugin",)),
-    "BMP": _Format("1 to 32 bits, run-length encoded", ("PIL.BmpImagePlugin",), also=("DIB",)),
+    "BMP": _Format("1, 4, 8, 16, 24 and 32 bits, run-length encoded", ("PIL.BmpImagePlugin",), also=("DIB",)),
     "TIFF": _Format(
         "1 to 16 bits, planes, palettes, CMYK, LAB; no signed and no 32-bit samples", ("PIL.TiffImagePlugin",)
     ),

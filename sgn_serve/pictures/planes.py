@@ -14,8 +14,8 @@ _REVERSED = 2
 _PREMULTIPLIED = 1
 _SIGNED = 2
 _YCBCR = 6
-_MODES = ("RGB", "RGBA", "CMYK", "LAB")
-"""Modes whose planes libtiff's decoder puts where they belong."""
+_MODES = ("RGB", "RGBA", "CMYK")
+"""Modes whose planes libtiff's decoder puts where they belong. It takes the signed planes of LAB for unsigned ones."""
 
 
 def correct(picture: Image.Image) -> None:

@@ -1,6 +1,7 @@
 """Take out of a PNG file what Pillow would inflate or keep although it is no part of the picture: its texts.
 
-Pillow inflates every text that it meets, keeps it, and gives the picture up where one is large.
+Pillow inflates every text that it meets, keeps it, and gives the picture up where one is large. It takes a picture
+whose pixels end too early, and leaves the rest black; that is found here too.
 """
 
 import struct
@@ -16,6 +17,11 @@ _ORIENTATIONS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 """Keywords of texts in which Pillow finds an orientation, as if it were EXIF. The first of each is kept."""
 _MOST_BYTES = 1 << 18
 """Most bytes of such a text, inflated. An orientation in a larger one is not found."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Channels by colour type."""
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column, first row, and steps across and down of each pass of an interlaced picture."""
+_PIECE = 1 << 20
 _MOST_PROFILE_BYTES = 1 << 20
 """Most bytes of a colour profile, inflated, that Pillow takes. It is not used, but that there is one counts."""
 
@@ -62,6 +68,36 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield name, at, end
         at = end
+
+
+def lacks_pixels(data: bytes) -> bool:
+    """Return whether a PNG file holds fewer pixels than its header says. No more than a megabyte is kept.
+
+    Args:
+        data: The whole file.
+    """
+    wanted, inflater, inflated = 0, zlib.decompressobj(), 0
+    for name, start, end in chunks(data):
+        if name == b"IHDR":
+            wanted = _bytes_of_pixels(data[start + 8 : end - 4])
+        elif name == b"IDAT":
+            packed = data[start + 8 : end - 4]
+            while packed and inflated < wanted and not inflater.eof:
+                inflated += len(inflater.decompress(packed, _PIECE))
+                packed = inflater.unconsumed_tail
+    return inflated < wanted
+
+
+def _bytes_of_pixels(header: bytes) -> int:
+    """Return how many bytes the pixels have before they are compressed, with the filter's byte of each row."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">LLBBBBB", header)
+    bits = depth * _CHANNELS[colour]
+    total = 0
+    for left, top, across, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
 
 
 def _is_small(name: bytes, content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import stat
 from dataclasses import dataclass
 
 from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES, MAX_EXAMPLES_BYTES, examples_path
@@ -38,7 +39,10 @@ def read_examples(graph: Graph) -> GivenExamples:
     """
     path = examples_path(graph.path)
     try:
-        if path.stat().st_size > MAX_EXAMPLES_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no ordinary file")
+        if found.st_size > MAX_EXAMPLES_BYTES:
             raise ValueError(f"it has more than {MAX_EXAMPLES_BYTES} bytes")
         examples = Examples.model_validate_json(path.read_bytes())
         _check(examples)

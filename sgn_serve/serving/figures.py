@@ -5,6 +5,7 @@ without its marks of single pictures. The report itself is read too.
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,10 @@ def read_figures(graph: Graph) -> Figures:
     """
     path = figures_path(graph.path)
     try:
-        if path.stat().st_size > MAX_FIGURES_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no ordinary file")
+        if found.st_size > MAX_FIGURES_BYTES:
             raise ValueError(f"it has more than {MAX_FIGURES_BYTES} bytes")
         values = json.loads(path.read_text())
     except FileNotFoundError:

@@ -24,6 +24,7 @@ SENT: dict[str, dict[str, Any]] = {
     "JSON without padding": {"json": {"image": BASE64.rstrip("=")}},
     "JSON in lines": {"json": {"image": base64.encodebytes(RED).decode()}},
     "JSON for URLs": {"json": {"image": base64.urlsafe_b64encode(RED).decode()}},
+    "a data URL with parameters": {"json": {"image": "data:image/png;charset=utf-8;name=x.png;base64," + BASE64}},
     "a data URL": {"json": {"image": "data:image/png;base64," + BASE64, "top_k": None}},
     "no file name": {"files": {"image": (None, RED)}},
     "an empty file name": {"files": {"image": ("", RED)}},

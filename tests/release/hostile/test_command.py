@@ -16,7 +16,7 @@ from release.hostile import fuzz, report, session
 from release.hostile.bombs import BOMBS
 from release.hostile.command import build_parser, main
 from release.hostile.observer import exact, peaks_since, reset_peaks, tree, upper_bound
-from release.hostile.report import MEMORY_MB, exceeded, named_table, table
+from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, table, together_table
 from release.hostile.seeds import seeds
 from sgn_serve.pictures.decoding import FORMATS
 from tests.sgn_serve.server import free_port, running_server
@@ -97,8 +97,10 @@ def test_the_worst_files_are_sent_together(run):
     with flawed("none") as options:
         _, result, _ = run(*wait_for(options), "--formats", "ICO", "--files", "10")
     together = result["formats"]["ICO"]["together"]
-    assert together.keys() == {"16 in one request", "16 requests", "32 requests"}
+    assert list(together) == list(TOGETHER)
     assert together["32 requests"]["statuses"]["200"] % 32 == 0
+    assert together["390 requests"]["statuses"]["200"] % 390 == 0
+    assert "| ICO " in together_table(result)
 
 
 def test_a_planted_answer_of_500_is_found(run):
@@ -195,6 +197,25 @@ def test_a_finished_run_that_goes_on_keeps_what_its_files_were_tried_with(run, t
     assert not work.exists()
 
 
+def test_a_format_of_a_finished_run_is_tried_anew(run, tmp_path):
+    out = tmp_path / "out" / "hostile.json"
+    sent = out.with_suffix("") / "sent.jsonl.xz"
+    with flawed("none") as options:
+        options = [*wait_for(options), "--files", "10", "--no-together", "--no-named"]
+        _, first, _ = run(*options, "--formats", "GIF", "BMP")
+        before = fuzz.read_list(sent)
+        for row in first["formats"].values():
+            row["above_idle"] = 77.7  # what is kept shows it, what is measured anew does not
+        out.write_text(json.dumps(first))
+        _, result, _ = run(*options, "--again", str(out), "--anew", "BMP", "--seed", "1")
+    assert (result["formats"]["GIF"]["above_idle"], result["files"]) == (77.7, 20)
+    assert result["formats"]["BMP"]["above_idle"] != 77.7
+    again = fuzz.read_list(sent)
+    assert again["GIF"] == before["GIF"]
+    assert again["BMP"] != before["BMP"]
+    assert {len(recipes) for recipes in again.values()} == {10}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -204,6 +225,7 @@ def test_a_finished_run_that_goes_on_keeps_what_its_files_were_tried_with(run, t
         (["--in-flight", "0"], "--in-flight must be 1 or more"),
         (["--replay", "missing.xz"], "no such file"),
         (["--before", "missing"], "no checkout of this project"),
+        (["--anew", "GIF"], "--anew goes with --again"),
     ],
 )
 def test_options_that_cannot_work_are_one_line(run, options, told):
@@ -241,22 +263,27 @@ def test_memory_that_two_processes_share_counts_once():
 def test_bounds_are_told_by_format() -> None:
     tally = fuzz.Tally(files=3, statuses={"200": 2, "500": 1}, faults=1, above_idle=301.0, small_seconds=1.5)
     tally.fault_recipes.append("500 internal: PNG seed 1")
-    cost = session.Cost({"200": 16}, 10.0, 20.0, 5.1, 0.2, 0, 0, False)
+    cost = session.Cost({"200": 16}, 10.0, 20.0, 5.1, 0.2, 0, 2, 0, False)
     tally.together["16 requests"] = vars(cost)
     lines = exceeded({"formats": {"PNG": vars(tally)}, "named": {}})
+    small = "2 small pictures beside it were neither answered nor told when to come back"
     assert lines == [
         "PNG: 1 answers were the server's fault; the first: 500 internal: PNG seed 1",
         "PNG: memory beyond idle, MB: 301, more than 300",
         "PNG: longest answer, s: 5.1, more than 5",
         "PNG: wait of a small picture, s: 1.5, more than 1",
+        f"PNG: {small}",
     ]
     assert not exceeded({"formats": {"PNG": vars(fuzz.Tally(files=1, statuses={"200": 1}))}, "named": {}})
     named = {"now": {"rows": {"a bomb": {"bytes": 49, "alone": vars(cost)}}}}
-    assert exceeded({"formats": {}, "named": named}) == ["a bomb: longest answer, s: 5.1, more than 5"]
+    assert exceeded({"formats": {}, "named": named}) == [
+        "a bomb: longest answer, s: 5.1, more than 5",
+        f"a bomb: {small}",
+    ]
 
 
 def test_the_named_table_shows_both_versions():
-    cost = vars(session.Cost({"200": 1}, 10.0, 20.0, 5.1, 0.2, 0, 0, False))
+    cost = vars(session.Cost({"200": 1}, 10.0, 20.0, 5.1, 0.2, 0, 0, 0, False))
     ended = cost | {"above_idle": 7000.0, "killed": True}
     sides = {
         "before": {"rows": {"bomb": {"bytes": 49, "alone": cost, "sixteen requests": ended}}},

@@ -22,6 +22,7 @@ from sgn_serve.pictures.errors import (
     TooManyPixels,
     UnsupportedPixels,
 )
+from tests.sgn_serve.odd_pictures import write_png
 from tests.sgn_serve.picture_writers import write_ico
 from tests.sgn_serve.sample_pictures import TIFF_DATA, encode, noise, png
 
@@ -447,3 +448,28 @@ def large_headers() -> dict[str, bytes]:
 def test_pixels_of_the_newer_formats_are_counted_before_any_is_decoded(file_format):
     with pytest.raises(TooManyPixels, match="pixels, more than 10000"):
         decoding.open_picture(large_headers()[file_format], LIMIT)
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 3), (4, 0), (8, 0), (8, 2), (8, 6), (16, 4), (16, 2)])
+@pytest.mark.parametrize("adam7", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (2, 1), (5, 7), (16, 9)])
+def test_a_png_whose_data_end_before_its_pixels_is_refused(depth, colour, adam7, size):
+    """The pixels are black, which is what Pillow leaves where none are: only the data tell."""
+    palette = ((b"PLTE", bytes(12)),) if colour == 3 else ()
+    whole = write_png(
+        np.zeros((*size, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]), np.int64), depth, colour, palette, adam7
+    )
+    assert decode(whole, size, LIMIT).shape == (3, *size)
+    at = whole.index(b"IDAT")
+    (length,) = struct.unpack_from(">L", whole, at - 4)
+    rows = zlib.decompress(whole[at + 4 : at + 4 + length])
+    short = whole[: at - 4] + png_chunk(b"IDAT", zlib.compress(rows[:-1])) + png_chunk(b"IEND", b"")
+    with pytest.raises(DamagedImage, match="truncated or damaged"):
+        decode(short, size, LIMIT)
+
+
+def test_a_bmp_that_pillow_knows_in_headers_only_is_no_damage():
+    data = bytearray(encode(Image.new("RGB", (4, 4)), "BMP"))
+    data[28:30] = (2).to_bytes(2, "little")
+    with pytest.raises(UnsupportedPixels, match="not read"):
+        decode(bytes(data), (4, 4), LIMIT)

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -19,6 +21,16 @@ def test_a_file_and_its_content_are_read_alike(tmp_path):
         read_rgb(tmp_path / "none.png", None)
     with pytest.raises(NotAnImage, match="PPM"):
         read_rgb(b"no picture", None)
+
+
+@pytest.mark.parametrize("reader", [lambda path: read_rgb(path, None), read_size])
+def test_a_pipe_and_a_device_are_no_pictures(tmp_path, reader):
+    """Reading the one would wait for ever, and the other would never end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):
+        with pytest.raises(OSError, match="no ordinary file"):
+            reader(tmp_path / name)
 
 
 def test_the_size_is_that_of_the_upright_picture():

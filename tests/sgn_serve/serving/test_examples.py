@@ -1,9 +1,12 @@
 import json
+import os
 
 import pytest
 
+from sgn_serve.graph_format import figures_path
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.examples import GivenExamples, read_examples
+from sgn_serve.serving.figures import read_figures
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.sample_examples import sample_examples
 from tests.sgn_serve.tiny_graph import save_tiny_graph
@@ -77,3 +80,11 @@ def test_too_large_a_file_is_not_read(graph):
     note = read_examples(graph).note
     assert note is not None
     assert "more than 8000000 bytes" in note
+
+
+def test_a_pipe_is_not_waited_for(graph):
+    os.mkfifo(graph.path.with_suffix(".examples.json"))
+    os.mkfifo(figures_path(graph.path))
+    for note in (read_examples(graph).note, read_figures(graph).note):
+        assert note is not None
+        assert "no ordinary file" in note
