@@ -34,8 +34,8 @@ from docs.generator.results import (
 from export.reduced import Reduced
 from release import own_folder
 from release.bundle import core_minutes
-from release.hostile import report as hostile
 from release.hostile import fuzz, session
+from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
 from sgn_serve.decoders import decoder, job, lane, large_pictures
