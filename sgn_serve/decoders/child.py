@@ -23,7 +23,7 @@ LIFE_CPU_SECONDS = 20.0
 
 The timer of a picture sends a signal, which code that a picture has brought in could block. The hard limit of
 RLIMIT_CPU ends any process, but counts its whole life, and cannot be raised again for the next picture. So lives are
-short: a fork takes 1/2000 of this time.
+short: the next process takes 1/3000 of this time, 6 ms.
 """
 _SPARE_CPU_SECONDS = 10
 """Processor time beyond that and a picture's own until the kernel ends the process."""

@@ -104,8 +104,8 @@ DECODERS = _gauge("sgn_decoder_processes", "Processes that decode pictures.")
 DECODER_ENDS = _counter(
     "sgn_decoder_ends_total",
     "Decoder processes that were ended and replaced: memory, time and crash are a picture's doing. A picture that "
-    "passes the limits of small ones counts too, though it is then tried as a large one. A process also ends at an "
-    "age of 20 s of processor time.",
+    "passes the limits of small ones counts too, though it is then tried as a large one. Those of "
+    "the reason age have worked for long enough.",
     "reason",
 )
 CONFINEMENT = _gauge(
