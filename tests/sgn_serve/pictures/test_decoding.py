@@ -413,7 +413,9 @@ def test_a_large_jpeg_without_its_end_costs_two_decodings_of_half_its_size(optio
 
     monkeypatch.setattr(JpegImageFile, "load", watched)
     first_scan = jpeg_end.first_scan(whole)
-    assert jpeg_end.is_whole(jpeg_end.with_end(whole[:-2], first_scan), first_scan)
+    ended = jpeg_end.with_end(whole[:-2], first_scan)
+    assert ended == whole
+    assert jpeg_end.is_whole(ended, first_scan)
     assert set(sizes) == {(600, 450)}
     assert np.array_equal(decode(whole[:-2], SIZE, 10**7), read)
     for cut in (8, 20, 200, 1000, 10_000, len(whole) // 2):  # more than the noise behind it has too
