@@ -55,6 +55,7 @@ CODES = MappingProxyType(
         "damaged_image": "the picture is truncated or damaged",
         "too_many_pixels": "the picture has more pixels than allowed, or decoding it takes too much memory",
         "too_slow_to_decode": "the picture takes too long to decode",
+        "decoder_crashed": "the picture has crashed the process that decoded it",
     }
 )
 """Every code that an error answer may carry, with its meaning. The documentation is generated from it."""

@@ -38,7 +38,7 @@ from release.hostile import fuzz, session
 from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
-from sgn_serve.decoders import decoder, job, lane, large_pictures
+from sgn_serve.decoders import child, decoder, job, lane, large_pictures
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
 from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor
@@ -218,6 +218,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "limit.quick seconds": lambda: f"{decoder.QUICK_CPU_SECONDS:g}",
     "limit.quick share": lambda: f"{lane.QUICK_WEIGHT:g} of {lane.QUICK_WEIGHT + lane.LONGER_WEIGHT:g} parts",
     "limit.small memory": lambda: f"{decoder.SMALL_MEMORY >> 20} MB",
+    "limit.decoder life": lambda: f"{child.LIFE_CPU_SECONDS:g}",
     "limit.small seconds": lambda: f"{decoder.SMALL_CPU_SECONDS:g}",
     "limit.large memory": lambda: f"{decoder.LARGE_MEMORY >> 20} MB",
     "limit.halved": lambda: f"{decoding._HALVED_PIXELS // 1_000_000} megapixels",

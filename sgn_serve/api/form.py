@@ -35,6 +35,11 @@ IMAGES = "images"
 SELF_GRADIENT_FIELD = "self_gradient"
 """Field, or query parameter, that switches the block on or off, or leaves it to the picture."""
 TOP_K = "top_k"
+_OTHER_FIELD = {
+    IMAGES: f"send one picture as {IMAGE!r}, or several as {IMAGES!r} to /classify_batch",
+    IMAGE: f"send the pictures as {IMAGES!r}, or one as {IMAGE!r} to /classify",
+}
+"""Fix for a field of pictures that another path takes."""
 
 _SPOOLED_BYTES = 64 * 1024
 """Largest file that is kept in memory, if the form may hold only few files. Larger ones are kept on disk."""
@@ -245,9 +250,16 @@ def _parse_json_form(body: bytearray, field: str, most: int) -> FormData:
             if len(pictures) > most:
                 raise RequestError("too_many_images", f"{field!r} has {len(pictures)} pictures: send {most} at most")
             items += [(field, _from_base64(picture, field)) for picture in pictures]
+        elif name in _OTHER_FIELD and value is not None:
+            raise _wrong_field(name)
         elif value is not None:
             items.append((name, _option_text(name, value)))
     return FormData(items)
+
+
+def _wrong_field(name: str) -> RequestError:
+    """Return the refusal of the field for one picture where several are taken, or the other way round."""
+    return RequestError("unknown_field", f"the field {name!r} does not belong here: {_OTHER_FIELD[name]}")
 
 
 def _option_text(name: str, value: Any) -> str:
@@ -292,6 +304,8 @@ def _check_charset(request: Request) -> None:
 def _check_names(form: FormData, request: Request, field: str, options: tuple[str, ...]) -> None:
     known = (field, *options)
     unknown = [name for name in form if name not in known]
+    if unknown and unknown[0] in _OTHER_FIELD:
+        raise _wrong_field(unknown[0])
     if unknown:
         raise RequestError(
             "unknown_field", f"the form has the field {unknown[0][:100]!r}; its fields are: {', '.join(known)}"

@@ -9,6 +9,7 @@ _PICTURE_CODES = frozenset(
     {
         "body_too_large",
         "damaged_image",
+        "decoder_crashed",
         "empty_file",
         "not_an_image",
         "too_many_pixels",

@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import json
+import math
 import mmap
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,16 @@ from sgn_serve.decoders.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outco
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process import confinement
 
+LIFE_CPU_SECONDS = 20.0
+"""Processor time after which a process ends between two pictures. Another one takes its place.
+
+The timer of a picture sends a signal, which code that a picture has brought in could block. The hard limit of
+RLIMIT_CPU ends any process, but counts its whole life, and cannot be raised again for the next picture. So lives are
+short: the next process takes 1/3000 of this time, 6 ms.
+"""
+_SPARE_CPU_SECONDS = 10
+"""Processor time beyond that and a picture's own until the kernel ends the process."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -23,10 +35,12 @@ class Bounds:
 
     Attributes:
         memory_bytes: Address space.
+        cpu_seconds: Longest processor time of a picture.
         threads: Whether it may start threads.
     """
 
     memory_bytes: int
+    cpu_seconds: float
     threads: bool
 
 
@@ -40,6 +54,7 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
         bounds: What decoding may take.
     """
     error_number = _error_number()
+    confinement.limit_processor_time(math.ceil(LIFE_CPU_SECONDS + bounds.cpu_seconds) + _SPARE_CPU_SECONDS)
     confined = confinement.confine(bounds.memory_bytes, bounds.threads)
     connection.sendall(HELLO.pack(os.getpid(), confined.landlock, confined.seccomp, confined.memory))
     while head := _receive(connection, TASK.size):
@@ -48,8 +63,9 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         outcome, text = _answer(job, region, length, most_pixels, error_number)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.sendall(ANSWER.pack(outcome, len(text)) + text)
-        if outcome is Outcome.NO_MEMORY:
+        last = outcome is Outcome.NO_MEMORY or time.process_time() > LIFE_CPU_SECONDS
+        connection.sendall(ANSWER.pack(outcome, last, len(text)) + text)
+        if last:
             return
 
 

@@ -16,6 +16,8 @@ class End(StrEnum):
     TIME = "time"
     MEMORY = "memory"
     CRASH = "crash"
+    AGE = "age"
+    """It has answered, and has taken the processor time of a whole life: no picture's fault."""
     CANCELLED = "cancelled"
     STOPPED = "stopped"
     """The fork server has ended, and all processes with it: no picture's fault."""

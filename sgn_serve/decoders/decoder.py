@@ -21,6 +21,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.decoders.child import Bounds
 from sgn_serve.decoders.contract import End, Kind, Limits, Result
 from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
 from sgn_serve.decoders.lane import Lane, Waiter
@@ -113,9 +114,11 @@ class Decoder:
         self.limits = limits or DecoderLimits()
         height, width = options.size
         more = _BYTES_A_PIXEL_WANTED * height * width
-        self.fork_server = ForkServer(
-            job, options.as_json(), (SMALL_MEMORY + more, LARGE_MEMORY + more), options.needs_threads
+        small_bounds, large_bounds = (
+            Bounds(memory + more, self.limits.told_seconds, options.needs_threads)
+            for memory in (SMALL_MEMORY, LARGE_MEMORY)
         )
+        self.fork_server = ForkServer(job, options.as_json(), (small_bounds, large_bounds))
         small_file = min(SMALL_FILE, self.limits.file_bytes)
         quick = Limits(QUICK_PIXELS, QUICK_CPU_SECONDS, _QUICK_SECONDS)
         small = Limits(LARGE_PIXELS, SMALL_CPU_SECONDS, _SMALL_SECONDS)
@@ -250,9 +253,9 @@ class Decoder:
             raise _refusal(result.text)
         if result.outcome is Outcome.FAILED:
             logger.warning("a picture's decoder has failed: %s", result.text)
-        else:
-            logger.warning("a picture's decoder has crashed")
-        raise errors.DamagedImage("the picture is damaged: its decoder has failed")
+            raise errors.DamagedImage("the picture is damaged: its decoder has failed")
+        logger.warning("a picture's decoder has crashed")
+        raise errors.DecoderCrashed("the picture has crashed its decoder; save it anew, perhaps in another format")
 
     def _too_slow(self) -> errors.TooSlow:
         return errors.TooSlow(f"the request's pictures take more than {self.limits.told_seconds:g} s to decode")

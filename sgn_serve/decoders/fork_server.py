@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from sgn_serve.decoders.child import Bounds, serve
+from sgn_serve.decoders import child
 from sgn_serve.decoders.job import Job
 from sgn_serve.decoders.messages import ENDED, FORK, NO_MEMORY_STATUS, ORDER
 from sgn_serve.process.confinement import close_other_files, end_with_parent
@@ -47,7 +47,7 @@ def main() -> None:
     _silence()
     gc.collect()
     gc.freeze()  # a collection in a child would write to pages that it shares
-    _ForkServer(control, job, [Bounds(memory, orders["threads"]) for memory in orders["memory"]]).run()
+    _ForkServer(control, job, [child.Bounds(**bounds) for bounds in orders["bounds"]]).run()
 
 
 class _ForkServer:
@@ -59,7 +59,7 @@ class _ForkServer:
         bounds: Those of a process for small pictures, and of one for large ones.
     """
 
-    def __init__(self, control: socket.socket, job: Job, bounds: list[Bounds]):
+    def __init__(self, control: socket.socket, job: Job, bounds: list[child.Bounds]):
         self._control = control
         self._job = job
         self._bounds = bounds
@@ -95,8 +95,8 @@ class _ForkServer:
         if order == FORK:
             self._fork(number, large, files)
         else:
-            for pid, child in self._children.items():
-                if child == number:
+            for pid, started in self._children.items():
+                if started == number:
                     os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
         return True
 
@@ -117,13 +117,15 @@ class _ForkServer:
     def _reap(self) -> None:
         with suppress(ChildProcessError):
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
+                if status == signal.SIGKILL and used.ru_utime + used.ru_stime > child.LIFE_CPU_SECONDS:
+                    status = signal.SIGXCPU  # by its limit of processor time, and not for want of memory
                 self._control.sendall(ENDED.pack(self._children.pop(pid), status))
 
 
-def _be_a_child(parent: int, files: list[int], job: Job, bounds: Bounds, large: bool) -> NoReturn:
+def _be_a_child(parent: int, files: list[int], job: Job, bounds: child.Bounds, large: bool) -> NoReturn:
     """Be a decoder process from now on. It never returns to the fork server's own loop."""
     status = 1
     try:
@@ -137,7 +139,7 @@ def _be_a_child(parent: int, files: list[int], job: Job, bounds: Bounds, large: 
                 Path("/proc/self/oom_score_adj").write_text("500")
             if large:
                 os.nice(_NICENESS)
-            serve(connection, region, job, bounds)
+            child.serve(connection, region, job, bounds)
             status = 0
     except MemoryError:
         status = NO_MEMORY_STATUS

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sgn_serve.decoders.child import Bounds
 from sgn_serve.decoders.contract import Kind
 from sgn_serve.decoders.messages import ENDED, KILL, ORDER
 from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
@@ -34,12 +36,11 @@ class ForkServer:
     Args:
         job: Function that makes the job, as "module:function"; see job.make_job.
         options: Its arguments, which JSON can carry.
-        memory: Bytes of address space that decoding may take: in a process for small pictures, and for large ones.
-        threads: Whether decoding may start threads.
+        bounds: What decoding may take: in a process for small pictures, and in one for large ones.
     """
 
-    def __init__(self, job: str, options: dict[str, Any], memory: tuple[int, int], threads: bool = False):
-        orders = {"job": job, "options": options, "memory": memory, "threads": threads}
+    def __init__(self, job: str, options: dict[str, Any], bounds: tuple[Bounds, Bounds]):
+        orders = {"job": job, "options": options, "bounds": [asdict(each) for each in bounds]}
         self._start_order = json.dumps(orders).encode()
         self._control: socket.socket | None = None
         self._program: subprocess.Popen[bytes] | None = None

@@ -23,8 +23,8 @@ TASK = Struct("<IId")
 """The service to a decoder process: length of the file in the shared memory, and the pixels and the seconds of CPU time
 that the picture may have."""
 
-ANSWER = Struct("<BI")
-"""A decoder process to the service: an Outcome, and length of the text that follows."""
+ANSWER = Struct("<B?I")
+"""A decoder process to the service: an Outcome, whether the process ends now, and length of the text that follows."""
 LONGEST_TEXT = 4096
 
 

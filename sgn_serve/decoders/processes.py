@@ -156,14 +156,14 @@ class DecoderProcess:
             return
         if len(self._received) < ANSWER.size:
             return
-        code, length = ANSWER.unpack_from(self._received)
+        code, last, length = ANSWER.unpack_from(self._received)
         if len(self._received) < ANSWER.size + length:
             return
         text = self._received[ANSWER.size :].decode("utf-8", "replace")
         self._received = b""
-        self._take_answer(code, text)
+        self._take_answer(code, last, text)
 
-    def _take_answer(self, code: int, text: str) -> None:
+    def _take_answer(self, code: int, last: bool, text: str) -> None:
         self._until = None
         answer, self._answer = self._answer, None
         outcome = _OUTCOMES.get(code)
@@ -176,8 +176,8 @@ class DecoderProcess:
             answer.set_result(Result(outcome, text, self._pixels() if outcome is Outcome.PIXELS else None))
         if self._region.tell() > _KEPT_BYTES and hasattr(mmap, "MADV_REMOVE"):
             self._region.madvise(mmap.MADV_REMOVE)
-        if outcome is Outcome.NO_MEMORY:
-            self._end = End.MEMORY  # it ends by itself
+        if last:  # it ends by itself, unless a picture has taken it over
+            self.kill(End.MEMORY if outcome is Outcome.NO_MEMORY else End.AGE)
         elif self._end is None:
             self._observer.free(self)
 
@@ -240,7 +240,7 @@ def _reason(status: int) -> End:
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY_STATUS:
         return End.MEMORY
     if os.WIFSIGNALED(status):
-        if os.WTERMSIG(status) == signal.SIGPROF:
+        if os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
             return End.TIME
         if os.WTERMSIG(status) == signal.SIGKILL:
             return End.MEMORY  # of the whole machine or container: the kernel has chosen this process

@@ -52,6 +52,7 @@ _BY_STATUS: dict[HTTPStatus, tuple[str, ...]] = {
         "unsupported_pixels",
         "unsupported_encoding",
     ),
+    HTTPStatus.UNPROCESSABLE_ENTITY: ("decoder_crashed",),
     HTTPStatus.TOO_MANY_REQUESTS: ("rate_limited",),
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: ("head_too_large",),
     HTTPStatus.INTERNAL_SERVER_ERROR: ("internal_error",),

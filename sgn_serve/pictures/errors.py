@@ -33,6 +33,12 @@ class DamagedImage(PictureRefused):
     code = "damaged_image"
 
 
+class DecoderCrashed(PictureRefused):
+    """The file has ended the process that decoded it, other than by its bounds."""
+
+    code = "decoder_crashed"
+
+
 class UnsupportedPixels(PictureRefused):
     """The pixels, such as floating-point ones, have no known black and white."""
 

@@ -2,7 +2,7 @@
 
 Three layers, each used where the system has it:
 
-- resource limits, which every Unix has: memory, open files, new processes, core files;
+- resource limits, which every Unix has: memory, processor time, open files, new processes, core files;
 - Landlock, Linux 5.13 or later: no file of the file system, no TCP, no signals to other processes;
 - a seccomp filter, Linux on x86-64 and arm64: only the system calls that arithmetic on memory needs.
 
@@ -181,14 +181,21 @@ def bound_resources(cpu_seconds: int, more_bytes: int | None) -> None:
         cpu_seconds: CPU time of the whole process. A lower limit that it has stays.
         more_bytes: Address space beyond what the process has now, None for no limit.
     """
-    for kind, limit in ((resource.RLIMIT_CPU, cpu_seconds), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(kind)
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            resource.setrlimit(kind, (limit, limit))
+    limit_processor_time(cpu_seconds)
+    _lower(resource.RLIMIT_CORE, 0)
     with suppress(OSError):
         _OOM_SCORE.write_text("1000")
     if more_bytes is not None:
         limit_memory(more_bytes)
+
+
+def limit_processor_time(seconds: int) -> None:
+    """Have the kernel end this process when it has taken so much processor time, whatever signals it blocks.
+
+    Args:
+        seconds: CPU time of the whole life of the process. A lower limit that it has stays.
+    """
+    _lower(resource.RLIMIT_CPU, seconds)
 
 
 def end_with_parent() -> None:
@@ -293,6 +300,12 @@ def _filter(machine: _Machine, threads: bool) -> bytes:
         instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     instructions.append((_RETURN, 0, 0, _REFUSE))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+
+
+def _lower(kind: int, limit: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(kind, (limit, limit))
 
 
 def _drop_capabilities() -> None:

@@ -104,7 +104,8 @@ DECODERS = _gauge("sgn_decoder_processes", "Processes that decode pictures.")
 DECODER_ENDS = _counter(
     "sgn_decoder_ends_total",
     "Decoder processes that were ended and replaced: memory, time and crash are a picture's doing. A picture that "
-    "passes the limits of small ones counts too, though it is then tried as a large one.",
+    "passes the limits of small ones counts too, though it is then tried as a large one. Those of "
+    "the reason age have worked for long enough.",
     "reason",
 )
 CONFINEMENT = _gauge(
@@ -187,7 +188,7 @@ for _code in ("internal_error", "timeout", "overloaded"):  # the codes that aler
 for _outcome in (SUCCEEDED, FAILED):
     INFERENCES.labels(_outcome)
     INFERENCES_SECONDS.labels(_outcome)
-for _reason in ("memory", "time", "crash", "cancelled"):
+for _reason in ("memory", "time", "crash", "age", "cancelled"):
     DECODER_ENDS.labels(_reason)
 for _outcome in (SWAPPED, UNCHANGED, REFUSED):
     RELOADS.labels(_outcome)

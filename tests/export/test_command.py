@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -96,6 +97,17 @@ def test_a_network_that_answers_with_nan_is_not_exported(
     assert line.startswith("error: ")
     assert complaint in line
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.usefixtures("ready_made")
+def test_an_architecture_that_no_machine_can_build_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, info = tmp_path / "model.safetensors", checkpoint_info()
+    save_checkpoint(checkpoint, build_model(info).state_dict(), replace(info, architecture="wrn-10-1000000"))
+    assert main(["--ckpt", str(checkpoint), "--onnx"]) == 2
+    assert "wrn-10-1000000 has 64000000 channels, and the file's tensors at most" in one_error_line(capsys)
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

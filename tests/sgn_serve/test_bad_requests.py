@@ -122,6 +122,18 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "JSON with nothing": ({"json": {"image": ""}}, 400, "empty_file", "empty"),
     "JSON with hello": ({"json": {"image": "aGVsbG8="}}, 415, "not_an_image", "PNG"),
     "JSON with an unknown field": ({"json": {"image": "", "x": 1}}, 400, "unknown_field", "'x'"),
+    "JSON with several pictures": (
+        {"json": {"images": ["aGVsbG8=" * 1000] * 2}},
+        400,
+        "unknown_field",
+        "send one picture as 'image', or several as 'images' to /classify_batch",
+    ),
+    "a form with several pictures": (
+        {"files": [("images", RED), ("images", RED)]},
+        400,
+        "unknown_field",
+        "send one picture as 'image', or several as 'images' to /classify_batch",
+    ),
     "JSON with a wrong option": ({"json": {"image": "aGVsbG8=", "top_k": 0}}, 400, "bad_top_k", "from 1 to 1000"),
     "JSON with half a number": ({"json": {"image": "aGVsbG8=", "top_k": 1.5}}, 400, "bad_json", "a whole number"),
     "JSON of nothing": ({"content": b"", "headers": JSON}, 400, "empty_body", "no body"),

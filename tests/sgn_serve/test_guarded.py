@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from random import Random
 from typing import Any
 
@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from sgn_serve.app import create_app
+from sgn_serve.http.connections import LINGER_REFUSED_BYTES, MAX_LINGERING
 from sgn_serve.http.paths import PROBES, is_open
 from sgn_serve.settings import Settings
 from tests.sgn_serve.framing import EMBEDDED, answer_all, sequences
@@ -203,6 +204,30 @@ def test_more_connections_than_allowed_are_refused(guarded_server):
         assert opened[0].recv(1000).startswith(b"HTTP/1.1 200 ")
     with client_of(guarded_server) as client:
         assert client.get("/livez").status_code == 200, "when the others have gone"
+
+
+def test_refused_connections_that_send_on_without_end_are_cut_off(guarded_server):
+    """Some of them may linger; the others, beyond MAX_LINGERING, are closed at once."""
+    host, port = guarded_server.url.removeprefix("http://").split(":")
+    endless = bytes(1 << 16)
+    allowed = LINGER_REFUSED_BYTES + (16 << 20)  # and what lies in the sockets
+
+    def pour(connection):
+        sent = 0
+        with suppress(ConnectionError):
+            while sent <= allowed:
+                sent += connection.send(endless)
+        return sent
+
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            for _ in range(CONNECTIONS + MAX_LINGERING + 8)
+        ]
+        with ThreadPoolExecutor(MAX_LINGERING + 8) as pool:
+            assert max(pool.map(pour, opened[CONNECTIONS:])) <= allowed
+        opened[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert opened[0].recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_request_is_one_line_of_the_log(guarded_server):

@@ -1,5 +1,6 @@
 """Every way to send a picture: bare, in a form, in JSON, packed, several at once."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sgn_serve.api import form
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
 from tests.sgn_serve.forms import IMAGE_HEADER, JSON, PACKED, multipart
 from tests.sgn_serve.sample_pictures import encode, noise
@@ -73,6 +75,28 @@ def test_json_carries_options_and_several_pictures(app_client):
     many = app_client.post("/classify_batch", json={"images": [BASE64] * 9})
     check_error(many, 400, "too_many_images", "send 8 at most")
     assert app_client.post("/classify_batch", json={"images": BASE64}).json()["predictions"][0]["label"] == "red"
+
+
+def test_the_field_of_one_picture_is_refused_where_several_are_taken(app_client):
+    for request in ({"json": {"image": BASE64 * 10}}, {"files": {"image": RED}}):
+        refused = app_client.post("/classify_batch", **request)
+        check_error(refused, 400, "unknown_field", "send the pictures as 'images', or one as 'image' to /classify")
+
+
+@pytest.mark.parametrize(("size", "beside"), [(2000, False), (5 * 1024, True)])
+def test_json_of_a_few_kilobytes_is_parsed_beside_the_event_loop(app_client, monkeypatch, size, beside):
+    parsed_on_loop = []
+    parse = form._parse_json_form
+
+    def watched(*arguments):
+        parsed_on_loop.append(asyncio._get_running_loop() is not None)
+        return parse(*arguments)
+
+    monkeypatch.setattr(form, "_parse_json_form", watched)
+    picture = encode(Image.fromarray(noise(8, 8)), "JPEG")
+    text = base64.b64encode(picture + bytes(3 * size // 4 - len(picture))).decode()
+    assert app_client.post("/classify", json={"image": text}).status_code == 200
+    assert parsed_on_loop == [not beside]
 
 
 def test_large_pictures_are_taken_however_they_are_sent(app_client):

@@ -97,3 +97,38 @@ def test_no_more_than_a_few_kilobytes_are_parsed_on_the_event_loop(tmp_path, mon
     with pytest.raises(RequestError):
         infer(serving, b"x" * 5000)
     assert threads[0] is not threading.main_thread()
+
+
+@pytest.mark.parametrize("length", [65_536, 1_500_000])
+def test_others_are_answered_while_a_long_string_among_numbers_is_parsed(tmp_path, monkeypatch, length):
+    parsing, answered = threading.Event(), threading.Event()
+    parse = parse_request
+
+    def wait_for_answers(*arguments):
+        parsing.set()
+        assert answered.wait(60), "nobody is answered while a tensor is parsed"
+        return parse(*arguments)
+
+    async def ask():
+        await serving.predictor.start()
+        app = Starlette(routes=InferenceProtocol(serving, lambda: True).routes())
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [1] * 191 + ["9" * length]}
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+                infer = asyncio.create_task(client.post(INFER, json={"inputs": [tensor]}))
+                while not parsing.is_set() and not infer.done():
+                    await asyncio.sleep(0)
+                answers = [await client.get("/v2/health/live") for _ in range(20)]
+                assert all(answer.json() == {"live": True} for answer in answers)
+                assert not infer.done()
+                answered.set()
+                with pytest.raises(RequestError, match="something else than numbers"):
+                    await infer
+        finally:
+            await serving.predictor.stop()
+
+    monkeypatch.setattr(inference_protocol, "parse_request", wait_for_answers)
+    monkeypatch.setattr(inference_protocol, "largest_body", lambda model: 2 * length)
+    serving = PredictorSlot()
+    serving.put(new_predictor(tmp_path / "tiny.onnx"))
+    asyncio.run(ask())

@@ -39,7 +39,7 @@ def test_a_file_that_ends_its_process_is_the_only_one_with_an_error(monkeypatch)
     good = [number for number, one in enumerate(found) if isinstance(one, np.ndarray)]
     assert [commands[number] for number in good] == ["well", "well", "large well", "well"]
     codes = [one.code for one in found if isinstance(one, PictureRefused)]
-    assert codes == ["damaged_image", "damaged_image", "too_slow_to_decode", "damaged_image"]
+    assert codes == ["decoder_crashed", "damaged_image", "too_slow_to_decode", "decoder_crashed"]
     values = [float(input_batch([found[number]]).max()) for number in good]  # type: ignore[list-item]
     assert values == pytest.approx([0.2, 0.2, 1, 0.2])
 

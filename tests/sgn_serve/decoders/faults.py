@@ -9,16 +9,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.decoders import child
 from sgn_serve.decoders.job import LARGE_PIXELS, IsLarge, Job
+from sgn_serve.decoders.messages import ANSWER, Outcome
 from sgn_serve.pictures.errors import DamagedImage
 from sgn_serve.process import confinement
 
 JOB = "tests.sgn_serve.decoders.faults:make_job"
+SHORT_LIVED = "tests.sgn_serve.decoders.faults:make_job_of_short_lives"
 WITHOUT_KERNEL = "tests.sgn_serve.decoders.faults:make_job_without_kernel"
 
 
@@ -49,9 +53,31 @@ def make_job_without_kernel(size: list[int], **options: Any) -> Job:
     return make_job(size, **options)
 
 
+def make_job_of_short_lives(size: list[int], **options: Any) -> Job:
+    """Return the same job, with processes that end after one picture, or at one second beyond its processor time."""
+    child.LIFE_CPU_SECONDS = 0.0
+    child._SPARE_CPU_SECONDS = 0
+    return make_job(size, **options)
+
+
 def _loop(*_: str) -> None:
     while True:
         pass
+
+
+def _loop_deaf() -> None:
+    """Loop as code would that a picture has brought in, and that knows by which signals it is to be ended."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _loop()
+
+
+def _pretend_to_end() -> None:
+    """Tell the service that this process ends for want of memory, and go on."""
+    message = ANSWER.pack(Outcome.NO_MEMORY, True, 0)
+    for number in range(3, 256):
+        with suppress(OSError):
+            os.write(number, message)
+    threading.Event().wait()
 
 
 def _sleep() -> None:
@@ -155,6 +181,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "exit": lambda: os._exit(3),
     "raise": lambda: [][0],
     "loop": _loop,
+    "loop_deaf": _loop_deaf,
+    "pretend_to_end": _pretend_to_end,
     "sleep": _sleep,
     "work": _work,
     "allocate": _allocate,

@@ -20,12 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgn_serve.decoders import decoder as decoder_module
+from sgn_serve.decoders.child import _SPARE_CPU_SECONDS, LIFE_CPU_SECONDS
 from sgn_serve.decoders.decoder import QUICK_FILE, QUICK_PIXELS, Decoder, DecoderLimits
 from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
 from sgn_serve.decoders.large_pictures import MAX_WAITING
 from sgn_serve.pictures import decoding
-from sgn_serve.pictures.errors import DamagedImage, NotAnImage, PictureRefused, TooManyPixels, TooManyWaiting, TooSlow
+from sgn_serve.pictures.errors import (
+    DamagedImage,
+    DecoderCrashed,
+    NotAnImage,
+    PictureRefused,
+    TooManyPixels,
+    TooManyWaiting,
+    TooSlow,
+)
 from sgn_serve.process import confinement
+from sgn_serve.telemetry import metrics
 from tests.sgn_serve.decoders import faults
 from tests.sgn_serve.sample_pictures import encode, noise
 
@@ -51,6 +61,11 @@ async def value(decoder: Decoder, command: str, request: object = 0) -> int:
     assert pixels.shape == (3, 8, 8)
     assert pixels.min() == pixels.max()
     return round(float(pixels.max()) * 255)
+
+
+def ends(reason: str) -> float:
+    """Return how many processes have ended for a reason."""
+    return float(metrics.DECODER_ENDS.labels(reason)._value.get())
 
 
 def process_ids(decoder: Decoder) -> list[int]:
@@ -84,9 +99,9 @@ def test_a_refusal_arrives_as_it_was_raised() -> None:
 
 
 FAULTS: dict[str, type[PictureRefused]] = {
-    "segfault": DamagedImage,
-    "abort": DamagedImage,
-    "exit": DamagedImage,
+    "segfault": DecoderCrashed,
+    "abort": DecoderCrashed,
+    "exit": DecoderCrashed,
     "raise": DamagedImage,
     "allocate": TooManyPixels,
     "take 500": TooManyPixels,
@@ -109,7 +124,7 @@ def test_a_fault_costs_its_own_picture_a_refusal_and_nobody_else_anything() -> N
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("command", ["loop", "sleep"])
+@pytest.mark.parametrize("command", ["loop", "loop_deaf", "sleep"])
 def test_a_picture_that_takes_for_ever_is_ended(command: str) -> None:
     async def ask() -> None:
         async with running(seconds=2.0) as decoder:
@@ -119,6 +134,61 @@ def test_a_picture_that_takes_for_ever_is_ended(command: str) -> None:
             with pytest.raises(TooSlow, match="take more than 2 s to decode"):
                 await slow
             assert await value(decoder, "large well") == LARGE
+
+    asyncio.run(ask())
+
+
+def test_a_process_that_blocks_every_signal_is_ended_by_its_processor_time() -> None:
+    """Nothing else would end it here within minutes: neither the timer of the picture nor the service."""
+
+    async def ask() -> None:
+        limits = DecoderLimits(processes=1, seconds=600.0, cpu_seconds=1.0)
+        decoder = Decoder(OPTIONS, limits, faults.SHORT_LIVED)
+        await decoder.start()
+        try:
+            with pytest.raises(TooSlow, match="take more than 1 s to decode"):
+                await value(decoder, "large loop_deaf")
+            assert await value(decoder, "large well") == LARGE
+        finally:
+            await decoder.close()
+
+    asyncio.run(asyncio.wait_for(ask(), 300))
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="the system does not tell the limits of others")
+def test_the_whole_life_of_a_process_has_a_limit_of_processor_time() -> None:
+    async def ask() -> list[tuple[int, int]]:
+        async with running() as decoder:
+            assert [await value(decoder, command) for command in ("well", "large well")] == [SMALL, LARGE]
+            return [psutil.Process(pid).rlimit(psutil.RLIMIT_CPU) for pid in process_ids(decoder)]
+
+    most = int(LIFE_CPU_SECONDS + 20.0) + _SPARE_CPU_SECONDS
+    assert asyncio.run(ask()) == [(most, most)] * 2
+
+
+def test_a_process_whose_life_is_over_is_replaced_and_costs_no_picture_anything() -> None:
+    async def ask() -> None:
+        async with running(faults.SHORT_LIVED) as decoder:
+            for _ in range(5):
+                assert await asyncio.gather(*(value(decoder, "well", number) for number in range(4))) == [SMALL] * 4
+                assert await value(decoder, "large well") == LARGE
+
+    before = ends("age"), ends("crash"), ends("memory")
+    asyncio.run(ask())
+    after = ends("age"), ends("crash"), ends("memory")
+    assert after[0] >= before[0] + 20, "of 25 pictures; the last processes may end with the decoder"
+    assert after[1:] == before[1:]
+
+
+def test_a_process_that_only_pretends_to_end_is_ended() -> None:
+    async def ask() -> None:
+        async with running() as decoder:
+            (liar,) = (process.pid for process in decoder.small.processes)
+            with pytest.raises(TooManyPixels):
+                await value(decoder, "pretend_to_end")
+            assert await value(decoder, "well") == SMALL
+            assert await value(decoder, "large well") == LARGE
+            assert not psutil.pid_exists(liar)
 
     asyncio.run(ask())
 
@@ -329,7 +399,7 @@ def test_an_ended_fork_server_is_replaced() -> None:
 def test_no_process_is_left() -> None:
     async def ask() -> list[int]:
         async with running() as decoder:
-            with pytest.raises(DamagedImage):
+            with pytest.raises(DecoderCrashed):
                 await value(decoder, "segfault")
             looping = asyncio.create_task(value(decoder, "large loop", "looping"))
             assert await value(decoder, "well") == SMALL

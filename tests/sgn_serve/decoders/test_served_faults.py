@@ -1,18 +1,24 @@
 """Planted faults, as a client sees them: each costs its own picture an error, and the next request is answered."""
 
+import sys
 from functools import partial
 from pathlib import Path
+from platform import machine
 
 import pytest
 
 from sgn_serve.decoders.sharing import SharedDecoder
+from sgn_serve.process.confinement import _MACHINES, landlock_version
 from sgn_serve.settings import Settings
 from tests.sgn_serve.decoders import faults
 from tests.sgn_serve.server import application_client
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
+LINUX = sys.platform.startswith("linux")
 FAULTS = {
-    "segfault": (400, "damaged_image"),
+    "segfault": (422, "decoder_crashed"),
+    "abort": (422, "decoder_crashed"),
+    "exit": (422, "decoder_crashed"),
     "raise": (400, "damaged_image"),
     "allocate": (413, "too_many_pixels"),
     "open": (400, "damaged_image"),
@@ -23,8 +29,8 @@ FAULTS = {
 @pytest.mark.parametrize(
     ("faults_of", "seconds"),
     # All but the loop have as long as a busy machine may take; each loop is ended after that time.
-    [(FAULTS, 60.0), ({"loop": (413, "too_slow_to_decode")}, 2.0)],
-    ids=["faults", "loop"],
+    [(FAULTS, 60.0), (dict.fromkeys(("loop", "loop_deaf"), (413, "too_slow_to_decode")), 2.0)],
+    ids=["faults", "loops"],
 )
 def test_a_fault_costs_its_own_picture_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults_of: dict[str, tuple[int, str]], seconds: float
@@ -43,3 +49,6 @@ def test_a_fault_costs_its_own_picture_an_error(
     if "loop" in faults_of:
         assert 'sgn_decoder_ends_total{reason="time"}' in shown
     assert "sgn_decoder_processes " in shown
+    active = {"memory": LINUX, "landlock": landlock_version() > 0, "seccomp": LINUX and machine() in _MACHINES}
+    for means, is_active in active.items():
+        assert (f'sgn_decoder_confinement{{means="{means}"}} 1.0' in shown) == is_active, means

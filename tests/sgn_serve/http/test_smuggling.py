@@ -6,10 +6,11 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from sgn_serve.http.connections import LINGER_SECONDS
+from sgn_serve.http.connections import LINGER_BYTES, LINGER_REFUSED_BYTES, LINGER_SECONDS, MAX_LINGERING
 from tests.sgn_serve.http.test_connections import BODY, HEAD, connect
 from tests.sgn_serve.server import read_answer
 
@@ -181,6 +182,53 @@ def test_too_large_a_body_that_is_sent_first_gets_its_answer(server):
                 connection.sendall(b"x" * 100_000)
             status, headers, told = read_answer(connection)
         assert (status, told["error"]["code"], headers["connection"]) == (413, "body_too_large", "close")
+
+
+SOCKET_BUFFERS = 16 << 20
+"""More bytes than lie between two ends that send and read nothing."""
+ENDLESS = {
+    "a large body": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", b"413", LINGER_BYTES),
+    "a damaged request": (b"no request\r\n\r\n", b"400", LINGER_REFUSED_BYTES),
+    "a form without a boundary": (
+        HEAD.replace(b"; boundary=edge", b"") + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n",
+        b"400",
+        LINGER_BYTES,
+    ),
+    "a body that is not read": (
+        b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7fffffff\r\n",
+        b"404",
+        LINGER_BYTES,
+    ),
+}
+
+
+def pour(server, name):
+    """Send without end, and return how many bytes have gone before the connection was cut off."""
+    begin, status, allowed = ENDLESS[name]
+    chunk = bytes(1 << 16)
+    with connect(server) as connection:
+        connection.settimeout(60)  # where nothing is read any more, and the connection is left open
+        connection.sendall(begin + 2 * chunk)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 " + status), name
+        sent = 0
+        with suppress(ConnectionError):
+            while sent <= allowed + SOCKET_BUFFERS:
+                sent += connection.send(chunk)
+        return sent
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_client_that_sends_on_without_end_is_cut_off(server, name):
+    assert pour(server, name) <= ENDLESS[name][2] + SOCKET_BUFFERS
+
+
+def test_many_clients_that_send_on_without_end_are_all_cut_off(server, client):
+    names = list(itertools.islice(itertools.cycle(ENDLESS), MAX_LINGERING + len(ENDLESS)))
+    with ThreadPoolExecutor(len(names)) as pool:
+        sent = pool.map(partial(pour, server), names)
+        assert client.get("/livez").status_code == 200, "beside them"
+        for name, size in zip(names, sent, strict=True):
+            assert size <= ENDLESS[name][2] + SOCKET_BUFFERS, name
 
 
 def test_a_client_that_closes_its_side_is_answered(server):

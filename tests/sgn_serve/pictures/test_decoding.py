@@ -9,11 +9,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from release.hostile.seeds import tiff
 from release.hostile.structures import png_chunk
-from sgn_serve.pictures import decoding
+from sgn_serve.pictures import decoding, jpeg_end
 from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -379,6 +380,7 @@ def test_a_png_with_a_broken_text_is_damaged_or_read(chunk):
 
 JPEGS = [
     {},
+    {"subsampling": "4:2:2", "optimize": True},
     {"subsampling": "4:4:4", "quality": 95},
     {"progressive": True},
     {"restart_marker_blocks": 1},
@@ -396,6 +398,30 @@ def test_a_jpeg_without_its_end_is_read_and_one_that_lacks_more_is_refused(optio
     for cut in (5, 8, 20, 50, 200, 1000, len(whole) // 2):
         with pytest.raises(DamagedImage, match="truncated or damaged"):
             decode(whole[:-cut], SIZE, 10**6)
+
+
+@pytest.mark.parametrize("options", JPEGS)
+def test_a_large_jpeg_without_its_end_costs_two_decodings_of_half_its_size(options, monkeypatch):
+    picture = Image.fromarray(noise(120, 90)).resize((1200, 900), Image.Resampling.BICUBIC)
+    whole = encode(picture, "JPEG", **options)
+    read = decode(whole, SIZE, 10**7)
+    sizes = []
+    load = JpegImageFile.load
+
+    def watched(opened):
+        sizes.append(opened.size)
+        return load(opened)
+
+    monkeypatch.setattr(JpegImageFile, "load", watched)
+    first_scan = jpeg_end.first_scan(whole)
+    ended = jpeg_end.with_end(whole[:-2], first_scan)
+    assert ended == whole
+    assert jpeg_end.is_whole(ended, first_scan)
+    assert set(sizes) == {(600, 450)}
+    assert np.array_equal(decode(whole[:-2], SIZE, 10**7), read)
+    for cut in (8, 20, 200, 1000, 10_000, len(whole) // 2):  # more than the noise behind it has too
+        with pytest.raises(DamagedImage, match="truncated or damaged"):
+            decode(whole[:-cut], SIZE, 10**7)
 
 
 def test_a_progressive_jpeg_that_ends_behind_a_scan_lacks_more_than_its_end():

@@ -8,6 +8,7 @@ import pytest
 
 from sgn_serve.process import confinement
 from sgn_serve.process.confinement import Confinement, landlock_version
+from tests.sgn_serve.decoders.test_decoder import FORBIDDEN, LARGE, SMALL
 
 LINUX = sys.platform.startswith("linux")
 
@@ -54,7 +55,7 @@ print(resource.getrlimit(resource.RLIMIT_AS)[1])
 
 
 @pytest.mark.skipif(not landlock_version(), reason="the kernel has no Landlock")
-def test_landlock_alone_denies_files_and_connections(project_root: Path) -> None:
+def test_landlock_alone_denies_files(project_root: Path) -> None:
     program = """
 confinement._prctl(38, 1)
 assert confinement.deny_files_and_network() == confinement.landlock_version()
@@ -65,6 +66,22 @@ for attempt in (lambda: open("/etc/hostname"), lambda: os.listdir("/"), lambda: 
         print(error.errno)
 """
     assert run(project_root, program) == "13\n" * 3
+
+
+@pytest.mark.skipif(landlock_version() < 4, reason="the kernel's Landlock knows no TCP")
+def test_landlock_alone_denies_tcp(project_root: Path) -> None:
+    program = """
+listener = socket.create_server(("127.0.0.1", 0))
+confinement._prctl(38, 1)
+assert confinement.deny_files_and_network() == confinement.landlock_version()
+address = listener.getsockname()
+for attempt in (lambda one: one.bind(("127.0.0.1", 0)), lambda one: one.connect(address)):
+    try:
+        attempt(socket.socket())
+    except PermissionError as error:
+        print(error.errno)
+"""
+    assert run(project_root, program) == "13\n" * 2
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux has it")
@@ -139,3 +156,33 @@ os._exit(0)
 """
     said = run(project_root, program).split("\n")
     assert said in (["no seccomp", ""], ["thread" if threads else "no thread", "no process", ""])
+
+
+@pytest.mark.skipif(not LINUX or os.uname().machine != "x86_64", reason="the container's filter is that of x86-64")
+def test_nothing_is_missing_under_the_filter_of_a_default_container(project_root: Path) -> None:
+    program = """
+import asyncio
+import logging
+from contextlib import suppress
+from sgn_serve.pictures.errors import PictureRefused
+from tests.sgn_serve.decoders.test_decoder import FORBIDDEN, running, value
+from tests.sgn_serve.process.container_filter import confine_as_a_container
+
+async def main():
+    async with running() as decoder:
+        print(",".join(decoder.small.confinement.means()), ",".join(decoder.large.confinement.means()))
+        print(await value(decoder, "well"), await value(decoder, "large well"))
+        for command in FORBIDDEN:
+            with suppress(PictureRefused):
+                await value(decoder, command)
+        print(sum("Operation not permitted" in line for line in said))
+
+said = []
+handler = logging.Handler()
+handler.emit = lambda record: said.append(record.getMessage())
+logging.getLogger("bentoml.sgn_serve").addHandler(handler)
+confine_as_a_container()
+asyncio.run(main())
+"""
+    means = ",".join(Confinement(landlock_version(), True, True).means())
+    assert run(project_root, program) == f"{means} {means}\n{SMALL} {LARGE}\n{len(FORBIDDEN)}\n"

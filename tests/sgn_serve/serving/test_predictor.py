@@ -13,6 +13,7 @@ from sgn_serve.decoders.sharing import SharedDecoder
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import (
     DamagedImage,
+    DecoderCrashed,
     NotAnImage,
     TooManyPixels,
     TooManyWaiting,
@@ -110,6 +111,7 @@ def test_large_pictures_that_wait_leave_the_queue_to_small_ones(tmp_path, monkey
         (TooManyPixels("why"), "too_many_pixels"),
         (TooSlow("why"), "too_slow_to_decode"),
         (DamagedImage("why"), "damaged_image"),
+        (DecoderCrashed("why"), "decoder_crashed"),
         (TooManyWaiting(7), "overloaded"),
     ],
 )

@@ -9,6 +9,8 @@ from training.checkpoint import load_checkpoint
 from training.command import main
 from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError
+from training.loop.state import TrainerError
+from training.loop.trainer import Trainer
 
 
 @pytest.fixture
@@ -108,6 +110,22 @@ def test_a_missing_test_folder_is_said_at_the_start_of_training(mine, runs, caps
     said = capsys.readouterr().err
     assert f"{mine / 'test'} is missing" in said
     assert "training.evaluate" in said
+
+
+def test_a_missing_test_folder_is_said_before_the_first_epoch(mine, runs, capsys, monkeypatch):
+    said = []
+
+    def no_epoch(trainer, *arguments):
+        said.append(capsys.readouterr().err)
+        raise TrainerError("no epoch today")
+
+    monkeypatch.setattr(Trainer, "_train_epoch", no_epoch)
+    shutil.rmtree(mine / "test")
+    options = ("--method=standard", "--validation-pictures=3", "--batch-size=2")
+    assert main(arguments(mine, "stopped", *options, epochs=1)) == 2
+    assert "no epoch today" in capsys.readouterr().err
+    (before,) = said
+    assert f"{mine / 'test'} is missing" in before
 
 
 def test_resizing_is_for_folders_of_pictures(mine):

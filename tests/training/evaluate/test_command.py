@@ -72,6 +72,19 @@ def test_a_network_that_answers_with_nan_is_not_judged(tmp_path, picture_folder,
     assert not checkpoint.with_name("evaluation.json").exists()
 
 
+def test_an_architecture_that_no_machine_can_build_is_not_judged(tmp_path, picture_folder, capsys):
+    checkpoint = save_untrained(tmp_path, block=True)
+    description = json.loads(load_checkpoint_text(checkpoint)) | {"architecture": "wrn-10-1000000"}
+    save_file(load_file(checkpoint), checkpoint, metadata={METADATA_KEY: json.dumps(description)})
+    assert main([f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=9", "--device=cpu"]) == 2
+    printed, told = capsys.readouterr()
+    (line,) = told.strip().splitlines()
+    assert line.startswith(f"error: {checkpoint}: ")
+    assert "wrn-10-1000000 has 64000000 channels, and the file's tensors at most 64" in line
+    assert printed == ""
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
+
+
 @pytest.fixture(params=[True, False], ids=["with block", "plain"])
 def checkpoint(request, tmp_path):
     return save_untrained(tmp_path, block=request.param)
