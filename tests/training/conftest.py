@@ -7,9 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.processes import SHORT
-from training.evaluate.diagnostics import accuracy_curve
-from training.loop import validation
+from tests.short_attacks import shorten
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -57,13 +55,9 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_attacks() -> Iterator[None]:
-    """Validation and a report's curve attack with two steps: for tests that do not look at how strong they are.
-
-    With all ten and forty steps they take most of the time of a tiny run.
-    """
+    """Validation, and a report's curve and slow-down, attack with two steps: see tests/short_attacks.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "_STEPS", SHORT)
-        patch.setattr(accuracy_curve, "STEPS", SHORT)
+        shorten(patch.setattr)
         yield
 
 
