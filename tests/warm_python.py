@@ -56,6 +56,8 @@ OTHERS = ("sgn_serve", "bentoml", "serve", "classify", "report")
 def running_warm_python(imported: Sequence[str] = IMPORTED) -> Iterator[Path]:
     """Yield the program `python` until the block ends. It takes `-c CODE` and `-m MODULE` with arguments.
 
+    Where the variable WARM_PYTHON names it, its commands find it as sys.executable, for those that they run.
+
     Args:
         imported: Modules that are imported before the first command, with the PYTHONPATH of this moment.
     """
@@ -148,6 +150,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.executable = environment.get("WARM_PYTHON", sys.executable)
     option, what, *rest = arguments
     sys.argv = [option, *rest]
     sys.path[0] = folder
