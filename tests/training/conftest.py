@@ -39,7 +39,7 @@ def network() -> NetworkFactory:
 
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of 16x16 pictures, three classes told apart by colour under noise; 40 + 8 pictures a class."""
+    """An image folder of 8x8 pictures, three classes told apart by colour under noise; 40 + 8 pictures a class."""
     root = tmp_path_factory.mktemp("pictures")
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 40), ("test", 8)):
@@ -47,7 +47,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                noise = torch.randint(-40, 40, (16, 16, 3), generator=generator)
+                noise = torch.randint(-40, 40, (8, 8, 3), generator=generator)
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return root
