@@ -132,10 +132,10 @@ def cost(both: Path, plain: Path, size: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def cpu_ms(call: Callable[[], None], least_seconds: float = LEAST_SECONDS) -> float:
+def cpu_ms(call: Callable[[], None]) -> float:
     """Return the mean processor time of one call, in milliseconds."""
     calls, start = 0, time.process_time()
-    while (spent := time.process_time() - start) < least_seconds or not calls:
+    while (spent := time.process_time() - start) < LEAST_SECONDS or not calls:
         call()
         calls += 1
     return 1000 * spent / calls

@@ -1,5 +1,6 @@
 """Shared by all tests: where the project is, the devices, and how threads wait."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,26 @@ if TYPE_CHECKING:
 # times the work. So a lane has one thread, and threads do not spin while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# AOTInductor's compiler is believed to know this processor's vector instructions: PyTorch would compile a library for
+# each kind to find out, where its cache is empty, and a compiler that does not know them fails the tests anyway.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak-seconds", type=float, default=600.0, help="how long tests marked slow put a server to work"
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_collections() -> Iterator[None]:
+    """Collect garbage rarely. Tracing makes so many objects that collections took a tenth of an export's time."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

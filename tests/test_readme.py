@@ -9,7 +9,9 @@ of one page share a folder and are run in order; a test of one block runs those 
 - `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings
   and the model can be served; requests to localhost:3000 go to a server that this test has started;
 - `sgn ...` becomes `python -m sgn ...`, and `sgn serve ...` is checked as `bentoml serve` is, its options as settings;
-- `python` has imported PyTorch and the like already: see tests/warm_python.py;
+- `python` has imported PyTorch and the like already, and the checks of a report take few steps: see
+  tests/warm_python.py;
+- `--pictures 10` becomes `--pictures 4`;
 - what commands write stays out of the checkout.
 
 A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
@@ -89,6 +91,7 @@ def as_run(block: Block, server_url: str) -> list[str]:
         # The clients of other servers want the address without its scheme, so it stays as the page has it.
         return ["python", "-c", block.commands.replace("localhost:3000", server_url.removeprefix("http://"))]
     commands = re.sub(r"(?:http://)?localhost:3000", server_url, block.commands)
+    commands = re.sub(r"--pictures 10\b", "--pictures 4", commands)
     commands = re.sub(r"^make\b", "make -n", commands, flags=re.MULTILINE)
     commands = re.sub(
         r"^((?:\w+=\S* +)*)bentoml serve\b.*$", r"\1python -m sgn_serve.check", commands, flags=re.MULTILINE
@@ -216,9 +219,12 @@ def test_the_convention_itself() -> None:
     assert (first.commands, first.reason, first.name) == ("make serve\n", None, "README.md:1")
     assert (second.commands, second.reason, second.instead) == ("python -m training\n", "takes an hour", "x.md")
     assert (third.output, fourth.language) == ("{}\n", "python")
-    (shell,) = read_blocks(README, "```sh\nmake serve\nSGN_TOP_K=2 bentoml serve\ncurl localhost:3000/x\n```\n")
+    (shell,) = read_blocks(
+        README, "```sh\nmake serve\nSGN_TOP_K=2 bentoml serve\ncurl localhost:3000/x\nsgn judge --pictures 10\n```\n"
+    )
     assert as_run(shell, "http://h:1")[-1] == (
         "set -euo pipefail\nmake -n serve\nSGN_TOP_K=2 python -m sgn_serve.check\ncurl http://h:1/x\n"
+        "python -m sgn judge --pictures 4\n"
     )
     assert same({"a": [0.5, "b", True]}, {"a": [0.5004, "b", True]})
     assert not same({"a": 0.5}, {"a": 0.6})

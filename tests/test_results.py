@@ -151,7 +151,9 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     pictures = load_pictures("image-folder", tmp_path, "test")
     model, info = load_checkpoint(Path(BUNDLED / "model.safetensors"))
     assert pictures.class_names == info.class_names
-    images, labels = to_float(pictures.images), pictures.labels
+    # As judge has them: it takes three quarters of the time.
+    model.to(memory_format=torch.channels_last)
+    images, labels = to_float(pictures.images).contiguous(memory_format=torch.channels_last), pictures.labels
     torch.manual_seed(0)
     attack = ProjectedGradientAscent(eps=8 / 255, steps=20, step_size=2 / 255)
     attacked = attack.perturb(held_view(model), images, labels)

@@ -2,10 +2,12 @@
 
 Each command is still a process of its own, with its own arguments, folder, environment, output and exit status. The
 imports alone are made once: PyTorch takes more processor time than most commands of the documentation.
+Trainings and reports attack with few steps where no test looks at how strong they are: see tests/short_attacks.py.
 What a command imports, and when, is tested elsewhere: tests/test_imports.py, tests/test_start_up.py.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -18,14 +20,17 @@ import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-IMPORTED = ("training.train", "training.evaluate.evaluate", "training.convert.convert", "export.export")
-"""Modules that are imported before the first command. They import PyTorch."""
+IMPORTED = (
+    *("training.train", "training.evaluate.evaluate", "training.convert.convert", "export.export"),
+    "torch._dynamo",  # what torch.func.grad and the first step of an optimiser import
+)
+"""Modules that are imported before the first command, where none are named. They import PyTorch."""
 PROGRAM = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -48,8 +53,14 @@ OTHERS = ("sgn_serve", "bentoml", "serve", "classify", "report")
 
 
 @contextmanager
-def running_warm_python() -> Iterator[Path]:
-    """Yield the program `python` until the block ends. It takes `-c CODE` and `-m MODULE` with arguments."""
+def running_warm_python(imported: Sequence[str] = IMPORTED) -> Iterator[Path]:
+    """Yield the program `python` until the block ends. It takes `-c CODE` and `-m MODULE` with arguments.
+
+    Where the variable WARM_PYTHON names it, its commands find it as sys.executable, for those that they run.
+
+    Args:
+        imported: Modules that are imported before the first command, with the PYTHONPATH of this moment.
+    """
     with tempfile.TemporaryDirectory() as folder:
         address = str(Path(folder) / "socket")
         program = Path(folder) / "python"
@@ -59,7 +70,7 @@ def running_warm_python() -> Iterator[Path]:
             listener.bind(address)
             listener.listen()
             server = subprocess.Popen(
-                [sys.executable, __file__, str(listener.fileno())],
+                [sys.executable, __file__, str(listener.fileno()), *imported],
                 cwd=folder,
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
@@ -72,10 +83,12 @@ def running_warm_python() -> Iterator[Path]:
             server.wait()
 
 
-def serve(listener: socket.socket) -> None:
-    """Fork for every command until standard input is closed."""
-    for name in IMPORTED:
+def serve(listener: socket.socket, imported: Sequence[str]) -> None:
+    """Import modules, then fork for every command until standard input is closed."""
+    for name in imported:
         importlib.import_module(name)
+    importlib.import_module("tests.short_attacks").shorten()
+    gc.freeze()  # no command looks through what it did not make itself
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         with connection:
@@ -137,6 +150,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.executable = environment.get("WARM_PYTHON", sys.executable)
     option, what, *rest = arguments
     sys.argv = [option, *rest]
     sys.path[0] = folder
@@ -151,4 +165,4 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

@@ -11,7 +11,7 @@ from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_c
 TINY = CheckpointInfo(
     architecture="wrn-10-1",
     class_names=("blue", "green", "red"),
-    image_size=(16, 16),
+    image_size=(8, 8),
     mean=(0.4, 0.5, 0.6),
     std=(0.2, 0.25, 0.3),
     dataset="colours",

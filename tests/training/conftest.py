@@ -7,9 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.processes import SHORT
-from training.evaluate.diagnostics import accuracy_curve
-from training.loop import validation
+from tests.short_attacks import shorten
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -41,7 +39,7 @@ def network() -> NetworkFactory:
 
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of 16x16 pictures, three classes told apart by colour under noise; 40 + 8 pictures a class."""
+    """An image folder of 8x8 pictures, three classes told apart by colour under noise; 40 + 8 pictures a class."""
     root = tmp_path_factory.mktemp("pictures")
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 40), ("test", 8)):
@@ -49,7 +47,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                noise = torch.randint(-40, 40, (16, 16, 3), generator=generator)
+                noise = torch.randint(-40, 40, (8, 8, 3), generator=generator)
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return root
@@ -57,13 +55,9 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_attacks() -> Iterator[None]:
-    """Validation and a report's curve attack with two steps: for tests that do not look at how strong they are.
-
-    With all ten and forty steps they take most of the time of a tiny run.
-    """
+    """Validation, and a report's curve and slow-down, attack with two steps: see tests/short_attacks.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "_STEPS", SHORT)
-        patch.setattr(accuracy_curve, "STEPS", SHORT)
+        shorten(patch.setattr)
         yield
 
 

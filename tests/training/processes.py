@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.short_attacks import shorten
+
 _ROOT = Path(__file__).parents[2]
 # The server imports once what each new Python would take seconds of processor time to import, and forks from there.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -28,16 +30,11 @@ def start_training(argv: list[str], folder: Path, **environment: str) -> BasePro
 
 def _train(argv: list[str], folder: Path, environment: dict[str, str]) -> None:
     from training.command import main
-    from training.loop import validation
 
     os.chdir(folder)
     os.environ.update(environment)
     for descriptor, name in ((1, "output.txt"), (2, "error.txt")):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
-    validation._STEPS = SHORT
+    shorten()
     sys.exit(main(argv))
-
-
-SHORT = 2
-"""Steps of an attack of whose strength no test says anything."""

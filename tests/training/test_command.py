@@ -30,10 +30,10 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     for name in ("../x", "/tmp/x", "a/../../b", ".", "", "a//b"):
         error = failure(capsys, arguments(nowhere, name))
         assert f"--run {name!r} is no name of a folder in runs/; give one without '..'" in error
-    for option in ("--cutout=17", "--crop-padding=17"):
-        error = failure(capsys, arguments(nowhere, "a", "--image-size=16", option))
-        assert "17 is more than the 16 pixels of a picture's side; pass a smaller one" in error
-        assert "is more than the 16 pixels" in failure(capsys, arguments(picture_folder, "a", option))
+    for option in ("--cutout=9", "--crop-padding=9"):
+        error = failure(capsys, arguments(nowhere, "a", "--image-size=8", option))
+        assert "9 is more than the 8 pixels of a picture's side; pass a smaller one" in error
+        assert "is more than the 8 pixels" in failure(capsys, arguments(picture_folder, "a", option))
     assert "--lr-warmup does nothing" in failure(
         capsys, arguments(nowhere, "a", "--lr-schedule=step", "--lr-warmup=0.1")
     )

@@ -184,7 +184,9 @@ class Evaluation:
             bar.reset(gradient_check.DIRECTIONS * len(some))
             bar.set_description("checking gradients")
             shown = replace(some, on_batch=bar.update)
-            correlations = gradient_check.finite_difference_correlations(shown, found, progress=progress)
+            correlations = gradient_check.finite_difference_correlations(
+                shown, found, gradient_check.DIRECTIONS, progress
+            )
         # Those of rows that an earlier command measured stay.
         known = self.report.measured.get("gradient_correlation", {})
         rounded = {name: round(value, 4) for name, value in correlations.items()}

@@ -1,6 +1,7 @@
 """One rehearsal of everything, for all tests that read what it wrote."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from release.gpu.plan import REHEARSAL
 from release.gpu.record import NAME
 from release.gpu.stage import Settings
 from tests.release.gpu.rehearsals import FAILING, OVERLONG, settings_in
+from tests.warm_python import running_warm_python
 
 NOT_IN_THE_IMAGE = ("onnx", "onnxruntime", "onnxscript", "openvino", "bentoml", "pydantic", "starlette", "httpx")
+STAGES_IMPORT = ("training.loop.trainer", "training.attacks.auto_attack", "torch._dynamo")
+"""Modules that most stages import. They are imported once, where what the image may lack cannot be imported either."""
 
 
 @pytest.fixture(scope="session")
@@ -36,5 +40,8 @@ PathFinder.find_spec = partial(find_spec, PathFinder.find_spec)
     stages = (REHEARSAL[0], FAILING, OVERLONG, *REHEARSAL[1:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(blocker))
-        assert run_stages(stages, settings, {"rehearsal": True}, minutes=10) == 1
+        with running_warm_python(STAGES_IMPORT) as python:
+            patch.setattr(sys, "executable", str(python))
+            patch.setenv("WARM_PYTHON", str(python))
+            assert run_stages(stages, settings, {"rehearsal": True}, minutes=10) == 1
     return json.loads((Path(settings.out) / NAME).read_text()), settings

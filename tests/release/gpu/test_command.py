@@ -77,10 +77,12 @@ def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path)
         record = Record(tmp_path / NAME)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if record.path.is_file() and record.stage("train-plain")["status"] == "running":
+            started = record.path.is_file() and record.stage("train-plain")["status"] == "running"
+            children = psutil.Process(process.pid).children()
+            if started and children:
                 break
             time.sleep(0.1)
-        (child,) = psutil.Process(process.pid).children()
+        (child,) = children
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     finally:

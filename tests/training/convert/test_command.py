@@ -193,7 +193,7 @@ def test_a_converted_network_is_judged_as_it_is(
 ) -> None:
     torch.manual_seed(0)
     state = lively(WideReference(1, 1, 3)).state_dict()
-    checkpoint = converted(tmp_path, state, "--image-size", "16", "--epsilon", "8/255", classes="blue,green,red")
+    checkpoint = converted(tmp_path, state, "--image-size", "8", "--epsilon", "8/255", classes="blue,green,red")
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
     assert evaluate([*argv, "--attacks", "fgsm", f"--report={tmp_path / 'judged'}"]) == 0
     report = json.loads((tmp_path / "judged" / "evaluation.json").read_text())

@@ -13,7 +13,7 @@ from training.data.picture_set import DatasetError, PictureSet
 
 def test_image_folder(picture_folder):
     train = load_pictures("image-folder", picture_folder, "train")
-    assert train.images.shape == (120, 3, 16, 16)
+    assert train.images.shape == (120, 3, 8, 8)
     assert train.images.dtype == torch.uint8
     assert train.class_names == ("blue", "green", "red")
     assert train.images[train.labels == 0].float().mean(dim=(0, 2, 3)).argmax() == 2
@@ -70,11 +70,11 @@ def test_pictures_that_would_fill_the_memory_are_kept_on_the_disk(picture_folder
 def test_pictures_that_fit_neither_memory_nor_disk_are_refused_before_they_are_decoded(
     picture_folder, runs, monkeypatch
 ):
-    monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 120 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("training.data.picture_folder.free_memory", lambda device: 120 * 3 * 8 * 8 - 1)
     monkeypatch.setattr("training.data.picture_folder.read_rgb", lambda *_, **__: pytest.fail("decoded a picture"))
-    full = shutil.disk_usage("/")._replace(free=120 * 3 * 16 * 16 - 1)
+    full = shutil.disk_usage("/")._replace(free=120 * 3 * 8 * 8 - 1)
     monkeypatch.setattr("training.data.mapped_file.shutil.disk_usage", lambda path: full)
-    with pytest.raises(DatasetError, match=r"120 pictures of 16x16 take .* on the disk of runs/; .*--image-size"):
+    with pytest.raises(DatasetError, match=r"120 pictures of 8x8 take .* on the disk of runs/; .*--image-size"):
         load_pictures("image-folder", picture_folder, "train")
     runs.rmdir()
     runs.write_text("a file")

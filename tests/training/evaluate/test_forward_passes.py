@@ -10,12 +10,15 @@ from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwo
 
 
 def test_the_bar_lives_while_a_batch_is_attacked():
+    torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
     model = SelfGradientNetwork(nn.Sequential(*layers), SelfGradientBlock(scale=8 / 255)).eval()
     output = io.StringIO()
     attack = gradient_attack.pgd_attack(5)
+    images = torch.rand(2, 3, 8, 8)
+    labels = model(images).argmax(dim=1)
     with tqdm(total=2, file=output, mininterval=0) as bar, passes_shown(model.backbone, bar):
-        attack.perturb(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 8 / 255)
+        attack.perturb(model, images, labels, 1e-6)  # under which no picture falls and ends its attack
         assert bar.n == 0
         assert "5 forward passes" in output.getvalue()
     shown = output.getvalue()

@@ -49,8 +49,16 @@ def figures(report: Report) -> dict:
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ten_directions(short_attacks):
+    """As many directions as there are moments at which a test interrupts their check."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient_check, "DIRECTIONS", 10)
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, short_attacks):
+def whole(tmp_path_factory, ten_directions):
     one = evaluation(tmp_path_factory.mktemp("whole"))
     one.run(some_attacks())
     return figures(one.report)
@@ -77,7 +85,7 @@ PHASES = [
     (Attack, "perturb", 4, "the same command continues after 1 of 6 attacks"),
     (Attack, "perturb", 6, "the same command continues in block off: clean, after 6 of 8 pictures"),
     (gradient_check, "_gradients", 1, "the same command continues after 2 of 6 attacks"),
-    (CheckProgress, "save", 8, "the same command continues in the check of gradients, after 7 of 20 directions"),
+    (CheckProgress, "save", 8, "the same command continues in the check of gradients, after 7 of 10 directions"),
     (run, "batch_dependence", 1, "the same command continues after 2 of 6 attacks"),
     (Attack, "perturb", 7, "the same command continues after 2 of 6 attacks"),
     (Attack, "perturb", 8, "the same command continues in block on: PGD-2, after 3 of 8 pictures"),
@@ -106,13 +114,13 @@ def test_an_interrupt_in_each_phase(phase, tmp_path, whole, monkeypatch):
 def test_a_check_that_was_interrupted_measures_what_is_left_alone(tmp_path, whole, monkeypatch):
     one = evaluation(tmp_path)
     with monkeypatch.context() as patch:
-        stop_at(patch, CheckProgress, "save", 15)
+        stop_at(patch, CheckProgress, "save", 5)
         with pytest.raises(KeyboardInterrupt):
             one.run(some_attacks())
     saved = stop_at(monkeypatch, CheckProgress, "save", 1000)
     again = evaluation(tmp_path)
     again.run(some_attacks())
-    assert len(saved) == 20 - 14
+    assert len(saved) == gradient_check.DIRECTIONS - 4
     assert figures(again.report) == whole
 
 

@@ -26,6 +26,8 @@ from training.evaluate.any_module import JudgeError, checked_images, checked_lab
 from training.evaluate.saved_report import SavedReportError
 from training.networks.self_gradient import SelfGradientNetwork
 
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.short_attacks import shorten_gradient_attacks
 from training.attacks import gradient_attack
 from training.attacks.auto_attack import GradientStage
 from training.attacks.black_box import SourceNetwork
-from training.attacks.gradient_attack import Attack
 from training.attacks.projected_gradient import loss_gradient, margin
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
@@ -70,13 +70,8 @@ def full(tmp_path_factory):
         betas=(20.0,),
         graph=cast(Any, graph),
     )
-    perturb = Attack.perturb
-
-    def few_steps(self: Attack, *given: Any) -> Tensor:
-        return perturb(replace(self, steps=min(self.steps, 4)), *given)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Attack, "perturb", few_steps)
+        shorten_gradient_attacks(patch.setattr)
         return evaluation, attacks, evaluation.run(attacks)
 
 

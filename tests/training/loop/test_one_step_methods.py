@@ -37,7 +37,7 @@ def test_a_resumed_run_gives_the_uninterrupted_network(name, picture_folder, run
     assert ("perturbations" in whole) == ("--attack-start=prior" in METHODS[name])
     if "perturbations" in whole:
         assert whole["perturbations"].dtype == torch.int8
-        assert whole["perturbations"].shape == (120, 3, 18, 18)
+        assert whole["perturbations"].shape == (120, 3, 10, 10)
         assert torch.equal(whole["perturbations"], parts["perturbations"])
         assert whole["perturbations"].abs().float().mean() < 127  # not the corners that it started with
 

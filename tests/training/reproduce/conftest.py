@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.short_attacks import shorten_gradient_attacks
 from training import command as train
 from training.evaluate import command as evaluate
 from training.reproduce.experiment import Experiment
@@ -17,7 +18,7 @@ IN_A_PROCESS = Experiment._python
 def in_this_process(monkeypatch: pytest.MonkeyPatch, short_attacks: None) -> list[list[str]]:
     """Runs what would be processes of their own here, where small archives pass torchvision's check; returns them.
 
-    They attack fewer pictures than the budget says: which figures there are does not depend on how many.
+    They attack fewer pictures than the budget says, in fewer steps: which figures there are does not depend on that.
     """
     smoke = BUDGETS["smoke"]
     monkeypatch.setitem(BUDGETS, "smoke", replace(smoke, pictures=6, flags=(*smoke.flags, "--validation-attacked=4")))
@@ -29,4 +30,5 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, short_attacks: None) -> lis
         return mains[arguments[1]]([*arguments[2:], "--device=cpu"])
 
     monkeypatch.setattr(Experiment, "_python", run)
+    shorten_gradient_attacks(monkeypatch.setattr)
     return commands
