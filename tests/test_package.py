@@ -81,26 +81,17 @@ def test_the_version_is_that_of_pyproject(programs, tmp_path):
 def test_weights_of_another_program_are_converted_exported_and_can_be_served(programs, tmp_path):
     torch.manual_seed(0)
     torch.save(build_backbone("wrn-10-1", 3).state_dict(), tmp_path / "theirs.pt")
-    convert = [
-        "convert",
-        "--weights=theirs.pt",
-        "--arch=wrn-10-1",
-        "--classes=red,green,blue",
-        "--out=run/m.safetensors",
-    ]
-    # One process, as PyTorch takes seconds to import. Other tests run the program sgn.
-    code = f"""
-import os, sys
-import export, sgn, sgn_serve, sgn_serve.check, training
-from sgn.command import main
-assert all(m.__file__.startswith({str(programs.parent)!r}) for m in (export, sgn, sgn_serve, training))
-assert main({convert}) == 0
-assert main(["export", "--ckpt=run/m.safetensors", "--onnx=ours.onnx"]) == 0
-os.environ["SGN_MODEL"] = "ours.onnx"
-sys.exit(sgn_serve.check.main())
-"""
+    for command in (
+        ["convert", "--weights=theirs.pt", "--arch=wrn-10-1", "--classes=red,green,blue", "--out=run/m.safetensors"],
+        ["export", "--ckpt=run/m.safetensors", "--onnx=ours.onnx"],
+    ):
+        done = ran([programs / "sgn", *command], tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    code = "import export, sgn, sgn_serve, sgn_serve.check, sys, training\n"
+    code += f"assert all(m.__file__.startswith({str(programs.parent)!r}) for m in (export, sgn, sgn_serve, training))\n"
+    code += "import os; os.environ['SGN_MODEL'] = 'ours.onnx'; sys.exit(sgn_serve.check.main())"
     done = ran([programs / "python", "-c", code], tmp_path)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.returncode == 0, done.stderr
     assert "ours.onnx: 3 classes" in done.stdout
 
 
