@@ -105,9 +105,7 @@ def frozen_comparisons() -> list[tuple[str, dict[str, Any]]]:
         ("lowest of the quick attacks", QUICK),
         (f"lowest of these, {' and '.join(strong)}", (*QUICK, *strong)),
     )
-    return [
-        (title, compare(*(survivors(report, state, titles) for state in (ON, OFF)))) for title, titles in compared
-    ]
+    return [(title, compare(*(survivors(report, state, titles) for state in (ON, OFF)))) for title, titles in compared]
 
 
 def frozen_verdict(compared: list[tuple[str, dict[str, Any]]]) -> str:

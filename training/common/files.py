@@ -9,7 +9,6 @@ from pathlib import Path
 
 from training.common.errors import TrainingError
 
-
 _FOLDER = 0x10
 """Bit of a ZIP entry's attributes that says it is a folder. torch.save never sets it."""
 

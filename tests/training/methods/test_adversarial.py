@@ -19,14 +19,10 @@ from training.attacks import views
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("method", ["pgd", "self-gradient"])
-@pytest.mark.parametrize(
-    ("steps", "start", "smoothing"),
-    [(1, "uniform", 0.0), (3, "uniform", 0.2), (1, "image", 0.2), (3, "image", 0.0)],
-)
-def test_self_gradient_and_pgd_are_cross_entropy_after_k_steps(
-    network, batch, method, steps, start, smoothing, precision
-):
+@pytest.mark.parametrize("attack", [(1, "uniform", 0.0), (3, "uniform", 0.2), (1, "image", 0.2), (3, "image", 0.0)])
+def test_self_gradient_and_pgd_are_cross_entropy_after_k_steps(network, batch, method, attack, precision):
     images, labels = batch
+    steps, start, smoothing = attack
     options = {"attack_steps": steps, "attack_step_size": 4 / 255, "attack_start": start}
     model = network(scale=EPS, block=method == "self-gradient")
     config = configured(method, label_smoothing=smoothing, **options)

@@ -47,9 +47,11 @@ def attack_by_hand(seen, images, labels, steps, weight, start):
 
 @pytest.mark.parametrize("precision", EXACT_OR_BF16)
 @pytest.mark.parametrize("prior", [False, True])
-@pytest.mark.parametrize(("steps", "step", "nuclear"), [(1, 0, [False]), (1, 1, [True]), (2, 0, [True, False])])
-def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, steps, step, nuclear, prior, precision):
+@pytest.mark.parametrize("turns", [(0, [False]), (1, [True]), (0, [True, False])])
+def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, turns, prior, precision):
     labels = batch[1]
+    step, nuclear = turns
+    steps = len(nuclear)
     model, images = in_type(precision, network(block=False).train(), batch[0])
     progress, weight, smoothing = 0.25, 8.0, 0.1
     method = build_method(configured("nuat", attack_steps=steps, nuclear_weight=weight, label_smoothing=smoothing))
