@@ -61,6 +61,7 @@ def test_the_steps_are_those_of_nesterovs_sgd_and_the_block_does_not_decay(momen
 
     def record(*_):
         for name, value in made.model.named_parameters():
+            assert value.grad is not None
             gradients[name].append(value.grad.clone())
 
     made.optimizer.register_step_pre_hook(record)
@@ -71,7 +72,7 @@ def test_the_steps_are_those_of_nesterovs_sgd_and_the_block_does_not_decay(momen
         expected = nesterov(start[name], gradients[name], momentum, decay)
         torch.testing.assert_close(value.detach(), expected, rtol=1e-5, atol=1e-7, msg=name)
     # Other values lead elsewhere, so the comparison above tells them apart.
-    weight = made.model.backbone.stem.weight
+    weight = made.model.get_parameter("backbone.stem.weight")
     for other in ((0.4, weight_decay), (momentum, weight_decay + 0.01)):
         elsewhere = nesterov(start["backbone.stem.weight"], gradients["backbone.stem.weight"], *other)
         assert not torch.allclose(weight, elsewhere, rtol=1e-5, atol=1e-7)
@@ -85,7 +86,9 @@ def test_a_step_sees_a_batch_of_pictures_in_the_precision_that_is_asked_for(meth
     types: set[torch.dtype] = set()
     steps: list[int] = []
     made.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    made.model.backbone.classifier.register_forward_hook(lambda _, inputs, logits: types.add(logits.dtype))
+    made.model.get_submodule("backbone.classifier").register_forward_hook(
+        lambda _, inputs, logits: types.add(logits.dtype)
+    )
     made.optimizer.register_step_pre_hook(lambda *_: steps.append(len(sizes)))
     train_epoch(made)
     assert set(sizes) == {batch_size}

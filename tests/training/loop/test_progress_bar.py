@@ -72,7 +72,7 @@ class Drawn:
 @pytest.fixture
 def watched(monkeypatch):
     """Returns a function that trains, and returns all that the bar drew, and the work as it was estimated."""
-    passes_counted, real_time_left = progress_bar.passes_counted, trainer.TimeLeft
+    passes_counted = progress_bar.passes_counted
     now = [500.0]
     drawn: list[Drawn] = []
     work: list[Work] = []
@@ -91,7 +91,7 @@ def watched(monkeypatch):
         return passes_counted(backbone, turn)
 
     def time_left(*given: Any, **options: Any) -> TimeLeft:
-        made = real_time_left(*given, **{"clock": lambda: now[0], **options})
+        made = TimeLeft(*given, **{"clock": lambda: now[0], **options})
         work.append(made.work)
         return made
 

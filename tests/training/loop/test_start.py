@@ -140,6 +140,7 @@ def test_a_plain_state_dict_of_timm_gives_the_checkpoint_timms_normalisation(
     assert main(arguments(picture_folder, "a", *given, epochs=1)) == 0
     assert "(timm's for this network)" in capsys.readouterr().out
     configured = timm.get_pretrained_cfg(name)
+    assert configured is not None
     network, info = load_checkpoint(runs / "a" / "model.safetensors")
     assert (info.mean, info.std) == (configured.mean, configured.std)
     assert configured.mean == ((0.5,) * 3 if name == "test_resnet" else (0.485, 0.456, 0.406))
