@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import fx, nn
 
 from export.capture.graph import capture, example_image
@@ -96,10 +97,33 @@ def export_graph(
         for runner in _runners(file_format, partial, passes.output_names):
             verification = verify(runner, passes, pictures)
             if not verification.passed:
-                raise VerificationError("the graph's outputs differ from PyTorch's", verification)
+                cause = _cause_of_difference(network, graph)
+                raise VerificationError(f"the graph's outputs differ from PyTorch's{cause}", verification)
         if network.block is not None and file_format.second_pass is not None:
             verify_extreme_gradients(file_format.second_pass(partial), network, pictures[:1], TOLERANCES[LOGITS])
     return verification
+
+
+_IN_ANY_ORDER = {
+    torch.ops.aten.sort.default: "pass stable=True to it",
+    torch.ops.aten.topk.default: "take the first of x.sort(dim, descending=True, stable=True) instead",
+}
+"""Operators that may put equal values in any order, and what to do about it."""
+
+
+def _cause_of_difference(network: SelfGradientNetwork, graph: fx.GraphModule) -> str:
+    """Return why a graph's outputs may differ from PyTorch's, with the cure; "" where nothing in it tells."""
+    for operator, cure in _IN_ANY_ORDER.items():
+        if graph.graph.find_nodes(op="call_function", target=operator):
+            name = operator._schema.name
+            layer = None
+            with suppress(Exception):  # running the user's network may raise anything; the present error says more
+                layer = layer_of_operator(network, name, example_image(graph)[:1])
+            return (
+                f": {name.removeprefix('aten::')}{f' at its layer {layer}' if layer else ''} may put equal values in "
+                f"another order there, which moves their gradients; {cure}"
+            )
+    return ""
 
 
 def _runners(file_format: Format, path: Path, output_names: tuple[str, ...]) -> Iterator[GraphRunner]:

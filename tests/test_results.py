@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from benchmarks.service import command as service
+from docs.generator.figures import figure
 from docs.generator.readme import AUTO_CHOSEN, README, auto_column, five_rows, section
-from docs.generator.results import RESULTS, result, rows
+from docs.generator.results import RESULTS, frozen_comparisons, frozen_verdict, result, rows, training_log
 from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
 from release import paired
@@ -30,7 +31,7 @@ from release.hostile.recipes import Recipe, digest
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
 from training.attacks.views import held_view
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.batches import to_float
 from training.data.loading import load_pictures
 from training.reproduce.tables import Line, columns, markdown
@@ -185,6 +186,45 @@ def test_training_relied_on_the_block_as_the_site_says():
     row = result("paired")["comparisons"]["block off against the plain network that it started from"]
     assert row["won"] < row["lost"]
     assert row["p"] < 0.01
+
+
+def test_the_block_alone_was_trained_over_the_bundled_backbone(tmp_path):
+    """The start of that training is made again, to the last bit, from the bundled checkpoint."""
+    training = result("frozen-backbone")["about"]["training"]
+    for option in ("--freeze-backbone", "--init-from runs/bundled-off/model.safetensors", "--method self-gradient"):
+        assert option in training["command"]
+    model, info = load_checkpoint(BUNDLED / "model.safetensors")
+    backbone = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("block.")}
+    save_checkpoint(tmp_path / "start", backbone, dataclasses.replace(info, block=None, method="pgd"))
+    assert hashlib.sha256((tmp_path / "start").read_bytes()).hexdigest() == training["start_checkpoint_sha256"]
+    log = training_log("frozen-backbone")
+    assert len(log) == int(training["command"].partition("--epochs ")[2].split()[0])
+    measured = result("frozen-backbone")["about"]["core_seconds_of_training"]
+    assert measured == pytest.approx(float(log[-1]["core_seconds"]), rel=1e-5)
+
+
+def test_the_block_alone_met_apgd_too_and_its_page_says_what_the_p_values_do():
+    labels = rows("frozen-backbone")
+    assert {f"block {state}: {attack}" for state in ("on", "off") for attack in ("APGD-CE", "APGD-T")} <= labels.keys()
+    compared = frozen_comparisons()
+    assert [title for title, _ in compared][-1] == "lowest of these, APGD-CE and APGD-T"
+    assert [row["accuracy"] for _, row in compared][-1] == pytest.approx(
+        [result("frozen-backbone")["lowest"][state] for state in ("block on", "block off")], abs=1e-4
+    )
+    assert all(row["p"] > 0.1 for _, row in compared)
+    assert figure("frozen.verdict").endswith("gains nothing here: the differences are within chance (p > 0.1).")
+    significant = [(title, {**row, "won": 3, "lost": 30, "p": 0.001}) for title, row in compared[-1:]]
+    assert frozen_verdict(compared[:1] + significant).endswith("APGD-CE and APGD-T: worse with it.")
+
+
+def test_the_way_from_a_folder_took_under_half_an_hour_of_two_cores():
+    measured = result("own_folder")
+    assert measured["cores"] == 2
+    assert measured["size"]["arch"] == "timm:resnet18"
+    assert measured["size"]["image_size"] == 128
+    assert {"train", "judge", "export", "serve and classify"} == {step["name"] for step in measured["steps"]}
+    assert sum(step["seconds"] for step in measured["steps"]) < 1800
+    assert measured["served"]["pictures"] == measured["judged_pictures"] > 0
 
 
 def test_the_surrogate_takes_what_the_site_says_of_what_autoattack_left():

@@ -272,6 +272,20 @@ def _sort(features: Tensor) -> Tensor:
     return features.sort(dim=1).values
 
 
+def _sort_pixels(images: Tensor) -> Tensor:
+    return images.flatten(2).sort(dim=2).values.view(images.shape)
+
+
+def _sort_pixels_stably(images: Tensor) -> Tensor:
+    pixels = images.flatten(2)
+    falling = pixels.sort(dim=2, descending=True, stable=True).values
+    return (pixels.sort(dim=2, stable=True).values + 0.5 * falling).view(images.shape)
+
+
+def _largest_pixels(images: Tensor) -> Tensor:
+    return images * images.flatten(2).topk(20, dim=2).values.mean(2)[..., None, None]
+
+
 def _spectrum(features: Tensor) -> Tensor:
     return torch.fft.rfft2(features).abs()
 
@@ -405,6 +419,7 @@ CONSTRUCTS = (
     Construct("`gather`", lambda: with_function(_gather)),
     Construct("indexing by a list", lambda: with_function(lambda x: x[:, [3, 1, 0, 2, 7, 6, 5, 4]] * x)),
     Construct("`sort`", lambda: with_function(_sort)),
+    Construct("`sort(stable=True)` of equal values", lambda: nn.Sequential(Layer(_sort_pixels_stably), around())),
     Construct("`topk`", lambda: with_function(lambda x: x.topk(3, dim=1).values, channels=3)),
     Construct(
         "`amax`, `std`, `logsumexp`, `cumsum`",
@@ -603,6 +618,20 @@ CONSTRUCTS = (
         r"layer backbone\.2 \(Layer\) fixes the batch size, as len\(x\), .*; write x\.shape\[0\]",
         "Python makes a fixed number of it",
         "`x.shape[0]`",
+    ),
+    Construct(
+        "`sort` of equal values, such as pixels",
+        lambda: nn.Sequential(Layer(_sort_pixels), around()),
+        r"differ from PyTorch's: sort at its layer backbone\.0 \(Layer\) may put equal values .*; pass stable=True",
+        "equal values get another order, and so do their gradients",
+        "`sort(stable=True)`",
+    ),
+    Construct(
+        "`topk` of equal values, such as pixels",
+        lambda: nn.Sequential(Layer(_largest_pixels), around()),
+        r"differ from PyTorch's: topk at its layer backbone\.0 \(Layer\) may put equal values .*; take the first of",
+        "equal values get another order, and so do their gradients",
+        "the first of `sort(descending=True, stable=True)`",
     ),
     Construct(
         "`fft`, complex numbers",

@@ -17,11 +17,11 @@ from docs.generator.constructs import constructs_table
 from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
 from docs.generator.results import (
-    AUTO_ATTACK,
     OFF,
     ON,
     QUICK,
     accuracy,
+    frozen_comparisons,
     percent,
     reproduced,
     result,
@@ -29,14 +29,13 @@ from docs.generator.results import (
     survivors,
     training_log,
 )
-from docs.generator.results import rows as attack_rows
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
 from release import fast_judge, own_folder
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
-from release.paired import compare, in_words
+from release.paired import in_words
 from release.throughput import throughput_table
 from sgn.command import COMMANDS
 from sgn_serve.api.openapi.document import METHODS, describe_api
@@ -357,18 +356,7 @@ def _smooth_activations() -> str:
 
 def _frozen_backbone() -> str:
     """Return the accuracies of a block that was trained alone, and of its backbone, by the attacks that both met."""
-    report = "frozen-backbone"
-    strong = tuple(
-        name for name in AUTO_ATTACK if {f"{state}: {name}" for state in (ON, OFF)} <= attack_rows(report).keys()
-    )
-    rows = []
-    for title, titles in (
-        ("clean", ("clean",)),
-        ("lowest of the quick attacks", QUICK),
-        (f"lowest of these, {' and '.join(strong)}", (*QUICK, *strong)),
-    ):
-        on, off = (survivors(report, one, titles) for one in (ON, OFF))
-        rows.append((title, percent(share(on)), percent(share(off)), in_words(compare(on, off))))
+    rows = [(title, *map(percent, row["accuracy"]), in_words(row)) for title, row in frozen_comparisons()]
     return figures_table(("accuracy on the same pictures, %", ON, OFF, "on against off"), rows)
 
 

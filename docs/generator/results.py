@@ -20,6 +20,8 @@ QUICK = (
     "CW-20, transfer from block off",
     *(f"CW-20, smooth surrogate, beta {beta}" for beta in (5, 20, 100)),
 )
+CHANCE = 0.1
+"""A difference is within chance where its p-value is above this."""
 AUTO_ATTACK = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 
 
@@ -92,3 +94,24 @@ def reproduced(table: str, title: str) -> dict[str, Any]:
     """
     systems: dict[str, dict[str, Any]] = {row["title"]: row for row in result(f"reproduce/small/{table}")["rows"]}
     return systems[title]
+
+
+def frozen_comparisons() -> list[tuple[str, dict[str, Any]]]:
+    """Return how a block that was trained alone compares with its backbone, by the attacks that both met."""
+    report = "frozen-backbone"
+    strong = tuple(name for name in AUTO_ATTACK if {f"{state}: {name}" for state in (ON, OFF)} <= rows(report).keys())
+    compared = (
+        ("clean", ("clean",)),
+        ("lowest of the quick attacks", QUICK),
+        (f"lowest of these, {' and '.join(strong)}", (*QUICK, *strong)),
+    )
+    return [(title, compare(*(survivors(report, state, titles) for state in (ON, OFF)))) for title, titles in compared]
+
+
+def frozen_verdict(compared: list[tuple[str, dict[str, Any]]]) -> str:
+    """Return a sentence that says which of these differences are beyond chance."""
+    beyond = [(title, row) for title, row in compared if row["p"] <= CHANCE]
+    if not beyond:
+        return f"The block alone gains nothing here: the differences are within chance (p > {CHANCE:g})."
+    told = [f"{title}: {'better' if row['won'] > row['lost'] else 'worse'} with it" for title, row in beyond]
+    return f"The block alone makes a difference beyond chance (p <= {CHANCE:g}); {'; '.join(told)}."

@@ -56,7 +56,7 @@ def to_onnx(
     """
     sizes = {INPUT: {0: torch.export.Dim(BATCH_NAME)}}
     try:
-        with _quiet(), _quick(), torch.no_grad(), _views_as_reshapes(graph):
+        with _quiet(), _quick(), torch.no_grad(), _views_as_reshapes(graph), _stable_sorts_as_sorts(graph):
             program = torch.export.export(graph, (example_image(graph),), dynamic_shapes=sizes, strict=False)
             # torch.onnx.export calls it, which traces the graph anew even where that changes nothing.
             program.run_decompositions = partial(_decomposed, program)
@@ -280,3 +280,23 @@ def _quick() -> Iterator[None]:
         mock.patch.object(fx.config, "do_not_emit_stack_traces", True),
     ):
         yield
+
+
+@contextmanager
+def _stable_sorts_as_sorts(graph: fx.GraphModule) -> Iterator[None]:
+    """Make each stable sort of a graph a sort for a while. The exporter has a rule for that alone.
+
+    It writes TopK, which puts the lower index first among equal values: as a stable sort does, in both directions.
+    """
+    aten = torch.ops.aten
+    sorts = [(node, node.args, node.kwargs) for node in graph.graph.nodes if node.target is aten.sort.stable]
+    for node, args, kwargs in sorts:
+        node.target = aten.sort.default
+        node.args, node.kwargs = (*args, kwargs.get("dim", -1), kwargs.get("descending", False)), {}
+    graph.recompile()
+    try:
+        yield
+    finally:
+        for node, args, kwargs in sorts:
+            node.target, node.args, node.kwargs = aten.sort.stable, args, kwargs
+        graph.recompile()

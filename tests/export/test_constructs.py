@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from docs.generator.constructs import CLASSES, CONSTRUCTS, IMAGE_SIZE, Construct
-from export.check.verify import Verification
+from export.check.verify import Verification, VerificationError
 from export.errors import CaptureError
 from export.exporter import export_onnx
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
@@ -32,6 +32,7 @@ EVERY_TIME = (
     "`autograd.Function`",
     "lazy layers",
     "dict",
+    "`sort(stable=True)`",
 )
 """Constructs for which export has rules of its own."""
 
@@ -64,6 +65,12 @@ def constructs(exported: bool) -> list[object]:
     ]
 
 
+def sorts_stably() -> bool:
+    """Whether PyTorch keeps equal values in order where it need not. With AVX2 or AVX-512 it does not."""
+    values = torch.arange(IMAGE_SIZE[0] * IMAGE_SIZE[1]) % 7 / 7
+    return torch.equal(values.sort().indices, values.sort(stable=True).indices)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # users have such modules
 @pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("construct", constructs(exported=True))
@@ -75,8 +82,10 @@ def test_ordinary_pytorch_is_exported(construct: Construct, export: Export) -> N
 
 @pytest.mark.parametrize("construct", constructs(exported=False))
 def test_a_refusal_names_layer_cause_and_cure(construct: Construct, export: Export, tmp_path: Path) -> None:
+    if construct.name.startswith("`sort`") and sorts_stably():
+        pytest.skip("PyTorch's sort keeps equal values in order on this processor")
     torch.manual_seed(0)
-    with pytest.raises(CaptureError) as raised:
+    with pytest.raises((CaptureError, VerificationError)) as raised:
         export(construct.build())
     message = str(raised.value)
     assert re.search(construct.refusal, message), message

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from training.common.errors import TrainingError
 
+_FOLDER = 0x10
+"""Bit of a ZIP entry's attributes that says it is a folder. torch.save never sets it."""
+
 
 class WriteError(TrainingError):
     """A file could not be written. The message names it and the reason. Its previous content is still there."""
@@ -73,7 +76,9 @@ def damaged_part(path: Path) -> str:
         if not zipfile.is_zipfile(path):
             return ""
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() or ""
+            # torch.load reads nothing for a folder, and leaves its tensor as the memory happens to be.
+            folder = next((part.filename for part in archive.infolist() if part.external_attr & _FOLDER), "")
+            return archive.testzip() or folder
     except OSError:
         return ""  # whoever reads the file says why it cannot be read
     except Exception:  # zipfile raises many kinds for an archive of another form than it says

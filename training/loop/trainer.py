@@ -185,7 +185,7 @@ class Trainer:
             [group for group in groups if group["params"]],
             lr=self.config.lr,
             momentum=self.config.momentum,
-            nesterov=True,
+            nesterov=self.config.momentum > 0,  # torch refuses it without a momentum
         )
 
     def _build_perturbations(self) -> PerturbationStore:

@@ -89,17 +89,23 @@ def test_the_same_pictures_fall_as_under_autoattack_called_directly(module, monk
     def a_tenth(names: list[str], context: Context) -> list[Any]:
         attacks: list[Any] = build_attacks(names, context)
         stages = [attack for attack in attacks if isinstance(attack, GradientStage)]
-        (square,) = (attack for attack in attacks if isinstance(attack, Square))
-        assert (
-            dict([*((stage.algorithm, stage.iterations) for stage in stages), ("square", square.queries)]) == standard
-        )
+        squares = [attack for attack in attacks if isinstance(attack, Square)]
+        assert len(attacks) == 1 + len(stages) + len(squares), "the clean row, and these"
+        assert all(stage.iterations == standard[stage.algorithm] for stage in stages)
+        assert all(square.queries == standard["square"] for square in squares)
         cheaper = [replace(stage, iterations=stage.iterations // 10) for stage in stages]
-        return [*attacks[:1], *cheaper, replace(square, queries=square.queries // 10)]
+        return [*attacks[:1], *cheaper, *(replace(square, queries=square.queries // 10) for square in squares)]
+
+    def withstood_theirs(names: list[str]) -> Tensor:
+        driver.attacks_to_run = names
+        attacked, _ = driver.run_standard_evaluation(images.clone(), labels)
+        with torch.no_grad():
+            return module(attacked.clone()).argmax(dim=1) == labels
 
     monkeypatch.setattr(judging, "build_attacks", a_tenth)
-    attacked, _ = driver.run_standard_evaluation(images.clone(), labels)
-    with torch.no_grad():
-        theirs = module(attacked.clone()).argmax(dim=1) == labels
+    names = list(driver.attacks_to_run)
+    assert names == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    theirs = withstood_theirs(names)
     assert 0 < int(theirs.sum()) < len(images) - 1, "some fall and some do not"
 
     judged = judge(module, images, labels, eps=2 / 255, attacks="autoattack", progress=False)
@@ -107,6 +113,13 @@ def test_the_same_pictures_fall_as_under_autoattack_called_directly(module, monk
     assert right.tolist() == theirs.tolist()
     assert judged.lowest == pytest.approx(theirs.float().mean().item())
     assert list(judged.rows) == ["clean", "APGD-CE", "APGD-T", "FAB-T", "Square"]
+
+    # Each attack alone: what one of them fells, the ones before it in the cascade would have felled.
+    for name, title in zip(names, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True):
+        alone = withstood_theirs([name])
+        assert 0 < int(alone.sum()) < len(images) - 1, f"some fall to {name} and some do not"
+        row = judge(module, images, labels, eps=2 / 255, attacks=name, progress=False).rows[title]
+        assert row.right.tolist() == alone.tolist(), name
 
 
 def test_the_module_stays_as_it_was(module):
@@ -174,6 +187,21 @@ def test_the_report_as_text_and_files(module, tmp_path, capsys):
     other = judge(module, images, labels, eps=0.01, attacks="clean", progress=False)
     with pytest.raises(SavedReportError, match=r"eps \(was .* pass another folder"):
         other.page(tmp_path / "other")
+
+
+@pytest.mark.parametrize("options", [{}, {"progress": True}, {"progress": False}])
+def test_progress_is_shown_unless_it_is_unwanted(module, options, capsys):
+    images, labels = some_pictures(module, 4)
+    judge(module, images, labels, attacks="fgsm,pgd-3", **options)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    if options == {"progress": False}:
+        assert shown == ""
+    else:
+        names = ("block off: clean", "block off: FGSM", "block off: PGD-3")
+        places = [shown.index(name) for name in names]
+        assert places == sorted(places)
+        assert "4/4" in shown
 
 
 def test_a_saved_report_is_continued_and_no_other(module, tmp_path, monkeypatch, capsys):

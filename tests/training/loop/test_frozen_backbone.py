@@ -1,12 +1,11 @@
 """--freeze-backbone: the block learns, and nothing else of the network changes."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from tests.training.checkpoints import save_untrained, tiny_info
 from tests.training.tiny_run import arguments, failure
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint
 from training.command import main
 from training.common.command_line import OptionError
 from training.config import TrainConfig
@@ -14,19 +13,19 @@ from training.config import TrainConfig
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("more", [(), ("--ema-decay=0.9", "--attack-view=smooth", "--plain-loss-share=0.3")])
-def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder, runs, more):
-    assert main(arguments(picture_folder, "plain", "--method=standard", epochs=1)) == 0
-    network, info = load_checkpoint(runs / "plain" / "model.safetensors")
-    # As of a network that was trained elsewhere: normalised in another way than these pictures would be.
-    start = runs / "start.safetensors"
-    network.mean.add_(0.1)
-    save_checkpoint(start, network.state_dict(), replace(info, mean=tuple(value + 0.1 for value in info.mean)))
+def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder, runs, more, precision):
+    # Of a network that was made elsewhere: normalised in another way than these pictures would be.
+    info = tiny_info(method="standard", block=None)
+    start = save_untrained(runs, info)
+    network, _ = load_checkpoint(start)
 
-    frozen = ("--freeze-backbone", f"--init-from={start}", *more)
+    frozen = ("--freeze-backbone", f"--init-from={start}", f"--precision={precision}", *more)
     assert main(arguments(picture_folder, "block", *frozen, epochs=2)) == 0
     trained, described = load_checkpoint(runs / "block" / "model.safetensors")
-    assert described.mean == tuple(value + 0.1 for value in info.mean)
+    assert (described.mean, described.std) == (info.mean, info.std)
+    assert described.recipe["precision"] == precision
     before = network.backbone.state_dict()
     for name, value in trained.backbone.state_dict().items():
         assert torch.equal(value, before[name]), name

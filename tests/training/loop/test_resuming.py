@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import random
 import re
 import shutil
 import signal
 import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from tests.training.tiny_run import arguments, failure, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.loop import trainer
+from training.loop.state import TrainerError, load_state
 from training.loop.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
@@ -217,3 +221,65 @@ def test_a_flipped_bit_of_the_state_is_noticed(picture_folder, runs, uninterrupt
     error = failure(capsys, [*argv, "--resume"])
     assert "runs/parts/state.pt: damaged: its " in error
     assert "restore it from a copy, or start again under another --run" in error
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two saved values are equal: tensors, numbers, texts and collections of them."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def test_no_flipped_bit_of_a_state_gives_another_state(uninterrupted, tmp_path):
+    """Some bits are nobody's, such as those of the padding between parts; the others are noticed, wherever they are."""
+    content = (uninterrupted / "state.pt").read_bytes()
+    path = tmp_path / "state.pt"
+    path.write_bytes(content)
+    whole, config = load_state(path, "start again")
+    with zipfile.ZipFile(path) as archive:
+        parts, directory = archive.infolist(), archive.start_dir
+    pickled = next(part for part in parts if part.filename.endswith("/data.pkl"))
+    draw = random.Random(0)
+    regions = [
+        (0, len(content), 40),
+        (0, parts[1].header_offset, 20),
+        (pickled.header_offset, pickled.header_offset + pickled.file_size, 20),
+        (directory, len(content), 40),
+    ]
+    bits = [draw.randrange(8 * first, 8 * last) for first, last, count in regions for _ in range(count)]
+    # A bit in the table of contents makes a tensor a folder, which torch leaves as the memory happens to be.
+    entries = [match.start() for match in re.finditer(rb"PK\x01\x02", content[directory:])]
+    assert len(entries) == len(parts)
+    bits += [8 * (directory + entry + 38) + 4 for entry in entries[:10]]
+    refused: list[str] = []
+    for bit in bits:
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            state, saved = load_state(path, "start again")
+        except TrainerError as error:
+            refused.append(str(error))
+            continue
+        assert saved == config, bit
+        assert same(state, whole), bit
+    assert len(refused) > 80
+    for message in refused:
+        assert "\n" not in message
+        assert message.endswith("start again")
+
+
+def test_a_state_without_the_perturbations_that_its_attack_starts_from_is_one_line(picture_folder, runs, capsys):
+    argv = arguments(picture_folder, "prior", "--method=pgd", "--attack-steps=1", "--attack-start=prior", epochs=1)
+    assert main(argv) == 0
+    state = torch.load(runs / "prior" / "state.pt", weights_only=True)
+    del state["perturbations"]
+    torch.save(state, runs / "prior" / "state.pt")
+    capsys.readouterr()
+    assert main([*argv, "--resume"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: runs/prior/state.pt: a training state without its perturbations; start again under ")

@@ -128,6 +128,27 @@ def test_the_recipe_follows_from_pretrained_and_gives_way_to_what_is_given():
 
 
 @NEEDS_TIMM
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # whose normalisations differ
+def test_a_plain_state_dict_of_timm_gives_the_checkpoint_timms_normalisation(
+    name, picture_folder, runs, tmp_path, capsys
+):
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name, num_classes=7).state_dict(), tmp_path / "x.pth")
+    given = ("--method=standard", f"--arch=timm:{name}", f"--pretrained={tmp_path / 'x.pth'}")
+    assert main(arguments(picture_folder, "a", *given, epochs=1)) == 0
+    assert "(timm's for this network)" in capsys.readouterr().out
+    configured = timm.get_pretrained_cfg(name)
+    assert configured is not None
+    network, info = load_checkpoint(runs / "a" / "model.safetensors")
+    assert (info.mean, info.std) == (configured.mean, configured.std)
+    assert configured.mean == ((0.5,) * 3 if name == "test_resnet" else (0.485, 0.456, 0.406))
+    torch.testing.assert_close(network.mean.flatten(), torch.tensor(configured.mean))
+    torch.testing.assert_close(network.std.flatten(), torch.tensor(configured.std))
+
+
+@NEEDS_TIMM
 def test_timms_weights_come_from_the_hubs_cache_and_else_the_file_is_named(tmp_path, monkeypatch):
     import timm
     from huggingface_hub import constants

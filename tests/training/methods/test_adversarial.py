@@ -1,21 +1,37 @@
 """PGD and self-gradient training: cross-entropy after the attack's steps, against a reference written out anew."""
 
 import pytest
-import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, outcome, pgd_by_hand, unmoved
+from tests.training.methods.reference import (
+    EPS,
+    PRECISIONS,
+    answers,
+    assert_same_gradients,
+    assert_same_loss,
+    configured,
+    pgd_by_hand,
+    smoothed_cross_entropy,
+    trained,
+    unmoved,
+)
 from training.attacks import views
 
 
-@pytest.mark.parametrize(("steps", "start"), [(1, "uniform"), (3, "uniform"), (1, "image"), (3, "image")])
-def test_self_gradient_and_pgd_are_cross_entropy_after_k_steps(network, batch, steps, start):
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("method", ["pgd", "self-gradient"])
+@pytest.mark.parametrize("attack", [(1, "uniform", 0.0), (3, "uniform", 0.2), (1, "image", 0.2), (3, "image", 0.0)])
+def test_self_gradient_and_pgd_are_cross_entropy_after_k_steps(network, batch, method, attack, precision):
     images, labels = batch
+    steps, start, smoothing = attack
     options = {"attack_steps": steps, "attack_step_size": 4 / 255, "attack_start": start}
-    for method in ("pgd", "self-gradient"):
-        model = network(scale=EPS, block=method == "self-gradient")
-        loss, _ = outcome(model, configured(method, **options), images, labels)
-        reference = unmoved(model).train()
-        logits_of = reference if method == "pgd" else views.held_view(reference)
-        attacked = pgd_by_hand(logits_of, images, labels, steps, 4 / 255, start)
-        assert loss == pytest.approx(F.cross_entropy(reference(attacked), labels).item(), rel=1e-5)
-        assert (attacked - images).abs().max() <= EPS + 1e-6
+    model = network(scale=EPS, block=method == "self-gradient")
+    config = configured(method, label_smoothing=smoothing, **options)
+    loss, found = trained(model, config, images, labels, precision)
+    reference = unmoved(model).train()
+    seen = answers(reference if method == "pgd" else views.held_view(reference), precision)
+    attacked = pgd_by_hand(seen, images, labels, steps, 4 / 255, start)
+    assert (attacked - images).abs().max() <= EPS + 1e-6
+    expected = smoothed_cross_entropy(answers(reference, precision)(attacked), labels, smoothing)
+    expected.backward()
+    assert_same_loss(loss, expected, precision)
+    assert_same_gradients(found, reference, precision, exact=1e-4)

@@ -6,7 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured
+from tests.training.methods.reference import (
+    EPS,
+    PRECISIONS,
+    answers,
+    assert_same_attack,
+    assert_same_gradients,
+    assert_same_loss,
+    autocast,
+    configured,
+)
 from training.methods import build_method
 from training.methods.bilateral import most_confusing, perturbed_labels, random_wrong_class
 
@@ -31,26 +40,32 @@ def test_perturbed_labels_are_the_authors_formula(beta):
         assert 1 / (1 + beta) < epsilon <= 1 / (1 + beta / 9)
 
 
-def test_bilateral_moves_pictures_towards_the_most_confusing_class(network, batch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bilateral_moves_pictures_towards_the_most_confusing_class(network, batch, precision):
     images, labels = batch
     model = network(block=False)
-    config = configured("bilateral")
-    method = build_method(config)
-    trained = copy.deepcopy(model).train()
+    method = build_method(configured("bilateral"))
+    found = copy.deepcopy(model).train()
     torch.manual_seed(0)
-    made = method.attack(trained, images, labels)
-    frozen = copy.deepcopy(model).eval()
+    with autocast(precision):
+        made = method.attack(found, images, labels)
+        step = method.loss(found, made)
+    step.backward()
+    frozen = answers(copy.deepcopy(model).eval(), precision)
     aims = frozen(images).scatter(1, labels[:, None], float("-inf")).argmax(dim=1)
     torch.manual_seed(0)
     start = (images + torch.empty_like(images).uniform_(-EPS, EPS)).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(frozen(start), aims), start)
     moved = start.detach() - EPS * gradient.sign()
     expected = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
-    torch.testing.assert_close(made.attacked, expected)
-    loss = method.loss(trained, made).loss
-    logits = copy.deepcopy(model).train()(expected)
-    by_hand = -(perturbed_labels(frozen(images), labels, 9.0) * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert_same_attack(made.attacked, expected, precision)
+    reference = copy.deepcopy(model).train()
+    logits = answers(reference, precision)(expected)
+    shares = perturbed_labels(frozen(images).detach(), labels, 9.0)
+    by_hand = -(shares * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    by_hand.backward()
+    assert_same_loss(step.loss, by_hand, precision)
+    assert_same_gradients(found, reference, precision, exact=1e-4)
 
 
 def test_the_classes_that_bilateral_aims_at_are_wrong_ones():

@@ -4,28 +4,47 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, pgd_by_hand, unmoved
+from tests.training.methods.reference import (
+    EPS,
+    PRECISIONS,
+    answers,
+    assert_same_attack,
+    assert_same_gradients,
+    assert_same_loss,
+    autocast,
+    configured,
+    pgd_by_hand,
+    smoothed_cross_entropy,
+    unmoved,
+)
 from training.methods import build_method
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.wide_resnet import WideResNet
 
 
-def test_attack_and_loss_are_told_the_labels(batch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_attack_and_loss_are_told_the_labels(batch, precision):
     images, labels = batch
     torch.manual_seed(0)
     oracle = GradientOracle(
         with_gradient_input(WideResNet(10, 1, num_classes=5), 3), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2)
     ).train()
     method = build_method(configured("gradient-oracle", attack_steps=2, attack_step_size=4 / 255, label_smoothing=0.1))
+    found, reference = copy.deepcopy(oracle), unmoved(oracle)
     torch.manual_seed(0)
-    made = method.attack(copy.deepcopy(oracle), images, labels)
-    told = unmoved(oracle).seen_with(labels)
-    torch.testing.assert_close(made.attacked, pgd_by_hand(told, images, labels, 2, 4 / 255, "uniform"))
+    with autocast(precision):
+        made = method.attack(found, images, labels)
+        step = method.loss(found, made)
+    step.backward()
+    told = answers(reference.seen_with(labels), precision)
+    assert_same_attack(made.attacked, pgd_by_hand(told, images, labels, 2, 4 / 255, "uniform"), precision)
     assert (made.attacked - images).abs().max() <= EPS + 1e-6
-    expected = F.cross_entropy(copy.deepcopy(oracle).oracle_logits(made.attacked, labels), labels, label_smoothing=0.1)
-    assert method.loss(copy.deepcopy(oracle), made).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    seen = answers(lambda inputs: reference.oracle_logits(inputs, labels), precision)
+    expected = smoothed_cross_entropy(seen(made.attacked), labels, 0.1)
+    expected.backward()
+    assert_same_loss(step.loss, expected, precision)
+    assert_same_gradients(found, reference, precision, exact=1e-4)
 
 
 def test_another_network_is_refused(network, batch):

@@ -1,4 +1,4 @@
-"""LIET against a reference written out anew, in float64."""
+"""LIET against a reference written out anew, in float64 and under bf16 autocast."""
 
 import copy
 from dataclasses import replace
@@ -7,29 +7,43 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, unmoved
+from tests.training.methods.reference import (
+    EPS,
+    EXACT_OR_BF16,
+    answers,
+    assert_same_attack,
+    assert_same_gradients,
+    assert_same_loss,
+    autocast,
+    configured,
+    in_type,
+    smoothed_cross_entropy,
+    unmoved,
+)
 from training.methods import StepContext, build_method
 from training.methods.label_information import LabelInformationTraining, label_patterns
 
 
+@pytest.mark.parametrize("precision", EXACT_OR_BF16)
 @pytest.mark.parametrize("seed", [0, 1, 2])  # whose signs differ
 @pytest.mark.parametrize("keep", [True, False])
-def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(network, batch, seed, keep):
-    images, labels = batch[0].double(), batch[1]
-    model = network(block=False).double().train()
+def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(network, batch, seed, keep, precision):
+    labels = batch[1]
+    model, images = in_type(precision, network(block=False).train(), batch[0])
     progress = 0.25
     method = build_method(configured("liet", label_smoothing=0.1))
     assert isinstance(method, LabelInformationTraining)
     method = replace(method, keep_start_pass=keep)
     trained = copy.deepcopy(model)
     torch.manual_seed(seed)
-    made = method.attack(trained, images, labels, StepContext(progress))
-    step = method.loss(trained, made)
+    with autocast(precision):
+        made = method.attack(trained, images, labels, StepContext(progress))
+        step = method.loss(trained, made)
     step.backward()
 
-    grey = torch.full((5, 3, 8, 8), 0.5, dtype=torch.double, requires_grad=True)
-    frozen = copy.deepcopy(model).eval()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(frozen(grey), torch.arange(5)), grey)
+    grey = torch.full((5, 3, 8, 8), 0.5, dtype=images.dtype, requires_grad=True)
+    frozen = answers(copy.deepcopy(model).eval(), precision)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(frozen(grey), torch.arange(5), reduction="sum"), grey)
     pattern = EPS * gradient.sign()[labels]
     torch.manual_seed(seed)
     share = 0.1 + 0.4 * torch.rand(()).item()
@@ -37,22 +51,21 @@ def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(netwo
     masked = torch.empty_like(images).uniform_(0, 1) < share
     pattern[masked] = torch.empty_like(images).uniform_(-EPS, EPS)[masked]
     first = (images + sign * pattern).clamp(0, 1)
-    seen = unmoved(model).train()
+    reference = unmoved(model).train()
+    seen = answers(reference, precision)
     leaf = first.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(seen(leaf), labels), leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(seen(leaf), labels, reduction="sum"), leaf)
     moved = first + EPS * gradient.sign()
     attacked = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
-    torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
+    assert_same_attack(made.attacked, attacked, precision, exact=1e-12)
     p, logits = seen(first).softmax(dim=1), seen(attacked)
     q = logits.softmax(dim=1)
     middle = (p + q) / 2
     divergence = ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2 / len(labels)
-    smooth = 0.9 * F.one_hot(labels, 5).double() + 0.1 / 5
-    expected = -(smooth * q.log()).sum(dim=1).mean() + 100 * progress * divergence
+    expected = smoothed_cross_entropy(logits, labels, 0.1) + 100 * progress * divergence
     expected.backward()
-    torch.testing.assert_close(step.loss, expected, rtol=0, atol=1e-10)
-    for (name, one), other in zip(trained.named_parameters(), seen.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10, msg=name)
+    assert_same_loss(step.loss, expected, precision, exact=1e-10)
+    assert_same_gradients(trained, reference, precision, exact=1e-10)
 
 
 def test_patterns_are_made_anew_every_twenty_steps_and_at_the_start_of_an_epoch(network, batch):

@@ -1,4 +1,4 @@
-"""NuAT against a reference written out anew, in float64."""
+"""NuAT against a reference written out anew, in float64 and under bf16 autocast."""
 
 import copy
 from dataclasses import replace
@@ -7,19 +7,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, unmoved
+from tests.training.methods.reference import (
+    EPS,
+    EXACT_OR_BF16,
+    answers,
+    assert_same_attack,
+    assert_same_gradients,
+    assert_same_loss,
+    autocast,
+    configured,
+    in_type,
+    smoothed_cross_entropy,
+    unmoved,
+)
 from training.methods import StepContext, build_method
 from training.methods.nuclear_norm import NuclearNormTraining, nuclear_norm
 
 
 def norm_by_hand(one, other):
     """The sum of the roots of the eigenvalues of D^T D, over the number of pictures."""
-    difference = one - other
+    difference = (one - other).double()
     return torch.linalg.eigvalsh(difference.T @ difference).clamp(min=0).sqrt().sum() / len(difference)
 
 
-def attack_by_hand(model, images, labels, steps, weight, start):
-    seen = unmoved(model).train()
+def attack_by_hand(seen, images, labels, steps, weight, start):
     clean = seen(images).detach()
     current = start
     for nuclear in steps:
@@ -34,34 +45,41 @@ def attack_by_hand(model, images, labels, steps, weight, start):
     return current
 
 
+@pytest.mark.parametrize("precision", EXACT_OR_BF16)
 @pytest.mark.parametrize("prior", [False, True])
-@pytest.mark.parametrize(("steps", "step", "nuclear"), [(1, 0, [False]), (1, 1, [True]), (2, 0, [True, False])])
-def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, steps, step, nuclear, prior):
-    images, labels = batch[0].double(), batch[1]
-    model = network(block=False).double().train()
+@pytest.mark.parametrize("turns", [(0, [False]), (1, [True]), (0, [True, False])])
+def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, turns, prior, precision):
+    labels = batch[1]
+    step, nuclear = turns
+    steps = len(nuclear)
+    model, images = in_type(precision, network(block=False).train(), batch[0])
     progress, weight, smoothing = 0.25, 8.0, 0.1
     method = build_method(configured("nuat", attack_steps=steps, nuclear_weight=weight, label_smoothing=smoothing))
-    last = EPS * torch.rand(images.shape, dtype=torch.double).sub(0.5).sign() if prior else None
+    last = EPS * torch.rand(images.shape, dtype=images.dtype).sub(0.5).sign() if prior else None
     trained = copy.deepcopy(model)
     torch.manual_seed(0)
-    made = method.attack(trained, images, labels, StepContext(progress, step, last))
-    result = method.loss(trained, made)
+    with autocast(precision):
+        made = method.attack(trained, images, labels, StepContext(progress, step, last))
+        result = method.loss(trained, made)
     result.backward()
 
     torch.manual_seed(0)
     drawn = EPS * torch.empty_like(images).bernoulli_(0.5) - EPS / 2 if last is None else last
     start = (images + drawn).clamp(0, 1)
-    attacked = attack_by_hand(model, images, labels, nuclear, progress * weight, start)
-    torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
-    clean, moved = model(images), model(attacked)
-    smooth = (1 - smoothing) * F.one_hot(labels, 5).double() + smoothing / 5
-    expected = -(smooth * clean.log_softmax(dim=1)).sum(dim=1).mean() + progress * weight * norm_by_hand(moved, clean)
+    attacked = attack_by_hand(
+        answers(unmoved(model).train(), precision), images, labels, nuclear, progress * weight, start
+    )
+    # An attack without the norm, or with it in the wrong steps, has turned a quarter of the values and more.
+    assert_same_attack(made.attacked, attacked, precision, exact=1e-12, turned=0.15)
+    seen = answers(model, precision)
+    clean, moved = seen(images), seen(made.attacked)
+    expected = smoothed_cross_entropy(clean, labels, smoothing) + progress * weight * norm_by_hand(moved, clean)
     expected.backward()
-    torch.testing.assert_close(result.loss, expected, rtol=0, atol=1e-10)
-    for (name, one), other in zip(trained.named_parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10, msg=name)
+    assert_same_loss(result.loss, expected, precision, exact=1e-10)
+    assert_same_gradients(trained, model, precision, exact=1e-10)
+    error = 1e-3 if precision == "bf16" else 1e-10
     for (name, one), other in zip(trained.named_buffers(), model.buffers(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10, msg=name)
+        torch.testing.assert_close(one, other, rtol=error, atol=error, msg=name)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

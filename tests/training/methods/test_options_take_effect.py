@@ -17,7 +17,7 @@ from training.data.loading import load_pictures, split_validation
 from training.loop.augmentation import Augmentation
 from training.loop.schedule import learning_rate
 from training.methods import StepContext, build_method
-from training.methods.weight_perturbation import perturbed_weights
+from training.methods.weight_perturbation import WeightPerturbation, perturbed_weights
 from training.networks.activations import with_activation
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, without_running_updates
@@ -30,6 +30,9 @@ OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
     "method": [({"method": "pgd"}, "trades"), ({"method": "trades"}, "nuat"), ({"method": "pgd"}, "liet")],
     "activation": [({}, "silu")],
     "epsilon": [
+        ({}, 2 / 255),
+        ({"method": "pgd"}, 2 / 255),
+        ({"method": "gradient-oracle"}, 2 / 255),
         ({"method": "bilateral"}, 2 / 255),
         ({"attack": "n-fgsm"}, 2 / 255),
         ({"method": "trades"}, 1 / 255),
@@ -125,9 +128,9 @@ ELSEWHERE = {
     "freeze_backbone": "tests/training/loop/test_frozen_backbone.py",
     "minutes": "tests/training/loop/test_time_budget.py",
     "minutes_of": "tests/training/loop/test_time_budget.py",
-    "batch_size": "how many pictures a step has",
-    "momentum": "torch.optim.SGD's",
-    "weight_decay": "torch.optim.SGD's",
+    "batch_size": "tests/training/loop/test_optimizer.py",
+    "momentum": "tests/training/loop/test_optimizer.py",
+    "weight_decay": "tests/training/loop/test_optimizer.py",
     "ema_decay": "tests/training/loop/test_weight_average.py",
     "precision": "below",
     "validation_attacked": "tests/training/loop/test_validation.py",
@@ -197,7 +200,7 @@ def test_the_precision_changes_the_loss_by_rounding_alone():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("method", ["standard", "pgd", "trades", "self-gradient"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, precision):
     """Autocast's cache of cast weights once hid the move, wholly or from one of the two passes."""
     gamma = 0.05
@@ -205,9 +208,11 @@ def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, preci
     model = network_for(configured({"method": method}))
     torch.manual_seed(1)
     images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
-    plain = build_method(configured({"method": method, "attack_steps": 1}))
+    method_with_it = build_method(configured({"method": method, "attack_steps": 1, "weight_perturbation": gamma}))
+    assert isinstance(method_with_it, WeightPerturbation)
+    plain = method_with_it.method  # with no pass that attack and loss share, whose logits are those of other weights
     with torch.autocast(**autocast):
-        batch = plain.attack(model, images, labels)
+        batch = method_with_it.attack(model, images, labels)
     moved = copy.deepcopy(model)
     with without_running_updates(moved), torch.autocast(**autocast):
         gradients = torch.autograd.grad(plain.loss(moved, batch).loss, perturbed_weights(moved))
@@ -218,7 +223,6 @@ def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, preci
         expected = plain.loss(moved, batch)
         unmoved = plain.loss(copy.deepcopy(model), batch).loss
     expected.backward()
-    method_with_it = build_method(configured({"method": method, "attack_steps": 1, "weight_perturbation": gamma}))
     with torch.autocast(**autocast):
         step = method_with_it.loss(model, batch)
     step.backward()

@@ -1,4 +1,4 @@
-"""FGSM-PGI's regulariser against a reference written out anew, in float64."""
+"""FGSM-PGI's regulariser against a reference written out anew, in float64 and under bf16 autocast."""
 
 import copy
 from dataclasses import replace
@@ -7,7 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, unmoved
+from tests.training.methods.reference import (
+    EPS,
+    EXACT_OR_BF16,
+    answers,
+    assert_same_attack,
+    assert_same_gradients,
+    assert_same_loss,
+    autocast,
+    configured,
+    in_type,
+    smoothed_cross_entropy,
+    unmoved,
+)
 from training.methods import StepContext, build_method
 from training.methods.start_consistency import StartConsistencyTraining
 
@@ -18,20 +30,22 @@ OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("precision", EXACT_OR_BF16)
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("start", OPTIONS)
-def test_it_adds_the_squared_difference_to_the_start(network, batch, start, keep):
-    images, labels = batch[0].double(), batch[1]
-    model = network(block=False).double().train()
+def test_it_adds_the_squared_difference_to_the_start(network, batch, start, keep, precision):
+    labels = batch[1]
+    model, images = in_type(precision, network(block=False).train(), batch[0])
     options = {"attack_steps": 1, "attack_step_size": EPS, "start_consistency": 10.0, "label_smoothing": 0.1}
     method = build_method(configured("pgd", **options, **OPTIONS[start]))
     assert isinstance(method, StartConsistencyTraining)
     method = replace(method, keep_start_pass=keep)
-    last = EPS * torch.rand(images.shape, dtype=torch.double).sub(0.5).sign()
+    last = EPS * torch.rand(images.shape, dtype=images.dtype).sub(0.5).sign()
     trained = copy.deepcopy(model)
     torch.manual_seed(0)
-    made = method.attack(trained, images, labels, StepContext(prior=last if start == "prior" else None))
-    step = method.loss(trained, made)
+    with autocast(precision):
+        made = method.attack(trained, images, labels, StepContext(prior=last if start == "prior" else None))
+        step = method.loss(trained, made)
     step.backward()
 
     torch.manual_seed(0)
@@ -40,20 +54,19 @@ def test_it_adds_the_squared_difference_to_the_start(network, batch, start, keep
     else:
         drawn = last if start == "prior" else torch.empty_like(images).uniform_(-EPS, EPS)
         first = (images + drawn).clamp(0, 1)
-    seen = unmoved(model).train()
+    reference = unmoved(model).train()
+    seen = answers(reference, precision)
     leaf = first.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(seen(leaf), labels), leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(seen(leaf), labels, reduction="sum"), leaf)
     attacked = (first + EPS * gradient.sign()).clamp(0, 1)
     if start != "noise":
         attacked = torch.minimum(torch.maximum(attacked, images - EPS), images + EPS)
-    torch.testing.assert_close(made.attacked, attacked, rtol=0, atol=1e-12)
+    assert_same_attack(made.attacked, attacked, precision, exact=1e-12)
     before, after = seen(first), seen(attacked)
-    smooth = 0.9 * F.one_hot(labels, 5).double() + 0.1 / 5
-    expected = -(smooth * after.log_softmax(dim=1)).sum(dim=1).mean() + 10 * ((after - before) ** 2).mean()
+    expected = smoothed_cross_entropy(after, labels, 0.1) + 10 * ((after - before) ** 2).mean()
     expected.backward()
-    torch.testing.assert_close(step.loss, expected, rtol=0, atol=1e-10)
-    for (name, one), other in zip(trained.named_parameters(), seen.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10, msg=name)
+    assert_same_loss(step.loss, expected, precision, exact=1e-10)
+    assert_same_gradients(trained, reference, precision, exact=1e-10)
 
 
 def test_the_attack_is_that_of_plain_training(network, batch):

@@ -4,17 +4,28 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured, outcome
+from tests.training.methods.reference import (
+    EPS,
+    PRECISIONS,
+    answers,
+    assert_same_gradients,
+    assert_same_loss,
+    configured,
+    smoothed_cross_entropy,
+    trained,
+)
 from training.methods.trades import divergence
 
 
-def test_trades_is_natural_loss_plus_beta_times_the_divergence(network, batch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_trades_is_natural_loss_plus_beta_times_the_divergence(network, batch, smoothing, precision):
     images, labels = batch
     model = network(block=False)
-    loss, _ = outcome(model, configured("trades", attack_steps=3), images, labels)
-    frozen = copy.deepcopy(model).eval()
+    config = configured("trades", attack_steps=3, label_smoothing=smoothing)
+    loss, found = trained(model, config, images, labels, precision)
+    frozen = answers(copy.deepcopy(model).eval(), precision)
     natural = frozen(images).softmax(dim=1).detach()
     torch.manual_seed(0)
     current = (images + 0.001 * torch.empty_like(images).normal_()).clamp(0, 1)
@@ -24,14 +35,15 @@ def test_trades_is_natural_loss_plus_beta_times_the_divergence(network, batch):
         (gradient,) = torch.autograd.grad(raised, current)
         moved = current.detach() + 2 / 255 * gradient.sign()
         current = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
-    trained = copy.deepcopy(model).train()
-    natural_logits, logits = trained(images), trained(current)
+    reference = copy.deepcopy(model).train()
+    seen = answers(reference, precision)
+    natural_logits, logits = seen(images), seen(current)
     shares = natural_logits.softmax(dim=1)
-    expected = (
-        F.cross_entropy(natural_logits, labels)
-        + 6 * (shares * (shares.log() - logits.log_softmax(dim=1))).sum(dim=1).mean()
-    )
-    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    divergences = (shares * (shares.log() - logits.log_softmax(dim=1))).sum(dim=1)
+    expected = smoothed_cross_entropy(natural_logits, labels, smoothing) + 6 * divergences.mean()
+    expected.backward()
+    assert_same_loss(loss, expected, precision, exact=1e-4)
+    assert_same_gradients(found, reference, precision, exact=1e-3)
 
 
 def test_the_divergence_is_worked_out_in_float32():
