@@ -283,6 +283,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.pt").write_text("nothing")
+    (tmp_path / "letters.pt").write_text("even text")  # torch.load answers with "pop from empty list"
     (tmp_path / "text.safetensors").write_text("nothing")
     torch.save(dict.fromkeys(("config", "progress", "model", "optimizer", "data"), 0), tmp_path / "state.pt")
     torch.save({}, tmp_path / "empty.pt")
@@ -291,6 +292,7 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     for weights, said in (
         (tmp_path / "none.pt", "no such file; pass the weights to --weights"),
         (tmp_path / "text.pt", "it is damaged, or none at all"),
+        (tmp_path / "letters.pt", "letters.pt: not a file that torch.save wrote, or damaged; copy or save it again"),
         (tmp_path / "text.safetensors", "not a safetensors file"),
         (ours, "is a checkpoint of this project already; use it as it is"),
         (tmp_path / "state.pt", "the state of an unfinished training; pass the model.safetensors beside it"),
