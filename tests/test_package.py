@@ -1,6 +1,7 @@
 """The wheel, installed into an environment of its own and used from another folder, as a user has it."""
 
 import ast
+import functools
 import os
 import re
 import signal
@@ -152,6 +153,9 @@ COMES_WITH = {"circus": "bentoml", "huggingface-hub": "timm"}
 """Packages that another one brings along, and that are used for its sake alone."""
 
 
+DISTRIBUTIONS = functools.cache(packages_distributions)
+
+
 def imported(package: str) -> dict[str, str]:
     """Return the modules at the top that a package's files import, wherever they do, each with one of the files."""
     found: dict[str, str] = {}
@@ -181,7 +185,7 @@ def test_what_a_package_imports_is_required(package):
     for extra in EXTRAS[package]:
         allowed |= required(PROJECT["optional-dependencies"][extra])
     assert required(["python-json-logger>=3.1", "ray==2.60.0"]) == {"python-json-logger", "ray"}
-    distributions = packages_distributions()
+    distributions = DISTRIBUTIONS()
     missing = {}
     for name, path in imported(package).items():
         # The name of the module itself where it is not installed, such as pillow_heif.

@@ -5,7 +5,7 @@ import torch
 
 from training.common.described_options import OptionRow, described_options, option_rows
 from training.config import METHODS, TrainConfig, recipe_defaults
-from training.options import build_parser, configure, variations
+from training.options import build_parser, checked, configure, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]

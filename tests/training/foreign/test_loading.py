@@ -150,7 +150,7 @@ def test_training_starts_from_the_weights_of_a_foreign_file(
     reference = wide()
     path = saved(tmp_path / "x.pth", reference.state_dict())
     # Steps so small that float32 holds what training starts from.
-    small = ("--method=standard", "--lr=1e-30", "--momentum=0")
+    small = ("--method=standard", "--lr=1e-30")
     assert train(arguments(picture_folder, "a", *small, f"--init-from={path}", epochs=1)) == 0
     printed = capsys.readouterr().out
     assert f"starts from {path}: took it for wrn-10-1" in printed or f"starts from {path}: read the" in printed
