@@ -11,6 +11,7 @@ from benchmarks import precisions
 from benchmarks.engines import auto_mode
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
+from benchmarks.start_up import start_up_table
 from docs.generator import gpu
 from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
@@ -32,7 +33,7 @@ from docs.generator.results import (
 from docs.generator.results import rows as attack_rows
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import fast_judge, own_folder
+from release import fast_judge, own_folder, own_weights
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -454,6 +455,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "frozen-backbone": _frozen_backbone,
     "own-folder-steps": lambda: own_folder.steps_table(result("own_folder")),
     "own-folder-figures": lambda: own_folder.figures_table(result("own_folder")),
+    "own-weights-steps": lambda: own_weights.steps_table(result("own_weights")),
+    "start-up": lambda: start_up_table(result("start_up")),
     "table1": _reproduced("table1"),
     "table2": _reproduced("table2"),
     "table5": _reproduced("table5"),
