@@ -55,6 +55,7 @@ from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.common.described_options import option_rows
 from training.config import TrainConfig
 from training.convert.command import build_parser as convert_parser
+from training.convert.options import Options as ConvertOptions
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork
@@ -96,11 +97,14 @@ def _training_options() -> str:
     return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
 
 
-def _evaluation_options() -> str:
-    rows = [
-        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
-    ]
-    return words_table(("option", "meaning", "default", "range"), rows)
+def _options(record: type) -> Callable[[], str]:
+    """Return the function that makes the table of a command's options."""
+
+    def table() -> str:
+        rows = [(f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(record)]
+        return words_table(("option", "meaning", "default", "range"), rows)
+
+    return table
 
 
 def _settings() -> str:
@@ -408,7 +412,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-evaluate": lambda: describe(
         evaluate_parser(), elsewhere=[row.name for row in option_rows(EvaluateOptions)]
     ),
-    "command-convert": lambda: describe(convert_parser()),
+    "command-convert": lambda: describe(convert_parser(), elsewhere=[row.name for row in option_rows(ConvertOptions)]),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "command-serve": lambda: describe(serve_parser()),
@@ -416,7 +420,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-report": lambda: describe(report_parser()),
     "sgn-commands": _sgn_commands,
     "training-options": _training_options,
-    "evaluation-options": _evaluation_options,
+    "evaluation-options": _options(EvaluateOptions),
+    "convert-options": _options(ConvertOptions),
     "settings": _settings,
     "errors": _errors,
     "presets": _presets,

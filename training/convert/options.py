@@ -76,7 +76,7 @@ class Options:
             default="32, or what the timm network is made for",
         ),
     ] = None
-    activation: Annotated[str, Option("activation", choices=tuple(ACTIVATIONS))] = "relu"
+    activation: Annotated[str, Option("activation of the backbone", choices=tuple(ACTIVATIONS))] = "relu"
     epsilon: Annotated[
         float,
         Option(
