@@ -135,7 +135,7 @@ def is_ready(port: int) -> bool:
 
 def test_what_serving_lacks_is_named_with_its_extra(programs, tmp_path):
     code = "import sys; sys.modules['torch'] = None\nfrom sgn.command import main\nsys.exit(main(sys.argv[1:]))"
-    done = ran([programs / "python", "-c", code, "train", "--data-root=x", "--dataset=cifar10"], tmp_path)
+    done = ran([programs / "python", "-c", code, "train", "--data-root=.", "--dataset=cifar10"], tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: sgn train needs torch, which is not installed; install the rest with pip ")
     assert done.stderr.count("\n") == 1
