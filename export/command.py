@@ -23,11 +23,14 @@ from export.options import (
     FileKind,
 )
 from export.output import UNFINISHED
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, any_number, whole_number
 from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
+from training.common.errors import TrainingError
+from training.common.given_paths import require_file
 from training.data.class_names import HELP as CLASSES_HELP
-from training.data.datasets import DATASETS
+from training.data.class_names import read_class_names
+from training.data.datasets import DATASETS, require_root
 
 PROGRAM = "python -m export"
 BESIDE_CHECKPOINT = Path()
@@ -191,21 +194,21 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = any_number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1, such as 0.995")
     return value
 
 
 def _examples(text: str) -> int:
-    value = int(text)
+    value = whole_number(text)
     if not 1 <= value <= MAX_EXAMPLES:
         raise argparse.ArgumentTypeError(f"{text} is not a number of pictures from 1 to {MAX_EXAMPLES}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = whole_number(text)
     if value < PICTURES:
         raise argparse.ArgumentTypeError(f"{text} is too few pictures; at least {PICTURES} are compared one by one")
     return value
@@ -254,6 +257,20 @@ def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("--examples is for what the service serves: --onnx or --openvino; leave it out")
 
 
+def _check_files(options: argparse.Namespace) -> None:
+    """Check what can be told of the files that the command line names without reading tensors.
+
+    Raises:
+        PathError: The checkpoint or the folder of the data set is missing.
+        OptionError: The classes are none.
+    """
+    if options.classes is not None:
+        read_class_names(options.classes)
+    require_file(options.ckpt, "--ckpt")
+    if options.data_root is not None:
+        require_root(options.data_root, options.dataset)
+
+
 def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[tuple[FileKind, Path]]:
     """Return each format to write with its file; end the program where there is none or two share a file."""
     formats = _wanted(options)
@@ -282,6 +299,11 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
         program: What --help and errors call the program.
     """
     options = parse_arguments(arguments, program)
+    try:
+        _check_files(options)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     with importing():
         from export.export import export_all
     given = sys.argv[1:] if arguments is None else arguments

@@ -19,7 +19,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -177,6 +178,24 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def stopwatch(steps: list[Step], told: Callable[[Step], None]) -> Callable[[str, str, Callable[[], Any]], Any]:
+    """Return a function that does a step of this name and command, and returns what that returned.
+
+    Args:
+        steps: Gets each step when it is done.
+        told: Likewise.
+    """
+
+    def measured(name: str, command: str, act: Callable[[], Any]) -> Any:
+        began, used = time.monotonic(), _children()
+        result = act()
+        steps.append(Step(name, command, round(time.monotonic() - began, 1), round(_children() - used, 1)))
+        told(steps[-1])
+        return result
+
+    return measured
+
+
 def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
     """Go the whole way in a folder that has photos/, and return the steps and the figures.
 
@@ -189,21 +208,10 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
         OwnFolderError: A command failed; it has printed why.
     """
     steps: list[Step] = []
-
-    def measured(name: str, command: str, act: Callable[[], Any]) -> Any:
-        began, used = time.monotonic(), _children()
-        result = act()
-        steps.append(Step(name, command, round(time.monotonic() - began, 1), round(_children() - used, 1)))
-        told(steps[-1])
-        return result
-
+    measured = stopwatch(steps, told)
     for name, arguments in commands(size).items():
         measured(name, f"sgn {shlex.join(arguments)}", partial(run_sgn, work, *arguments))
-    answers = measured(
-        "serve and classify",
-        "sgn serve --model photos.onnx",
-        lambda: classify_unseen(work, _environment()),
-    )
+    answers = measured("serve and classify", "sgn serve --model photos.onnx", lambda: classify_unseen(work))
     report = json.loads((work / "runs" / "photos" / "evaluation.json").read_text())
     return {
         "size": asdict(size),
@@ -215,7 +223,7 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
     }
 
 
-def classify_unseen(work: Path, environment: dict[str, str]) -> dict[str, int]:
+def classify_unseen(work: Path) -> dict[str, int]:
     """Serve photos.onnx, classify each photo of the test part, and return how many there were and how many were right.
 
     Raises:
@@ -224,26 +232,50 @@ def classify_unseen(work: Path, environment: dict[str, str]) -> dict[str, int]:
     _, info = load_checkpoint(work / "runs" / "photos" / "model.safetensors")
     unseen = in_test_part(work / "photos", info.class_names, info.split)
     paths = [path for path in sorted((work / "photos").glob("*/*")) if unseen(path)]
+    with service(work, "photos.onnx") as client:
+        right = sum(classified(client, path)["label"] == path.parent.name for path in paths)
+    return {"pictures": len(paths), "right": right}
+
+
+@contextmanager
+def service(work: Path, model: str) -> Iterator[httpx.Client]:
+    """Yield a client of `sgn serve` on a graph in a folder, until the block ends.
+
+    Raises:
+        OwnFolderError: The service does not start.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "sgn", "serve", "--model", "photos.onnx", "--port", str(port)]
+    command = [sys.executable, "-m", "sgn", "serve", "--model", model, "--port", str(port)]
     log = work / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=work, env=environment, stdout=output, stderr=output)
-    right = 0
+        server = subprocess.Popen(command, cwd=work, env=_environment(), stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             _wait(client, server, log)
-            for path in paths:
-                answer = client.post("/classify", files={"image": path.read_bytes()})
-                if answer.status_code != 200:
-                    raise OwnFolderError(f"{path}: the service answers {answer.status_code}: {answer.text}")
-                right += answer.json()["label"] == path.parent.name
+            yield client
     finally:
         server.terminate()
         server.wait()
-    return {"pictures": len(paths), "right": right}
+
+
+def classified(client: httpx.Client, path: Path, **form: str) -> dict[str, Any]:
+    """Return the service's answer to a picture.
+
+    Args:
+        client: A client of the service.
+        path: The picture.
+        form: Further fields of the form.
+
+    Raises:
+        OwnFolderError: It refuses it.
+    """
+    answer = client.post("/classify", files={"image": path.read_bytes()}, data=form)
+    if answer.status_code != 200:
+        raise OwnFolderError(f"{path}: the service answers {answer.status_code}: {answer.text}")
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def _wait(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:

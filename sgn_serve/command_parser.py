@@ -14,6 +14,8 @@ USAGE_ERROR = 2
 
 _SIMILAR = 0.6
 _MOST_SUGGESTIONS = 3
+_SHOWN = 40
+"""Most characters of a wrong value in a message."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -34,8 +36,38 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(by_lower[one] for one in nearest)}? " if nearest else ""
 
 
+def whole_number(text: str) -> int:
+    """Return the whole number that a text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, not {text[:_SHOWN]!r}") from None
+
+
+def any_number(text: str) -> float:
+    """Return the number that a text stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, not {text[:_SHOWN]!r}") from None
+
+
 class CommandParser(argparse.ArgumentParser):
     """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        """Make a parser whose arguments of the types int and float say what they expect."""
+        super().__init__(*arguments, **options)
+        self.register("type", int, whole_number)
+        self.register("type", float, any_number)
 
     def error(self, message: str) -> NoReturn:
         """Print the error, then one line of usage, and end with status 2."""

@@ -26,6 +26,7 @@ from sgn_serve.settings import settings_table
 from sgn_serve.telemetry.metrics import metric_rows
 from tests.sgn_serve.browser import running_browser, watched_page
 from training.attacks.registry import ENTRIES
+from training.convert.command import build_parser as convert_parser
 from training.evaluate.command import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -222,10 +223,11 @@ def test_every_item_of_the_checklist_is_explained_with_its_threshold() -> None:
 
 
 def test_the_reference_lists_every_option_and_attack() -> None:
-    commands = INSERTS["command-evaluate"]() + INSERTS["evaluation-options"]()
-    for action in build_parser()._actions:
-        for option in action.option_strings:
-            assert option in ("-h", "--help") or option in commands, option
+    for parser, name in ((build_parser(), "evaluat"), (convert_parser(), "convert")):
+        described = "".join(INSERTS[insert]() for insert in INSERTS if name in insert)
+        for action in parser._actions:
+            for option in action.option_strings:
+                assert option in ("-h", "--help") or option.startswith("--no-") or option in described, option
     for attack in ENTRIES:
         assert f"`{attack}`" in INSERTS["attacks"]()
 
@@ -279,5 +281,7 @@ def test_the_workflow_runs_what_must_pass_on_every_python() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     (job,) = workflow["jobs"].values()
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    (kept,) = (step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert (kept["if"], kept["with"]["path"]) == ("always()", "build/ui"), "the pictures of the page, whatever failed"
     lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert lowest == f">={job['strategy']['matrix']['python'][0]}"

@@ -41,12 +41,12 @@ def test_two_commands_from_a_robustbench_file_to_answers(tmp_path: Path) -> None
     assert convert(["--weights", str(tmp_path / "x.pt"), "--classes", "cifar10", "--out", str(checkpoint)]) == 0
     assert export(["--ckpt", str(checkpoint), "--onnx", str(graph)]) == 0
 
-    settings = {"SGN_MODEL": str(graph), "SGN_SELF_GRADIENT": "false"}
-    with application_client(Settings.from_environment(settings)) as client:
+    with application_client(Settings.from_environment({"SGN_MODEL": str(graph)})) as client:
         for pixels, index, probabilities in zip(pictures, best, expected.tolist(), strict=True):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             answer = client.post("/classify", files={"image": buffer.getvalue()})
             assert answer.status_code == 200, answer.text
+            assert answer.json()["self_gradient"] is False, "by default, for there is no block"
             assert (answer.json()["index"], answer.json()["label"]) == (index, CLASSES[index])
             assert answer.json()["probability"] == pytest.approx(probabilities[index], abs=1e-4)

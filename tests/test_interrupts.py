@@ -93,13 +93,17 @@ def test_ctrl_c_at_the_first_import_is_quiet(tmp_path, command):
     assert interrupted(tmp_path, ["-m", command, "--help"]) == (130, "interrupted\n")
 
 
+CHECKPOINT = "sgn_serve/bundled/model.safetensors"
+"""A file that is there: one that is not would be refused before the imports."""
+
+
 @pytest.mark.parametrize("moment", [40, 300])
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["training", "--data-root=nowhere", "--dataset=cifar10"],
-        ["sgn", "train", "--data-root=nowhere", "--dataset=cifar10"],
-        ["training.evaluate", "--ckpt=nowhere", "--data-root=nowhere", "--report=nowhere"],
+        ["training", "--data-root=docs", "--dataset=cifar10"],
+        ["sgn", "train", "--data-root=docs", "--dataset=cifar10"],
+        ["training.evaluate", f"--ckpt={CHECKPOINT}", "--data-root=docs", "--report=nowhere"],
         ["sgn_serve.check"],
     ],
 )
@@ -109,7 +113,9 @@ def test_ctrl_c_in_the_midst_of_the_imports_is_quiet(tmp_path, arguments, moment
 
 @pytest.mark.parametrize("moment", [40, 400])
 def test_ctrl_c_in_the_midst_of_the_exports_imports_is_quiet(tmp_path, moment):
-    status, printed = interrupted(tmp_path, ["-m", "export", "--ckpt=x/m.safetensors", "--onnx"], moment=moment)
+    status, printed = interrupted(
+        tmp_path, ["-m", "export", f"--ckpt={CHECKPOINT}", f"--onnx={tmp_path / 'x'}"], moment=moment
+    )
     assert (status, printed) == (130, "interrupted\n")
 
 
@@ -119,7 +125,7 @@ def test_ctrl_c_is_quiet_in_the_console_script_too(tmp_path, moment):
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom sgn.command import main\nsys.exit(main())\n"
     )
-    arguments = [str(script), "train", "--data-root=nowhere", "--dataset=cifar10"]
+    arguments = [str(script), "train", "--data-root=docs", "--dataset=cifar10"]
     assert interrupted(tmp_path, arguments, moment=moment) == (130, "interrupted\n")
 
 

@@ -1,6 +1,9 @@
 """The wheel, installed into an environment of its own and used from another folder, as a user has it."""
 
+import ast
+import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +11,8 @@ import sysconfig
 import time
 import tomllib
 import zipfile
+from collections.abc import Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import httpx
@@ -130,11 +135,65 @@ def is_ready(port: int) -> bool:
 
 def test_what_serving_lacks_is_named_with_its_extra(programs, tmp_path):
     code = "import sys; sys.modules['torch'] = None\nfrom sgn.command import main\nsys.exit(main(sys.argv[1:]))"
-    done = ran([programs / "python", "-c", code, "train", "--data-root=x", "--dataset=cifar10"], tmp_path)
+    done = ran([programs / "python", "-c", code, "train", "--data-root=.", "--dataset=cifar10"], tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: sgn train needs torch, which is not installed; install the rest with pip ")
     assert done.stderr.count("\n") == 1
     assert '".[train]"' in done.stderr
+
+
+EXTRAS = {
+    "sgn": (),
+    "sgn_serve": ("cpu", "openvino", "heic", "classify", "ray"),
+    "training": ("train", "timm"),
+    "export": ("train", "export", "cpu", "openvino"),
+}
+"""The extras whose packages may be imported, by the package of this project. Each stands on [project.dependencies]."""
+COMES_WITH = {"circus": "bentoml", "huggingface-hub": "timm"}
+"""Packages that another one brings along, and that are used for its sake alone."""
+
+
+DISTRIBUTIONS = functools.cache(packages_distributions)
+
+
+def imported(package: str) -> dict[str, str]:
+    """Return the modules at the top that a package's files import, wherever they do, each with one of the files."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in names:
+                found.setdefault(name.partition(".")[0], str(path.relative_to(ROOT)))
+    return {name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, *PACKAGES}}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required(lines: Sequence[str]) -> set[str]:
+    """Return the names of the distributions that these lines of pyproject.toml require."""
+    return {normalised(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in lines}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_a_package_imports_is_required(package):
+    """The environment that the wheel is tried in has all other packages of this one, so it would miss none."""
+    allowed = required([*PROJECT["dependencies"], *COMES_WITH])
+    for extra in EXTRAS[package]:
+        allowed |= required(PROJECT["optional-dependencies"][extra])
+    assert required(["python-json-logger>=3.1", "ray==2.60.0"]) == {"python-json-logger", "ray"}
+    distributions = DISTRIBUTIONS()
+    missing = {}
+    for name, path in imported(package).items():
+        # The name of the module itself where it is not installed, such as pillow_heif.
+        providers = {normalised(one) for one in distributions.get(name, [name])} | {normalised(name)}
+        if not providers & allowed:
+            missing[name] = path
+    assert not missing
+    assert package == "sgn" or len(imported(package)) > 5, "imports are seen"
 
 
 def test_every_extra_beside_serving_is_what_its_command_imports():

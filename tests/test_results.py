@@ -28,6 +28,7 @@ from release.hostile import fuzz
 from release.hostile import report as hostile
 from release.hostile.named import NAMED
 from release.hostile.recipes import Recipe, digest
+from sgn.command import COMMANDS
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
 from training.attacks.views import held_view
@@ -328,6 +329,24 @@ def test_the_service_is_no_slower_than_before_its_cage():
     for row in measured["connections"].values():
         assert len(row["rounds"]) >= 3
         assert row["ratios"]["now, ONNX Runtime"]["median"] >= 0.95
+
+
+def test_no_command_takes_long_to_start():
+    measured = result("start_up")
+    assert {f"sgn {name} --help" for name in COMMANDS} < set(measured["seconds"])
+    assert sum("--help" not in name for name in measured["seconds"]) >= 3, "refusals"
+    assert {name: seconds for name, seconds in measured["seconds"].items() if seconds >= 1.5} == {}
+
+
+def test_a_robustbench_file_is_served_by_two_commands():
+    measured = result("own_weights")
+    assert measured["architecture"] == "wrn-28-10"
+    assert measured["parameters"] > 36_000_000
+    *commands, served = (step["command"].split()[1] for step in measured["steps"])
+    assert (commands, served) == (["convert", "export"], "serve")
+    assert measured["classes_answered"] > 1
+    assert measured["same_class"] == measured["same_probabilities"] == measured["pictures"] >= 10
+    assert measured["self_gradient"] == [False]
 
 
 def test_kills_changed_no_row():

@@ -3,12 +3,37 @@
 Nothing here imports PyTorch before the options are checked, for that takes seconds.
 """
 
+import argparse
 import os
 import sys
+from pathlib import Path
 
 from sgn_serve.interrupts import importing
 from training.common.errors import TrainingError
-from training.options import PROGRAM, build_parser, checked
+from training.common.given_paths import require_file
+from training.config import TIMM_WEIGHTS, TrainConfig
+from training.data.datasets import require_root
+from training.loop.run_lock import LOCK
+from training.options import PROGRAM, build_parser, check_run, checked, run_folder
+
+
+def check_files(arguments: argparse.Namespace, config: TrainConfig) -> None:
+    """Check that what the command line names is there, and the run's folder.
+
+    Args:
+        arguments: The parsed command line.
+        config: The configuration that it led to.
+
+    Raises:
+        OptionError: The run's name would lead out of runs/.
+        PathError: Something is missing or in the way.
+    """
+    folder = run_folder(arguments.run, config)
+    if not (folder / LOCK).exists():  # a living run says who it is, once it is asked for its lock
+        check_run(folder, resume=arguments.resume)
+    if config.start and config.pretrained != TIMM_WEIGHTS and not arguments.resume:
+        require_file(Path(config.start), config.start_flag)
+    require_root(arguments.data_root, config.dataset)
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
@@ -20,7 +45,10 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """
     arguments = build_parser(program).parse_args(argv)
     try:
-        checked(arguments)
+        config = checked(arguments)
+        # Several processes check together once they have met, so that none waits for one that has ended.
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            check_files(arguments, config)
     except TrainingError as error:
         # Every process that torchrun started gets the same error, so the first one of each machine prints it.
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:

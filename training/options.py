@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgn_serve.command_parser import CommandParser
+from training.common.command_line import OptionError
 from training.common.described_options import DescribedOption, add_options, given_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
+from training.common.given_paths import PathError
 from training.config import FINETUNE, METHODS, TrainConfig, check_given, recipe_defaults
 from training.data.datasets import DATASETS
 from training.networks.names import check_spelling
@@ -69,6 +71,47 @@ def checked(arguments: argparse.Namespace) -> TrainConfig:
     check_given(config, given)
     check_spelling(config.arch)
     return config
+
+
+def run_folder(name: str | None, config: TrainConfig) -> Path:
+    """Return the folder of a run.
+
+    Args:
+        name: The run's name, possibly of several parts, such as "cifar10/first". None stands for the configuration's.
+        config: The configuration.
+
+    Raises:
+        OptionError: The name would lead out of runs/.
+    """
+    name = f"{config.arch}-{config.method}-{config.dataset}" if name is None else name
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise OptionError(
+            f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
+            f"such as {next((part for part in parts if part.strip('.')), 'first')}"
+        )
+    return Path("runs", *parts)
+
+
+def check_run(folder: Path, *, resume: bool) -> None:
+    """Check that a run's folder holds a state to resume, or that it is free for a new run.
+
+    Args:
+        folder: The folder.
+        resume: Whether the run is continued.
+
+    Raises:
+        PathError: It does not, or is not.
+    """
+    state = folder / "state.pt"
+    if resume:
+        if not state.is_file():
+            raise PathError(f"{state}: no such file, so there is nothing to resume; leave --resume away to start")
+        return
+    for file in (state, folder / "model.safetensors"):
+        if file.exists():
+            hint = "add --resume to continue that run, or give" if file == state else "move it away or give"
+            raise PathError(f"{file} exists: {hint} another --run")
 
 
 def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainConfig:

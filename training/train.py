@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from sgn_serve.graph_format import MAX_SIDE
-from training.common.command_line import OptionError
+from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
+from training.checkpoint import CheckpointError, CheckpointInfo
 from training.common.described_options import given_options
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, print_ending
@@ -26,7 +27,7 @@ from training.loop.run_lock import run_lock
 from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
-from training.options import configure
+from training.options import check_run, configure, run_folder
 from training.parallel.distributed import (
     DistributedError,
     Shard,
@@ -35,26 +36,6 @@ from training.parallel.distributed import (
     local_device,
     process_group,
 )
-
-
-def run_folder(name: str | None, config: TrainConfig) -> Path:
-    """Return the folder of a run.
-
-    Args:
-        name: The run's name, possibly of several parts, such as "cifar10/first". None stands for the configuration's.
-        config: The configuration.
-
-    Raises:
-        OptionError: The name would lead out of runs/.
-    """
-    name = f"{config.arch}-{config.method}-{config.dataset}" if name is None else name
-    parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise OptionError(
-            f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
-            f"such as {next((part for part in parts if part.strip('.')), 'first')}"
-        )
-    return Path("runs", *parts)
 
 
 def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
@@ -80,10 +61,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
         class_names = tuple(state["data"]["class_names"])
         split = AutomaticSplit.from_values(state["split"]) if "split" in state else split
     else:
-        for file in (run_dir / "state.pt", run_dir / "model.safetensors"):
-            if file.exists():
-                hint = "add --resume to continue that run, or give" if file.suffix == ".pt" else "move it away or give"
-                raise TrainerError(f"{file} exists: {hint} another --run")
+        check_run(run_dir, resume=False)
         if config.start:
             start = read_start(config)
             # The pictures that the other network was trained on are not for judging this one.
@@ -142,7 +120,8 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
                     held.enter_context(run_lock(run_dir))
                 trainer = prepare(arguments, config, device, shard)
             if shard.first:
-                for line in (trainer.start_line, recipe_line(config, given_options(TrainConfig, arguments))):
+                kept = kept_line(trainer.checkpoint_path) if arguments.resume else ""
+                for line in (trainer.start_line, recipe_line(config, given_options(TrainConfig, arguments)), kept):
                     if line:
                         print(line, flush=True)
                 print(describe(trainer), flush=True)
@@ -171,6 +150,18 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         path = trainer.checkpoint_path
         print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
     return 0
+
+
+def kept_line(checkpoint: Path) -> str:
+    """Return a line that says which epoch's network a run has kept so far, "" where it has none."""
+    try:
+        with safe_open(checkpoint, framework="pt") as file:
+            history = CheckpointInfo.from_json((file.metadata() or {}).get(METADATA_KEY, "")).history
+    except (CheckpointError, SafetensorError, OSError):
+        return ""
+    figures = [f"{name} {history[name]:.4g}" for name in ("val_clean", "val_lowest") if name in history]
+    epoch = f"epoch {history.get('epoch')}"
+    return f"kept so far: {', '.join([epoch, *figures])}"
 
 
 def describe(trainer: Trainer) -> str:

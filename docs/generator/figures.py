@@ -34,7 +34,7 @@ from docs.generator.results import (
     training_log,
 )
 from export.reduced import Reduced
-from release import own_folder
+from release import own_folder, own_weights
 from release.bundle import core_minutes
 from release.hostile import fuzz, session
 from release.hostile import report as hostile
@@ -333,5 +333,13 @@ NAMED: dict[str, Callable[[], str]] = {
     "own-folder.judged": lambda: str(result("own_folder")["judged_pictures"]),
     "own-folder.served": lambda: str(result("own_folder")["served"]["pictures"]),
     "own-folder.right": lambda: str(result("own_folder")["served"]["right"]),
+    "own-weights.file": lambda: f"{result('own_weights')['megabytes'][own_weights.WEIGHTS]:.0f}",
+    "own-weights.graph": lambda: f"{result('own_weights')['megabytes'][own_weights.GRAPH]:.0f}",
+    "own-weights.pictures": lambda: str(result("own_weights")["pictures"]),
+    "own-weights.same": lambda: str(result("own_weights")["same_probabilities"]),
+    "own-weights.difference": lambda: f"{result('own_weights')['largest_difference']:.7f}".rstrip("0"),
+    "own-weights.cores": lambda: str(result("own_weights")["cores"]),
+    "own-weights.load": lambda: str(result("own_weights")["load_average"]),
+    "start-up.rounds": lambda: str(result("start_up")["rounds"]),
     "bento.megabytes": lambda: f"{result('bento_size')['installed_megabytes']:.0f}",
 }

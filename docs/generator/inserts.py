@@ -11,6 +11,7 @@ from benchmarks import precisions
 from benchmarks.engines import auto_mode
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
+from benchmarks.start_up import start_up_table
 from docs.generator import gpu
 from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
@@ -31,7 +32,7 @@ from docs.generator.results import (
 )
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import fast_judge, own_folder
+from release import fast_judge, own_folder, own_weights
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -53,6 +54,7 @@ from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.common.described_options import option_rows
 from training.config import TrainConfig
 from training.convert.command import build_parser as convert_parser
+from training.convert.options import Options as ConvertOptions
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork
@@ -94,11 +96,14 @@ def _training_options() -> str:
     return words_table(("option", "meaning", "default", "range", "for the methods"), rows)
 
 
-def _evaluation_options() -> str:
-    rows = [
-        (f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(EvaluateOptions)
-    ]
-    return words_table(("option", "meaning", "default", "range"), rows)
+def _options(record: type) -> Callable[[], str]:
+    """Return the function that makes the table of a command's options."""
+
+    def table() -> str:
+        rows = [(f"`{row.flags}`", cell(row.help), cell(row.default), cell(row.range)) for row in option_rows(record)]
+        return words_table(("option", "meaning", "default", "range"), rows)
+
+    return table
 
 
 def _settings() -> str:
@@ -395,7 +400,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-evaluate": lambda: describe(
         evaluate_parser(), elsewhere=[row.name for row in option_rows(EvaluateOptions)]
     ),
-    "command-convert": lambda: describe(convert_parser()),
+    "command-convert": lambda: describe(convert_parser(), elsewhere=[row.name for row in option_rows(ConvertOptions)]),
     "command-reproduce": lambda: describe(reproduce_parser()),
     "command-export": lambda: describe(export_parser()),
     "command-serve": lambda: describe(serve_parser()),
@@ -403,7 +408,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-report": lambda: describe(report_parser()),
     "sgn-commands": _sgn_commands,
     "training-options": _training_options,
-    "evaluation-options": _evaluation_options,
+    "evaluation-options": _options(EvaluateOptions),
+    "convert-options": _options(ConvertOptions),
     "settings": _settings,
     "errors": _errors,
     "presets": _presets,
@@ -443,6 +449,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "frozen-backbone": _frozen_backbone,
     "own-folder-steps": lambda: own_folder.steps_table(result("own_folder")),
     "own-folder-figures": lambda: own_folder.figures_table(result("own_folder")),
+    "own-weights-steps": lambda: own_weights.steps_table(result("own_weights")),
+    "start-up": lambda: start_up_table(result("start_up")),
     "table1": _reproduced("table1"),
     "table2": _reproduced("table2"),
     "table5": _reproduced("table5"),

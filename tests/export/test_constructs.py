@@ -24,6 +24,7 @@ WORST_ERROR = {LOGITS: 1e-5, PLAIN_LOGITS: 1e-5, SELF_GRADIENT: 1e-4}
 EVERY_TIME = (
     "circular",
     "images resized inside",
+    '"bicubic", antialias=True',
     "`AdaptiveMaxPool2d` of odd sizes",
     "`spectral_norm`",
     "in-place write to a slice",

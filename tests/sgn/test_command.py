@@ -5,7 +5,9 @@ import shlex
 import pytest
 
 from sgn.command import COMMANDS, HELP, main
+from sgn_serve.command import SHOWN
 from sgn_serve.command import build_parser as serve_parser
+from sgn_serve.settings import flag_of, settings_table
 from training.evaluate.command import build_parser as judge_parser
 from training.options import build_parser as train_parser
 
@@ -30,6 +32,33 @@ def test_the_commands_of_the_help_are_parsed():
             _, name, *options = shlex.split(line)
             if name in parsers:
                 parsers[name]().parse_args(options)
+
+
+def serve_help(monkeypatch, capsys, option: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", option])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_of_serve_shows_the_settings_that_matter_alone(monkeypatch, capsys):
+    printed = serve_help(monkeypatch, capsys, "--help")
+    flags = {row.variable: flag_of(row) for row in settings_table() if not row.secret}
+    assert {variable for variable, flag in flags.items() if f"  {flag} VALUE" in printed} == set(SHOWN)
+    assert {"SGN_MODEL", "SGN_SELF_GRADIENT", "SGN_ENGINE", "SGN_THREADS"} <= set(SHOWN)
+    assert "SGN_MAX_BATCH" not in SHOWN
+    assert "  --help-all " in printed
+    assert len(printed.splitlines()) <= 50
+
+
+def test_help_all_of_serve_shows_every_setting_but_the_secret(monkeypatch, capsys):
+    printed = serve_help(monkeypatch, capsys, "--help-all")
+    rows = settings_table()
+    assert any(row.secret for row in rows)
+    for row in rows:
+        assert (f"  {flag_of(row)} VALUE" in printed) is not row.secret, row.variable
+    assert "  --max-batch VALUE" in printed
 
 
 def test_without_a_command_the_help_is_printed(capsys):

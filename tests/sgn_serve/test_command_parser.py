@@ -36,6 +36,14 @@ def test_a_misspelled_choice_is_told_with_all_choices(parser, capsys):
     assert error == "error: argument --method: unknown value 'trade'; did you mean trades? known are: standard, trades"
 
 
+def test_what_is_no_number_is_told_as_such(parser, capsys):
+    parser.add_argument("--rate", type=float)
+    error = refusal(parser, capsys, "--weights=x", "--batch-size=1.5")
+    assert error == "error: argument --batch-size: expected a whole number, not '1.5'"
+    assert refusal(parser, capsys, "--weights=x", "--rate=fast").endswith("expected a number, not 'fast'")
+    assert len(refusal(parser, capsys, "--weights=x", f"--batch-size={'9' * 10_000}")) < 120
+
+
 def test_what_is_missing_is_named(parser, capsys):
     assert refusal(parser, capsys, "--method", "trades").startswith("error: the following arguments are required: --w")
 

@@ -1,12 +1,15 @@
 """The command line of `python -m training`: what it refuses, and with which words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.training.tiny_run import arguments, failure
+from tests.training.checkpoints import save_untrained, tiny_info
+from tests.training.tiny_run import arguments, failure, rows
 from training.command import main
 from training.evaluate import command
+from training.train import kept_line
 
 
 def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
@@ -20,8 +23,9 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     assert "it is for trades" in failure(capsys, arguments(picture_folder, "a", "--trades-beta", "3"))
     assert "--activation such as silu" in failure(capsys, arguments(picture_folder, "a", "--attack-view", "full"))
     assert "no such file" in failure(capsys, arguments(picture_folder, "a", "--init-from", "none.safetensors"))
-    # The folder is not there: whoever got as far as reading pictures would say so.
+    # The folder is empty: whoever got as far as reading pictures would say so.
     nowhere = runs / "nowhere"
+    nowhere.mkdir(parents=True)
     for name in ("gpu", "cuda:99"):
         assert "pass --device cpu" in failure(capsys, arguments(nowhere, "a", "--device", name))
     for count in ("0", "-1"):
@@ -75,8 +79,19 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(picture_fo
     error = failure(capsys, arguments(picture_folder, "a", *standard, "--resume", "--arch", "wrn-16-1", epochs=1))
     assert "arch (was wrn-10-1, now wrn-16-1); give the same ones as then" in error
     assert (runs / "a" / "model.safetensors").read_bytes() == before
+    assert main(arguments(picture_folder, "a", *standard, "--resume", epochs=1)) == 0
+    (row,) = rows(runs / "a")
+    shown = [f"{name} {float(row[name]):.4g}" for name in ("val_clean", "val_lowest")]
+    assert f"kept so far: epoch 1, {', '.join(shown)}\n" in capsys.readouterr().out
     (runs / "a" / "state.pt").unlink()
     assert "move it away or give another --run" in failure(capsys, arguments(picture_folder, "a", *standard, epochs=1))
+
+
+def test_the_epoch_that_is_kept_is_that_of_the_checkpoint(tmp_path):
+    history = {"epoch": 7, "val_clean": 0.8125, "val_lowest": 0.25, "val_fgsm": 0.5}
+    checkpoint = save_untrained(tmp_path, replace(tiny_info(), history=history))
+    assert kept_line(checkpoint) == "kept so far: epoch 7, val_clean 0.8125, val_lowest 0.25"
+    assert kept_line(tmp_path / "none.safetensors") == ""
 
 
 def test_other_pictures_are_refused_before_they_are_read(picture_folder, runs, tmp_path, capsys):

@@ -5,7 +5,7 @@ import torch
 
 from training.common.described_options import OptionRow, described_options, option_rows
 from training.config import METHODS, TrainConfig, recipe_defaults
-from training.options import build_parser, configure, variations
+from training.options import build_parser, checked, configure, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -61,3 +61,16 @@ def test_help_names_defaults_ranges_and_methods(monkeypatch):
     text = build_parser().format_help()
     assert "weight of the divergence in trades (default: 6; above 0; for --method trades)" in text
     assert "passes over the training pictures (default: 200; 10 with --recipe finetune; above 0)" in text
+
+
+def test_what_the_recipes_set():
+    names = ("recipe", "epochs", "lr", "lr_schedule", "lr_warmup")
+    for flags, values in (
+        ((), ("paper", 200, 0.1, "step", 0.2)),
+        (("--pretrained=x.pth",), ("finetune", 10, 0.01, "cyclic", 0.2)),
+        (("--recipe=finetune",), ("finetune", 10, 0.01, "cyclic", 0.2)),
+        (("--recipe=finetune", "--epochs=3", "--lr=0.02"), ("finetune", 3, 0.02, "cyclic", 0.2)),
+        (("--pretrained=x.pth", "--recipe=paper"), ("paper", 200, 0.1, "step", 0.2)),
+    ):
+        config = checked(build_parser().parse_args(["--data-root=x", *flags]))
+        assert tuple(getattr(config, name) for name in names) == values, flags

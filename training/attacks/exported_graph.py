@@ -10,6 +10,7 @@ from torch import Tensor
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
 from sgn_serve.onnx_runtime import start_session
 from training.attacks.base import AttackOn, TargetModel
+from training.attacks.names import graph_fix
 from training.attacks.rows import RowFilter, RowId
 from training.common.errors import TrainingError, one_line
 from training.networks.names import SelfGradient
@@ -35,7 +36,7 @@ class ExportedGraph:
                 does not compute in.
         """
         if not path.is_file():
-            raise ExportedGraphError(f"{path}: no such file; write it with `python -m export --ckpt ... --onnx {path}`")
+            raise ExportedGraphError(f"{path}: no such file; {graph_fix(path)}")
         try:
             self._session = start_session(path, threads)
         except ImportError:

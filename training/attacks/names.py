@@ -5,6 +5,7 @@ training.attacks.registry builds the attacks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sgn_serve.command_parser import did_you_mean
 from training.common.errors import TrainingError
@@ -16,6 +17,11 @@ FEWEST_CLASSES_FOR_DLR = 4
 NEEDS_BLOCK = "a network with a block"
 NEEDS_GRAPH = "--onnx my-model.onnx"
 NEEDS_AUTO = "a threshold of self_gradient=auto: --auto-margin 0.08, or the checkpoint's own"
+
+
+def graph_fix(path: Path) -> str:
+    """Return how a missing graph of --onnx is made, for messages."""
+    return f"write it with `python -m export --ckpt ... --onnx {path}`"
 
 
 class AttackError(TrainingError):

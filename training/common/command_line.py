@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -60,6 +61,7 @@ class Option:
         some: Whether an option of several values needs one at least.
         aliases: Other flags that mean the same.
         alone: The value where the flag stands alone. "" where it needs one.
+        read: How its value is read from a text, where its type does not say that.
     """
 
     help: str
@@ -77,6 +79,7 @@ class Option:
     some: bool = False
     aliases: tuple[str, ...] = ()
     alone: str = ""
+    read: Callable[[str], Any] | None = None
 
     @property
     def range(self) -> str:

@@ -162,6 +162,8 @@ def option_rows(record: type, variations: Variations = no_variations) -> Iterato
 def _parsing(item: DescribedOption) -> dict[str, Any]:
     """Return what argparse needs to know to read the option's value."""
     kind, option = item.kind, item.option
+    if option.read is not None:
+        return {"type": option.read, "metavar": option.metavar}
     if kind == "choice":
         return {"choices": option.choices}
     if kind == "switch":

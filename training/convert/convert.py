@@ -14,7 +14,7 @@ from training.foreign.guessing import guess_architecture
 from training.foreign.loading import CIFAR_SIZE, describe_foreign
 from training.foreign.matching import Match, match
 from training.foreign.normalisation import NONE, in_words, is_possible, known_normalisation
-from training.foreign.reading import SAFETENSORS, ForeignWeights, read_weights
+from training.foreign.reading import ForeignWeights, read_weights
 from training.foreign.recognising import other_architecture
 from training.foreign.spelling import Normalisation, Spelling
 from training.foreign.spellings import refuse_other_networks
@@ -31,14 +31,12 @@ def convert(options: Options) -> list[str]:
     """Write the checkpoint, and return what was done, one line each.
 
     Raises:
+        OptionError, PathError: The weights are not there, or are the file to write; or the classes are none.
         WeightsError: The weights cannot be read, or do not fit the network.
         WriteError: The checkpoint cannot be written.
     """
-    if options.out.suffix not in ("", SAFETENSORS):
-        raise WeightsError(f"--out {options.out} is written as safetensors; pass a name that ends in {SAFETENSORS}")
+    options.check_files()
     names = read_class_names(options.classes)
-    if options.out.exists() and options.weights.exists() and options.out.samefile(options.weights):
-        raise WeightsError(f"--out {options.out} is the file of --weights itself; pass another")
     weights = read_weights(options.weights)
     refuse_other_networks(weights.tensors)
     lines = [f"{weights.path}: {note}" for note in weights.notes]
@@ -75,7 +73,8 @@ def convert(options: Options) -> list[str]:
 def _describe(options: Options, arch: str, names: tuple[str, ...]) -> CheckpointInfo:
     """Return the description of the checkpoint, whose normalisation is not known yet."""
     cifar10 = options.classes == CIFAR10
-    side = options.image_size or usual_image_size(arch) or CIFAR_SIZE
+    side = usual_image_size(arch) if options.image_size is None else options.image_size
+    side = CIFAR_SIZE if side is None else side
     info = describe_foreign(options.weights, arch, names, NONE, (side, side))
     recipe = {**info.recipe, "dataset": CIFAR10, "image_size": None} if cifar10 else info.recipe
     return replace(
@@ -94,10 +93,8 @@ def _normalisation(
     """Return mean and standard deviation, and both in words with where they are from.
 
     Raises:
-        WeightsError: Only one of --mean and --std is given, or a standard deviation is not above zero.
+        WeightsError: A standard deviation is not above zero.
     """
-    if (options.mean is None) != (options.std is None):
-        raise WeightsError("--mean and --std belong together; pass both or neither")
     known = known_normalisation(weights, arch, spelling)
     if options.mean is not None and options.std is not None:
         found, source = (options.mean, options.std), "by --mean and --std"

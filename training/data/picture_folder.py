@@ -16,15 +16,12 @@ from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_f
 from training.common.devices import free_memory, gib
 from training.common.errors import one_line
 from training.data.automatic_split import AutomaticSplit, Part, Split, same_content
+from training.data.datasets import LAYOUT
 from training.data.mapped_file import FileSpaceError, in_mapped_file
 from training.data.picture_set import DatasetError, PictureSet
 from training.data.random_crops import WholePictures, aspects_of, kept_side
 from training.parallel.distributed import first_on_machine
 
-_EXPECTED = (
-    "expected <data-root>/<class>/<picture>, or <data-root>/train/<class>/<picture> and "
-    "<data-root>/test/<class>/<picture>"
-)
 # Pictures handed to the threads at a time, so that a million of them do not wait in a queue.
 _CHUNK = 1000
 # More unreadable pictures than this mean a wrong folder or a failing disk, so reading stops.
@@ -64,7 +61,7 @@ def read_picture_folder(
     """
     folder, undivided = part_folder(root, part.name), is_undivided(root)
     if not folder.is_dir():
-        raise DatasetError(f"{_absent(root, folder)}; {_EXPECTED}: point --data-root at the folder that holds them")
+        raise DatasetError(f"{_absent(root, folder)}; {LAYOUT}: point --data-root at the folder that holds them")
     if undivided and part.of is None:
         if part.name != "test":
             raise DatasetError(
@@ -266,7 +263,7 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
     """
     suffixes = ", ".join(sorted(SUFFIXES))
     if not any(found.values()):
-        raise DatasetError(f"{folder}: no pictures ({suffixes}) in class folders; {_EXPECTED}")
+        raise DatasetError(f"{folder}: no pictures ({suffixes}) in class folders; {LAYOUT}")
     empty = [name for name, pictures in found.items() if not pictures]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
@@ -275,7 +272,7 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
             "convert its pictures to one of these formats, or remove the folder"
         )
     if len(found) == 1:
-        raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {_EXPECTED}")
+        raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {LAYOUT}")
 
 
 def read_pictures(

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
         options = Options(**{"ckpt": None, **given_options(Options, arguments)})
+        options.check_files()
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

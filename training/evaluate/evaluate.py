@@ -41,8 +41,8 @@ def run(options: Options, command: str) -> int:
     prepared: Prepared | None = None
     try:
         with terminable():
-            say_where(options)
             prepared = prepare(options, command)
+            say_where(options)
             evaluate(prepared)
     except ENDINGS as error:
         nothing_yet = "nothing was measured yet, so run the same command again"

@@ -11,8 +11,7 @@ from torch import nn
 
 from training.common.errors import one_line
 from training.evaluate.any_module import JudgeError
-
-_EXAMPLE = "write it like models/my.py:build"
+from training.evaluate.options import MODULE_EXAMPLE, function_of
 
 
 def load_module(given: str) -> nn.Module:
@@ -22,18 +21,14 @@ def load_module(given: str) -> nn.Module:
         given: The file and the name of the function, such as "models/my.py:build".
 
     Raises:
-        JudgeError: There is no such file or function, it fails, or it returns something else. Where the file's own
-            code fails, the message names the line.
+        OptionError: There is no such file.
+        JudgeError: There is no such function, it fails, or it returns something else. Where the file's own code
+            fails, the message names the line.
     """
-    file, _, name = given.rpartition(":")
-    path = Path(file)
-    if not file or path.suffix != ".py" or not name.isidentifier():
-        raise JudgeError(f"--module {given}: no Python file and function; {_EXAMPLE}")
-    if not path.is_file():
-        raise JudgeError(f"--module {given}: there is no file {path}; {_EXAMPLE}")
+    path, name = function_of(given)
     build = getattr(_run_file(given, path), name, None)
     if not callable(build):
-        raise JudgeError(f"--module {given}: {path} defines no function {name!r}; {_EXAMPLE}")
+        raise JudgeError(f"--module {given}: {path} defines no function {name!r}; {MODULE_EXAMPLE}")
     try:
         built: Any = build()
     except Exception as error:
@@ -46,7 +41,7 @@ def load_module(given: str) -> nn.Module:
 def _run_file(given: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
     if spec is None or spec.loader is None:
-        raise JudgeError(f"--module {given}: Python cannot import {path}; {_EXAMPLE}")
+        raise JudgeError(f"--module {given}: Python cannot import {path}; {MODULE_EXAMPLE}")
     module = importlib.util.module_from_spec(spec)
     folder = str(path.absolute().parent)
     if folder not in sys.path:
@@ -64,7 +59,7 @@ def _failure(given: str, path: Path, error: Exception) -> str:
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
     ]
-    where = f", line {lines[-1]}" if lines else ""
-    if isinstance(error, SyntaxError):
-        where = f", line {error.lineno}"
-    return f"--module {given}: {type(error).__name__}: {one_line(error)} ({path.name}{where})"
+    what, file, where = one_line(error), path.name, f", line {lines[-1]}" if lines else ""
+    if isinstance(error, SyntaxError):  # its own text names the file and the line too; it may be one that it imports
+        what, file, where = error.msg, Path(error.filename or path).name, f", line {error.lineno}"
+    return f"--module {given}: {type(error).__name__}: {what} ({file}{where})"

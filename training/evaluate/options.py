@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from sgn_serve.pictures.resizing import RESIZES
-from training.attacks.names import DEFAULT, split_names
+from training.attacks.names import DEFAULT, graph_fix, split_names
 from training.common.command_line import INTENSITY, Option, OptionError
 from training.common.described_options import check_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
-from training.data.datasets import DATASETS
+from training.common.given_paths import PathError, require_file
+from training.data.datasets import DATASETS, require_root
 from training.foreign.kind import is_foreign
 
+MODULE_EXAMPLE = "write it like models/my.py:build"
+"""How a value of --module looks, for messages."""
 REPORT = "evaluation.json"
 """The name of a report."""
 PICTURES = 1000
@@ -179,6 +182,36 @@ class Options:
         if given:
             raise OptionError(f"{given[0]} {reason}; leave it out")
 
+    def check_files(self) -> None:
+        """Check that what the command line names is there.
+
+        Raises:
+            PathError: A file or the folder of the data set is missing.
+            OptionError: --module names no file and function, or a report of --rows-from is missing.
+        """
+        if self.module is not None:
+            function_of(self.module)
+        if self.ckpt is not None:
+            require_file(self.ckpt, "--ckpt")
+        if self.onnx is not None and not self.onnx.is_file():
+            raise PathError(f"{self.onnx}: no such file; {graph_fix(self.onnx)}")
+        if self.transfer_from is not None:
+            require_file(self.transfer_from, "--transfer-from")
+        self.other_reports()
+        require_root(self.data_root, self.dataset)
+
+    def other_reports(self) -> tuple[Path, ...]:
+        """Return the JSON files of --rows-from, each named itself or by its folder.
+
+        Raises:
+            OptionError: One is not there.
+        """
+        paths = tuple(path / REPORT if path.is_dir() else path for path in self.rows_from)
+        for path in paths:
+            if not path.exists():
+                raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")
+        return paths
+
     def output_paths(self) -> tuple[Path, Path | None]:
         """Return the JSON file, and the folder for the page and the plots where one is asked for."""
         if self.report is None:
@@ -187,6 +220,24 @@ class Options:
         if self.report.suffix == ".json":
             return self.report, None
         return self.report / REPORT, self.report
+
+
+def function_of(given: str) -> tuple[Path, str]:
+    """Return the file and the name of the function that --module names.
+
+    Args:
+        given: The value of --module, such as "models/my.py:build".
+
+    Raises:
+        OptionError: It is of another form, or there is no such file.
+    """
+    file, _, name = given.rpartition(":")
+    path = Path(file)
+    if not file or path.suffix != ".py" or not name.isidentifier():
+        raise OptionError(f"--module {given}: no Python file and function; {MODULE_EXAMPLE}")
+    if not path.is_file():
+        raise OptionError(f"--module {given}: there is no file {path}; {MODULE_EXAMPLE}")
+    return path, name
 
 
 def module_name(given: str) -> str:

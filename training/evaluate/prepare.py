@@ -30,7 +30,7 @@ from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
 from training.evaluate.measuring import Trial
 from training.evaluate.module_file import load_module
-from training.evaluate.options import PICTURES, REPORT, Options, module_name
+from training.evaluate.options import PICTURES, Options, module_name
 from training.evaluate.report import FORMAT, Report
 from training.evaluate.run import Evaluation
 from training.evaluate.saved_report import FIX_OF_OTHERS, read_saved
@@ -76,7 +76,7 @@ def prepare(options: Options, command: str) -> Prepared:
         torch.set_num_threads(options.threads)
     path, folder = options.output_paths()
     check_writable(path)
-    others = _other_reports(options.rows_from)
+    others = options.other_reports()
     device = checked_device(options.device or default_device())
     if options.ckpt is None:
         return _prepare_module(options, command, device, others)
@@ -339,16 +339,3 @@ def _check_saved(path: Path, file_format: str, known: dict[str, Any], others: Se
     read_saved(path, file_format, known, in_part=True)
     for other in others:
         read_saved(other, file_format, known, FIX_OF_OTHERS, in_part=True)
-
-
-def _other_reports(given: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the JSON files of --rows-from, each named itself or by its folder.
-
-    Raises:
-        OptionError: One is not there.
-    """
-    paths = tuple(path / REPORT if path.is_dir() else path for path in given)
-    for path in paths:
-        if not path.exists():
-            raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")
-    return paths

@@ -45,7 +45,7 @@ PREACT_RESNET = Spelling(
         (r"^conv1\.", "stem."),
         *_GROUPS_OF_TWO,
         *_BLOCK_NORMS,
-        (r"\.shortcut\.0\.", ".shortcut."),
+        (r"\.(?:shortcut|downsample)\.0\.", ".shortcut."),
         *_CLASSIFIER,
     ),
 )

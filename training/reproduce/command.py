@@ -12,7 +12,7 @@ from sgn_serve.command_parser import CommandParser
 from sgn_serve.interrupts import importing
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
-from training.data.datasets import DATASETS
+from training.data.datasets import DATASETS, require_root
 from training.reproduce.paper import FIGURE, TABLES
 from training.reproduce.systems import BUDGETS
 from training.reproduce.targets import rows_of
@@ -58,8 +58,9 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     arguments = build_parser(program).parse_args(argv)
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
-        rows_of(arguments)
+        rows = rows_of(arguments)
         check_threads(arguments.threads)
+        require_root(arguments.data_root, arguments.dataset or rows[0].dataset)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

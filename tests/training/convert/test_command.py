@@ -16,6 +16,8 @@ from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.needs_timm import NEEDS_TIMM
 from tests.training.foreign.references import (
+    OTHER_SPELLING,
+    SHORTCUT_AND_LINEAR,
     Normalised,
     PreActReference,
     ResNetReference,
@@ -67,9 +69,10 @@ def assert_same(checkpoint: Path, reference: Callable[[Tensor], Tensor], images:
         (lambda state: {"model": {f"module.{name}": value for name, value in state.items()}}, "prefix 'module.'"),
         (lambda state: {"net": {f"_orig_mod.{name}": value for name, value in state.items()}}, "prefix '_orig_mod.'"),
         (lambda state: {"ema": state, "model_state_dict": state}, "under 'model_state_dict', and not 'ema'"),
+        (lambda state: {"ema": state, "epoch": 7}, "took what it holds under 'ema'\n"),
         (lambda state: {name: value.half() for name, value in state.items()}, "took it for wrn-10-2"),
     ],
-    ids=["bare", "state_dict", "data parallel", "compiled", "two", "half"],
+    ids=["bare", "state_dict", "data parallel", "compiled", "two", "ema", "half"],
 )
 def test_a_wide_resnet_in_every_wrapping(
     wrapped: Callable[[dict[str, Tensor]], Any],
@@ -105,6 +108,15 @@ def test_each_form_of_preact_resnet_18(of_input: bool, bn_before_fc: bool, tmp_p
     assert_same(converted(tmp_path, reference.state_dict(), "--arch", arch), reference, pictures())
 
 
+@pytest.mark.parametrize("of_input", [False, True])
+def test_preact_resnet_18_in_the_other_spelling(of_input: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = lively(PreActReference(5, of_input, True, OTHER_SPELLING))
+    assert {"fc.weight", "layer2.0.downsample.0.weight"} <= reference.state_dict().keys()
+    arch = f"preact-resnet-18{'-v1' * of_input}"
+    assert_same(converted(tmp_path, reference.state_dict(), "--arch", arch), reference, pictures())
+
+
 def test_which_preact_resnet_18_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(PreActReference(5, True, False).state_dict(), tmp_path / "x.pt")
     out = tmp_path / "model.safetensors"
@@ -115,9 +127,11 @@ def test_which_preact_resnet_18_is_not_guessed(tmp_path: Path, capsys: pytest.Ca
     assert not out.exists()
 
 
-def test_resnet_18(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("spelling", [SHORTCUT_AND_LINEAR, OTHER_SPELLING], ids="-".join)
+def test_resnet_18(spelling: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    reference = lively(ResNetReference(5))
+    reference = lively(ResNetReference(5, spelling))
+    assert {f"layer2.0.{spelling[0]}.1.weight", f"{spelling[1]}.weight"} <= reference.state_dict().keys()
     assert_same(converted(tmp_path, reference.state_dict(), suffix=".safetensors"), reference, pictures())
     assert "took it for resnet-18" in capsys.readouterr().out
 
@@ -283,6 +297,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.pt").write_text("nothing")
+    (tmp_path / "letters.pt").write_text("even text")  # torch.load answers with "pop from empty list"
     (tmp_path / "text.safetensors").write_text("nothing")
     torch.save(dict.fromkeys(("config", "progress", "model", "optimizer", "data"), 0), tmp_path / "state.pt")
     torch.save({}, tmp_path / "empty.pt")
@@ -291,6 +306,7 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     for weights, said in (
         (tmp_path / "none.pt", "no such file; pass the weights to --weights"),
         (tmp_path / "text.pt", "it is damaged, or none at all"),
+        (tmp_path / "letters.pt", "letters.pt: not a file that torch.save wrote, or damaged; copy or save it again"),
         (tmp_path / "text.safetensors", "not a safetensors file"),
         (ours, "is a checkpoint of this project already; use it as it is"),
         (tmp_path / "state.pt", "the state of an unfinished training; pass the model.safetensors beside it"),

@@ -277,7 +277,8 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
     ],
 )
 def test_impossible_requests_are_refused_before_any_work(checkpoint, tmp_path, capsys, flags, message):
-    # The pictures are not there: whoever got as far as reading them would say so.
+    # The folder is empty: whoever got as far as reading pictures would say so.
+    (tmp_path / "none").mkdir()
     assert main([f"--ckpt={checkpoint}", f"--data-root={tmp_path / 'none'}", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error

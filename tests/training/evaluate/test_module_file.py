@@ -1,6 +1,7 @@
 """The command line on a module of one's own: --module FILE.py:FUNCTION."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "my_network.py").write_text(MY)
     (folder / "beside.py").write_text("CLASSES = 3\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     return folder / "my_network.py"
 
 
@@ -90,7 +91,7 @@ def test_pictures_become_another_size(mine, picture_folder, capsys):
 )
 def test_functions_that_build_no_module(mine, picture_folder, capsys, name, complaint):
     assert main(arguments(mine, picture_folder, name=name)) == 2
-    (line,) = capsys.readouterr().err.splitlines()[1:]
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --module {mine}:{name}: ")
     assert complaint in line
 
@@ -99,7 +100,7 @@ def test_functions_that_build_no_module(mine, picture_folder, capsys, name, comp
     ("text", "complaint"),
     [
         ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library' (my_network.py, line 1)"),
-        ("x = 1\ny = = 2\n", "SyntaxError: "),
+        ("x = 1\ny = = 2\n", "SyntaxError: invalid syntax (my_network.py, line 2)"),
         (MY.replace("/ 0.25))", "/ 0.25)).softmax(1)"), "the module answers with probabilities"),
         (
             MY.replace("return self.linear(self", "return self.linear(1 + self").replace("CLASSES)", "5)"),
@@ -110,8 +111,17 @@ def test_functions_that_build_no_module(mine, picture_folder, capsys, name, comp
 def test_files_that_do_not_work(mine, picture_folder, capsys, text, complaint):
     mine.write_text(text)
     assert main(arguments(mine, picture_folder)) == 2
-    (line,) = capsys.readouterr().err.splitlines()[1:]
+    # One line: where the report goes is told once nothing is refused any more.
+    (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_a_mistake_in_a_file_that_is_imported_is_placed_there(mine, picture_folder, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    mine.with_name("beside.py").write_text("\n\nCLASSES = = 3\n")
+    assert main(arguments(mine, picture_folder)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: --module {mine}:build: SyntaxError: invalid syntax (beside.py, line 3)"
 
 
 @pytest.mark.parametrize(

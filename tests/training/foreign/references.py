@@ -58,33 +58,39 @@ class WideReference(nn.Module):
         return self.fc(F.avg_pool2d(F.relu(self.bn1(x)), 8).flatten(1))
 
 
+SHORTCUT_AND_LINEAR, OTHER_SPELLING = ("shortcut", "linear"), ("downsample", "fc")
+"""What programs call the branch beside a block, and the last layer: kuangliu and RobustBench, and torchvision."""
+
+
 class PreActBlockReference(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, of_input: bool):
+    def __init__(self, inputs: int, outputs: int, stride: int, of_input: bool, aside: str):
         super().__init__()
-        self.of_input = of_input
+        self.of_input, self.aside = of_input, aside
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), NamedConvolution(inputs, outputs, 3, stride)
         self.bn2, self.conv2 = nn.BatchNorm2d(outputs), NamedConvolution(outputs, outputs, 3)
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(NamedConvolution(inputs, outputs, 1, stride))
+            self.add_module(aside, nn.Sequential(NamedConvolution(inputs, outputs, 1, stride)))
 
     def forward(self, x: Tensor) -> Tensor:
         started = F.relu(self.bn1(x))
-        aside = self.shortcut(x if self.of_input else started) if hasattr(self, "shortcut") else x
+        beside = getattr(self, self.aside, None)
+        aside = x if beside is None else beside(x if self.of_input else started)
         return aside + self.conv2(F.relu(self.bn2(self.conv1(started))))
 
 
 class ResidualBlockReference(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, aside: str):
         super().__init__()
+        self.aside = aside
         self.conv1, self.bn1 = NamedConvolution(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = NamedConvolution(outputs, outputs, 3), nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(NamedConvolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            layers = (NamedConvolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.add_module(aside, nn.Sequential(*layers))
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(inner + self.shortcut(x))
+        return F.relu(inner + getattr(self, self.aside, nn.Identity())(x))
 
 
 CHANNELS = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
@@ -97,17 +103,22 @@ class PreActReference(nn.Module):
         classes: How many logits.
         of_input: Whether shortcuts start at the blocks' inputs.
         bn_before_fc: Whether batch norm and ReLU follow the last block.
+        spelling: Names of the branch beside a block and of the last layer.
     """
 
-    def __init__(self, classes: int, of_input: bool, bn_before_fc: bool):
+    def __init__(
+        self, classes: int, of_input: bool, bn_before_fc: bool, spelling: tuple[str, str] = SHORTCUT_AND_LINEAR
+    ):
         super().__init__()
+        aside, self.last = spelling
         self.conv1 = NamedConvolution(3, 64, 3)
         for number, (inputs, outputs, stride) in enumerate(CHANNELS, 1):
-            first = PreActBlockReference(inputs, outputs, stride, of_input)
-            self.add_module(f"layer{number}", nn.Sequential(first, PreActBlockReference(outputs, outputs, 1, of_input)))
+            first = PreActBlockReference(inputs, outputs, stride, of_input, aside)
+            second = PreActBlockReference(outputs, outputs, 1, of_input, aside)
+            self.add_module(f"layer{number}", nn.Sequential(first, second))
         if bn_before_fc:
             self.bn = nn.BatchNorm2d(512)
-        self.linear = nn.Linear(512, classes)
+        self.add_module(self.last, nn.Linear(512, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -115,25 +126,26 @@ class PreActReference(nn.Module):
             x = self.get_submodule(f"layer{number}")(x)
         if hasattr(self, "bn"):
             x = F.relu(self.bn(x))
-        return self.linear(F.avg_pool2d(x, 4).flatten(1))
+        return self.get_submodule(self.last)(F.avg_pool2d(x, 4).flatten(1))
 
 
 class ResNetReference(nn.Module):
-    """RobustBench's and kuangliu's ResNet-18."""
+    """RobustBench's and kuangliu's ResNet-18; `spelling` names the branch beside a block and the last layer."""
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, spelling: tuple[str, str] = SHORTCUT_AND_LINEAR):
         super().__init__()
+        aside, self.last = spelling
         self.conv1, self.bn1 = NamedConvolution(3, 64, 3), nn.BatchNorm2d(64)
         for number, (inputs, outputs, stride) in enumerate(CHANNELS, 1):
-            first = ResidualBlockReference(inputs, outputs, stride)
-            self.add_module(f"layer{number}", nn.Sequential(first, ResidualBlockReference(outputs, outputs, 1)))
-        self.linear = nn.Linear(512, classes)
+            first = ResidualBlockReference(inputs, outputs, stride, aside)
+            self.add_module(f"layer{number}", nn.Sequential(first, ResidualBlockReference(outputs, outputs, 1, aside)))
+        self.add_module(self.last, nn.Linear(512, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)
-        return self.linear(F.avg_pool2d(x, 4).flatten(1))
+        return self.get_submodule(self.last)(F.avg_pool2d(x, 4).flatten(1))
 
 
 class Normalised(nn.Module):

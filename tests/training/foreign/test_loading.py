@@ -14,12 +14,15 @@ from export.command import main as export
 from sgn_serve.graph_format import METADATA_KEY, file_sha256
 from tests.training.checkpoints import save_untrained, tiny_info
 from tests.training.foreign.references import Normalised, PreActReference, WideReference, lively
+from tests.training.tiny_run import arguments
 from training.checkpoint import CheckpointError, load_checkpoint
+from training.command import main as train
 from training.convert.command import main as convert
 from training.evaluate.command import main as evaluate
 from training.foreign.errors import WeightsError
 from training.foreign.kind import is_foreign
 from training.foreign.loading import Source, load_network
+from training.foreign.recognising import recognise
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
@@ -139,6 +142,26 @@ def test_what_is_left_open_is_named_with_the_command_that_takes_it(tmp_path: Pat
     assert "has 4 logits, and there are 3 classes" in refusal(four)
     ours = save_untrained(tmp_path, tiny_info())
     assert "is none; leave it out" in refusal(ours)
+
+
+def test_training_starts_from_the_weights_of_a_foreign_file(
+    tmp_path: Path, picture_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = wide()
+    path = saved(tmp_path / "x.pth", reference.state_dict())
+    # Steps so small that float32 holds what training starts from.
+    small = ("--method=standard", "--lr=1e-30")
+    assert train(arguments(picture_folder, "a", *small, f"--init-from={path}", epochs=1)) == 0
+    printed = capsys.readouterr().out
+    assert f"starts from {path}: took it for wrn-10-1" in printed or f"starts from {path}: read the" in printed
+    network, _ = load_checkpoint(runs / "a" / "model.safetensors")
+    trained = dict(network.backbone.named_parameters())
+    theirs = recognise(path, "--init-from").match.tensors
+    assert len(trained) > 10
+    for name, parameter in trained.items():
+        assert torch.equal(parameter, theirs[name]), name
+    first = reference.get_submodule("model").get_parameter("conv1.weight")
+    assert torch.equal(trained["stem.weight"], first), "and not a mapping of our own alone"
 
 
 def test_errors_name_their_own_flag(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from tests.training.foreign.references import WideReference
+from training.foreign.guessing import guess_architecture, state_of
 from training.foreign.matching import match
+from training.foreign.spellings import WIDE_RESNET
 
 
 @pytest.mark.parametrize("arch", ["wrn-10-1", "timm:convnext_tiny"], ids=["as they are", "that may be reshaped"])
@@ -13,6 +16,19 @@ def test_numbers_without_axes(arch: str, there: tuple[int, ...], here: tuple[int
     assert fit.other_shapes == {"a": (there, here)}
     assert fit.problems == 1
     assert fit.logits_in_file is None
+
+
+@pytest.mark.parametrize(("blocks", "width", "arch"), [(4, 10, "wrn-28-10"), (5, 20, "wrn-34-20")])
+def test_robustbenchs_wide_networks_are_guessed_and_fit(blocks: int, width: int, arch: str) -> None:
+    """Without memory for weights: a WRN-28-10 has 36 million of them."""
+    with torch.device("meta"):
+        theirs = WideReference(blocks, width, 10).state_dict()
+    assert guess_architecture(theirs) == arch
+    fit = match(theirs, arch, state_of(arch, 10))
+    assert fit.problems == 0
+    assert fit.spelling == WIDE_RESNET
+    shapes = {name: tensor.shape for name, tensor in state_of(arch, 10).items()}
+    assert {name: tensor.shape for name, tensor in fit.tensors.items()} == shapes
 
 
 def test_the_number_of_logits_may_alone_differ() -> None:

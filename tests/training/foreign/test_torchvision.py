@@ -187,6 +187,34 @@ def test_a_vgg_on_larger_pictures_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 
 @NEEDS_TIMM
+@pytest.mark.usefixtures("narrow")
+def test_a_convolutional_network_of_timm_is_guessed_by_its_own_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    reference = timm.create_model("convnext_tiny", num_classes=5).eval()
+    with torch.no_grad():
+        for key, parameter in reference.named_parameters():
+            if key.endswith(("gamma", "bias")):
+                parameter.normal_(0, 0.5)  # they start near zero, where nothing would be seen of them
+    assert "stages.0.blocks.0.conv_dw.weight" in reference.state_dict(), "timm's own name, and not torchvision's"
+    torch.save(reference.state_dict(), tmp_path / "theirs.pth")
+    out = tmp_path / "model.safetensors"
+    given = ["--weights", str(tmp_path / "theirs.pth"), "--classes", CLASSES, "--out", str(out)]
+    assert main([*given, "--image-size=64"]) == 0
+    printed = capsys.readouterr().out
+    assert "took it for timm:convnext_tiny, by its names and shapes" in printed
+    assert "0.485,0.456,0.406 and 0.229,0.224,0.225 (timm's for this network)" in printed
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = Normalised(reference, MEAN, STD).eval()(images)
+        torch.testing.assert_close(load_checkpoint(out)[0](images), expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.01, "the reference tells pictures apart"
+
+
+@NEEDS_TIMM
 def test_timms_names_that_several_networks_have_are_not_guessed() -> None:
     import timm
 
