@@ -320,6 +320,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.in flight": lambda: str(result("hostile")["in_flight"]),
     "hostile.steps": lambda: str(MOST_STEPS),
     "hostile.connections": lambda: str(Settings.model_fields["max_connections"].default),
+    "hostile.bounded": lambda: max(hostile.BOUNDED, key=lambda kind: int(kind.split()[0])).split()[0],
     "hostile.crowd": lambda: str(max(fuzz.CROWDS)),
     "hostile.many": lambda: str(session.MANY),
     "own-folder.smallest": lambda: str(own_folder.SMALLEST),
