@@ -23,7 +23,7 @@ from export.options import (
     FileKind,
 )
 from export.output import UNFINISHED
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, file_to_write
 from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
 from training.data.class_names import HELP as CLASSES_HELP
@@ -87,7 +87,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     for item in KINDS:
         parser.add_argument(
             f"--{item.name}",
-            type=Path,
+            type=file_to_write,
             nargs="?",
             const=BESIDE_CHECKPOINT,
             metavar="PATH",

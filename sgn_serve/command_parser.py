@@ -5,8 +5,10 @@ Every program of this project parses its arguments with CommandParser. Only the 
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 USAGE_ERROR = 2
@@ -34,8 +36,38 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(by_lower[one] for one in nearest)}? " if nearest else ""
 
 
+def file_to_write(text: str) -> Path:
+    """Return the path of a file that a command writes, as argparse's type of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end.
+    """
+    path = Path(text)
+    if not path.name or path.name == ".." or text.endswith(("/", os.sep)) or os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
+    return path
+
+
+def folder_to_write(text: str) -> Path:
+    """Return the path of a folder that a command makes and writes to, as argparse's type of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It is a file that is there.
+    """
+    if os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return Path(text)
+
+
+_PATHS = (Path, file_to_write, folder_to_write)
+"""Types of arguments that are paths."""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage."""
+    """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage.
+
+    No argument may be empty: an empty path would mean the current folder, and an empty text nothing.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Print the error, then one line of usage, and end with status 2."""
@@ -57,6 +89,14 @@ class CommandParser(argparse.ArgumentParser):
         if name.startswith("--") and not any(option.startswith(name) for option in known):
             options = [option for option in known if option.startswith("--")]
             self.error(f"unknown option {name}; {did_you_mean(name, options)}".removesuffix("; ").rstrip())
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return an argument's values as its type reads them. Empty ones, such as an unset variable's, are refused."""
+        if any(not text.strip() for text in arg_strings):
+            fix = "name a file or a folder" if action.type in _PATHS else "give it a value"
+            away = ", or leave it out" if action.option_strings and not action.required else ""
+            raise argparse.ArgumentError(action, f"empty; {fix}{away}")
+        return super()._get_values(action, arg_strings)  # type: ignore[misc]  # argparse's stubs lack it
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is not among an argument's choices."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, file_to_write
 from sgn_serve.interrupts import importing
 from training.common.command_line import number
 from training.common.errors import TrainingError
@@ -28,7 +28,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", type=Path, required=True, help="state dict: .pt, .pth or .safetensors")
     parser.add_argument("--classes", required=True, help=CLASSES_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, such as runs/x/model.safetensors")
+    parser.add_argument(
+        "--out", type=file_to_write, required=True, help="checkpoint to write, such as runs/x/model.safetensors"
+    )
     parser.add_argument("--arch", help=f"backbone (default: guessed from the tensors): {KNOWN}")
     for name, what in (("mean", "mean"), ("std", "standard deviation")):
         parser.add_argument(

@@ -158,6 +158,7 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     module = ModuleFacts(
         name=module_name(options.module or ""),
         class_names=chosen.class_names,
+        classes_from=f"the class folders of --data-root {root}" if reader == "image-folder" else f"--dataset {reader}",
         data=str(root.absolute().name if reader == "image-folder" else reader),
         more=facts,
     )
