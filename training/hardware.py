@@ -14,7 +14,6 @@ from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone, strides_over_one_pixel
 from training.networks.errors import ArchitectureError
 
-
 _COPIES = 3
 """Numbers of 4 bytes that training holds for each parameter: itself, its gradient and its momentum."""
 

@@ -97,9 +97,7 @@ def check_depth_and_width(depth: int, width: int) -> None:
             parameters.
     """
     if not 10 <= depth <= DEEPEST or (depth - 4) % 6 or width < 1:
-        raise ArchitectureError(
-            f"the depth must be 10, 16, 22, 28, ... (6n + 4) up to {DEEPEST}, the width at least 1"
-        )
+        raise ArchitectureError(f"the depth must be 10, 16, 22, 28, ... (6n + 4) up to {DEEPEST}, the width at least 1")
     channels = (16, 16 * width, 32 * width, 64 * width)
     convolutions = 2 * ((depth - 4) // 6)
     parameters = sum(9 * (before + (convolutions - 1) * after) * after for before, after in pairwise(channels))
@@ -116,9 +114,7 @@ def check_spelling(arch: str) -> None:
         ArchitectureError: The name is a wide residual network's that cannot be made. Or it is unknown, and resembles
             one of ours of the same numbers. Others are left to build_backbone, which knows timm's names.
     """
-    known = (
-        arch.startswith((TIMM_PREFIX, PREACT_RESNET_18)) or arch == RESNET_18 or depth_and_width(arch) is not None
-    )
+    known = arch.startswith((TIMM_PREFIX, PREACT_RESNET_18)) or arch == RESNET_18 or depth_and_width(arch) is not None
     resembles = any(_numbers(arch) == _numbers(name) for name in EXAMPLES) and did_you_mean(arch, EXAMPLES)
     if not known and (resembles or _wide_resnet_meant(arch)):
         raise ArchitectureError(unknown_architecture(arch))

@@ -44,7 +44,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset-name", default="", help="what figures call the pictures of an image folder")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=folder_to_write, help="folder of the result (default: results/reproduce/<budget>)")
+    parser.add_argument(
+        "--out", type=folder_to_write, help="folder of the result (default: results/reproduce/<budget>)"
+    )
     return parser
 
 
