@@ -11,7 +11,7 @@ from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import OptionError
 from training.common.described_options import given_options
 from training.common.devices import default_device
-from training.common.endings import ENDINGS, print_ending
+from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
@@ -136,6 +136,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
     done_before = False
     try:
         with ExitStack() as held:
+            held.enter_context(allocations_told())
             with shard.fail_together():
                 run_dir = run_folder(arguments.run, config)
                 if shard.first:
