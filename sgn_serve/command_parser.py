@@ -59,14 +59,33 @@ def folder_to_write(text: str) -> Path:
     return Path(text)
 
 
-_PATHS = (Path, file_to_write, folder_to_write)
+def path_text(text: str) -> str:
+    """Return a path as it is written, as argparse's type of an option that keeps it as a text."""
+    return text
+
+
+_PATHS = (Path, file_to_write, folder_to_write, path_text)
 """Types of arguments that are paths."""
+_SHOWN = 60
+"""Characters of a path that a message shows."""
+
+
+def _fault(path: str) -> str:
+    """Return why the system does not take a path, such as a name that is too long, "" where it does."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 class CommandParser(argparse.ArgumentParser):
     """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage.
 
-    No argument may be empty: an empty path would mean the current folder, and an empty text nothing.
+    No argument may be empty: an empty path would mean the current folder, and an empty text nothing. A path that the
+    system does not take is refused here, so that nobody else has to.
     """
 
     def error(self, message: str) -> NoReturn:
@@ -96,7 +115,11 @@ class CommandParser(argparse.ArgumentParser):
             fix = "name a file or a folder" if action.type in _PATHS else "give it a value"
             away = ", or leave it out" if action.option_strings and not action.required else ""
             raise argparse.ArgumentError(action, f"empty; {fix}{away}")
-        return super()._get_values(action, arg_strings)  # type: ignore[misc]  # argparse's stubs lack it
+        for text in arg_strings if action.type in _PATHS else ():
+            if fault := _fault(text):
+                shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+                raise argparse.ArgumentError(action, f"{shown!r} is no path here ({fault}); name another")
+        return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is not among an argument's choices."""

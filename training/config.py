@@ -122,6 +122,7 @@ class TrainConfig:
             "checkpoint, or weights of another program, of the same classes, whose backbone to start from",
             methods=_NOT_ORACLE,
             default="random weights",
+            metavar="FILE",
         ),
     ] = ""
     pretrained: Annotated[

@@ -54,6 +54,26 @@ def test_no_argument_of_any_command_may_be_empty(name, capsys):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
+        ("train", ["--data-root=x", "--init-from"]),
+        ("train", ["--data-root=x", "--pretrained"]),
+        ("train", ["--data-root"]),
+        ("judge", ["--data-root=x", "--ckpt"]),
+        ("judge", ["--data-root=x", "--module"]),
+        ("judge", ["--data-root=x", "--rows-from", "a"]),
+        ("convert", ["--classes=a,b", "--out=y", "--weights"]),
+        ("export", ["--onnx", "--ckpt"]),
+        ("report", ["--truth"]),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(name, arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([name, *arguments, "n" * 300])
+    assert "is no path here (File name too long); name another" in capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
         ("export", ["--ckpt=x", "--onnx"]),
         ("export", ["--ckpt=x", "--openvino"]),
         ("export", ["--ckpt=x", "--torchscript"]),
