@@ -23,7 +23,7 @@ from export.options import (
     FileKind,
 )
 from export.output import UNFINISHED
-from sgn_serve.command_parser import CommandParser, any_number, whole_number
+from sgn_serve.command_parser import CommandParser, any_number, file_to_write, whole_number
 from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
 from training.common.errors import TrainingError
@@ -90,7 +90,7 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     for item in KINDS:
         parser.add_argument(
             f"--{item.name}",
-            type=Path,
+            type=file_to_write,
             nargs="?",
             const=BESIDE_CHECKPOINT,
             metavar="PATH",

@@ -5,8 +5,10 @@ Every program of this project parses its arguments with CommandParser. Only the 
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 USAGE_ERROR = 2
@@ -14,7 +16,7 @@ USAGE_ERROR = 2
 
 _SIMILAR = 0.6
 _MOST_SUGGESTIONS = 3
-_SHOWN = 40
+_SHOWN = 60
 """Most characters of a wrong value in a message."""
 
 
@@ -60,8 +62,55 @@ def any_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number, not {text[:_SHOWN]!r}") from None
 
 
+def file_to_write(text: str) -> Path:
+    """Return the path of a file that a command writes, as argparse's type of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end.
+    """
+    path = Path(text)
+    if not path.name or path.name == ".." or text.endswith(("/", os.sep)) or os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
+    return path
+
+
+def folder_to_write(text: str) -> Path:
+    """Return the path of a folder that a command makes and writes to, as argparse's type of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It is a file that is there.
+    """
+    if os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return Path(text)
+
+
+def path_text(text: str) -> str:
+    """Return a path as it is written, as argparse's type of an option that keeps it as a text."""
+    return text
+
+
+_PATHS = (Path, file_to_write, folder_to_write, path_text)
+"""Types of arguments that are paths."""
+
+
+def _fault(path: str) -> str:
+    """Return why the system does not take a path, such as a name that is too long, "" where it does."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage."""
+    """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage.
+
+    No argument may be empty: an empty path would mean the current folder, and an empty text nothing. A path that the
+    system does not take is refused here, so that nobody else has to.
+    """
 
     def __init__(self, *arguments: Any, **options: Any):
         """Make a parser whose arguments of the types int and float say what they expect."""
@@ -89,6 +138,18 @@ class CommandParser(argparse.ArgumentParser):
         if name.startswith("--") and not any(option.startswith(name) for option in known):
             options = [option for option in known if option.startswith("--")]
             self.error(f"unknown option {name}; {did_you_mean(name, options)}".removesuffix("; ").rstrip())
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return an argument's values as its type reads them. Empty ones, such as an unset variable's, are refused."""
+        if any(not text.strip() for text in arg_strings):
+            fix = "name a file or a folder" if action.type in _PATHS else "give it a value"
+            away = ", or leave it out" if action.option_strings and not action.required else ""
+            raise argparse.ArgumentError(action, f"empty; {fix}{away}")
+        for text in arg_strings if action.type in _PATHS else ():
+            if fault := _fault(text):
+                shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+                raise argparse.ArgumentError(action, f"{shown!r} is no path here ({fault}); name another")
+        return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is not among an argument's choices."""

@@ -4,6 +4,7 @@ An option is described once, by its field of TrainConfig. The command line, the 
 documentation follow from that; see training.common.described_options.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from sgn_serve.graph_format import MAX_SIDE
 from sgn_serve.pictures.resizing import Resize
-from training.common.command_line import INTENSITY, Option, OptionError, flag
+from training.common.command_line import INTENSITY, LARGEST_FLOAT, Option, OptionError, flag
 from training.common.described_options import check_options, described_options
 from training.data.automatic_split import TEST_SHARE
 from training.data.datasets import DATASETS, IMAGE_FOLDER, VALIDATION_AT_MOST, VALIDATION_SHARE
@@ -121,6 +122,7 @@ class TrainConfig:
             "checkpoint, or weights of another program, of the same classes, whose backbone to start from",
             methods=_NOT_ORACLE,
             default="random weights",
+            metavar="FILE",
         ),
     ] = ""
     pretrained: Annotated[
@@ -434,6 +436,8 @@ class TrainConfig:
             raise OptionError(
                 f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
             )
+        if self.lr_schedule == "step":
+            self._check_highest_rate()
         if any(later <= earlier for earlier, later in pairwise(self.lr_milestones)):
             raise OptionError(
                 f"--lr-milestones {' '.join(map(str, self.lr_milestones))} are out of order; give each once, rising"
@@ -459,6 +463,15 @@ class TrainConfig:
                 raise OptionError("--weight-perturbation moves the backbone; leave it or --freeze-backbone away")
         if self.method == "gradient-oracle" and self.start:
             raise OptionError(f"a gradient oracle has more input than other networks; leave {self.start_flag} away")
+
+    def _check_highest_rate(self) -> None:
+        """Raise OptionError for a step schedule that multiplies the learning rate beyond what float32 holds."""
+        steps = len(self.lr_milestones)
+        if self.lr_decay > 1 and math.log(self.lr) + steps * math.log(self.lr_decay) > math.log(LARGEST_FLOAT):
+            raise OptionError(
+                f"--lr {self.lr:g} times --lr-decay {self.lr_decay:g} at {steps} --lr-milestones is more than 32 bits "
+                "hold; pass a smaller --lr-decay, such as 0.1"
+            )
 
     def _check_prior(self) -> None:
         """Raise OptionError for settings that exclude a start at the last perturbation."""

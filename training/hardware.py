@@ -3,13 +3,19 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
+from training.common.command_line import OptionError
+from training.common.devices import free_memory, gib
 from training.common.errors import first_line
 from training.config import TrainConfig, check_side
 from training.data.datasets import ARCHIVES, IMAGE_SIZE
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone, strides_over_one_pixel
 from training.networks.errors import ArchitectureError
+
+_COPIES = 3
+"""Numbers of 4 bytes that training holds for each parameter: itself, its gradient and its momentum."""
 
 
 def hardware_precision(device: torch.device) -> Literal["float32", "bf16"]:
@@ -32,7 +38,7 @@ def check_backbone(config: TrainConfig, device: torch.device) -> None:
         device: Where training will run.
 
     Raises:
-        OptionError: A hole or a padding is larger than such pictures.
+        OptionError: A hole or a padding is larger than such pictures, or the memory holds no such network.
         ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
     """
     side = IMAGE_SIZE if config.dataset in ARCHIVES else config.image_size
@@ -41,8 +47,26 @@ def check_backbone(config: TrainConfig, device: torch.device) -> None:
     try:
         with torch.device("meta"):
             _try_backbone(config, device, side)
+    except OptionError:
+        raise
     except Exception:  # its own errors come again; what the meta device cannot do raises anything
         _try_backbone(config, device, side)
+
+
+def _check_memory(backbone: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Refuse a network whose training needs more than all memory that is free, its features left aside.
+
+    Raises:
+        OptionError: It does. The message says how much.
+    """
+    copies = 1 if config.freeze_backbone else _COPIES
+    needed = 4 * copies * sum(parameter.numel() for parameter in backbone.parameters())
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise OptionError(
+            f"--arch {config.arch}: its weights{', gradients and momentum' if copies > 1 else ''} take {gib(needed)}, "
+            f"and {gib(free)} are free; pass a smaller one"
+        )
 
 
 def _try_backbone(config: TrainConfig, device: torch.device, side: int | None) -> None:
@@ -54,10 +78,12 @@ def _try_backbone(config: TrainConfig, device: torch.device, side: int | None) -
         side: Side in pixels of the pictures, None where it is not known.
 
     Raises:
+        OptionError: The memory holds no such network.
         ArchitectureError: It cannot be built, or cannot be trained on such pictures or in such batches.
     """
     backbone = build_backbone(config.arch, 2, None if side is None else (side, side))
     with_activation(backbone, config.activation)
+    _check_memory(backbone, config, device)
     if side is None:
         return
     if device.type == "cpu" and config.precision == "bf16" and strides_over_one_pixel(backbone, side):

@@ -12,7 +12,7 @@ from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
 from training.checkpoint import CheckpointError, CheckpointInfo
 from training.common.described_options import given_options
 from training.common.devices import default_device
-from training.common.endings import ENDINGS, print_ending
+from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.signals import terminable
@@ -114,6 +114,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
     done_before = False
     try:
         with ExitStack() as held:
+            held.enter_context(allocations_told())
             with shard.fail_together():
                 run_dir = run_folder(arguments.run, config)
                 if shard.first:

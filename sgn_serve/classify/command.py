@@ -3,9 +3,8 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, file_to_write
 from sgn_serve.interrupts import INTERRUPTED, importing
 from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
@@ -63,7 +62,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="what to classify, see below")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="file to write: .parquet, .csv or .jsonl"
+        "--out", required=True, type=file_to_write, metavar="FILE", help="file to write: .parquet, .csv or .jsonl"
     )
     parser.add_argument(
         "--resume",

@@ -118,8 +118,9 @@ def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_an_output_that_cannot_be_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "none" / "model.onnx")]) == 2
     assert "its folder does not exist" in one_error_line(capsys)
-    assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path)]) == 2
-    assert "is a folder" in one_error_line(capsys)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path)])
+    assert "is a folder; name a file in it" in capsys.readouterr().err
     assert main(["--ckpt", str(checkpoint), "--onnx", "/proc/model.onnx"]) == 2
     assert "/proc/model.onnx: cannot be written" in one_error_line(capsys)
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The console script: its help, its commands, and what it says of a mistake."""
 
+import importlib
 import shlex
 
 import pytest
@@ -59,6 +60,74 @@ def test_help_all_of_serve_shows_every_setting_but_the_secret(monkeypatch, capsy
     for row in rows:
         assert (f"  {flag_of(row)} VALUE" in printed) is not row.secret, row.variable
     assert "  --max-batch VALUE" in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_argument_of_any_command_may_be_empty(name, capsys):
+    """An empty path would mean the current folder, and nobody would say so."""
+    parser = importlib.import_module(COMMANDS[name].module).build_parser()
+    checked = 0
+    for action in parser._actions:
+        if action.nargs == 0 or action.dest == "help":
+            continue
+        flag = action.option_strings[:1]
+        with pytest.raises(SystemExit):
+            parser.parse_args([*flag, ""])
+        error = capsys.readouterr().err.splitlines()[0]
+        assert error.startswith("error: argument ")
+        assert ": empty; " in error
+        checked += 1
+    assert checked > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train", ["--data-root=x", "--init-from"]),
+        ("train", ["--data-root=x", "--pretrained"]),
+        ("train", ["--data-root"]),
+        ("judge", ["--data-root=x", "--ckpt"]),
+        ("judge", ["--data-root=x", "--module"]),
+        ("judge", ["--data-root=x", "--rows-from", "a"]),
+        ("convert", ["--classes=a,b", "--out=y", "--weights"]),
+        ("export", ["--onnx", "--ckpt"]),
+        ("report", ["--truth"]),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(name, arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([name, *arguments, "n" * 300])
+    assert "is no path here (File name too long); name another" in capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("export", ["--ckpt=x", "--onnx"]),
+        ("export", ["--ckpt=x", "--openvino"]),
+        ("export", ["--ckpt=x", "--torchscript"]),
+        ("export", ["--ckpt=x", "--aot"]),
+        ("convert", ["--weights=x", "--classes=a,b", "--out"]),
+        ("classify", ["x", "--out"]),
+    ],
+)
+def test_a_folder_is_no_file_to_write(name, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "..", "new/", str(tmp_path)):
+        with pytest.raises(SystemExit):
+            main([name, *arguments, folder])
+        error, _ = capsys.readouterr().err.splitlines()
+        assert error == f"error: argument {arguments[-1]}: {folder!r} is a folder; name a file in it"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["report", "x.csv", "--truth=y.csv"], ["reproduce", "table2"]])
+def test_a_file_is_no_folder_to_write(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        main([*arguments, "--out=file"])
+    assert capsys.readouterr().err.splitlines()[0] == "error: argument --out: 'file' is a file; name a folder"
 
 
 def test_without_a_command_the_help_is_printed(capsys):

@@ -1,8 +1,10 @@
 """The parser of all command lines: the error first, the nearest name, one line of usage."""
 
+from pathlib import Path
+
 import pytest
 
-from sgn_serve.command_parser import CommandParser, did_you_mean
+from sgn_serve.command_parser import CommandParser, did_you_mean, file_to_write, folder_to_write, path_text
 
 
 @pytest.fixture
@@ -51,6 +53,47 @@ def test_what_is_missing_is_named(parser, capsys):
 def test_what_argparse_reads_is_still_read(parser):
     parsed = parser.parse_args(["--wei", "x", "--batch-size=-3", "--", "--zzz"])
     assert (parsed.weights, parsed.batch_size, parsed.names) == ("x", -3, ["--zzz"])
+
+
+def test_nothing_may_be_empty(parser, capsys):
+    parser.add_argument("--run", type=Path)
+    assert refusal(parser, capsys, "--weights", "") == "error: argument --weights: empty; give it a value"
+    assert refusal(parser, capsys, "--weights=x", "--method=") == (
+        "error: argument --method: empty; give it a value, or leave it out"
+    )
+    assert refusal(parser, capsys, "--weights=x", "--run", " ") == (
+        "error: argument --run: empty; name a file or a folder, or leave it out"
+    )
+    assert refusal(parser, capsys, "--weights=x", "a", "") == "error: argument names: empty; give it a value"
+
+
+@pytest.mark.parametrize("kind", [Path, file_to_write, folder_to_write, path_text])
+@pytest.mark.parametrize(("text", "fault"), [("n" * 300, "name too long"), ("a/\0b", "null byte"), ("self/x", "links")])
+def test_a_path_that_the_system_does_not_take_is_refused(kind, text, fault, parser, capsys, tmp_path):
+    (tmp_path / "self").symlink_to("self")
+    parser.add_argument("--some", type=kind, nargs="+")
+    error = refusal(parser, capsys, "--weights=x", "--some", "a", str(tmp_path / text))
+    assert error.startswith("error: argument --some: '/")
+    assert error.endswith("); name another")
+    assert " is no path here (" in error
+    assert fault in error
+    assert len(error) < 150
+
+
+def test_files_and_folders_to_write(parser, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("file").touch()
+    parser.add_argument("--out", type=file_to_write)
+    parser.add_argument("--folder", type=folder_to_write)
+    for text in (".", "..", "/", "there", "new/", "there/.."):
+        error = refusal(parser, capsys, "--weights=x", "--out", text)
+        assert error == f"error: argument --out: {text!r} is a folder; name a file in it"
+    error = refusal(parser, capsys, "--weights=x", "--folder=file")
+    assert error == "error: argument --folder: 'file' is a file; name a folder"
+    parsed = parser.parse_args(["--weights=x", "--out=new/file.txt", "--folder=."])
+    assert (parsed.out, parsed.folder) == (Path("new/file.txt"), Path())
+    assert parser.parse_args(["--weights=x", "--out", "file"]).out == Path("file")
 
 
 def test_suggestions_ignore_case_and_leave_out_what_is_not_similar():

@@ -4,7 +4,7 @@ from dataclasses import MISSING, fields, replace
 
 import pytest
 
-from training.common.command_line import OptionError
+from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
 from training.config import METHODS, TrainConfig, check_given, recipe_defaults
 
@@ -26,6 +26,8 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
         ({"seed": 2**32}, "--seed must be in [0, 4294967296), not 4294967296"),
         ({"seed": 10**400}, "--seed must be in [0, 4294967296), and a number that 64 bits hold"),
         ({"epochs": 2**63}, "--epochs must be above 0, and a number that 64 bits hold"),
+        ({"lr": 1e308}, "--lr must be above 0, and a number that 32 bits hold, not 1e+308; the largest is 3.4e+38"),
+        ({"lr_decay": 1e20}, "--lr 0.1 times --lr-decay 1e+20 at 3 --lr-milestones is more than 32 bits hold; pass a"),
         ({"minutes": math.inf}, "--minutes must be at least 0, minutes, not inf"),
         ({"image_size": 4097}, "--image-size must be in [1, 4096], not 4097"),
         ({"lr_milestones": (100, 50)}, "--lr-milestones 100 50 are out of order; give each once, rising"),
@@ -135,6 +137,9 @@ def test_every_option_is_described_and_its_default_allowed():
         assert set(item.option.methods) <= set(METHODS)
         if item.default is not MISSING:
             item.option.check(item.name, item.default)
+        if item.kind == "number":
+            with pytest.raises(OptionError, match=f"{flag(item.name)} must be "):
+                item.option.check(item.name, 1e300)
         # Every number is bounded, so that a message can name the range.
         if isinstance(item.default, int | float) and not isinstance(item.default, bool):
             assert item.option.range

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from training import hardware
+from training.common.command_line import OptionError
+from training.common.devices import MIB
 from training.networks.backbones import build_backbone
 from training.options import build_parser, configure
 
@@ -22,8 +25,22 @@ def test_no_weights_are_made_to_check_a_backbone(monkeypatch):
         return built[-1]
 
     monkeypatch.setattr(hardware, "build_backbone", noted)
-    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-100-50"]), CPU)
+    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-28-10"]), CPU)
     assert {parameter.device.type for backbone in built for parameter in backbone.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"), [((), "gradients and momentum take 0.4 GiB"), (("--arch=timm:resnet18",), "0.1 GiB")]
+)
+def test_a_network_that_the_memory_does_not_hold_is_refused_before_it_is_made(monkeypatch, options, needed):
+    if options:
+        pytest.importorskip("timm")
+    monkeypatch.setattr(hardware, "free_memory", lambda device: 100 * MIB)
+    monkeypatch.setattr(hardware, "build_backbone", lambda *about: build_backbone(*about).to("meta"))
+    with pytest.raises(OptionError, match=f"{needed}, and 0.1 GiB are free; pass a smaller one"):
+        configure(build_parser().parse_args([*GIVEN, *options]), CPU)
+    monkeypatch.setattr(hardware, "free_memory", lambda device: None)
+    configure(build_parser().parse_args([*GIVEN, *options]), CPU)
 
 
 def test_a_backbone_that_needs_its_values_is_tried_with_them(monkeypatch):

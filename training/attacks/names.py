@@ -3,6 +3,7 @@
 training.attacks.registry builds the attacks.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ PRESETS["full"] = tuple(
     )
 )
 DEFAULT = ("quick",)
+MOST_STEPS = 1_000_000
+"""Most steps K of pgd-K and cw-K; a thousand are many."""
 
 
 PRESET_MEANING = {
@@ -137,6 +140,9 @@ PRESET_CALLS = {"quick": 184, "paper": 684, "autoattack": 13_802, "full": 18_824
 
 A test compares them with what training.attacks.registry builds.
 """
+
+
+_STEPS = re.compile(r"(?:pgd|cw)-([1-9][0-9]*)")
 
 
 def known_names() -> str:
@@ -154,6 +160,11 @@ def split_names(names: Sequence[str]) -> list[str]:
     if not slugs:
         raise AttackError(f"--attacks names none; known are: {known_names()}")
     for slug in slugs:
+        if steps := _STEPS.fullmatch(slug):
+            digits = steps[1]
+            if len(digits) > len(str(MOST_STEPS)) or int(digits) > MOST_STEPS:
+                shown = digits if len(digits) < 30 else f"a number of {len(digits)} digits"
+                raise AttackError(f"--attacks: pgd-K and cw-K take at most {MOST_STEPS:,} steps, not {shown}")
         if slug not in PRESETS and slug not in ATTACKS and family_and_steps(slug) is None:
             digits = "".join(letter for letter in slug if letter.isascii() and letter.isdigit()).lstrip("0") or "20"
             suggested = did_you_mean(slug, (*PRESETS, *ATTACKS, f"pgd-{digits}", f"cw-{digits}"))
@@ -163,7 +174,5 @@ def split_names(names: Sequence[str]) -> list[str]:
 
 def family_and_steps(slug: str) -> tuple[str, int] | None:
     """Return the family and the steps that pgd-K or cw-K stand for; None for any other name."""
-    family, _, steps = slug.partition("-")
-    if family in ("pgd", "cw") and steps.isascii() and steps.isdecimal() and steps[0] != "0":
-        return family, int(steps)
-    return None
+    found = _STEPS.fullmatch(slug)
+    return None if found is None else (slug.partition("-")[0], int(found[1]))

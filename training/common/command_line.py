@@ -15,6 +15,8 @@ INTENSITY = "units of pixel intensity"
 
 _TOO_LARGE = 2**63
 """Whole numbers from here on overflow in PyTorch and NumPy."""
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
+"""The largest finite float32, 3.4e38. PyTorch refuses to compute with larger numbers."""
 
 
 class OptionError(TrainingError):
@@ -95,7 +97,7 @@ class Option:
         return f"in {'[' if self.above is None else '('}{low}, {high}{']' if self.below is None else ')'}"
 
     def allows(self, value: float) -> bool:
-        """Return whether a number is within the range, and one that 64 bits hold. NaN never is."""
+        """Return whether a number is within the range, and one that 64 bits or a float32 hold. NaN never is."""
         if isinstance(value, int) and abs(value) >= _TOO_LARGE:
             return False
         return (
@@ -103,7 +105,7 @@ class Option:
             and (self.above is None or value > self.above)
             and (self.maximum is None or value <= self.maximum)
             and (self.below is None or value < self.below)
-            and math.isfinite(value)
+            and abs(value) <= LARGEST_FLOAT
         )
 
     def check(self, name: str, value: Any) -> None:
@@ -127,6 +129,11 @@ class Option:
                 allowed = self.range or "a finite number"
                 if isinstance(item, int) and abs(item) >= _TOO_LARGE:
                     raise OptionError(f"{flag(name)} must be {allowed}{unit}, and a number that 64 bits hold")
+                if math.isfinite(item) and abs(item) > LARGEST_FLOAT:
+                    raise OptionError(
+                        f"{flag(name)} must be {allowed}{unit}, and a number that 32 bits hold, not {item:g}; the "
+                        f"largest is {LARGEST_FLOAT:.1e}"
+                    )
                 found = str(item) if isinstance(item, int) else f"{item:g}"
                 raise OptionError(f"{flag(name)} must be {allowed}{unit}, not {found}{self._fix(item)}")
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sgn_serve.command_parser import path_text
 from training.common.command_line import INTENSITY, Option, flag, number
 
 
@@ -160,7 +161,7 @@ def option_rows(record: type, variations: Variations = no_variations) -> Iterato
 
 
 def _parsing(item: DescribedOption) -> dict[str, Any]:
-    """Return what argparse needs to know to read the option's value."""
+    """Return what argparse needs to know to read the option's value. A text that is called FILE is a path."""
     kind, option = item.kind, item.option
     if option.read is not None:
         return {"type": option.read, "metavar": option.metavar}
@@ -171,6 +172,8 @@ def _parsing(item: DescribedOption) -> dict[str, Any]:
     reader, letter = {"integer": (int, "N"), "number": (number, "X"), "text": (str, ""), "path": (Path, "PATH")}[
         kind.removesuffix("s")
     ]
+    if kind == "text" and option.metavar.startswith("FILE"):
+        reader = path_text
     parsing: dict[str, Any] = {"type": reader}
     if option.metavar or letter:
         parsing["metavar"] = option.metavar or letter

@@ -1,14 +1,32 @@
 """End a command with one line on standard error and an exit status."""
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from training.common.devices import gib
 from training.common.errors import TrainingError, first_line
 from training.common.signals import Terminated
 
 ENDINGS = (TrainingError, torch.OutOfMemoryError, KeyboardInterrupt, Terminated)
 """All that may end a command besides success. Every other exception is a programming error and keeps its traceback."""
+
+
+@contextmanager
+def allocations_told() -> Iterator[None]:
+    """Raise torch.OutOfMemoryError where memory cannot be had on a CPU. PyTorch raises it for GPUs alone."""
+    try:
+        yield
+    except MemoryError as error:
+        raise torch.OutOfMemoryError(first_line(error)) from error
+    except RuntimeError as error:
+        found = re.search(r"you tried to allocate (\d+) bytes", str(error))
+        if found is None:
+            raise
+        raise torch.OutOfMemoryError(f"{gib(int(found[1]))} were asked for") from error
 
 
 def print_ending(

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -177,20 +178,22 @@ def _divide(
     if first_on_machine():
         counts = {side: sum(map(len, classes)) for side, classes in parts.items()}
         how = "as the checkpoint's training did" if of.bounds else f"by their content and seed {of.seed}"
-        print(
+        _tell_once(
             f"{root}: no train/ and no test/, so its {len(found)} class folders are divided {how}: {counts['train']:,} "
-            f"pictures to train on, {counts['test']:,} to judge on",
-            file=sys.stderr,
-            flush=True,
+            f"pictures to train on, {counts['test']:,} to judge on"
         )
         if both := len(sides["train"] & sides["test"]):
-            print(
+            _tell_once(
                 f"{root}: {both:,} of its files stand in several classes with the same content, once in each part; "
-                "remove the wrong ones",
-                file=sys.stderr,
-                flush=True,
+                "remove the wrong ones"
             )
     return parts[name], split
+
+
+@cache
+def _tell_once(line: str) -> None:
+    """Print a line on standard error, once in a process: a command may read a folder several times."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def with_room_for_crops(pictures: PictureSet, folder: Path) -> PictureSet:

@@ -140,12 +140,15 @@ def being_judged(module: nn.Module, device: torch.device, seed: int) -> Iterator
                 parameter.requires_grad_(True)
 
 
-def check_answers(trial: Trial[SelfGradientNetwork], class_names: tuple[str, ...]) -> Tensor:
+def check_answers(
+    trial: Trial[SelfGradientNetwork], class_names: tuple[str, ...], classes_from: str = "class_names"
+) -> Tensor:
     """Check on some of the pictures that a module answers with logits that can be attacked, and return them.
 
     Args:
         trial: The module and the pictures; the module is being judged.
         class_names: Names of the classes. Empty where nobody has named them.
+        classes_from: What named them, for the message.
 
     Returns:
         (n, classes), the logits of the first CHECKED_PICTURES pictures, or of fewer.
@@ -175,7 +178,10 @@ def check_answers(trial: Trial[SelfGradientNetwork], class_names: tuple[str, ...
         )
     classes = logits.shape[1]
     if class_names and len(class_names) != classes:
-        raise JudgeError(f"the module answers for {classes} classes, but {len(class_names)} class names are given")
+        raise JudgeError(
+            f"the module answers for {classes} classes, but there are {len(class_names)} in {classes_from}: give it "
+            "the pictures and the classes that it was trained on"
+        )
     if int(trial.labels.max()) >= classes:
         raise JudgeError(
             f"a label is {int(trial.labels.max())}, but the module answers for {classes} classes, 0 to {classes - 1}"

@@ -3,7 +3,7 @@
 import sys
 
 from training.common.devices import default_device
-from training.common.endings import ENDINGS, print_ending
+from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.signals import terminable
 from training.evaluate.gradient_oracle import judge_oracle
 from training.evaluate.options import Options
@@ -40,7 +40,7 @@ def run(options: Options, command: str) -> int:
     """
     prepared: Prepared | None = None
     try:
-        with terminable():
+        with terminable(), allocations_told():
             prepared = prepare(options, command)
             say_where(options)
             evaluate(prepared)

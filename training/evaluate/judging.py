@@ -31,7 +31,7 @@ from training.evaluate.any_module import (
 )
 from training.evaluate.checklist import Finding
 from training.evaluate.measuring import Trial
-from training.evaluate.options import REPORT, Options
+from training.evaluate.options import REPORT, Options, report_place
 from training.evaluate.page import summary
 from training.evaluate.report import FORMAT, Report, Row
 from training.evaluate.run import Evaluation
@@ -95,12 +95,21 @@ class Judgement:
         return summary(self.report, self.findings)
 
     def to_json(self, path: str | PathLike[str]) -> None:
-        """Write the report as JSON, in place of what is there.
+        """Write the report as JSON, in place of a report that is there.
+
+        Args:
+            path: A .json file.
 
         Raises:
+            JudgeError: It is another kind of file.
+            SavedReportError: Something else than a report is there.
             WriteError: The file cannot be written.
         """
-        self.report.save(Path(path))
+        file = _named(path, "to_json")
+        if file.suffix != ".json":
+            raise JudgeError(f"to_json({str(path)!r}): a report is a .json file; name one, such as report.json")
+        read_saved(file, FORMAT, {}, "pass another path, or delete that file", in_part=True)
+        self.report.save(file)
 
     def page(self, folder: str | PathLike[str]) -> Path:
         """Write the JSON, a Markdown page and the plots, and return the page's path.
@@ -108,10 +117,11 @@ class Judgement:
         Accuracy at every budget of the plot is measured for it, which takes as long as a few attacks.
 
         Raises:
+            JudgeError: The folder's name is empty.
             SavedReportError: The folder holds a report of something else.
             WriteError: A file cannot be written.
         """
-        evaluation, folder = self._evaluation, Path(folder)
+        evaluation, folder = self._evaluation, _named(folder, "page")
         read_saved(folder / REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
         trial = evaluation.trial
         with being_judged(trial.model, trial.images.device, trial.seed):
@@ -148,12 +158,14 @@ class ModuleFacts:
     Attributes:
         name: What the module is called.
         class_names: Names of the classes. Empty where nobody has named them.
+        classes_from: What named them, for messages.
         data: What the pictures are. "" where nobody has said so.
         more: Other entries of the report's setting.
     """
 
     name: str
     class_names: tuple[str, ...] = ()
+    classes_from: str = "class_names"
     data: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,7 +179,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         JudgeError: The module does not answer as it should.
     """
     torch.manual_seed(trial.seed)
-    logits = check_answers(trial, facts.class_names)
+    logits = check_answers(trial, facts.class_names, facts.classes_from)
     module = trial.model if trial.model.block is not None else trial.model.backbone
     setting: dict[str, Any] = {
         "architecture": facts.name,
@@ -241,7 +253,8 @@ def judge(
     path = _report_path(save)
     if path is not None:
         check_writable(path)
-    facts = ModuleFacts(type(module).__qualname__, tuple(given.get("class_names", ())), given.get("data", ""))
+    names_of_classes = tuple(given.get("class_names", ()))
+    facts = ModuleFacts(type(module).__qualname__, names_of_classes, data=given.get("data", ""))
     with ExitStack() as stack:
         seed = given.get("seed", 0)
         stack.enter_context(being_judged(network, device, seed))
@@ -281,8 +294,21 @@ def _checked_names(attacks: Any) -> list[str]:
 def _report_path(save: str | PathLike[str] | None) -> Path | None:
     if save is None:
         return None
-    path = Path(save)
-    return path if path.suffix == ".json" else path / REPORT
+    try:
+        return report_place(_named(save, "save"), "save=")[0]
+    except OptionError as error:
+        raise JudgeError(str(error)) from None
+
+
+def _named(path: str | PathLike[str], what: str) -> Path:
+    """Return a path, which must not be empty: that would be the current folder.
+
+    Raises:
+        JudgeError: It is.
+    """
+    if not str(path).strip():
+        raise JudgeError(f"{what}: the path is empty; name a file or a folder")
+    return Path(path)
 
 
 def _checked_options(eps: float, options: JudgeOptions) -> tuple[float, JudgeOptions]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sgn_serve.command_parser import did_you_mean
 from training.common.errors import one_line
 from training.evaluate.any_module import JudgeError
 from training.evaluate.options import MODULE_EXAMPLE, function_of
@@ -26,12 +27,20 @@ def load_module(given: str) -> nn.Module:
             fails, the message names the line.
     """
     path, name = function_of(given)
-    build = getattr(_run_file(given, path), name, None)
+    module = _run_file(given, path)
+    build = getattr(module, name, None)
+    if isinstance(build, nn.Module):
+        raise JudgeError(
+            f"--module {given}: {name} is a module itself; name a function that returns it, such as one of the line "
+            f"`def build(): return {name}`"
+        )
     if not callable(build):
-        raise JudgeError(f"--module {given}: {path} defines no function {name!r}; {MODULE_EXAMPLE}")
+        known = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        suggested = did_you_mean(name, known)
+        raise JudgeError(f"--module {given}: {path} defines no function {name!r}; {suggested}{MODULE_EXAMPLE}")
     try:
         built: Any = build()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JudgeError(_failure(given, path, error)) from error
     if not isinstance(built, nn.Module):
         raise JudgeError(f"--module {given}: {name}() returns a {type(built).__name__}, not a torch.nn.Module")
@@ -49,12 +58,12 @@ def _run_file(given: str, path: Path) -> ModuleType:
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look a class's module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise JudgeError(_failure(given, path, error)) from error
     return module
 
 
-def _failure(given: str, path: Path, error: Exception) -> str:
+def _failure(given: str, path: Path, error: Exception | SystemExit) -> str:
     """Return an error of the file's own code as one line, with the last line of that file that it went through."""
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())

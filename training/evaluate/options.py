@@ -129,7 +129,7 @@ class Options:
         Option(
             "folder for everything (JSON, Markdown page, plots), or a .json file for that alone",
             default=f"{REPORT} beside the checkpoint; in {ELSEWHERE}/<name of its folder> where that folder cannot be "
-            "written to or belongs to a Python package",
+            "written to or belongs to a Python package, and in <name of its file>-<function> there for --module",
         ),
     ] = None
     rows_from: Annotated[
@@ -149,6 +149,8 @@ class Options:
         split_names(self.attacks)
         check_threads(self.threads)
         self._check_subject()
+        if self.report is not None:
+            report_place(self.report, "--report ")
 
     def _check_subject(self) -> None:
         """Check that there is one network to judge, and no option that only the other kind has.
@@ -217,9 +219,28 @@ class Options:
         if self.report is None:
             folder = ELSEWHERE / module_name(self.module or "") if self.ckpt is None else default_folder(self.ckpt)
             return folder / REPORT, None
-        if self.report.suffix == ".json":
-            return self.report, None
-        return self.report / REPORT, self.report
+        return report_place(self.report, "--report ")
+
+
+def report_place(given: Path, name: str) -> tuple[Path, Path | None]:
+    """Return the JSON file of a report, and the folder for everything where a folder is named.
+
+    Args:
+        given: A .json file, or a folder. It need not be there.
+        name: The option that named it, for the message.
+
+    Raises:
+        OptionError: It has the suffix of another kind of file, such as .txt or .pt. Others, as of runs/v1.2, may be
+            folders.
+    """
+    if given.suffix == ".json":
+        return given, None
+    if given.suffix[1:].isalpha() and not given.is_dir():
+        raise OptionError(
+            f"{name}{given}: a report is a .json file, or a folder; name {given.with_suffix('.json')}, or "
+            f"{given.with_suffix('')} for the page and the plots too"
+        )
+    return given / REPORT, given
 
 
 def function_of(given: str) -> tuple[Path, str]:
@@ -241,8 +262,9 @@ def function_of(given: str) -> tuple[Path, str]:
 
 
 def module_name(given: str) -> str:
-    """Return what a --module is called: "my" for "models/my.py:build"."""
-    return Path(given.rpartition(":")[0]).stem
+    """Return what a --module is called: "my-build" for "models/my.py:build"."""
+    file, _, function = given.rpartition(":")
+    return f"{Path(file).stem}-{function}"
 
 
 def default_folder(checkpoint: Path) -> Path:

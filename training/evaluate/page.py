@@ -7,6 +7,8 @@ from training.common.markdown import table
 from training.evaluate.checklist import Finding, of_consequence
 from training.evaluate.report import Report
 
+WHOLE_FOLDER = "whole_folder"
+"""Entry of a report's `about`: whether the pictures are those of a folder that nothing divides into splits."""
 OVERESTIMATED = "robustness likely overestimated"
 AUTO_TOLERANCE = 0.003
 """How far auto's lowest accuracy may be under the lower of block on and off, for auto to be offered as a default."""
@@ -69,8 +71,14 @@ def auto_sentences(report: Report) -> list[str]:
 
 def _pictures_sentence(report: Report) -> str:
     setting = report.setting
-    split = f"{setting['split']} split" if setting.get("split") else None
-    return _joined(setting.get("data"), split, f"{report.pictures()} pictures", f"L-inf eps {setting['eps']:.4f}")
+    pictures = f"{report.pictures()} pictures"
+    return _joined(setting.get("data"), _split(report), pictures, f"L-inf eps {setting['eps']:.4f}")
+
+
+def _split(report: Report) -> str | None:
+    """Return which split was judged, in words; None where nothing divides the pictures."""
+    split = report.setting.get("split")
+    return f"{split} split" if split and not report.about.get(WHOLE_FOLDER) else None
 
 
 def _joined(*parts: str | None) -> str:
@@ -95,7 +103,7 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         _joined(
             setting.get("data"),
-            f"{setting['split']} split" if setting.get("split") else None,
+            _split(report),
             f"{setting.get('pictures', 0):,} pictures",
             f"seed {setting.get('seed', 0)}",
             f"{setting.get('norm', 'L-inf')} epsilon {255 * setting.get('eps', 0.0):g}/255.",

@@ -23,6 +23,7 @@ from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import choose_pictures, load_pictures
+from training.data.picture_folder import is_undivided
 from training.data.picture_set import DatasetError, PictureSet
 from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import as_network
@@ -31,11 +32,12 @@ from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
 from training.evaluate.measuring import Trial
 from training.evaluate.module_file import load_module
 from training.evaluate.options import PICTURES, Options, module_name
+from training.evaluate.page import WHOLE_FOLDER
 from training.evaluate.report import FORMAT, Report
 from training.evaluate.run import Evaluation
 from training.evaluate.saved_report import FIX_OF_OTHERS, read_saved
 from training.foreign.kind import is_foreign
-from training.foreign.loading import build_foreign, tell
+from training.foreign.loading import UNKNOWN, build_foreign, tell
 from training.foreign.recognising import recognise
 from training.networks.backbones import usual_image_size
 from training.networks.gradient_oracle import GradientOracle
@@ -125,6 +127,7 @@ def prepare(options: Options, command: str) -> Prepared:
             "date": today(),
             "device": str(device),
             "core_seconds_of_training": info.history.get("core_seconds"),
+            **_about_pictures(_reader(options, info), options.data_root, chosen),
         },
     )
     evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph, others)
@@ -158,14 +161,27 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     module = ModuleFacts(
         name=module_name(options.module or ""),
         class_names=chosen.class_names,
-        data=str(root.absolute().name if reader == "image-folder" else reader),
+        classes_from=f"the class folders of --data-root {root}" if reader == IMAGE_FOLDER else f"--dataset {reader}",
+        data=_data(reader, root),
         more=facts,
     )
     evaluation = module_evaluation(trial, module, run)
     evaluation.others = others
+    evaluation.report.about.update(_about_pictures(reader, root, chosen))
     context = Context(options.eps, network.block is not None, len(chosen.class_names), run.betas, options.restarts)
     attacks = build_attacks(list(options.attacks), context)
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in options.attacks)
+
+
+def _about_pictures(reader: str, root: Path, pictures: PictureSet) -> dict[str, Any]:
+    """Return what a report says of pictures that nothing divides into splits; nothing for others."""
+    whole = reader == IMAGE_FOLDER and pictures.split is None and is_undivided(root)
+    return {WHOLE_FOLDER: True} if whole else {}
+
+
+def _data(reader: str, root: Path) -> str:
+    """Return what pictures are called where the network does not say it: the folder's name, or the data set's."""
+    return root.absolute().name if reader == IMAGE_FOLDER else reader
 
 
 def _to_device(network: SelfGradientNetwork, device: torch.device) -> None:
@@ -190,7 +206,7 @@ def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, Ch
     pictures = load_pictures(reader, options.data_root, part, side, None, resize)
     size = (pictures.images.shape[2], pictures.images.shape[3])
     network, info = build_foreign(found, pictures.class_names, size, "--ckpt")
-    data = options.data_root.absolute().name if reader == IMAGE_FOLDER else reader
+    data = _data(reader, options.data_root)
     recipe = {**info.recipe, "dataset": reader, "image_size": side}
     info = replace(info, dataset=data, resize=resize, split=pictures.split, recipe=recipe)
     return network, info, _choose(options, pictures)
@@ -301,7 +317,7 @@ def _known_setting(options: Options, info: CheckpointInfo, checkpoint_sha256: st
         "checkpoint_sha256": checkpoint_sha256,
         "architecture": info.architecture,
         "method": info.method,
-        "data": info.dataset,
+        "data": _data(_reader(options, info), options.data_root) if info.dataset == UNKNOWN else info.dataset,
         "split": options.split,
         **_run_setting(options),
         "reader": _reader(options, info),

@@ -45,10 +45,17 @@ def read_saved(
         known = {name: value for name, value in known.items() if name in setting}
     differing = different_settings(known, setting)
     if differing:
-        raise SavedReportError(
-            f"{path} is a report of another setting: {', '.join(differing)}; give the same flags as then, or {fix}"
-        )
+        same = "give the same flags as then"
+        if _other_weights_alone(known, setting):
+            same = "its weights have changed since: load them from a file, or seed what draws them"
+        raise SavedReportError(f"{path} is a report of another setting: {', '.join(differing)}; {same}, or {fix}")
     return saved
+
+
+def _other_weights_alone(saved: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the weights of a module, and its answers with them, are all that differs."""
+    differing = {name for name in {**saved, **now} if saved.get(name) != now.get(name)}
+    return "module_sha256" in differing and differing <= {"module_sha256", "answers_sha256"}
 
 
 def different_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -62,10 +62,16 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> str:
         WeightsError: They speak for none, or for several that differ in no tensor.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    first = "block1.layer.0.conv1.weight"
-    if first in shapes:
-        blocks = sum(bool(re.fullmatch(r"block1\.layer\.\d+\.conv1\.weight", name)) for name in shapes)
-        return f"wrn-{6 * blocks + 4}-{shapes[first][0] // 16}"
+    for group in (r"block1.layer", r"groups.0"):  # RobustBench's names, and ours
+        shape = shapes.get(f"{group}.0.conv1.weight")
+        if shape:
+            pattern = re.compile(rf"{re.escape(group)}\.\d+\.conv1\.weight")
+            blocks = sum(bool(pattern.fullmatch(name)) for name in shapes)
+            return f"wrn-{6 * blocks + 4}-{shape[0] // 16}"
+    if "stem.weight" in shapes and "blocks.7.conv2.weight" in shapes:  # our names
+        if "blocks.2.shortcut.0.weight" in shapes:
+            return "resnet-18"
+        raise WeightsError(AMBIGUOUS.format("" if "norm.weight" in shapes else "-nonorm"))
     blocks_of_18 = {f"layer{group}.1.conv2.weight" for group in range(1, 5)}
     deeper = any(re.search(r"^layer\d\.2\.|\.conv3\.", name) for name in shapes)
     if shapes.get("conv1.weight") == (64, 3, 3, 3) and blocks_of_18 <= set(shapes) and not deeper:

@@ -18,6 +18,8 @@ from training.networks.backbones import usual_image_size
 from training.networks.errors import ArchitectureError
 from training.networks.self_gradient import SelfGradientNetwork
 
+UNKNOWN = "unknown"
+"""The data of a converted network, where nobody names it."""
 CIFAR_SIZE = 32
 """Side in pixels of the pictures of backbones that are not timm's, where nobody says another."""
 
@@ -119,7 +121,7 @@ def describe_foreign(
         image_size=image_size,
         mean=normalisation[0],
         std=normalisation[1],
-        dataset="unknown",
+        dataset=UNKNOWN,
         method="converted",
         epsilon=0.0,
         block=None,

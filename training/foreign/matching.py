@@ -103,10 +103,10 @@ class Match:
 
     def lines(self) -> list[str]:
         """Return a line for each tensor that does not fit, with the nearest names."""
-        lines = [
-            f"{_INDENT}missing: {name}{f' ({theirs} in the file)' if theirs else _nearest(name, self.left_over)}"
-            for name, theirs in self.missing.items()
-        ]
+        lines = []
+        for name, theirs in self.missing.items():
+            other = f" (in the file it would be {theirs})" if theirs not in ("", name) else ""
+            lines.append(f"{_INDENT}missing: {name}{other or _nearest(name, self.left_over)}")
         lines += [f"{_INDENT}left over: {name}{_nearest(name, tuple(self.missing))}" for name in self.left_over]
         lines += [
             f"{_INDENT}other shape: {name} is {there} in the file, and {here} in the network"

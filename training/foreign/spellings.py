@@ -64,13 +64,13 @@ TIMM = Spelling("timm's, and torchvision's of the same name")
 
 
 def spellings_of(arch: str) -> tuple[Spelling, ...]:
-    """Return the spellings that are tried for an architecture."""
+    """Return the spellings that are tried for an architecture. Of those that fit equally well the first is taken."""
     if arch.startswith(TIMM_PREFIX):
         theirs = TORCHVISION.get(arch.removeprefix(TIMM_PREFIX))
         return (TIMM,) if theirs is None else (TIMM, theirs)
     if arch.startswith("wrn-"):
-        return (WIDE_RESNET, OWN)
-    return (PREACT_RESNET, OWN) if arch.startswith("preact-resnet-18") else (RESNET, OWN)
+        return (OWN, WIDE_RESNET)
+    return (OWN, PREACT_RESNET) if arch.startswith("preact-resnet-18") else (OWN, RESNET)
 
 
 _WITHOUT_COUNTERPART = {
@@ -83,6 +83,9 @@ _WITHOUT_COUNTERPART = {
 }
 """torchvision's networks that no network of timm equals, by a name of one of their tensors."""
 
+_OWN_BACKBONE, _OWN_BLOCK = "backbone.", "block."
+"""Prefixes of the two parts of a SelfGradientNetwork."""
+
 _SEE = "load them into its own module, see docs/how-to/own-backbone.md"
 
 
@@ -90,13 +93,18 @@ def refuse_other_networks(tensors: Mapping[str, Tensor]) -> None:
     """Refuse networks whose names could be mapped, but which compute something else.
 
     Raises:
-        WeightsError: They are DeepMind's, whose convolutions of stride 2 are padded on one side only, or those of a
-            network of torchvision that timm does not have.
+        WeightsError: They are those of this project's network with a block. Or they are DeepMind's, whose convolutions
+            of stride 2 are padded on one side only, or those of a network of torchvision that timm does not have.
     """
     if any(DEEPMIND in name for name in tensors):
         raise WeightsError(
             "these are weights of DeepMind's WideResNet or PreActResNet, which pads convolutions of stride 2 on one "
             f"side only: no --arch computes the same; {_SEE}"
+        )
+    if any(name.startswith(_OWN_BLOCK) for name in tensors) and any(name.startswith(_OWN_BACKBONE) for name in tensors):
+        raise WeightsError(
+            "these are weights of this project's network with a self-gradient block, whose form no tensor tells; take "
+            "the model.safetensors of its training, or save network.backbone.state_dict() alone"
         )
     for title, pattern in _WITHOUT_COUNTERPART.items():
         found = next((tensor for name, tensor in tensors.items() if pattern.search(name)), None)

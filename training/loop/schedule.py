@@ -48,12 +48,11 @@ def lengthened_schedule(config: TrainConfig, before: int, done: int) -> str:
         done: Epochs that are trained.
     """
     now = learning_rate(config, done)
+    more = f"{'1 epoch becomes' if before == 1 else f'{before} epochs become'} {config.epochs}"
     if config.lr_schedule == "step":
-        return (
-            f"{before} epochs become {config.epochs}: the learning rate goes on at {now:.3g}, as the step schedule says"
-        )
+        return f"{more}: the learning rate goes on at {now:.3g}, as the step schedule says"
     then = learning_rate(replace(config, epochs=before), done)
     return (
-        f"{before} epochs become {config.epochs}: the cyclic schedule is laid anew over all of them, so the learning "
-        f"rate jumps from {then:.3g} to {now:.3g}, and falls to 0 at the new end"
+        f"{more}: the cyclic schedule is laid anew over all of them, so the learning rate jumps from {then:.3g} to "
+        f"{now:.3g}, and falls to 0 at the new end"
     )

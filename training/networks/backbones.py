@@ -1,12 +1,10 @@
 """Backbones by name."""
 
-import re
-
 import torch
 from torch import nn
 
 from training.networks.errors import ArchitectureError
-from training.networks.names import KNOWN, RESNET_18, TIMM_PREFIX, unknown_architecture
+from training.networks.names import RESNET_18, TIMM_PREFIX, depth_and_width, unknown_architecture
 from training.networks.preact_resnet import preact_resnet_18
 from training.networks.resnet import ResNet18
 from training.networks.wide_resnet import WideResNet
@@ -34,13 +32,10 @@ def build_backbone(arch: str, num_classes: int, image_size: tuple[int, int] | No
     preact = preact_resnet_18(arch, num_classes)
     if preact is not None:
         return preact
-    match = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
-    if match is None:
+    wide = depth_and_width(arch)
+    if wide is None:
         raise ArchitectureError(unknown_architecture(arch, _names_in_timm()))
-    try:
-        return WideResNet(int(match[1]), int(match[2]), num_classes)
-    except ArchitectureError as error:
-        raise ArchitectureError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None
+    return WideResNet(*wide, num_classes)
 
 
 def _names_in_timm() -> tuple[str, ...]:

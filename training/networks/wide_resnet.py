@@ -6,6 +6,7 @@ Source: Zagoruyko and Komodakis, Wide Residual Networks (2016), the backbone of 
 from torch import Tensor, nn
 
 from training.networks.errors import ArchitectureError
+from training.networks.names import check_depth_and_width
 
 
 class PreActivationBlock(nn.Module):
@@ -56,16 +57,15 @@ class WideResNet(nn.Module):
         num_classes: How many logits.
 
     Raises:
-        ArchitectureError: The depth is not 6n + 4 (n >= 1), or the width is below 1.
+        ArchitectureError: See check_depth_and_width.
     """
 
     def __init__(self, depth: int, width: int, num_classes: int):
         super().__init__()
-        if depth < 10 or (depth - 4) % 6 or width < 1:
-            raise ArchitectureError(
-                f"wrn-{depth}-{width} does not exist: "
-                "the depth must be 10, 16, 22, 28, ... (6n + 4), the width at least 1"
-            )
+        try:
+            check_depth_and_width(depth, width)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"wrn-{depth}-{width} does not exist: {error}") from None
         blocks_per_group = (depth - 4) // 6
         channels = 16
         self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)

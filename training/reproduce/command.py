@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, folder_to_write
 from sgn_serve.interrupts import importing
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
@@ -44,7 +44,9 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset-name", default="", help="what figures call the pictures of an image folder")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=Path, help="folder of the result (default: results/reproduce/<budget>)")
+    parser.add_argument(
+        "--out", type=folder_to_write, help="folder of the result (default: results/reproduce/<budget>)"
+    )
     return parser
 
 

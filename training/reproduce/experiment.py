@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -167,7 +168,8 @@ class Experiment:
         """Return the arguments of `python` that train the system."""
         arguments = ["-m", "training", *self.source.flags(), "--arch", self.budget.arch, "--run", self.name]
         arguments += [*self.budget.flags, *SYSTEMS[self.system].flags]
-        arguments += [*fitting_flags(self.source, _configuration(arguments)), *self._machine()]
+        fitting = fitting_flags(self.source, _configuration(arguments))
+        arguments = [*_without(arguments, fitting[::2]), *fitting, *self._machine()]
         return [*arguments, "--resume"] if resume else arguments
 
     def evaluation_command(self) -> list[str]:
@@ -274,6 +276,12 @@ class Experiment:
         # A process of its own keeps threads, seeds and memory of one experiment from reaching the next.
         print(f"$ {self.shell_command(arguments)}", file=sys.stderr, flush=True)
         return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode
+
+
+def _without(arguments: list[str], flags: Sequence[str]) -> list[str]:
+    """Return arguments without some options and the value of each."""
+    dropped = {index + more for index, text in enumerate(arguments) if text in flags for more in (0, 1)}
+    return [text for index, text in enumerate(arguments) if index not in dropped]
 
 
 def _configuration(arguments: list[str]) -> TrainConfig:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.command_parser import CommandParser, folder_to_write
 from sgn_serve.interrupts import importing
 from sgn_serve.refusals import ServingError, refused
 
@@ -30,7 +30,11 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         help="CSV file with the columns path and label; the paths as in ANSWERS, the labels as the model names them",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FOLDER", help="folder for report.md, report.json and two pictures"
+        "--out",
+        required=True,
+        type=folder_to_write,
+        metavar="FOLDER",
+        help="folder for report.md, report.json and two pictures",
     )
     return parser
 

@@ -29,7 +29,7 @@ def test_what_is_no_finite_number_is_refused(text):
         (Option("", below=2), "below 2", [1.99], [2]),
         (Option("", minimum=0, below=1), "in [0, 1)", [0, 0.99], [1, -0.01]),
         (Option("", above=0, maximum=1), "in (0, 1]", [0.01, 1], [0, 1.01]),
-        (Option(""), "", [0, -1e300], [math.inf]),
+        (Option(""), "", [0, -3e38], [math.inf, 4e38, -1e300]),
     ],
 )
 def test_a_range_is_told_as_it_is_checked(option, text, allowed, refused):

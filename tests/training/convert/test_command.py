@@ -27,6 +27,8 @@ from tests.training.foreign.references import (
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.convert.command import main
 from training.evaluate.command import main as evaluate
+from training.networks.backbones import build_backbone
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
@@ -259,8 +261,72 @@ def test_a_missing_tensor_is_named_as_the_file_would(tmp_path: Path, capsys: pyt
     state = WideReference(1, 1, 5).state_dict()
     del state["block2.layer.0.bn1.weight"]
     line, error = refused(tmp_path, capsys, state, "--arch", "wrn-10-1")
-    assert line == "  missing: groups.1.0.norm1.weight (block2.layer.0.bn1.weight in the file)"
+    assert line == "  missing: groups.1.0.norm1.weight (in the file it would be block2.layer.0.bn1.weight)"
     assert error.endswith("do not fit wrn-10-1; save model.state_dict() again, whole, or pass another --arch")
+
+
+def test_a_missing_tensor_of_ones_own_names_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = build_backbone("wrn-10-1", 5).state_dict()
+    del state["groups.0.0.norm1.running_mean"]
+    line, _ = refused(tmp_path, capsys, state, "--arch", "wrn-10-1")
+    assert line == "  missing: groups.0.0.norm1.running_mean"
+
+
+@pytest.mark.parametrize("arch", ["wrn-10-2", "wrn-16-1", "resnet-18"])
+def test_this_projects_own_state_dict_is_recognised(
+    arch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    backbone = lively(build_backbone(arch, 5))
+    checkpoint = converted(tmp_path, backbone.state_dict())
+    assert f"took it for {arch}, by its names and shapes" in (printed := capsys.readouterr().out)
+    assert "names: this project's\n" in printed
+    assert_same(checkpoint, backbone, pictures())
+    network = load_checkpoint(checkpoint)[0]
+    assert_same(converted(tmp_path, network.state_dict(), "--arch", arch), backbone, pictures())
+    assert "names: this project's\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("of_input", "nonorm"), [("", ""), ("-v1", ""), ("", "-nonorm")])
+def test_which_preact_resnet_18_of_this_projects_names_is_asked(
+    of_input: str, nonorm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = f"preact-resnet-18{of_input}{nonorm}"
+    state = build_backbone(arch, 5).state_dict()
+    (error,) = refused(tmp_path, capsys, state)
+    assert f"--arch preact-resnet-18{nonorm} where" in error
+    assert f"or --arch preact-resnet-18-v1{nonorm} where" in error
+    converted(tmp_path, state, "--arch", arch)
+    assert "names: this project's\n" in capsys.readouterr().out
+
+
+def test_a_network_with_a_block_is_no_foreign_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = SelfGradientNetwork(build_backbone("wrn-10-1", 5), SelfGradientBlock()).state_dict()
+    for options in ((), ("--arch", "wrn-10-1")):
+        (error,) = refused(tmp_path, capsys, whole, *options)
+        assert "network with a self-gradient block, whose form no tensor tells; take the model.safetensors" in error
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("nofile.txt", "--classes nofile.txt: there is no such file; pass a,b,c, cifar10 or a file with a name a line"),
+        ("no/such", "--classes no/such: there is no such file"),
+        ("folder", "--classes folder: it is a folder"),
+        ("binary.txt", "--classes binary.txt: it is no text"),
+        ("cifar1O", "--classes 'cifar1O' names 1 class; did you mean cifar10? pass a,b,c, cifar10 or a file of names"),
+        ("ant", "--classes 'ant' names 1 class; pass a,b,c"),
+    ],
+)
+def test_names_of_classes_that_are_none(
+    classes: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00a")
+    torch.save(WideReference(1, 1, 5).state_dict(), "x.pt")
+    assert main(["--weights=x.pt", f"--classes={classes}", "--out=o.safetensors"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_another_architecture_is_named_instead_of_all_its_tensors(

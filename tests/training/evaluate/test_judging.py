@@ -183,10 +183,23 @@ def test_the_report_as_text_and_files(module, tmp_path, capsys):
         "accuracy_over_steps.png",
         "gallery.png",
     }
+    weights = tmp_path / "w.json"
+    weights.write_text("[1, 2]")
+    with pytest.raises(SavedReportError, match=r"w.json: not a report of this kind .* pass another path"):
+        judged.to_json(weights)
+    weights = weights.rename(tmp_path / "w.pt")
+    with pytest.raises(JudgeError, match=r"a report is a .json file; name one, such as report.json"):
+        judged.to_json(weights)
+    assert weights.read_text() == "[1, 2]"
+    for write, what in ((judged.to_json, "to_json"), (judged.page, "page")):
+        with pytest.raises(JudgeError, match=f"{what}: the path is empty; name a file or a folder"):
+            write("")
     judge(module, images, labels, attacks="clean", progress=False).to_json(tmp_path / "other" / "evaluation.json")
     other = judge(module, images, labels, eps=0.01, attacks="clean", progress=False)
     with pytest.raises(SavedReportError, match=r"eps \(was .* pass another folder"):
         other.page(tmp_path / "other")
+    other.to_json(tmp_path / "other" / "evaluation.json")
+    assert json.loads((tmp_path / "other" / "evaluation.json").read_text())["setting"]["eps"] == 0.01
 
 
 @pytest.mark.parametrize("options", [{}, {"progress": True}, {"progress": False}])
@@ -400,7 +413,9 @@ def test_pictures_of_another_byte_order_are_taken():
         ({"beta": ["a"]}, "^beta must be a number, not 'a'"),
         ({"seed": -1}, "^seed must be"),
         ({"beta": [0.0]}, "^beta must be above 0"),
-        ({"class_names": ["a", "b"]}, "answers for 10 classes, but 2 class names are given"),
+        ({"save": ""}, "save: the path is empty; name a file or a folder"),
+        ({"save": "x.txt"}, "save=x.txt: a report is a .json file, or a folder; name x.json, or x for the page"),
+        ({"class_names": ["a", "b"]}, "answers for 10 classes, but there are 2 in class_names: give it"),
     ],
 )
 def test_options_out_of_range(module, options, message):

@@ -38,6 +38,19 @@ def number():
 
 def fails():
     raise FileNotFoundError("no weights.pt")
+
+
+made = Mine()
+
+
+def stops():
+    raise SystemExit("give me a flag")
+
+
+def drawn():
+    module = Mine()
+    nn.init.normal_(module.linear.weight, generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+    return module
 """
 
 
@@ -62,16 +75,16 @@ def test_a_module_of_ones_own(mine, picture_folder, tmp_path, capsys):
     assert main(arguments(mine, picture_folder)) == 0
     printed, told = capsys.readouterr()
     assert printed.startswith(f"{picture_folder.name}, test split, 6 pictures, L-inf eps 0.0314\n\n| accuracy, % |")
-    path = Path("runs/evaluations/my_network/evaluation.json")
+    path = Path("runs/evaluations/my_network-build/evaluation.json")
     assert f"wrote {path}" in printed
     assert f"the report goes to {path}" in told
     saved = json.loads(path.read_text())
     assert [row["title"] for row in saved["rows"]] == ["clean", "FGSM"]
-    assert saved["setting"]["architecture"] == "my_network"
+    assert saved["setting"]["architecture"] == "my_network-build"
     assert "--module=" in saved["about"]["command"]
     assert main(arguments(mine, picture_folder, "--report=page", "--rows-from", str(path))) == 0
     assert "continuing after 2 of 2 attacks" in capsys.readouterr().err
-    assert Path("page/evaluation.md").read_text().startswith("# Robustness of my_network\n\n")
+    assert Path("page/evaluation.md").read_text().startswith("# Robustness of my_network-build\n\n")
 
 
 def test_pictures_become_another_size(mine, picture_folder, capsys):
@@ -84,7 +97,10 @@ def test_pictures_become_another_size(mine, picture_folder, capsys):
     ("name", "complaint"),
     [
         ("number", "number() returns a int, not a torch.nn.Module"),
-        ("nothing", "defines no function 'nothing'"),
+        ("nothing", "defines no function 'nothing'; write it"),
+        ("biuld", "defines no function 'biuld'; did you mean build? write it like"),
+        ("made", "made is a module itself; name a function that returns it, such as one of the line `def build(): ret"),
+        ("stops", "SystemExit: give me a flag (my_network.py, line 35)"),
         ("fails", "FileNotFoundError: no weights.pt (my_network.py, line 28)"),
         ("two words", "no Python file and function; write it like models/my.py:build"),
     ],
@@ -101,10 +117,11 @@ def test_functions_that_build_no_module(mine, picture_folder, capsys, name, comp
     [
         ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library' (my_network.py, line 1)"),
         ("x = 1\ny = = 2\n", "SyntaxError: invalid syntax (my_network.py, line 2)"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3 (my_network.py, line 2)"),
         (MY.replace("/ 0.25))", "/ 0.25)).softmax(1)"), "the module answers with probabilities"),
         (
             MY.replace("return self.linear(self", "return self.linear(1 + self").replace("CLASSES)", "5)"),
-            "5 classes, but 3",
+            "5 classes, but there are 3 in the class folders of --data-root ",
         ),
     ],
 )
@@ -139,3 +156,16 @@ def test_options_that_do_not_go_together(tmp_path, monkeypatch, capsys, argv, co
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
     assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_that_are_drawn_anew_are_told(mine, picture_folder, capsys):
+    """Its own report refuses such a module, and two functions of a file have a report each."""
+    given = arguments(mine, picture_folder, name="drawn")
+    assert main(given) == 0
+    assert main(given) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "runs/evaluations/my_network-drawn/evaluation.json is a report of another setting: module_sha256 " in error
+    assert "; its weights have changed since: load them from a file, or seed what draws them, or pass another" in error
+    assert main(arguments(mine, picture_folder)) == 0
+    assert main([*given, "--eps=4/255"]) == 2
+    assert "; give the same flags as then, or pass another" in capsys.readouterr().err.splitlines()[-1]

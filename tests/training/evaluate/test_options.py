@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.evaluate.test_command import save_untrained
+from training.attacks.names import AttackError
 from training.common.command_line import OptionError
 from training.common.described_options import described_options, given_options, option_rows
 from training.evaluate.command import build_parser, main
@@ -93,3 +94,30 @@ def test_the_place_is_said(picture_folder, tmp_path, monkeypatch, capsys):
     assert main(["--ckpt=package/bundled/model.safetensors", "--report=mine.json", *flags]) == 0
     assert "the report goes to" not in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_report_is_a_json_file_or_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.txt", "a/page.md", "w.pt", "x.JSON"):
+        with pytest.raises(OptionError, match=f"--report {name}: a report is a .json file, or a folder; name "):
+            parsed("--report", name)
+    assert not list(tmp_path.iterdir())
+    assert parsed("--report", "x.json").output_paths() == (Path("x.json"), None)
+    for name in ("x", "runs/v1.2"):
+        assert parsed("--report", name).output_paths() == (Path(name, "evaluation.json"), Path(name))
+    Path("old.d").mkdir()
+    assert parsed("--report", "old.d").output_paths()[1] == Path("old.d")
+
+
+def test_the_steps_of_an_attack_are_bounded():
+    for name in ("pgd-1000001", f"cw-{2**70}", "pgd-" + "9" * 5000):
+        with pytest.raises(AttackError, match="--attacks: pgd-K and cw-K take at most 1,000,000 steps, not "):
+            parsed("--attacks", "fgsm", name)
+    assert parsed("--attacks", "pgd-1000000").attacks == ("pgd-1000000",)
+
+
+def test_no_number_is_larger_than_float32_holds():
+    for item in described_options(Options):
+        if item.kind.startswith("number"):
+            with pytest.raises(OptionError, match=f"--{item.name.replace('_', '-')} must be "):
+                item.option.check(item.name, 1e300)

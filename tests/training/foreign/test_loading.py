@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,27 @@ def test_errors_name_their_own_flag(tmp_path: Path) -> None:
             path.write_text(content)
         with pytest.raises(CheckpointError, match=r"to --init-from$"):
             load_network(Source(path, None, "--init-from"))
+
+
+def test_pictures_that_nothing_divides_have_no_split(
+    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The heading names the folder that was judged, for a converted network and for weights as they are."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": lively(WideReference(1, 1, 3)).state_dict(), "mean": 0}, "x.pt")
+    shutil.copytree(picture_folder / "test", "photos")
+    names = ["--weights=x.pt", "--classes=blue,green,red", "--image-size=16", "--out=m.safetensors"]
+    assert convert(names) == 0
+    capsys.readouterr()
+    judged = ["--attacks=clean", "--pictures=6", "--device=cpu", "--report=r"]
+    assert evaluate(["--ckpt=m.safetensors", "--data-root=photos", *judged]) == 0
+    printed = capsys.readouterr()
+    assert "so all of its pictures are judged" in printed.err
+    assert printed.out.startswith("photos, 6 pictures, L-inf eps ")
+    assert Path("r/evaluation.md").read_text().splitlines()[2].startswith("photos, 6 pictures, seed 0")
+    shutil.rmtree("r")
+    assert evaluate(["--ckpt=m.safetensors", f"--data-root={picture_folder}", *judged]) == 0
+    assert capsys.readouterr().out.startswith(f"{picture_folder.name}, test split, 6 pictures")
 
 
 def test_export_takes_a_foreign_file_with_the_names_of_its_classes(

@@ -3,7 +3,7 @@
 import pytest
 
 from training.config import TrainConfig
-from training.loop.schedule import epochs_after, learning_rate
+from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,12 @@ def test_steps_at_the_milestones(progress, factor):
 def test_a_cycle_rises_and_falls_in_straight_lines(progress, factor):
     config = TrainConfig("cifar10", lr=0.4, lr_schedule="cyclic", lr_warmup=0.2, epochs=10)
     assert learning_rate(config, progress) == pytest.approx(0.4 * factor)
+
+
+def test_more_epochs_are_told_in_words():
+    config = TrainConfig("cifar10", lr_schedule="cyclic", epochs=4)
+    assert lengthened_schedule(config, 1, 1).startswith("1 epoch becomes 4: the cyclic schedule is laid anew over all")
+    assert lengthened_schedule(config, 3, 3).startswith("3 epochs become 4: the cyclic schedule is laid anew over all")
 
 
 def test_a_cycle_without_warm_up_begins_at_the_top():

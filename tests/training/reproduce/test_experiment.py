@@ -10,6 +10,7 @@ import torch
 
 from tests.training.reproduce.smoke_runs import smoke
 from training.reproduce.experiment import DataSource, Experiment
+from training.reproduce.reproduce import check_data
 from training.reproduce.systems import BUDGETS
 from training.reproduce.targets import ReproductionError
 
@@ -30,6 +31,21 @@ def change_state(run: Experiment, change: Callable[[dict], None]) -> None:
     state = torch.load(run.directory / "state.pt", weights_only=True)
     change(state)
     torch.save(state, run.directory / "state.pt")
+
+
+def test_a_command_has_each_option_once_and_a_folder_is_told_once(finished, picture_folder, tmp_path, capsys):
+    small = tmp_path / "small"
+    for name in ("blue", "red"):
+        pictures = sorted((picture_folder / "train" / name).iterdir())[:12]
+        (small / name).mkdir(parents=True)
+        for path in pictures:
+            shutil.copy(path, small / name)
+    command = replace(finished, source=replace(finished.source, data_root=small)).training_command(resume=False)
+    options = [text for text in command if text.startswith("--")]
+    assert sorted(set(options)) == sorted(options)
+    assert command[command.index("--validation-pictures") + 1] != "100"
+    check_data([replace(finished, source=replace(finished.source, data_root=small))])
+    assert capsys.readouterr().err.count("divided by their content") == 1
 
 
 def test_a_run_of_other_settings_is_not_taken_for_the_tables(finished, picture_folder, capsys, in_this_process):
