@@ -62,6 +62,7 @@ class Option:
         some: Whether an option of several values needs one at least.
         aliases: Other flags that mean the same.
         alone: The value where the flag stands alone. "" where it needs one.
+        writes: Whether a path is a file that is written, so that no folder may be named.
     """
 
     help: str
@@ -79,6 +80,7 @@ class Option:
     some: bool = False
     aliases: tuple[str, ...] = ()
     alone: str = ""
+    writes: bool = False
 
     @property
     def range(self) -> str:
