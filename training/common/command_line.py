@@ -64,6 +64,7 @@ class Option:
         aliases: Other flags that mean the same.
         alone: The value where the flag stands alone. "" where it needs one.
         read: How its value is read from a text, where its type does not say that.
+        writes: Whether a path is a file that is written, so that no folder may be named.
     """
 
     help: str
@@ -82,6 +83,7 @@ class Option:
     aliases: tuple[str, ...] = ()
     alone: str = ""
     read: Callable[[str], Any] | None = None
+    writes: bool = False
 
     @property
     def range(self) -> str:

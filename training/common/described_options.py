@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sgn_serve.command_parser import path_text
+from sgn_serve.command_parser import file_to_write, path_text
 from training.common.command_line import INTENSITY, Option, flag, number
 
 
@@ -172,6 +172,8 @@ def _parsing(item: DescribedOption) -> dict[str, Any]:
     reader, letter = {"integer": (int, "N"), "number": (number, "X"), "text": (str, ""), "path": (Path, "PATH")}[
         kind.removesuffix("s")
     ]
+    if option.writes:
+        reader = file_to_write
     if kind == "text" and option.metavar.startswith("FILE"):
         reader = path_text
     parsing: dict[str, Any] = {"type": reader}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from sgn_serve.command_parser import file_to_write
 from sgn_serve.graph_format import MAX_SIDE
 from training.common.command_line import INTENSITY, Option, OptionError, number
 from training.common.described_options import check_options
@@ -48,9 +47,7 @@ class Options:
 
     weights: Annotated[Path, Option("state dict: .pt, .pth or .safetensors", required=True)]
     classes: Annotated[str, Option(CLASSES_HELP, required=True)]
-    out: Annotated[
-        Path, Option("checkpoint to write, such as runs/x/model.safetensors", required=True, read=file_to_write)
-    ]
+    out: Annotated[Path, Option("checkpoint to write, such as runs/x/model.safetensors", required=True, writes=True)]
     arch: Annotated[str | None, Option(f"backbone: {KNOWN}", default="guessed from the tensors")] = None
     mean: Annotated[
         tuple[float, ...] | None,

@@ -67,6 +67,14 @@ def reproduce_figure(experiment: Experiment, folder: Path) -> tuple[str, dict[st
     return figure.text(iterations), figure.as_dict(iterations, experiment)
 
 
+def other_pictures(source: DataSource) -> str:
+    """Return a paragraph that says which pictures were measured, "" where they are the paper's."""
+    if source.reader == source.dataset:
+        return ""
+    name = source.name or source.data_root.absolute().name
+    return f"\n\nMeasured on {name} in place of {source.dataset}, which the paper's figures are of."
+
+
 def reproduce(arguments: argparse.Namespace, command: str) -> str:
     """Make what is asked for, write <target>.json and <target>.md, and return what to print.
 
@@ -88,6 +96,7 @@ def reproduce(arguments: argparse.Namespace, command: str) -> str:
         text, content = reproduce_figure(experiments[0], folder)
     else:
         text, content = reproduce_table(rows, experiments, arguments.target)
+    text += other_pictures(experiments[0].source)
     about = {"command": command, "versions": current_versions(), "git_commit": git_commit()}
     whole = {"format": FORMAT, "target": arguments.target, "budget": arguments.budget, **content, "about": about}
     write_atomically(folder / f"{arguments.target}.json", (json.dumps(whole, indent=1) + "\n").encode())

@@ -2,10 +2,15 @@
 
 import argparse
 import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+from sgn_serve.command_parser import CommandParser
 from training.common.command_line import INTENSITY, Option, OptionError, flag, number
+from training.common.described_options import add_options, given_options
 
 
 def test_numbers_may_be_fractions():
@@ -48,6 +53,23 @@ def test_a_refusal_names_the_fix():
             intensity.check("epsilon", value)
     with pytest.raises(OptionError, match="--view: unknown view 'far'; known are: near, nearer"):
         Option("", choices=("near", "nearer")).check("view", "far")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A record with a file to write and a folder to read."""
+
+    out: Annotated[Path, Option("", writes=True)] = Path("x")
+    data: Annotated[Path, Option("")] = Path("y")
+
+
+def test_a_file_to_write_is_no_folder(capsys):
+    parser = CommandParser("program")
+    add_options(parser, Written)
+    assert given_options(Written, parser.parse_args(["--out=a/b", "--data=."])) == {"out": Path("a/b"), "data": Path()}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--out=."])
+    assert capsys.readouterr().err.startswith("error: argument --out: '.' is a folder; name a file in it\n")
 
 
 def test_options_that_are_left_away_and_items_of_several():
