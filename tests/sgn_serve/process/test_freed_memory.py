@@ -2,7 +2,6 @@
 
 import pytest
 
-from sgn_serve.process import freed_memory
 from sgn_serve.process.freed_memory import CROWD, CrowdMemory
 
 
@@ -12,9 +11,7 @@ def trims(monkeypatch) -> list[int]:
     made: list[int] = []
     memory_trim = CrowdMemory()._trim
     assert memory_trim is None or memory_trim(0) in (0, 1)
-    monkeypatch.setattr(
-        freed_memory.ctypes, "CDLL", lambda name: type("C", (), {"malloc_trim": staticmethod(made.append)})
-    )
+    monkeypatch.setattr("ctypes.CDLL", lambda name: type("C", (), {"malloc_trim": staticmethod(made.append)}))
     return made
 
 
@@ -25,7 +22,7 @@ def leave(memory: CrowdMemory, connections: int) -> None:
 
 def test_a_crowd_that_leaves_is_followed_by_one_trim(trims, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(freed_memory.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     memory = CrowdMemory()
     leave(memory, CROWD - 1)
     assert trims == []
