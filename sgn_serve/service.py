@@ -15,6 +15,7 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
+from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
 from sgn_serve.refusals import ServingError
@@ -125,6 +126,7 @@ class RobustClassifier:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shared.reloader.reload_soon)
         await shared.reloader.catch_up()
         freeze_long_lived_objects()
+        FreedMemory().keep_giving_back()
         metrics.WORKER_STARTS.inc()
 
     @bentoml.on_shutdown

@@ -27,7 +27,6 @@ from sgn_serve.http.connections import (
 from sgn_serve.http.errors import STATUS, refusal_response
 from sgn_serve.http.request_id import HEADER, assign_request_id
 from sgn_serve.http.transports import DeferredHead, LingeringTransport
-from sgn_serve.process.freed_memory import CrowdMemory
 from sgn_serve.refusals import Refusal
 
 _RETRY_SECONDS = 1
@@ -54,17 +53,13 @@ class Connection(HttpToolsProtocol):
     Args:
         limits: See ConnectionLimits.
         ending: Returns whether the process was told to end.
-        memory: Gets to know of the connections that end.
     """
 
     transport: LingeringTransport  # type: ignore[assignment]
 
-    def __init__(
-        self, *args: Any, limits: ConnectionLimits, ending: Callable[[], bool], memory: CrowdMemory, **kwargs: Any
-    ):
+    def __init__(self, *args: Any, limits: ConnectionLimits, ending: Callable[[], bool], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._limits = limits
-        self._memory = memory
         self._ending = ending
         self._new = False
         self._websocket = False
@@ -189,7 +184,6 @@ class Connection(HttpToolsProtocol):
         for cycle in self._open:  # uvicorn itself tells only the latest, where a client sends several at once
             _give_up(cycle)
         super().connection_lost(exc)
-        self._memory.left(len(self.connections))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         super()._start_asgi_task(cycle, partial(_answer, cycle, app))

@@ -20,7 +20,6 @@ from uvicorn.server import Server, ServerState
 
 from sgn_serve.http.connections import ConnectionLimits
 from sgn_serve.http.uvicorn_connection import Connection
-from sgn_serve.process.freed_memory import CrowdMemory
 
 
 class Part(NamedTuple):
@@ -137,7 +136,7 @@ class RunningServer:
     def limit_connections(self, limits: ConnectionLimits, ending: Callable[[], bool]) -> None:
         """Make every connection from now on a Connection with these limits."""
         self._server.config.http_protocol_class = partial(  # type: ignore[assignment]
-            Connection, limits=limits, ending=ending, memory=CrowdMemory()
+            Connection, limits=limits, ending=ending
         )
 
     def wait_at_most(self, seconds: int) -> None:

@@ -1,44 +1,57 @@
-"""Memory goes back to the system once a crowd of connections has gone, and not for a few of them."""
+"""Memory that a process has freed goes back to the system, once there is enough of it."""
+
+import asyncio
+import ctypes
 
 import pytest
 
-from sgn_serve.process.freed_memory import CROWD, CrowdMemory
+from sgn_serve.process import freed_memory
+from sgn_serve.process.freed_memory import FreedMemory, resident_bytes
+
+needs_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's malloc_trim")
 
 
-@pytest.fixture
-def trims(monkeypatch) -> list[int]:
-    """Return a list that grows with each trim."""
-    made: list[int] = []
-    memory_trim = CrowdMemory()._trim
-    assert memory_trim is None or memory_trim(0) in (0, 1)
-    monkeypatch.setattr("ctypes.CDLL", lambda name: type("C", (), {"malloc_trim": staticmethod(made.append)}))
-    return made
+def leave_holes() -> list[bytes]:
+    """Fill 64 MB of the heap with small pieces, free most of them, and return what keeps the rest apart."""
+    pieces = [bytes(60_000) for _ in range(1100)]
+    return pieces[::50]
 
 
-def leave(memory: CrowdMemory, connections: int) -> None:
-    for left in reversed(range(connections)):
-        memory.left(left)
+@needs_glibc
+def test_what_lies_between_pieces_in_use_is_given_back():
+    freed = FreedMemory()
+    kept = leave_holes()
+    before = resident_bytes()
+    assert before is not None
+    if freed.look():  # else the allocator has kept nothing, which is as well
+        assert (resident_bytes() or 0) < before
+    assert len(kept) == 22
 
 
-def test_a_crowd_that_leaves_is_followed_by_one_trim(trims, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    memory = CrowdMemory()
-    leave(memory, CROWD - 1)
-    assert trims == []
-    leave(memory, 390)
-    assert trims == [0]
-    leave(memory, 390)
-    assert trims == [0], "not twice within a second"
-    now[0] += 2
-    memory.left(0)
-    assert trims == [0, 0]
-    memory.left(0)
-    assert trims == [0, 0]
+def test_it_looks_for_growth_and_pauses_where_little_comes_back(monkeypatch):
+    megabytes = [100, 110, 80, 95, 97, 90, 97, 96, 97, 97, 97, 97, 81]
+    sizes = iter([one << 20 for one in megabytes])
+    trims: list[int] = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: type("C", (), {"malloc_trim": staticmethod(trims.append)}))
+    monkeypatch.setattr(freed_memory, "resident_bytes", lambda: next(sizes))
+    freed = FreedMemory()
+    assert [freed.look() for _ in range(3)] == [False, False, False], "10 MB more, less, 15 MB more than the least"
+    assert freed.look(), "17 MB more, of which 7 come back"
+    assert freed.look(), "17 MB more, of which 1 comes back"
+    assert [freed.look() for _ in range(4)] == [False, False, False, True], "three looks are left out"
+    assert trims == [0, 0, 0]
 
 
-def test_a_crowd_that_stays_is_left_alone(trims):
-    memory = CrowdMemory()
-    for _ in range(1000):
-        memory.left(300)
-    assert trims == []
+def test_it_goes_on_looking(monkeypatch):
+    looks = []
+    monkeypatch.setattr(freed_memory, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(FreedMemory, "look", lambda self: looks.append(self))
+
+    async def wait() -> None:
+        FreedMemory().keep_giving_back()
+        while len(looks) < 3:
+            await asyncio.sleep(0.01)
+
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        asyncio.run(asyncio.wait_for(wait(), 60))
+        assert len(looks) >= 3
