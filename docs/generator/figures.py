@@ -303,7 +303,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "throughput.rounds": lambda: str(len(next(iter(result("throughput")["connections"].values()))["rounds"])),
     "hostile.files": lambda: f"{result('hostile')['files']:,}",
     "hostile.formats": lambda: str(len(result("hostile")["formats"])),
-    "hostile.idle": lambda: f"{result('hostile')['idle_mb']:.0f}",
+    "hostile.idle": lambda: f"{result('hostile')['named']['now']['idle']:.0f}",
     "hostile.cores": lambda: str(result("hostile")["cores"]),
     "hostile.processor": lambda: str(result("hostile")["processor"]),
     "hostile.commit": lambda: _commits("hostile"),

@@ -130,7 +130,7 @@ class State:
             result: The run. Its named inputs of now and its costs of many at a time are left out.
             anew: Formats that are left out as well.
         """
-        self.idle, self.fuzzed_commit = result["idle_mb"], result["git_commit"]
+        self.fuzzed_commit = result["git_commit"]
         self.facts = {name: result[name] for name in (*_MACHINE, "in_flight")}
         self._began -= result["seconds"]
         self.named = {side: rows for side, rows in result["named"].items() if side != "now"}
