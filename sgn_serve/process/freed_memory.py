@@ -18,7 +18,7 @@ class FreedMemory:
     """Gives memory back while the process is larger than it once was.
 
     glibc keeps the free pages between pieces that are in use. After some hundred connections with large bodies these
-    were 50 to 100 MB.
+    were 30 to 60 MB.
     """
 
     def __init__(self) -> None:
