@@ -117,7 +117,9 @@ def test_an_answer_that_is_not_finite_is_none(tmp_path):
 def test_no_more_pictures_in_one_request_than_configured(client):
     assert len(client.post("/classify_batch", files=[("images", RED)] * 8).json()["predictions"]) == 8
     check_error(client.post("/classify_batch", files=[("images", RED)] * 9), 400, "too_many_images", "send 8 at most")
-    check_error(client.post("/classify_batch", files={"image": RED}), 400, "unknown_field", "images, self_gradient")
+    check_error(
+        client.post("/classify_batch", files={"image": RED}), 400, "unknown_field", "or one as 'image' to /classify"
+    )
     check_error(client.post("/classify_batch", files={"images": (None, "text")}), 400, "not_a_file", "-F images=@x.png")
 
 

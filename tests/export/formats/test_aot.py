@@ -76,7 +76,9 @@ def test_no_compiler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_is_compiled_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--ckpt", str(tmp_path / "model.safetensors"), "--aot", "--device", "cuda"]) == 2
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.touch()
+    assert main(["--ckpt", str(checkpoint), "--aot", "--device", "cuda"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("none that PyTorch can use; export where the GPU is, or leave --device out")
 

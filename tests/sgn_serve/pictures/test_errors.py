@@ -21,7 +21,7 @@ SITE = set(
 
 def test_every_refusal_has_a_code_of_its_own_that_the_service_answers():
     codes = {kind.code for kind in KINDS}
-    assert len(codes) == len(KINDS) == 6
+    assert len(codes) == len(KINDS) == 7
     assert codes <= STATUS.keys()
 
 

@@ -49,10 +49,11 @@ def test_commands_tell_memory_that_is_lacking(main, monkeypatch, tmp_path, capsy
     monkeypatch.setattr("training.evaluate.prepare.load_checkpoint", large)
     commands = {
         "train": (train, ["--data-root=x", "--arch=wrn-10-1", "--device=cpu"]),
-        "judge": (judge, ["--ckpt=x", "--data-root=x", "--device=cpu"]),
+        "judge": (judge, ["--ckpt=m.safetensors", "--data-root=x", "--device=cpu"]),
     }
     command, arguments = commands[main]
     (tmp_path / "x" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "m.safetensors").touch()
     assert command(arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: out of memory on cpu (")
