@@ -56,7 +56,8 @@ def find_evaluation(checkpoint: Path, info: CheckpointInfo, named: Path | None =
         The evaluation, None where there is none and none was named.
 
     Raises:
-        FiguresError: The evaluation is not there, cannot be read, or is of another checkpoint or epsilon.
+        FiguresError: The evaluation is not there, cannot be read, or is of another checkpoint or epsilon, or was not
+            finished.
     """
     if named is not None:
         return _read(named / REPORT if named.is_dir() else named, checkpoint, info)
@@ -102,6 +103,8 @@ def _read(path: Path, checkpoint: Path, info: CheckpointInfo) -> Evaluation:
             f"{path}: was measured with eps {eps:.4g}, but the network was trained for {info.epsilon:.4g}; write it "
             f"again with: {fix} --eps {info.epsilon:.4g}"
         )
+    if content.get("robustness_likely_overestimated") is None:  # said at the end, and no attack may have run before
+        raise FiguresError(f"{path}: the evaluation was not finished; the same command goes on with it: {fix}")
     return Evaluation(path, content)
 
 

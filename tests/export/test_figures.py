@@ -69,6 +69,7 @@ def test_a_report_may_be_named_by_its_folder(checkpoint: Path, tmp_path: Path) -
         ("{", "is no JSON"),
         ('{"format": "self-gradient-figures/1"}', "does not say format 'self-gradient-evaluation/2'"),
         (json.dumps(report_of("f" * 64).as_dict()), "is of another checkpoint (ffffffffffff) than"),
+        ("not finished", "the evaluation was not finished; the same command goes on with it"),
         ("other epsilon", "was measured with eps 0.01569, but the network was trained for 0.03137"),
     ],
 )
@@ -76,6 +77,10 @@ def test_what_does_not_fit_is_refused_with_the_fix(checkpoint: Path, content: st
     path = checkpoint.parent / "evaluation.json"
     if content == "other epsilon":
         report_of(file_sha256(checkpoint), eps=4 / 255).save(path)
+    elif content == "not finished":
+        report = report_of(file_sha256(checkpoint))
+        report.likely_overestimated = None
+        report.save(path)
     elif content is not None:
         path.write_text(content)
     with pytest.raises(FiguresError) as bad:
