@@ -1,6 +1,7 @@
 """Stand between a connection and its socket: close it without losing an answer, and write an answer as a whole."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -69,6 +70,15 @@ class LingeringTransport:
             self._timer.cancel()
             self._timer = None
 
+    def note_lost(self) -> None:
+        """Take note that the connection is gone, and let go of the connection's object, which holds this one."""
+        self.stop_lingering()
+        self._lingers = _never
+
+
+def _never() -> bool:
+    return False
+
 
 class DeferredHead:
     """Stand between an answer and its connection: keep the head back until the first of the body is there.
@@ -78,18 +88,20 @@ class DeferredHead:
     never gets a body is not written at all. Answers to HEAD have no body, so they are written directly.
 
     Args:
-        cycle: The request and its answer. The caller makes this object its transport.
+        cycle: The request and its answer. The caller makes this object its transport. It is held weakly: else it would
+            stay, with what was received of its body, until the next garbage collection.
     """
 
     def __init__(self, cycle: RequestResponseCycle):
-        self._cycle = cycle
+        self._cycle = weakref.ref(cycle)
         self._transport = cycle.transport
         self._head: bytes | None = None
         self._passed_on = False
 
     def write(self, data: bytes) -> None:
         """Write, or keep what is the head."""
-        if not self._cycle.response_started or self._passed_on:  # "100 Continue" comes before an answer
+        cycle = self._cycle()
+        if self._passed_on or cycle is None or not cycle.response_started:  # "100 Continue" comes before an answer
             self._transport.write(data)
         elif self._head is None:
             self._head = data

@@ -180,7 +180,7 @@ class Connection(HttpToolsProtocol):
         """Stop the timers, and tell every request that its client has gone."""
         self._stop(self._head_timer)
         self._stop(self._write_timer)
-        self.transport.stop_lingering()
+        self.transport.note_lost()
         for cycle in self._open:  # uvicorn itself tells only the latest, where a client sends several at once
             _give_up(cycle)
         super().connection_lost(exc)
@@ -322,7 +322,10 @@ async def _answer(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, recei
             cycle.keep_alive = False
         await send(message)
 
-    await app(scope, receive, closing)
+    try:
+        await app(scope, receive, closing)
+    finally:
+        cycle.body = bytearray()  # a connection that lingers need not keep what was received of a refused body
 
 
 def _tokens(value: bytes) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import resource
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class FreedMemory:
         if self._pause:
             self._pause -= 1
             return False
+        gc.collect()  # milliseconds: what is there for long is exempt (sgn_serve/process/garbage.py)
         self._trim(0)
         left = resident_bytes() or 0
         self._smallest = min(self._smallest, left)
