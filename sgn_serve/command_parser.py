@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 USAGE_ERROR = 2
 """Exit status after wrong arguments."""
@@ -18,6 +18,8 @@ _SIMILAR = 0.6
 _MOST_SUGGESTIONS = 3
 _SHOWN = 60
 """Most characters of a wrong value in a message."""
+
+_Number = TypeVar("_Number", int, float)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -44,10 +46,7 @@ def whole_number(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: It is none.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, not {text[:_SHOWN]!r}") from None
+    return _number(int, "a whole number", text)
 
 
 def any_number(text: str) -> float:
@@ -56,10 +55,14 @@ def any_number(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: It is none.
     """
+    return _number(float, "a number", text)
+
+
+def _number(kind: type[_Number], words: str, text: str) -> _Number:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, not {text[:_SHOWN]!r}") from None
+        raise argparse.ArgumentTypeError(f"expected {words}, not {text[:_SHOWN]!r}") from None
 
 
 def file_to_write(text: str) -> Path:

@@ -19,7 +19,8 @@ import httpx
 import pytest
 import torch
 
-from tests.sgn_serve.server import START_LIMIT_SECONDS, free_port, serve_environment
+from benchmarks.service.server import free_port
+from tests.sgn_serve.server import START_LIMIT_SECONDS, serve_environment
 from training.networks.backbones import build_backbone
 
 ROOT = Path(__file__).parents[1]

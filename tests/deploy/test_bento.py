@@ -18,8 +18,9 @@ import pytest
 from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 
+from benchmarks.service.server import end, free_port
 from deploy import bento_requirements
-from tests.sgn_serve.server import end, free_port, serve_environment, wait_until_ready
+from tests.sgn_serve.server import serve_environment, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"

@@ -13,9 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.service.server import free_port
 from tests.deploy.conftest import KEPT
 from tests.sgn_serve.sample_pictures import encode
-from tests.sgn_serve.server import Server, free_port
+from tests.sgn_serve.server import Server
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.service.server import free_port
 from release.hostile import fuzz, report, session
 from release.hostile.bombs import BOMBS
 from release.hostile.command import build_parser, main
@@ -19,7 +20,7 @@ from release.hostile.observer import exact, peaks_since, reset_peaks, tree, uppe
 from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, table, together_table
 from release.hostile.seeds import seeds
 from sgn_serve.pictures.decoding import FORMATS
-from tests.sgn_serve.server import free_port, running_server
+from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 FILES = 24
