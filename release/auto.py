@@ -102,11 +102,11 @@ def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -
 
     Args:
         trial: The network and the pictures.
-        report: The report. What is in the file already is not run again.
+        report: The report. Rows that are in the file already are not run again.
         path: The report's file.
 
     Yields:
-        After each attack, the titles of those that are still to be run.
+        The titles of the attacks that are still to be run, after each attack.
 
     Raises:
         SavedReportError: The file holds a report of another setting.
@@ -215,7 +215,7 @@ def usable(result: dict[str, Any], checkpoint_sha256: str, pgd_pictures: int, at
 def measure(options: argparse.Namespace, command: list[str]) -> None:
     """Measure everything and write the result, after each part and each attack.
 
-    What the file holds of another checkpoint, or of another number of pictures, is measured anew.
+    Figures of another checkpoint, or of another number of pictures, are measured anew.
 
     Raises:
         TrainingError: The checkpoint or the pictures cannot be read, or what is there is of others.

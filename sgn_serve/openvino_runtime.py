@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 STEEP = 2.0**20
-"""From this slope on, clip(slope * x + offset, 0, 1) is a comparison of x with a number, written as arithmetic."""
+"""Slope from which on clip(slope * x + offset, 0, 1) is a comparison of x with a number, written as arithmetic."""
 
 
 def compile_model(model: ModelProto, settings: Mapping[str, object]) -> Any:
@@ -84,7 +84,7 @@ class _Writer:
     Attributes:
         shapes: (N, C, H, W) by the name of a value, where they are known; a size that is not fixed is 0.
         lowered: Whether the model is computed in bfloat16.
-        constants: What the new nodes need, by name.
+        constants: Constants of the new nodes, by name.
         masks: The masks that were met, by name.
     """
 

@@ -54,7 +54,7 @@ def running(
     its workers in another session would else get a larger share. Source: sched(7), "The autogroup feature".
 
     Args:
-        command: What starts it.
+        command: The command that starts it.
         environment: Its environment.
         log: File that gets its output.
         end_seconds: How long it may take to end before it is killed.

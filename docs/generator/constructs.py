@@ -30,7 +30,7 @@ class Construct:
         build: Makes the backbone, which maps (N, 3, *IMAGE_SIZE) to logits (N, CLASSES).
         refusal: Pattern of the one-line refusal: the layer, the cause, and the cure. Empty if it is exported.
         cause: Why it is refused, for the table.
-        cure: What to do about it.
+        cure: The remedy, for the table.
     """
 
     name: str

@@ -441,7 +441,7 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
     ):
         inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).to(features.dtype)
         x_share, y_share = 1 - (x - column).abs(), 1 - (y - row).abs()
-        place = (inside * (row * width + column)).long().flatten(1)  # what lies outside has no share anywhere
+        place = (inside * (row * width + column)).long().flatten(1)  # points outside have no share anywhere
         places = place.unsqueeze(1).expand(-1, features.shape[1], -1)
         if output_mask[0]:
             shares = gradient * (inside * x_share * y_share).unsqueeze(1)

@@ -151,7 +151,7 @@ def _require_varying_sum(logits: Tensor) -> None:
         CaptureError: It is the same for all of them but for rounding.
     """
     if not logits.isfinite().all():
-        return  # which verification tells
+        return  # verification reports this
     sums, size = logits.double().sum(1), logits.double().abs().sum(1).mean()
     if sums.max() - sums.min() > NO_SIGNAL * size or bool((logits == logits[:1]).all()):
         return  # all equal are those of a classifier of zeros, whose gradient is exactly zero
@@ -220,7 +220,7 @@ def _hooks(network: nn.Module, before: Callable[[str], Any], after: Callable[[st
         handles.extend((module.register_forward_pre_hook(begin), module.register_forward_hook(end)))
 
     for name, module in network.named_modules():
-        if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+        if name and not isinstance(module, torch.jit.ScriptModule):  # a ScriptModule takes no hooks
             watch(f"{name} ({type(module).__name__})", module)
     try:
         yield

@@ -114,7 +114,7 @@ class Corpus:
         """Return the recipe of a kept file to mutate further. None where none is kept.
 
         Args:
-            file_format: By Pillow's name.
+            file_format: Pillow's name of the format.
             costly: Whether it was kept for what it costs; otherwise it was kept for its answer.
             random: Chooses one.
         """

@@ -30,14 +30,14 @@ def parse_with_arrays(text: bytes | bytearray) -> Any:
     """Parse JSON whose long lists may hold numbers alone.
 
     Args:
-        text: As parse_json takes it.
+        text: See parse_json.
 
     Returns:
-        What parse_json returns, but for the long lists in an object's values, which are float32 arrays of one
+        The result of parse_json, but for the long lists in an object's values, which are float32 arrays of one
         dimension. Numbers that are too large for one are infinite.
 
     Raises:
-        JsonError: As of parse_json, or a long list holds something else than numbers, or than lists of one length.
+        JsonError: See parse_json; or a long list holds something else than numbers, or than lists of one length.
     """
     if len(text) <= LONG_BYTES:
         return parse_json(text)
@@ -48,7 +48,7 @@ def parse_with_arrays(text: bytes | bytearray) -> Any:
     end = 0
     for first, last in _long_lists(text):
         values, _ = _parse_list(memoryview(text)[first : last + 1], DEEPEST)
-        name = secrets.token_hex(16)  # which no client can know, and send as a string
+        name = secrets.token_hex(16)  # no client can know it, and send it as a string
         arrays[name] = values
         kept += [text[end:first], f'"{name}"'.encode()]
         end = last + 1

@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
             return b""
         self._websocket = method == HTTPMethod.GET.encode() and b"websocket" in wanted
         self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # uvicorn's own parser is set so
         return b"\r\n".join([*lines, b"", b""])
 
     def _stop_reading(self) -> bool:
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
         due = [cycle for cycle in self._open if not cycle.response_complete]
         if due and due[-1].more_body:
             dropped = due.pop()
-            if due:  # else it is being answered already
+            if due:  # it is not being answered yet
                 self.pipeline = type(self.pipeline)(item for item in self.pipeline if item[0] is not dropped)
         if due:
             due[-1].keep_alive = False

@@ -79,7 +79,7 @@ class Observer:
 
         Args:
             pictures: Number of pictures in the batch.
-            waited: For each request in it, the seconds since its pictures were decoded.
+            waited: Seconds since the pictures of each request in it were decoded.
         """
 
     def ran(self, run: Run) -> None:
@@ -89,7 +89,7 @@ class Observer:
         """Take note that some requests have their logits, or an error.
 
         Args:
-            seconds: For each of them, the seconds since its pictures were decoded.
+            seconds: Seconds since the pictures of each of them were decoded.
             failed: Whether it is an error.
         """
 
@@ -364,7 +364,7 @@ class Batcher:
                 item.answer.cancel()
                 self._leave(len(item.images), waiting=False)
             raise
-        except Exception as error:  # such as no memory for a thread
+        except Exception as error:  # there may be no memory for a thread
             logger.exception("a batch of %d pictures could not be run", pictures)
             worked = _Worked([error] * len(items), [], started, started)
         seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -474,7 +474,7 @@ class Batcher:
             answers: The plain ones. Those of auto items are replaced.
 
         Returns:
-            For each auto item whose plain pass did not fail, which of its pictures do, (n) each.
+            The pictures of each auto item that need it, (n) each. Items whose plain pass failed are left out.
         """
         chosen = {}
         for item in items:

@@ -17,7 +17,7 @@ from sgn_serve.refusals import ServingError
 CUDA = "CUDAExecutionProvider"
 
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
-"""For each precision in the metadata: OpenVINO's hint, which it also reports as used, and its other name for it."""
+"""OpenVINO's hint for each precision in the metadata, which it also reports as used, and its other name for it."""
 
 
 class EngineError(ServingError):

@@ -185,7 +185,7 @@ def correct(picture: Any, samples: Samples) -> None:
 
     Args:
         picture: Opened by Pillow and not decoded yet.
-        samples: What read_samples returned.
+        samples: Result of read_samples.
     """
     if samples.palette is not None:
         picture._mode = "P"
@@ -207,7 +207,7 @@ def unwrap(picture: Image.Image, samples: Samples, data: bytes) -> None:
 
     Args:
         picture: Decoded.
-        samples: What read_samples returned.
+        samples: Result of read_samples.
         data: The whole file.
     """
     if len(samples.depths) == 1 or max(samples.depths) <= 8:

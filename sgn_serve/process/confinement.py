@@ -137,9 +137,9 @@ def confine(memory_bytes: int | None, threads: bool = False) -> Confinement:
         threads: Whether it may start threads all the same. Its time and memory are those of all together.
 
     Returns:
-        What is active now.
+        The confinement that is active now.
     """
-    memory = memory_bytes is not None and limit_memory(memory_bytes)  # while /proc can be read
+    memory = memory_bytes is not None and limit_memory(memory_bytes)  # /proc can still be read
     landlock = 0
     if sys.platform.startswith("linux"):
         _drop_capabilities()

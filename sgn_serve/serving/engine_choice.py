@@ -64,7 +64,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
         settings: The settings of the service.
 
     Returns:
-        With SGN_ENGINE=auto, OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
+        The engine. SGN_ENGINE=auto chooses OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
 
         - SGN_PROVIDERS names no providers of ONNX Runtime, and it is not the build for GPUs;
         - OpenVINO is installed;

@@ -19,7 +19,7 @@ class GivenExamples:
 
     Attributes:
         count: Number of pictures; 0 where there are none, or where the file is not used.
-        content: What /model/examples answers, JSON; None where there are none.
+        content: The answer of /model/examples, JSON; None where there are none.
         note: One line, with the fix, that says why a file is not used. None where it is, or where there is none.
     """
 

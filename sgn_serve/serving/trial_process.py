@@ -35,7 +35,7 @@ def main() -> int:
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))
     bound(settings)
-    answer.write("begun\n")  # from here on the time counts
+    answer.write("begun\n")  # the time counts from here on
     answer.flush()
     answer.write(json.dumps(try_here(settings)))
     answer.close()

@@ -197,7 +197,7 @@ def test_it_serves_read_only_and_without_rights(
     writable = scratch / "writable"
     writable.mkdir()
     set_there = {name: value.replace("/tmp", str(writable)) for name, value in dockerfile.envs.items()}
-    # Nor may it write what `make coverage` measures.
+    # It may not write what `make coverage` measures either.
     left_out = ("BENTOML_HOME", "COVERAGE_")
     inherited = {name: value for name, value in serve_environment(tmp_path).items() if not name.startswith(left_out)}
     environment = {

@@ -177,7 +177,7 @@ class Load:
                 self._ended.set()
 
     def wait_for_more(self, answers: int = 20) -> None:
-        """Until so many more requests were answered."""
+        """Waits until so many more requests were answered."""
         goal = self.answered + answers
         _wait_for(lambda: self.answered >= goal, f"{answers} more answers; wrong so far: {self.wrong}")
 

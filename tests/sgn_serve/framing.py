@@ -69,7 +69,7 @@ def sequences(seed: int, count: int, headers: Sequence[str] = ()) -> Iterator[li
     """Yield sequences of requests to send over one connection each. All are well-formed.
 
     Args:
-        seed: What they follow from.
+        seed: Seed of them.
         count: How many.
         headers: Headers of the requests in the bodies, and of trailers: a token for instance.
     """

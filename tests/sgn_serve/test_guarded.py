@@ -210,7 +210,7 @@ def test_refused_connections_that_send_on_without_end_are_cut_off(guarded_server
     """Some of them may linger; the others, beyond MAX_LINGERING, are closed at once."""
     host, port = guarded_server.url.removeprefix("http://").split(":")
     endless = bytes(1 << 16)
-    allowed = LINGER_REFUSED_BYTES + (16 << 20)  # and what lies in the sockets
+    allowed = LINGER_REFUSED_BYTES + (16 << 20)  # sockets hold some too
 
     def pour(connection):
         sent = 0

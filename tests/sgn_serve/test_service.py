@@ -122,7 +122,7 @@ def test_a_body_that_does_not_come_is_given_up(client, server):
             )
         for name, connection in connections.items():
             answer = b""
-            while chunk := connection.recv(10_000):  # until the server closes the connection
+            while chunk := connection.recv(10_000):  # the server closes the connection in the end
                 answer += chunk
             head, body = answer.split(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 "), name

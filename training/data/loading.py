@@ -41,7 +41,7 @@ def load_pictures(
         image_size: See read_picture_folder. Only for image folders.
         class_names: Those of a checkpoint that the pictures are for. Pictures of other classes are refused, where
             possible before they are read. None accepts any.
-        resize: What happens to an image folder's pictures of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of an image folder's pictures of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
         DatasetError: The files are missing, unreadable or of other classes.

@@ -32,7 +32,7 @@ class Owner:
     Attributes:
         process: Its process id.
         host: Name of its machine.
-        boot: What the machine's kernel calls this boot, the same in all containers; "" where it does not say.
+        boot: The kernel's id of this boot, the same in all containers; "" where there is none.
         started: Local time at which it took the folder, in ISO format.
     """
 
@@ -91,7 +91,7 @@ def run_lock(folder: Path) -> Iterator[None]:
                 path.unlink()
     finally:
         os.close(descriptor)
-        with suppress(OSError):  # which says that a folder is not empty
+        with suppress(OSError):  # a folder may not be empty
             for made in missing:
                 made.rmdir()
 

@@ -42,7 +42,7 @@ class Validation:
         attacked: How many of them, from the first, are attacked.
         eps: L-inf budget, units of pixel intensity.
         seed: Seed of the attacks' random starts.
-        shard: With several processes, each does some of the measurements, and all know the figures.
+        shard: This process's share of the measurements, where there are several. All know the figures.
         batch_size: Pictures that the network sees at once.
     """
 

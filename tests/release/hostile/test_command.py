@@ -206,7 +206,7 @@ def test_a_format_of_a_finished_run_is_tried_anew(run, tmp_path):
         _, first, _ = run(*options, "--formats", "GIF", "BMP")
         before = fuzz.read_list(sent)
         for row in first["formats"].values():
-            row["above_idle"] = 77.7  # what is kept shows it, what is measured anew does not
+            row["above_idle"] = 77.7  # a row that is kept shows it, one that is measured anew does not
         out.write_text(json.dumps(first))
         _, result, _ = run(*options, "--again", str(out), "--anew", "BMP", "--seed", "1")
     assert (result["formats"]["GIF"]["above_idle"], result["files"]) == (77.7, 20)

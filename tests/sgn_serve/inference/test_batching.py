@@ -426,7 +426,7 @@ def test_stopping_at_the_moment_a_request_is_cancelled_ends_the_batcher():
         with batcher.reserve(6):  # being decoded, so that the batcher waits for them
             tasks = await enqueue(batcher, 1)
             await asyncio.sleep(0.01)
-        task = asyncio.create_task(batcher.stop())  # beside the change that `with` has just told of
+        task = asyncio.create_task(batcher.stop())  # runs beside the change that `with` has just told of
         await asyncio.wait({task}, timeout=5)
         assert task.done()
         await cancel(tasks)

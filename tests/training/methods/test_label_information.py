@@ -25,7 +25,7 @@ from training.methods.label_information import LabelInformationTraining, label_p
 
 
 @pytest.mark.parametrize("precision", EXACT_OR_BF16)
-@pytest.mark.parametrize("seed", [0, 1, 2])  # whose signs differ
+@pytest.mark.parametrize("seed", [0, 1, 2])  # their signs differ
 @pytest.mark.parametrize("keep", [True, False])
 def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(network, batch, seed, keep, precision):
     labels = batch[1]

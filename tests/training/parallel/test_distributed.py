@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def torchrun(*argv: str) -> subprocess.CompletedProcess[str]:
-    """In the current folder, two processes."""
+    """Runs two processes in the current folder."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training", *argv],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
