@@ -146,7 +146,7 @@ class OurRoutesFirst:
     request's time, reads bodies that it should not, and turns most errors into others.
 
     Connections ask it before all of BentoML's other middleware. BentoML's time limit would start a task for each
-    request, and a timer that is never stopped: at 250 requests a second, 15,000 of them would be kept.
+    request, and a timer that is never stopped. At 250 requests a second, 15,000 of them would be kept.
 
     Args:
         app: BentoML's application.

@@ -50,8 +50,8 @@ def running(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server from the repository's root until the block ends.
 
-    It gets a session of its own. Linux shares a busy machine's time among sessions first, so that a server that starts
-    its workers in another session would else get a larger share. Source: sched(7), "The autogroup feature".
+    It gets a session of its own. Linux shares a busy machine's time among sessions first, so a server that starts its
+    workers in another session would get a larger share. Source: sched(7), "The autogroup feature".
 
     Args:
         command: The command that starts it.

@@ -35,8 +35,8 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: in
         classes: Number of its class names.
 
     Raises:
-        CaptureError: Its backbone fails, does not return a logit for each class, answers at random, lets a picture's
-            answer depend on its neighbours, or has no gradient with respect to the image.
+        CaptureError: Its backbone fails, does not return a logit for each class, or answers at random. Or a picture's
+            answer depends on its neighbours, or has no gradient with respect to the image.
     """
     with torch.no_grad(), _first_layer_blamed(network):
         logits = network.plain_logits(pictures)

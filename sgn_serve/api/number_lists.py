@@ -1,7 +1,7 @@
 """Parse JSON with long lists of numbers, a part at a time.
 
 Python's JSON parser lets no other thread run before it has come to the end of its text. In 9.6 MB of JSON that lasted
-for 2.5 s where each number was a list of its own, and for 0.2 s where it was not. So a long list is cut out of the
+for 2.5 s where each number was a list of its own. It lasted for 0.2 s where none was. So a long list is cut out of the
 text, parsed in short parts, and made an array: each part takes a millisecond or so.
 """
 

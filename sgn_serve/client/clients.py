@@ -76,8 +76,8 @@ class Client:
         answers to the others. What concerns the whole request is raised, as for one picture.
 
         Args:
-            picture: A path, the bytes of a file, a file that is open in binary, a Pillow image, an (H, W, 3) array
-                (uint8, or floating point in [0, 1]); or a list or tuple of these.
+            picture: A path, the bytes of a file, a file that is open in binary, a Pillow image, or an (H, W, 3) array
+                (uint8, or floating point in [0, 1]). Or a list or tuple of these.
             self_gradient: Whether the block is on; "auto" leaves it to each picture. None leaves it to the service.
             top_k: How many classes to list. None leaves it to the service.
 

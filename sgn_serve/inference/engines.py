@@ -46,7 +46,7 @@ def onnx_runtime_session(
             that it cannot start; the session's get_providers() tells which are active.
     """
     # Threads that wait for the next operator spin, and sleep between two runs. Threads that never spin made a run
-    # up to 1.4 times as long, at the same processor time; those that always do take cores from decoding.
+    # up to 1.4 times as long, at the same processor time. Those that always do take cores from decoding.
     return start_session(model.SerializeToString(), threads, providers=providers, spinning="in a run")
 
 

@@ -254,7 +254,7 @@ def _covered(picture: Image.Image) -> tuple[int, int, int, int] | None:
     """Return the part of an animation's canvas that its first frame covers: left, top, right, bottom. None for all.
 
     Browsers leave the rest transparent. Pillow fills it with colour 0 of a GIF's palette, or with black in a WebP that
-    does not say that it has an alpha channel.
+    tells of no alpha channel.
     """
     if picture.format == "GIF" and picture.tile:  # type: ignore[attr-defined]
         covered = picture.tile[0].extents  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Have JPEG 2000 pictures decoded rightly, or refuse them.
 
-Pillow takes every four components for RGBA or CMYK, shifts samples of fewer than eight bits to the left (so white is
-not 255), rounds samples of more bits up to 256, which wraps to 0, and merges equal colours of a palette, which shifts
+Pillow takes every four components for RGBA or CMYK. It shifts samples of fewer than eight bits to the left (so white is
+not 255). It rounds samples of more bits up to 256, which wraps to 0. It merges equal colours of a palette, which shifts
 the others.
 Source: ISO/IEC 15444-1, annexes A.5.1 (SIZ) and I.5.3 (JP2 header box).
 """

@@ -56,7 +56,7 @@ def read_picture_folder(
         resize: Treatment of a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
-        DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
+        DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class. Or a file
             is no picture, sizes differ, or neither memory nor disk will hold them. After decoding: some are broken
             further inside; the message names them.
     """

@@ -58,7 +58,7 @@ class Validation:
         """Return accuracies in [0, 1] by log column; `val_lowest` counts pictures that withstood every attack.
 
         A network with a block also meets the smooth surrogate, which sees the block, and the attack on the block-off
-        network; and the block's effect is measured. The model is left in eval mode.
+        network. The block's effect is measured too. The model is left in eval mode.
 
         Args:
             model: The network.

@@ -21,8 +21,8 @@ class StartConsistencyTraining:
     which it stores, and draws all perturbations anew every 40 epochs.
 
     The pass of the attack is kept for the loss, so the difference costs one more backward pass and no forward pass.
-    With WRN-16-2 in bf16 on one core, a step takes 1.36 times that of plain one-step training, and 1.57 with a pass of
-    its own for the loss.
+    A step takes 1.36 times that of plain one-step training, with WRN-16-2 in bf16 on one core. It takes 1.57 times with
+    a pass of its own for the loss.
 
     Attributes:
         training_attack: An attack of one step.

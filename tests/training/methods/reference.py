@@ -1,7 +1,7 @@
 """References for the tests of training methods: one step of a method, and PGD written out anew.
 
-Under bf16 autocast a method runs in one autocast, as in training. Each pass of a reference has an autocast of its own,
-so that the weights that autocast keeps from one pass to the next cannot be wrong in both.
+Under bf16 autocast a method runs in one autocast, as in training. Each pass of a reference has an autocast of its own.
+So the weights that autocast keeps from one pass to the next cannot be wrong in both.
 """
 
 import copy
