@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sgn_serve.inference.batching import Batcher, BatchLimits, Observer
+from sgn_serve.inference.batch_contract import BatchLimits, Observer
+from sgn_serve.inference.batching import Batcher
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.refusals import Overloaded
 
