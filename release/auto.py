@@ -10,7 +10,7 @@ DIR holds train/<class>/ and test/<class>/. It writes results/auto.json:
 - the lowest per picture of block on and block off on the same pictures, from results/bundled/self-gradient.json;
 - an attack on the saving.
 
-With --publish the figures beside the bundled graph are written anew from results/, the threshold among them. The graph
+The option --publish writes the figures beside the bundled graph anew from results/, the threshold among them. The graph
 itself stays as it is.
 """
 

@@ -111,7 +111,7 @@ class InferenceProtocol:
     async def infer(self, request: Request) -> Response:
         """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two.
 
-        With the parameter self_gradient=auto the second pass runs for the pictures that need it.
+        The parameter self_gradient=auto has the second pass run for the pictures that need it.
         """
         predictor, model = self._find(request)
         predictor.check_room()

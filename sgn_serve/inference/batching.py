@@ -2,8 +2,8 @@
 
 While one batch runs, the next one gathers. Under load, no request waits just to fill a batch.
 
-With self_gradient=auto the plain pass of a batch runs first, together with the requests whose block is off. Those of
-its pictures whose answer is not clear go on, together with the requests whose block is on.
+The plain pass of self_gradient=auto runs first in a batch, together with the requests whose block is off. Those of its
+pictures whose answer is not clear go on, together with the requests whose block is on.
 
 An idle network waits for more pictures only if some are on their way, being received or decoded. It waits for half as
 many as were recently under way together, and for a few milliseconds at most.

@@ -148,7 +148,7 @@ def exchange(url: str, requests: Sequence[Written], random: Random) -> list[Told
     """Send requests over one connection, in pieces, close our side, and return all answers.
 
     Raises:
-        AssertionError: What came is not a whole number of answers.
+        AssertionError: The bytes are not a whole number of answers.
     """
     address: Any = urlsplit(url)
     data = b"".join(request.data for request in requests)

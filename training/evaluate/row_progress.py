@@ -17,7 +17,7 @@ from training.common.files import write_atomically
 class RowProgress:
     """A file that is saved after each batch of one attack, with the states of the random generators.
 
-    With these states, a row that was interrupted ends with the same figures as one that was not.
+    These states give a row that was interrupted the same figures as one that was not.
 
     Attributes:
         path: The file.
