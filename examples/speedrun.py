@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-MINUTES = 180.0  # of processor time, all threads together
+MINUTES = 180.0  # processor time, all threads together
 THREADS = 1
 BF16 = hasattr(torch.cpu, "_is_avx512_bf16_supported") and torch.cpu._is_avx512_bf16_supported()
 SEED = 0
@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """From pictures in [0, 1] to logits. Mean and deviation of the training pictures are part of it."""
+    """Map pictures in [0, 1] to logits. Mean and deviation of the training pictures are part of it."""
 
     def __init__(self, classes: int, mean: list[float], std: list[float]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""From a checkpoint to one self-contained two-pass graph, checked against PyTorch."""
+"""Export a checkpoint as one self-contained two-pass graph, checked against PyTorch."""
 
 from sgn_serve.interrupts import end_quietly
 

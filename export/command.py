@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
 
     Args:
         arguments: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
 
     Returns:
         The options; `targets` holds each format to write with its file.
@@ -296,7 +296,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         arguments: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     options = parse_arguments(arguments, program)
     try:
@@ -329,9 +329,9 @@ def run(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         arguments: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _remove_unfinished)
     return main(arguments, program)

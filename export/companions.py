@@ -30,7 +30,7 @@ class Examples:
 class Companions:
     """The files that go with the graphs of one command.
 
-    What can fail for a reason that people can put right is checked here, before a graph is exported.
+    Whatever people can put right is checked here, before a graph is exported.
 
     Args:
         source: The checkpoint, or weights of another program. What is recognised in them is printed.

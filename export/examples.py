@@ -367,8 +367,8 @@ def make_examples(
 
     Args:
         wanted: The examples that are wanted.
-        candidates: From load_candidates.
-        targets: From own_targets.
+        candidates: Those of load_candidates.
+        targets: Those of own_targets.
         source: Where the pictures come from, for readers.
 
     Raises:

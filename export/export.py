@@ -56,7 +56,7 @@ def _complete(companions: Companions, kind: FileKind, source: Source, target: Pa
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
         return _fail(f"{error}; {target} itself was written", error.exit_status)
-    except OSError as error:  # such as a full disk
+    except OSError as error:  # the disk may be full
         return _fail(f"{error.filename or target}: {error.strerror or error}; {target} itself was written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} itself was written", 130)
@@ -82,7 +82,7 @@ def export_one(kind: FileKind, source: Source, target: Path, options: argparse.N
         return _fail(f"{error}{made_in_vain}", error.exit_status)
     except TrainingError as error:
         return _fail(str(error), TrainingError.exit_status)
-    except OSError as error:  # such as a full disk
+    except OSError as error:  # the disk may be full
         return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)

@@ -31,7 +31,7 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         if not target.parent.is_dir():
             raise OutputError(f"{target}: its folder does not exist; create it first")
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.touch()  # before the work, which would be lost
+        partial.touch()  # fails before the work, not after it
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
     UNFINISHED[partial] = target

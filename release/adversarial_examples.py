@@ -8,8 +8,8 @@ service holds one graph. Make the examples anew whenever the bundled model chang
 the hashes).
 
 The pictures are the first of each class, in file order, that both models classify rightly. So nothing is picked by how
-an attack ends, with one exception, because the page has to show that the model can be fooled. Where the bundled model
-withstands the attack on all of these pictures, the first picture on which it does not takes the place of its class.
+an attack ends, with one exception, because the page has to show that the model can be fooled. If the bundled model
+withstands the attack on all of these pictures, the first picture on which it does not replaces that of its class.
 """
 
 import argparse

@@ -10,7 +10,7 @@ DIR holds train/<class>/ and test/<class>/. It writes results/auto.json:
 - the lowest per picture of block on and block off on the same pictures, from results/bundled/self-gradient.json;
 - an attack on the saving.
 
-With --publish the figures beside the bundled graph are written anew from results/, the threshold among them. The graph
+The option --publish writes the figures beside the bundled graph anew from results/, the threshold among them. The graph
 itself stays as it is.
 """
 
@@ -102,11 +102,11 @@ def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -
 
     Args:
         trial: The network and the pictures.
-        report: The report. What is in the file already is not run again.
+        report: The report. Rows that are in the file already are not run again.
         path: The report's file.
 
     Yields:
-        After each attack, the titles of those that are still to be run.
+        The titles of the attacks that are still to be run, after each attack.
 
     Raises:
         SavedReportError: The file holds a report of another setting.
@@ -215,7 +215,7 @@ def usable(result: dict[str, Any], checkpoint_sha256: str, pgd_pictures: int, at
 def measure(options: argparse.Namespace, command: list[str]) -> None:
     """Measure everything and write the result, after each part and each attack.
 
-    What the file holds of another checkpoint, or of another number of pictures, is measured anew.
+    Figures of another checkpoint, or of another number of pictures, are measured anew.
 
     Raises:
         TrainingError: The checkpoint or the pictures cannot be read, or what is there is of others.

@@ -217,7 +217,7 @@ def compare(cascades: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
         cascades: The rows of both sides.
 
     Returns:
-        For each: side, attack, accuracy and its 95 % interval, and calls a picture. Then, against the whole of
+        Side, attack, accuracy and its 95 % interval, and calls a picture of each. Then the comparison with the whole of
         AutoAttack: the share of the calls, the pictures missed and found, and the p-value of the sign test.
     """
     done = _done(cascades)

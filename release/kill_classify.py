@@ -109,8 +109,8 @@ def kill_runs(folder: Path, model: Path, kills: int, seed: int, suffix: str = ".
         folder: An empty folder.
         model: The exported graph.
         kills: Number of kills.
-        seed: Of the instants.
-        suffix: Of the output's name.
+        seed: Seed of the instants.
+        suffix: Suffix of the output's name.
     """
     sources = make_inputs(folder, 24)
     options = ["--model", str(model), "--chunk", str(_CHUNK), "--decoders", "1", "--threads", "1", "--max-batch", "3"]

@@ -66,7 +66,7 @@ class Size:
         recipe: The recipe of training.
         epochs: Epochs.
         batch_size: Photos a step.
-        attacks: What --attacks says of the judging.
+        attacks: The option --attacks of the judging.
         threads: CPU threads of training and judging.
     """
 
@@ -87,7 +87,7 @@ class Step:
     """A command of the way.
 
     Attributes:
-        name: What it does.
+        name: Name of the step.
         command: The command line, as somebody types it.
         seconds: How long it took.
         core_seconds: Its processor time, of all its processes.

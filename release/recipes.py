@@ -8,7 +8,7 @@ class Recipe:
     """One way to train a plain network.
 
     Attributes:
-        about: What sets it apart, for the table.
+        about: Its peculiarity, for the table.
         flags: Options of `python -m training`, over those of COMMON.
     """
 
@@ -75,4 +75,4 @@ RECIPES = {
     "ema-0.9995": Recipe("uniform, weight averaging 0.9995", (*_UNIFORM, "--ema-decay", "0.9995")),
     "smoothing-0.4": Recipe("uniform-ema, label smoothing 0.4", (*_UNIFORM, *_EMA, "--label-smoothing", "0.4")),
 }
-"""By name. The defaults that a recipe leaves are those of `python -m training`."""
+"""The recipes by name. The defaults that one leaves are those of `python -m training`."""

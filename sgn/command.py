@@ -23,7 +23,7 @@ class Command:
 
     Attributes:
         module: The module with its main function.
-        help: What it does, a line of `sgn --help`.
+        help: Its line in `sgn --help`.
         main: The name of that function, which takes the arguments and the program's name and returns an exit status.
     """
 

@@ -50,7 +50,7 @@ def build_parser(program: str = PROGRAM, *, everything: bool = False) -> Command
     """Return the parser.
 
     Args:
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
         everything: Whether --help shows every setting.
     """
     parser = CommandParser(
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         argv: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     arguments = sys.argv[1:] if argv is None else argv
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
     end_server_quietly()
-    from bentoml_cli.cli import cli  # here, for it takes seconds
+    from bentoml_cli.cli import cli  # its import takes seconds
 
     where = [*(["--host", host] if host else []), *(["--port", str(port)] if port else [])]
     cli(["serve", SERVICE, *where, *arguments[len(ours) + 1 :]], prog_name="bentoml")

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 USAGE_ERROR = 2
 """Exit status after wrong arguments."""
@@ -18,6 +18,8 @@ _SIMILAR = 0.6
 _MOST_SUGGESTIONS = 3
 _SHOWN = 60
 """Most characters of a wrong value in a message."""
+
+_Number = TypeVar("_Number", int, float)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -32,7 +34,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     by_lower = {one.lower(): one for one in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=_MOST_SUGGESTIONS, cutoff=_SIMILAR)
-    if not nearest:  # such as pdg, for pgd-20
+    if not nearest:  # pdg stands for pgd-20, say
         by_lower = {one.lower().partition("-")[0]: one for one in reversed(by_lower.values())}
         nearest = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_SIMILAR)
     return f"did you mean {' or '.join(by_lower[one] for one in nearest)}? " if nearest else ""
@@ -44,10 +46,7 @@ def whole_number(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: It is none.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, not {text[:_SHOWN]!r}") from None
+    return _number(int, "a whole number", text)
 
 
 def any_number(text: str) -> float:
@@ -56,10 +55,14 @@ def any_number(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: It is none.
     """
+    return _number(float, "a number", text)
+
+
+def _number(kind: type[_Number], words: str, text: str) -> _Number:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, not {text[:_SHOWN]!r}") from None
+        raise argparse.ArgumentTypeError(f"expected {words}, not {text[:_SHOWN]!r}") from None
 
 
 def file_to_write(text: str) -> Path:

@@ -25,14 +25,14 @@ SHA256_KEY = "checkpoint_sha256"
 PRECISION_KEY = "precision"
 """Metadata of a graph in reduced precision: the name of the precision. Absent from a float32 graph."""
 AUTO_KEY = "auto"
-"""Metadata of a graph, and entry of the figures beside it: the threshold of self_gradient=auto as "margin", and what it
-was measured to do, as JSON. A picture whose two largest plain probabilities differ by less gets the second pass."""
+"""Metadata of a graph, and entry of the figures beside it: the threshold of self_gradient=auto as "margin", and its
+measured effect, as JSON. A picture whose two largest plain probabilities differ by less gets the second pass."""
 BF16 = "bf16"
 """The precision bfloat16, as PRECISION_KEY names it."""
 BF16_KEY = "bf16"
-"""Metadata of a float32 graph, and entry of the figures beside it: the share of pictures for which bfloat16 on OpenVINO
-gives float32's answer as "agreement", and what it was measured on, as JSON. It is the lowest of clean and attacked
-pictures, block on and off. Among the figures it names the graph that it was measured on as "graph_sha256"."""
+"""Metadata of a float32 graph, and entry of the figures beside it. JSON: "agreement" is the share of pictures for which
+bfloat16 on OpenVINO gives float32's answer; the rest says what it was measured on. The share is the lowest of clean and
+attacked pictures, block on and off. Among the figures the entry names its graph as "graph_sha256"."""
 MIN_AGREEMENT = 0.995
 """Least such share: with less, an export in reduced precision is refused, and SGN_ENGINE=auto does not choose it."""
 
@@ -56,7 +56,7 @@ MAX_SIDE = 4096
 def figures_path(graph: Path) -> Path:
     """Return the file of figures beside a graph: model.json beside model.onnx, model.pt2.json beside model.pt2.
 
-    It is not part of the graph, because the graph itself can be attacked: its hash stands among the figures, and must
+    It is not part of the graph, because the graph itself can be attacked. Its hash stands among the figures, and must
     not change with them.
     """
     return _beside(graph, ".json")

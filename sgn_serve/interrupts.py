@@ -31,7 +31,7 @@ def end_quietly() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # such as that of nohup
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # nohup's, say
         return
     if _is_bentoml_serve(sys.argv):
         signal.signal(signal.SIGINT, _end_server)

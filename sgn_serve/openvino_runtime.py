@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 STEEP = 2.0**20
-"""From this slope on, clip(slope * x + offset, 0, 1) is a comparison of x with a number, written as arithmetic."""
+"""Slope from which on clip(slope * x + offset, 0, 1) is a comparison of x with a number, written as arithmetic."""
 
 
 def compile_model(model: ModelProto, settings: Mapping[str, object]) -> Any:
@@ -39,7 +39,7 @@ def written_for_openvino(model: ModelProto, lowered: bool) -> ModelProto:
     """Return a copy of a model without the operators for which OpenVINO has slow or wrong code. It computes the same.
 
     - An export for ONNX Runtime writes the masks of an activation as steep hard sigmoids, clip(2^127 x, 0, 1) for a
-      ReLU. OpenVINO 2026.4 reads an offset of 0 as the default of 0.5: every mask of a feature that is zero would be
+      ReLU. OpenVINO 2026.4 reads an offset of 0 as the default of 0.5. Every mask of a feature that is zero would be
       one half, and the self-gradient wrong. Comparisons that select are also faster there: both passes of the bundled
       network take 0.82 of the time of masks that are multiplied. The values are the same for every finite factor.
     - Other hard sigmoids run on its reference kernel. A product, a sum and a clip do not.
@@ -84,7 +84,7 @@ class _Writer:
     Attributes:
         shapes: (N, C, H, W) by the name of a value, where they are known; a size that is not fixed is 0.
         lowered: Whether the model is computed in bfloat16.
-        constants: What the new nodes need, by name.
+        constants: Constants of the new nodes, by name.
         masks: The masks that were met, by name.
     """
 

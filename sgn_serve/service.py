@@ -76,7 +76,7 @@ class RobustClassifier:
     @bentoml.on_deployment
     def check_first() -> None:
         """End `bentoml serve` with one line where nothing can be served, before there is a worker to fail."""
-        from sgn_serve.process.supervisor import use_supervisor  # which no worker needs
+        from sgn_serve.process.supervisor import use_supervisor  # no worker needs it
 
         try:
             settings = current_settings()
@@ -84,7 +84,7 @@ class RobustClassifier:
         except ServingError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_status) from None
-        os.environ[TRIED_VARIABLE] = tried.to_json()  # for all workers
+        os.environ[TRIED_VARIABLE] = tried.to_json()  # every worker reads it
         log_json_lines()
         logger.info("%s", tried.summary)
         for note in tried.notes:  # told here, and not once more by each worker
@@ -146,7 +146,7 @@ class OurRoutesFirst:
     request's time, reads bodies that it should not, and turns most errors into others.
 
     Connections ask it before all of BentoML's other middleware. BentoML's time limit would start a task for each
-    request, and a timer that is never stopped: at 250 requests a second, 15,000 of them would be kept.
+    request, and a timer that is never stopped. At 250 requests a second, 15,000 of them would be kept.
 
     Args:
         app: BentoML's application.

@@ -150,7 +150,7 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
         reason = lacking(name)
         if reason is not None:
             raise LackingError(f"{name} cannot be read here: {reason}")
-    return tuple(name for name in KNOWN if name in names)  # in the order in which they are tried
+    return tuple(name for name in KNOWN if name in names)  # they are tried in this order
 
 
 Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]

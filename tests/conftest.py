@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from tests.sgn_serve.server import Server
 
 # Read when torch is first imported, by these processes and those that they start. Two lanes of tests share the cores,
-# and the networks are tiny: a second thread gains nothing, and waiting for one that does not get a core costs up to ten
+# and the networks are tiny. A second thread gains nothing, and waiting for one that does not get a core costs up to ten
 # times the work. So a lane has one thread, and threads do not spin while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# AOTInductor's compiler is believed to know this processor's vector instructions: PyTorch would compile a library for
-# each kind to find out, where its cache is empty, and a compiler that does not know them fails the tests anyway.
+# AOTInductor's compiler is believed to know this processor's vector instructions. PyTorch would compile a library for
+# each kind to find out, where its cache is empty. A compiler that does not know them fails the tests anyway.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 

@@ -127,7 +127,7 @@ def bundled_client(bundled_server: Server) -> Iterator[httpx.Client]:
 
 
 def test_the_bundled_model_answers_as_its_checkpoint_does(bundled_client: httpx.Client, examples: Examples) -> None:
-    """And knows the example pictures."""
+    """It knows the example pictures too."""
     answers = check_answers(bundled_client, BUNDLED_MODEL.with_suffix(".safetensors"), examples)
     right = torch.tensor([answer["index"] for answer in answers]) == examples.labels
     assert right.float().mean() >= 0.5, "ten classes: chance is 0.1"

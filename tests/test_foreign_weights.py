@@ -30,7 +30,7 @@ def test_two_commands_from_a_robustbench_file_to_answers(tmp_path: Path) -> None
     pictures = patchwork(6)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        reference.fc.bias.sub_(reference(images).mean(0))  # else untrained weights give every picture the same answer
+        reference.fc.bias.sub_(reference(images).mean(0))  # untrained weights would give every picture the same answer
         expected = reference(images).softmax(1)
     best = expected.argmax(1).tolist()
     assert len(set(best)) > 1, "the pictures are told apart"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sgn_serve.server import free_port, serve_environment
+from benchmarks.service.server import free_port
+from tests.sgn_serve.server import serve_environment
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("benchmarks", "deploy", "docs", "export", "release", "sgn", "sgn_serve", "training")

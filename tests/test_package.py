@@ -19,7 +19,8 @@ import httpx
 import pytest
 import torch
 
-from tests.sgn_serve.server import START_LIMIT_SECONDS, free_port, serve_environment
+from benchmarks.service.server import free_port
+from tests.sgn_serve.server import START_LIMIT_SECONDS, serve_environment
 from training.networks.backbones import build_backbone
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ PACKAGES = ("sgn", "sgn_serve", "training", "export")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # Without isolation, which would ask the network for hatchling.
+    # Isolation would ask the network for hatchling.
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, f"--wheel-dir={folder}", str(ROOT)], check=True)
     (built,) = folder.glob("*.whl")
@@ -45,7 +46,7 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin" / "python"
     options = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", f"--python={python}", "install", *options, str(wheel)], check=True)
-    # After the installation: pip would take this project, as it is installed here, for the wheel.
+    # It comes after the installation: pip would take this project, as it is installed here, for the wheel.
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     (Path(site) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -3,11 +3,11 @@
 Every ```sh block is run by bash, and every ```python block by Python, in a folder that looks like the checkout. Blocks
 of one page share a folder and are run in order; a test of one block runs those before it first. The differences:
 
-- after a line `<!-- not run: REASON; see PATH -->` directly before it, a block is left alone; PATH, from the page, is a
+- after a line `<!-- not run: REASON; see PATH -->` directly before it, a block is left alone. PATH, from the page, is a
   page or a test that shows the same in small;
 - `make ...` becomes `make -n ...`: the target exists and its recipe can be worked out;
-- `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings
-  and the model can be served; requests to localhost:3000 go to a server that this test has started;
+- `[VARIABLE=value ...] bentoml serve ...` becomes `python -m sgn_serve.check` with the same variables: the settings and
+  the model can be served. Requests to localhost:3000 go to a server that this test has started;
 - `sgn ...` becomes `python -m sgn ...`, and `sgn serve ...` is checked as `bentoml serve` is, its options as settings;
 - `python` has imported PyTorch and the like already, and the checks of a report take few steps: see
   tests/warm_python.py;

@@ -153,7 +153,7 @@ def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     pictures = load_pictures("image-folder", tmp_path, "test")
     model, info = load_checkpoint(Path(BUNDLED / "model.safetensors"))
     assert pictures.class_names == info.class_names
-    # As judge has them: it takes three quarters of the time.
+    # The judge uses this memory format too: it takes three quarters of the time.
     model.to(memory_format=torch.channels_last)
     images, labels = to_float(pictures.images).contiguous(memory_format=torch.channels_last), pictures.labels
     torch.manual_seed(0)

@@ -144,7 +144,7 @@ def test_a_run_that_is_there_is_told_before_anything_heavy_is_imported(tmp_path)
         "error: runs/finished/model.safetensors exists: move it away or give another --run",
     ]
     assert not (stopped.imported | finished.imported) & HEAVY
-    # Who has the folder is told by the one that takes its lock, so the state is no reason to refuse here.
+    # The process that takes its lock tells who has the folder, so the state is no reason to refuse here.
     (error,) = living.errors
     assert error.startswith("error: nowhere: no such folder")
 

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
     *("training.train", "training.evaluate.evaluate", "training.convert.convert", "export.export"),
-    "torch._dynamo",  # what torch.func.grad and the first step of an optimiser import
+    "torch._dynamo",  # torch.func.grad and the first step of an optimiser import it
 )
 """Modules that are imported before the first command, where none are named. They import PyTorch."""
 PROGRAM = """\

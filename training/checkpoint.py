@@ -63,7 +63,7 @@ class CheckpointInfo:
         versions: Versions of Python and the packages that made it.
         git_commit: Commit of the program that made it.
         activation: Activation of the backbone, by its name in training.networks.activations.
-        resize: What happens to a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
+        resize: Treatment of a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
         split: How the folder of its pictures was divided, where that had no train/ and test/. Else None.
         auto_margin: Threshold of self_gradient="auto", SelfGradientNetwork's argument of that name. None for none.
     """

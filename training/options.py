@@ -127,7 +127,7 @@ def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainCon
         DeviceError: The number of threads is none.
     """
     config = checked(arguments)
-    from training.hardware import check_backbone, hardware_precision  # here, for it imports PyTorch
+    from training.hardware import check_backbone, hardware_precision  # it imports PyTorch
 
     if "precision" not in given_options(TrainConfig, arguments):
         config = replace(config, precision=hardware_precision(device))

@@ -20,7 +20,7 @@ class Tally:
         answered: Requests that were answered as they should be.
         failures: Number of the others, by what happened at that time and by what came instead.
         examples: The first of the others, each in a line.
-        event: What happens at this time.
+        event: The event of this time.
     """
 
     answered: int = 0

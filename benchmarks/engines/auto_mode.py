@@ -218,7 +218,7 @@ def compare(answered: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
     """Return a row's shares of second passes, and how often it gives the answer of the block always on in float32.
 
     Args:
-        answered: What the workers answered, by kind of pictures and by row.
+        answered: Answers of the workers, by kind of pictures and by row.
         name: The row.
     """
     shares: dict[str, Any] = {}

@@ -3,7 +3,7 @@
     python -m benchmarks.engines.auto_worker ENGINE PRECISION MODE GRAPH MARGIN THREADS
 
 ENGINE is onnxruntime or openvino, PRECISION float32 or bf16, MODE on, off or auto. With auto the plain pass of a batch
-runs first, and the pictures of it that need the second pass go on together, as in the service's batcher.
+runs first. Its pictures that need the second pass go on together, as in the service's batcher.
 
 The program reads a line of JSON, {"pictures": FILE, "batch": N}, and answers with one: {"ms": ..., "cpu_ms": ...,
 "peak_mb": ..., "classes": [...], "second_pass": [...]}, or {"error": ...}. FILE is a NumPy array (n, 3, H, W).

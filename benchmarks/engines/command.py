@@ -207,7 +207,7 @@ def start_workers(
             try:
                 writer.submit(write_file, index, checkpoint, path).result()
                 paths[engine.name] = path
-            except Exception as error:  # of any engine; the benchmark goes on without it
+            except Exception as error:  # any engine may fail; the benchmark goes on without it
                 refused[engine.name] = {"error": first_line(error)}
     for engine in engines:
         if engine.name in paths:

@@ -62,11 +62,11 @@ def answer_lines(answer: Callable[[str], dict[str, Any]]) -> int:
         answer: Returns what JSON can carry. An exception of it is answered as {"error": its first line}.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what engines print must not stand among the answers
+    os.dup2(2, 1)  # output of engines must not stand among the answers
     for line in sys.stdin:
         try:
             answered = answer(line)
-        except Exception as error:  # of any engine; the benchmark goes on without it
+        except Exception as error:  # any engine may fail; the benchmark goes on without it
             answered = {"error": first_line(error)}
         print(json.dumps(answered), file=answers, flush=True)
     return 0

@@ -45,7 +45,7 @@ def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> BatchR
         threads: CPU threads of one call.
         kernels: A library of custom operators to register.
     """
-    # Else its threads would go on spinning after the run, on the cores of the engine whose turn is next.
+    # Its threads must not go on spinning after the run, on the cores of the engine whose turn is next.
     session = start_session(Path(path), threads, spinning="in a run", custom_operators=kernels)
     size = tuple(session.get_inputs()[0].shape[1:])
     return lambda batch: session.run(None, {"image": _cached(batch, size)})

@@ -175,7 +175,7 @@ def summary(times: Mapping[str, list[float]], memory: Mapping[str, int]) -> dict
         memory: Peak memory by contender, bytes.
 
     Returns:
-        By contender: best and median time, the median over rounds of the ratio to the reference, and peak memory.
+        A mapping by contender: best and median time, the median over rounds of the ratio to the reference, peak memory.
     """
     return {
         name: {

@@ -31,7 +31,7 @@ class Record:
 
     Attributes:
         seconds: The latency of each answer, by HTTP status.
-        stages_ms: What Server-Timing said of each answer of status 200 that had one, by stage.
+        stages_ms: Times in Server-Timing of each answer of status 200 that had one, by stage.
     """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)

@@ -50,11 +50,11 @@ def running(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server from the repository's root until the block ends.
 
-    It gets a session of its own. Linux shares a busy machine's time among sessions first, so that a server that starts
-    its workers in another session would else get a larger share. Source: sched(7), "The autogroup feature".
+    It gets a session of its own. Linux shares a busy machine's time among sessions first, so a server that starts its
+    workers in another session would get a larger share. Source: sched(7), "The autogroup feature".
 
     Args:
-        command: What starts it.
+        command: The command that starts it.
         environment: Its environment.
         log: File that gets its output.
         end_seconds: How long it may take to end before it is killed.
@@ -69,7 +69,7 @@ def running(
     try:
         yield process
     finally:
-        _end(process, end_seconds)
+        _end_all(process, end_seconds)
 
 
 @contextmanager
@@ -109,15 +109,20 @@ def _all_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
         return []
 
 
-def _end(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """End a process and all that it started. LitServe's workers would outlive it."""
-    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+def end(process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
+    """End a process and wait for it. It is killed where it takes longer than `seconds`."""
     process.terminate()
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _end_all(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """End a process and all that it started. LitServe's workers would outlive it."""
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    end(process, seconds)
     _, left = psutil.wait_procs(started, timeout=2)
     for worker in left:
         worker.kill()

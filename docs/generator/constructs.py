@@ -3,22 +3,53 @@
 The page about own backbones shows them as a table. tests/export/test_constructs.py exports every one of them.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrizations
 
+from docs.generator.construct_modules import (
+    CLASSES,
+    ClassToken,
+    Layer,
+    Output,
+    Positions,
+    SqueezeExcite,
+    StochasticDepth,
+    StraightThrough,
+    Swish,
+    add_rows,
+    add_to_a_view,
+    around,
+    attention,
+    branch_on_data,
+    causal_attention,
+    choose_by_comparison,
+    convolution,
+    deform,
+    gather_channels,
+    grid_sample,
+    largest_pixels,
+    lazy_backbone,
+    partly_without_gradient,
+    pool_and_unpool,
+    quantised_backbone,
+    recurrent,
+    sort_channels,
+    sort_pixels,
+    sort_pixels_stably,
+    spectrum,
+    tokens_through,
+    unfold_and_fold,
+    weigh_windows,
+    with_function,
+    without_gradient,
+    write_on_a_view,
+)
 from docs.generator.markdown import words_table
-
-IMAGE_SIZE = (12, 12)
-"""Height and width in pixels of the pictures that the backbones take."""
-CLASSES = 5
-_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -30,7 +61,7 @@ class Construct:
         build: Makes the backbone, which maps (N, 3, *IMAGE_SIZE) to logits (N, CLASSES).
         refusal: Pattern of the one-line refusal: the layer, the cause, and the cure. Empty if it is exported.
         cause: Why it is refused, for the table.
-        cure: What to do about it.
+        cure: The remedy, for the table.
     """
 
     name: str
@@ -40,283 +71,16 @@ class Construct:
     cure: str = ""
 
 
-class Layer(nn.Module):
-    """A layer of one function, which may use the modules that it is given."""
-
-    def __init__(self, function: Callable[..., Tensor], *modules: nn.Module):
-        """Make a layer that computes function(features, *modules)."""
-        super().__init__()
-        self.function = function
-        self.parts = nn.ModuleList(modules)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features to features."""
-        return self.function(features, *self.parts)
-
-
-class Output(nn.Module):
-    """A backbone whose logits are changed into its real output by a function."""
-
-    def __init__(self, backbone: nn.Module, function: Callable[[Tensor], Any]):
-        """Make a backbone that returns function(logits)."""
-        super().__init__()
-        self.backbone = backbone
-        self.function = function
-
-    def forward(self, images: Tensor) -> Any:
-        """Map images to the output."""
-        return self.function(self.backbone(images))
-
-
-def around(*layers: nn.Module, channels: int = _CHANNELS) -> nn.Module:
-    """Return a backbone with these layers between a convolution and a classifier.
-
-    Args:
-        *layers: Map (N, 8, *IMAGE_SIZE) to feature maps.
-        channels: Number of channels that they return.
-    """
-    stem = (nn.Conv2d(3, _CHANNELS, 3, padding=1), nn.SiLU())
-    return nn.Sequential(*stem, *layers, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
-
-
-def with_function(function: Callable[..., Tensor], *modules: nn.Module, channels: int = _CHANNELS) -> nn.Module:
-    """Return a backbone with a layer that computes function(features, *modules)."""
-    return around(Layer(function, *modules), channels=channels)
-
-
-def tokens_through(function: Callable[..., Tensor], *modules: nn.Module) -> nn.Module:
-    """Return a backbone that turns feature maps into tokens (N, places, channels) and applies a function to them."""
-
-    def apply(features: Tensor, *parts: nn.Module) -> Tensor:
-        tokens = features[:, :, ::6, ::4].flatten(2).transpose(1, 2)
-        return function(tokens, *parts).transpose(1, 2).unsqueeze(-1)
-
-    return with_function(apply, *modules)
-
-
-def _write_on_a_view(features: Tensor) -> Tensor:
-    copy = features.clone()
-    copy[:, :4, 2:6] = torch.tanh(features[:, 4:, 2:6])
-    return copy
-
-
-def _add_to_a_view(features: Tensor) -> Tensor:
-    copy = features * 1
-    copy[:, ::2].mul_(2).add_(features[:, 1::2])
-    return copy
-
-
-def _attention(tokens: Tensor, projection: nn.Module) -> Tensor:
-    queries, keys, values = projection(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
-
-
-def _causal_attention(tokens: Tensor, projection: nn.Module) -> Tensor:
-    queries, keys, values = projection(tokens).chunk(3, dim=-1)
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-
-
-def _windows(features: Tensor) -> Tensor:
-    """Split feature maps into windows of 4x4, weigh each by its mean, and put them together, as Swin does."""
-    count, channels, height, width = features.shape
-    windows = features.view(count, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 1, 3, 5)
-    windows = windows.reshape(-1, channels, 4, 4)
-    windows = windows * torch.sigmoid(windows.mean(dim=(2, 3), keepdim=True))
-    windows = windows.view(count, height // 4, width // 4, channels, 4, 4)
-    return windows.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
-
-
-class SqueezeExcite(nn.Module):
-    """Weigh channels by a function of their means. Source: Hu et al., Squeeze-and-Excitation Networks (2018)."""
-
-    def __init__(self) -> None:
-        """Make the two layers."""
-        super().__init__()
-        self.weights = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Sigmoid()
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map feature maps to feature maps."""
-        return features * self.weights(features)
-
-
-class Positions(nn.Module):
-    """Add a weight for each place, interpolated from a grid of another size."""
-
-    def __init__(self) -> None:
-        """Make the grid."""
-        super().__init__()
-        self.grid = nn.Parameter(torch.randn(1, _CHANNELS, 5, 5))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map feature maps to feature maps."""
-        size = features.shape[-2:]
-        return features + F.interpolate(self.grid, size=size, mode="bicubic", antialias=True, align_corners=False)
-
-
-class ClassToken(nn.Module):
-    """Prepend a learnt token to the others and return it after attention."""
-
-    def __init__(self) -> None:
-        """Make the token and the attention."""
-        super().__init__()
-        self.token = nn.Parameter(torch.randn(1, 1, _CHANNELS))
-        self.attention = nn.MultiheadAttention(_CHANNELS, 2, batch_first=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, 1, 1)."""
-        tokens = features[:, :, ::6, ::4].flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return self.attention(tokens, tokens, tokens)[0][:, 0, :, None, None]
-
-
-class StochasticDepth(nn.Module):
-    """Add a branch, in training with a probability.
-
-    Source: Huang et al., Deep Networks with Stochastic Depth (2016).
-    """
-
-    def __init__(self) -> None:
-        """Make the branch."""
-        super().__init__()
-        self.branch = nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map feature maps to feature maps."""
-        if self.training and torch.rand(()) < 0.2:
-            return features
-        return features + self.branch(features)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Round, with the gradient of doing nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        return (features * 4).round() / 4
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0]
-
-
-class _Swish(torch.autograd.Function):
-    """x * sigmoid(x), which keeps less for its backward pass, as in older EfficientNets."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        return features * features.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (features,) = ctx.saved_tensors
-        sigmoid = features.sigmoid()
-        return gradients[0] * sigmoid * (1 + features * (1 - sigmoid))
-
-
-def _branch_on_data(features: Tensor) -> Tensor:
-    return features if features.sum() > 0 else -features
-
-
-def _choose_by_comparison(features: Tensor) -> Tensor:
-    return torch.where(features > 0.1, features, 0.2 * features.tanh())
-
-
-def _without_gradient(features: Tensor) -> Tensor:
-    with torch.no_grad():
-        return features * 2
-
-
-def _partly_without_gradient(features: Tensor) -> Tensor:
-    with torch.no_grad():
-        scale = features.abs().amax(dim=(1, 2, 3), keepdim=True)
-    return features / scale
-
-
-def _deform(features: Tensor, offsets: nn.Module) -> Tensor:
-    from torchvision.ops import deform_conv2d
-
-    return deform_conv2d(features, offsets(features), torch.ones(_CHANNELS, _CHANNELS, 3, 3) / 72, padding=1)
-
-
-def _quantised() -> nn.Module:
-    layer = nn.Sequential(nn.Linear(_CHANNELS, CLASSES))
-    with warnings.catch_warnings(action="ignore"):  # PyTorch moves it to another package
-        quantised = torch.ao.quantization.quantize_dynamic(layer, {nn.Linear}, dtype=torch.qint8)
-    return nn.Sequential(nn.Conv2d(3, _CHANNELS, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), quantised)
-
-
-def _recurrent(tokens: Tensor, layer: nn.Module) -> Tensor:
-    outputs: Tensor = layer(tokens)[0]
-    return outputs
-
-
-def _unpool(features: Tensor) -> Tensor:
-    pooled, indices = F.max_pool2d(features, 2, return_indices=True)
-    return F.max_unpool2d(pooled.tanh(), indices, [2, 2])
-
-
-def _fold(features: Tensor) -> Tensor:
-    columns = F.unfold(features, 3, padding=1, stride=3)
-    return F.fold(columns.tanh(), features.shape[-2:], 3, padding=1, stride=3)
-
-
-def _gather(features: Tensor) -> Tensor:
-    order = torch.arange(_CHANNELS).flip(0).view(1, -1, 1, 1).expand_as(features)
-    return features + features.gather(1, order)
-
-
-def _sort(features: Tensor) -> Tensor:
-    return features.sort(dim=1).values
-
-
-def _sort_pixels(images: Tensor) -> Tensor:
-    return images.flatten(2).sort(dim=2).values.view(images.shape)
-
-
-def _sort_pixels_stably(images: Tensor) -> Tensor:
-    pixels = images.flatten(2)
-    falling = pixels.sort(dim=2, descending=True, stable=True).values
-    return (pixels.sort(dim=2, stable=True).values + 0.5 * falling).view(images.shape)
-
-
-def _largest_pixels(images: Tensor) -> Tensor:
-    return images * images.flatten(2).topk(20, dim=2).values.mean(2)[..., None, None]
-
-
-def _spectrum(features: Tensor) -> Tensor:
-    return torch.fft.rfft2(features).abs()
-
-
-def _grid_sample(features: Tensor) -> Tensor:
-    steps = torch.linspace(-0.9, 0.9, 9)
-    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).expand(features.shape[0], -1, -1, -1)
-    return F.grid_sample(features, grid, align_corners=False)
-
-
-def _one_hot_position(features: Tensor) -> Tensor:
-    rows = torch.arange(features.shape[2], device=features.device, dtype=features.dtype)
-    return features + rows.view(1, 1, -1, 1) / features.shape[2]
-
-
-def _lazy() -> nn.Module:
-    return nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(CLASSES))
-
-
-def _conv(**options: Any) -> nn.Module:
-    return nn.Conv2d(_CHANNELS, _CHANNELS, 3, **options)
-
-
 CONSTRUCTS = (
-    Construct('`Conv2d(padding_mode="circular")`', lambda: around(_conv(padding=2, padding_mode="circular"))),
-    Construct('`Conv2d(padding_mode="reflect")`', lambda: around(_conv(padding=1, padding_mode="reflect"))),
-    Construct('`Conv2d(padding_mode="replicate")`', lambda: around(_conv(padding=(1, 2), padding_mode="replicate"))),
+    Construct('`Conv2d(padding_mode="circular")`', lambda: around(convolution(padding=2, padding_mode="circular"))),
+    Construct('`Conv2d(padding_mode="reflect")`', lambda: around(convolution(padding=1, padding_mode="reflect"))),
+    Construct(
+        '`Conv2d(padding_mode="replicate")`', lambda: around(convolution(padding=(1, 2), padding_mode="replicate"))
+    ),
     Construct('`Conv2d(padding="same")`, even kernel', lambda: around(nn.Conv2d(8, 8, 4, padding="same"))),
-    Construct("grouped convolution", lambda: around(_conv(groups=4))),
-    Construct("depthwise convolution, strided", lambda: around(_conv(groups=8, stride=2, padding=1))),
-    Construct("dilated convolution", lambda: around(_conv(dilation=2, padding=2))),
+    Construct("grouped convolution", lambda: around(convolution(groups=4))),
+    Construct("depthwise convolution, strided", lambda: around(convolution(groups=8, stride=2, padding=1))),
+    Construct("dilated convolution", lambda: around(convolution(dilation=2, padding=2))),
     Construct(
         "transposed convolution, strided, grouped",
         lambda: around(nn.ConvTranspose2d(8, 8, 3, stride=2, padding=1, output_padding=1, groups=2)),
@@ -350,7 +114,7 @@ CONSTRUCTS = (
     Construct("`AdaptiveMaxPool2d` of odd sizes", lambda: around(nn.AdaptiveMaxPool2d((5, 7)))),
     Construct("`MaxPool2d(ceil_mode=True)`", lambda: around(nn.MaxPool2d(3, stride=2, ceil_mode=True))),
     Construct("`MaxPool2d` dilated and padded", lambda: around(nn.MaxPool2d(3, stride=1, padding=1, dilation=2))),
-    Construct("`max_pool2d(return_indices=True)`, `max_unpool2d`", lambda: with_function(_unpool)),
+    Construct("`max_pool2d(return_indices=True)`, `max_unpool2d`", lambda: with_function(pool_and_unpool)),
     Construct(
         "`AvgPool2d(ceil_mode=True, count_include_pad=False)`",
         lambda: around(nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False)),
@@ -370,19 +134,21 @@ CONSTRUCTS = (
     ),
     Construct("`RMSNorm`", lambda: tokens_through(lambda x, norm: norm(x), nn.RMSNorm(8))),
     Construct("`LocalResponseNorm`", lambda: around(nn.LocalResponseNorm(3))),
-    Construct("`weight_norm`", lambda: around(parametrizations.weight_norm(_conv()))),
-    Construct("`spectral_norm`", lambda: around(parametrizations.spectral_norm(_conv()))),
+    Construct("`weight_norm`", lambda: around(parametrizations.weight_norm(convolution()))),
+    Construct("`spectral_norm`", lambda: around(parametrizations.spectral_norm(convolution()))),
     Construct(
         "weights standardised in each pass",
         lambda: with_function(
             lambda x, conv: F.conv2d(x, (conv.weight - conv.weight.mean((1, 2, 3), keepdim=True)) / conv.weight.std()),
-            _conv(),
+            convolution(),
         ),
     ),
     Construct("`ReLU6`", lambda: around(nn.ReLU6())),
-    Construct("`LeakyReLU(inplace=True)`", lambda: around(_conv(), nn.LeakyReLU(0.1, inplace=True))),
+    Construct("`LeakyReLU(inplace=True)`", lambda: around(convolution(), nn.LeakyReLU(0.1, inplace=True))),
     Construct("`PReLU`", lambda: around(nn.PReLU(8))),
-    Construct('`GELU`, `GELU(approximate="tanh")`', lambda: around(nn.GELU(), _conv(), nn.GELU(approximate="tanh"))),
+    Construct(
+        '`GELU`, `GELU(approximate="tanh")`', lambda: around(nn.GELU(), convolution(), nn.GELU(approximate="tanh"))
+    ),
     Construct(
         "`Hardswish`, `Hardsigmoid`, `Hardtanh`", lambda: around(nn.Hardswish(), nn.Hardtanh(), nn.Hardsigmoid())
     ),
@@ -395,8 +161,8 @@ CONSTRUCTS = (
         "`RReLU`, `Threshold`, `Hardshrink`", lambda: around(nn.RReLU(), nn.Threshold(0.1, 0.1), nn.Hardshrink(0.2))
     ),
     Construct("`Softmax` inside", lambda: around(nn.Softmax(dim=1))),
-    Construct("in-place write to a slice", lambda: with_function(_write_on_a_view)),
-    Construct("in-place arithmetic on a view", lambda: with_function(_add_to_a_view)),
+    Construct("in-place write to a slice", lambda: with_function(write_on_a_view)),
+    Construct("in-place arithmetic on a view", lambda: with_function(add_to_a_view)),
     Construct(
         "`einsum`",
         lambda: with_function(
@@ -411,15 +177,15 @@ CONSTRUCTS = (
         "`PixelShuffle`, `PixelUnshuffle`",
         lambda: around(nn.PixelUnshuffle(2), nn.Conv2d(32, 32, 1), nn.PixelShuffle(2)),
     ),
-    Construct("`ChannelShuffle`", lambda: around(nn.ChannelShuffle(4), _conv(groups=2))),
+    Construct("`ChannelShuffle`", lambda: around(nn.ChannelShuffle(4), convolution(groups=2))),
     Construct("`roll`, `flip`", lambda: with_function(lambda x: x.roll((2, -3), (2, 3)) + x.flip(3))),
-    Construct("windows by `view` and `permute`", lambda: with_function(_windows)),
-    Construct("`unfold`, `fold`", lambda: with_function(_fold)),
+    Construct("windows by `view` and `permute`", lambda: with_function(weigh_windows)),
+    Construct("`unfold`, `fold`", lambda: with_function(unfold_and_fold)),
     Construct("`Tensor.unfold`", lambda: with_function(lambda x: x.unfold(2, 3, 3).amax(-1))),
-    Construct("`gather`", lambda: with_function(_gather)),
+    Construct("`gather`", lambda: with_function(gather_channels)),
     Construct("indexing by a list", lambda: with_function(lambda x: x[:, [3, 1, 0, 2, 7, 6, 5, 4]] * x)),
-    Construct("`sort`", lambda: with_function(_sort)),
-    Construct("`sort(stable=True)` of equal values", lambda: nn.Sequential(Layer(_sort_pixels_stably), around())),
+    Construct("`sort`", lambda: with_function(sort_channels)),
+    Construct("`sort(stable=True)` of equal values", lambda: nn.Sequential(Layer(sort_pixels_stably), around())),
     Construct("`topk`", lambda: with_function(lambda x: x.topk(3, dim=1).values, channels=3)),
     Construct(
         "`amax`, `std`, `logsumexp`, `cumsum`",
@@ -437,16 +203,16 @@ CONSTRUCTS = (
     ),
     Construct(
         "`where`, `clamp`, `abs`, `minimum`",
-        lambda: with_function(lambda x: _choose_by_comparison(x).clamp(-1, 1).abs() + torch.minimum(x, x.flip(1))),
+        lambda: with_function(lambda x: choose_by_comparison(x).clamp(-1, 1).abs() + torch.minimum(x, x.flip(1))),
     ),
     Construct(
         "`norm`, `normalize`, cosine classifier",
         lambda: with_function(lambda x: F.normalize(x, dim=1) * x.norm(dim=1, keepdim=True).clamp(min=0.1)),
     ),
-    Construct("`grid_sample`", lambda: with_function(_grid_sample)),
-    Construct("`scaled_dot_product_attention`", lambda: tokens_through(_attention, nn.Linear(8, 24))),
+    Construct("`grid_sample`", lambda: with_function(grid_sample)),
+    Construct("`scaled_dot_product_attention`", lambda: tokens_through(attention, nn.Linear(8, 24))),
     Construct(
-        "`scaled_dot_product_attention(is_causal=True)`", lambda: tokens_through(_causal_attention, nn.Linear(8, 24))
+        "`scaled_dot_product_attention(is_causal=True)`", lambda: tokens_through(causal_attention, nn.Linear(8, 24))
     ),
     Construct("`MultiheadAttention`, class token", lambda: around(ClassToken())),
     Construct(
@@ -461,33 +227,35 @@ CONSTRUCTS = (
         ),
     ),
     Construct("weights of places, interpolated", lambda: around(Positions())),
-    Construct("coordinates by `arange`", lambda: with_function(_one_hot_position)),
+    Construct("coordinates by `arange`", lambda: with_function(add_rows)),
     Construct("squeeze and excitation", lambda: around(SqueezeExcite())),
     Construct("stochastic depth", lambda: around(StochasticDepth())),
     Construct(
         "`Dropout`, `Dropout2d`, `AlphaDropout`", lambda: around(nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout())
     ),
-    Construct("`GRU`", lambda: tokens_through(_recurrent, nn.GRU(8, 8, batch_first=True))),
+    Construct("`GRU`", lambda: tokens_through(recurrent, nn.GRU(8, 8, batch_first=True))),
     Construct(
         "`LSTM(bidirectional=True)`",
-        lambda: tokens_through(_recurrent, nn.LSTM(8, 4, batch_first=True, bidirectional=True)),
+        lambda: tokens_through(recurrent, nn.LSTM(8, 4, batch_first=True, bidirectional=True)),
     ),
-    Construct("`RNN`", lambda: tokens_through(_recurrent, nn.RNN(8, 8, batch_first=True))),
+    Construct("`RNN`", lambda: tokens_through(recurrent, nn.RNN(8, 8, batch_first=True))),
     Construct("`Bilinear`", lambda: tokens_through(lambda x, layer: layer(x, x.flip(1)), nn.Bilinear(8, 8, 8))),
-    Construct("`autograd.Function`", lambda: with_function(_Swish.apply)),
-    Construct("`autograd.Function`, straight-through", lambda: with_function(_StraightThrough.apply)),
+    Construct("`autograd.Function`", lambda: with_function(Swish.apply)),
+    Construct("`autograd.Function`, straight-through", lambda: with_function(StraightThrough.apply)),
     Construct(
         "`checkpoint` of activations",
-        lambda: with_function(lambda x, conv: torch.utils.checkpoint.checkpoint(conv, x, use_reentrant=False), _conv()),
+        lambda: with_function(
+            lambda x, conv: torch.utils.checkpoint.checkpoint(conv, x, use_reentrant=False), convolution()
+        ),
     ),
-    Construct("`no_grad` in a branch, `detach`", lambda: with_function(_partly_without_gradient)),
-    Construct("`torch.jit.script` module", lambda: around(torch.jit.script(_conv()))),
+    Construct("`no_grad` in a branch, `detach`", lambda: with_function(partly_without_gradient)),
+    Construct("`torch.jit.script` module", lambda: around(torch.jit.script(convolution()))),
     Construct("float64 inside", lambda: with_function(lambda x: x.double().softmax(1).float())),
     Construct(
         "a linear layer on the pixels",
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.ReLU(), nn.Linear(16, CLASSES)),
     ),
-    Construct("lazy layers", _lazy),
+    Construct("lazy layers", lazy_backbone),
     Construct(
         "a dict with one tensor of logits", lambda: Output(around(), lambda logits: {"logits": logits, "loss": None})
     ),
@@ -572,7 +340,7 @@ CONSTRUCTS = (
     ),
     Construct(
         "`no_grad` around a layer, `detach`",
-        lambda: with_function(_without_gradient),
+        lambda: with_function(without_gradient),
         r"layer backbone\.2 \(Layer\) has no gradient, as under torch\.no_grad\(\), .*; compute it with",
         "no gradient gets back to the image",
         "leave `no_grad` to the caller",
@@ -593,14 +361,14 @@ CONSTRUCTS = (
     ),
     Construct(
         "dynamically quantised layers",
-        _quantised,
+        quantised_backbone,
         r"layer backbone\.3\.0 \(Linear\) lets a picture's answer depend on its neighbours",
         "their scale follows from the whole batch",
         "the unquantised network with `--precision bf16`",
     ),
     Construct(
         "a branch that depends on the data",
-        lambda: with_function(_branch_on_data),
+        lambda: with_function(branch_on_data),
         r"layer backbone\.2 \(Layer\), calling torch\.Tensor\.__bool__: .*; choose with torch\.where",
         "a graph has one way for all pictures",
         "`torch.where`",
@@ -621,28 +389,28 @@ CONSTRUCTS = (
     ),
     Construct(
         "`sort` of equal values, such as pixels",
-        lambda: nn.Sequential(Layer(_sort_pixels), around()),
+        lambda: nn.Sequential(Layer(sort_pixels), around()),
         r"differ from PyTorch's: sort at its layer backbone\.0 \(Layer\) may put equal values .*; pass stable=True",
         "equal values get another order, and so do their gradients",
         "`sort(stable=True)`",
     ),
     Construct(
         "`topk` of equal values, such as pixels",
-        lambda: nn.Sequential(Layer(_largest_pixels), around()),
+        lambda: nn.Sequential(Layer(largest_pixels), around()),
         r"differ from PyTorch's: topk at its layer backbone\.0 \(Layer\) may put equal values .*; take the first of",
         "equal values get another order, and so do their gradients",
         "the first of `sort(descending=True, stable=True)`",
     ),
     Construct(
         "`fft`, complex numbers",
-        lambda: with_function(_spectrum),
+        lambda: with_function(spectrum),
         r"layer backbone\.2 \(Layer\): .* no operators on complex numbers, which aten::_fft_r2c makes; use a layer",
         "ONNX has no complex numbers",
         "real functions, or `--torchscript`",
     ),
     Construct(
         "`torchvision.ops.deform_conv2d`",
-        lambda: with_function(_deform, nn.Conv2d(8, 18, 3, padding=1)),
+        lambda: with_function(deform, nn.Conv2d(8, 18, 3, padding=1)),
         r"layer backbone\.2 \(Layer\): .* no operator for torchvision\._deform_conv2d_backward; use a layer",
         "ONNX lacks its backward pass",
         "`grid_sample` and a convolution, or `--torchscript`",

@@ -17,6 +17,7 @@ from torch._decomp import core_aten_decompositions
 from torch.utils._python_dispatch import _disable_current_modes
 
 from export.capture.max_pooling import by_comparisons, gradient_by_comparisons
+from export.capture.resizing import RESIZING
 from export.errors import CaptureError
 
 aten = torch.ops.aten
@@ -41,9 +42,7 @@ def decompositions() -> Decompositions:
         aten.adaptive_max_pool2d.default: adaptive_max_pool,
         aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_input_gradient,
         aten.avg_pool3d_backward.default: average_pool_input_gradient,
-        **{backward: resize_input_gradient(forward) for backward, forward in _RESIZES.items()},
-        **{backward: antialiased_resize_input_gradient(mode) for backward, (_, mode) in _ANTIALIASED.items()},
-        **{forward: antialiased_resize(mode) for forward, mode in _ANTIALIASED.values()},
+        **RESIZING,
         aten.replication_pad2d_backward.default: replication_pad_input_gradient,
         aten.grid_sampler_2d_backward.default: grid_sample_input_gradient,
         aten.rrelu_with_noise.default: randomised_leaky_relu,
@@ -55,20 +54,6 @@ def decompositions() -> Decompositions:
 
 _KEPT = (aten.hardswish.default, aten.hardsigmoid.default)
 """Operators that stay whole. Every format has them, and runtimes fuse them with the convolution before."""
-
-_RESIZES = {
-    aten.upsample_nearest2d_backward.default: aten.upsample_nearest2d.default,
-    aten._upsample_nearest_exact2d_backward.default: aten._upsample_nearest_exact2d.default,
-    aten.upsample_bilinear2d_backward.default: aten.upsample_bilinear2d.default,
-    aten.upsample_bicubic2d_backward.default: aten.upsample_bicubic2d.default,
-}
-"""Backward operators behind F.interpolate, each with its forward operator."""
-
-_ANTIALIASED = {
-    aten._upsample_bilinear2d_aa_backward.default: (aten._upsample_bilinear2d_aa.default, "bilinear"),
-    aten._upsample_bicubic2d_aa_backward.default: (aten._upsample_bicubic2d_aa.default, "bicubic"),
-}
-"""Backward operators behind F.interpolate(antialias=True), each with its forward operator and its mode."""
 
 
 @dataclass(frozen=True)
@@ -321,74 +306,6 @@ def _averages(features: Tensor, axis: int, outputs: int) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def resize_input_gradient(resize: torch._ops.OpOverload) -> Callable[..., Tensor]:
-    """Return the decomposition of aten::upsample_*2d_backward for one of F.interpolate's operators.
-
-    Resizing is linear, and rows and columns are independent. So the identity matrix resized along one axis is that
-    axis' matrix, and the gradient is the product with the transposed matrices.
-    """
-    corners = sum(argument.name == "align_corners" for argument in resize._schema.arguments)
-
-    def input_gradient(
-        gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
-    ) -> Tensor:
-        row_scale, column_scale = (*options[corners:], None, None)[:2]  # None may be left out
-
-        def matrix(outputs: int, inputs: int, scale: float | None) -> Tensor:
-            identity = torch.eye(inputs, dtype=gradient.dtype, device=gradient.device)[None, None]
-            return resize(identity, [outputs, inputs], *options[:corners], scale, None)[0, 0]
-
-        rows = matrix(output_size[0], input_size[2], row_scale)
-        columns = matrix(output_size[1], input_size[3], column_scale)
-        return rows.T @ gradient @ columns
-
-    return input_gradient
-
-
-def antialiased_resize(mode: str) -> Callable[..., Tensor]:
-    """Return the decomposition of aten::_upsample_*2d_aa: a product with a constant matrix for each axis."""
-
-    def resize(features: Tensor, output_size: Sequence[int], corners: bool, *scales: float | None) -> Tensor:
-        rows, columns = _antialiased_matrices(mode, features, features.shape[2:], output_size, (corners, *scales))
-        return rows @ features @ columns.T
-
-    return resize
-
-
-def antialiased_resize_input_gradient(mode: str) -> Callable[..., Tensor]:
-    """Return the decomposition of aten::_upsample_*2d_aa_backward: the product with the transposed matrices."""
-
-    def input_gradient(
-        gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], corners: bool, *scales: float | None
-    ) -> Tensor:
-        rows, columns = _antialiased_matrices(mode, gradient, input_size[2:], output_size, (corners, *scales))
-        return rows.T @ gradient @ columns
-
-    return input_gradient
-
-
-def _antialiased_matrices(
-    mode: str, like: Tensor, inputs: Sequence[int], outputs: Sequence[int], options: tuple[Any, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return the matrices (outputs, inputs) of antialiased resizing along rows and along columns.
-
-    Each is the identity matrix, resized along one axis by PyTorch itself, outside of what is being traced.
-    """
-    corners, *scales = options
-    resize = {
-        "bilinear": aten._upsample_bilinear2d_aa.default,
-        "bicubic": aten._upsample_bicubic2d_aa.default,
-    }[mode]
-    row_scale, column_scale = (*scales, None, None)[:2]
-    with _disable_current_modes():
-
-        def matrix(pixels: int, size: int, scale: float | None) -> Tensor:
-            identity = torch.eye(pixels, dtype=like.dtype)[None, None]
-            return resize(identity, [size, pixels], corners, scale, None)[0, 0].clone()
-
-        return matrix(inputs[0], outputs[0], row_scale), matrix(inputs[1], outputs[1], column_scale)
-
-
 def replication_pad_input_gradient(gradient: Tensor, features: Tensor, padding: Sequence[int]) -> Tensor:
     """Return the gradient of padding with the pixel at the edge, aten::replication_pad2d_backward.
 
@@ -441,7 +358,7 @@ def grid_sample_input_gradient(  # noqa: PLR0913  # aten's signature
     ):
         inside = ((column >= 0) & (column < width) & (row >= 0) & (row < height)).to(features.dtype)
         x_share, y_share = 1 - (x - column).abs(), 1 - (y - row).abs()
-        place = (inside * (row * width + column)).long().flatten(1)  # what lies outside has no share anywhere
+        place = (inside * (row * width + column)).long().flatten(1)  # points outside have no share anywhere
         places = place.unsqueeze(1).expand(-1, features.shape[1], -1)
         if output_mask[0]:
             shares = gradient * (inside * x_share * y_share).unsqueeze(1)

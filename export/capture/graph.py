@@ -63,9 +63,9 @@ def capture(passes: Passes, image_size: tuple[int, int]) -> fx.GraphModule:
             return functional_call(passes, dict(zip(names, tensors, strict=True)), (image,))
 
     try:
-        # Without gradients outside, the first pass differentiates by autograd, not by torch.func, which knows neither
-        # every autograd.Function nor activation checkpoints. Original views keep in-place writes on a view plain; ONNX
-        # has nothing for the strides that PyTorch writes them with otherwise.
+        # The first pass, without gradients outside, differentiates by autograd. torch.func knows neither every
+        # autograd.Function nor activation checkpoints. Original views keep in-place writes on a view plain; ONNX has
+        # nothing for the strides that PyTorch writes them with otherwise.
         with tracker.tracking(), torch.no_grad(), _force_original_view_tracking(True):
             traced = make_fx(function, decomposition_table=decompositions(), tracing_mode="symbolic")(
                 image, *fake_state

@@ -47,7 +47,7 @@ class LayerTracker:
         """Keep `innermost` up to date, by hooks that are removed at the end."""
         hooks = []
         for name, module in self._network.named_modules():
-            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            if name and not isinstance(module, torch.jit.ScriptModule):  # a ScriptModule takes no hooks
                 label = f"{name} ({type(module).__name__})"
                 hooks.append(module.register_forward_pre_hook(lambda *_, label=label: self._began(label)))
                 hooks.append(module.register_forward_hook(lambda *_: self._ended()))

@@ -60,7 +60,7 @@ def gradient_by_comparisons(
     places = [(row, column) for row in range(kernel[0]) for column in range(kernel[1])]
     for place in places:
         (row, phase_row), (column, phase_column) = (divmod(place[i], stride[i]) for i in range(2))
-        if place == places[-1]:  # what no other place took: of a window of NaN, all
+        if place == places[-1]:  # the last place takes the rest: all of a window of NaN
             given = left
         else:
             hit = phases[phase_row, phase_column][:, :, row : row + windows[0], column : column + windows[1]] == maxima
@@ -88,7 +88,7 @@ def _resized(features: Tensor, before: Sequence[int], after: Sequence[int], valu
         features: (N, C, H, W).
         before: Rows above and columns to the left.
         after: Rows below and columns to the right.
-        value: What is added.
+        value: The values that are added.
     """
     for axis in range(2):
         start, end = max(0, -before[axis]), features.shape[2 + axis] - max(0, -after[axis])

@@ -62,7 +62,7 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: s
         folder: Folder of pictures; folders in it are not searched.
         count: Number of pictures.
         image_size: (height, width) in pixels.
-        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Returns:
         (count, 3, height, width) float32 in [0, 1].
@@ -89,7 +89,7 @@ def pictures_under(
         folder: Folder of pictures, or of a folder for each class.
         count: Number of pictures.
         image_size: (height, width) in pixels.
-        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of a picture of another aspect, see sgn_serve.pictures.resizing.
         wanted: Tells which pictures are taken.
 
     Returns:

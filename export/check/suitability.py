@@ -35,8 +35,8 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: in
         classes: Number of its class names.
 
     Raises:
-        CaptureError: Its backbone fails, does not return a logit for each class, answers at random, lets a picture's
-            answer depend on its neighbours, or has no gradient with respect to the image.
+        CaptureError: Its backbone fails, does not return a logit for each class, or answers at random. Or a picture's
+            answer depends on its neighbours, or has no gradient with respect to the image.
     """
     with torch.no_grad(), _first_layer_blamed(network):
         logits = network.plain_logits(pictures)
@@ -151,7 +151,7 @@ def _require_varying_sum(logits: Tensor) -> None:
         CaptureError: It is the same for all of them but for rounding.
     """
     if not logits.isfinite().all():
-        return  # which verification tells
+        return  # verification reports this
     sums, size = logits.double().sum(1), logits.double().abs().sum(1).mean()
     if sums.max() - sums.min() > NO_SIGNAL * size or bool((logits == logits[:1]).all()):
         return  # all equal are those of a classifier of zeros, whose gradient is exactly zero
@@ -220,7 +220,7 @@ def _hooks(network: nn.Module, before: Callable[[str], Any], after: Callable[[st
         handles.extend((module.register_forward_pre_hook(begin), module.register_forward_hook(end)))
 
     for name, module in network.named_modules():
-        if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+        if name and not isinstance(module, torch.jit.ScriptModule):  # a ScriptModule takes no hooks
             watch(f"{name} ({type(module).__name__})", module)
     try:
         yield

@@ -19,8 +19,8 @@ class Tolerance:
     """Bounds on an output's relative error (see `Check`).
 
     Attributes:
-        median: For the median picture.
-        worst: For the worst picture.
+        median: Bound for the median picture.
+        worst: Bound for the worst picture.
     """
 
     median: float
@@ -32,7 +32,7 @@ TOLERANCES = {
     # to WRN-28-10.
     LOGITS: Tolerance(1e-4, 1e-4),
     PLAIN_LOGITS: Tolerance(1e-4, 1e-4),
-    # Not continuous: where a ReLU's input is zero to within rounding, two engines may put it on different sides. The
+    # It is not continuous: two engines may put a ReLU's input that is almost zero on different sides. The
     # gradient then lacks the paths through that one unit. This was seen for 7 of 200 pictures on an untrained WRN-16-2
     # and for 13 of 30 on WRN-28-10. Their gradients were off by 0.02 to 2 %, the others' by about 1e-6. The gradient of
     # another picture is off by 96 % and more.

@@ -63,7 +63,7 @@ def to_onnx(
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
-                dynamic_shapes=sizes,  # for the name alone; without it the batch is called s40 or the like
+                dynamic_shapes=sizes,  # gives the name alone; the batch would be called s40 or the like
                 input_names=[INPUT],
                 output_names=list(output_names_of(graph)),
                 opset_version=OPSET,

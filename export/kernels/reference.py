@@ -31,7 +31,7 @@ def self_gradient_block(image: Tensor, gradient: Tensor, weights: Tensor, scale:
 
     Args:
         image: (N, C, H, W), C up to MAX_CHANNELS.
-        gradient: Like image.
+        gradient: Shape and type of image.
         weights: float32 (layers, C, C), as block_weights returns them.
         scale: Scale of the correction, in units of pixel intensity.
         rms: Whether each picture's gradient is divided by its own root mean square first.

@@ -19,8 +19,8 @@ def forget_removed_values(model: onnx.ModelProto) -> None:
     """Remove, in place, the notes on values that no node computes any more.
 
     The others stay. ONNX Runtime computes a product in blocks only if it knows that both factors have one shape, batch
-    size included, and it cannot infer a batch size beyond every reshape. An edited graph of mobilenetv2_050 had 135
-    changes of layout where the gradient's batch size was unknown, and 22 where it was known.
+    size included. It cannot infer a batch size beyond every reshape. An edited graph of mobilenetv2_050 had 135 changes
+    of layout where the gradient's batch size was unknown, and 22 where it was known.
     """
     computed = {name for node in model.graph.node for name in node.output}
     kept = [item for item in model.graph.value_info if item.name in computed]

@@ -17,8 +17,8 @@ def write_tiny_convolutions_as_products(model: onnx.ModelProto) -> None:
     """Replace, in place, 1x1 convolutions between very few channels by the product of their matrix with all pixels.
 
     ONNX Runtime computes convolutions in blocks of 8 or 16 channels, so that 3 cost as much as 16. Five convolutions of
-    3 channels to 3 with tanh after each took 2.2 to 2.6 times as long as the products, at 32x32 pixels in batches of
-    1 to 32, and at 224x224 pixels. Pixels stay in a row through the tanh that follows.
+    3 channels to 3 with tanh after each took 2.2 to 2.6 times as long as the products. That was so at 32x32 pixels in
+    batches of 1 to 32, and at 224x224 pixels. Pixels stay in a row through the tanh that follows.
     """
     shapes = float_shapes(model)
     nodes, written = list(model.graph.node), _Written(model)

@@ -51,7 +51,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
 def _scale_and_shift(
     weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    # In the same order as the backward pass computes its factors, so that both are one constant.
+    # The order is that in which the backward pass computes its factors, so that both are one constant.
     scale = (variance + eps).rsqrt()
     if weight is not None:
         scale = scale * weight

@@ -26,7 +26,7 @@ def fold_constants(graph: fx.GraphModule) -> None:
 def store_weights(graph: fx.GraphModule) -> None:
     """Compute, in place, every operator on constants alone, flipped and scaled weights included.
 
-    For formats whose loaders would repeat that work at every inference. The file grows by the copies.
+    It serves formats whose loaders would repeat that work at every inference. The file grows by the copies.
     """
     editor = Editor(graph)
     for node in graph.graph.nodes:

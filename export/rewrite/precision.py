@@ -9,7 +9,7 @@ from export.rewrite.editing import COMPARISONS, Editor, aten, is_call
 
 FOLLOWING = (
     aten.relu.default,
-    aten.relu_.default,  # in place, as timm's networks do it
+    aten.relu_.default,  # timm's networks do it in place
     aten.add.Tensor,
     aten.add_.Tensor,
     aten.mul.Tensor,

@@ -151,7 +151,7 @@ def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:
 
     Args:
         run: The stage's view of the run.
-        withstood: By column and attack: whether each picture so far withstood it and all attacks before it.
+        withstood: Whether each picture so far withstood an attack and all before it, by column and attack.
     """
     accuracy: dict[str, dict[str, Any]] = {}
     says = []

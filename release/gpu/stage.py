@@ -140,7 +140,7 @@ def main(work: Callable[[Run], None], argv: list[str] | None = None) -> int:
     parser.add_argument("--deadline", type=float, required=True)
     arguments = parser.parse_args(argv)
     try:
-        with terminable():  # so that SIGTERM also ends the processes that the stage started
+        with terminable():  # SIGTERM then also ends the processes that the stage started
             work(Run(arguments.name, Settings.load(arguments.settings), arguments.deadline))
     except Skip as reason:
         print(reason)

@@ -387,7 +387,7 @@ BOMBS: dict[str, dict[str, Bomb]] = {
         "HEIF": (heif_size, heif_pixels),
     }.items()
 }
-"""By Pillow's names of the formats."""
+"""The bombs of each format, by Pillow's name of it."""
 
 
 def bomb(file_format: str, name: str, number: int) -> bytes:
@@ -396,7 +396,7 @@ def bomb(file_format: str, name: str, number: int) -> bytes:
     Args:
         file_format: A key of BOMBS.
         name: A key of what is there.
-        number: What the file follows from.
+        number: Seed of the file.
     """
     return BOMBS[file_format][name](Random(number))[:LARGEST_BYTES]
 

@@ -95,7 +95,7 @@ class State:
 
     Args:
         path: The file. What is there is read.
-        options: What the run was asked for.
+        options: Options of the run.
 
     Raises:
         BenchmarkError: The file is of a run with other options.

@@ -1,7 +1,7 @@
 """Keep the files that cost a server the most, and one file for every kind of answer. They are mutated further.
 
-This is how a fuzzer that sees no code coverage still finds its way: a new sentence in an error tells of a new branch,
-and what costs more than all before it leads to what costs more still.
+This is how a fuzzer that sees no code coverage still finds its way: a new sentence in an error tells of a new branch. A
+file that costs more than all before it leads to one that costs more still.
 """
 
 import io
@@ -114,7 +114,7 @@ class Corpus:
         """Return the recipe of a kept file to mutate further. None where none is kept.
 
         Args:
-            file_format: By Pillow's name.
+            file_format: Pillow's name of the format.
             costly: Whether it was kept for what it costs; otherwise it was kept for its answer.
             random: Chooses one.
         """

@@ -54,7 +54,7 @@ class Tally:
         small_seconds: How long a small picture beside them waited at most.
         small_refused: How many small pictures were refused because the server was busy.
         small_failed: How many small pictures got another answer, or none.
-        together: What the worst files cost when they were sent together.
+        together: Cost of the worst files when they were sent together.
         commit: The version that was tried.
     """
 
@@ -101,7 +101,7 @@ class Fuzzer:
         session: The server.
         corpus: The kept files.
         work: Folder for the list of all files that were sent.
-        seed: What the choice of files follows from.
+        seed: Seed of the choice of files.
         planned: Recipes to send instead of new ones, by format.
         in_flight: Requests that are answered at the same time while files are tried.
     """
@@ -126,15 +126,15 @@ class Fuzzer:
         """Send some files of a format, and measure alone those that seem costly or that got a new kind of answer.
 
         Args:
-            file_format: By Pillow's name.
+            file_format: Pillow's name of the format.
             number: The round's number, from which with the seed the choice follows.
-            tally: What is known of the format, which is renewed.
+            tally: Figures of the format so far, which are renewed.
             count: The number of files.
         """
         random = Random(f"{self._seed} {file_format} {number}")
         recipes = [self._choose(file_format, random, tally.files + place) for place in range(count)]
         files = [recipe.build(self._corpus.files) for recipe in recipes]
-        self._session.wait_until_quiet()  # what a round of another format left does not count for this one
+        self._session.wait_until_quiet()  # leftovers of a round of another format do not count for this one
         self._session.window()
         answers = self._session.send([one_picture(data) for data in files], self._in_flight)
         window = self._session.window()

@@ -93,7 +93,7 @@ def set_size(data: bytes, structure: Structure, other: bytes, random: Random) ->
     """Overwrite the first widths and heights by those of a picture that is just allowed, or just not."""
     width, height = size_of(random)
     sides = [field for field in structure.fields(data) if field.name][:8]
-    for field in sorted(sides, key=lambda field: -field.at):  # from the last: digits may become more
+    for field in sorted(sides, key=lambda field: -field.at):  # the last comes first: digits may become more
         data = field.write(data, width if field.name == WIDTH else height)
     return structure.finish(data)
 
@@ -160,7 +160,7 @@ def mutate(name: str, number: int, data: bytes, file_format: str, other: bytes) 
 
     Args:
         name: One of MUTATORS.
-        number: What the change follows from.
+        number: Seed of the change.
         data: The file. An empty one stays empty.
         file_format: A key of STRUCTURES.
         other: Another file of the format.

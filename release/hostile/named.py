@@ -19,7 +19,7 @@ class Named:
     """A hostile input.
 
     Attributes:
-        name: What it is.
+        name: Name of the input.
         make: Makes it.
         path: The route of a tensor. Empty for a picture.
     """
@@ -78,7 +78,7 @@ NAMED = (
 def measure(session: Session, named: Named) -> dict[str, Any]:
     """Return what a hostile input costs a server alone, sixteen in one request, and in sixteen requests.
 
-    What takes the server more memory than it may is not sent sixteen times.
+    An input that takes the server more memory than it may is not sent sixteen times.
     """
     request = named.alone()
     row: dict[str, Any] = {"bytes": len(named.make())}

@@ -22,7 +22,7 @@ class Recipe:
     """How a file is made.
 
     Attributes:
-        file_format: By Pillow's name.
+        file_format: Pillow's name of the format.
         base: "seed 3", "bomb png_pixels 17" or "file DIGEST", a file of the corpus.
         steps: Name and number of each mutation, in order.
     """

@@ -70,8 +70,8 @@ def tiff(data: bytes, tags: dict[int, Any], order: str = "<") -> bytes:
     """Return a TIFF of any kind. Its data, strips or tiles for instance, begin at byte 8.
 
     Args:
-        data: What the tags point to.
-        tags: For each tag a number, several numbers, or (type, count, value or offset), which is written unchanged.
+        data: Bytes that the tags point to.
+        tags: A number for each tag, several numbers, or (type, count, value or offset), which is written unchanged.
         order: "<" little-endian, ">" big-endian.
     """
     start = 8 + len(data) + len(data) % 2

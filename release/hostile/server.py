@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.service.server import free_port, service_command, service_environment, wait_until_ready
+from benchmarks.service.server import end, free_port, service_command, service_environment, wait_until_ready
 
 _START_LIMIT_SECONDS = 120
 
@@ -54,9 +54,4 @@ def running_server(checkout: Path, settings: Mapping[str, str] | None = None) ->
             wait_until_ready(process, port, log, _START_LIMIT_SECONDS)
             yield Server("127.0.0.1", port, process.pid)
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)

@@ -106,7 +106,7 @@ class Session:
             insist: Whether one that is refused because the server is busy is sent again.
 
         Returns:
-            What they cost together, and the answers.
+            The cost of all together, and the answers.
         """
         self.wait_until_quiet()
         before = self.window().last

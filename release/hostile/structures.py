@@ -435,4 +435,4 @@ STRUCTURES = {
     "QOI": Structure(_header_split(14), _fixed(4, "4411", ">", SIDES)),
     "DDS": Structure(_header_split(128), _fixed(4, "4" * 7 + "44444444", "<", {2: HEIGHT, 3: WIDTH})),
 }
-"""By Pillow's names of the formats."""
+"""The structure of each format, by Pillow's name of it."""

@@ -45,7 +45,7 @@ class Api:
         predictor = self._slot.predictor
         predictor.check_room()
         async with read_form(request, predictor.settings) as form:
-            predictor = self._slot.predictor  # again: there may have been a reload while the form was read
+            predictor = self._slot.predictor  # read again: there may have been a reload meanwhile
             return _json(await predictor.classify(form.files[0], form.self_gradient, form.top_k))
 
     async def classify_batch(self, request: Request) -> Response:

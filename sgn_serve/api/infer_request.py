@@ -144,8 +144,8 @@ def _parse_tensor(tensor: dict[str, Any], binary: bytes | bytearray, model: Serv
 def _parse_numbers(data: Any, numbers: int) -> NDArray[np.float32]:
     """Return an array of flat or nested lists of numbers, or of one that is an array already.
 
-    The types are looked at before NumPy is: of numbers with one long string among them it would make an array of
-    strings, each as long as the longest.
+    The types are looked at before NumPy is. It would make numbers with one long string among them an array of strings,
+    each as long as the longest.
     """
     if isinstance(data, np.ndarray):
         values = data

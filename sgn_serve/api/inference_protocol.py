@@ -111,7 +111,7 @@ class InferenceProtocol:
     async def infer(self, request: Request) -> Response:
         """Run the graph on pictures: in one pass if only the block-off logits are asked for, else in two.
 
-        With the parameter self_gradient=auto the second pass runs for the pictures that need it.
+        The parameter self_gradient=auto has the second pass run for the pictures that need it.
         """
         predictor, model = self._find(request)
         predictor.check_room()
@@ -121,7 +121,7 @@ class InferenceProtocol:
                 predictor, model = self._find(request)
                 header_length = request.headers.get(HEADER_LENGTH)
                 asked = await parse_beside(len(body), parse_request, body, header_length, model)
-                if predictor is self._slot.predictor:  # else there was a reload while the body was read or parsed
+                if predictor is self._slot.predictor:  # nothing was reloaded while the body was read or parsed
                     break
         logits = await predictor.run(asked.images, asked.self_gradient, SELF_GRADIENT in asked.outputs)
         if answer_numbers(asked, logits) <= _NUMBERS_ON_LOOP:

@@ -33,11 +33,11 @@ def parse_json(text: bytes | bytearray, replace: Callable[[Any], Any] | None = N
         replace: Returns what to put in an object in the place of each of its values.
 
     Returns:
-        What the text says, as Python's own types. Numbers are finite but for those too large for a float.
+        The content, as Python's own types. Numbers are finite but for those too large for a float.
 
     Raises:
-        JsonError: It is no UTF-8 or no JSON (RFC 8259), has NaN or Infinity, a key twice, a whole number of more than
-            4300 digits, or lists in lists deeper than Python's stack.
+        JsonError: It is no UTF-8 or no JSON (RFC 8259), has NaN or Infinity, or a key twice. Or it has a whole number
+            of more than 4300 digits, or lists in lists deeper than Python's stack.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Parse JSON with long lists of numbers, a part at a time.
 
 Python's JSON parser lets no other thread run before it has come to the end of its text. In 9.6 MB of JSON that lasted
-for 2.5 s where each number was a list of its own, and for 0.2 s where it was not. So a long list is cut out of the
+for 2.5 s where each number was a list of its own. It lasted for 0.2 s where none was. So a long list is cut out of the
 text, parsed in short parts, and made an array: each part takes a millisecond or so.
 """
 
@@ -30,14 +30,14 @@ def parse_with_arrays(text: bytes | bytearray) -> Any:
     """Parse JSON whose long lists may hold numbers alone.
 
     Args:
-        text: As parse_json takes it.
+        text: See parse_json.
 
     Returns:
-        What parse_json returns, but for the long lists in an object's values, which are float32 arrays of one
+        The result of parse_json, but for the long lists in an object's values, which are float32 arrays of one
         dimension. Numbers that are too large for one are infinite.
 
     Raises:
-        JsonError: As of parse_json, or a long list holds something else than numbers, or than lists of one length.
+        JsonError: See parse_json; or a long list holds something else than numbers, or than lists of one length.
     """
     if len(text) <= LONG_BYTES:
         return parse_json(text)
@@ -48,7 +48,7 @@ def parse_with_arrays(text: bytes | bytearray) -> Any:
     end = 0
     for first, last in _long_lists(text):
         values, _ = _parse_list(memoryview(text)[first : last + 1], DEEPEST)
-        name = secrets.token_hex(16)  # which no client can know, and send as a string
+        name = secrets.token_hex(16)  # no client can know it, and send it as a string
         arrays[name] = values
         kept += [text[end:first], f'"{name}"'.encode()]
         end = last + 1

@@ -36,7 +36,7 @@ class ServedModel:
         class_names: The classes, in the order of the logits.
         max_pictures: Most pictures of a request.
         auto: Whether the logits are those of self_gradient=auto where a request does not say.
-        engine: What the network runs on: a key of BACKENDS.
+        engine: Engine that the network runs on: a key of BACKENDS.
     """
 
     name: str
@@ -101,7 +101,7 @@ def served_models(
     Args:
         settings: The service's settings.
         description: The served graph.
-        engine: What the network runs on, as the model card has it. Without it, ONNX Runtime.
+        engine: Engine that the network runs on, as the model card has it. Without it, ONNX Runtime.
     """
     block = settings.self_gradient is not False and description.has_block
     names = {

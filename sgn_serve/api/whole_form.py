@@ -31,7 +31,7 @@ def read_whole_form(first: bytes, body: bytes, file_field: str) -> FormData | No
     """Return a form, or None where it is not a plain one.
 
     Args:
-        first: What first_line returned.
+        first: Result of first_line.
         body: The whole body.
         file_field: Field that holds files. A part of it that has no file name is not plain.
     """

@@ -45,7 +45,7 @@ class Cage:
     that only the guilty one has an error.
 
     Args:
-        options: What is the same for every picture.
+        options: Options that are the same for every picture.
         settings: The settings, whose limits are the server's.
         processes: Number of processes of each kind.
     """
@@ -92,7 +92,7 @@ class Cage:
             files: No more than `places`.
 
         Returns:
-            For each, its pixels, or what the server refuses it for.
+            The pixels of each, or the reason why the server refuses it.
         """
         together = [number for number, file in enumerate(files) if len(file) <= _SMALL_BYTES]
         decoded: list[Decoded | None] = [None] * len(files)

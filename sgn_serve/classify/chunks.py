@@ -45,7 +45,7 @@ class _Part:
 
     Attributes:
         numbers: Their positions in the chunk.
-        decoded: What becomes of them.
+        decoded: Their pixels, or the reasons why they are refused.
     """
 
     numbers: range

@@ -52,7 +52,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
     """Return the parser.
 
     Args:
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     parser = CommandParser(
         program,
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         argv: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     parser = build_parser(program)
     parsed = parser.parse_args(argv)
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         return refused(error, with_flags(str(error), given))
     with importing():
         from sgn_serve.classify.on_ray.cluster import RayOptions
-        from sgn_serve.classify.run import Options, classify, interrupted  # here, for it takes seconds
+        from sgn_serve.classify.run import Options, classify, interrupted  # its import takes seconds
 
     options = Options(
         parsed.paths,

@@ -186,7 +186,7 @@ def _append(parts: Iterable[Path], target: BinaryIO) -> None:
 
 def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
-    # With this end of a line, names that hold either of its characters are quoted.
+    # This end of a line has names quoted that hold either of its characters.
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()
 

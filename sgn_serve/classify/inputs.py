@@ -32,7 +32,7 @@ class Found:
     Attributes:
         identity: Digests of the lists and tables among the sources, by name: what a resumed run must find unchanged.
         tables: The tables whose cells are pictures, and their columns.
-        skipped: What was passed over in folders.
+        skipped: Files that were passed over in folders.
         count: Number of inputs.
     """
 
@@ -132,7 +132,7 @@ def _items(source: str, column: str | None, found: Found) -> Iterator[Item]:
         yield item_of_file(source)
     elif glob.has_magic(source):
         yield from _matching(source, found)
-    elif Path(source).suffix.lower() in SUFFIXES:  # such as one of many that a shell's glob named, and that has gone
+    elif Path(source).suffix.lower() in SUFFIXES:  # a shell's glob may have named it before it went
         yield item_of_file(source)
     else:
         raise ClassifyError(f"{source}: there is no such file or folder; correct the path")
@@ -144,7 +144,7 @@ def _matching(pattern: str, found: Found) -> Iterator[Item]:
         raise ClassifyError(f"{pattern}: no file matches it; correct the pattern")
     for match in matches:
         if os.path.isdir(match):
-            if "**" not in pattern:  # which matches what is in it too
+            if "**" not in pattern:  # ** matches the folder's content too
                 yield from map(item_of_file, walk_pictures(Path(match), found.skipped))
         else:
             yield item_of_file(match)

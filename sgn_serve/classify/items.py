@@ -9,7 +9,7 @@ class Item:
     """One input. A chunk of them can be sent to another process.
 
     Attributes:
-        name: What the column `path` shows.
+        name: Text in the column `path`.
         file: The path of the picture's file, None if it is not in a file of its own.
         content: The picture's file in memory, None if it must be read first.
         table: The Parquet file that holds the picture's bytes, None if none does.

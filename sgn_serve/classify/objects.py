@@ -48,7 +48,7 @@ def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
     """Yield the item of an object, or those of the pictures below a name, in the order in which a folder is walked.
 
     Args:
-        address: Such as s3://bucket/name. All names below it are in memory together.
+        address: An address such as s3://bucket/name. All names below it are in memory together.
         skipped: Gets what is passed over.
 
     Raises:
@@ -82,14 +82,14 @@ def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
     elif found.type != fs.FileType.Directory:
         raise ClassifyError(f"{address}: there is no such object or folder; correct the address")
     folders: set[PurePosixPath] = set()
-    for name in sorted(names, key=lambda name: name.split("/")):  # as a folder is walked
+    for name in sorted(names, key=lambda name: name.split("/")):  # the order in which a folder is walked
         if not _is_passed_over(PurePosixPath(name).relative_to(path), folders, skipped):
             yield item_of_file(f"{scheme}://{name}")
 
 
 def _is_passed_over(name: PurePosixPath, folders: set[PurePosixPath], skipped: Skipped) -> bool:
     """Return whether an object is passed over, and count it: each folder of its kind once, and keep it in folders."""
-    for folder in list(name.parents)[-2::-1]:  # from the top on, and without "."
+    for folder in list(name.parents)[-2::-1]:  # the top comes first; "." is left out
         reason = skipped_folder(folder.name)
         if reason is not None:
             if folder not in folders:

@@ -37,7 +37,7 @@ class Progress:
         """Show another stage from now on.
 
         Args:
-            what: What is done.
+            what: Name of the work.
             done: Returns how many pictures are done.
             total: Number of all pictures, None where it is not known.
             before: Pictures that were done before, by another run.

@@ -52,7 +52,7 @@ def answer_rows(paths: Sequence[str], logits: Logits, class_names: Sequence[str]
     """Return the rows of a batch.
 
     Args:
-        paths: What the rows name as their inputs, N of them.
+        paths: Names of the inputs in the rows, N of them.
         logits: Logits of the batch, (N, classes).
         class_names: A name for each logit.
         top_k: Classes to list, at most.

@@ -72,8 +72,8 @@ class TableReader:
 def table_items(path: bytes, column: str | None) -> tuple[str, Iterator[Item]]:
     """Return the column that a Parquet file's inputs are in, and an item for each row.
 
-    A column of texts holds paths. One of bytes holds the pictures themselves, and so does one of records that have a
-    field `bytes`, as data sets of Hugging Face have it.
+    A column of texts holds paths. One of bytes holds the pictures themselves. So does one of records with a field
+    `bytes`, as data sets of Hugging Face have it.
 
     Args:
         path: The Parquet file.

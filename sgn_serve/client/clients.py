@@ -30,7 +30,7 @@ class Client:
         token: One of the service's tokens (SGN_API_TOKEN), None where it has none.
         timeout: Seconds for each part of a request: to connect, to send, and until the answer comes.
         max_wait: Seconds that one request may wait for a busy service, all its waits together. 0 never waits.
-        transport: Of httpx, for certificates or proxies of your own.
+        transport: A transport of httpx, for certificates or proxies of your own.
 
     Raises:
         ValueError: The url is none, or has no http:// or https://. A number is negative, or the token cannot be sent.
@@ -76,8 +76,8 @@ class Client:
         answers to the others. What concerns the whole request is raised, as for one picture.
 
         Args:
-            picture: A path, the bytes of a file, a file that is open in binary, a Pillow image, an (H, W, 3) array
-                (uint8, or floating point in [0, 1]); or a list or tuple of these.
+            picture: A path, the bytes of a file, a file that is open in binary, a Pillow image, or an (H, W, 3) array
+                (uint8, or floating point in [0, 1]). Or a list or tuple of these.
             self_gradient: Whether the block is on; "auto" leaves it to each picture. None leaves it to the service.
             top_k: How many classes to list. None leaves it to the service.
 
@@ -101,7 +101,7 @@ class Client:
         """Return the self-gradient, drawn on a picture as a heat map: the bytes of a PNG. It raises as classify does.
 
         Args:
-            picture: As in classify.
+            picture: See classify.
         """
         return self._run(self._conversation.explain(picture))
 
@@ -156,14 +156,14 @@ class AsyncClient:
     Pictures are read and encoded in a thread.
 
     Args:
-        url: As in Client.
-        token: As in Client.
-        timeout: As in Client.
-        max_wait: As in Client.
-        transport: As in Client, but asynchronous.
+        url: See Client.
+        token: See Client.
+        timeout: See Client.
+        max_wait: See Client.
+        transport: An asynchronous transport; see Client.
 
     Raises:
-        ValueError: As in Client.
+        ValueError: See Client.
     """
 
     def __init__(

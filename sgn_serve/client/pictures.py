@@ -30,8 +30,8 @@ def picture_file(picture: "Picture") -> File:
     """Return a picture as a file. Files and bytes are sent as they are; images and arrays become PNG.
 
     Args:
-        picture: A path; the bytes of a file; a file that is open for reading in binary; a Pillow image; or RGB as
-            an (H, W, 3) array, uint8 or floating point in [0, 1]. Floating point is rounded to 255 levels.
+        picture: A path; the bytes of a file; a file that is open for reading in binary; or a Pillow image. Or RGB as an
+            (H, W, 3) array, uint8 or floating point in [0, 1]. Floating point is rounded to 255 levels.
 
     Raises:
         OSError: The file cannot be read.

@@ -51,7 +51,7 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
         connection: A blocking socket to the service.
         region: The memory that is shared with the service.
         job: Decodes a file.
-        bounds: What decoding may take.
+        bounds: Time and memory that decoding may take.
     """
     error_number = _error_number()
     confinement.limit_processor_time(math.ceil(LIFE_CPU_SECONDS + bounds.cpu_seconds) + _SPARE_CPU_SECONDS)

@@ -104,7 +104,7 @@ class Decoder:
     request.
 
     Args:
-        options: What is the same for every picture.
+        options: Options that are the same for every picture.
         limits: Bounds of processes, time and size.
         job: Function that makes the job, as "module:function". Tests give another one.
     """

@@ -121,7 +121,7 @@ class _ForkServer:
                 if pid == 0:
                     return
                 if status == signal.SIGKILL and used.ru_utime + used.ru_stime > child.LIFE_CPU_SECONDS:
-                    status = signal.SIGXCPU  # by its limit of processor time, and not for want of memory
+                    status = signal.SIGXCPU  # its limit of processor time ended it, not want of memory
                 self._control.sendall(ENDED.pack(self._children.pop(pid), status))
 
 
@@ -134,7 +134,7 @@ def _be_a_child(parent: int, files: list[int], job: Job, bounds: child.Bounds, l
         end_with_parent()
         if os.getppid() == parent:
             connection, region = socket.socket(fileno=files[0]), mmap.mmap(files[1], 0)
-            close_other_files((files[0],))  # among them the descriptor that mmap keeps for itself
+            close_other_files((files[0],))  # closes the descriptor that mmap keeps for itself too
             with suppress(OSError):  # where the machine has no memory left, the kernel ends decoders first
                 Path("/proc/self/oom_score_adj").write_text("500")
             if large:

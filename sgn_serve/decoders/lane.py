@@ -40,9 +40,9 @@ class Lane(ProcessObserver):
 
     Args:
         fork_server: Starts the processes.
-        kind: What they are for.
+        kind: Kind of the processes.
         processes: Number of them.
-        limits: What pictures of each class may take.
+        limits: Limits of pictures of each class.
     """
 
     def __init__(self, fork_server: ForkServer, kind: Kind, processes: int, limits: dict[Class, Limits]):

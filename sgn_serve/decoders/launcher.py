@@ -36,7 +36,7 @@ class ForkServer:
     Args:
         job: Function that makes the job, as "module:function"; see job.make_job.
         options: Its arguments, which JSON can carry.
-        bounds: What decoding may take: in a process for small pictures, and in one for large ones.
+        bounds: Bounds of decoding: in a process for small pictures, and in one for large ones.
     """
 
     def __init__(self, job: str, options: dict[str, Any], bounds: tuple[Bounds, Bounds]):

@@ -20,8 +20,8 @@ HELLO = Struct("<II??")
 """A decoder process to the service, first: its process id, then the fields of confinement.Confinement."""
 
 TASK = Struct("<IId")
-"""The service to a decoder process: length of the file in the shared memory, and the pixels and the seconds of CPU time
-that the picture may have."""
+"""The service to a decoder process: length of the file in the shared memory, and the limits of pixels and of seconds of
+CPU time."""
 
 ANSWER = Struct("<B?I")
 """A decoder process to the service: an Outcome, whether the process ends now, and length of the text that follows."""

@@ -39,7 +39,7 @@ class DecoderProcess:
 
     Args:
         number: Its number in messages to the fork server.
-        kind: What it is for.
+        kind: Kind of the process.
         observer: Told when it is free, and when it has ended.
         kill: Has the fork server end a process.
     """
@@ -85,7 +85,7 @@ class DecoderProcess:
 
         Args:
             file: The file, at its beginning, of no more than kind.file_bytes.
-            limits: What it may take.
+            limits: Limits for the picture.
             seconds: Time that it may take, no longer than the limits have it.
         """
         if not self._alive:
@@ -114,7 +114,7 @@ class DecoderProcess:
         """Take note of the end of the process.
 
         Args:
-            status: As os.waitpid returns it, None if the fork server has ended too.
+            status: The status that os.waitpid returns, None if the fork server has ended too.
         """
         if not self._alive:
             return
@@ -243,5 +243,5 @@ def _reason(status: int) -> End:
         if os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
             return End.TIME
         if os.WTERMSIG(status) == signal.SIGKILL:
-            return End.MEMORY  # of the whole machine or container: the kernel has chosen this process
+            return End.MEMORY  # the whole machine or container has too little: the kernel has chosen this process
     return End.CRASH

@@ -121,5 +121,5 @@ class LimitBody:
         return RequestError(
             "body_too_large",
             f"the request body is larger than {self.max_bytes} bytes",
-            {"connection": "close"},  # for nobody reads what the client goes on sending
+            {"connection": "close"},  # nobody reads what the client goes on sending
         )

@@ -36,7 +36,7 @@ connections that linger."""
 def allowed_connections(wanted: int) -> int:
     """Return how many connections this process can have open, wanted at most.
 
-    Beyond its limit of open files a process can take no connection, nor open the file of a form: then nobody would be
+    Beyond its limit of open files a process can take no connection, nor open the file of a form. Then nobody would be
     answered at all, not even with a 503.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

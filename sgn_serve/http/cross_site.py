@@ -1,7 +1,7 @@
 """Refuse what pages of other sites have a browser send to a server that asks for no token.
 
-Whoever visits such a page would lend it their network: a form of any site can be posted to http://localhost:3000, and
-CORS only keeps the page from reading the answer.
+Whoever visits such a page would lend it their network. A form of any site can be posted to http://localhost:3000; CORS
+only keeps the page from reading the answer.
 """
 
 from urllib.parse import urlsplit

@@ -86,7 +86,7 @@ class RequestError(Refusal):
         code: One of sgn_serve.refusals.CODES, which has a status in STATUS.
         message: A sentence for people: what is wrong, and the fix where there is one.
         headers: Headers that the answer must have too.
-        retry_after: As in Refusal.
+        retry_after: See Refusal.
     """
 
     def __init__(

@@ -6,8 +6,8 @@ BENTOML_PROBES = frozenset({LIVE, HEALTH, READY})
 PROTOCOL_LIVE = "/v2/health/live"
 PROTOCOL_READY = "/v2/health/ready"
 PROBES = BENTOML_PROBES | {PROTOCOL_LIVE, PROTOCOL_READY}
-"""Paths that orchestrators ask. They need no token, count towards no rate limit and are not logged while they succeed:
-they say whether the server is there, and nothing else."""
+"""Paths that orchestrators ask. They need no token, count towards no rate limit and are not logged while they succeed.
+They say whether the server is there, and nothing else."""
 METRICS = "/metrics"
 API_PAGE = "/"
 PAGE = "/ui"

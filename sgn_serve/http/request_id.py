@@ -19,7 +19,7 @@ _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 class AssignRequestIds:
     """Give every request an id, and add it to the answer as the X-Request-ID header.
 
-    The client's own id is kept where it is plain: up to 128 letters, digits and ._:/+=@-, so that it can break neither
+    The client's own id is kept where it is plain: up to 128 letters, digits and ._:/+=@-. Then it can break neither
     logs nor headers. Otherwise it is the trace id of a traceparent header (W3C Trace Context), or else a new one.
     """
 

@@ -83,9 +83,9 @@ def _never() -> bool:
 class DeferredHead:
     """Stand between an answer and its connection: keep the head back until the first of the body is there.
 
-    uvicorn writes one after the other. When the server is killed in between, a proxy has the head without the body,
-    and may not ask another server any more, for it has passed the head on (nginx's proxy_next_upstream). A head that
-    never gets a body is not written at all. Answers to HEAD have no body, so they are written directly.
+    uvicorn writes one after the other. When the server is killed in between, a proxy has the head without the body. It
+    may not ask another server any more, for it has passed the head on (nginx's proxy_next_upstream). A head that never
+    gets a body is not written at all. Answers to HEAD have no body, so they are written directly.
 
     Args:
         cycle: The request and its answer. The caller makes this object its transport. It is held weakly: else it would

@@ -40,9 +40,9 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]*\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.A
 class Connection(HttpToolsProtocol):
     """Limit what uvicorn's own connection leaves without a limit, and leave no byte to be taken for another request.
 
-    uvicorn waits for ever for a head that has begun, keeps all of a head or a trailer however long it is, and all
-    requests that are sent at once however many they are. It also waits for ever for a client that does not read.
-    Bodies are limited where they are read (sgn_serve/api/form.py, LimitBody).
+    uvicorn waits for ever for a head that has begun. It keeps all of a head or a trailer however long it is, and all
+    requests that are sent at once however many they are. It also waits for ever for a client that does not read. Bodies
+    are limited where they are read (sgn_serve/api/form.py, LimitBody).
 
     Where a request asks for an upgrade, as Java's HttpClient does by default (h2c), uvicorn's parser takes its body for
     the next request. Here the upgrade is ignored, as RFC 9110, section 7.8, allows.
@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
             return b""
         self._websocket = method == HTTPMethod.GET.encode() and b"websocket" in wanted
         self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # uvicorn's own parser is set so
         return b"\r\n".join([*lines, b"", b""])
 
     def _stop_reading(self) -> bool:
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
         due = [cycle for cycle in self._open if not cycle.response_complete]
         if due and due[-1].more_body:
             dropped = due.pop()
-            if due:  # else it is being answered already
+            if due:  # it is not being answered yet
                 self.pipeline = type(self.pipeline)(item for item in self.pipeline if item[0] is not dropped)
         if due:
             due[-1].keep_alive = False

@@ -2,8 +2,8 @@
 
 While one batch runs, the next one gathers. Under load, no request waits just to fill a batch.
 
-With self_gradient=auto the plain pass of a batch runs first, together with the requests whose block is off. Those of
-its pictures whose answer is not clear go on, together with the requests whose block is on.
+The plain pass of self_gradient=auto runs first in a batch, together with the requests whose block is off. Those of its
+pictures whose answer is not clear go on, together with the requests whose block is on.
 
 An idle network waits for more pictures only if some are on their way, being received or decoded. It waits for half as
 many as were recently under way together, and for a few milliseconds at most.
@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.inference.batch_contract import Answered, BatchLimits, LogitsFunction, Observer, Run
 from sgn_serve.inference.classifier import Logits, needs_second_pass
 from sgn_serve.records import AUTO, SelfGradient
 from sgn_serve.refusals import Overloaded
@@ -38,102 +38,6 @@ logger = logging.getLogger("bentoml.sgn_serve")
 
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in running means."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of the network.
-
-    Attributes:
-        self_gradient: Whether the block was on.
-        pictures: Pictures in it.
-        requests: Requests, or pictures of their own, that these belong to.
-        queue_seconds: Seconds from when each request's pictures were decoded to this run, summed over the requests.
-        input_seconds: Seconds to put the pictures into one array.
-        infer_seconds: Seconds in the network.
-        output_seconds: Seconds to give each request its part.
-        auto_pictures: Pictures in it that were asked for with self_gradient=auto.
-    """
-
-    self_gradient: bool
-    pictures: int
-    requests: int
-    queue_seconds: float
-    input_seconds: float
-    infer_seconds: float
-    output_seconds: float
-    auto_pictures: int
-
-
-class Observer:
-    """Callbacks of a batcher, for metrics; these ones do nothing.
-
-    All of them run on the event loop. An exception in one does not reach the requests; the first is logged.
-    """
-
-    def queued(self, change: int) -> None:
-        """Take note that the number of pictures that wait for a batch has changed by `change`."""
-
-    def took(self, pictures: int, waited: list[float]) -> None:
-        """Take note that a batch begins.
-
-        Args:
-            pictures: Number of pictures in the batch.
-            waited: For each request in it, the seconds since its pictures were decoded.
-        """
-
-    def ran(self, run: Run) -> None:
-        """Take note that the network has run once."""
-
-    def answered(self, seconds: list[float], failed: bool) -> None:
-        """Take note that some requests have their logits, or an error.
-
-        Args:
-            seconds: For each of them, the seconds since its pictures were decoded.
-            failed: Whether it is an error.
-        """
-
-
-class LogitsFunction(Protocol):
-    """The network as the batcher calls it: `Classifier.logits`, or a function with the same signature."""
-
-    def __call__(self, images: NDArray[np.float32], self_gradient: bool, with_gradient: bool) -> Logits:
-        """Return the logits of a batch; see Classifier.logits."""
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """Limits of the batches and of the queue.
-
-    Args:
-        max_batch: Most pictures in one batch.
-        batch_seconds: Longest time that a batch should take. The number of pictures adapts to it, but one request is
-            always taken.
-        max_wait: Longest time in seconds that an idle network waits for more pictures.
-        max_queue: Most pictures that are accepted and not yet answered.
-    """
-
-    max_batch: int = 32
-    batch_seconds: float = 0.1
-    max_wait: float = 0.004
-    max_queue: int = 32
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The answer to pictures that waited together.
-
-    Attributes:
-        logits: Their logits.
-        batch_size: Pictures in their batch.
-        queue_seconds: Seconds from when they were put into the queue to the beginning of their batch.
-        infer_seconds: Seconds of that batch: all of its runs.
-    """
-
-    logits: Logits
-    batch_size: int
-    queue_seconds: float
-    infer_seconds: float
 
 
 @dataclass(frozen=True)
@@ -364,7 +268,7 @@ class Batcher:
                 item.answer.cancel()
                 self._leave(len(item.images), waiting=False)
             raise
-        except Exception as error:  # such as no memory for a thread
+        except Exception as error:  # there may be no memory for a thread
             logger.exception("a batch of %d pictures could not be run", pictures)
             worked = _Worked([error] * len(items), [], started, started)
         seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -474,7 +378,7 @@ class Batcher:
             answers: The plain ones. Those of auto items are replaced.
 
         Returns:
-            For each auto item whose plain pass did not fail, which of its pictures do, (n) each.
+            The pictures of each auto item that need it, (n) each. Items whose plain pass failed are left out.
         """
         chosen = {}
         for item in items:

@@ -36,7 +36,7 @@ class Logits:
         plain: Logits with the block off, (N, classes).
         corrected: Logits with the block on, (N, classes), or None if they were not asked for.
         gradient: The self-gradient, (N, 3, H, W), or None if it was not asked for.
-        second_pass: With self_gradient=auto, which pictures the second pass ran for, (N). `corrected` holds the plain
+        second_pass: Pictures that the second pass ran for with self_gradient=auto, (N). `corrected` holds the plain
             logits of the others then. None with the block on or off.
     """
 

@@ -17,7 +17,7 @@ from sgn_serve.refusals import ServingError
 CUDA = "CUDAExecutionProvider"
 
 OPENVINO_PRECISIONS = {None: ("f32", "float32"), "bf16": ("bf16", "bfloat16")}
-"""For each precision in the metadata: OpenVINO's hint, which it also reports as used, and its other name for it."""
+"""OpenVINO's hint for each precision in the metadata, which it also reports as used, and its other name for it."""
 
 
 class EngineError(ServingError):
@@ -46,7 +46,7 @@ def onnx_runtime_session(
             that it cannot start; the session's get_providers() tells which are active.
     """
     # Threads that wait for the next operator spin, and sleep between two runs. Threads that never spin made a run
-    # up to 1.4 times as long, at the same processor time; those that always do take cores from decoding.
+    # up to 1.4 times as long, at the same processor time. Those that always do take cores from decoding.
     return start_session(model.SerializeToString(), threads, providers=providers, spinning="in a run")
 
 

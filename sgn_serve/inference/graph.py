@@ -39,7 +39,7 @@ _MAX_PRECISION = 64
 _MAX_MEASURED = 4096
 """Longest entry that tells what was measured of a graph, in characters."""
 _SHARES = {AUTO_KEY: "margin", BF16_KEY: "agreement"}
-"""For each entry that tells what was measured of a graph, its share."""
+"""The share in each entry that tells what was measured of a graph."""
 
 _FIX = "export one with `python -m export --ckpt model.safetensors --onnx PATH` and name it by --model or SGN_MODEL"
 
@@ -84,7 +84,7 @@ class Graph:
     Attributes:
         path: Its file.
         model: The graph.
-        description: What its metadata and its outputs say.
+        description: Content of its metadata and its outputs.
         file_sha256: SHA-256 of the file's bytes as they were read, in hexadecimal.
     """
 
@@ -213,7 +213,7 @@ def _describe(metadata: Mapping[str, str], outputs: set[str]) -> Description:
         raise ValueError(f"{SHA256_KEY} is not 64 hexadecimal digits")
     if precision is not None and not 0 < len(precision) <= _MAX_PRECISION:
         raise ValueError(f"{PRECISION_KEY} is empty or longer than {_MAX_PRECISION} characters")
-    # Before the JSON is read. A character may stand there as \ud83d\ude00, three times as long as in UTF-8.
+    # The JSON is not read yet. A character may stand there as \ud83d\ude00, three times as long as in UTF-8.
     if len(text) > 3 * (MAX_NAMES_BYTES + MAX_METADATA_BYTES):
         raise ValueError(f"{len(text)} characters are too many")
     checkpoint = json.loads(text)

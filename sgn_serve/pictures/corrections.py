@@ -20,7 +20,7 @@ from sgn_serve.pictures import (
 )
 from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as every other decoder; pictures are decoded beside each other
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # every other decoder has one; pictures are decoded beside each other
 
 _START = 300
 """Bytes that tell the format of a file."""
@@ -35,7 +35,7 @@ class Source:
     """A file as Pillow is to open it.
 
     Attributes:
-        file: At its beginning.
+        file: The file, at its beginning.
         formats: Formats that it may have.
         icon: Whether it is a bitmap out of an ICO file.
         lacks_end: Position of the first scan of a JPEG whose missing end was put back; 0 for others.
@@ -56,7 +56,7 @@ class _Later:
         keyed: Whether it is a PNG that colour_key has to hide a colour of.
         samples: Those of a JPEG 2000.
         data: The whole file of such a JPEG 2000 or PNG.
-        file: Of a PNG.
+        file: The open file of a PNG.
     """
 
     opaque: bool = False
@@ -70,7 +70,7 @@ def prepare(file: IO[bytes], formats: tuple[str, ...]) -> Source:
     """Choose what Pillow is given of a file, and as which formats it may read it.
 
     Args:
-        file: At its beginning.
+        file: The file, at its beginning.
         formats: Formats to accept, by Pillow's names.
 
     Raises:

@@ -163,11 +163,11 @@ def to_rgb(
     Memory: up to four bytes a pixel for the picture and, while Pillow decodes it, half to three times as much again.
 
     Args:
-        picture: As open_picture returns it.
+        picture: Result of open_picture.
         size: Wanted (height, width) in pixels. None keeps the picture's own.
         background: Colour under transparent pixels, and around an animation's first frame that is smaller than its
             canvas: RGB, 0 to 255. Padding has it too.
-        resize: What happens to a picture of another aspect: one of resizing.RESIZES.
+        resize: Treatment of a picture of another aspect: one of resizing.RESIZES.
 
     Returns:
         RGB from 0 to 255, (height, width, 3).
@@ -254,7 +254,7 @@ def _covered(picture: Image.Image) -> tuple[int, int, int, int] | None:
     """Return the part of an animation's canvas that its first frame covers: left, top, right, bottom. None for all.
 
     Browsers leave the rest transparent. Pillow fills it with colour 0 of a GIF's palette, or with black in a WebP that
-    does not say that it has an alpha channel.
+    tells of no alpha channel.
     """
     if picture.format == "GIF" and picture.tile:  # type: ignore[attr-defined]
         covered = picture.tile[0].extents  # type: ignore[attr-defined]

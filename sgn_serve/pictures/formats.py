@@ -14,10 +14,10 @@ class _Format:
     """A picture format.
 
     Attributes:
-        kinds: What of it is read, and what is refused.
+        kinds: Its kinds that are read, and those that are refused.
         plugins: Modules that register it with Pillow.
-        feature: What Pillow must have been built with, by the name that PIL.features knows. None for nothing.
-        package: What pip installs it with, where Pillow itself does not read it. None if it does.
+        feature: Feature that Pillow must have been built with, by the name that PIL.features knows. None for nothing.
+        package: Package that reads it, where Pillow itself does not. None if it does.
         also: Names under which Pillow registers further suffixes of the format.
     """
 
@@ -71,7 +71,7 @@ _FORMATS = {
         "every origin, 8 to 32 bits, palettes, run-length encoded; no single bit of alpha", ("PIL.TgaImagePlugin",)
     ),
 }
-"""By Pillow's names, in the order in which they are tried. TGA is the last one: its files have no signature.
+"""Formats by Pillow's names, in the order in which they are tried. TGA is the last: its files have no signature.
 
 None of them runs another program, as Pillow does for EPS. No other decoder is ever tried.
 """

@@ -1,6 +1,6 @@
 """Read the largest picture of an ICO file. Pillow decodes it before its size can be looked at, and misreads its alpha.
 
-Each picture is a whole PNG file, or a bitmap without its file header. A bitmap is twice as high as it says to be: below
+Each picture is a whole PNG file, or a bitmap without its file header. A bitmap is twice as high as it says to be. Below
 the pixels lies a mask of one bit a pixel, 1 where nothing is seen.
 """
 

@@ -1,7 +1,7 @@
 """Have JPEG 2000 pictures decoded rightly, or refuse them.
 
-Pillow takes every four components for RGBA or CMYK, shifts samples of fewer than eight bits to the left (so white is
-not 255), rounds samples of more bits up to 256, which wraps to 0, and merges equal colours of a palette, which shifts
+Pillow takes every four components for RGBA or CMYK. It shifts samples of fewer than eight bits to the left (so white is
+not 255). It rounds samples of more bits up to 256, which wraps to 0. It merges equal colours of a palette, which shifts
 the others.
 Source: ISO/IEC 15444-1, annexes A.5.1 (SIZ) and I.5.3 (JP2 header box).
 """
@@ -185,7 +185,7 @@ def correct(picture: Any, samples: Samples) -> None:
 
     Args:
         picture: Opened by Pillow and not decoded yet.
-        samples: What read_samples returned.
+        samples: Result of read_samples.
     """
     if samples.palette is not None:
         picture._mode = "P"
@@ -207,7 +207,7 @@ def unwrap(picture: Image.Image, samples: Samples, data: bytes) -> None:
 
     Args:
         picture: Decoded.
-        samples: What read_samples returned.
+        samples: Result of read_samples.
         data: The whole file.
     """
     if len(samples.depths) == 1 or max(samples.depths) <= 8:

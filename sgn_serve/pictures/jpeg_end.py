@@ -48,7 +48,7 @@ def with_end(data: bytes, first_scan: int) -> bytes | None:
 
     Args:
         data: The whole file.
-        first_scan: What the function first_scan returned. The end of a thumbnail may stand before it.
+        first_scan: Result of the function first_scan. The end of a thumbnail may stand before it.
     """
     if not first_scan or data.find(_END, first_scan) >= 0:
         return None
@@ -62,15 +62,15 @@ def is_whole(ended: bytes, first_scan: int) -> bool:
     and with its complement behind it: a whole one ignores both. The noise has every restart marker, because libjpeg
     passes over what precedes the one it expects. The scans have to cover all bits of all coefficients too.
 
-    A large picture is decoded at half its size. The highest frequencies of its last blocks then have no say: where
-    nothing but some bits of these is missing, it passes for a whole one.
+    A large picture is decoded at half its size. The highest frequencies of its last blocks then have no say. If nothing
+    but some bits of these is missing, it passes for a whole one.
 
     Args:
-        ended: What with_end returned.
+        ended: Result of with_end.
         first_scan: See with_end.
 
     Raises:
-        Exception: Of any kind, from Pillow, for broken pixels.
+        Exception: Pillow finds broken pixels; it may be of any kind.
     """
     pixels = ended[: -len(_END)]
     number = (pixels[max(map(pixels.rfind, _RESTARTS)) + 1] - 0xCF) % 8 if any(map(pixels.count, _RESTARTS)) else 0

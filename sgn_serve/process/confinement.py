@@ -89,6 +89,8 @@ _MACHINES = {
 _PROT_EXEC = 4
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 """Instructions of the classic Berkeley packet filter: BPF_LD|W|ABS, BPF_JMP|JEQ and JSET, BPF_RET."""
+_Instruction = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, operand. They have 2, 1, 1 and 4 bytes."""
 _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
 _NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
 _CLONE3, _CLONE_THREAD = 435, 0x10000
@@ -135,9 +137,9 @@ def confine(memory_bytes: int | None, threads: bool = False) -> Confinement:
         threads: Whether it may start threads all the same. Its time and memory are those of all together.
 
     Returns:
-        What is active now.
+        The confinement that is active now.
     """
-    memory = memory_bytes is not None and limit_memory(memory_bytes)  # while /proc can be read
+    memory = memory_bytes is not None and limit_memory(memory_bytes)  # /proc can still be read
     landlock = 0
     if sys.platform.startswith("linux"):
         _drop_capabilities()
@@ -262,14 +264,19 @@ def filter_system_calls(threads: bool = False) -> bool:
     machine = _MACHINES.get(platform.machine())
     if machine is None or not sys.platform.startswith("linux") or sys.byteorder != "little":
         return False
-    code = _filter(machine, threads)
+    return _install(_filter(machine, threads))
+
+
+def _install(instructions: list[_Instruction]) -> bool:
+    """Activate a filter for good, and return whether it is active."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     program = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(program))  # struct sock_fprog
+    header = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(program))  # struct sock_fprog
     return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header, len(header)))
 
 
-def _filter(machine: _Machine, threads: bool) -> bytes:
-    """Return a filter as instructions of 8 bytes: code, jump if true, jump if false, operand."""
+def _filter(machine: _Machine, threads: bool) -> list[_Instruction]:
+    """Return a filter's instructions."""
     instructions = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, machine.audit),
@@ -299,7 +306,7 @@ def _filter(machine: _Machine, threads: bool) -> bytes:
     for number in machine.allowed:
         instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     instructions.append((_RETURN, 0, 0, _REFUSE))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    return instructions
 
 
 def _lower(kind: int, limit: int) -> None:

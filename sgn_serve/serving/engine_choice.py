@@ -64,7 +64,7 @@ def choose_engine(graph: Graph, settings: Settings) -> EngineChoice:
         settings: The settings of the service.
 
     Returns:
-        With SGN_ENGINE=auto, OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
+        The engine. SGN_ENGINE=auto chooses OpenVINO in bfloat16 where all of these hold, and else ONNX Runtime:
 
         - SGN_PROVIDERS names no providers of ONNX Runtime, and it is not the build for GPUs;
         - OpenVINO is installed;
@@ -118,9 +118,9 @@ def start_chosen(
 ) -> tuple[Classifier, EngineChoice]:
     """Start a graph on the engine that is chosen for it.
 
-    An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph, where its
-    outputs for some pictures are far from ONNX Runtime's, or where it takes longer. The agreement may have been
-    measured elsewhere, and some families of networks are slower on OpenVINO.
+    An engine that was chosen and not asked for gives way to ONNX Runtime where it cannot run the graph. So it does
+    where its outputs for some pictures are far from ONNX Runtime's, or where it takes longer. The agreement may have
+    been measured elsewhere, and some families of networks are slower on OpenVINO.
 
     Args:
         graph: The graph.

@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import stat
 from dataclasses import dataclass
 
 from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES, MAX_EXAMPLES_BYTES, examples_path
 from sgn_serve.inference.graph import Graph
 from sgn_serve.records import Example, Examples
 from sgn_serve.refusals import one_line
+from sgn_serve.serving.companions import read_companion
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -19,7 +19,7 @@ class GivenExamples:
 
     Attributes:
         count: Number of pictures; 0 where there are none, or where the file is not used.
-        content: What /model/examples answers, JSON; None where there are none.
+        content: The answer of /model/examples, JSON; None where there are none.
         note: One line, with the fix, that says why a file is not used. None where it is, or where there is none.
     """
 
@@ -39,12 +39,7 @@ def read_examples(graph: Graph) -> GivenExamples:
     """
     path = examples_path(graph.path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no ordinary file")
-        if found.st_size > MAX_EXAMPLES_BYTES:
-            raise ValueError(f"it has more than {MAX_EXAMPLES_BYTES} bytes")
-        examples = Examples.model_validate_json(path.read_bytes())
+        examples = Examples.model_validate_json(read_companion(path, MAX_EXAMPLES_BYTES))
         _check(examples)
     except FileNotFoundError:
         return GivenExamples()

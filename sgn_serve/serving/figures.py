@@ -5,7 +5,6 @@ without its marks of single pictures. The report itself is read too.
 """
 
 import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from sgn_serve.graph_format import GRAPH_SHA256_FIELD, MAX_FIGURES_BYTES, figures_path, same_eps
 from sgn_serve.inference.graph import Graph
 from sgn_serve.refusals import one_line
+from sgn_serve.serving.companions import read_companion
 
 _ROWS_OF_GRAPH = "exported graph"
 """State of the rows that were measured on an exported graph."""
@@ -42,12 +42,7 @@ def read_figures(graph: Graph) -> Figures:
     """
     path = figures_path(graph.path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no ordinary file")
-        if found.st_size > MAX_FIGURES_BYTES:
-            raise ValueError(f"it has more than {MAX_FIGURES_BYTES} bytes")
-        values = json.loads(path.read_text())
+        values = json.loads(read_companion(path, MAX_FIGURES_BYTES).decode())
     except FileNotFoundError:
         return Figures()
     except (OSError, ValueError, RecursionError) as error:

@@ -188,7 +188,7 @@ def _disagreement(figures: Mapping[str, Any]) -> dict[str, Any] | None:
 def _auto_mode(figures: Mapping[str, Any], description: Description, settings: Settings) -> AutoMode | None:
     """Return the threshold of self_gradient=auto: the setting's, else the graph's, else the one among the figures.
 
-    What a threshold was measured to do is told with that threshold alone.
+    The measured effect of a threshold is told with that threshold alone.
     """
     if not description.has_block:
         return None

@@ -34,9 +34,9 @@ class Reloaded(BaseModel):
 class Reloader:
     """Serve what the model's file holds now.
 
-    The new network is tried in a process of its own (sgn_serve/serving/trial.py), then loaded and sent a picture
-    through, while the old one goes on answering. Then it takes its place between two requests, and the old one ends
-    with the last request that it has taken.
+    The new network is tried in a process of its own (sgn_serve/serving/trial.py), then loaded and run once. Meanwhile
+    the old one goes on answering. Then it takes its place between two requests, and the old one ends with the last
+    request that it has taken.
 
     Args:
         slot: Where the predictor is replaced.
@@ -154,8 +154,8 @@ def _refused(message: str) -> Refusal:
 def fingerprint(model: Path) -> tuple[str, ...]:
     """Return the SHA-256 digests of the graph, and of the figures and examples beside it.
 
-    An absent file gives an empty string. So does what cannot be a graph: a pipe or device, which might never end, or a
-    file of over 2 GiB, which takes minutes to read. The trial refuses it.
+    An absent file gives an empty string. So does a file that cannot be a graph. A pipe or device might never end, and a
+    file of over 2 GiB takes minutes to read. The trial refuses it.
     """
     return tuple(_sha256(path) for path in (model, figures_path(model), examples_path(model)))
 

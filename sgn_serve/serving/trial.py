@@ -117,7 +117,7 @@ def read_tried_graph(settings: Settings, tried: Tried | None) -> "tuple[Graph, T
         GraphError: See read_graph.
         TrialError: See try_model. Or the file changed while it was read.
     """
-    from sgn_serve.inference.graph import read_graph  # not for the supervisor, which only tries it
+    from sgn_serve.inference.graph import read_graph  # the supervisor, which only tries it, does without
 
     path = settings.model_path
     if tried is None or not path.is_file() or file_sha256(path) != tried.graph_sha256:

@@ -35,7 +35,7 @@ def main() -> int:
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))
     bound(settings)
-    answer.write("begun\n")  # from here on the time counts
+    answer.write("begun\n")  # the time counts from here on
     answer.flush()
     answer.write(json.dumps(try_here(settings)))
     answer.close()
@@ -46,8 +46,9 @@ def try_here(settings: Settings) -> dict[str, Any]:
     """Try a model in this process.
 
     Returns:
-        The fields of the Tried of a good model. Otherwise error, one line without its end, memory, whether it
-        is because of the bound on memory, and engine, whether what the engine printed tells more.
+        The fields of the Tried of a good model. Those of another one are error, memory and engine. error is one line
+        without its end. memory says whether the bound on memory is the reason, and engine whether the engine's own
+        output tells more.
     """
     path = settings.model_path
     try:

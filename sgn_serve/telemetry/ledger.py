@@ -27,11 +27,11 @@ class Ledger:
         started: When the head of the request had arrived, by `clock`.
         receive: Waiting for the body, and unpacking it where it is gzip.
         parse: Reading the form, the JSON or the tensors, without `receive`.
-        decode: From picture file to pixels, the wait for a decoder process included.
-        queue: From pixels, or tensors, to the run of their batch.
+        decode: Decoding the picture files, the wait for a decoder process included.
+        queue: The wait of pixels, or tensors, for the run of their batch.
         infer: The run of that batch.
-        serialise: From there to the head of the answer. A refusal has none.
-        total: From `started` to the head of the answer.
+        serialise: The time from there to the head of the answer. A refusal has none.
+        total: The time from `started` to the head of the answer.
         batch_size: Pictures in the largest batch that some of the request's pictures were in.
     """
 

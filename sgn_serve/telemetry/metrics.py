@@ -1,6 +1,6 @@
 """Metrics for Prometheus. Each is declared once, here; `metric_rows` lists them for the documentation.
 
-With several workers, each writes its values into files of a folder that BentoML makes ($PROMETHEUS_MULTIPROC_DIR). Any
+Each of several workers writes its values into files of a folder that BentoML makes ($PROMETHEUS_MULTIPROC_DIR). Any
 worker answers with the sums. Every label takes few values, whatever clients send.
 """
 

@@ -42,7 +42,7 @@ def test_rounds_too_short_for_the_processors_clock_have_no_ratio(monkeypatch: py
     ways: dict[str, Callable[[], object]] = {"engine": dict, "classify": dict}
     found = classify._alternate(ways, 2, 3, "engine")
     assert found["cpu_ratio"] is None
-    readings = iter([0, 2, 2, 3, 3, 5, 5, 5])  # of the second round, the command takes no time
+    readings = iter([0, 2, 2, 3, 3, 5, 5, 5])  # the command takes no time in the second round
     monkeypatch.setattr(classify, "_cpu_seconds", lambda: float(next(readings)))
     found = classify._alternate(ways, 2, 2, "engine")
     assert found["cpu_ratio"] == 2.0

@@ -18,8 +18,9 @@ import pytest
 from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 
+from benchmarks.service.server import end, free_port
 from deploy import bento_requirements
-from tests.sgn_serve.server import end, free_port, serve_environment, wait_until_ready
+from tests.sgn_serve.server import serve_environment, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -196,7 +197,7 @@ def test_it_serves_read_only_and_without_rights(
     writable = scratch / "writable"
     writable.mkdir()
     set_there = {name: value.replace("/tmp", str(writable)) for name, value in dockerfile.envs.items()}
-    # Nor may it write what `make coverage` measures.
+    # It may not write what `make coverage` measures either.
     left_out = ("BENTOML_HOME", "COVERAGE_")
     inherited = {name: value for name, value in serve_environment(tmp_path).items() if not name.startswith(left_out)}
     environment = {

@@ -23,7 +23,7 @@ KINDS = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudge
 
 @pytest.fixture(params=FOLDERS)
 def manifests(request: pytest.FixtureRequest) -> dict[str, Manifest]:
-    """By kind."""
+    """The manifests by kind."""
     return {manifest["kind"]: manifest for manifest in render(KUBERNETES / request.param)}
 
 

@@ -21,11 +21,12 @@ import psutil
 import pytest
 from PIL import Image
 
+from benchmarks.service.server import free_port
 from sgn_serve.http.error_form import ANSWER_SECONDS
 from sgn_serve.settings import Settings
 from tests.sgn_serve.hammer import PAUSE_SECONDS
 from tests.sgn_serve.sample_pictures import encode, noise
-from tests.sgn_serve.server import ROOT, free_port, read_answer, serve_command, serve_environment, wait_until_ready
+from tests.sgn_serve.server import ROOT, read_answer, serve_command, serve_environment, wait_until_ready
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 NGINX = ROOT / "deploy" / "nginx"
@@ -176,7 +177,7 @@ class Load:
                 self._ended.set()
 
     def wait_for_more(self, answers: int = 20) -> None:
-        """Until so many more requests were answered."""
+        """Waits until so many more requests were answered."""
         goal = self.answered + answers
         _wait_for(lambda: self.answered >= goal, f"{answers} more answers; wrong so far: {self.wrong}")
 

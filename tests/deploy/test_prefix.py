@@ -13,9 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.service.server import free_port
 from tests.deploy.conftest import KEPT
 from tests.sgn_serve.sample_pictures import encode
-from tests.sgn_serve.server import Server, free_port
+from tests.sgn_serve.server import Server
 
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 RED = encode(Image.new("RGB", (8, 8), (200, 10, 10)))
@@ -105,7 +106,7 @@ def test_the_openapi_document_leads_to_the_api(proxy: str, prefix: str) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_public_name_works_through_a_trusted_proxy(proxy: str, prefix: str) -> None:
     own = {"host": "pictures.example.org", "origin": "https://pictures.example.org", "user-agent": "Mozilla/5.0"}
-    own["sec-fetch-site"] = "same-origin"  # as browsers say over TLS. Where the proxy passes Host on, it needs not
+    own["sec-fetch-site"] = "same-origin"  # browsers say so over TLS; not needed if Host is passed on
     assert httpx.get(f"{proxy}{prefix}/ui", headers=own).status_code == 200
     answer = httpx.post(f"{proxy}{prefix}/classify", files={"image": RED}, headers=own)
     assert answer.status_code == 200, answer.text

@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(
     def fill_the_disk(path: Path, content: bytes) -> int:
         with path.open("wb") as file:
             file.write(content[:1000])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does, which knows no file's name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write() knows no file's name either
 
     monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
     target = tmp_path / "model"
@@ -261,7 +261,7 @@ def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, check
     command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
     process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.iterdir()):  # until it has begun to write
+    while not list(tmp_path.iterdir()):  # it has not begun to write yet
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from docs.generator.constructs import CLASSES, CONSTRUCTS, IMAGE_SIZE, Construct
+from docs.generator.construct_modules import CLASSES, IMAGE_SIZE
+from docs.generator.constructs import CONSTRUCTS, Construct
 from export.check.verify import Verification, VerificationError
 from export.errors import CaptureError
 from export.exporter import export_onnx

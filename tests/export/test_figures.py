@@ -48,7 +48,7 @@ def test_the_report_beside_the_checkpoint_is_found(checkpoint: Path) -> None:
     found = find_evaluation(checkpoint, INFO)
     assert found is not None
     assert found.path == beside
-    report_of("f" * 64).save(beside)  # of another checkpoint: the other one is good
+    report_of("f" * 64).save(beside)  # another checkpoint's: the other report is good
     found = find_evaluation(checkpoint, INFO)
     assert found is not None
     assert found.path == in_folder

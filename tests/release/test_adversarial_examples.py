@@ -59,7 +59,7 @@ def test_the_pictures_are_the_repositorys_and_stay_within_the_budget(described, 
 
 
 def test_what_is_recorded_of_the_bundled_model_is_what_it_answers(described):
-    """So that what the page shows live agrees with what was recorded; of the likeliest class, whichever it is."""
+    """The page shows live what was recorded of the likeliest class, whichever it is."""
     checked = (0, 4, STEPS)
     pictures = []
     recorded: dict[str, list[float]] = {"block on": [], "block off": []}
@@ -75,7 +75,7 @@ def test_what_is_recorded_of_the_bundled_model_is_what_it_answers(described):
 
 
 def test_the_page_shows_both_sides(described):
-    """Who attacks a model fools it, the standard one always, and the bundled one often, but not always."""
+    """An attack on a model fools it: the standard one always, and the bundled one often, but not always."""
     fooled: dict[str, set[bool]] = {SERVED: set(), STANDARD: set()}
     for example, attacked, tampered in every_tampering(described):
         standard, own = tampered["recorded"][STANDARD], tampered["answers"]["block on"]
@@ -98,7 +98,7 @@ def test_the_choice_does_not_look_at_how_the_attack_ends():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    """On a few pictures, with the bundled model in both roles."""
+    """It runs on a few pictures, with the bundled model in both roles."""
     images, labels = example_pictures()
     names = example_names()
     some = slice(60, 84, 3)

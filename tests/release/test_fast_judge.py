@@ -84,7 +84,7 @@ def test_an_attacks_calls_are_at_least_the_registrys_on_pictures_that_withstand(
     for name, attack in attacks.items():
         with counted(model.backbone) as calls:
             attack.perturb(model, images, labels, 1e-7)
-        if name != "clean":  # which is measured by the look that follows
+        if name != "clean":  # clean is measured by the look that follows
             assert calls.count == 3 * (attack.network_calls(5) + extra[name])
 
 

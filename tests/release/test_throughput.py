@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.service.server import free_port
 from release import throughput
 from release.hostile.server import Server
 from release.throughput import BEFORE, DEFAULT, NOW, ratios, throughput_table
-from tests.sgn_serve.server import free_port
 
 ROUNDS = [{BEFORE: 100.0, NOW: 90.0, DEFAULT: 150.0}, {BEFORE: 50.0, NOW: 50.0, DEFAULT: 100.0}]
 

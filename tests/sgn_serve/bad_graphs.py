@@ -260,7 +260,7 @@ BAD_GRAPHS: dict[str, tuple[Change, str]] = {
     ),
     "endless loop": (_gain(_loop(2**62), constants=[_one("rounds", 2**62)]), "SGN_TRIAL_SECONDS"),
 }
-"""For each kind, how the tiny graph is changed, and what its refusal says."""
+"""The change to the tiny graph, and the text of its refusal, by kind."""
 
 
 def nan_for_black(model: onnx.ModelProto) -> None:

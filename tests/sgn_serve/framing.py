@@ -69,7 +69,7 @@ def sequences(seed: int, count: int, headers: Sequence[str] = ()) -> Iterator[li
     """Yield sequences of requests to send over one connection each. All are well-formed.
 
     Args:
-        seed: What they follow from.
+        seed: Seed of them.
         count: How many.
         headers: Headers of the requests in the bodies, and of trailers: a token for instance.
     """
@@ -148,7 +148,7 @@ def exchange(url: str, requests: Sequence[Written], random: Random) -> list[Told
     """Send requests over one connection, in pieces, close our side, and return all answers.
 
     Raises:
-        AssertionError: What came is not a whole number of answers.
+        AssertionError: The bytes are not a whole number of answers.
     """
     address: Any = urlsplit(url)
     data = b"".join(request.data for request in requests)

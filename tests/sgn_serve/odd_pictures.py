@@ -38,7 +38,7 @@ class OddPicture:
     """A file and what is in it.
 
     Attributes:
-        name: Of the file, with its suffix.
+        name: Name of the file, with its suffix.
         data: The file.
         expected: (H, W, 3).
         tolerance: Largest mean difference from it, in units of 1/255. 0 asks for equality.

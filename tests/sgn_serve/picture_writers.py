@@ -204,7 +204,7 @@ def write_codestream(components: Sequence[Component], size: tuple[int, int], sig
     Pillow encodes each component by itself at 8 or 16 bits. Their packets follow each other in the only tile.
 
     Args:
-        components: In their order.
+        components: The components in their order.
         size: (height, width).
         signed: Whether the samples are said to be signed.
     """
@@ -326,7 +326,7 @@ def write_ico(pictures: Sequence[tuple[tuple[int, int], int, bytes]]) -> bytes:
     """Write an ICO file.
 
     Args:
-        pictures: For each the (height, width), bits a pixel, and PNG file or bitmap.
+        pictures: The (height, width), bits a pixel, and PNG file or bitmap of each.
     """
     entries, data = b"", b""
     for (height, width), bits, content in pictures:

@@ -1,7 +1,6 @@
 """Start what tests talk to: a real server process, as `bentoml serve` starts it, or the application without one."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import psutil
 import uvicorn
 from starlette.testclient import TestClient
 
+from benchmarks.service.server import end, free_port, service_environment
 from sgn_serve.app import create_app
 from sgn_serve.settings import Settings
 
@@ -105,15 +105,7 @@ def serve_command(port: int) -> list[str]:
 
 def serve_environment(home: Path, **settings: str) -> dict[str, str]:
     """This process's environment, with `settings` instead of the SGN_* variables that it may have."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SGN_", "PROMETHEUS_"))}
-    ours = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SGN_PROVIDERS": "cpu"}
-    return {**inherited, **ours, "SGN_DRAIN_SECONDS": "0.1", **settings}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return service_environment(home, **{"SGN_PROVIDERS": "cpu", "SGN_DRAIN_SECONDS": "0.1", **settings})
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -128,16 +120,6 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
             pass
         time.sleep(0.1)
     raise RuntimeError(f"the server was not ready within {START_LIMIT_SECONDS} s:\n{log.read_text()}")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a server and waits for it; kills it where it takes longer than 20 s."""
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:

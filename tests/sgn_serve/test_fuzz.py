@@ -68,7 +68,7 @@ DECODE_SECONDS = "1.2"
 """Less than by default, for many of these files take all the time that there is. release/hostile sends them to a server
 with its defaults."""
 PATIENT_SECONDS = "60"
-"""For the largest pictures that are allowed: they are answered whatever else the machine does."""
+"""Time for the largest pictures that are allowed: they are answered whatever else the machine does."""
 FORM = {"content-type": "multipart/form-data; boundary=edge"}
 
 
@@ -373,7 +373,7 @@ def largest_pictures() -> list[bytes]:
     colour = Image.new("RGB", (SIDE, SIDE), (200, 30, 40))
     inks = colour.convert("CMYK")
     two_thirds = (0, 0, SIDE, SIDE * 2 // 3)
-    half = zlib.compress(bytes(2 * SIDE * SIDE), 1)  # in two strips
+    half = zlib.compress(bytes(2 * SIDE * SIDE), 1)  # each of two strips
     tags = {258: [8] * 4, 259: 8, 262: 5, 277: 4, 278: SIDE // 2}
     strips = {273: [TIFF_DATA, TIFF_DATA + len(half)], 279: [len(half)] * 2}
     return [
@@ -491,11 +491,11 @@ def test_the_largest_pictures_while_bodies_and_heads_stall_stay_within_the_memor
     pictures = largest_pictures()[:8]
     body = unfinished_body(48_000, 1)  # STALLED of them hold nearly, but not quite, what all bodies may together
     with ExitStack() as stack, ThreadPoolExecutor(16) as askers, ThreadPoolExecutor(8) as stallers:
-        first = [askers.submit(patient.ask, data) for data in pictures * 2]  # while the others arrive
+        first = [askers.submit(patient.ask, data) for data in pictures * 2]  # waits while the others arrive
         for data in (body, UNFINISHED_HEAD):
             for connection in stallers.map(lambda _, data=data: stalling(patient, data), range(STALLED)):
                 stack.enter_context(connection)
-        later = [askers.submit(patient.insist, data) for data in pictures]  # while they hold what they sent
+        later = [askers.submit(patient.insist, data) for data in pictures]  # runs while they hold what they sent
         answers = Counter(answer.result().status_code for answer in first)
         assert {200} <= answers.keys() <= {200, 503}, answers
         assert {answer.result() for answer in later} == {200}

@@ -1,8 +1,8 @@
 """Tokens, a rate limit, other origins and a trusted proxy: what is let in, and what the logs tell.
 
-These tests asked with httpx, which frames every request rightly and never asks for an upgrade. So they missed that the
-body of a request with an Upgrade header was run as the next request, and that a trailer was taken for a header. The
-last test sends random framings instead, with a good token where no server may look for one.
+These tests asked with httpx, which frames every request rightly and never asks for an upgrade. So they missed two
+faults. The body of a request with an Upgrade header was run as the next request, and a trailer was taken for a header.
+The last test sends random framings instead, with a good token where no server may look for one.
 """
 
 import itertools
@@ -210,7 +210,7 @@ def test_refused_connections_that_send_on_without_end_are_cut_off(guarded_server
     """Some of them may linger; the others, beyond MAX_LINGERING, are closed at once."""
     host, port = guarded_server.url.removeprefix("http://").split(":")
     endless = bytes(1 << 16)
-    allowed = LINGER_REFUSED_BYTES + (16 << 20)  # and what lies in the sockets
+    allowed = LINGER_REFUSED_BYTES + (16 << 20)  # sockets hold some too
 
     def pour(connection):
         sent = 0

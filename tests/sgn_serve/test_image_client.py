@@ -1,6 +1,6 @@
 """Do what Triton's example image_client does: classify pictures after nothing but the model's own description.
 
-It asks for the metadata and the configuration, checks that this is an image classifier, makes the pictures fit, and
+It asks for the metadata and the configuration, checks that this is an image classifier, and makes the pictures fit. It
 sends them in batches, one after the other or all at once. It asks for classes, and prints "score (index) = label".
 
 Source: src/python/examples/image_client.py of github.com/triton-inference-server/client.

@@ -11,13 +11,14 @@ import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.service.server import free_port
 from sgn_serve import check
 from sgn_serve.settings import current_settings
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
 from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.conftest import MAX_BYTES
 from tests.sgn_serve.sample_pictures import encode
-from tests.sgn_serve.server import free_port, serve_command, serve_environment
+from tests.sgn_serve.server import serve_command, serve_environment
 from tests.sgn_serve.serving.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
@@ -121,7 +122,7 @@ def test_a_body_that_does_not_come_is_given_up(client, server):
             )
         for name, connection in connections.items():
             answer = b""
-            while chunk := connection.recv(10_000):  # until the server closes the connection
+            while chunk := connection.recv(10_000):  # the server closes the connection in the end
                 answer += chunk
             head, body = answer.split(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 "), name

@@ -1,6 +1,6 @@
 """Show that requests whose time is up keep their room for as long as the network still works on them.
 
-BentoML's own limit of requests at the same time does not outlive its time limit: whoever timed out lets others in,
+BentoML's own limit of requests at the same time does not outlive its time limit. Whoever timed out lets others in,
 while the first still compute. Source: https://github.com/bentoml/BentoML/issues/5642
 """
 

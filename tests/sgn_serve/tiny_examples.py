@@ -16,7 +16,7 @@ from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256
 
 STEPS = 6
 _FAINT = 4
-"""By how much the largest channel of an example exceeds the next one: less than the perturbation changes."""
+"""Difference of the largest channel of an example and the next one: less than the perturbation changes."""
 
 
 def example_pictures(image_size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -59,7 +59,7 @@ def test_a_number_that_is_none_is_refused_by_its_flag(picture_folder, capsys):
 
 
 def test_a_programming_error_keeps_its_traceback(picture_folder, runs, monkeypatch):
-    """Only what a user can put right becomes one line."""
+    """Mistakes that a user can put right, and no others, become one line."""
 
     def broken(*_):
         raise ValueError("a mistake of ours")

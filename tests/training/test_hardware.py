@@ -44,7 +44,7 @@ def test_a_network_that_the_memory_does_not_hold_is_refused_before_it_is_made(mo
 
 
 def test_a_backbone_that_needs_its_values_is_tried_with_them(monkeypatch):
-    """Such as one that looks at a weight when it is made."""
+    """One example looks at a weight when it is made."""
     built: list[nn.Module] = []
 
     def demanding(*about: Any) -> nn.Module:

@@ -1,10 +1,10 @@
 """Rows of a report that are one of AutoAttack's four attacks, by the package pyautoattack.
 
 The package's attacks are called one by one with the parameters of its "standard" version. Each is a row of its own, so
-that an interrupted evaluation does not lose it. The package's driver class is left out on purpose: its check for
-dynamic defences calls sys.settrace(None) and counts in module globals, so that one self-gradient network would be
-flagged for ever after. training.evaluate.checklist measures what the driver warns of: randomness, zero gradients,
-Square finding more. A test shows that the rows have the driver's own figures.
+that an interrupted evaluation does not lose it. The package's driver class is left out on purpose. Its check for
+dynamic defences calls sys.settrace(None) and counts in module globals. One self-gradient network would be flagged for
+ever after. training.evaluate.checklist measures what the driver warns of: randomness, zero gradients, Square finding
+more. A test shows that the rows have the driver's own figures.
 
 Source: Croce and Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks (2020).

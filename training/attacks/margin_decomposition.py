@@ -26,7 +26,7 @@ from training.networks.names import SelfGradient
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 Terms = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From logits (N, classes) and labels (N) to a margin's terms, (N) each: of the best wrong class, and the right one."""
+"""Maps logits (N, classes) and labels (N) to a margin's terms, (N) each: of the best wrong class, and the right one."""
 
 Term = Literal["right", "wrong"]
 """The term that a run's first stage follows: it lowers that of the right class, or raises that of the wrong one."""

@@ -35,7 +35,7 @@ class Description:
 
     Attributes:
         text: One line for --help.
-        needs: What the attack needs; "" for nothing.
+        needs: Needs of the attack; "" for none.
     """
 
     text: str

@@ -17,7 +17,7 @@ from training.networks.self_gradient import LogitsFunction
 from training.parallel.synchronised import draw_like
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (N, classes) and labels (N) to the loss of each image (N), which the attacker raises."""
+"""Maps logits (N, classes) and labels (N) to the loss of each image (N), which the attacker raises."""
 
 Start = Literal["image", "uniform", "near"]
 """Where PGD starts: at the image, at a uniform draw from the ball, or at a normal draw of standard deviation 0.001
@@ -159,7 +159,7 @@ def best_of_restarts(
     """Run an attack with a random start again and again, and keep each image's result of highest margin.
 
     Args:
-        attack: From images and labels to attacked images. It is run on all images first, then on those that are not
+        attack: Maps images and labels to attacked images. It is run on all images first, then on those that are not
             fooled yet.
         logits_function: The network that margins are taken of.
         images: (N, 3, H, W) in [0, 1].

@@ -75,7 +75,7 @@ class Entry:
 
     Attributes:
         description: See Description.
-        build: From a context to rows; [] where the attack does not apply.
+        build: Maps a context to rows; [] where the attack does not apply.
         needs: The reason why build gives [], for whoever asked for it by name. See Description.
     """
 

@@ -37,8 +37,8 @@ def print_ending(
     Args:
         error: One of ENDINGS.
         out_of_memory: The fix where the memory is too small.
-        interrupted: What the same command would do after an interruption. "" prints nothing.
-        device: Whose memory is too small; "" leaves it open.
+        interrupted: Effect of the same command after an interruption. "" prints nothing.
+        device: The device whose memory is too small; "" leaves it open.
         after: The line's end after a TrainingError.
 
     Returns:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def current_versions() -> dict[str, str]:
     """Return the versions of Python, PyTorch and NumPy, and the kind of machine, for a checkpoint or a result."""
-    # Here, because a benchmark of the service has no need of them.
+    # Imported here, because a benchmark of the service has no need of them.
     import numpy
     import torch
 

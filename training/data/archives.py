@@ -62,7 +62,7 @@ def _unpacked(archive: Archive, root: Path) -> Iterator[Path]:
     elif not archive.tarball or (root / archive.folder).exists() or not (root / archive.tarball).exists():
         yield root
     else:
-        # Not into --data-root, which may be read-only or read by several processes at once.
+        # --data-root may be read-only, or read by several processes at once.
         with TemporaryDirectory(prefix="pictures-") as folder:
             with tarfile.open(root / archive.tarball) as file:
                 file.extractall(folder, filter="data")

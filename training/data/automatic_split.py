@@ -84,7 +84,7 @@ class AutomaticSplit:
 
 @dataclass(frozen=True)
 class Part:
-    """Which pictures of a data set are wanted.
+    """The part of a data set that is wanted.
 
     Attributes:
         name: "train" or "test".

@@ -16,7 +16,7 @@ class Archive:
     Attributes:
         folder: Folder that torchvision looks for in --data-root; "" where the files lie there themselves.
         tarball: Archive that the folder comes in; "" for none.
-        advice: What to download, and from where, for a message.
+        advice: The file to download, and its source, for a message.
     """
 
     folder: str

@@ -41,7 +41,7 @@ def load_pictures(
         image_size: See read_picture_folder. Only for image folders.
         class_names: Those of a checkpoint that the pictures are for. Pictures of other classes are refused, where
             possible before they are read. None accepts any.
-        resize: What happens to an image folder's pictures of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of an image folder's pictures of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
         DatasetError: The files are missing, unreadable or of other classes.
@@ -76,8 +76,8 @@ def _enumerate(class_names: tuple[str, ...]) -> str:
 def split_indices(pictures: PictureSet, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """Hold out `count` pictures, the same number of each class (the first classes take the remainder).
 
-    Without a count, a tenth of the pictures is held out, at most VALIDATION_AT_MOST and at least one of each class.
-    A class gives less than the others then, where that would be more than a fifth of it.
+    A tenth of the pictures is held out without a count, at most VALIDATION_AT_MOST and at least one of each class. A
+    class gives less than the others then, where that would be more than a fifth of it.
 
     Returns:
         Indices of the rest and of the held-out part, each in the order of a seeded shuffle.

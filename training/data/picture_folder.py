@@ -53,10 +53,10 @@ def read_picture_folder(
         image_size: Side in pixels that pictures are resized to, or a function that chooses it. None asks that all have
             one size.
         check_classes: Called with the class names before any picture is opened; may raise.
-        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Raises:
-        DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class; a file
+        DatasetError: Before any picture is decoded: there are none, or none of some class, or only one class. Or a file
             is no picture, sizes differ, or neither memory nor disk will hold them. After decoding: some are broken
             further inside; the message names them.
     """
@@ -287,7 +287,7 @@ def read_pictures(
         folder: Named in messages.
         paths: At least one file.
         image_size: See read_picture_folder.
-        resize: What happens to a picture of another aspect, see sgn_serve.pictures.resizing.
+        resize: Treatment of a picture of another aspect, see sgn_serve.pictures.resizing.
 
     Returns:
         (N, 3, H, W) uint8 RGB, in the order of the paths. In a mapped file where they would fill the memory.
@@ -365,7 +365,7 @@ def _for_each(work: Callable[[int], None], paths: Sequence[Path], folder: Path, 
         except Exception as error:  # a broken picture makes Pillow raise OSError, SyntaxError, struct.error, ...
             broken[paths[index]] = f"{paths[index]}: not a readable picture ({one_line(error)})"
 
-    # Without a delay the bar would flash up for the smallest folder.
+    # The delay keeps the bar from flashing up for the smallest folder.
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=description, unit="picture", delay=2) as bar:
         for first in range(0, len(paths), _CHUNK):
             chunk = range(first, min(first + _CHUNK, len(paths)))

@@ -29,7 +29,7 @@ class PictureSet:
         class_names: The classes, in the order of the logits.
         files: The file of each picture, where they come from a folder; else empty.
         whole: The same pictures with room for random crops, where somebody asked for them.
-        split: How the folder was divided that they are a part of, where that had no train/ and test/.
+        split: Division of the folder that they are a part of, where that had no train/ and test/.
     """
 
     images: Tensor

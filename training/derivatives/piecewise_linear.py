@@ -1,6 +1,6 @@
 """Test whether a network's self-gradient has a derivative, on two random pictures.
 
-A test is right for any module. The names of its layers are not enough: a ReLU may be a function instead of a module,
+A test is right for any module. The names of its layers are not enough. A ReLU may be a function instead of a module,
 and layer norm makes a network of ReLUs nonlinear between their kinks.
 """
 
@@ -14,7 +14,7 @@ def is_piecewise_linear(model: SelfGradientNetwork, images: Tensor) -> bool:
     """Return whether the derivative of the self-gradient with respect to the image is exactly zero.
 
     If so, differentiating through both passes equals holding the first one fixed. The answer is about the network as it
-    is now: one whose self-gradient is zero everywhere, such as an untrained one with a zero classifier, passes too. The
+    is now. One whose self-gradient is zero everywhere, such as an untrained one with a zero classifier, passes too. The
     test costs a dozen passes of one picture. It restores torch's global generators, whatever the network draws.
 
     Args:

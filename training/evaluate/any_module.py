@@ -110,7 +110,7 @@ def as_network(module: nn.Module) -> SelfGradientNetwork:
             "its parameters too"
         )
     device = device_of(module, torch.device("cpu"))
-    with torch.inference_mode(False):  # else the mean could not be differentiated past
+    with torch.inference_mode(False):  # the mean can be differentiated past
         return SelfGradientNetwork(module, None, mean=(0.0,), std=(1.0,)).to(device)
 
 
@@ -148,7 +148,7 @@ def check_answers(
     Args:
         trial: The module and the pictures; the module is being judged.
         class_names: Names of the classes. Empty where nobody has named them.
-        classes_from: What named them, for the message.
+        classes_from: The source of their names, for the message.
 
     Returns:
         (n, classes), the logits of the first CHECKED_PICTURES pictures, or of fewer.

@@ -48,7 +48,7 @@ class JudgeOptions(TypedDict, total=False):
         restarts: Restarts of PGD-K and CW-K; 1.
         beta: Sharpness of the smooth surrogates, for a network with a block; 5, 20 and 100.
         class_names: Names of the classes, for the page.
-        data: What the pictures are, for the report.
+        data: Name of the pictures, for the report.
         progress: Whether progress is shown on standard error; True.
     """
 
@@ -141,7 +141,7 @@ class RunOptions:
         restarts: Restarts of PGD-K and CW-K.
         betas: Sharpness of the smooth surrogates.
         progress: Whether progress is shown on standard error.
-        command: What the report says that it was made with.
+        command: The command that the report names.
     """
 
     path: Path
@@ -156,10 +156,10 @@ class ModuleFacts:
     """Facts of a module and its pictures, for the report.
 
     Attributes:
-        name: What the module is called.
+        name: Name of the module.
         class_names: Names of the classes. Empty where nobody has named them.
-        classes_from: What named them, for messages.
-        data: What the pictures are. "" where nobody has said so.
+        classes_from: The source of their names, for messages.
+        data: Name of the pictures. "" where nobody has named them.
         more: Other entries of the report's setting.
     """
 
@@ -226,7 +226,7 @@ def judge(
     normalisation belongs into the module.
 
     Args:
-        module: From images in [0, 1], (N, 3, H, W), to logits, (N, classes). A SelfGradientNetwork is judged with its
+        module: Maps images in [0, 1], (N, 3, H, W), to logits, (N, classes). A SelfGradientNetwork is judged with its
             block on and off.
         images: (N, 3, H, W) float32 in [0, 1], or (N, 1, H, W): a tensor or an array.
         labels: (N), indices of the classes. The checks and plots take the first pictures, so shuffle sorted ones.

@@ -54,7 +54,7 @@ def _run_file(given: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     folder = str(path.absolute().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # at the end: a file beside it takes the place of no library
+        sys.path.append(folder)  # comes last: a file beside it takes the place of no library
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look a class's module up there
     try:
         spec.loader.exec_module(module)

@@ -202,7 +202,7 @@ def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, Ch
     reader = options.dataset or ""
     side = options.image_size or (usual_image_size(found.arch) if reader == IMAGE_FOLDER else None)
     resize = options.resize or "stretch"
-    part = Part(options.split, None)  # as for a module
+    part = Part(options.split, None)  # the same as for a module
     pictures = load_pictures(reader, options.data_root, part, side, None, resize)
     size = (pictures.images.shape[2], pictures.images.shape[3])
     network, info = build_foreign(found, pictures.class_names, size, "--ckpt")

@@ -47,7 +47,7 @@ class Row:
 
     @property
     def right(self) -> Tensor:
-        """Which pictures the attack left, (N) bool."""
+        """Return which pictures the attack left, (N) bool."""
         return torch.tensor([character == "1" for character in self.withstood])
 
 

@@ -17,7 +17,7 @@ from training.common.files import write_atomically
 class RowProgress:
     """A file that is saved after each batch of one attack, with the states of the random generators.
 
-    With these states, a row that was interrupted ends with the same figures as one that was not.
+    These states give a row that was interrupted the same figures as one that was not.
 
     Attributes:
         path: The file.
@@ -29,7 +29,7 @@ class RowProgress:
     def __init__(self, path: Path, row: dict[str, Any]):
         """Start the clock of the row; nothing is read or written yet."""
         self.path = path
-        self.row = json.loads(json.dumps(row))  # as the file gives it back: lists for tuples
+        self.row = json.loads(json.dumps(row))  # the file gives it back so: lists for tuples
         self.restored = self.done = 0
         self._earlier = 0.0
         self._started = time.process_time()

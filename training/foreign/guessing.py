@@ -122,5 +122,5 @@ def state_of(arch: str, classes: int, image_size: tuple[int, int] | None = None)
     try:
         with torch.device("meta"):
             return build_backbone(arch, classes, image_size).state_dict()
-    except Exception:  # what the meta device cannot do raises anything; what is wrong raises again
+    except Exception:  # the meta device may raise anything; a real fault raises again
         return build_backbone(arch, classes, image_size).state_dict()

@@ -47,7 +47,7 @@ def load_network(
 ) -> tuple[SelfGradientNetwork, CheckpointInfo]:
     """Load a network with its description, in eval mode on the CPU.
 
-    What was recognised in weights of another program is printed to stderr.
+    Facts that are recognised in weights of another program are printed to stderr.
 
     Args:
         source: The file. Weights of another program need the names of their classes.

@@ -28,7 +28,7 @@ class Match:
         missing: Names that the network has and the file lacks, as the network spells them. Each has the name that it
             would have in the file, where the file has other tensors of the same layer, and "" elsewhere.
         left_over: Names in the file that the network has no place for.
-        other_shapes: By the name in the file: the shape there, and the network's.
+        other_shapes: The shape in the file, and the network's, by the name in the file.
         unused: Names in the file that its own program does not use either.
     """
 

@@ -39,7 +39,7 @@ class ForeignWeights:
         tensors: The tensors by name, without the prefixes that all of them shared. Floating-point ones are float32.
         mean: Per-channel mean of a normalisation layer in the file; None where there is none.
         std: Its standard deviation.
-        notes: What was done to get the tensors, one sentence each.
+        notes: Steps that were taken to get the tensors, one sentence each.
     """
 
     path: Path

@@ -27,7 +27,7 @@ class Recognised:
         classes: The number of logits.
         match: Its tensors by the network's own names.
         normalisation: Per-channel mean and standard deviation; None where nothing says them.
-        lines: What was done and found, one sentence each.
+        lines: Steps and findings, one sentence each.
     """
 
     path: Path
@@ -141,7 +141,7 @@ def convert_command(path: Path, arch: str, more: Sequence[str] = (), classes: st
         path: The weights.
         arch: The architecture.
         more: Further arguments.
-        classes: What stands for the names of the classes.
+        classes: Text in place of the names of the classes.
     """
     out = path.with_name(f"{path.stem}-converted{SAFETENSORS}")
     words = ["--arch", arch, "--weights", str(path), "--classes", classes, *more, "--out", str(out)]

@@ -21,7 +21,7 @@ class Spelling:
             linear layer.
         batch_norm_epsilon: Epsilon of its batch norm, where that is not ours. None where it is.
         largest_side: Largest side in pixels of pictures for which it computes the same; None where that is any.
-        normalisation: What its own program normalises pictures with. None where that differs from file to file.
+        normalisation: Normalisation of pictures in its own program. None where that differs from file to file.
     """
 
     title: str

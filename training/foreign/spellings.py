@@ -94,7 +94,7 @@ def refuse_other_networks(tensors: Mapping[str, Tensor]) -> None:
 
     Raises:
         WeightsError: They are those of this project's network with a block. Or they are DeepMind's, whose convolutions
-            of stride 2 are padded on one side only, or those of a network of torchvision that timm does not have.
+            of stride 2 are padded on one side only. Or they are of a network of torchvision that timm does not have.
     """
     if any(DEEPMIND in name for name in tensors):
         raise WeightsError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class EpochChoice:
     """The epoch that is kept so far.
 
-    It has the highest val_clean of those whose val_lowest is within one standard error of the highest: a few hundred
+    It has the highest val_clean of those whose val_lowest is within one standard error of the highest. A few hundred
     attacked pictures tell epochs no finer apart, and the highest of many noisy figures is a lucky one.
 
     Attributes:

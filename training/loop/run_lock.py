@@ -32,7 +32,7 @@ class Owner:
     Attributes:
         process: Its process id.
         host: Name of its machine.
-        boot: What the machine's kernel calls this boot, the same in all containers; "" where it does not say.
+        boot: The kernel's id of this boot, the same in all containers; "" where there is none.
         started: Local time at which it took the folder, in ISO format.
     """
 
@@ -62,10 +62,10 @@ class Owner:
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold a run's folder. It is made where it is missing, and removed again where nothing was written to it.
 
-    The kernel holds the lock (flock), so it ends with the process however that ends, and what is left of a dead one is
-    taken over. Network file systems that pass locks on to the server, as NFS does since Linux 2.6.12, hold it across
-    machines too. Others do not, so the record of a training on another machine is never taken over: somebody who
-    knows that it has ended removes it. A file system without locks protects nothing, and that is told.
+    The kernel holds the lock (flock), so it ends with the process however that ends. The lock of a dead one is taken
+    over. Network file systems that pass locks on to the server, as NFS does since Linux 2.6.12, hold it across machines
+    too. Others do not, so the record of a training on another machine is never taken over: somebody who knows that it
+    has ended removes it. A file system without locks protects nothing, and that is told.
 
     Args:
         folder: The run's folder.
@@ -91,7 +91,7 @@ def run_lock(folder: Path) -> Iterator[None]:
                 path.unlink()
     finally:
         os.close(descriptor)
-        with suppress(OSError):  # which says that a folder is not empty
+        with suppress(OSError):  # a folder may not be empty
             for made in missing:
                 made.rmdir()
 

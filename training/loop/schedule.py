@@ -40,7 +40,7 @@ def lengthened_schedule(config: TrainConfig, before: int, done: int) -> str:
     """Return one sentence on the learning rate of a run that gets more epochs.
 
     The cyclic schedule is laid anew over all epochs. A second cycle from 0 up to the peak would undo more of what is
-    learned, the fewer epochs are added; this way, few more epochs mean a small step up.
+    learned, the fewer epochs are added. This way, few more epochs mean a small step up.
 
     Args:
         config: The configuration with the new number of epochs.

@@ -39,7 +39,7 @@ class Start:
         image_size: (height, width) in pixels of its pictures; None where nothing says it.
         normalisation: Mean and standard deviation to go on with; None to take those of the pictures.
         split: How the folder of its pictures was divided, where it was.
-        about: What was recognised in it, one sentence each.
+        about: Facts that were recognised in it, one sentence each.
     """
 
     name: str
@@ -128,7 +128,7 @@ def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: T
     The head stays freshly initialised where the classes are others.
 
     Args:
-        start: What it starts from.
+        start: The network that it starts from.
         backbone: A freshly initialised backbone.
         info: The description of the network that it is part of.
         config: The configuration.

@@ -158,7 +158,7 @@ def describe_pictures(pictures: PictureSet, mean: Sequence[float]) -> dict[str, 
         "class_names": list(pictures.class_names),
         "pictures": len(pictures),
         "mean": list(mean),
-        # Of the pixels in their order: the draws of an epoch go by the pictures' places.
+        # The digest covers the pixels in their order: the draws of an epoch go by the pictures' places.
         "sha256": pictures.sha256(),
     }
 

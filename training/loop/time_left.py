@@ -69,7 +69,7 @@ class _Part:
     def rest(self, guess: float | None = None) -> float | None:
         """Return how many seconds the rest of the phase takes; None where nothing is known of it.
 
-        What is left is taken to be as fast as what is done and as the last epoch, in proportion to what is done.
+        The rest is taken to be as fast as the part that is done and as the last epoch, in proportion to that part.
         """
         here, earlier = self._speed(), guess if self.known is None else self.known
         if here is None or earlier is None:

@@ -93,7 +93,7 @@ class Trainer:
                 f"as --batch-size {2 ** (max(len(train) // 2, 1).bit_length() - 1)}"
             )
         whole = pictures.whole
-        # With room for crops, the pictures at their final size serve validation and the statistics alone.
+        # The pictures at their final size serve validation and the statistics alone where there is room for crops.
         drawn_from = pictures if whole is None else replace(pictures, images=whole.images, whole=None)
         self.pictures, self.train_indices = on_device(drawn_from, device), train.to(device)
         validation = pictures.subset(held_out)

@@ -42,7 +42,7 @@ class Validation:
         attacked: How many of them, from the first, are attacked.
         eps: L-inf budget, units of pixel intensity.
         seed: Seed of the attacks' random starts.
-        shard: With several processes, each does some of the measurements, and all know the figures.
+        shard: This process's share of the measurements, where there are several. All know the figures.
         batch_size: Pictures that the network sees at once.
     """
 
@@ -58,7 +58,7 @@ class Validation:
         """Return accuracies in [0, 1] by log column; `val_lowest` counts pictures that withstood every attack.
 
         A network with a block also meets the smooth surrogate, which sees the block, and the attack on the block-off
-        network; and the block's effect is measured. The model is left in eval mode.
+        network. The block's effect is measured too. The model is left in eval mode.
 
         Args:
             model: The network.

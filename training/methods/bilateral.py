@@ -31,7 +31,7 @@ def perturbed_labels(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
 
     The gradient of the cross-entropy with respect to a label is v = -log p. MC is the most confusing (most likely)
     wrong class. So the wrong class k receives mass in proportion to v_k - v_MC + gamma. epsilon_y is the most that
-    leaves the right class beta times the share of any other; it lies between 1 / (1 + beta) and
+    leaves the right class beta times the share of any other. It lies between 1 / (1 + beta) and
     1 / (1 + beta / (classes - 1)).
 
     Args:

@@ -17,7 +17,7 @@ from training.parallel.synchronised import draw_like, whole_batch
 def nuclear_norm(logits: Tensor, others: Tensor) -> Tensor:
     """Return the sum of the singular values of the logits' difference, over the whole batch, for each picture.
 
-    The sum grows with the square root of the number of pictures N, so this falls with it: at another batch size, the
+    The sum grows with the square root of the number of pictures N, so this falls with it. At another batch size, the
     same strength needs a weight times the square root of the ratio.
 
     Args:

@@ -16,13 +16,13 @@ from training.networks.self_gradient import SelfGradientNetwork
 class StartConsistencyTraining:
     """Cross-entropy on attacked pictures, plus the squared difference of their logits and those where the attack began.
 
-    With a start at the last perturbation (--attack-start prior) this is FGSM-PGI: neither the old perturbation nor the
-    new one is to move the answer. Two parts of its authors' code are left out. That adds a momentum to the perturbation
-    which it stores, and draws all perturbations anew every 40 epochs.
+    It is FGSM-PGI where the attack starts at the last perturbation (--attack-start prior): neither the old perturbation
+    nor the new one is to move the answer. Two parts of its authors' code are left out. That adds a momentum to the
+    perturbation which it stores, and draws all perturbations anew every 40 epochs.
 
     The pass of the attack is kept for the loss, so the difference costs one more backward pass and no forward pass.
-    With WRN-16-2 in bf16 on one core, a step takes 1.36 times that of plain one-step training, and 1.57 with a pass of
-    its own for the loss.
+    A step takes 1.36 times that of plain one-step training, with WRN-16-2 in bf16 on one core. It takes 1.57 times with
+    a pass of its own for the loss.
 
     Attributes:
         training_attack: An attack of one step.

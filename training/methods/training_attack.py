@@ -31,7 +31,7 @@ class TrainingAttack:
     @classmethod
     def of(cls, config: TrainConfig) -> "TrainingAttack":
         """Return the attack that a configuration describes."""
-        # Without a prior, as in a step outside of a training, the attack starts anywhere.
+        # The attack starts anywhere without a prior, as in a step outside of a training.
         start = "uniform" if config.attack_start == "prior" else config.attack_start
         return cls(config.attack, config.epsilon, config.attack_steps, config.attack_step_size, start)
 
@@ -43,7 +43,7 @@ class TrainingAttack:
         Args:
             logits_function: The network as the attack sees it.
             images: (N, 3, H, W) in [0, 1].
-            targets: As in training.methods.Batch.
+            targets: See training.methods.Batch.
             prior: (N, 3, H, W), a perturbation that "pgd" starts from instead of its start.
         """
         if self.kind == "n-fgsm":

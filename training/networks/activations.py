@@ -1,6 +1,6 @@
 """The activation as an option of a backbone.
 
-With its batch norm frozen a ReLU network is piecewise linear, so its self-gradient is invisible to gradient attacks and
+A ReLU network whose batch norm is frozen is piecewise linear, so its self-gradient is invisible to gradient attacks and
 learns nothing from them. A smooth activation gives the network a second derivative. The full view
 (training.attacks.views) then sees the block without any surrogate.
 """

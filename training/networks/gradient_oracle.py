@@ -49,7 +49,7 @@ class GradientOracle(SelfGradientNetwork):
 
     The gradient is computed in a first pass in which the gradient input is zero. It is data to the
     second pass (the paper: "extra information"): parameters are not differentiated through it. Each image's gradient is
-    divided by its root mean square, because the raw one is too small (about 1e-3) to be read beside an image; the paper
+    divided by its root mean square, because the raw one is too small (about 1e-3) to be read beside an image. The paper
     does not say how it scaled it.
 
     forward() has no labels, so it returns the logits without the oracle, with a gradient input of zero.

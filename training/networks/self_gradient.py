@@ -73,7 +73,7 @@ class SelfGradientBlock(nn.Module):
     """Turn the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
 
     It has no biases, hence block(0) = 0 exactly. It is initialised near the identity, each layer with a gain that makes
-    the stack steep: the correction starts near scale * sign(gradient), as section 3.3 motivates it.
+    the stack steep. The correction starts near scale * sign(gradient), as section 3.3 motivates it.
 
     Args:
         channels: Image channels.
@@ -166,7 +166,7 @@ class SelfGradientNetwork(nn.Module):
         """Return the block-off logits and, from the same pass, the gradient of their soft loss.
 
         Both are differentiable with respect to parameters and images. It works under no_grad and inference_mode too.
-        Batch norm uses its running statistics here even in training: updating them in both passes breaks training, and
+        Batch norm uses its running statistics here even in training. Updating them in both passes breaks training;
         batch statistics would make one image's gradient depend on the others.
 
         Args:

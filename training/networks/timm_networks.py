@@ -87,7 +87,7 @@ def download_weights(name: str) -> dict[str, torch.Tensor]:
 def _within_reach(place: str) -> bool:
     """Return whether weights are in the hub's cache, or the hub's name is known to this machine or left to a proxy.
 
-    Without this check the hub's client retries for 50 seconds, measured, and prints each time.
+    The hub's client would retry for 50 seconds, measured, and print each time.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         argv: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     arguments = build_parser(program).parse_args(argv)
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])

@@ -212,7 +212,7 @@ class Experiment:
         others = "" if pictures is None else differing_pictures(state, pictures)
         config = with_saved_defaults(_configuration(self.training_command(resume=False)), saved)
         if others or (self.source.reader == IMAGE_FOLDER and pictures is None):
-            # What fits the pictures can only be known where they are.
+            # The options that fit the pictures can only be known where these are.
             config = replace(config, validation_pictures=saved.validation_pictures, batch_size=saved.batch_size)
         # The command leaves the precision to the hardware.
         differing = differing_settings(saved, replace(config, precision=saved.precision))

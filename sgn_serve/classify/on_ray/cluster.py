@@ -19,7 +19,7 @@ GO_ON = "the same command with --resume goes on"
 _ADDRESS = "RAY_ADDRESS"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of its own next version
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keeps Ray from warning of its own next version
 }
 """Variables that Ray reads when it is imported. Those that are set already are kept."""
 _CONNECT_SECONDS = 5.0
@@ -114,7 +114,7 @@ class Cluster:
         if not self.lost and self.head_answers():
             ray.shutdown()
             return
-        # Without a head, it would wait for a minute and then end this process.
+        # It would wait for a minute and then end this process, if there is no head.
         thread = threading.Thread(target=ray.shutdown, daemon=True)
         thread.start()
         thread.join(_SHUTDOWN_SECONDS)
@@ -176,7 +176,7 @@ def fitting_size(machines: Sequence[Mapping[str, Any]], options: RayOptions, wan
 
     Args:
         machines: The resources of each machine, as Ray names them.
-        options: What was asked for.
+        options: The size that was asked for.
         wants_gpu: Whether each worker needs a GPU.
 
     Raises:

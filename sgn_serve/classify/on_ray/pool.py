@@ -42,7 +42,7 @@ class _Member:
         actor: Ray's handle of it.
         machine: The name of its machine, "" until its process is up.
         process: The number of its process there.
-        started: What it has started, None until then.
+        started: Its report that it has started, None until then.
         chunks: The chunks that it has.
     """
 
@@ -209,12 +209,12 @@ class Pool:
         if self._calls:
             done, _ = ray.wait(list(self._calls), timeout=_LOOK_SECONDS)
         else:
-            time.sleep(_LOOK_SECONDS)  # without a head, no worker can be asked for
+            time.sleep(_LOOK_SECONDS)  # no worker can be asked for without a head
         if not done:
             self._head_answers()
         for answer in done:
             call = self._calls.pop(answer, None)
-            if call is not None:  # else its worker was lost by an answer before
+            if call is not None:  # its worker was not lost by an answer before
                 self._take(call, answer)
         self._hand_out()
 
@@ -224,7 +224,7 @@ class Pool:
         try:
             value = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ray.exceptions.RayError):  # such as a full object store
+            if isinstance(error.cause, ray.exceptions.RayError):  # the object store may be full
                 self._lose(call.member, error.cause)
             else:
                 self._refuse(call.member, error)

@@ -14,7 +14,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
     """Return the parser.
 
     Args:
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     parser = CommandParser(
         program,
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
 
     Args:
         argv: The arguments. None takes those of the process.
-        program: What --help and errors call the program.
+        program: Name of the program in --help and errors.
     """
     parsed = build_parser(program).parse_args(argv)
     with importing():

@@ -21,7 +21,7 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
     There is no confusion.png of more than MOST_LABELS labels.
 
     Args:
-        answers: What sgn classify wrote.
+        answers: The output of sgn classify.
         truth: A CSV file with the columns path and label.
         folder: Where to write. It is made if it is not there.
 

@@ -63,7 +63,7 @@ def test_contenders_take_turns_and_are_compared_with_the_reference(monkeypatch: 
     figures = time_in_turns(workers, Path("pictures.npy"), batch=4, repeats=3)
     assert figures[AUTO] == {
         "peak_mb": 100,
-        "best_ms": 30,  # of a batch of 4 among 8 pictures; the first turn is not counted
+        "best_ms": 30,  # a batch of 4 among 8 pictures; the first turn is not counted
         "median_ms": 35,
         "best_cpu_ms": 15,
         "ratio_of_best": 3,

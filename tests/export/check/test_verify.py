@@ -182,7 +182,7 @@ def test_the_table_shows_every_check_and_marks_what_failed(exported: Exported) -
 
 
 def test_pictures_are_not_the_example_that_was_traced() -> None:
-    """Which is a tensor without values; but were it all zeros, these would still be others."""
+    """The example is a tensor without values. Were it all zeros, these would still be others."""
     pictures = structured_pictures(PICTURES, 3, IMAGE_SIZE)
     assert (pictures.flatten(1).std(dim=1) > 0.05).all()
     assert len(torch.unique(pictures.flatten(1), dim=0)) == PICTURES

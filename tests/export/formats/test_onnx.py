@@ -91,7 +91,7 @@ def test_weights_are_stored_once_under_their_names(exported: Exported) -> None:
     model = exported.model()
     stored = sum(int(np.prod(item.dims)) for item in model.graph.initializer)
     parameters = sum(parameter.numel() for parameter in exported.network.parameters())
-    assert stored < parameters * 1.02  # besides: running statistics and a few constants
+    assert stored < parameters * 1.02  # running statistics and a few constants come on top
     names = {item.name for item in model.graph.initializer}
     assert {"network.backbone.stem.weight", "network.backbone.classifier.weight"} <= names
 

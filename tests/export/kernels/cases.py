@@ -27,8 +27,8 @@ class Tolerance:
 
 
 TOLERANCES = {
-    # Another tanh, other orders of summation, products and sums in one step: 7e-7 was seen, and up to five layers of
-    # gain 1.5 enlarge what a layer is off by.
+    # The causes are another tanh, other orders of summation, products and sums in one step. 7e-7 was seen; up to five
+    # layers of gain 1.5 enlarge the error of a layer.
     torch.float32: Tolerance(1e-5, 5e-6),
     # Both compute in float32 and round once; beside a tie they may round to either side: one unit in the last place.
     torch.float16: Tolerance(2**-10, 5e-6),

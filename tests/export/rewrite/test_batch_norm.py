@@ -68,7 +68,7 @@ def test_a_transposed_convolution_is_left_alone() -> None:
 
 def test_factors_are_worked_out_at_export() -> None:
     graph = captured(backbone(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()))
-    assert operators(graph)[aten.rsqrt.default] == 2  # of the norm, and of the gradient's root mean square
+    assert operators(graph)[aten.rsqrt.default] == 2  # the norm's, and that of the gradient's root mean square
     assert_kept(graph, fold_constants)
     assert operators(graph)[aten.rsqrt.default] == 1
 

@@ -21,7 +21,7 @@ def test_the_classifiers_way_back_is_a_constant() -> None:
     assert operators(graph)[aten.expand.default] == 0
     assert operators(graph)[aten.mm.default] == 0
     assert not any(isinstance(node.meta.get("val"), torch.SymInt) for node in graph.graph.nodes)  # no batch size
-    expected = network.classifier.weight.detach().sum(0) / 16  # over the 4 x 4 pixels of the last feature map
+    expected = network.classifier.weight.detach().sum(0) / 16  # the mean over the 4 x 4 pixels of the last feature map
     torch.testing.assert_close(graph.get_buffer("head_gradient").flatten(), expected)
 
 
@@ -40,7 +40,7 @@ def test_the_way_back_through_flatten_is_a_constant_too(backbone: Callable[[], n
     assert operators(graph)[aten.mm.default] == 1  # the classifier's way back
     assert_kept(graph, make_constant_gradients_constants)
     assert operators(graph)[aten.mm.default] == 0
-    # Who asks for the logits alone needs one classifier.
+    # The logits alone need one classifier.
     (output,) = graph.graph.find_nodes(op="output")
     output.args = ((output.args[0][0],),)
     graph.graph.eliminate_dead_code()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.service.server import free_port
 from release.hostile import fuzz, report, session
 from release.hostile.bombs import BOMBS
 from release.hostile.command import build_parser, main
@@ -19,7 +20,7 @@ from release.hostile.observer import exact, peaks_since, reset_peaks, tree, uppe
 from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, table, together_table
 from release.hostile.seeds import seeds
 from sgn_serve.pictures.decoding import FORMATS
-from tests.sgn_serve.server import free_port, running_server
+from tests.sgn_serve.server import running_server
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 FILES = 24
@@ -205,7 +206,7 @@ def test_a_format_of_a_finished_run_is_tried_anew(run, tmp_path):
         _, first, _ = run(*options, "--formats", "GIF", "BMP")
         before = fuzz.read_list(sent)
         for row in first["formats"].values():
-            row["above_idle"] = 77.7  # what is kept shows it, what is measured anew does not
+            row["above_idle"] = 77.7  # a row that is kept shows it, one that is measured anew does not
         out.write_text(json.dumps(first))
         _, result, _ = run(*options, "--again", str(out), "--anew", "BMP", "--seed", "1")
     assert (result["formats"]["GIF"]["above_idle"], result["files"]) == (77.7, 20)

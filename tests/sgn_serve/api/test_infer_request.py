@@ -18,7 +18,7 @@ MODEL = ServedModel("tiny", "FP32", ("logits", "plain_logits"), (8, 8), ("red", 
 
 @pytest.mark.parametrize("value", ["[]", "{}", '""', "0.5"])
 def test_json_that_takes_far_more_memory_than_its_bytes_is_not_parsed(monkeypatch, value):
-    body = asked(value, 100).encode()  # of 16 pictures at most
+    body = asked(value, 100).encode()  # 16 pictures at most
 
     def parse(text):
         raise AssertionError("parsed")
@@ -90,7 +90,7 @@ def test_hostile_json_is_refused_before_numpy_sees_it(monkeypatch, name):
 
     for function in ("array", "asarray", "asanyarray", "ascontiguousarray", "fromstring", "full"):
         monkeypatch.setattr(np, function, None)
-    monkeypatch.setattr(np, "frombuffer", view_bytes)  # of a long text, to find where its lists end
+    monkeypatch.setattr(np, "frombuffer", view_bytes)  # finds where the lists of a long text end
     monkeypatch.setattr(np, "fromiter", fill_with_numbers)
     tracemalloc.start()
     try:

@@ -51,7 +51,7 @@ def test_scripts_and_styles_are_files(name):
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://", text)
 
 
-def test_every_file_that_is_named_is_there(client):  # by a server, because BentoML brings Swagger UI along
+def test_every_file_that_is_named_is_there(client):  # needs a server: BentoML brings Swagger UI along
     named = {reference for name in HTML for reference in re.findall(r"(?:src|href)=\"([^#\"]+)\"", _text(name))}
     assert {"ui/static/main.js", "ui/static/page.css", "./", "ui"} <= named
     for reference in named:
@@ -81,7 +81,7 @@ def test_what_was_loaded_once_is_only_asked_for_again(app_client):
         "/ui/x",
     ],
 )
-def test_nothing_else_is_there(client, path):  # by a server, because it decodes paths itself
+def test_nothing_else_is_there(client, path):  # needs a server, which decodes paths itself
     response = client.get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"

@@ -51,7 +51,7 @@ def test_files_are_decoded_as_each_is_alone():
     assert isinstance(found[2], PictureRefused)
     assert found[2].code == "not_an_image"
     refused = found.pop(3)
-    assert isinstance(refused, PictureRefused)  # by OPTIONS, which are those of the model
+    assert isinstance(refused, PictureRefused)  # OPTIONS, which are those of the model, refuse it
     assert refused.code == "too_many_pixels"
     wanted = [decoding.decode(picture, (4, 6), 10_000) for picture in pictures[:2]]
     np.testing.assert_array_equal(input_batch(found[:2]), np.stack(wanted))  # type: ignore[arg-type]

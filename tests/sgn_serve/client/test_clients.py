@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.service.server import free_port
 from sgn_serve import AsyncClient, Client
 from sgn_serve.client import (
     AccessRefused,
@@ -35,7 +36,7 @@ from sgn_serve.records import Prediction
 from tests.sgn_serve.asking import RED
 from tests.sgn_serve.conftest import LIMITS, MAX_BYTES
 from tests.sgn_serve.sample_pictures import encode, noise
-from tests.sgn_serve.server import Server, application_server, free_port, running_server
+from tests.sgn_serve.server import Server, application_server, running_server
 from tests.sgn_serve.tiny_graph import SHA256, save_tiny_graph
 
 GREEN = np.full((8, 8, 3), (10, 200, 10), np.uint8)

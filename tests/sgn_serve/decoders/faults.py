@@ -81,7 +81,7 @@ def _pretend_to_end() -> None:
 
 
 def _sleep() -> None:
-    os.read(0, 1)  # at its end at once
+    os.read(0, 1)  # returns at once: the file is at its end
     threading.Event().wait()
 
 

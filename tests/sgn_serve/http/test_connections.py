@@ -270,7 +270,7 @@ def test_clients_that_hang_up(client, server, sent):
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     for _ in range(20):
         with connect(server) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # at once, with a reset
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets it in the end
             connection.sendall(request[:sent])
     deadline = time.monotonic() + 30
     while not {"sgn_queue_pictures 0.0", "sgn_requests_in_flight 1.0"} <= set(client.get("/metrics").text.splitlines()):

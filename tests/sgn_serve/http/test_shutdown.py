@@ -47,7 +47,7 @@ def begin_upload(url: str) -> tuple[socket.socket, bytes]:
 
 
 def wait_for_workers(url: str, workers: int) -> None:
-    """Until so many are ready, by the count that they share."""
+    """Waits until so many are ready, by the count that they share."""
     deadline = time.monotonic() + START_LIMIT_SECONDS
     while f"sgn_worker_starts_total {workers}.0" not in httpx.get(f"{url}/metrics").text:
         assert time.monotonic() < deadline, f"no {workers} workers within {START_LIMIT_SECONDS} s"

@@ -207,7 +207,7 @@ def pour(server, name):
     begin, status, allowed = ENDLESS[name]
     chunk = bytes(1 << 16)
     with connect(server) as connection:
-        connection.settimeout(60)  # where nothing is read any more, and the connection is left open
+        connection.settimeout(60)  # nothing may be read any more, and the connection stay open
         connection.sendall(begin + 2 * chunk)
         assert connection.recv(1000).startswith(b"HTTP/1.1 " + status), name
         sent = 0

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sgn_serve.inference.batching import Batcher, BatchLimits, Observer
+from sgn_serve.inference.batch_contract import BatchLimits, Observer
+from sgn_serve.inference.batching import Batcher
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.refusals import Overloaded
 
@@ -426,7 +427,7 @@ def test_stopping_at_the_moment_a_request_is_cancelled_ends_the_batcher():
         with batcher.reserve(6):  # being decoded, so that the batcher waits for them
             tasks = await enqueue(batcher, 1)
             await asyncio.sleep(0.01)
-        task = asyncio.create_task(batcher.stop())  # beside the change that `with` has just told of
+        task = asyncio.create_task(batcher.stop())  # runs beside the change that `with` has just told of
         await asyncio.wait({task}, timeout=5)
         assert task.done()
         await cancel(tasks)

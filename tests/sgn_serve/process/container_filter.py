@@ -5,7 +5,6 @@ is allowed; here are the calls of x86-64 that are not, without any capability. L
 """
 
 import ctypes
-import struct
 
 from sgn_serve.process import confinement
 
@@ -19,7 +18,7 @@ _REFUSED = (
     *(428, 429, 430, 431, 432, 433, 438, 440, 442, 443),  # open_tree, move_mount, fsopen, ..., mount_setattr, ...
 )
 _FIRST_UNKNOWN = 450
-_CLONE, _CLONE3 = 56, 435
+_CLONE = confinement._MACHINES["x86_64"].clone
 _NAMESPACES = 0x7E020000
 _AT_LEAST = 0x35
 
@@ -30,7 +29,7 @@ def confine_as_a_container() -> None:
     load, equal, any_bit, give = confinement._LOAD, confinement._EQUAL, confinement._ANY_BIT, confinement._RETURN
     instructions = [
         (load, 0, 0, confinement._NUMBER),
-        (equal, 0, 1, _CLONE3),
+        (equal, 0, 1, confinement._CLONE3),
         (give, 0, 0, confinement._NO_SUCH_CALL),
         (_AT_LEAST, 0, 1, _FIRST_UNKNOWN),
         (give, 0, 0, refuse),
@@ -43,12 +42,9 @@ def confine_as_a_container() -> None:
     for number in _REFUSED:
         instructions += [(equal, 0, 1, number), (give, 0, 0, refuse)]
     instructions.append((give, 0, 0, allow))
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
-    program = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(program))
     confinement._drop_capabilities()
-    assert confinement._prctl(38, 1)
-    assert confinement._prctl(22, 2, ctypes.create_string_buffer(header, len(header)))
+    assert confinement._prctl(confinement._PR_SET_NO_NEW_PRIVS, 1)
+    assert confinement._install(instructions)
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.unshare(0x10000000) == -1, "a namespace of users"
     assert ctypes.get_errno() == 1

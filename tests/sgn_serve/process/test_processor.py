@@ -1,4 +1,4 @@
-"""Which instructions for bfloat16 products a processor has, as Linux lists them."""
+"""A processor's instructions for bfloat16 products are those that Linux lists."""
 
 from pathlib import Path
 

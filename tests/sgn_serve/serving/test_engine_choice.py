@@ -317,7 +317,7 @@ def test_the_choice_is_in_the_log_line_and_on_the_card(agreeing: Graph) -> None:
 @pytest.mark.usefixtures("able")
 def test_a_worker_takes_the_engine_of_the_trial(agreeing: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times vary: each worker by itself might choose another engine, and answer slightly differently."""
-    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", None)  # which fails where it is started
+    monkeypatch.setattr("sgn_serve.inference.classifier.OpenVinoSession", None)  # fails where it is started
     monkeypatch.setattr(engine_choice, "relative_time", None)
     choice = asdict(EngineChoice("onnxruntime", None, "as it was tried"))
     tried = Tried.from_json(Tried(agreeing.file_sha256, "a summary", ("a note",), choice).to_json())
@@ -330,7 +330,7 @@ def test_what_was_chosen_answers_as_float32_does_within_bfloat16(
     agreeing: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where this machine can: the service's own graph, in the precision that was chosen for it."""
-    monkeypatch.setattr(engine_choice, "relative_time", lambda *classifiers: 0.5)  # so small a graph is not faster
+    monkeypatch.setattr(engine_choice, "relative_time", lambda *classifiers: 0.5)  # a graph this small is not faster
     chosen, choice = start_chosen(agreeing, Settings(threads=1))
     if choice.precision != "bf16":
         pytest.skip(f"bfloat16 is not chosen here: {choice.reason}")

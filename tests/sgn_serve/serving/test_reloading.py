@@ -278,7 +278,7 @@ def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(
             save_tiny_graph(model, class_names=names)
         await reloader.catch_up()
         served = serving.predictor
-        await asyncio.sleep(0.1)  # for the old one to leave
+        await asyncio.sleep(0.1)  # the old one leaves
         await served.stop()
         return served.description.class_names[0]
 
@@ -322,7 +322,7 @@ def test_a_model_replaced_at_the_last_moment_before_a_worker_hears_of_reloads_is
 def test_what_never_ends_is_no_graph_and_is_not_read(tmp_path):
     pipe, large = tmp_path / "pipe.onnx", tmp_path / "large.onnx"
     os.mkfifo(pipe)
-    writer = os.open(pipe, os.O_RDWR)  # so that a reader finds somebody there, and waits for the end
+    writer = os.open(pipe, os.O_RDWR)  # a reader finds somebody there, and waits for the end
     os.write(writer, b"a graph")
     with large.open("wb") as file:
         file.truncate((2 << 30) + 1)

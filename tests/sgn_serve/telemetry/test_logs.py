@@ -12,7 +12,7 @@ from tests.sgn_serve.sample_pictures import odd_exif
 
 def test_pictures_that_pillow_finds_odd_leave_nothing_behind(capfd):
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # as in a server, where they are printed
+        warnings.simplefilter("default")  # a server prints them
         with pytest.warns(UserWarning, match="Skipping tag 271"):
             decoding.decode(odd_exif(271), (8, 8), 64)
         ignore_pillow()

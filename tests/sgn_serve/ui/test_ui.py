@@ -39,7 +39,7 @@ from tests.sgn_serve.page_driver import (
 )
 from tests.sgn_serve.server import ROOT
 
-expect.set_options(timeout=60_000)  # for machines that are busy
+expect.set_options(timeout=60_000)  # machines may be busy
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_file_of_ones_own_is_shown_as_the_network_sees_it(watched, url, tmp_pa
 
 
 def test_a_file_of_ones_own_is_tampered_with(watched, described):
-    """By noise, and by what was computed for an example. The pictures have the network's size."""
+    """Noise changes it, and the perturbation of an example does. The pictures have the network's size."""
     page = watched.page
     path = ROOT / "examples" / "frog_01.png"
     clean = np.asarray(Image.open(path).convert("RGB"))
@@ -294,7 +294,7 @@ def test_a_file_that_is_no_picture_is_refused_in_the_servers_words(watched):
     act(page, lambda: page.get_by_role("radio", name="dog").check())
     expect(alert).to_be_hidden()
     expect(page.get_by_role("slider")).to_be_visible()
-    assert len(watched.complaints) == 1  # of the browser itself
+    assert len(watched.complaints) == 1  # the browser's own
     assert FAILED_TO_LOAD.match(watched.complaints.pop())
 
 
@@ -410,7 +410,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, url):
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_pictures_of_the_page(browser, url, screen):
-    """For people to look at."""
+    """The pictures are for people to look at."""
     width, height = SCREENS[screen]
     mobile = {"is_mobile": True, "has_touch": True} if screen == "phone" else {}
     viewport = {"width": width, "height": height}

@@ -30,7 +30,7 @@ from tests.sgn_serve.server import Server, application_server
 from tests.sgn_serve.tiny_examples import STEPS, example_pictures, save_tiny_examples, save_tiny_figures
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, save_tiny_graph
 
-expect.set_options(timeout=60_000)  # for machines that are busy
+expect.set_options(timeout=60_000)  # machines may be busy
 
 WIDE = (48, 64)
 """(height, width) of the pictures of one of the models."""
@@ -276,7 +276,7 @@ def test_the_switch_begins_as_the_service_does(browser, tmp_path):
         page = opened(watched.page)
         expect(page.get_by_role("radio", name="off", exact=True)).to_be_checked()
         expect(page.get_by_role("radio", name="auto", exact=True)).to_be_hidden()  # the model has no threshold
-        expect(page.locator("#examples")).to_be_hidden()  # for they are PNG files, which this service does not take
+        expect(page.locator("#examples")).to_be_hidden()  # they are PNG files, which this service does not take
         path = tmp_path / "red.jpg"
         Image.new("RGB", (20, 20), "red").save(path)
         upload(page, path)
@@ -306,7 +306,7 @@ def test_axe_finds_nothing(browser, request, paths, name):
 @pytest.mark.parametrize("screen", ["desktop", "phone"])
 @pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
 def test_pictures_of_the_page(browser, request, paths, name, screen):
-    """For people to look at."""
+    """The pictures are for people to look at."""
     width, height = SCREENS[screen]
     options: dict[str, Any] = {"is_mobile": True, "has_touch": True} if screen == "phone" else {}
     options |= {"viewport": {"width": width, "height": height}}

@@ -75,6 +75,6 @@ def test_a_graph_is_not_judged_in_another_precision_than_it_is_for(bundled, tmp_
     onnx.save(graph, tmp_path / "model.onnx")
     with pytest.raises(ExportedGraphError, match=r"model\.onnx: was exported for bf16, which .*; name one exported"):
         ExportedGraph(tmp_path / "model.onnx", checkpoint)
-    precision.value = "fp16"  # which the graph itself computes in
+    precision.value = "fp16"  # the graph itself computes in it
     onnx.save(graph, tmp_path / "model.onnx")
     ExportedGraph(tmp_path / "model.onnx", checkpoint, threads=1)

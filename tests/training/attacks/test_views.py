@@ -31,7 +31,7 @@ def test_double_backward_is_blind_to_the_block_and_the_smooth_surrogate_is_not(n
 
 
 def test_smooth_view_of_a_smooth_network_is_its_true_derivative(network):
-    """With the smoothing on everywhere, the surrogate's derivative is that of the function it stands for."""
+    """The surrogate's derivative is that of the function it stands for, once the smoothing is on everywhere."""
     model = network().double()
     images = torch.rand(1, 3, 8, 8, dtype=torch.float64)
     with SmoothSurrogate(5.0):
@@ -88,7 +88,7 @@ def test_straight_through_of_an_identity_block_is_the_smooth_view(network):
     with torch.no_grad():
         for convolution in model.block.convolutions:
             convolution.weight.copy_(torch.eye(3, dtype=torch.float64)[:, :, None, None])
-        # So small a gradient that tanh is linear.
+        # The gradient is so small that tanh is linear.
         model.backbone.classifier.weight.mul_(1e-4)
     images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
     smooth = image_gradient(smooth_view(model, 5.0), images)[1]

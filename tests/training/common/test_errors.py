@@ -1,4 +1,4 @@
-"""Which errors become one line of a command line."""
+"""Errors that a user can put right have one base, and become one line of a command line."""
 
 import pytest
 

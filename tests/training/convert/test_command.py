@@ -83,7 +83,7 @@ def test_a_wide_resnet_in_every_wrapping(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.manual_seed(0)
-    reference = lively(WideReference(1, 2, 5)).half().float()  # so that half precision holds its weights
+    reference = lively(WideReference(1, 2, 5)).half().float()  # half precision holds its weights
     checkpoint = converted(tmp_path, wrapped(reference.state_dict()))
     printed = capsys.readouterr().out
     assert said in printed

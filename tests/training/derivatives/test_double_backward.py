@@ -67,7 +67,7 @@ def test_the_same_loss_to_the_last_bit_and_the_same_parameter_gradients(device, 
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64).to(device)
     loss, gradient, expected = loss_and_gradients(network, images, plain_share, cheap=False)
     cheap_loss, cheap_gradient, cheap = loss_and_gradients(network, images, plain_share, cheap=True)
-    # On a GPU, the kernel of a sum may add in another order each time.
+    # The kernel of a sum may add in another order each time on a GPU.
     exact = {"rtol": 0, "atol": 0} if device.type == "cpu" else {"rtol": 1e-12, "atol": 1e-14}
     torch.testing.assert_close(cheap_loss, loss, **exact)
     torch.testing.assert_close(cheap_gradient, gradient, **exact)
@@ -93,7 +93,7 @@ def test_the_second_pass_does_not_move_the_statistics_under_the_first():
 
 
 def test_the_same_loss_under_autocast_and_gradients_as_exact_as_pytorchs(network):
-    """Against float32. How far bfloat16 rounds PyTorch's own second derivatives depends on the processor's kernels."""
+    """Float32 is the reference: PyTorch's own bfloat16 derivatives depend on the processor's kernels."""
     model = network(gradient_scaling="none", scale=8 / 255).train().to(memory_format=torch.channels_last)
     images = torch.rand(8, 3, 16, 16).to(memory_format=torch.channels_last)
     _, _, exact = loss_and_gradients(model, images, 0.0, cheap=False)

@@ -179,7 +179,7 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
     assert re.search(r"2/\d+ \[00:0", capsys.readouterr().err)
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
     assert len(measured) == len(report["rows"])
-    assert batches[:2] == [2, 2]  # what was done of the row, and the first new batch
+    assert batches[:2] == [2, 2]  # the part of the row that was done, and the first new batch
     assert not half_done.exists()
     # Another setting overwrites nothing.
     saved = checkpoint.with_name("evaluation.json").read_bytes()

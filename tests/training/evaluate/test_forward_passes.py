@@ -18,7 +18,7 @@ def test_the_bar_lives_while_a_batch_is_attacked():
     images = torch.rand(2, 3, 8, 8)
     labels = model(images).argmax(dim=1)
     with tqdm(total=2, file=output, mininterval=0) as bar, passes_shown(model.backbone, bar):
-        attack.perturb(model, images, labels, 1e-6)  # under which no picture falls and ends its attack
+        attack.perturb(model, images, labels, 1e-6)  # no picture falls under it and ends its attack
         assert bar.n == 0
         assert "5 forward passes" in output.getvalue()
     shown = output.getvalue()

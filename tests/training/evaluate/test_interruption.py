@@ -51,7 +51,7 @@ def figures(report: Report) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def ten_directions(short_attacks):
-    """As many directions as there are moments at which a test interrupts their check."""
+    """Sets ten directions: one for each moment at which a test interrupts their check."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradient_check, "DIRECTIONS", 10)
         yield

@@ -128,7 +128,7 @@ def test_a_finished_report_runs_nothing_again(full, monkeypatch):
 
 
 def test_no_more_pictures_at_once_than_the_batch_size(tmp_path):
-    """And no figure changes; in float64, where the order of sums cannot turn the sign of a gradient."""
+    """No figure changes. In float64 the order of sums cannot turn the sign of a gradient."""
     model = tiny(0, block=True).double()
     images = torch.rand(8, 3, 8, 8, dtype=torch.double)
     labels = torch.tensor([0, 1, 2, 3]).repeat(2)

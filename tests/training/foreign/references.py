@@ -59,7 +59,7 @@ class WideReference(nn.Module):
 
 
 SHORTCUT_AND_LINEAR, OTHER_SPELLING = ("shortcut", "linear"), ("downsample", "fc")
-"""What programs call the branch beside a block, and the last layer: kuangliu and RobustBench, and torchvision."""
+"""Names of the branch beside a block, and of the last layer: in kuangliu and RobustBench, and in torchvision."""
 
 
 class PreActBlockReference(nn.Module):

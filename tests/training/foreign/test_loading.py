@@ -52,7 +52,7 @@ def test_a_foreign_file_is_told_from_ours(tmp_path: Path) -> None:
         *(False, True, False, False, False)
     ]
     assert is_foreign(foreign.rename(tmp_path / "x.pt"))
-    (tmp_path / "x.json").write_text('{"format": "self-gradient-figures/1"}')  # as export writes beside x.onnx
+    (tmp_path / "x.json").write_text('{"format": "self-gradient-figures/1"}')  # export writes it beside x.onnx
     assert is_foreign(tmp_path / "x.pt")
     (tmp_path / "x.json").write_text(tiny_info().to_json()[:-9])
     assert not is_foreign(tmp_path / "x.pt"), "a description that is damaged is told as such"

@@ -20,7 +20,7 @@ def test_numbers_without_axes(arch: str, there: tuple[int, ...], here: tuple[int
 
 @pytest.mark.parametrize(("blocks", "width", "arch"), [(4, 10, "wrn-28-10"), (5, 20, "wrn-34-20")])
 def test_robustbenchs_wide_networks_are_guessed_and_fit(blocks: int, width: int, arch: str) -> None:
-    """Without memory for weights: a WRN-28-10 has 36 million of them."""
+    """The meta device needs no memory for weights: a WRN-28-10 has 36 million of them."""
     with torch.device("meta"):
         theirs = WideReference(blocks, width, 10).state_dict()
     assert guess_architecture(theirs) == arch

@@ -51,8 +51,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"dims": (24, 48, 96, 192)},
     "swin_tiny_patch4_window7_224": {"embed_dim": 24},
 }
-"""Options of timm's networks that leave them their depth and a fraction of their weights: initialised, written, hashed
-and read several times, those of a VGG alone take ten seconds."""
+"""Options of timm's networks that leave them their depth and a fraction of their weights. Those of a VGG alone,
+initialised, written, hashed and read several times, take ten seconds."""
 
 
 def narrow_network(name: str) -> nn.Module:

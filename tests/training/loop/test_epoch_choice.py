@@ -2,7 +2,7 @@ from training.loop.epoch_choice import EpochChoice
 
 
 def kept(epochs: list[tuple[float, float]], attacked: int) -> int:
-    """Which of these (val_lowest, val_clean) is kept in the end, counted from 0."""
+    """The number of the (val_lowest, val_clean) that is kept in the end, counted from 0."""
     choice, best = EpochChoice(), -1
     for index, (lowest, clean) in enumerate(epochs):
         choice, keep = choice.after(lowest, clean, attacked)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("short_attacks")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("more", [(), ("--ema-decay=0.9", "--attack-view=smooth", "--plain-loss-share=0.3")])
 def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder, runs, more, precision):
-    # Of a network that was made elsewhere: normalised in another way than these pictures would be.
+    # The network was made elsewhere: it normalises in another way than these pictures would need.
     info = tiny_info(method="standard", block=None)
     start = save_untrained(runs, info)
     network, _ = load_checkpoint(start)

@@ -43,7 +43,7 @@ def test_a_resumed_run_gives_the_uninterrupted_network(name, picture_folder, run
 
 
 def test_every_step_starts_where_the_picture_was_left(picture_folder, runs, monkeypatch):
-    """With one crop and no mirror images, the second epoch's starts are the first epoch's ends."""
+    """The second epoch's starts are the first epoch's ends: there is one crop, and there are no mirror images."""
     starts, ends = [], []
     take, put = PerturbationStore.take, PerturbationStore.put
 

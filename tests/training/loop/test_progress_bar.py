@@ -60,7 +60,7 @@ def test_a_log_file_gets_no_line_for_a_stage(capfd):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a bar said when it was drawn: `now` is the time of a clock that a pass of a picture turns by a second."""
+    """The state of a bar when it was drawn. `now` is the time of a clock that a pass of a picture turns by a second."""
 
     stage: str
     position: float

@@ -87,7 +87,7 @@ def test_a_run_fine_tunes_a_foreign_file_and_keeps_its_normalisation(picture_fol
     assert info.mean == pytest.approx(MEAN)
     assert info.std == pytest.approx(STD)
     assert (info.recipe["recipe"], info.recipe["pretrained"], info.recipe["lr"]) == ("finetune", str(path), 0.01)
-    path.unlink()  # what a run goes on from is in its state
+    path.unlink()  # a run goes on from its state alone
     assert main(arguments(picture_folder, "a", *given, "--resume", epochs=1)) == 0
     assert "nothing was left to train" in capsys.readouterr().out
 
@@ -128,7 +128,7 @@ def test_the_recipe_follows_from_pretrained_and_gives_way_to_what_is_given():
 
 
 @NEEDS_TIMM
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # whose normalisations differ
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # their normalisations differ
 def test_a_plain_state_dict_of_timm_gives_the_checkpoint_timms_normalisation(
     name, picture_folder, runs, tmp_path, capsys
 ):

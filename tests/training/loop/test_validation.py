@@ -146,7 +146,7 @@ def largest():
 
 
 def test_fewer_pictures_at_once_change_no_figure(network, largest):
-    """In float64, where the order of sums cannot turn the sign of a gradient."""
+    """It runs in float64, where the order of sums cannot turn the sign of a gradient."""
     model = network(scale=8 / 255).double()
     images = torch.rand(9, 3, 12, 12, dtype=torch.double).contiguous(memory_format=torch.channels_last)
     labels = model(images).argmax(dim=1)

@@ -19,7 +19,7 @@ def changed(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("decay", [0.25, 0.9])
 def test_it_is_the_moving_average_of_parameters_and_buffers(decay):
-    """Against the definition, written out; the first steps keep less than `decay`."""
+    """The reference is the definition, written out; the first steps keep less than `decay`."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}

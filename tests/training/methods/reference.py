@@ -1,11 +1,12 @@
 """References for the tests of training methods: one step of a method, and PGD written out anew.
 
-Under bf16 autocast a method runs in one autocast, as in training. Each pass of a reference has an autocast of its own,
-so that the weights that autocast keeps from one pass to the next cannot be wrong in both.
+Under bf16 autocast a method runs in one autocast, as in training. Each pass of a reference has an autocast of its own.
+So the weights that autocast keeps from one pass to the next cannot be wrong in both.
 """
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import TrainConfig, recipe_defaults
-from training.methods import build_method
+from training.methods import Batch, Method, Step, StepContext
+from training.methods.step import OUT_OF_TRAINING
 from training.networks.self_gradient import SelfGradientNetwork
 
 EPS = 8 / 255
@@ -80,6 +82,48 @@ def assert_same_loss(found: Tensor, expected: Tensor, precision: str, *, exact: 
     assert found.item() == pytest.approx(expected.item(), rel=BF16_ERROR if precision == "bf16" else exact)
 
 
+@dataclass(frozen=True)
+class MadeStep:
+    """One step of a method.
+
+    Attributes:
+        network: A copy of the network, with the gradients.
+        batch: The attacked batch.
+        step: The loss of the batch.
+    """
+
+    network: SelfGradientNetwork
+    batch: Batch
+    step: Step
+
+
+def made_step(
+    model: SelfGradientNetwork,
+    method: Method,
+    batch: tuple[Tensor, Tensor],
+    precision: str = "float32",
+    context: StepContext = OUT_OF_TRAINING,
+    seed: int = 0,
+) -> MadeStep:
+    """Attack, loss and gradients as the trainer makes them, on a copy of the network in train mode."""
+    network = copy.deepcopy(model).train()
+    torch.manual_seed(seed)
+    with autocast(precision):
+        attacked = method.attack(network, *batch, context)
+        step = method.loss(network, attacked)
+    step.backward()
+    return MadeStep(network, attacked, step)
+
+
+def assert_same_step(
+    made: MadeStep, loss: Tensor, reference: nn.Module, precision: str, *, exact: float = 1e-5, gradients: float = 1e-4
+) -> None:
+    """A step has the loss and the gradients of a reference, whose own gradients are computed here."""
+    loss.backward()
+    assert_same_loss(made.step.loss, loss, precision, exact=exact)
+    assert_same_gradients(made.network, reference, precision, exact=gradients)
+
+
 def configured(method: str, **options) -> TrainConfig:
     return TrainConfig("cifar10", **(recipe_defaults("cifar10", method) | {"method": method} | options))
 
@@ -93,15 +137,16 @@ def unmoved(model):
     return model
 
 
-def trained(model, config, images, targets, precision="float32", seed=0):
-    """The loss of one step as the trainer makes it, and a copy of the model with the gradients."""
-    model = copy.deepcopy(model).train()
-    method = build_method(config)
-    torch.manual_seed(seed)
-    with autocast(precision):
-        step = method.loss(model, method.attack(model, images, targets))
-    step.backward()
-    return step.loss.detach(), model
+def loss_gradient(logits_of, images, labels):
+    """The gradient of the summed cross-entropy: a mean would round otherwise in bf16."""
+    leaf = images.detach().clone().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(logits_of(leaf), labels, reduction="sum"), leaf)[0]
+
+
+def sign_step(images, current, move):
+    """The next iterate of an attack: moved, then put back into the ball around the images and into [0, 1]."""
+    moved = current.detach() + move
+    return torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
 
 
 def pgd_by_hand(logits_of, images, labels, steps, step_size, start):
@@ -110,9 +155,5 @@ def pgd_by_hand(logits_of, images, labels, steps, step_size, start):
     if start == "uniform":
         current = (images + torch.empty_like(images).uniform_(-EPS, EPS)).clamp(0, 1)
     for _ in range(steps):
-        current.requires_grad_()
-        # The sum: a mean would round otherwise in bf16.
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits_of(current), labels, reduction="sum"), current)
-        moved = current.detach() + step_size * gradient.sign()
-        current = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
+        current = sign_step(images, current, step_size * loss_gradient(logits_of, current, labels).sign())
     return current

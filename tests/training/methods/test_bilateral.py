@@ -11,10 +11,10 @@ from tests.training.methods.reference import (
     PRECISIONS,
     answers,
     assert_same_attack,
-    assert_same_gradients,
-    assert_same_loss,
-    autocast,
+    assert_same_step,
     configured,
+    made_step,
+    sign_step,
 )
 from training.methods import build_method
 from training.methods.bilateral import most_confusing, perturbed_labels, random_wrong_class
@@ -44,28 +44,19 @@ def test_perturbed_labels_are_the_authors_formula(beta):
 def test_bilateral_moves_pictures_towards_the_most_confusing_class(network, batch, precision):
     images, labels = batch
     model = network(block=False)
-    method = build_method(configured("bilateral"))
-    found = copy.deepcopy(model).train()
-    torch.manual_seed(0)
-    with autocast(precision):
-        made = method.attack(found, images, labels)
-        step = method.loss(found, made)
-    step.backward()
+    made = made_step(model, build_method(configured("bilateral")), batch, precision)
     frozen = answers(copy.deepcopy(model).eval(), precision)
     aims = frozen(images).scatter(1, labels[:, None], float("-inf")).argmax(dim=1)
     torch.manual_seed(0)
     start = (images + torch.empty_like(images).uniform_(-EPS, EPS)).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(frozen(start), aims), start)
-    moved = start.detach() - EPS * gradient.sign()
-    expected = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
-    assert_same_attack(made.attacked, expected, precision)
+    expected = sign_step(images, start, -EPS * gradient.sign())
+    assert_same_attack(made.batch.attacked, expected, precision)
     reference = copy.deepcopy(model).train()
     logits = answers(reference, precision)(expected)
     shares = perturbed_labels(frozen(images).detach(), labels, 9.0)
     by_hand = -(shares * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    by_hand.backward()
-    assert_same_loss(step.loss, by_hand, precision)
-    assert_same_gradients(found, reference, precision, exact=1e-4)
+    assert_same_step(made, by_hand, reference, precision)
 
 
 def test_the_classes_that_bilateral_aims_at_are_wrong_ones():

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.training.methods.reference import BF16_ERROR, EPS, PRECISIONS, answers, autocast, configured, trained
+from tests.training.methods.reference import BF16_ERROR, EPS, PRECISIONS, answers, autocast, configured, made_step
 from training.methods import build_method
 from training.methods.gradient_alignment import misalignment
 from training.networks.self_gradient import SelfGradientNetwork
@@ -18,11 +18,11 @@ def test_gradient_alignment_adds_the_misalignment(network, batch, precision):
     images, labels = batch
     model = network(block=False)
     config = configured("pgd", attack_steps=1)
-    plain, without = trained(model, config, images, labels, precision)
-    with_it, found = trained(model, replace(config, gradient_alignment=0.5), images, labels, precision)
+    method = build_method(config)
+    plain = made_step(model, method, batch, precision)
+    aligned = made_step(model, build_method(replace(config, gradient_alignment=0.5)), batch, precision)
     frozen = copy.deepcopy(model)
     # The step before has moved the running statistics that the misalignment is measured with.
-    method = build_method(config)
     torch.manual_seed(0)
     frozen.train()
     with autocast(precision):
@@ -40,11 +40,15 @@ def test_gradient_alignment_adds_the_misalignment(network, batch, precision):
     nearby = images + torch.empty_like(images).uniform_(-EPS, EPS)
     cosine = F.cosine_similarity(gradient(images).detach(), gradient(nearby), dim=1)
     expected = 0.5 * (1 - cosine.mean()).item()
-    assert (with_it - plain).item() == pytest.approx(expected, rel=BF16_ERROR if precision == "bf16" else 1e-3)
+    assert (aligned.step.loss - plain.step.loss).item() == pytest.approx(
+        expected, rel=BF16_ERROR if precision == "bf16" else 1e-3
+    )
     # It reaches the parameters.
     name = "backbone.stem.weight"
-    grown = found.get_parameter(name).grad - without.get_parameter(name).grad
-    assert grown.norm() > 0.02 * without.get_parameter(name).grad.norm()
+    before, after = plain.network.get_parameter(name).grad, aligned.network.get_parameter(name).grad
+    assert before is not None
+    assert after is not None
+    assert (after - before).norm() > 0.02 * before.norm()
 
 
 def test_misalignment_of_a_linear_network_is_zero_and_of_a_dead_one_too(batch):

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.training.methods.reference import (
     EPS,
     EXACT_OR_BF16,
     answers,
     assert_same_attack,
-    assert_same_gradients,
-    assert_same_loss,
-    autocast,
+    assert_same_step,
     configured,
     in_type,
+    loss_gradient,
+    made_step,
+    sign_step,
     smoothed_cross_entropy,
     unmoved,
 )
@@ -25,7 +25,7 @@ from training.methods.label_information import LabelInformationTraining, label_p
 
 
 @pytest.mark.parametrize("precision", EXACT_OR_BF16)
-@pytest.mark.parametrize("seed", [0, 1, 2])  # whose signs differ
+@pytest.mark.parametrize("seed", [0, 1, 2])  # their signs differ
 @pytest.mark.parametrize("keep", [True, False])
 def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(network, batch, seed, keep, precision):
     labels = batch[1]
@@ -34,17 +34,11 @@ def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(netwo
     method = build_method(configured("liet", label_smoothing=0.1))
     assert isinstance(method, LabelInformationTraining)
     method = replace(method, keep_start_pass=keep)
-    trained = copy.deepcopy(model)
-    torch.manual_seed(seed)
-    with autocast(precision):
-        made = method.attack(trained, images, labels, StepContext(progress))
-        step = method.loss(trained, made)
-    step.backward()
+    made = made_step(model, method, (images, labels), precision, StepContext(progress), seed)
 
-    grey = torch.full((5, 3, 8, 8), 0.5, dtype=images.dtype, requires_grad=True)
+    grey = torch.full((5, 3, 8, 8), 0.5, dtype=images.dtype)
     frozen = answers(copy.deepcopy(model).eval(), precision)
-    (gradient,) = torch.autograd.grad(F.cross_entropy(frozen(grey), torch.arange(5), reduction="sum"), grey)
-    pattern = EPS * gradient.sign()[labels]
+    pattern = EPS * loss_gradient(frozen, grey, torch.arange(5)).sign()[labels]
     torch.manual_seed(seed)
     share = 0.1 + 0.4 * torch.rand(()).item()
     sign = 1 if torch.rand(()).item() < 0.5 else -1
@@ -53,19 +47,14 @@ def test_liet_starts_at_the_labels_patterns_and_adds_the_ramped_divergence(netwo
     first = (images + sign * pattern).clamp(0, 1)
     reference = unmoved(model).train()
     seen = answers(reference, precision)
-    leaf = first.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(seen(leaf), labels, reduction="sum"), leaf)
-    moved = first + EPS * gradient.sign()
-    attacked = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
-    assert_same_attack(made.attacked, attacked, precision, exact=1e-12)
+    attacked = sign_step(images, first, EPS * loss_gradient(seen, first, labels).sign())
+    assert_same_attack(made.batch.attacked, attacked, precision, exact=1e-12)
     p, logits = seen(first).softmax(dim=1), seen(attacked)
     q = logits.softmax(dim=1)
     middle = (p + q) / 2
     divergence = ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2 / len(labels)
     expected = smoothed_cross_entropy(logits, labels, 0.1) + 100 * progress * divergence
-    expected.backward()
-    assert_same_loss(step.loss, expected, precision, exact=1e-10)
-    assert_same_gradients(trained, reference, precision, exact=1e-10)
+    assert_same_step(made, expected, reference, precision, exact=1e-10, gradients=1e-10)
 
 
 def test_patterns_are_made_anew_every_twenty_steps_and_at_the_start_of_an_epoch(network, batch):

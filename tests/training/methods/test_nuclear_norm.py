@@ -12,11 +12,11 @@ from tests.training.methods.reference import (
     EXACT_OR_BF16,
     answers,
     assert_same_attack,
-    assert_same_gradients,
-    assert_same_loss,
-    autocast,
+    assert_same_step,
     configured,
     in_type,
+    made_step,
+    sign_step,
     smoothed_cross_entropy,
     unmoved,
 )
@@ -40,8 +40,7 @@ def attack_by_hand(seen, images, labels, steps, weight, start):
         if nuclear:
             raised = raised + weight * norm_by_hand(logits, clean)
         (gradient,) = torch.autograd.grad(raised, current)
-        moved = current.detach() + EPS * gradient.sign()
-        current = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
+        current = sign_step(images, current, EPS * gradient.sign())
     return current
 
 
@@ -56,12 +55,7 @@ def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, turns, prio
     progress, weight, smoothing = 0.25, 8.0, 0.1
     method = build_method(configured("nuat", attack_steps=steps, nuclear_weight=weight, label_smoothing=smoothing))
     last = EPS * torch.rand(images.shape, dtype=images.dtype).sub(0.5).sign() if prior else None
-    trained = copy.deepcopy(model)
-    torch.manual_seed(0)
-    with autocast(precision):
-        made = method.attack(trained, images, labels, StepContext(progress, step, last))
-        result = method.loss(trained, made)
-    result.backward()
+    made = made_step(model, method, (images, labels), precision, StepContext(progress, step, last))
 
     torch.manual_seed(0)
     drawn = EPS * torch.empty_like(images).bernoulli_(0.5) - EPS / 2 if last is None else last
@@ -70,15 +64,13 @@ def test_nuat_is_the_clean_loss_plus_the_ramped_norm(network, batch, turns, prio
         answers(unmoved(model).train(), precision), images, labels, nuclear, progress * weight, start
     )
     # An attack without the norm, or with it in the wrong steps, has turned a quarter of the values and more.
-    assert_same_attack(made.attacked, attacked, precision, exact=1e-12, turned=0.15)
+    assert_same_attack(made.batch.attacked, attacked, precision, exact=1e-12, turned=0.15)
     seen = answers(model, precision)
-    clean, moved = seen(images), seen(made.attacked)
+    clean, moved = seen(images), seen(made.batch.attacked)
     expected = smoothed_cross_entropy(clean, labels, smoothing) + progress * weight * norm_by_hand(moved, clean)
-    expected.backward()
-    assert_same_loss(result.loss, expected, precision, exact=1e-10)
-    assert_same_gradients(trained, model, precision, exact=1e-10)
+    assert_same_step(made, expected, model, precision, exact=1e-10, gradients=1e-10)
     error = 1e-3 if precision == "bf16" else 1e-10
-    for (name, one), other in zip(trained.named_buffers(), model.buffers(), strict=True):
+    for (name, one), other in zip(made.network.named_buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=error, atol=error, msg=name)
 
 

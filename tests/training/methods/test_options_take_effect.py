@@ -83,7 +83,7 @@ OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
         ({"method": name}, 0.5) for name in ("pgd", "bilateral", "trades", "nuat", "liet", "self-gradient")
     ],
 }
-"""By option: what else is set, and the value whose loss or gradient must be another than the default's."""
+"""Other options that are set, and the value whose loss or gradient must be another than the default's, by option."""
 
 OF_THE_PICTURES: dict[str, tuple[dict, object]] = {
     "crop_padding": ({}, 2),
@@ -116,7 +116,7 @@ OF_THE_FOLDER: dict[str, object] = {
     "validation_pictures": 6,
     "seed": 1,
 }
-"""By option: the value with which other pictures are trained on or validated, of a folder of class folders."""
+"""The value with which other pictures of a folder of class folders are trained on or validated, by option."""
 
 ELSEWHERE = {
     "dataset": "tests/training/data",
@@ -210,7 +210,7 @@ def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, preci
     images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
     method_with_it = build_method(configured({"method": method, "attack_steps": 1, "weight_perturbation": gamma}))
     assert isinstance(method_with_it, WeightPerturbation)
-    plain = method_with_it.method  # with no pass that attack and loss share, whose logits are those of other weights
+    plain = method_with_it.method  # shares no pass of attack and loss, which would have other weights' logits
     with torch.autocast(**autocast):
         batch = method_with_it.attack(model, images, labels)
     moved = copy.deepcopy(model)

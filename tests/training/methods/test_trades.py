@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from tests.training.methods.reference import (
-    EPS,
     PRECISIONS,
     answers,
-    assert_same_gradients,
-    assert_same_loss,
+    assert_same_step,
     configured,
+    made_step,
+    sign_step,
     smoothed_cross_entropy,
-    trained,
 )
+from training.methods import build_method
 from training.methods.trades import divergence
 
 
@@ -23,8 +23,8 @@ from training.methods.trades import divergence
 def test_trades_is_natural_loss_plus_beta_times_the_divergence(network, batch, smoothing, precision):
     images, labels = batch
     model = network(block=False)
-    config = configured("trades", attack_steps=3, label_smoothing=smoothing)
-    loss, found = trained(model, config, images, labels, precision)
+    method = build_method(configured("trades", attack_steps=3, label_smoothing=smoothing))
+    made = made_step(model, method, batch, precision)
     frozen = answers(copy.deepcopy(model).eval(), precision)
     natural = frozen(images).softmax(dim=1).detach()
     torch.manual_seed(0)
@@ -33,17 +33,14 @@ def test_trades_is_natural_loss_plus_beta_times_the_divergence(network, batch, s
         current.requires_grad_()
         raised = (natural * (natural.log() - frozen(current).log_softmax(dim=1))).sum()
         (gradient,) = torch.autograd.grad(raised, current)
-        moved = current.detach() + 2 / 255 * gradient.sign()
-        current = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
+        current = sign_step(images, current, 2 / 255 * gradient.sign())
     reference = copy.deepcopy(model).train()
     seen = answers(reference, precision)
     natural_logits, logits = seen(images), seen(current)
     shares = natural_logits.softmax(dim=1)
     divergences = (shares * (shares.log() - logits.log_softmax(dim=1))).sum(dim=1)
     expected = smoothed_cross_entropy(natural_logits, labels, smoothing) + 6 * divergences.mean()
-    expected.backward()
-    assert_same_loss(loss, expected, precision, exact=1e-4)
-    assert_same_gradients(found, reference, precision, exact=1e-3)
+    assert_same_step(made, expected, reference, precision, exact=1e-4, gradients=1e-3)
 
 
 def test_the_divergence_is_worked_out_in_float32():

@@ -19,7 +19,7 @@ def test_weight_perturbation_differentiates_at_moved_weights_and_puts_them_back(
     method = build_method(configured(name, attack_steps=1, weight_perturbation=0.01))
     torch.manual_seed(0)
     made = method.attack(copy.deepcopy(model), images, labels)
-    # By hand: ascend once, differentiate there.
+    # Ascend once by hand, and differentiate there.
     moved = copy.deepcopy(model)
     weights = {key: value for key, value in moved.named_parameters() if value.ndim > 1}
     with without_running_updates(moved):

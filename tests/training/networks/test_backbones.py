@@ -13,7 +13,7 @@ from training.networks.errors import ArchitectureError
 @pytest.mark.parametrize("arch", backbones("wrn-10-1", "preact-resnet-18", "timm:test_resnet", "timm:test_vit"))
 def test_any_image_size_gives_logits(arch, size):
     if arch == "timm:test_vit":
-        size = (32, 48)  # which its patches must divide
+        size = (32, 48)  # patches must divide it
     backbone = build_backbone(arch, 7, size)
     assert backbone.training
     assert backbone(torch.rand(2, 3, *size)).shape == (2, 7)

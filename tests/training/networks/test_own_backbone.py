@@ -80,7 +80,7 @@ def test_the_first_pass_freezes_every_batch_norm(arch):
     images = torch.rand(4, 3, 32, 32)
     gradient = network.self_gradient(images)
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
-    # and no image's gradient depends on its neighbours
+    # no image's gradient depends on its neighbours
     torch.testing.assert_close(network.self_gradient(images[:1]), gradient[:1], rtol=1e-3, atol=1e-6)
     assert all(module.training for module in network.modules())
     network(images)

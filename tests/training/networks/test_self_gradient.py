@@ -98,7 +98,7 @@ def test_block_off_is_the_plain_network(network):
         plain = model.backbone((images - model.mean) / model.std)
         assert torch.equal(model(images, self_gradient=False), plain)
         torch.testing.assert_close(model.first_pass(images)[0], plain)
-        # and the block matters at all
+        # the block matters at all
         assert (model(images) - plain).abs().max() > 1e-3
 
 
@@ -239,7 +239,7 @@ def test_without_derivatives_the_answers_are_the_same_to_the_last_bit(network):
 
 
 def test_without_derivatives_nothing_is_kept_for_a_second_one(network, monkeypatch):
-    """Which attacks that look at answers alone would pay for with every question."""
+    """Attacks that look at answers alone would pay for it with every question."""
     model = network()
     images = torch.rand(2, 3, 16, 16)
     created = []
@@ -327,7 +327,7 @@ def test_auto_runs_the_second_pass_only_for_pictures_under_the_threshold(network
     with torch.no_grad():
         plain, corrected = model(images, self_gradient=False), model(images)
         margins = probability_margin(plain)
-        model.auto_margin = margins.median().item()  # of an even number, the lower of the two in the middle
+        model.auto_margin = margins.median().item()  # the lower of the two in the middle, where their number is even
         seen.clear()
         logits, chosen = model.auto_pass(images)
     assert chosen.tolist() == (margins < model.auto_margin).tolist()

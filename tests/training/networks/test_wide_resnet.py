@@ -31,7 +31,7 @@ def test_unknown_architectures_name_the_known_ones(arch):
     ],
 )
 def test_networks_that_cannot_be_made_are_refused_by_their_names(arch, reason):
-    """By everyone who builds one, and before PyTorch is imported."""
+    """The check before PyTorch is imported refuses them, and so does whoever builds them."""
     for refuse in (check_spelling, lambda name: build_backbone(name, 10)):
         with pytest.raises(ArchitectureError, match=f"unknown architecture .*{reason}.*; known are: wrn-D-K"):
             refuse(arch)

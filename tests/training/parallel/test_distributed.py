@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def torchrun(*argv: str) -> subprocess.CompletedProcess[str]:
-    """In the current folder, two processes."""
+    """Runs two processes in the current folder."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training", *argv],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -92,8 +92,8 @@ def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch, one
     assert [row["epoch"] for row in one] == [row["epoch"] for row in two] == [1, 2]
     for mine, other in zip(one, two, strict=True):
         assert mine.keys() == other.keys()
-        # Sums are rounded in another order, and the sign of a gradient near zero makes that a step of epsilon: measured
-        # 1e-3 here and 1e-4 at a thousandth of epsilon. test_synchronised compares single steps in float64.
+        # Sums are rounded in another order, and the sign of a gradient near zero makes that a step of epsilon.
+        # Measured: 1e-3 here and 1e-4 at a thousandth of epsilon. test_synchronised compares single steps in float64.
         assert other["train_loss"] == pytest.approx(mine["train_loss"], rel=5e-3)
         assert other["train_accuracy"] == pytest.approx(mine["train_accuracy"], abs=2.5 / 96)  # pictures
         assert other["block_correction_mean_abs"] == pytest.approx(mine["block_correction_mean_abs"], rel=0.01)

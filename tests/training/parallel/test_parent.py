@@ -47,7 +47,7 @@ def test_workers_end_when_torchrun_is_killed(picture_folder, tmp_path):
         for worker in workers:
             if is_running(worker):
                 os.kill(worker, signal.SIGKILL)
-    # What they leave can be taken up.
+    # The state that they leave can be taken up.
     assert (tmp_path / "runs" / "a" / "state.pt").exists()
 
 

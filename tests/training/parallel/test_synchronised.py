@@ -81,7 +81,7 @@ def two_unlike_halves() -> tuple[Tensor, Tensor]:
 def test_steps_on_two_halves_are_a_step_on_the_whole(network):
     model = network(scale=8 / 255).double()
     images, labels = two_unlike_halves()
-    # In double precision: in single precision, rounding alone moves a steep block's answers in the third digit.
+    # Double precision is needed: rounding to single precision moves a steep block's answers in the third digit.
     whole = train(model, images, labels, ALONE)
     for half in in_two_threads(lambda shard: train(model, images, labels, shard)):
         for one, other in zip(whole, half, strict=True):
@@ -89,7 +89,7 @@ def test_steps_on_two_halves_are_a_step_on_the_whole(network):
 
 
 def test_without_common_statistics_the_halves_differ(network, monkeypatch):
-    """Without this, the test above could pass because batch norm has no effect."""
+    """Batch norm has an effect; otherwise the test above would prove nothing."""
     monkeypatch.setattr("training.parallel.synchronised._batch_norm", lambda call, shard: call.as_pytorch_does())
     model = network(scale=8 / 255).double()
     images, labels = two_unlike_halves()

@@ -87,7 +87,7 @@ def test_the_block_switched_off_and_figure_2_on_svhn_and_cifar10(tmp_path, monke
 
 
 def test_missing_pictures_are_named_before_anything_is_trained(tmp_path, monkeypatch, in_this_process, capsys):
-    """Even where the first data set of several is there."""
+    """The first data set of several is there, and does not help."""
     write_cifar(tmp_path / "data", monkeypatch, 10, per_class=1)
     monkeypatch.chdir(tmp_path)
     assert smoke("table5", "--data-root", str(tmp_path / "data")) == 2
@@ -133,7 +133,7 @@ def test_a_small_folder_of_pictures_is_enough(picture_folder, tmp_path, monkeypa
     given = [trained[index + 1] for index, item in enumerate(trained) if item == "--validation-pictures"]
     assert given == ["6"], "two of ten of each class"
     assert judged[judged.index("--pictures") + 1] == "9"
-    # Where the pictures are not, the network can still be judged as it was trained.
+    # The network can still be judged as it was trained where the pictures are not.
     shutil.rmtree(tmp_path / "small" / "train")
     image_folder.cache_clear()
     training_pictures.cache_clear()

@@ -24,7 +24,7 @@ def accuracy_over_eps(trial: measuring.Trial[SelfGradientNetwork], levels: Seque
         levels: Budgets in 255ths of the intensity range.
 
     Returns:
-        From the level as text, as JSON's keys are, to accuracy in [0, 1].
+        A mapping from the level as text, as JSON's keys are, to accuracy in [0, 1].
     """
     curve = {}
     for level in levels:

@@ -70,7 +70,7 @@ def iterate(
     Args:
         model: The network.
         images: (N, 3, H, W) in [0, 1].
-        correction: From gradients (N, 3, H, W) to corrections (N, 3, H, W), and from 0 to 0.
+        correction: Maps gradients (N, 3, H, W) to corrections (N, 3, H, W), and 0 to 0.
         epsilon: The theorem's factor.
         iterations: Number of steps.
         batch_size: Pictures that the network sees at once.

@@ -28,12 +28,12 @@ def finite_difference_correlations(
 
     Args:
         trial: The network, whose exact logits are taken, and the pictures.
-        gradients: From a name to the network as an attack sees it.
+        gradients: The network as attacks see it, by the name of the view.
         directions: Random sign directions for each image.
         progress: The results of an interrupted process. They are continued, and kept up to date after every direction.
 
     Returns:
-        By name, the mean over images of Pearson's correlation over the directions, in [-1, 1]. It is 0 where one of the
+        The mean over images of Pearson's correlation over the directions, in [-1, 1], by name. It is 0 where one of the
         two is constant, so a flat gradient counts as an unrelated one.
     """
     images, labels, batch_size = trial.images, trial.labels, trial.batch_size

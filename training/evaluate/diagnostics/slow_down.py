@@ -37,7 +37,7 @@ class SlowDown:
         universal_pictures: Number of pictures that the universal perturbation was not made on.
         universal_second_pass: Share of these as they are.
         universal: Share of these with one perturbation, made on the other half.
-        universal_taken: As per_picture_taken, for the universal one.
+        universal_taken: The same share as per_picture_taken, for the universal one.
         eps: L-inf budget, units of pixel intensity.
     """
 

@@ -20,8 +20,8 @@ EXAMPLES = 10
 def test_every_answer_is_as_described(server, tmp_path):
     command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{server.url}/docs.json", "--no-color"]
     options = ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60", "--checks", "all"]
-    # The document cannot say that bytes are a picture, nor that a tensor has as many numbers as its shape says: what it
-    # allows may be refused.
+    # The document cannot say that bytes are a picture, nor that a tensor has as many numbers as its shape says. A
+    # request that it allows may be refused.
     options += ["--exclude-checks", "positive_data_acceptance"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
