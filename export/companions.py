@@ -14,7 +14,7 @@ from export.network_passes import passes_of
 from export.options import SERVED, FileKind
 from sgn_serve.graph_format import file_sha256
 from training.data.picture_set import PictureSet
-from training.foreign.loading import Source, load_network
+from training.foreign.loading import UNKNOWN, Source, load_network
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Companions:
             wanted = ExamplesWanted(options.examples, options.data_root, options.dataset, command)
             targets = own_targets(model, info, file_sha256(self._checkpoint))
             candidates = load_candidates(wanted, info, len(targets))
-            self._examples = Examples(wanted, candidates, targets, f"test pictures of {info.dataset}")
+            data = options.data_root.absolute().name if info.dataset == UNKNOWN else info.dataset
+            self._examples = Examples(wanted, candidates, targets, f"test pictures of {data}")
         self._content: Mapping[str, Any] | None = None
 
     def write(self, kind: FileKind, graph: Path) -> None:

@@ -24,6 +24,7 @@ from training.checkpoint import CheckpointInfo
 from training.common.files import write_atomically
 from training.evaluate.options import REPORT, default_folder
 from training.evaluate.report import FORMAT, Report, saved_rows
+from training.foreign.kind import is_foreign
 
 
 class FiguresError(ExportError):
@@ -109,8 +110,9 @@ def _read(path: Path, checkpoint: Path, info: CheckpointInfo) -> Evaluation:
 
 
 def judge_command(checkpoint: Path) -> str:
-    """Return the command that makes an evaluation of a checkpoint."""
-    return f"python -m training.evaluate --ckpt {checkpoint} --data-root DIR"
+    """Return the command that makes an evaluation of a checkpoint, or of weights of another program."""
+    data = "--dataset image-folder --data-root DIR" if is_foreign(checkpoint) else "--data-root DIR"
+    return f"python -m training.evaluate --ckpt {checkpoint} {data}"
 
 
 def figures_of(report: Mapping[str, Any], graph_sha256: str) -> dict[str, Any]:

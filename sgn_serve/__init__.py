@@ -1,15 +1,15 @@
 """An HTTP service that classifies pictures with an exported self-gradient network, on ONNX Runtime; and its client."""
 
-from typing import TYPE_CHECKING, Any
-
 from sgn_serve.interrupts import end_quietly
+
+end_quietly()
+
+from typing import TYPE_CHECKING, Any  # noqa: E402 (it takes milliseconds, in which Ctrl-C would be a traceback)
 
 if TYPE_CHECKING:
     from sgn_serve.client import AsyncClient, Client
 
 __all__ = ["AsyncClient", "Client"]
-
-end_quietly()
 
 
 def __getattr__(name: str) -> Any:

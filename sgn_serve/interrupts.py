@@ -1,16 +1,13 @@
 """End a command quietly when Ctrl-C comes while it still imports what it needs, which takes seconds.
 
 Every package with commands calls `end_quietly` in its __init__.py. That runs before anything heavy is imported, whether
-the command is a __main__.py or a module, so that a new command cannot forget it. Only the standard library is imported
-here.
+the command is a __main__.py or a module, so that a new command cannot forget it. Little is imported here, and nothing
+that takes more than a millisecond, so that Ctrl-C finds few moments before.
 """
 
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 INTERRUPTED = 130
@@ -29,29 +26,33 @@ def end_quietly() -> None:
     Once the command's main function runs, Ctrl-C is KeyboardInterrupt as ever. One that it does not handle ends the
     process in the same way.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # nohup's, say
         return
-    if _is_bentoml_serve(sys.argv):
-        signal.signal(signal.SIGINT, _end_server)
-    # "-m": as long as Python looks for the module that -m names, which imports its packages
-    elif sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])) == CONSOLE_SCRIPT:
-        signal.signal(signal.SIGINT, _interrupted)
-        sys.excepthook = _report
+    try:
+        if _is_bentoml_serve(sys.argv):
+            signal.signal(signal.SIGINT, _end_server)
+        # "-m": as long as Python looks for the module that -m names, which imports its packages
+        elif sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])) == CONSOLE_SCRIPT:
+            signal.signal(signal.SIGINT, _interrupted)
+            sys.excepthook = _report
+    except ValueError:  # it is imported in another thread than the main one, which alone may do this
+        return
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Have Ctrl-C end a command quietly while the block imports what its main function needs.
+class importing:  # noqa: N801 (it is used like a function)
+    """Have Ctrl-C end a command quietly while the `with` block imports what its main function needs.
 
     A program that calls a main function itself keeps its own Ctrl-C.
     """
-    global _importing
-    _importing = True
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        """Begin."""
+        global _importing
+        _importing = True
+
+    def __exit__(self, *raised: object) -> None:
+        """End."""
+        global _importing
         _importing = False
 
 
@@ -96,7 +97,9 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 
 def _end() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # RuntimeError: it was just being written to
+        try:  # noqa: SIM105 (contextlib takes milliseconds)
             stream.flush()
+        except (OSError, ValueError, RuntimeError, AttributeError):  # RuntimeError: it was just being written to
+            pass
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)

@@ -39,6 +39,23 @@ if os.getppid() == int(os.environ["PARENT"]):  # not in the processes that the c
     sys.meta_path.insert(0, Interrupt())
 """
 
+BEFORE = """
+import atexit, os, signal, sys
+
+seen = []
+
+class Before:
+    # It notes what is imported after a package of ours is asked for and before our handler is in place.
+    def find_spec(self, name, path=None, target=None):
+        ours = name.partition(".")[0] in os.environ["PACKAGES"].split()
+        if (seen or ours) and getattr(signal.getsignal(signal.SIGINT), "__module__", "") != "sgn_serve.interrupts":
+            seen.append(name)
+
+if os.getppid() == int(os.environ["PARENT"]):
+    sys.meta_path.insert(0, Before())
+    atexit.register(lambda: print("before:", *seen))
+"""
+
 
 def commands() -> list[str]:
     """Return every module that can be run: __main__.py files, and those that look whether they are __main__."""
@@ -92,6 +109,15 @@ def test_the_commands_are_found():
 @pytest.mark.parametrize("command", commands())
 def test_ctrl_c_at_the_first_import_is_quiet(tmp_path, command):
     assert interrupted(tmp_path, ["-m", command, "--help"]) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_slow_is_imported_before_ctrl_c_is_quiet(tmp_path, package):
+    command = next(name for name in commands() if name.partition(".")[0] == package)
+    _, printed = interrupted(tmp_path, ["-m", command, "--help"], planted=BEFORE)
+    seen = printed.rpartition("before: ")[2].split()
+    assert "sgn_serve.interrupts" in seen
+    assert not {"typing", "threading", "contextlib", "re"} & {*seen}
 
 
 CHECKPOINT = "sgn_serve/bundled/model.safetensors"

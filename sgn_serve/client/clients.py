@@ -9,7 +9,7 @@ import anyio.to_thread
 import httpx
 
 from sgn_serve.client.conversation import Conversation, Options, Send, Steps, Wait
-from sgn_serve.client.errors import ServiceError
+from sgn_serve.client.errors import ClientError, ServiceError
 from sgn_serve.records import ModelCard, Prediction, SelfGradient
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Client:
                 value = step.function()
 
     def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
+        _check_open(self._http)
         try:
             return self._http.send(self._http.build_request(**step.arguments()))
         except httpx.RequestError as error:
@@ -248,6 +249,7 @@ class AsyncClient:
                 value = await anyio.to_thread.run_sync(step.function)
 
     async def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
+        _check_open(self._http)
         try:
             return await self._http.send(self._http.build_request(**step.arguments()))
         except httpx.RequestError as error:
@@ -268,6 +270,11 @@ def _settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
             raise ValueError("token must be one word of ASCII characters, without a line's end or spaces")
         headers["authorization"] = f"Bearer {token}"
     return {"base_url": url, "headers": headers, "timeout": _checked_seconds("timeout", timeout)}
+
+
+def _check_open(http: httpx.Client | httpx.AsyncClient) -> None:
+    if http.is_closed:
+        raise ClientError("this client is closed; make another one, or ask within its `with` block")
 
 
 def _checked_seconds(name: str, seconds: float) -> float:

@@ -113,6 +113,9 @@ def read_graph(path: Path) -> Graph:
         GraphError: The file is missing, or was not written by this project's export.
         MemoryError: It needs more memory than this process may have.
     """
+    if path.is_dir():
+        inside = next(iter(sorted(path.glob("*.onnx"))), None)
+        raise GraphError(f"{path}: a folder, not a graph; {f'name {inside}' if inside else _FIX}")
     if not path.is_file():
         raise GraphError(f"{path}: no such file; {_FIX}")
     if path.stat().st_size > MOST_GRAPH_BYTES:

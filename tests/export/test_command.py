@@ -18,6 +18,7 @@ import export.exporter
 import export.formats.table
 from export.check.verify import Verification
 from export.command import main
+from export.figures import judge_command
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.files import read_rgb
@@ -28,6 +29,7 @@ from tests.export.conftest import Exported, Printed
 from tests.export.evaluations import report_of
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, save_checkpoint
+from training.evaluate.command import build_parser
 
 
 def export_command(project_root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -57,6 +59,16 @@ def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkp
         f"{own} --data-root DIR, then export it again"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
+
+
+def test_the_command_that_judges_weights_of_another_program_names_the_reader_of_their_pictures(tmp_path: Path) -> None:
+    weights = tmp_path / "net.pt"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, weights)
+    command = judge_command(weights).split()[3:]
+    (tmp_path / "DIR").mkdir()
+    arguments = build_parser().parse_args([word.replace("DIR", str(tmp_path / "DIR")) for word in command])
+    assert (arguments.ckpt, arguments.dataset) == (weights, "image-folder")
+    assert "--dataset" not in judge_command(tmp_path / "model.safetensors")
 
 
 def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -117,3 +117,7 @@ class Options:
         require_file(self.weights, "--weights", "the weights")
         if self.out.exists() and self.out.samefile(self.weights):
             raise OptionError(f"--out {self.out} is the file of --weights itself; pass another")
+        if self.out.name == "model.safetensors" and self.out.with_name("state.pt").exists():
+            raise OptionError(
+                f"--out {self.out} is the network of a training, which could not be resumed; pass another"
+            )

@@ -1,6 +1,7 @@
 """Take any module and any pictures for judging: check that they go together, and leave the module as it was."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -45,6 +46,8 @@ def checked_images(images: Any) -> Tensor:
     low, high = pictures.min().item(), pictures.max().item()
     if not (low >= 0 and high <= 1):  # written so that NaN fails too
         fix = "divide them by 255" if low >= 0 and 2 < high <= 255 else "pass them as they are before normalisation"
+        if math.isnan(low):
+            raise JudgeError("images must be in [0, 1], and some of theirs are NaN; mend them or leave them out")
         raise JudgeError(
             f"images must be in [0, 1], not from {low:.4g} to {high:.4g}: {fix}; what the network normalises with "
             "belongs into the module"
@@ -60,7 +63,9 @@ def checked_labels(labels: Any, pictures: int) -> Tensor:
     """
     given = _as_tensor("labels", labels)
     if given.shape != (pictures,):
-        hint = "; pass labels.argmax(1)" if given.ndim == 2 and len(given) == pictures else ""
+        hint = ""
+        if given.ndim == 2 and len(given) == pictures:  # argmax over one column would make every label 0
+            hint = "; pass labels[:, 0]" if given.shape[1] == 1 else "; pass labels.argmax(1)"
         raise JudgeError(f"labels must be ({pictures}), one for each picture, not {tuple(given.shape)}{hint}")
     if given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool:
         raise JudgeError(f"labels must be whole numbers, the indices of the classes, not {_name(given.dtype)}")
@@ -118,11 +123,12 @@ def as_network(module: nn.Module) -> SelfGradientNetwork:
 def being_judged(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Put a module into the state in which it is judged, and leave it, and torch's generators, as they were.
 
-    It is in evaluation mode, and no parameter requires a gradient. Gradients are recorded even where the caller has
-    switched them off.
+    What its forward writes into its buffers, such as a counter, is taken back too. It is in evaluation mode, and no
+    parameter requires a gradient. Gradients are recorded even where the caller has switched them off.
     """
     modes = [(child, child.training) for child in module.modules()]
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    kept = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
@@ -138,6 +144,9 @@ def being_judged(module: nn.Module, device: torch.device, seed: int) -> Iterator
                 child.training = mode
             for parameter in free:
                 parameter.requires_grad_(True)
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
 
 
 def check_answers(

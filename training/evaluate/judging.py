@@ -142,6 +142,7 @@ class RunOptions:
         betas: Sharpness of the smooth surrogates.
         progress: Whether progress is shown on standard error.
         command: The command that the report names.
+        fix: The fix for a report of something else that is there, for messages.
     """
 
     path: Path
@@ -149,6 +150,7 @@ class RunOptions:
     betas: tuple[float, ...] = (5.0, 20.0, 100.0)
     progress: bool = True
     command: str = "training.evaluate.judge"
+    fix: str = "pass another save=, or delete that file to measure anew"
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "device": str(trial.images.device),
     }
     names = facts.class_names or tuple(map(str, range(logits.shape[1])))
-    return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress)
+    return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress, fix=run.fix)
 
 
 def judge(

@@ -161,6 +161,8 @@ class Options:
         if (self.ckpt is None) == (self.module is None):
             raise OptionError("pass --ckpt, or --module for a network of your own, and not both")
         others: dict[str, object]
+        if self.ckpt is not None and self.ckpt.name == "state.pt":
+            raise OptionError(f"--ckpt {self.ckpt} is the state of a training; pass the model.safetensors beside it")
         if self.ckpt is not None and is_foreign(self.ckpt):
             others, reason = {}, ""
             if self.dataset is None:

@@ -35,7 +35,7 @@ from training.evaluate.options import PICTURES, Options, module_name
 from training.evaluate.page import WHOLE_FOLDER
 from training.evaluate.report import FORMAT, Report
 from training.evaluate.run import Evaluation
-from training.evaluate.saved_report import FIX_OF_OTHERS, read_saved
+from training.evaluate.saved_report import FIX, FIX_OF_OTHERS, read_saved
 from training.foreign.kind import is_foreign
 from training.foreign.loading import UNKNOWN, build_foreign, tell
 from training.foreign.recognising import recognise
@@ -157,7 +157,7 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    run = RunOptions(path, options.restarts, options.beta, command=command)
+    run = RunOptions(path, options.restarts, options.beta, command=command, fix=FIX)
     module = ModuleFacts(
         name=module_name(options.module or ""),
         class_names=chosen.class_names,

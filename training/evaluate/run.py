@@ -38,7 +38,7 @@ from training.evaluate.measuring import Trial
 from training.evaluate.page import page
 from training.evaluate.report import Report
 from training.evaluate.row_progress import CheckProgress, RowProgress
-from training.evaluate.saved_report import FIX_OF_OTHERS
+from training.evaluate.saved_report import FIX, FIX_OF_OTHERS
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
 # Enough pictures for a stable figure, few enough for seconds.
@@ -64,6 +64,7 @@ class Evaluation:
         graph: The exported graph, where it is attacked too.
         others: Saved reports of the same setting, whose rows are taken over too.
         progress: Whether progress is shown on standard error.
+        fix: The fix for a report of something else at `path`, for messages.
     """
 
     trial: Trial[SelfGradientNetwork]
@@ -74,6 +75,7 @@ class Evaluation:
     graph: ExportedGraph | None = None
     others: tuple[Path, ...] = ()
     progress: bool = True
+    fix: str = FIX
     _asked: tuple[RowId, ...] = ()
     _saved: int | None = None
     _running: tuple[str, RowProgress | CheckProgress, str] | None = None
@@ -88,7 +90,7 @@ class Evaluation:
         Raises:
             SavedReportError: A path holds a report of another setting or anything else; no attack was run.
         """
-        done = self.report.take_over(self.path, attacks)
+        done = self.report.take_over(self.path, attacks, self.fix)
         self._asked = tuple(attack.id for attack in attacks)
         self._saved = done if self.report.rows else None
         for other in self.others:

@@ -45,7 +45,7 @@ def read_saved(
         known = {name: value for name, value in known.items() if name in setting}
     differing = different_settings(known, setting)
     if differing:
-        same = "give the same flags as then"
+        same = "give the same settings as then"
         if _other_weights_alone(known, setting):
             same = "its weights have changed since: load them from a file, or seed what draws them"
         raise SavedReportError(f"{path} is a report of another setting: {', '.join(differing)}; {same}, or {fix}")

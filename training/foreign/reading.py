@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sgn_serve.graph_format import METADATA_KEY
 from training.common.errors import first_line
+from training.common.files import damaged_part
 from training.foreign.errors import WeightsError
 
 SAFETENSORS = ".safetensors"
@@ -25,6 +26,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "0.", "1.")
 
 NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("means", "sds"), ("new_mean", "new_std"))
 """Names of the two tensors of a normalisation layer."""
+
+_REAL = ("weight", "bias", "running_mean", "running_var")
+"""Ends of the names of tensors that every layer has in floating point."""
 
 COPY = "attacker."
 """Prefix of the copy of a whole model that MadryLab's robustness library saves."""
@@ -71,6 +75,12 @@ def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
             f"{path}: not all of its state dict are tensors, such as {others[0]}; save model.state_dict() alone"
         )
     tensors = {str(name): _as_float32(tensor) for name, tensor in content.items()}
+    rounded = [name for name, tensor in tensors.items() if name.endswith(_REAL) and not tensor.is_floating_point()]
+    if rounded:
+        kind = str(tensors[rounded[0]].dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{path}: {rounded[0]} has {kind} numbers, as quantised or rounded weights have; save the float32 weights"
+        )
     tensors, mean, std = _without_wrapping(tensors, notes)
     return ForeignWeights(path, tensors, mean, std, tuple(notes))
 
@@ -88,6 +98,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path) -> Any:
+    if part := damaged_part(path):
+        raise WeightsError(f"{path}: damaged, for {part} in it does not have its checksum; copy or save it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

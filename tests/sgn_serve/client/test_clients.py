@@ -26,6 +26,7 @@ from sgn_serve import AsyncClient, Client
 from sgn_serve.client import (
     AccessRefused,
     Busy,
+    ClientError,
     NoAnswer,
     PictureRefused,
     ServiceError,
@@ -286,6 +287,21 @@ def test_waiting_has_an_end(ask, waits: list[float]) -> None:
     with pytest.raises(Busy):
         ask(URL, "classify", RED, handler=answer, max_wait=0)
     assert len(waits) == 2, "not once more"
+
+
+def test_a_client_that_is_closed_says_so() -> None:
+    with Client(URL) as client:
+        pass
+    with pytest.raises(ClientError, match="this client is closed; make another one"):
+        client.classify(RED)
+
+    async def after() -> None:
+        async with AsyncClient(URL) as other:
+            pass
+        with pytest.raises(ClientError, match="this client is closed"):
+            await other.model()
+
+    asyncio.run(after())
 
 
 @pytest.mark.parametrize("error", [httpx.RemoteProtocolError("closed"), httpx.ReadError(""), httpx.WriteError("")])

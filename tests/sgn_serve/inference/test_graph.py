@@ -91,6 +91,13 @@ def test_foreign_files_are_refused_in_one_line(tmp_path):
         return message
 
     assert "no such file" in refusal()
+    path.mkdir()
+    assert "a folder, not a graph" in refusal()
+    (path / "model.onnx").write_bytes(b"")
+    with pytest.raises(GraphError, match=f"a folder, not a graph; name {path}/model.onnx"):
+        read_graph(path)
+    (path / "model.onnx").unlink()
+    path.rmdir()
     path.write_bytes(b"PK\x03\x04 not a graph at all")
     assert "not an ONNX" in refusal()
     path.write_bytes(b"")

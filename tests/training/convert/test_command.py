@@ -348,6 +348,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path, capsys: pytest.Cap
         (WideReference(1, 1, 7).state_dict(), (), "has 7 logits, and --classes names 5; name 7 classes"),
         (nan, (), "not all of its numbers are finite"),
         (deepmind, (), "DeepMind's WideResNet or PreActResNet, which pads convolutions of stride 2 on one side"),
+        ({**state, "fc.weight": state["fc.weight"].to(torch.int8)}, (), "fc.weight has int8 numbers, as quantised"),
         ({"epoch": 3, "loss": 0.5}, (), "no state dict in it (it has the keys epoch, loss; looked for state_dict"),
         ({**state, "args": [1]}, (), "not all of its state dict are tensors, such as args (list)"),
         (NoTensor(), (), "not a file of tensors alone (it holds a "),
@@ -387,6 +388,29 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["--weights", str(tmp_path / "x.pt"), "--classes", CLASSES, "--out", str(graph)]) == 2
     assert "pass a name that ends in .safetensors" in capsys.readouterr().err
     assert not graph.exists()
+
+
+def test_a_flipped_bit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "x.pt"
+    torch.save(WideReference(1, 1, 5).state_dict(), weights)
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 4
+    weights.write_bytes(content)
+    assert main(["--weights", str(weights), "--classes", CLASSES, "--out", str(tmp_path / "o.safetensors")]) == 2
+    assert "does not have its checksum; copy or save it again" in capsys.readouterr().err
+
+
+def test_the_network_of_a_training_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = converted(tmp_path, WideReference(1, 1, 5).state_dict())
+    converted(tmp_path, WideReference(1, 1, 5).state_dict())  # what was converted before is
+    before = out.read_bytes()
+    out.with_name("state.pt").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["--weights", str(tmp_path / "foreign.pt"), "--classes", CLASSES, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"--out {out} is the network of a training, which could not be resumed; pass another\n"
+    )
+    assert out.read_bytes() == before
 
 
 def test_classes_by_name_by_list_and_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -352,7 +352,7 @@ def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_p
     before = together.read_bytes()
     assert main([*argv, "--rows-from", str(folder)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.endswith("seed (was 5, now 0); give the same flags as then, or take it out of --rows-from")
+    assert error.endswith("seed (was 5, now 0); give the same settings as then, or take it out of --rows-from")
     assert len(measured) == 4
     assert together.read_bytes() == before
 

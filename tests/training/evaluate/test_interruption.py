@@ -188,7 +188,7 @@ def test_nothing_is_promised_while_the_pictures_are_read(command, monkeypatch, c
         ("{folder}/file/report.json", "report.json: cannot be written (Not a directory); check that"),
         ("{folder}/taken.json", "taken.json: cannot be written (Is a directory); check that"),
         ("{folder}/other.json", "other.json: not a report of this kind (its JSON says format None"),
-        ("{folder}/seed.json", "seed.json is a report of another setting: seed (was 1, now 0); give the same flags"),
+        ("{folder}/seed.json", "seed.json is a report of another setting: seed (was 1, now 0); give the same settings"),
     ],
 )
 def test_a_report_that_cannot_be_is_refused_before_pictures_are_read(

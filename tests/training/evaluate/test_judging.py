@@ -145,6 +145,24 @@ def test_the_module_stays_as_it_was(module):
     assert module.training, "after an error too"
 
 
+def test_what_forward_writes_into_buffers_is_taken_back(module, tmp_path):
+    class Counted(Normalised):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("answered", torch.zeros((), dtype=torch.int64))
+
+        def forward(self, inputs):
+            self.answered += len(inputs)
+            return super().forward(inputs)
+
+    counted = Counted()
+    images, labels = some_pictures(counted)
+    counted.answered.zero_()
+    for _ in range(2):  # the second continues the first, whose weights are the same
+        judge(counted, images, labels, attacks="fgsm", save=tmp_path, progress=False)
+        assert counted.answered == 0
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_it_works_where_the_caller_records_no_gradients(module, mode):
     images, labels = some_pictures(module)
@@ -237,7 +255,9 @@ def test_a_saved_report_is_continued_and_no_other(module, tmp_path, monkeypatch,
     judge(module, images, labels, attacks="fgsm,pgd-3", save=save, progress=False)
     assert len(calls) <= 2, "the check alone"
     monkeypatch.setattr(Normalised, "forward", lambda self, inputs: forward(self, inputs).flip(1))
-    with pytest.raises(SavedReportError, match="answers_sha256"):
+    with pytest.raises(
+        SavedReportError, match=r"answers_sha256.*; give the same settings as then, or pass another save="
+    ):
         judge(module, images, labels, attacks="fgsm", save=save, progress=False)
     monkeypatch.setattr(Normalised, "forward", forward)
     with torch.no_grad():
@@ -345,7 +365,7 @@ def test_the_logarithm_of_probabilities_is_taken(module):
         (torch.zeros(0, 3, 8, 8), r"not \(0, 3, 8, 8\)"),
         (torch.full((4, 3, 8, 8), 255.0), "from 255 to 255: divide them by 255"),
         (torch.full((4, 3, 8, 8), -1.0), "from -1 to -1: pass them as they are before normalisation"),
-        (torch.full((4, 3, 8, 8), math.nan), "not from nan"),
+        (torch.full((4, 3, 8, 8), math.nan), "some of theirs are NaN; mend them or leave them out"),
         ("pictures", "must be a tensor, a NumPy array or a list of numbers, not a str"),
     ],
 )
@@ -359,6 +379,7 @@ def test_images_that_cannot_be_judged(module, images, message):
     [
         ([0, 1, 2], r"must be \(4\), one for each picture, not \(3,\)"),
         (torch.eye(4), r"labels.argmax\(1\)"),
+        ([[0], [1], [2], [3]], r"not \(4, 1\); pass labels\[:, 0\]$"),
         ([0.0, 1.0, 2.0, 3.0], "whole numbers, the indices of the classes, not float64"),
         ([True, False, True, True], "not bool"),
         ([0, 1, 2, -1], "0 or more, not -1"),

@@ -168,4 +168,4 @@ def test_weights_that_are_drawn_anew_are_told(mine, picture_folder, capsys):
     assert "; its weights have changed since: load them from a file, or seed what draws them, or pass another" in error
     assert main(arguments(mine, picture_folder)) == 0
     assert main([*given, "--eps=4/255"]) == 2
-    assert "; give the same flags as then, or pass another" in capsys.readouterr().err.splitlines()[-1]
+    assert "; give the same settings as then, or pass another" in capsys.readouterr().err.splitlines()[-1]

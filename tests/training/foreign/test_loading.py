@@ -219,6 +219,8 @@ def test_evaluation_takes_a_foreign_file_and_the_classes_of_its_pictures(
     argv = [f"--ckpt={path}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu", "--attacks=clean"]
     assert evaluate(argv) == 2
     assert "weights of another program, does not say its data; pass --dataset" in capsys.readouterr().err
+    assert evaluate([f"--ckpt={saved(tmp_path / 'state.pt', {})}", *argv[1:]]) == 2
+    assert "is the state of a training; pass the model.safetensors beside it" in capsys.readouterr().err
     assert evaluate([*argv, "--dataset=image-folder", f"--transfer-from={path}"]) == 0
     setting = json.loads((tmp_path / "evaluation.json").read_text())["setting"]
     assert (setting["architecture"], setting["checkpoint_sha256"]) == ("wrn-10-1", file_sha256(path))
