@@ -87,7 +87,7 @@ test-export:
 test-benchmarks:
 	@$(call LANE,tests/benchmarks tests/release,benchmarks and release)
 
-HOSTILE := tests/sgn_serve/test_fuzz.py tests/sgn_serve/ui
+HOSTILE := tests/sgn_serve/test_fuzz.py tests/sgn_serve/test_largest_pictures.py tests/sgn_serve/ui
 test-service:
 	@$(call LANE,tests/sgn_serve tests/deploy $(addprefix --ignore ,$(HOSTILE)),service)
 
