@@ -17,8 +17,8 @@ from tests.sgn_serve.sample_pictures import encode, noise
 from tests.sgn_serve.server import Server, running_server
 
 MEMORY = 300e6
-SMALL_EVERY_SECONDS = 0.1
-"""Pause between two small pictures beside the others. Measurements ask three times as often, for a third of a core."""
+SMALL_EVERY_SECONDS = 0.2
+"""Pause between two small pictures beside the others. Each costs 20 ms of a core, and measurements ask far more often."""
 STALLED = 195
 """Connections that stall; twice as many are nearly all that may be open."""
 
@@ -74,7 +74,7 @@ def ask_many(client: httpx.Client) -> int:
 @contextmanager
 def watched_server(home: Path, decode_seconds: str) -> Iterator[Watched]:
     """Run a server with the bundled model, because the memory of its largest batches counts too."""
-    running = running_server(home, SGN_DECODE_SECONDS=decode_seconds)
+    running = running_server(home, SGN_DECODE_SECONDS=decode_seconds, SGN_THREADS="1")
     with running as server, httpx.Client(base_url=server.url, timeout=120) as client:
         with ThreadPoolExecutor(2) as pool:
             assert set(pool.map(lambda _: ask_many(client), range(16))) == {200}
