@@ -103,7 +103,7 @@ def test_mutated_pictures(fuzzed, file_format):
 
 @pytest.fixture(scope="module")
 def quick_heif():
-    """Encode constructed HEIF files with little effort, a third of the seconds. To a decoder one colour stays the same."""
+    """Encode constructed HEIF files with little effort, in a third of the time. A decoder finds the same one colour."""
     encode_well = bombs.encode
 
     def encode_quickly(picture, file_format, **options):

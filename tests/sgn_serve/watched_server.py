@@ -18,7 +18,7 @@ from tests.sgn_serve.server import Server, running_server
 
 MEMORY = 300e6
 SMALL_EVERY_SECONDS = 0.2
-"""Pause between two small pictures beside the others. Each costs 20 ms of a core, and measurements ask far more often."""
+"""Pause between two small pictures beside the others. Each costs 20 ms of a core; measurements ask far more often."""
 STALLED = 195
 """Connections that stall; twice as many are nearly all that may be open."""
 
