@@ -455,7 +455,9 @@ def test_a_module_on_two_devices(module):
 
 def test_importing_the_package_loads_no_pytorch(project_root: Path) -> None:
     """It gives `judge` all the same, as the import at the top of this file shows."""
-    program = "import sys, training.evaluate\nprint(sorted({'torch', 'training.evaluate.judging'} & sys.modules.keys()))"
+    program = (
+        "import sys, training.evaluate\nprint(sorted({'torch', 'training.evaluate.judging'} & sys.modules.keys()))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=120
     )
