@@ -48,10 +48,11 @@ def one_tls_context() -> Iterator[None]:
     if "httpx" not in sys.modules:  # after the collection: no test of this lane asks with it
         yield
         return
+    import httpx
     from httpx._transports import default
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(default, "create_ssl_context", cache(default.create_ssl_context))
+        patch.setattr(default, "create_ssl_context", cache(httpx.create_ssl_context))
         yield
 
 

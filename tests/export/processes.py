@@ -37,6 +37,7 @@ def _export(arguments: list[str], folder: Path, kernels: Path | None) -> None:
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     if kernels is not None:
-        operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = kernels
+        for module in (operators, onnx_functions):
+            vars(module)["BUILD_FOLDER"] = kernels
     sys.argv = ["export", *arguments]
     runpy.run_module("export", run_name="__main__", alter_sys=True)
