@@ -139,12 +139,12 @@ def test_from_class_folders_of_mixed_sizes_to_answers(
 ) -> None:
     """The tutorial's way in small: nothing but class folders, then `sgn train`, `judge`, `export` and `serve`.
 
-    The training starts as a user's does, the other commands without the imports of each.
+    The training on the photos starts as a user's does, the other commands without the imports of each.
     """
     as_it_is = own_folder.run_sgn
 
     def run_sgn(work: Path, *arguments: str) -> None:
-        if arguments[0] == "train":
+        if "--pretrained" in arguments:
             as_it_is(work, *arguments)
         else:
             environment = os.environ | {"PYTHONPATH": str(project_root)}

@@ -26,7 +26,7 @@ EVERY_SECONDS = 0.005
 """Between two looks at the memory."""
 BUCKET_SECONDS = 0.02
 """Peaks are told for spans of this length."""
-_SMALL_EVERY_SECONDS = 0.03
+SMALL_EVERY_SECONDS = 0.03
 """Between the answer to a small picture and the next one."""
 _PROC = Path("/proc")
 _MEGABYTE = 1e6
@@ -127,8 +127,8 @@ class Window:
 class _Watch:
     """The loop of the observing process."""
 
-    def __init__(self, server: Server, token: str, most_bytes: float):
-        self._server, self._token, self._most = server, token, most_bytes
+    def __init__(self, server: Server, token: str, most_bytes: float, small_every: float = SMALL_EVERY_SECONDS):
+        self._server, self._token, self._most, self._small_every = server, token, most_bytes, small_every
         self._lock = threading.Lock()
         self._window = Window()
         self._asked = 0.0
@@ -192,15 +192,15 @@ class _Watch:
                 else:
                     window.small_failed += 1
                 self._asked = 0.0
-            time.sleep(_SMALL_EVERY_SECONDS)
+            time.sleep(self._small_every)
 
     def stop(self) -> None:
         self._stop = True
 
 
-def _observe(server: Server, token: str, most_bytes: float, orders: Connection) -> None:
+def _observe(server: Server, token: str, most_bytes: float, small_every: float, orders: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    watch = _Watch(server, token, most_bytes)
+    watch = _Watch(server, token, most_bytes, small_every)
     for work in (watch.watch_memory, watch.send_small):
         threading.Thread(target=work, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
@@ -227,17 +227,20 @@ class Observer:
 
 
 @contextmanager
-def observing(server: Server, token: str, most_bytes: float) -> Iterator[Observer]:
+def observing(
+    server: Server, token: str, most_bytes: float, small_every: float = SMALL_EVERY_SECONDS
+) -> Iterator[Observer]:
     """Watch a server until the block ends.
 
     Args:
         server: The server.
         token: Its API token, if it wants one.
         most_bytes: Memory at which it is ended, because the machine needs the rest.
+        small_every: Pause in seconds between the answer to a small picture and the next one.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_observe, args=(server, token, most_bytes, theirs), daemon=True)
+    process = context.Process(target=_observe, args=(server, token, most_bytes, small_every, theirs), daemon=True)
     process.start()
     theirs.close()
     try:

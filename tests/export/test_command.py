@@ -28,6 +28,7 @@ from sgn_serve.settings import Settings
 from tests.export.conftest import Exported, Printed
 from tests.export.evaluations import report_of
 from tests.export.networks import checkpoint_info, randomise
+from tests.export.processes import start_export
 from training.checkpoint import build_model, save_checkpoint
 from training.evaluate.command import build_parser
 
@@ -266,21 +267,24 @@ def test_an_interrupt_leaves_no_file(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_kill_leaves_no_file(number: signal.Signals, project_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_file(number: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("the signal is ignored here, as under nohup")
-    target = tmp_path / "model.onnx"
-    command = [sys.executable, "-m", "export", "--ckpt", str(checkpoint), "--onnx", str(target)]
-    process = subprocess.Popen(command, cwd=project_root, stderr=subprocess.PIPE, text=True)
+    target, told = tmp_path / "graph" / "model.onnx", tmp_path / "told"
+    target.parent.mkdir()
+    told.mkdir()
+    process = start_export(["--ckpt", str(checkpoint), "--onnx", str(target)], told)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.iterdir()):  # it has not begun to write yet
+    while not list(target.parent.iterdir()):  # it has not begun to write yet
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert errors == f"error: interrupted; {target} was not written\n"
-    assert not list(tmp_path.iterdir())
+        assert process.is_alive(), (told / "error.txt").read_text()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(timeout=120)
+    assert process.exitcode == 130
+    assert (told / "error.txt").read_text() == f"error: interrupted; {target} was not written\n"
+    assert not list(target.parent.iterdir())
 
 
 def test_a_network_without_block_has_one_output(exported_plain: Printed) -> None:

@@ -28,6 +28,26 @@ def start_training(argv: list[str], folder: Path, **environment: str) -> BasePro
     return process
 
 
+def start_torchrun(argv: list[str], folder: Path) -> BaseProcess:
+    """Start `torchrun` with these arguments in a folder; only what it starts itself are new Pythons."""
+    process = _SERVER.Process(target=_torchrun, args=(argv, folder), daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(_ROOT))
+        process.start()
+    return process
+
+
+def _torchrun(argv: list[str], folder: Path) -> None:
+    from torch.distributed.run import main
+
+    os.chdir(folder)
+    os.environ.update({"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"})
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    main(argv)
+
+
 def _train(argv: list[str], folder: Path, environment: dict[str, str]) -> None:
     from training.command import main
 

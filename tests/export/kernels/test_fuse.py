@@ -1,9 +1,6 @@
 """The block's kernel in exported graphs: the kernel, the node's body and the graph without the node agree."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, network_around
+from tests.export.processes import start_export
 from training.networks.names import GradientScaling
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
@@ -117,27 +115,16 @@ def test_a_library_that_onnx_runtime_cannot_load_is_one_line(
 
 
 @pytest.fixture(scope="module")
-def fused_file(project_root: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fused_file(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exported by the command line on a machine without the kernels."""
     path = tmp_path_factory.mktemp("fused") / "model.onnx"
-    program = (
-        "import pathlib, sys\n"
-        "from export.kernels import onnx_functions, operators\n"
-        f"operators.BUILD_FOLDER = onnx_functions.BUILD_FOLDER = pathlib.Path({str(path.parent / 'none')!r})\n"
-        "from export.command import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+    process = start_export(
+        ["--ckpt", str(checkpoint), "--onnx", str(path), "--fused"], path.parent, path.parent / "none"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, "--ckpt", str(checkpoint), "--onnx", str(path), "--fused"],
-        cwd=project_root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..." in ran.stdout
+    process.join(timeout=300)
+    assert process.exitcode == 0, (path.parent / "error.txt").read_text()
+    told = (path.parent / "output.txt").read_text()
+    assert "checked without the kernels, which are not built: make kernels ORT_INCLUDE_DIR=..." in told
     return path
 
 

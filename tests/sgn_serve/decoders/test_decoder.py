@@ -398,7 +398,7 @@ def test_an_ended_fork_server_is_replaced() -> None:
 
 def test_no_process_is_left() -> None:
     async def ask() -> list[int]:
-        async with running() as decoder:
+        async with running(seconds=5.0) as decoder:
             with pytest.raises(DecoderCrashed):
                 await value(decoder, "segfault")
             looping = asyncio.create_task(value(decoder, "large loop", "looping"))

@@ -45,7 +45,7 @@ def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings,
         assert server.addresses() == {address}
         if (start := start_seconds(server.log)) > SLOW_START_SECONDS:
             pytest.skip(f"a worker takes {start:.1f} s to start on this machine, more than {SLOW_START_SECONDS} s")
-        with Hammer(server.url) as hammer:
+        with Hammer(server.url, clients=2) as hammer:
             hammer.wait_for(20)
             worker.send_signal(signal.SIGKILL)
             killed = time.monotonic()

@@ -156,7 +156,7 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
 def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloadable):
     good = reloadable.model.read_bytes()
     before = reloadable.workers_by_model()
-    with Hammer(reloadable.server.url, authorization=AUTHORIZED["authorization"]) as hammer:
+    with Hammer(reloadable.server.url, clients=2, authorization=AUTHORIZED["authorization"]) as hammer:
         for kind in ("NaN weights", "class name half a pair", "digest a megabyte", "memory"):
             save_bad_graph(kind, reloadable.model)
             response = reloadable.reload()

@@ -475,11 +475,11 @@ def test_a_module_on_two_devices(module):
 
 
 def test_importing_the_package_loads_no_pytorch(project_root: Path) -> None:
+    """It gives `judge` all the same, as the import at the top of this file shows."""
     program = (
-        "import sys, training.evaluate\nprint('training.evaluate.judging' in sys.modules)\n"
-        "from training.evaluate import judge\nprint(judge.__name__)"
+        "import sys, training.evaluate\nprint(sorted({'torch', 'training.evaluate.judging'} & sys.modules.keys()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.split() == ["False", "judge"]
+    assert done.stdout == "[]\n"

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from tests.training.parallel.test_distributed import ROOT, arguments
+from tests.training.parallel.test_distributed import arguments
+from tests.training.processes import start_torchrun
 
 
 def children(process: int) -> list[int]:
@@ -22,25 +21,18 @@ def wait_until(condition, seconds: float = 300) -> None:
 
 
 def test_workers_end_when_torchrun_is_killed(picture_folder, tmp_path):
-    agent = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"),
-            *(item for item in arguments(picture_folder, "a") if not item.startswith("--epochs")),
-            "--epochs=1000",
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    training = [item for item in arguments(picture_folder, "a") if not item.startswith("--epochs")]
+    options = ["--standalone", "--nproc-per-node=2", "-m", "training", *training, "--epochs=1000"]
+    agent = start_torchrun(options, tmp_path)
+    assert agent.pid is not None
     workers: list[int] = []
     try:
         # Saved before the first epoch.
         wait_until((tmp_path / "runs" / "a" / "state.pt").exists)
         workers = children(agent.pid)
         assert len(workers) == 2
-        agent.send_signal(signal.SIGKILL)
-        agent.wait()
+        os.kill(agent.pid, signal.SIGKILL)
+        agent.join()
         wait_until(lambda: not any(is_running(worker) for worker in workers))
     finally:
         agent.kill()
