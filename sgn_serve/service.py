@@ -120,7 +120,14 @@ class RobustClassifier:
         limits = ConnectionLimits(settings.receive_seconds, connections, settings.access_log)
         shared = state()
         shared.shutdown.attach(limits, settings.drain_seconds)
-        await predictor.start()
+        try:
+            await predictor.start()
+        except OSError as error:  # the machine may have room for it later, so another try is made
+            logger.error("this worker cannot start: %s", error)
+            os._exit(1)
+        except Exception:  # another try would end alike
+            logger.exception("this worker cannot start")
+            os._exit(CANNOT_SERVE)
         shared.slot.put(predictor)
         shared.reloader.remember(self.served_files)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shared.reloader.reload_soon)

@@ -1,8 +1,10 @@
 """Types of the settings: each with the texts that it takes, as the error message and the documentation have them."""
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -139,6 +141,13 @@ def _root_path(path: str) -> str:
     return path.rstrip("/")
 
 
+def _file_path(path: Path) -> Path:
+    longest = max(len(os.fsencode(part)) for part in (*path.parts, ""))
+    if any(ord(sign) < 32 for sign in str(path)) or longest > 255 or len(os.fsencode(path)) > 4095:
+        raise ValueError("no path that a system takes, or one of several lines")
+    return path
+
+
 def _upper_words(value: Any) -> Any:
     return _words(value.upper()) if isinstance(value, str) else value
 
@@ -153,6 +162,7 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in KNOWN if name in names)  # they are tried in this order
 
 
+FilePath = Annotated[Path, AfterValidator(_file_path), Accepts("the path of a file")]
 Flag = Annotated[bool, BeforeValidator(_flag), Accepts("true or false")]
 BlockSwitch = Annotated[SelfGradient, BeforeValidator(_self_gradient), Accepts("true, false or auto")]
 WholeNumber = Annotated[int, BeforeValidator(_whole)]

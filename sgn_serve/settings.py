@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.records import MAX_TOP_K
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
     A_COLOUR,
@@ -21,6 +22,7 @@ from sgn_serve.setting_types import (
     Colour,
     Default,
     Engine,
+    FilePath,
     Flag,
     Formats,
     Hosts,
@@ -40,6 +42,9 @@ BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
 
 _QUEUE_A_CORE = 16
 _SMALLEST_QUEUE = 32
+_MOST = 1_000_000
+"""Largest value of most numbers. One that no machine can use fails where it is used, which no longer tells its name."""
+_SHOWN_CHARACTERS = 200
 
 
 class SettingsError(ServingError):
@@ -82,7 +87,7 @@ class Settings(BaseSettings):
         protected_namespaces=(),  # "model" is the network here
     )
 
-    model_path: Annotated[Path, Accepts("the path of a file"), Default("the bundled model")] = Field(
+    model_path: Annotated[FilePath, Default("the bundled model")] = Field(
         BUNDLED_MODEL,
         validation_alias="SGN_MODEL",
         description="exported graph (.onnx) to serve; its measured figures are read from the .json beside it, and its "
@@ -102,7 +107,9 @@ class Settings(BaseSettings):
         le=1,
         description="threshold of auto: the second pass runs where the two largest plain probabilities differ by less",
     )
-    top_k: WholeNumber = Field(5, ge=1, description="classes that an answer lists where the request does not say")
+    top_k: WholeNumber = Field(
+        5, ge=1, le=MAX_TOP_K, description="classes that an answer lists where the request does not say"
+    )
     max_disagreement: Annotated[Number | None, Default("none: answers carry no verdict")] = Field(
         None,
         ge=0,
@@ -120,16 +127,19 @@ class Settings(BaseSettings):
         (), description="ONNX Runtime execution providers by preference. One that cannot be used is an error"
     )
     threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
-        0, ge=0, description="CPU threads of the network"
+        0, ge=0, le=4096, description="CPU threads of the network"
     )
     decoders: WholeNumber = Field(
         2,
         ge=1,
+        le=256,
         description="processes that decode pictures, each with 32 MB of memory for it. A further one, with 192 MB, "
         "decodes those that take more, or have more than a megapixel, one at a time. There, at most 8 of different "
         "requests are decoded or wait; more are refused",
     )
-    max_batch: WholeNumber = Field(32, ge=1, description="pictures that go through the network together, at most")
+    max_batch: WholeNumber = Field(
+        32, ge=1, le=_MOST, description="pictures that go through the network together, at most"
+    )
     batch_ms: Number = Field(
         100.0, ge=1, le=60_000, description="time that one batch may take, in ms; the size of batches adapts to it"
     )
@@ -139,15 +149,19 @@ class Settings(BaseSettings):
     max_queue: Annotated[WholeNumber, Default(f"{_QUEUE_A_CORE} a core, and {_SMALLEST_QUEUE} at least")] = Field(
         default_factory=_default_queue,
         ge=1,
+        le=_MOST,
         description="pictures accepted and not yet answered; more are refused at once",
     )
-    max_images: WholeNumber = Field(16, ge=1, description="pictures in one request, no more than SGN_MAX_QUEUE")
+    max_images: WholeNumber = Field(
+        16, ge=1, le=_MOST, description="pictures in one request, no more than SGN_MAX_QUEUE"
+    )
     max_bytes: Annotated[WholeNumber, Default("10 MiB")] = Field(
-        10 * 1024 * 1024, ge=1, description="largest request body, in bytes"
+        10 * 1024 * 1024, ge=1, le=1 << 30, description="largest request body, in bytes"
     )
     max_pixels: Annotated[WholeNumber, Default("25 million")] = Field(
         25_000_000,
         ge=1,
+        le=10**12,
         description="largest picture, width times height, checked before it is decoded. A format whose decoder takes "
         "more than 192 MB for so many, such as WebP, reaches that limit of memory earlier",
     )
@@ -190,7 +204,7 @@ class Settings(BaseSettings):
         description="requests a second that one client may make; each worker counts for itself",
     )
     rate_burst: WholeNumber = Field(
-        20, ge=1, description="requests that one client may make at once before SGN_RATE_LIMIT counts"
+        20, ge=1, le=_MOST, description="requests that one client may make at once before SGN_RATE_LIMIT counts"
     )
     trusted_proxies: Annotated[Networks, Default("none")] = Field(
         (),
@@ -211,6 +225,7 @@ class Settings(BaseSettings):
     max_connections: WholeNumber = Field(
         400,
         ge=1,
+        le=_MOST,
         description="connections open at the same time; more are refused. Each may take some 60 KB of memory. A "
         "process that may have too few files open (ulimit -n) takes fewer, and says so at the start",
     )
@@ -225,7 +240,10 @@ class Settings(BaseSettings):
         "process of its own at the start and at a reload, and refused where it takes longer",
     )
     trial_mb: WholeNumber = Field(
-        4000, ge=100, description="memory that the process which tries a model may take, in MB, itself included"
+        4000,
+        ge=100,
+        le=10_000_000,
+        description="memory that the process which tries a model may take, in MB, itself included",
     )
     access_log: Flag = Field(True, description="whether every request is a line of the log, successful probes excepted")
 
@@ -275,7 +293,9 @@ class Settings(BaseSettings):
             raise SettingsError(str(error["ctx"]["error"]))
         variable = str(error["loc"][0])
         field = by_variable[variable]
-        shown = f"{variable}={environment[variable]!r}" if field.repr else variable  # a secret is not told
+        value = environment[variable]
+        value = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
+        shown = f"{variable}={value!r}" if field.repr else variable  # a secret is not told
         reason = error.get("ctx", {}).get("error")
         if isinstance(reason, LackingError):
             raise SettingsError(f"{shown} cannot be used: {reason}")
@@ -339,4 +359,5 @@ def _accepts(field: FieldInfo) -> str:
     least, most = (
         next((getattr(item, bound) for item in field.metadata if hasattr(item, bound)), None) for bound in ("ge", "le")
     )
-    return f"a whole number, {least} or more" if most is None else f"a number from {least:.10g} to {most:.10g}"
+    kind = "a whole number" if field.annotation is int else "a number"
+    return f"{kind} from {least:.10g} to {most:.10g}"

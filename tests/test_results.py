@@ -309,11 +309,10 @@ def test_the_hostile_files_one_at_a_time_are_the_same_and_none_got_a_5xx():
     assert hostile.exceeded(alone) == []
 
 
-def test_the_hostile_files_exceed_the_bound_of_memory_alone_and_only_as_the_page_says():
+def test_the_hostile_files_stay_within_the_bounds():
     """The bounds are of 2,000 files of each format, of many at a time, and of inputs that once cost too much."""
     measured = result("hostile")
-    beyond = [line.split(": ")[:2] for line in hostile.exceeded(measured)]
-    assert beyond == [[name, "memory beyond idle, MB"] for name in ("ICO", "TGA", "DDS")]
+    assert hostile.exceeded(measured) == []
     assert measured["cores"] == 2
     for row in measured["formats"].values():
         assert row["files"] >= 2000

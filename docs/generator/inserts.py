@@ -379,7 +379,9 @@ def _block_effect() -> str:
 
 def _hostile_verdict() -> str:
     lines = hostile.exceeded(result("hostile"))
-    return "\n".join(f"- {cell(line)}" for line in lines) if lines else "Every bound holds."
+    if not lines:
+        return "This run exceeded none of them."
+    return "This run exceeded these of them:\n\n" + "\n".join(f"- {cell(line)}" for line in lines)
 
 
 def _reproduced(name: str) -> Callable[[], str]:

@@ -171,7 +171,7 @@ def finish(picture: Image.Image) -> None:
     """Correct the pixels of a decoded picture, in place.
 
     Raises:
-        DamagedImage: A PNG has fewer pixels than its header says.
+        DamagedImage: A PNG or a JPEG 2000 picture has fewer pixels than its header says.
     """
     if picture.format == "TGA":
         targa.unflatten(picture)
@@ -185,6 +185,8 @@ def finish(picture: Image.Image) -> None:
     if later.keyed:
         colour_key.hide(picture, later.data)
     if later.samples is not None:
+        if jpeg2000.lacks_tiles(later.data):
+            raise DamagedImage("its data end before its pixels do")
         jpeg2000.unwrap(picture, later.samples, later.data)
         jpeg2000.stretch(picture, later.samples)
     if later.opaque and picture.mode in ("LA", "RGBA"):

@@ -31,11 +31,13 @@ def is_cropped(data: bytes) -> bool:
         data: The whole file.
     """
     at = 0
-    while at + 8 <= len(data):
-        size, name = struct.unpack_from(">L4s", data, at)
-        if name == b"meta":
-            return b"clap" in data[at : at + size]
+    while at + 16 <= len(data):
+        size, name, long_size = struct.unpack_from(">L4sQ", data, at)
+        size = {0: len(data) - at, 1: long_size}.get(size, size)
         if size < 8:
             return False
+        # The items of a picture are described in the first, the tracks of a sequence in the second.
+        if name in (b"meta", b"moov") and data.find(b"clap", at, at + size) >= 0:
+            return True
         at += size
     return False

@@ -3,7 +3,7 @@
 Pillow takes every four components for RGBA or CMYK. It shifts samples of fewer than eight bits to the left (so white is
 not 255). It rounds samples of more bits up to 256, which wraps to 0. It merges equal colours of a palette, which shifts
 the others.
-Source: ISO/IEC 15444-1, annexes A.5.1 (SIZ) and I.5.3 (JP2 header box).
+Source: ISO/IEC 15444-1, annexes A.4.2 (SOT), A.5.1 (SIZ) and I.5.3 (JP2 header box).
 """
 
 import struct
@@ -20,6 +20,8 @@ from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _SIZ = 4
 """Place of the SIZ segment's content in a codestream."""
+_TILE_PART = b"\xff\x90"
+"""Marker of a tile-part's header, SOT."""
 _CMYK, _SRGB, _GREY, _SYCC = 12, 16, 17, 18
 _CHANNELS = {_CMYK: 4, _SRGB: 3, _GREY: 1, _SYCC: 3}
 """Colour channels, by the number of an enumerated colour space."""
@@ -107,6 +109,32 @@ def _depths(data: bytes, start: int) -> tuple[int, ...]:
     if not 1 <= count <= 4:
         raise UnsupportedPixels(f"the JPEG2000 picture has {count} components; save it with 1 to 4")
     return tuple((kind & 0x7F) + 1 for kind in kinds)
+
+
+def lacks_tiles(data: bytes) -> bool:
+    """Return whether a file holds fewer tiles, or parts of a tile, than its headers say. OpenJPEG leaves them black.
+
+    Args:
+        data: The whole file, whose header read_samples has read.
+    """
+    at = _codestream_start(data) + _SIZ
+    right, bottom, _, _, across, down, left, top = struct.unpack_from(">8L", data, at + 4)
+    tiles = -(-(right - left) // max(across, 1)) * -(-(bottom - top) // max(down, 1))
+    parts: dict[int, int] = {}
+    wanted: dict[int, int] = {}
+    while data[at - 2 : at] != _TILE_PART:
+        following = at + int.from_bytes(data[at : at + 2], "big") + 2
+        if not at + 2 < following < len(data):
+            return True
+        at = following
+    while data[at - 2 : at] == _TILE_PART and at + 10 <= len(data):
+        tile, size, _, count = struct.unpack_from(">HLBB", data, at + 2)
+        parts[tile] = parts.get(tile, 0) + 1
+        wanted[tile] = max(wanted.get(tile, 1), count)
+        if size == 0:  # up to the end
+            break
+        at += max(size, 12)
+    return len(parts) < tiles or any(parts[tile] < count for tile, count in wanted.items())
 
 
 def _jp2_samples(header: list[tuple[bytes, bytes]], depths: tuple[int, ...]) -> Samples:

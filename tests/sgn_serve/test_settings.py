@@ -80,11 +80,11 @@ def test_values_that_exclude_each_other():
     [
         ("SGN_SELF_GRADIENT", "maybe", "true, false or auto"),
         ("SGN_ENGINE", "abacus", "expected auto, onnxruntime or openvino"),
-        ("SGN_THREADS", "many", "0 or more"),
-        ("SGN_THREADS", "-1", "0 or more"),
-        ("SGN_MAX_BYTES", "0", "1 or more"),
-        ("SGN_MAX_PIXELS", "1e6", "1 or more"),
-        ("SGN_TOP_K", "0", "1 or more"),
+        ("SGN_THREADS", "many", "a whole number from 0 to 4096"),
+        ("SGN_THREADS", "-1", "from 0 to 4096"),
+        ("SGN_MAX_BYTES", "0", "from 1 to 1073741824"),
+        ("SGN_MAX_PIXELS", "1e6", "a whole number from 1 to"),
+        ("SGN_TOP_K", "0", "from 1 to 1000"),
         ("SGN_MAX_DISAGREEMENT", "nan", "from 0 to 1"),
         ("SGN_MAX_DISAGREEMENT", "2", "from 0 to 1"),
         ("SGN_BATCH_MS", "0", "from 1 to 60000"),
@@ -158,7 +158,7 @@ def test_the_table_tells_every_setting_and_its_default():
     rows = {row.variable: row for row in settings_table()}
     assert rows.keys() == {str(field.validation_alias) for field in Settings.model_fields.values()}
     assert rows["SGN_SELF_GRADIENT"][1:3] == ("true, false or auto", "true")
-    assert rows["SGN_TOP_K"][1:3] == ("a whole number, 1 or more", "5")
+    assert rows["SGN_TOP_K"][1:3] == ("a whole number from 1 to 1000", "5")
     assert rows["SGN_RATE_LIMIT"][1:3] == ("a number from 0 to 1000000", "0: any number")
     assert rows["SGN_DECODE_SECONDS"][1:3] == ("a number from 0.01 to 600", "3.5")
     assert rows["SGN_API_TOKEN"].default.startswith("none")

@@ -5,6 +5,7 @@ import tracemalloc
 import warnings
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -266,6 +267,41 @@ def test_a_truncated_picture_is_refused(file_format):
     whole = encode(Image.fromarray(noise(64, 64)), file_format)
     with pytest.raises((DamagedImage, NotAnImage)):
         decode(whole[: len(whole) // 2], SIZE, LIMIT)
+
+
+def cut_pictures() -> list[Any]:
+    """Return a small picture of every format, with the ways of some to divide it."""
+    rgb, clear = Image.fromarray(noise(14, 11)), Image.fromarray(noise(14, 11)).convert("RGBA")
+    ways: dict[str, list[dict[str, Any]]] = {
+        "JPEG2000": [{"tile_size": (8, 8)}, {"tile_size": (8, 8), "no_jp2": True}, {"quality_layers": [8, 2]}],
+        "TIFF": [{"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"compression": "packbits"}],
+        "PNG": [{"compress_level": 0}],
+        "JPEG": [{"progressive": True, "quality": 95}],
+        "WEBP": [{"lossless": True}],
+        "TGA": [{"compression": "tga_rle"}],
+        "DDS": [{"pixel_format": "DXT1"}],
+    }
+    pictures = [(rgb, name, {}) for name in decoding.FORMATS]
+    pictures += [(rgb, name, way) for name, more in ways.items() for way in more if name in decoding.FORMATS]
+    pictures += [(clear, name, {}) for name in ("PNG", "JPEG2000", "WEBP", "TIFF", "AVIF", "TGA", "QOI")]
+    return [
+        pytest.param(picture, name, way, id=f"{name} {picture.mode} {way}")
+        for picture, name, way in pictures
+        if name in decoding.FORMATS
+    ]
+
+
+@pytest.mark.parametrize(("picture", "file_format", "way"), cut_pictures())
+def test_a_picture_that_is_cut_anywhere_is_refused_or_whole(picture, file_format, way):
+    """What follows the pixels may be lacking, as every viewer has it; of the pixels, nothing may."""
+    whole = encode(picture, file_format, **way)
+    wanted = decode(whole, SIZE, LIMIT)
+    for length in range(len(whole)):
+        try:
+            decoded = decode(whole[:length], SIZE, LIMIT)
+        except PictureRefused:
+            continue
+        assert np.array_equal(decoded, wanted), f"the first {length} of {len(whole)} bytes"
 
 
 @pytest.mark.parametrize("file_format", decoding.FORMATS)
