@@ -5,6 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from export.auto_margin import AutoRequest, auto_metadata, told
 from export.bf16_agreement import read_pictures, store_bf16_agreement
 from export.companions import Companions
@@ -15,6 +17,7 @@ from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
+from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.data.class_names import read_class_names
 from training.foreign.loading import Source
@@ -27,6 +30,14 @@ def export_all(options: argparse.Namespace, command: str) -> int:
         options: The parsed command line.
         command: The command line as it was given.
     """
+    try:
+        with allocations_told():
+            return _export_all(options, command)
+    except torch.OutOfMemoryError as error:
+        return print_ending(error, out_of_memory=MORE_MEMORY, interrupted="", device="cpu")
+
+
+def _export_all(options: argparse.Namespace, command: str) -> int:
     try:
         classes = None if options.classes is None else read_class_names(options.classes)
         source = Source(options.ckpt, classes)

@@ -105,7 +105,9 @@ def _read(path: Path, checkpoint: Path, info: CheckpointInfo) -> Evaluation:
             f"again with: {fix} --eps {info.epsilon:.4g}"
         )
     if content.get("robustness_likely_overestimated") is None:  # said at the end, and no attack may have run before
-        raise FiguresError(f"{path}: the evaluation was not finished; the same command goes on with it: {fix}")
+        about = content.get("about")
+        began = about.get("command") if isinstance(about, dict) else None
+        raise FiguresError(f"{path}: the evaluation was not finished; the same command goes on with it: {began or fix}")
     return Evaluation(path, content)
 
 

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
+from training.common.endings import lacks_memory
 from training.common.errors import TrainingError, first_line, one_line
 from training.common.files import damaged_part, write_atomically
 from training.common.given_paths import CHECKPOINT_OR_WEIGHTS
@@ -379,7 +380,13 @@ def _read_state_dict(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(f"{path}: damaged: its {part} is not that of its checksum; {_FIX_DAMAGE}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file"
+        ) from None
+    except Exception as error:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+        if lacks_memory(error):
+            raise
         raise CheckpointError(f"{path}: not a plain state dict, or damaged; {_fix(flag)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a plain state dict of tensors; {_fix(flag)}")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sgn_serve.interrupts import importing
+from training.common.described_options import given_options
 from training.common.errors import TrainingError
 from training.common.given_paths import require_file
 from training.config import TIMM_WEIGHTS, TrainConfig
@@ -33,7 +34,9 @@ def check_files(arguments: argparse.Namespace, config: TrainConfig) -> None:
         check_run(folder, resume=arguments.resume)
     if config.start and config.pretrained != TIMM_WEIGHTS and not arguments.resume:
         require_file(Path(config.start), config.start_flag)
-    require_root(arguments.data_root, config.dataset)
+    # A run that goes on knows its data set, which need not be named again.
+    named = not arguments.resume or "dataset" in given_options(TrainConfig, arguments)
+    require_root(arguments.data_root, config.dataset if named else None)
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:

@@ -132,6 +132,8 @@ class _PictureParser(MultiPartParser):
 
     field = IMAGE
     begun = ended = False
+    wrong = ""
+    """Name of a part with pictures that does not belong here."""
 
     def on_part_begin(self) -> None:
         """Take a part's begin."""
@@ -147,6 +149,10 @@ class _PictureParser(MultiPartParser):
         """Take the end of a part's head."""
         disposition = self._current_part.content_disposition
         _, options = parse_options_header(disposition)
+        name = options.get(b"name", b"").decode("latin-1")
+        if name in _OTHER_FIELD and name != self.field:
+            self.wrong = name
+            raise MultiPartException("wrong field")
         if disposition and options.get(b"name") == self.field.encode() and b"filename" not in options:
             self._current_part.content_disposition = disposition + b'; filename=""'
         super().on_headers_finished()
@@ -186,6 +192,8 @@ async def _parse_parts(request: Request, stream: AsyncGenerator[bytes, None], fi
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if parser.wrong:
+            raise _wrong_field(parser.wrong) from None
         reason = _BAD_FORM if error.message.startswith("Invalid") else error.message
         raise RequestError("bad_form", f"the multipart form cannot be read: {reason}") from None
     if parser.begun and not parser.ended:

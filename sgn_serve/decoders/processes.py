@@ -106,9 +106,10 @@ class DecoderProcess:
 
     def kill(self, reason: End) -> None:
         """End the process, for this reason."""
-        if self._alive and self._end is None:
+        if self._end is None:
             self._end = reason
-            self._order_kill(self)
+            if self._alive:
+                self._order_kill(self)
 
     def has_ended(self, status: int | None) -> None:
         """Take note of the end of the process.
@@ -120,9 +121,9 @@ class DecoderProcess:
             return
         self._alive = False
         if status is not None:
-            self._end = self._end or _reason(status)
             if self._answer is not None:
-                self._read()  # its last answer may arrive together with the news of its end
+                self._read()  # its last answer may arrive together with the news of its end, and tells the reason
+            self._end = self._end or _reason(status)
         end = End.STOPPED if status is None else self._end or End.CRASH
         self._close()
         if self._answer is not None and not self._answer.done():
@@ -178,7 +179,7 @@ class DecoderProcess:
             self._region.madvise(mmap.MADV_REMOVE)
         if last:  # it ends by itself, unless a picture has taken it over
             self.kill(End.MEMORY if outcome is Outcome.NO_MEMORY else End.AGE)
-        elif self._end is None:
+        elif self._end is None and self._alive:
             self._observer.free(self)
 
     def _pixels(self) -> NDArray[np.uint8]:

@@ -62,8 +62,9 @@ def is_whole(ended: bytes, first_scan: int) -> bool:
     and with its complement behind it: a whole one ignores both. The noise has every restart marker, because libjpeg
     passes over what precedes the one it expects. The scans have to cover all bits of all coefficients too.
 
-    A large picture is decoded at half its size. The highest frequencies of its last blocks then have no say. If nothing
-    but some bits of these is missing, it passes for a whole one.
+    A large picture is decoded at half its size. Its highest frequencies then have no say. If nothing but some bits of
+    these is missing, it passes for a whole one. These are of its last blocks, or, in a progressive picture, of its last
+    scan.
 
     Args:
         ended: Result of with_end.

@@ -53,7 +53,9 @@ class FreedMemory:
             return False
         gc.collect()  # milliseconds: what is there for long is exempt (sgn_serve/process/garbage.py)
         self._trim(0)
-        left = resident_bytes() or 0
+        left = resident_bytes()
+        if left is None:  # too many files are open
+            return True
         self._smallest = min(self._smallest, left)
         self._pause = 0 if now - left >= _WORTH_BYTES else _PAUSE
         return True

@@ -134,6 +134,18 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "unknown_field",
         "send one picture as 'image', or several as 'images' to /classify_batch",
     ),
+    "a form with many pictures": (
+        {"files": [("images", RED)] * 6},
+        400,
+        "unknown_field",
+        "send one picture as 'image', or several as 'images' to /classify_batch",
+    ),
+    "a form with pictures without a file name": (
+        {"files": [("images", (None, RED * 20))] * 2},
+        400,
+        "unknown_field",
+        "send one picture as 'image', or several as 'images' to /classify_batch",
+    ),
     "JSON with a wrong option": ({"json": {"image": "aGVsbG8=", "top_k": 0}}, 400, "bad_top_k", "from 1 to 1000"),
     "JSON with half a number": ({"json": {"image": "aGVsbG8=", "top_k": 1.5}}, 400, "bad_json", "a whole number"),
     "JSON of nothing": ({"content": b"", "headers": JSON}, 400, "empty_body", "no body"),

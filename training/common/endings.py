@@ -11,8 +11,14 @@ from training.common.devices import gib
 from training.common.errors import TrainingError, first_line
 from training.common.signals import Terminated
 
+_ALLOCATION = re.compile(r"you tried to allocate (\d+) bytes")
+"""PyTorch's words for memory that a processor lacks."""
+
 ENDINGS = (TrainingError, torch.OutOfMemoryError, KeyboardInterrupt, Terminated)
 """All that may end a command besides success. Every other exception is a programming error and keeps its traceback."""
+
+MORE_MEMORY = "close other programs, or use a machine with more memory"
+"""The fix where a network alone is too large for the memory."""
 
 
 @contextmanager
@@ -23,10 +29,15 @@ def allocations_told() -> Iterator[None]:
     except MemoryError as error:
         raise torch.OutOfMemoryError(first_line(error)) from error
     except RuntimeError as error:
-        found = re.search(r"you tried to allocate (\d+) bytes", str(error))
+        found = _ALLOCATION.search(str(error))
         if found is None:
             raise
         raise torch.OutOfMemoryError(f"{gib(int(found[1]))} were asked for") from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory cannot be had, which allocations_told tells."""
+    return isinstance(error, MemoryError) or _ALLOCATION.search(str(error)) is not None
 
 
 def print_ending(

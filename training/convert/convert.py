@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
+from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.convert.options import Options
 from training.data.class_names import CIFAR10, read_class_names
@@ -134,7 +135,10 @@ def _require_complete(found: Match, weights: ForeignWeights, arch: str, classes:
 def run(options: Options) -> int:
     """Convert the weights, print what was done, and return the exit status."""
     try:
-        print("\n".join(convert(options)))
+        with allocations_told():
+            print("\n".join(convert(options)))
+    except torch.OutOfMemoryError as error:
+        return print_ending(error, out_of_memory=MORE_MEMORY, interrupted="", device="cpu")
     except TrainingError as error:
         for line in getattr(error, "details", ()):
             print(line, file=sys.stderr)

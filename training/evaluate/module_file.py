@@ -69,6 +69,9 @@ def _failure(given: str, path: Path, error: Exception | SystemExit) -> str:
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
     ]
     what, file, where = one_line(error), path.name, f", line {lines[-1]}" if lines else ""
-    if isinstance(error, SyntaxError):  # its own text names the file and the line too; it may be one that it imports
-        what, file, where = error.msg, Path(error.filename or path).name, f", line {error.lineno}"
+    # Its own text names the file and the line too; it may be one that it imports, but none that `eval` was given.
+    if isinstance(error, SyntaxError):
+        what = error.msg
+        if error.lineno and Path(error.filename or path).is_file():
+            file, where = Path(error.filename or path).name, f", line {error.lineno}"
     return f"--module {given}: {type(error).__name__}: {what} ({file}{where})"

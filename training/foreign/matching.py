@@ -156,7 +156,7 @@ def _match(tensors: Mapping[str, Tensor], spelling: Spelling, wanted: Mapping[st
         if name.endswith(COUNTER):
             fitting[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)  # the network's may have no values yet
         else:
-            layer = layers.get(_layer(name))
+            layer = layers.get(_layer(name)) if _layer(name) else None  # what belongs to no layer tells no other's name
             missing[name] = "" if layer is None else layer + name.removeprefix(_layer(name))
     return Match(spelling, fitting, missing, tuple(left_over), other_shapes, tuple(unused))
 

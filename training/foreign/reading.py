@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sgn_serve.graph_format import METADATA_KEY
+from training.common.endings import lacks_memory
 from training.common.errors import first_line
 from training.common.files import damaged_part
 from training.foreign.errors import WeightsError
@@ -108,7 +109,11 @@ def _read_pickle(path: Path) -> Any:
         raise WeightsError(
             f"{path}: not a file of tensors alone ({what}); in its own program, save model.state_dict() alone"
         ) from None
-    except Exception:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file") from None
+    except Exception as error:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+        if lacks_memory(error):
+            raise
         raise WeightsError(f"{path}: not a file that torch.save wrote, or damaged; copy or save it again") from None
 
 

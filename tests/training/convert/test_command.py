@@ -390,6 +390,30 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not graph.exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied"), "x.pt: cannot be read (Permission denied); check the file"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+            "out of memory on cpu",
+        ),
+        (KeyError(101), "not a file that torch.save wrote, or damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_no_damage(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    weights = tmp_path / "x.pt"
+    torch.save(WideReference(1, 1, 5).state_dict(), weights)
+    monkeypatch.setattr(torch, "load", load)
+    assert main(["--weights", str(weights), "--classes", CLASSES, "--out", str(tmp_path / "o.safetensors")]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_flipped_bit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = tmp_path / "x.pt"
     torch.save(WideReference(1, 1, 5).state_dict(), weights)

@@ -117,6 +117,8 @@ def test_functions_that_build_no_module(mine, picture_folder, capsys, name, comp
     [
         ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library' (my_network.py, line 1)"),
         ("x = 1\ny = = 2\n", "SyntaxError: invalid syntax (my_network.py, line 2)"),
+        ("\neval('(')\n", "SyntaxError: '(' was never closed (my_network.py, line 2)"),
+        ("raise SyntaxError('x')\n", "SyntaxError: x (my_network.py, line 1)"),
         ("import sys\nsys.exit(3)\n", "SystemExit: 3 (my_network.py, line 2)"),
         (MY.replace("/ 0.25))", "/ 0.25)).softmax(1)"), "the module answers with probabilities"),
         (

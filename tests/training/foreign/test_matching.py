@@ -36,3 +36,11 @@ def test_the_number_of_logits_may_alone_differ() -> None:
         {"a": torch.zeros(10, 4), "b": torch.zeros(10)}, "wrn-10-1", {"a": torch.zeros(7, 4), "b": torch.zeros(7)}
     )
     assert fit.logits_in_file == 10
+
+
+def test_the_name_of_a_missing_tensor_of_no_layer_is_not_guessed() -> None:
+    """torchvision's pos_embedding is in a layer, and its class_token is in none."""
+    wanted = {"pos_embed": torch.zeros(1, 50, 4), "cls_token": torch.zeros(1, 1, 4)}
+    fit = match({"encoder.pos_embedding": wanted["pos_embed"]}, "timm:vit_base_patch32_224", wanted)
+    assert list(fit.tensors) == ["pos_embed"]
+    assert fit.missing == {"cls_token": ""}
