@@ -281,7 +281,7 @@ def cut_pictures() -> list[Any]:
         "TGA": [{"compression": "tga_rle"}],
         "DDS": [{"pixel_format": "DXT1"}],
     }
-    pictures = [(rgb, name, {}) for name in decoding.FORMATS]
+    pictures: list[tuple[Any, str, dict[str, Any]]] = [(rgb, name, {}) for name in decoding.FORMATS]
     pictures += [(rgb, name, way) for name, more in ways.items() for way in more if name in decoding.FORMATS]
     pictures += [(clear, name, {}) for name in ("PNG", "JPEG2000", "WEBP", "TIFF", "AVIF", "TGA", "QOI")]
     return [

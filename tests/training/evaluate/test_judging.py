@@ -147,6 +147,8 @@ def test_the_module_stays_as_it_was(module):
 
 def test_what_forward_writes_into_buffers_is_taken_back(module, tmp_path):
     class Counted(Normalised):
+        answered: Tensor
+
         def __init__(self):
             super().__init__()
             self.register_buffer("answered", torch.zeros((), dtype=torch.int64))
