@@ -184,6 +184,7 @@ class _Running:
         return asyncio.run_coroutine_threadsafe(self._classify(items, count), self._loop)
 
     def close(self) -> None:
+        self._reader.give_up()  # or its thread would wait for an object store
         self._wait_for(self._stop())
         self._end_threads()
 

@@ -59,6 +59,10 @@ class Reader:
                 break
         return contents
 
+    def give_up(self) -> None:
+        """End all waits for object stores, at once. Any thread may call it."""
+        self._objects.give_up()
+
     def close(self) -> None:
         """Close the tables, and end what reads objects."""
         for table in self._tables.values():
