@@ -23,7 +23,7 @@ from export.network_passes import passes_of
 from export.options import PICTURES
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
-from sgn_serve.graph_format import LOGITS, METADATA_KEY, SHA256_KEY, file_sha256
+from sgn_serve.graph_format import LOGITS, METADATA_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.foreign.loading import Source, load_network
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -99,7 +99,7 @@ def export_graph(
             if not verification.passed:
                 cause = _cause_of_difference(network, graph)
                 raise VerificationError(f"the graph's outputs differ from PyTorch's{cause}", verification)
-        if network.block is not None and file_format.second_pass is not None:
+        if SELF_GRADIENT in passes.output_names and file_format.second_pass is not None:
             verify_extreme_gradients(file_format.second_pass(partial), network, pictures[:1], TOLERANCES[LOGITS])
     return verification
 
