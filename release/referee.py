@@ -1,14 +1,14 @@
 """Compare defences with the static network inside them: what is claimed, what adaptive attacks leave, what it costs.
 
     python -m release.referee --data-root data --threads 1                           # every row, for days of a core
-    python -m release.referee --data-root data --pictures 200 --rows static energy-step
+    python -m release.referee --data-root data --report results/bundled/self-gradient.json --first 300 --beta 20
 
 DIR holds test/<class>/. All rows have the same static network, that of --ckpt with its block off, and the same
 pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of our
 report that fit it. A picture counts as withstood if it withstands all of them.
 
 With --report, what a report of the same checkpoint and pictures has of the rows `static` and `self-gradient` is taken
-from there.
+from there. --first judges the first of these pictures alone.
 
 It writes results/referee.json and results/referee.md after every attack, and each row's report to runs/referee. The
 same command goes on after the last batch that was done.
@@ -19,6 +19,7 @@ row with the static network picture by picture, on the attacks that both had or 
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +34,8 @@ from release.gpu import flops
 from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.graph_format import file_sha256
-from training.attacks.names import DEFAULT, split_names
+from training.attacks.auto_attack import GradientStage
+from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, State, any_matches
 from training.checkpoint import CheckpointInfo, load_checkpoint
@@ -47,7 +49,7 @@ from training.data.picture_set import PictureSet
 from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Report, wilson_interval
+from training.evaluate.report import Report, Row, json_values, saved_rows, wilson_interval
 from training.evaluate.row_progress import RowProgress
 from training.networks.defences.build import DEFENCES
 from training.networks.self_gradient import SelfGradientNetwork
@@ -59,9 +61,24 @@ SEED = 1  # the pictures of the bundled network's reports
 STATIC, SELF_GRADIENT = "static", "self-gradient"
 WHOLE = ("cw-20", "autoattack")
 """Attacks of every row."""
-ADAPTIVE = ("transfer", "through-both", "straight-through", "smooth-cw", "smooth-apgd-ce", "smooth-apgd-t")
+STATIC_TRANSFER = "transfer-apgd-t"
+"""APGD-T on the static network, shown to the defence. A rule that trusts the first answer keeps a wrong one too.
+
+Source: Croce et al., Evaluating the Adversarial Robustness of Adaptive Test-time Defenses (2022).
+"""
+ADAPTIVE = (
+    "transfer",
+    STATIC_TRANSFER,
+    "through-both",
+    "straight-through",
+    "smooth-cw",
+    "smooth-pgd",
+    "averaged-smooth",
+    "smooth-apgd-ce",
+    "smooth-apgd-t",
+)
 """Attacks of the rows whose rule uses a gradient, beside those."""
-ADAPTIVE_WITHOUT_GRADIENT = ("transfer",)
+ADAPTIVE_WITHOUT_GRADIENT = ("transfer", STATIC_TRANSFER)
 """The same of the other defences, whose honest derivative hides nothing."""
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""
@@ -143,8 +160,14 @@ def attacks_of(contender: Contender, context: Context, options: argparse.Namespa
         AttackError: A name is unknown.
     """
     chosen = [name for name in contender.adaptive if options.adaptive is None or name in options.adaptive]
-    attacks = build_attacks([*options.whole, *chosen], replace(context, has_block=contender.state == "block on"))
-    return [attack for attack in attacks if attack.id.state == contender.state]
+    names = [*options.whole, *(name for name in chosen if name != STATIC_TRANSFER)]
+    attacks = build_attacks(names, replace(context, has_block=contender.state == "block on"))
+    attacks = [attack for attack in attacks if attack.id.state == contender.state]
+    if STATIC_TRANSFER in chosen and context.classes >= FEWEST_CLASSES_FOR_DLR:
+        # Behind those that cost less, before those that are run on what is left.
+        place = next((index for index, one in enumerate(attacks) if one.id.view == "smooth"), len(attacks))
+        attacks.insert(place, GradientStage("apgd-t", view="first-pass", survivors_of=(CLEAN,)))
+    return attacks
 
 
 def attack_all(
@@ -163,6 +186,8 @@ def attack_all(
         path: Its file. A file beside it keeps what the running attack has done.
         saved: Called after each attack.
     """
+    if report.rows:
+        report.save(path)  # rows of --report are not asked for again where it is not named
     for attack in attacks:
         if attack.id in report.rows:
             continue
@@ -318,12 +343,15 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adaptive", nargs="+", help="adaptive attacks (default: all that fit a row)")
     parser.add_argument("--beta", nargs="+", type=float, default=[5.0, 20.0, 100.0], help="sharpness of the surrogates")
     parser.add_argument("--pictures", type=int, default=1000, help="test pictures (default: 1000)")
+    parser.add_argument("--first", type=int, help="judge the first of these pictures alone (default: all)")
     parser.add_argument("--batch", type=int, default=50, help="pictures at a time (default: 50)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--runs", type=Path, default=Path("runs/referee"), help="folder of the rows' reports")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")
     options = parser.parse_args(command_line)
-    for name in ("pictures", "batch", "threads"):
+    given = sys.argv[1:] if command_line is None else command_line
+    options.command = shlex.join(["python", "-m", "release.referee", *given])
+    for name in ("pictures", "first", "batch", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     if any(beta <= 0 for beta in options.beta):
@@ -343,7 +371,7 @@ def check_names(options: argparse.Namespace) -> None:
             raise RefereeError(
                 f"--rows: unknown row {name!r}; {did_you_mean(name, CONTENDERS)}known are: {', '.join(CONTENDERS)}"
             )
-    split_names([*options.whole, *(options.adaptive or DEFAULT)])
+    split_names(options.whole)
     for name in options.adaptive or ():
         if name not in ADAPTIVE:
             raise RefereeError(f"--adaptive: {name} is none of {', '.join(ADAPTIVE)}")
@@ -371,32 +399,55 @@ def setting_of(
     }
 
 
-def begun(
-    contender: Contender, setting: dict[str, Any], attacks: Sequence[AnyAttack], options: argparse.Namespace
-) -> Report:
-    """Return a row's report with what is measured already, by an earlier run or in the report of --report.
+def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack], pictures: int) -> dict[RowId, Row]:
+    """Return the rows of a report of training.evaluate that these attacks need not measure again.
+
+    A row is taken if its attack had the same parameters, and spared no more pictures than it would now.
+
+    Args:
+        path: The report.
+        whole: The setting with all of the pictures that were drawn.
+        attacks: The attacks.
+        pictures: How many of the first pictures are judged.
 
     Raises:
-        RefereeError: --report is of something else.
-        SavedReportError: A file is no report, or one of another setting.
+        RefereeError: It is no report, or of another checkpoint or other pictures.
+    """
+    try:
+        saved = json.loads(path.read_bytes())
+        others = [name for name in SAME if saved["setting"].get(name) != whole[name]]
+        rows = saved_rows(saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefereeError(
+            f"--report {path}: no report of training.evaluate ({type(error).__name__}); leave it out"
+        ) from None
+    if others:
+        raise RefereeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
+    taken = {}
+    for attack in attacks:
+        row, wanted = rows.get(attack.id), json_values(attack.parameters())
+        if row is None or {**row.attack, "survivors_of": None} != {**wanted, "survivors_of": None}:
+            continue
+        if all(one in wanted["survivors_of"] for one in row.attack["survivors_of"]):
+            seconds = row.core_seconds if pictures == len(row.withstood) else None
+            taken[attack.id] = Row(row.withstood[:pictures], row.attack, seconds)
+    return taken
+
+
+def begun(setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, saved: Mapping[RowId, Row]) -> Report:
+    """Return a row's report with what is measured already.
+
+    Args:
+        setting: The setting of the row.
+        attacks: Its attacks.
+        path: The report of an earlier run, if there is one.
+        saved: Rows that --report spares.
+
+    Raises:
+        SavedReportError: The file is no report, or one of another setting.
     """
     about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
-    report = Report(setting, {**about, "date": today()})
-    if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
-        try:
-            saved = json.loads(options.report.read_bytes())["setting"]
-            others = [name for name in SAME if saved.get(name) != setting[name]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RefereeError(
-                f"--report {options.report}: no report of training.evaluate ({type(error).__name__}); leave it out"
-            ) from None
-        if others:
-            raise RefereeError(
-                f"--report {options.report}: it differs from this run in {', '.join(others)}; leave it out"
-            )
-        report.setting = saved
-        report.take_over(options.report, attacks)
-    path = options.runs / f"{contender.name}.json"
+    report = Report(setting, {**about, "date": today()}, rows=dict(saved))
     report.take_over(path, attacks)
     wanted = {attack.id for attack in attacks}
     report.rows = {row: result for row, result in report.rows.items() if row in wanted}
@@ -404,14 +455,21 @@ def begun(
 
 
 def referee(
-    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo, chosen: PictureSet
+    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo, drawn: PictureSet
 ) -> dict[str, Any]:
     """Judge the rows that are asked for, write the results after each attack, and return them.
+
+    Args:
+        options: The options of the command line.
+        model: The checkpoint's network, frozen.
+        info: Its description.
+        drawn: The pictures that were drawn, of which the first ones may be asked for.
 
     Raises:
         TrainingError: A row cannot be judged, or something cannot be read or written.
     """
     check_names(options)
+    chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
     context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
     plain = flops.of_network(model, info.image_size[0])["one pass"]
@@ -419,9 +477,13 @@ def referee(
     rows = []
     for contender in CONTENDERS.values():
         attacks = attacks_of(contender, context, options)
+        setting, whole = (setting_of(contender, options, info, some) for some in (chosen, drawn))
+        saved: dict[RowId, Row] = {}
+        if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
+            saved = spared_by(options.report, whole, attacks, len(chosen))
         try:
             network = network_of(contender, model, info)
-            report = begun(contender, setting_of(contender, options, info, chosen), attacks, options)
+            report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved)
         except TrainingError:
             if contender.name in options.rows:
                 raise
@@ -441,7 +503,7 @@ def referee(
         static = next((judged for judged in done if judged.contender.name == STATIC), None)
         setting = setting_of(CONTENDERS[STATIC], options, info, chosen)
         result.update(
-            command="python -m release.referee",
+            command=options.command,
             versions=current_versions(),
             git_commit=git_commit(ignore=("results",)),
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
@@ -449,13 +511,14 @@ def referee(
             rows=[figures(judged, static) for judged in done],
         )
         write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), f"# The referee\n\n{shown(result)}\n".encode())
+        again = f"The same again:\n\n```sh\n{options.command}\n```\n"
+        write_atomically(path.with_suffix(".md"), f"# The referee\n\n{shown(result)}\n\n{again}".encode())
 
     for judged, network, attacks in rows:
         if judged.contender.name not in options.rows:
             continue
         setting = judged.report.setting
-        trial = Trial(network, images, chosen.labels, setting["eps"], setting["seed"], setting["batch_size"])
+        trial = Trial(network, images, chosen.labels, setting["eps"], SEED, options.batch)
         attack_all(trial, attacks, judged.report, options.runs / f"{judged.contender.name}.json", save)
         judged.report.sort_rows([attack.id for attack in attacks])
     save()
@@ -471,8 +534,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         check_names(options)
         model, info = load_checkpoint(options.ckpt)
         test = load_pictures("image-folder", options.data_root, "test", info.recipe.get("image_size"), info.class_names)
-        chosen = choose_pictures(test, options.pictures, SEED)
-        print(shown(referee(options, model.requires_grad_(False), info, chosen)))
+        drawn = choose_pictures(test, options.pictures, SEED)
+        print(shown(referee(options, model.requires_grad_(False), info, drawn)))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

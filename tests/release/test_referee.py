@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ def folder(tmp_path, monkeypatch):
     """A checkpoint and test pictures; every attack takes few steps."""
     build = referee.build_attacks
     monkeypatch.setattr(referee, "build_attacks", lambda *given: [short(attack) for attack in build(*given)])
+    monkeypatch.setattr(referee, "GradientStage", partial(GradientStage, iterations=2))
     shorten_gradient_attacks(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     save_pictures(tmp_path / "data" / "test", save_untrained(tmp_path, INFO))
@@ -68,7 +70,7 @@ def result(folder):
 
 
 def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, capsys):
-    assert main(command("--adaptive", "transfer", "through-both", "smooth-cw")) == 0
+    assert main(command("--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw")) == 0
     found = result(folder)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == list(CONTENDERS)
@@ -93,6 +95,7 @@ def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, ca
     for name in rows.keys() - {STATIC}:
         assert rows[name]["against_static"]["lowest"] == compare(lowest[name], lowest[STATIC])
         assert "CW-20, transfer from block off" in rows[name]["by_attack"]
+        assert "APGD-T, transfer from block off" in rows[name]["by_attack"]
     costs = {name: row["cost"] for name, row in rows.items()}
     assert costs[STATIC] == 1
     assert costs["noise-average"] == 4
@@ -166,6 +169,40 @@ def test_a_report_of_the_same_checkpoint_spares_its_rows(folder, monkeypatch, ca
     capsys.readouterr()
     assert main(command(*options, "--report=report.json", "--runs=other", "--out=other")) == 2
     assert "differs from this run in seed" in capsys.readouterr().err
+
+
+def test_the_first_pictures_of_a_report_are_enough(folder, monkeypatch):
+    options = ["--whole", "autoattack", "--rows", STATIC]
+    assert main(command(*options)) == 0
+    saved = json.loads((folder / "runs" / "referee" / f"{STATIC}.json").read_text())
+    (folder / "report.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(referee.measuring, "withstood", lambda *_: pytest.fail("all of it was measured"))
+    assert main(command(*options, "--first=6", "--report=report.json", "--runs=other", "--out=other")) == 0
+    found = json.loads((folder / "other" / "referee.json").read_text())
+    assert found["setting"]["pictures"] == 6
+    assert "--first=6" in found["command"]
+    answers = torch.stack([one.right[:6] for one in saved_rows(saved).values()]).all(dim=0)
+    assert found["rows"][0]["lowest"]["accuracy"] == pytest.approx(answers.float().mean().item(), abs=1e-4)
+
+
+def test_rows_of_other_attacks_than_ours_are_measured_again(folder, monkeypatch):
+    options = ["--whole", "autoattack", "--rows", STATIC]
+    assert main(command(*options)) == 0
+    saved = json.loads((folder / "runs" / "referee" / f"{STATIC}.json").read_text())
+    (square,) = (row for row in saved["rows"] if row["title"] == "Square")
+    square["attack"]["queries"] += 1
+    (fab,) = (row for row in saved["rows"] if row["title"] == "FAB-T")
+    fab["attack"]["survivors_of"].append({"family": "fgsm"})  # which spared more pictures than it would now
+    (folder / "report.json").write_text(json.dumps(saved))
+    measured = []
+
+    def noting(trial, attack, progress):
+        measured.append(attack.id.family)
+        return withstood(trial, attack, progress)
+
+    monkeypatch.setattr(referee.measuring, "withstood", noting)
+    assert main(command(*options, "--report=report.json", "--runs=other", "--out=other")) == 0
+    assert measured == ["fab-t", "square"]
 
 
 @pytest.mark.parametrize(
