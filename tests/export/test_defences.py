@@ -32,12 +32,14 @@ def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence
     graph = read_graph(path)
     assert graph.description.has_block
     assert graph.description.has_gradient == defence.uses_gradient
+    assert info.defence is not None
     assert graph.description.checkpoint["defence"]["name"] == info.defence.name
     served = Classifier(graph, ("cpu",), threads=1)
     images = torch.rand(5, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected, plain = defence(images), defence(images, self_gradient=False)
     found = served.logits(images.numpy(), self_gradient=True)
+    assert found.corrected is not None
     np.testing.assert_allclose(found.corrected, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.plain, plain, rtol=1e-3, atol=1e-4)
     assert np.abs(found.corrected - found.plain).max() > 1e-3

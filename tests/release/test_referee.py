@@ -14,8 +14,10 @@ from release.referee import CONTENDERS, SELF_GRADIENT, STATIC, conclusion, main,
 from tests.short_attacks import shorten_gradient_attacks
 from tests.training.checkpoints import save_untrained, tiny_info
 from training.attacks.auto_attack import GradientStage, Square
+from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import CLEAN, RowFilter
 from training.checkpoint import BlockConfig, load_checkpoint, save_checkpoint
+from training.evaluate import measuring
 from training.evaluate.measuring import withstood
 from training.evaluate.report import FORMAT, saved_rows
 
@@ -34,7 +36,7 @@ def short(attack):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A checkpoint and test pictures; every attack takes few steps."""
-    build = referee.build_attacks
+    build = build_attacks
     monkeypatch.setattr(referee, "build_attacks", lambda *given: [short(attack) for attack in build(*given)])
     monkeypatch.setattr(referee, "GradientStage", partial(GradientStage, iterations=2))
     shorten_gradient_attacks(monkeypatch.setattr)
@@ -119,7 +121,7 @@ def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
         calls.append(attack.id)
         return withstood(trial, attack, progress)
 
-    monkeypatch.setattr(referee.measuring, "withstood", stopping)
+    monkeypatch.setattr(measuring, "withstood", stopping)
     with pytest.raises(KeyboardInterrupt):
         main(command(*rows, "--runs=again", "--out=again"))
     stopped = json.loads((folder / "again" / "referee.json").read_text())
@@ -133,7 +135,7 @@ def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
         restored.append(progress.restored)
         return right
 
-    monkeypatch.setattr(referee.measuring, "withstood", noting)
+    monkeypatch.setattr(measuring, "withstood", noting)
     assert main(command(*rows, "--runs=again", "--out=again")) == 0
     assert restored[0] == 4
     again = json.loads((folder / "again" / "referee.json").read_text())
@@ -161,7 +163,7 @@ def test_a_report_of_the_same_checkpoint_spares_its_rows(folder, monkeypatch, ca
     extra = {"id": {"state": "block off", "family": "fgsm"}, "attack": {}, "core_seconds": 1, "withstood": "0" * 10}
     merged["rows"].append(extra)
     (folder / "report.json").write_text(json.dumps(merged))
-    monkeypatch.setattr(referee.measuring, "withstood", lambda *_: pytest.fail("all of it was measured"))
+    monkeypatch.setattr(measuring, "withstood", lambda *_: pytest.fail("all of it was measured"))
     assert main(command(*options, "--report=report.json", "--runs=other", "--out=other")) == 0
     assert json.loads((folder / "other" / "referee.json").read_text())["rows"] == own["rows"]
     merged["setting"]["seed"] = 5
@@ -176,7 +178,7 @@ def test_the_first_pictures_of_a_report_are_enough(folder, monkeypatch):
     assert main(command(*options)) == 0
     saved = json.loads((folder / "runs" / "referee" / f"{STATIC}.json").read_text())
     (folder / "report.json").write_text(json.dumps(saved))
-    monkeypatch.setattr(referee.measuring, "withstood", lambda *_: pytest.fail("all of it was measured"))
+    monkeypatch.setattr(measuring, "withstood", lambda *_: pytest.fail("all of it was measured"))
     assert main(command(*options, "--first=6", "--report=report.json", "--runs=other", "--out=other")) == 0
     found = json.loads((folder / "other" / "referee.json").read_text())
     assert found["setting"]["pictures"] == 6
@@ -200,7 +202,7 @@ def test_rows_of_other_attacks_than_ours_are_measured_again(folder, monkeypatch)
         measured.append(attack.id.family)
         return withstood(trial, attack, progress)
 
-    monkeypatch.setattr(referee.measuring, "withstood", noting)
+    monkeypatch.setattr(measuring, "withstood", noting)
     assert main(command(*options, "--report=report.json", "--runs=other", "--out=other")) == 0
     assert measured == ["fab-t", "square"]
 
@@ -216,7 +218,7 @@ def test_rows_of_other_attacks_than_ours_are_measured_again(folder, monkeypatch)
     ],
 )
 def test_what_cannot_be_had_is_refused_before_any_attack(arguments, message, folder, capsys, monkeypatch):
-    monkeypatch.setattr(referee.measuring, "withstood", lambda *_: pytest.fail("an attack was run"))
+    monkeypatch.setattr(measuring, "withstood", lambda *_: pytest.fail("an attack was run"))
     assert main(command(*arguments)) == 2
     printed = capsys.readouterr().err
     assert message in printed
@@ -256,7 +258,7 @@ def test_the_conclusion_follows_the_sign_test_and_its_direction():
 
 def test_every_row_has_autoattack_and_a_defence_has_attacks_that_know_of_it():
     for contender in CONTENDERS.values():
-        context = referee.Context(8 / 255, has_block=True, classes=10)
+        context = Context(8 / 255, has_block=True, classes=10)
         attacks = [attack.id for attack in referee.attacks_of(contender, context, referee.parse([]))]
         assert CLEAN.matches(attacks[0])
         for family in ("apgd-ce", "apgd-t", "fab-t", "square"):
