@@ -100,7 +100,7 @@ def export_graph(
                 wrong = {check.output for check in verification.checks if not check.passed}
                 cause = _cause_of_difference(network, graph) if wrong == {SELF_GRADIENT} else ""
                 raise VerificationError(f"the graph's outputs differ from PyTorch's{cause}", verification)
-        if network.block is not None and file_format.second_pass is not None:
+        if SELF_GRADIENT in passes.output_names and file_format.second_pass is not None:
             verify_extreme_gradients(file_format.second_pass(partial), network, pictures[:1], TOLERANCES[LOGITS])
     return verification
 

@@ -21,7 +21,7 @@ from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRE
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
-from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SHA256_KEY, file_sha256
+from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
@@ -155,7 +155,7 @@ def export_reduced(
             raise VerificationError(
                 f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
             )
-        if network.block is not None and file_format.second_pass is not None:
+        if SELF_GRADIENT in passes.output_names and file_format.second_pass is not None:
             verify_extreme_gradients(file_format.second_pass(partial), network, checked[:1], REDUCED_TOLERANCES[LOGITS])
         agreements = measure_agreement(runner, network, pictures, info.epsilon or EPS)
         if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:

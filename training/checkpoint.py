@@ -24,6 +24,7 @@ from training.common.given_paths import CHECKPOINT_OR_WEIGHTS
 from training.data.automatic_split import AutomaticSplit
 from training.networks.activations import with_activation
 from training.networks.backbones import build_backbone
+from training.networks.defences.build import DefenceConfig, build_defence
 from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
@@ -67,6 +68,7 @@ class CheckpointInfo:
         resize: Treatment of a picture of another aspect: one of sgn_serve.pictures.resizing.RESIZES.
         split: How the folder of its pictures was divided, where that had no train/ and test/. Else None.
         auto_margin: Threshold of self_gradient="auto", SelfGradientNetwork's argument of that name. None for none.
+        defence: The inference rule around a static network, in place of a block; see training.defend. None for none.
     """
 
     architecture: str
@@ -87,16 +89,18 @@ class CheckpointInfo:
     resize: str = "stretch"
     split: AutomaticSplit | None = None
     auto_margin: float | None = None
+    defence: DefenceConfig | None = None
 
     def to_json(self) -> str:
         """Return the description as it stands in a checkpoint's metadata.
 
-        A resize of "stretch", and None for split and auto_margin, are left out, as in files from before there were
-        others.
+        A resize of "stretch", and None for split, auto_margin and defence, are left out, as in files from before
+        there were others.
         """
         values = {"format": CHECKPOINT_FORMAT, **asdict(self)}
-        if self.auto_margin is None:
-            del values["auto_margin"]
+        for name in ("auto_margin", "defence"):
+            if values[name] is None:
+                del values[name]
         if self.resize == "stretch":
             del values["resize"]
         if self.split is None:
@@ -118,7 +122,7 @@ class CheckpointInfo:
             raise CheckpointError(f"its description is not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != CHECKPOINT_FORMAT:
             raise CheckpointError(f"its JSON does not say format {CHECKPOINT_FORMAT!r}")
-        values = {"resize": "stretch", "split": None, "auto_margin": None, **values}
+        values = {"resize": "stretch", "split": None, "auto_margin": None, "defence": None, **values}
         if values["resize"] not in RESIZES:
             raise CheckpointError(f"its JSON's resize is {values['resize']!r}; known are: {', '.join(RESIZES)}")
         if differing := set(values) ^ {item.name for item in fields(cls)}:
@@ -137,6 +141,13 @@ class CheckpointInfo:
                 values["split"] = AutomaticSplit.from_values(values["split"])
             except ValueError as error:
                 raise CheckpointError(f"its JSON's split is none: {error}") from None
+        if values["defence"] is not None:
+            try:
+                values["defence"] = DefenceConfig.from_values(values["defence"])
+            except ValueError as error:
+                raise CheckpointError(f"its JSON's defence is none: {error}") from None
+            if values["block"] is not None:
+                raise CheckpointError("its JSON has both a block and a defence, of which a network has one")
         _check_values(values)
         return cls(**values)
 
@@ -201,6 +212,8 @@ def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> Self
         )
     if info.method == "gradient-oracle":
         return GradientOracle(with_gradient_input(backbone, len(info.mean)), info.mean, info.std)
+    if info.defence is not None:
+        return build_defence(info.defence, backbone, info.mean, info.std, info.image_size)
     return SelfGradientNetwork(backbone, block, info.mean, info.std, info.auto_margin)
 
 
@@ -319,6 +332,10 @@ def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
     tensors, widest = len(state), max((max(tensor.shape, default=1) for tensor in state.values()), default=0)
     if info.block is not None and info.block.layers > tensors:
         raise ArchitectureError(f"a block of {info.block.layers} layers, where the file holds {tensors} tensors")
+    if info.defence is not None and info.defence.name == "noise-average":
+        noise, shape = state.get("noise"), (info.defence.steps, len(info.mean), *info.image_size)
+        if noise is None or noise.shape != shape:
+            raise ArchitectureError(f"a noise-average of {shape}, which the file's tensor noise is not")
     match = re.fullmatch(r"wrn-(\d+)-(\d+)", info.architecture)
     if match is None:
         return

@@ -32,7 +32,7 @@ from docs.generator.results import (
 )
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import fast_judge, own_folder, own_weights
+from release import fast_judge, own_folder, own_weights, referee
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -320,6 +320,15 @@ def _fast_judge() -> str:
     return "Not measured on enough pictures yet."
 
 
+def _referee() -> str:
+    """Return the comparison of defences, if a defence and the static network were measured."""
+    if (referee.RESULTS / "referee.json").is_file():
+        measured = result("referee")
+        if any("against_static" in row for row in measured["rows"]):
+            return referee.shown(measured)
+    return "Not measured yet."
+
+
 def _network_row(title: str, report: str) -> tuple[str, ...]:
     """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
@@ -430,6 +439,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "smooth-activations": _smooth_activations,
     "disagreement": _disagreement,
     "fast-judge": _fast_judge,
+    "referee": _referee,
     "auto": _auto,
     "auto-attacked": _auto_attacked,
     "auto-cost": _auto_cost,

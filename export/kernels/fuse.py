@@ -10,7 +10,7 @@ from torch import fx
 
 from export.errors import CaptureError
 from export.kernels import onnx_functions, operators, reference
-from training.networks.self_gradient import SelfGradientBlock
+from training.networks.self_gradient import Correction, SelfGradientBlock
 
 aten = torch.ops.aten
 
@@ -18,7 +18,7 @@ WEIGHTS_NAME = "block_weights"
 """Attribute of the graph that holds all of the block's weights; see reference.block_weights."""
 
 
-def fuse_block(graph: fx.GraphModule, block: SelfGradientBlock | None) -> None:
+def fuse_block(graph: fx.GraphModule, block: Correction | None) -> None:
     """Replace, in place, image + block(gradient) by the operator sgn::self_gradient_block.
 
     Args:
@@ -29,7 +29,7 @@ def fuse_block(graph: fx.GraphModule, block: SelfGradientBlock | None) -> None:
         CaptureError: There is no block, the kernel does not fit it, or it is not found in the graph.
         KernelsError: The kernels' library is there and cannot be loaded.
     """
-    if block is None:
+    if not isinstance(block, SelfGradientBlock):
         raise CaptureError("this network has no self-gradient block to fuse: export it without --fused")
     weights = reference.block_weights(block)
     layers, channels, _ = weights.shape

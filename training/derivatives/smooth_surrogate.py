@@ -2,6 +2,7 @@
 
 The maximum of several numbers is smoothed to log(sum(exp(beta * x))) / beta, which tends to it as beta grows; of x and
 0 that is the softplus. Rectifiers of every kind are written as sums of max(x, 0), pooling is a maximum as it stands.
+A sign becomes tanh(beta * x), which tends to it too: defences whose steps are signs are blind spots without it.
 """
 
 import warnings
@@ -52,9 +53,9 @@ class SurrogateWarning(UserWarning):
 class SmoothSurrogate(TorchFunctionMode):
     """A mode in which piecewise linear layers compute a smooth version of themselves, as modules and as functions.
 
-    It covers ReLU, ReLU6 and hard tanh, leaky ReLU and PReLU, hard sigmoid, hard swish and 2-d max-pooling. Smooth
-    layers are left alone (GELU, SiLU, sigmoid, tanh, ELU, ...). A SurrogateWarning names any other piecewise linear
-    call.
+    It covers ReLU, ReLU6 and hard tanh, leaky ReLU and PReLU, hard sigmoid, hard swish, 2-d max-pooling and signs.
+    Smooth layers are left alone (GELU, SiLU, sigmoid, tanh, ELU, ...). A SurrogateWarning names any other piecewise
+    linear call.
 
     Args:
         beta: Sharpness. Every smooth version tends to the layer as it grows.
@@ -81,6 +82,10 @@ class SmoothSurrogate(TorchFunctionMode):
 
 def _relu(beta: float, input: Tensor, inplace: bool = False) -> Tensor:
     return F.softplus(input, beta=beta)
+
+
+def _sign(beta: float, input: Tensor) -> Tensor:
+    return torch.tanh(beta * input)
 
 
 def _hardtanh(beta: float, input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
@@ -139,6 +144,7 @@ def _pair(value: Any) -> tuple[int, int]:
 _SMOOTH: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh),
+    **dict.fromkeys((torch.sign, Tensor.sign), _sign),
     F.relu6: _relu6,
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky_relu),
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),

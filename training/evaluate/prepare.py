@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +317,7 @@ def _known_setting(options: Options, info: CheckpointInfo, checkpoint_sha256: st
         "checkpoint_sha256": checkpoint_sha256,
         "architecture": info.architecture,
         "method": info.method,
+        **({} if info.defence is None else {"defence": asdict(info.defence)}),
         "data": _data(_reader(options, info), options.data_root) if info.dataset == UNKNOWN else info.dataset,
         "split": options.split,
         **_run_setting(options),

@@ -69,7 +69,19 @@ def rms_normalised(gradient: Tensor) -> Tensor:
     return torch.where(mean_square > smallest, normalised, normalised.detach())
 
 
-class SelfGradientBlock(nn.Module):
+class Correction(nn.Module):
+    """Turn the input gradient, (N, C, H, W), into a correction of the same shape that is added to the image.
+
+    Attributes:
+        scale: Size of the correction, in units of pixel intensity.
+        gradient_scaling: "rms" if each image's gradient is divided by its own root mean square first, else "none".
+    """
+
+    scale: float
+    gradient_scaling: GradientScaling
+
+
+class SelfGradientBlock(Correction):
     """Turn the input gradient into the correction that is added to the image: `layers` times [1x1 convolution, tanh].
 
     It has no biases, hence block(0) = 0 exactly. It is initialised near the identity, each layer with a gain that makes
@@ -121,7 +133,7 @@ class SelfGradientNetwork(nn.Module):
     Args:
         backbone: Any module that maps normalised images (N, 3, H, W) to logits (N, classes), or to a dict or tuple that
             holds them (training.networks.outputs).
-        block: The self-gradient block, or None for a plain network (the baselines).
+        block: The self-gradient block, or None for a plain network (the baselines). A Defence has another correction.
         mean: Per-channel mean of images in [0, 1]. Normalising belongs to the model, never to the caller.
         std: Per-channel standard deviation.
         auto_margin: Threshold of self_gradient="auto": it runs the second pass for pictures whose plain answer's
@@ -137,7 +149,7 @@ class SelfGradientNetwork(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        block: SelfGradientBlock | None,
+        block: Correction | None,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.25, 0.25, 0.25),
         auto_margin: float | None = None,
@@ -177,14 +189,26 @@ class SelfGradientNetwork(nn.Module):
 
         Source: section 3.4, eq. (4); section 4.
         """
+        return self.input_gradient(images, soft_loss)
+
+    def input_gradient(self, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the block-off logits and, from the same pass, the gradient of a loss of them; see first_pass.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+            loss: From logits (N, classes) to a scalar: a sum over images, so that none depends on its neighbours.
+
+        Returns:
+            Plain logits (N, classes), and the gradient (N, 3, H, W).
+        """
         if torch.is_inference_mode_enabled():
             # There torch.func.grad is silently wrong in PyTorch 2.11. A copy made outside is an ordinary tensor.
             with torch.inference_mode(False), torch.no_grad():
-                return self.first_pass(images.clone())
+                return self.input_gradient(images.clone(), loss)
 
         def loss_and_logits(inputs: Tensor) -> tuple[Tensor, Tensor]:
             logits = self.plain_logits(inputs)
-            return soft_loss(logits), logits
+            return loss(logits), logits
 
         # Fused attention kernels cannot be differentiated twice, which training needs.
         with frozen_batch_norm(self.backbone), sdpa_kernel(SDPBackend.MATH):
@@ -195,8 +219,8 @@ class SelfGradientNetwork(nn.Module):
             # (WRN-16-2 on a CPU), to the same last bit.
             with torch.enable_grad():
                 inputs = images.detach().requires_grad_()
-                loss, logits = loss_and_logits(inputs)
-                (gradient,) = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                value, logits = loss_and_logits(inputs)
+                (gradient,) = torch.autograd.grad(value, inputs, materialize_grads=True)
             return logits.detach(), gradient
 
     def self_gradient(self, images: Tensor) -> Tensor:

@@ -38,6 +38,14 @@ def test_relu_is_softplus_however_it_is_called(relu):
     assert torch.equal(relu(values.clone()), values.clamp(min=0))
 
 
+@pytest.mark.parametrize("sign", [torch.sign, torch.Tensor.sign, lambda x: x.sign()])
+def test_a_sign_is_a_hyperbolic_tangent_however_it_is_called(sign):
+    values = torch.linspace(-1, 1, 5)
+    with SmoothSurrogate(3.0):
+        smooth = sign(values)
+    torch.testing.assert_close(smooth, torch.tanh(3 * values))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_tends_to_the_layer_and_bends_where_the_layer_has_corners(name):
     layer = LAYERS[name]

@@ -56,7 +56,7 @@ def measure_block_effect(
     with torch.no_grad():
         plain, gradient = first_pass_in_batches(model.first_pass, images, batch_size)
         correction = model.block(gradient)
-        logits = in_batches(model.plain_logits, images + correction, batch_size=batch_size)
+        logits = in_batches(model.second_pass, images, gradient, batch_size=batch_size)
         _, nearby_gradient = first_pass_in_batches(model.first_pass, nearby, batch_size)
         nearby_correction = model.block(nearby_gradient)
         plain_attacked, gradient_attacked = first_pass_in_batches(model.first_pass, attacked, batch_size)

@@ -1,0 +1,546 @@
+"""Compare defences with the static network inside them: what is claimed, what adaptive attacks leave, what it costs.
+
+    python -m release.referee --data-root data --threads 1                           # every row, for days of a core
+    python -m release.referee --data-root data --report results/bundled/self-gradient.json --first 300 --beta 20
+
+DIR holds test/<class>/. All rows have the same static network, that of --ckpt with its block off, and the same
+pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of our
+report that fit it. A picture counts as withstood if it withstands all of them.
+
+With --report, what a report of the same checkpoint and pictures has of the rows `static` and `self-gradient` is taken
+from there. --first judges the first of these pictures alone.
+
+It writes results/referee.json and results/referee.md after every attack, and each row's report to runs/referee. The
+same command goes on after the last batch that was done.
+
+The cost of an answer is counted in multiplications of one forward pass of the static network. The sign test compares a
+row with the static network picture by picture, on the attacks that both had or that need a defence.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from release.bundle import BUNDLED
+from release.gpu import flops
+from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
+from sgn_serve.command_parser import did_you_mean
+from sgn_serve.graph_format import file_sha256
+from training.attacks.auto_attack import GradientStage
+from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
+from training.attacks.registry import AnyAttack, Context, build_attacks
+from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, State, any_matches
+from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.errors import TrainingError
+from training.common.files import check_writable, write_atomically
+from training.common.markdown import table
+from training.common.provenance import current_versions, git_commit, today
+from training.data.batches import to_float
+from training.data.loading import choose_pictures, load_pictures
+from training.data.picture_set import PictureSet
+from training.defend import defended
+from training.evaluate import measuring
+from training.evaluate.measuring import Trial
+from training.evaluate.report import Report, Row, json_values, saved_rows, wilson_interval
+from training.evaluate.row_progress import RowProgress
+from training.networks.defences.build import DEFENCES
+from training.networks.self_gradient import SelfGradientNetwork
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+CHECKPOINT = BUNDLED / "model.safetensors"
+SEED = 1  # the pictures of the bundled network's reports
+STATIC, SELF_GRADIENT = "static", "self-gradient"
+WHOLE = ("cw-20", "autoattack")
+"""Attacks of every row."""
+STATIC_TRANSFER = "transfer-apgd-t"
+"""APGD-T on the static network, shown to the defence. A rule that trusts the first answer keeps a wrong one too.
+
+Source: Croce et al., Evaluating the Adversarial Robustness of Adaptive Test-time Defenses (2022).
+"""
+ADAPTIVE = (
+    "transfer",
+    STATIC_TRANSFER,
+    "through-both",
+    "straight-through",
+    "smooth-cw",
+    "smooth-pgd",
+    "averaged-smooth",
+    "smooth-apgd-ce",
+    "smooth-apgd-t",
+)
+"""Attacks of the rows whose rule uses a gradient, beside those."""
+ADAPTIVE_WITHOUT_GRADIENT = ("transfer", STATIC_TRANSFER)
+"""The same of the other defences, whose honest derivative hides nothing."""
+SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
+"""Settings that a report must share with the run, so that its rows can be taken."""
+SIGNIFICANT = 0.05
+
+
+class RefereeError(TrainingError):
+    """A row that cannot be had, or a file of something else; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table.
+
+    Attributes:
+        name: Its name.
+        about: What it is, for the table.
+        trained: What was trained for it, beside the static network.
+        state: The state in which its network is attacked.
+        adaptive: Names of the adaptive attacks that fit it.
+    """
+
+    name: str
+    about: str
+    trained: str
+    state: State
+    adaptive: tuple[str, ...]
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(STATIC, "the network with its block off", "-", "block off", ()),
+        Contender(SELF_GRADIENT, "its block on", "with its block", "block on", ADAPTIVE),
+        Contender(
+            "anti-adversary",
+            "two signed steps of 0.15 towards its own first answer",
+            "nothing",
+            "block on",
+            ADAPTIVE,
+        ),
+        Contender(
+            "energy-step", "one step of 8/255 along the gradient of log-sum-exp", "nothing", "block on", ADAPTIVE
+        ),
+        Contender(
+            "noise-average",
+            "control without a gradient: mean over four fixed noises of 8/255",
+            "nothing",
+            "block on",
+            ADAPTIVE_WITHOUT_GRADIENT,
+        ),
+    )
+}
+
+
+def network_of(contender: Contender, model: SelfGradientNetwork, info: CheckpointInfo) -> SelfGradientNetwork:
+    """Return the network of a row, around the backbone of `model`.
+
+    Raises:
+        RefereeError: It needs a block, and the checkpoint has none.
+    """
+    if contender.name in DEFENCES:
+        return defended(model, info, DEFENCES[contender.name])[0].requires_grad_(False)
+    if contender.name == SELF_GRADIENT and model.block is None:
+        others = " ".join(name for name in CONTENDERS if name != SELF_GRADIENT)
+        raise RefereeError(f"the checkpoint has no block, which the row {SELF_GRADIENT} needs; pass --rows {others}")
+    return model
+
+
+def attacks_of(contender: Contender, context: Context, options: argparse.Namespace) -> list[AnyAttack]:
+    """Return the attacks of a row, clean first.
+
+    Args:
+        contender: The row.
+        context: The budget, the classes and the sharpness of the surrogates.
+        options: The options of the command line.
+
+    Raises:
+        AttackError: A name is unknown.
+    """
+    chosen = [name for name in contender.adaptive if options.adaptive is None or name in options.adaptive]
+    names = [*options.whole, *(name for name in chosen if name != STATIC_TRANSFER)]
+    attacks = build_attacks(names, replace(context, has_block=contender.state == "block on"))
+    attacks = [attack for attack in attacks if attack.id.state == contender.state]
+    if STATIC_TRANSFER in chosen and context.classes >= FEWEST_CLASSES_FOR_DLR:
+        # Behind those that cost less, before those that are run on what is left.
+        place = next((index for index, one in enumerate(attacks) if one.id.view == "smooth"), len(attacks))
+        attacks.insert(place, GradientStage("apgd-t", view="first-pass", survivors_of=(CLEAN,)))
+    return attacks
+
+
+def attack_all(
+    trial: Trial[SelfGradientNetwork],
+    attacks: Sequence[AnyAttack],
+    report: Report,
+    path: Path,
+    saved: Callable[[], None],
+) -> None:
+    """Run the attacks that a report lacks, and save the report after each.
+
+    Args:
+        trial: The network and the pictures.
+        attacks: All attacks, in order.
+        report: The report, which gets the rows.
+        path: Its file. A file beside it keeps what the running attack has done.
+        saved: Called after each attack.
+    """
+    if report.rows:
+        report.save(path)  # rows of --report are not asked for again where it is not named
+    for attack in attacks:
+        if attack.id in report.rows:
+            continue
+        chosen = report.survivors(attack, len(trial))
+        about = {"setting": report.setting, "id": attack.id.as_dict(), "attack": attack.parameters()}
+        progress = RowProgress(path.with_name(f"{path.name}.row"), {**about, "chosen": chosen.tolist()})
+        right = torch.zeros(len(trial), dtype=torch.bool)
+        if chosen.any():
+            right[chosen] = measuring.withstood(trial.chosen(chosen), attack, progress)
+        seconds = round(progress.core_seconds(), 1)
+        report.add(attack, right, None if chosen.all() else chosen, core_seconds=seconds)
+        report.save(path)
+        progress.remove()
+        print(f"{path.stem}: {attack.id.title}: {report.rows[attack.id].accuracy:.1%}, {seconds:,.0f} s", flush=True)
+        saved()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row whose attacks are all done.
+
+    Attributes:
+        contender: The row.
+        report: Its report.
+        cost: Multiplications of an answer, over those of a forward pass of the static network.
+    """
+
+    contender: Contender
+    report: Report
+    cost: float
+
+
+def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
+    """Return a row's figures, and how it compares with the static network where that is done.
+
+    Returns:
+        name, about, trained, cost, clean, claimed, adaptive, lowest (accuracies with their 95 % intervals), by_attack,
+        core_seconds and against_static: for clean, claimed and lowest the pictures won and lost, and the sign test's p.
+    """
+    contender, rows = judged.contender, judged.report.rows
+    counted = {
+        "clean": (CLEAN,),
+        "claimed": (CLEAN, *AUTO_ATTACK_ROWS),
+        "adaptive": tuple(RowFilter.exactly(row) for row in rows if row.kind == "clean" or is_adaptive(row)),
+        "lowest": tuple(RowFilter.exactly(row) for row in rows),
+    }
+    found: dict[str, Any] = {
+        "name": contender.name,
+        "about": contender.about,
+        "trained": contender.trained,
+        "cost": round(judged.cost, 2),
+    }
+    for name, filters in counted.items():
+        if name != "adaptive" or any(is_adaptive(row) for row in rows):
+            found[name] = _accuracy(_right(judged, filters))
+    found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
+    found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
+    if static is not None and static is not judged:
+        others = run_on_one_only(rows, contender.state, static.report.rows, static.contender.state)
+        fair = tuple(RowFilter.exactly(row) for row in {*rows, *static.report.rows} if anywhere(row) not in others)
+        found["against_static"] = {
+            name: compare(_right(judged, filters), _right(static, filters))
+            for name, filters in {**counted, "lowest": fair}.items()
+            if name != "adaptive"
+        }
+    return found
+
+
+def is_adaptive(row: RowId) -> bool:
+    """Tell whether a row exists only for a network with a defence: such an attack knows of its rule."""
+    return row.needs_block and row.kind != "clean"
+
+
+def _right(judged: Judged, filters: Iterable[RowFilter]) -> list[bool]:
+    chosen = tuple(filters)
+    return withstood(judged.report.rows, judged.contender.state, lambda row: any_matches(chosen, row))
+
+
+def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
+    low, high = wilson_interval(sum(right), len(right))
+    return {"accuracy": round(sum(right) / len(right), 4), "interval_95": [round(low, 4), round(high, 4)]}
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in one sentence which rows gain anything over the static network."""
+    compared = [row for row in rows if "against_static" in row]
+    if not compared:
+        return "No defence is compared with the static network yet."
+    gaining = [
+        row
+        for row in compared
+        if row["against_static"]["lowest"]["p"] < SIGNIFICANT
+        and row["against_static"]["lowest"]["won"] > row["against_static"]["lowest"]["lost"]
+    ]
+    costs = sorted(row["cost"] for row in compared)
+    price = f"{costs[0]:.1f}" if costs[0] == costs[-1] else f"{costs[0]:.1f} to {costs[-1]:.1f}"
+    if not gaining:
+        named = ", ".join(row["name"] for row in compared)
+        return (
+            f"None of {named} withstands significantly more pictures than the static network in it (p < "
+            f"{SIGNIFICANT}), at {price} times the cost of an answer."
+        )
+    named = ", ".join(f"{row['name']} (at {row['cost']:.1f} times the cost)" for row in gaining)
+    return f"Of {len(compared)} defences these withstand significantly more than the static network in them: {named}."
+
+
+def shown(result: Mapping[str, Any]) -> str:
+    """Return the conclusion and the table of the rows that are done, as Markdown."""
+    rows = result["rows"]
+    lines = []
+    for row in rows:
+        against = row.get("against_static", {}).get("lowest")
+        lines.append(
+            (
+                row["name"],
+                row["about"],
+                row["trained"],
+                f"{row['cost']:.1f}",
+                _percent(row["clean"]),
+                _percent(row["claimed"]),
+                _percent(row.get("adaptive")),
+                f"**{_percent(row['lowest'])}**",
+                "{:.1f} to {:.1f}".format(*(100 * end for end in row["lowest"]["interval_95"])),
+                "-" if against is None else in_words(against),
+            )
+        )
+    header = ("row", "what it is", "trained for it", "cost", "clean", "claimed", "adaptive", "lowest", "95 % interval")
+    setting = result["setting"]
+    return (
+        f"{conclusion(rows)}\n\n"
+        + table((*header, "lowest against static"), lines, "lllrrrrrrl")
+        + f"\n\nAccuracy in percent on {setting['pictures']:,} test pictures, L-inf budget "
+        f"{255 * setting['eps']:g}/255, seed {setting['seed']}, one restart. "
+        "Cost: multiplications of an answer over those of one forward pass. Claimed: AutoAttack on the whole. "
+        "Adaptive: what withstands every attack that knows the rule; some are run on what earlier ones left."
+    )
+
+
+def _percent(figure: Mapping[str, Any] | None) -> str:
+    return "-" if figure is None else f"{100 * figure['accuracy']:.1f}"
+
+
+def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("python -m release.referee", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
+    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="checkpoint (default: the bundled one)")
+    parser.add_argument("--report", type=Path, help="take what this report has of the checkpoint's own two rows")
+    parser.add_argument("--rows", nargs="+", default=list(CONTENDERS), help="rows (default: all)")
+    parser.add_argument(
+        "--whole", nargs="+", default=list(WHOLE), help="attacks of every row (default: cw-20 autoattack)"
+    )
+    parser.add_argument("--adaptive", nargs="+", help="adaptive attacks (default: all that fit a row)")
+    parser.add_argument("--beta", nargs="+", type=float, default=[5.0, 20.0, 100.0], help="sharpness of the surrogates")
+    parser.add_argument("--pictures", type=int, default=1000, help="test pictures (default: 1000)")
+    parser.add_argument("--first", type=int, help="judge the first of these pictures alone (default: all)")
+    parser.add_argument("--batch", type=int, default=50, help="pictures at a time (default: 50)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/referee"), help="folder of the rows' reports")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")
+    options = parser.parse_args(command_line)
+    given = sys.argv[1:] if command_line is None else command_line
+    options.command = shlex.join(["python", "-m", "release.referee", *given])
+    for name in ("pictures", "first", "batch", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if any(beta <= 0 for beta in options.beta):
+        parser.error("--beta must be above 0")
+    return options
+
+
+def check_names(options: argparse.Namespace) -> None:
+    """Refuse unknown rows and attacks, before anything is read.
+
+    Raises:
+        RefereeError: A row is unknown, or an adaptive attack fits none.
+        AttackError: An attack is unknown.
+    """
+    for name in options.rows:
+        if name not in CONTENDERS:
+            raise RefereeError(
+                f"--rows: unknown row {name!r}; {did_you_mean(name, CONTENDERS)}known are: {', '.join(CONTENDERS)}"
+            )
+    split_names(options.whole)
+    for name in options.adaptive or ():
+        if name not in ADAPTIVE:
+            raise RefereeError(f"--adaptive: {name} is none of {', '.join(ADAPTIVE)}")
+    if "autoattack" not in options.whole:
+        raise RefereeError("--whole: the claimed figure is AutoAttack's; name autoattack, and what you like beside it")
+
+
+def setting_of(
+    contender: Contender, options: argparse.Namespace, info: CheckpointInfo, chosen: PictureSet
+) -> dict[str, Any]:
+    """Return everything that a row's figures depend on."""
+    return {
+        "row": contender.name,
+        "defence": asdict(DEFENCES[contender.name]) if contender.name in DEFENCES else None,
+        "checkpoint_sha256": file_sha256(options.ckpt),
+        "architecture": info.architecture,
+        "data": info.dataset,
+        "pictures": len(chosen),
+        "pictures_sha256": chosen.sha256(),
+        "norm": "L-inf",
+        "eps": info.epsilon or 8 / 255,
+        "restarts": 1,
+        "seed": SEED,
+        "batch_size": options.batch,
+    }
+
+
+def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack], pictures: int) -> dict[RowId, Row]:
+    """Return the rows of a report of training.evaluate that these attacks need not measure again.
+
+    A row is taken if its attack had the same parameters, and spared no more pictures than it would now.
+
+    Args:
+        path: The report.
+        whole: The setting with all of the pictures that were drawn.
+        attacks: The attacks.
+        pictures: How many of the first pictures are judged.
+
+    Raises:
+        RefereeError: It is no report, or of another checkpoint or other pictures.
+    """
+    try:
+        saved = json.loads(path.read_bytes())
+        others = [name for name in SAME if saved["setting"].get(name) != whole[name]]
+        rows = saved_rows(saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefereeError(
+            f"--report {path}: no report of training.evaluate ({type(error).__name__}); leave it out"
+        ) from None
+    if others:
+        raise RefereeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
+    taken = {}
+    for attack in attacks:
+        row, wanted = rows.get(attack.id), json_values(attack.parameters())
+        if row is None or {**row.attack, "survivors_of": None} != {**wanted, "survivors_of": None}:
+            continue
+        if all(one in wanted["survivors_of"] for one in row.attack["survivors_of"]):
+            seconds = row.core_seconds if pictures == len(row.withstood) else None
+            taken[attack.id] = Row(row.withstood[:pictures], row.attack, seconds)
+    return taken
+
+
+def begun(setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, saved: Mapping[RowId, Row]) -> Report:
+    """Return a row's report with what is measured already.
+
+    Args:
+        setting: The setting of the row.
+        attacks: Its attacks.
+        path: The report of an earlier run, if there is one.
+        saved: Rows that --report spares.
+
+    Raises:
+        SavedReportError: The file is no report, or one of another setting.
+    """
+    about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
+    report = Report(setting, {**about, "date": today()}, rows=dict(saved))
+    report.take_over(path, attacks)
+    wanted = {attack.id for attack in attacks}
+    report.rows = {row: result for row, result in report.rows.items() if row in wanted}
+    return report
+
+
+def referee(
+    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo, drawn: PictureSet
+) -> dict[str, Any]:
+    """Judge the rows that are asked for, write the results after each attack, and return them.
+
+    Args:
+        options: The options of the command line.
+        model: The checkpoint's network, frozen.
+        info: Its description.
+        drawn: The pictures that were drawn, of which the first ones may be asked for.
+
+    Raises:
+        TrainingError: A row cannot be judged, or something cannot be read or written.
+    """
+    check_names(options)
+    chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
+    context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
+    images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
+    plain = flops.of_network(model, info.image_size[0])["one pass"]
+    # All that can fail does so before the first attack.
+    rows = []
+    for contender in CONTENDERS.values():
+        attacks = attacks_of(contender, context, options)
+        setting, whole = (setting_of(contender, options, info, some) for some in (chosen, drawn))
+        saved: dict[RowId, Row] = {}
+        if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
+            saved = spared_by(options.report, whole, attacks, len(chosen))
+        try:
+            network = network_of(contender, model, info)
+            report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved)
+        except TrainingError:
+            if contender.name in options.rows:
+                raise
+            continue  # a row that nobody asked for, of another run
+        with torch.no_grad():
+            answer = partial(network, self_gradient=contender.state == "block on")
+            cost = flops.of_function(answer, info.image_size[0]) / plain
+        rows.append((Judged(contender, report, cost), network, attacks))
+    options.runs.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "referee.json"
+    check_writable(path)
+    result: dict[str, Any] = {}
+
+    def save() -> None:
+        done = [judged for judged, _, attacks in rows if all(attack.id in judged.report.rows for attack in attacks)]
+        static = next((judged for judged in done if judged.contender.name == STATIC), None)
+        setting = setting_of(CONTENDERS[STATIC], options, info, chosen)
+        result.update(
+            command=options.command,
+            versions=current_versions(),
+            git_commit=git_commit(ignore=("results",)),
+            setting={name: setting[name] for name in setting if name not in ("row", "defence")},
+            attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},
+            rows=[figures(judged, static) for judged in done],
+        )
+        write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+        again = f"The same again:\n\n```sh\n{options.command}\n```\n"
+        write_atomically(path.with_suffix(".md"), f"# The referee\n\n{shown(result)}\n\n{again}".encode())
+
+    for judged, network, attacks in rows:
+        if judged.contender.name not in options.rows:
+            continue
+        setting = judged.report.setting
+        trial = Trial(network, images, chosen.labels, setting["eps"], SEED, options.batch)
+        attack_all(trial, attacks, judged.report, options.runs / f"{judged.contender.name}.json", save)
+        judged.report.sort_rows([attack.id for attack in attacks])
+    save()
+    return result
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit status."""
+    options = parse(command_line)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        check_names(options)
+        model, info = load_checkpoint(options.ckpt)
+        test = load_pictures("image-folder", options.data_root, "test", info.recipe.get("image_size"), info.class_names)
+        drawn = choose_pictures(test, options.pictures, SEED)
+        print(shown(referee(options, model.requires_grad_(False), info, drawn)))
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

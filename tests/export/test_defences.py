@@ -1,0 +1,60 @@
+"""Defences as graphs: one file each, with PyTorch's answers, that the service loads."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.exporter import export_graph, export_onnx
+from export.formats.table import TORCHSCRIPT
+from sgn_serve.inference.classifier import Classifier
+from sgn_serve.inference.graph import read_graph
+from tests.export.networks import IMAGE_SIZE, checkpoint_info, randomise
+from training.checkpoint import build_model, load_checkpoint, save_checkpoint
+from training.defend import defended
+from training.networks.defences.build import DEFENCES
+
+
+@pytest.fixture(scope="module", params=list(DEFENCES))
+def exported_defence(request, tmp_path_factory):
+    """A checkpoint of a defence, and its graph."""
+    folder, plain = tmp_path_factory.mktemp("defence"), checkpoint_info(block=False)
+    torch.manual_seed(0)
+    defence, info = defended(randomise(build_model(plain)), plain, DEFENCES[request.param])
+    save_checkpoint(folder / "model.safetensors", defence.state_dict(), info)
+    export_onnx(folder / "model.safetensors", folder / "model.onnx")
+    return folder / "model.safetensors", folder / "model.onnx"
+
+
+def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence):
+    checkpoint, path = exported_defence
+    defence, info = load_checkpoint(checkpoint)
+    graph = read_graph(path)
+    assert graph.description.has_block
+    assert graph.description.has_gradient == defence.uses_gradient
+    assert info.defence is not None
+    assert graph.description.checkpoint["defence"]["name"] == info.defence.name
+    served = Classifier(graph, ("cpu",), threads=1)
+    images = torch.rand(5, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected, plain = defence(images), defence(images, self_gradient=False)
+    found = served.logits(images.numpy(), self_gradient=True)
+    assert found.corrected is not None
+    np.testing.assert_allclose(found.corrected, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.plain, plain, rtol=1e-3, atol=1e-4)
+    assert np.abs(found.corrected - found.plain).max() > 1e-3
+    off = served.logits(images.numpy(), self_gradient=False)
+    np.testing.assert_allclose(off.plain, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_the_graph_draws_nothing(exported_defence):
+    operators = {node.op_type for node in onnx.load(exported_defence[1]).graph.node}
+    assert not {name for name in operators if name.startswith("Random") or name == "Bernoulli"}
+
+
+def test_other_formats_do_not_need_a_gradient_either(tmp_path):
+    plain = checkpoint_info(block=False)
+    defence, info = defended(randomise(build_model(plain)), plain, DEFENCES["noise-average"])
+    save_checkpoint(tmp_path / "model.safetensors", defence.state_dict(), info)
+    checked = export_graph(TORCHSCRIPT, tmp_path / "model.safetensors", tmp_path / "model.pt")
+    assert {check.output for check in checked.checks} == {"logits", "plain_logits"}
