@@ -311,7 +311,7 @@ def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
 
 def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, monkeypatch):
     monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
-    monkeypatch.setattr(pool_module, "_reason", lambda error: "its process has ended")
+    monkeypatch.setattr(pool_module, "reason_of_loss", lambda error: "its process has ended")
     pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
 
     def join() -> Any:
