@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from training.attacks.rows import RowId
 from training.common.files import write_atomically
 from training.common.in_batches import in_batches
 from training.evaluate import measuring, plots
+from training.evaluate.attack_bars import AttackBars, OneAfterTheOther, SideBySide
 from training.evaluate.checklist import (
     BOTH_PASSES,
     PLAIN_GRADIENT,
@@ -34,10 +35,12 @@ from training.evaluate.diagnostics.convergence import Iteration, measure_converg
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.slow_down import measure_slow_down
 from training.evaluate.forward_passes import passes_shown
-from training.evaluate.measuring import Trial
+from training.evaluate.measuring import BatchResult, Trial
 from training.evaluate.page import page
 from training.evaluate.report import Report
-from training.evaluate.row_progress import CheckProgress, RowProgress
+from training.evaluate.row_plan import Batch, PlannedRow, RowPlan
+from training.evaluate.row_progress import BatchProgress, CheckProgress
+from training.evaluate.runners import LocalRunner, Runner
 from training.evaluate.saved_report import FIX_OF_OTHERS
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
@@ -64,6 +67,7 @@ class Evaluation:
         graph: The exported graph, where it is attacked too.
         others: Saved reports of the same setting, whose rows are taken over too.
         progress: Whether progress is shown on standard error.
+        runner: Attacks the batches elsewhere, and knows the attacks that are run. None attacks them in this process.
     """
 
     trial: Trial[SelfGradientNetwork]
@@ -74,9 +78,11 @@ class Evaluation:
     graph: ExportedGraph | None = None
     others: tuple[Path, ...] = ()
     progress: bool = True
+    runner: Runner | None = None
     _asked: tuple[RowId, ...] = ()
     _saved: int | None = None
-    _running: tuple[str, RowProgress | CheckProgress, str] | None = None
+    _running: tuple[str, CheckProgress, str] | None = None
+    _planned: list[PlannedRow] = field(default_factory=list)
 
     def run(self, attacks: Sequence[AttackOn[Any]], whole_curve: bool = False) -> list[Finding]:
         """Run what a saved report does not have yet, and save it.
@@ -95,11 +101,14 @@ class Evaluation:
             done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done and self.progress:
             print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
+        progress = BatchProgress(self._beside("row"), self.report.setting)
+        progress.restore()
         # A report is saved from its first row on, and clean accuracy costs less than any check.
-        self._attack(attacks, [attack for attack in attacks if attack.id.family == "clean"])
+        self._attack(attacks, [attack for attack in attacks if attack.id.family == "clean"], progress)
         self._check_gradients(attacks)
         self._check_determinism()
-        self._attack(attacks, attacks)
+        self._attack(attacks, attacks, progress)
+        progress.remove()
         self.report.sort_rows([attack.id for attack in attacks])
         self._measure_curve(whole_curve)
         self._measure_block()
@@ -117,6 +126,16 @@ class Evaluation:
         if self._running is not None and self._running[1].done:
             name, progress, whole = self._running
             return f"the same command continues in {name}, after {progress.done:,} of {whole}"
+        begun = [row for row in self._planned if row.done]
+        if len(begun) == 1 and begun == self._planned[:1]:
+            (row,) = begun
+            return f"the same command continues in {row.attack.id.label}, after {row.done:,} of {row.most:,} pictures"
+        if begun:
+            pictures, several = sum(row.done for row in begun), f"{len(begun)} others" if len(begun) > 1 else "another"
+            return (
+                f"the same command continues after {self._saved or 0} of {asked} attacks, and {pictures:,} pictures of "
+                f"{several}"
+            )
         if self._saved is None:
             return "nothing is saved yet, so the same command starts again"
         if self._saved < asked:
@@ -217,43 +236,63 @@ class Evaluation:
         """Return the place of a file beside the report for what is measured in part."""
         return self.path.with_name(f"{self.path.name}.{ending}")
 
-    def _attack(self, attacks: Sequence[AttackOn[Any]], chosen_attacks: Sequence[AttackOn[Any]]) -> None:
+    def _attack(
+        self, attacks: Sequence[AttackOn[Any]], chosen_attacks: Sequence[AttackOn[Any]], progress: BatchProgress
+    ) -> None:
         """Run some of the attacks, but those whose rows are there, and save the report after each.
+
+        Rows enter the report in the order of the attacks, whichever are done first. So a report that was interrupted
+        has the same rows wherever its batches were attacked.
 
         Args:
             attacks: All of them, which number them.
             chosen_attacks: Those that are run.
+            progress: The batches that an earlier process has saved, and those of this one.
         """
-        count = len(self.trial)
-        with self._bar() as bar, passes_shown(self.trial.model.backbone, bar):
-            for index, attack in enumerate(attacks):
-                if attack.id in self.report.rows or attack not in chosen_attacks:
-                    continue
-                chosen = self.report.survivors(attack, count)
-                bar.reset(int(chosen.sum()))
-                bar.set_description(f"{index + 1}/{len(attacks)} {attack.id.label}")
-                right = torch.zeros(count, dtype=torch.bool)
-                progress = self._progress(attack, chosen)
-                self._running = attack.id.label, progress, f"{int(chosen.sum()):,} pictures"
-                if chosen.any():
-                    trial = replace(self._target(attack).chosen(chosen), on_batch=partial(_advance, bar, progress))
-                    right[chosen] = measuring.withstood(trial, attack, progress)
-                self.report.add(
-                    attack, right, None if chosen.all() else chosen, core_seconds=round(progress.core_seconds(), 1)
-                )
-                self._running = None
-                self._save()
-                progress.remove()
+        plan = RowPlan(self.report, attacks, chosen_attacks, len(self.trial), self.trial.batch_size)
+        self._planned = plan.rows
+        running = 0
+        with ExitStack() as stack:
+            bars = self._attack_bars(stack, len(attacks))
+            runner = self.runner or LocalRunner(lambda batch: self._measure(attacks[batch.row], batch))
+            while plan.rows:
+                while runner.has_room() and (batch := plan.next_batch()) is not None:
+                    row = plan.row_of(batch)
+                    bars.show(row)
+                    saved = progress.find(row.attack, batch.pictures)
+                    if saved is None:
+                        runner.submit(batch)
+                        running += 1
+                    else:
+                        row.take(batch, saved)
+                        bars.show(row, restored=True)
+                for row in plan.finished():
+                    self.report.add(
+                        row.attack,
+                        row.right,
+                        None if row.attacked.all() else row.attacked,
+                        core_seconds=round(row.core_seconds, 1),
+                    )
+                    self._save()
+                    progress.forget(row.attack)
+                if running:
+                    batch, result = runner.next()
+                    running -= 1
+                    row = plan.row_of(batch)
+                    progress.add(row.attack, batch.pictures, result)
+                    row.take(batch, result)
+                    bars.show(row)
 
-    def _progress(self, attack: AttackOn[Any], chosen: Tensor) -> RowProgress:
-        row = {
-            "setting": self.report.setting,
-            "id": attack.id.as_dict(),
-            "attack": attack.parameters(),
-            "attacked": "".join("1" if value else "0" for value in chosen.tolist()),
-            "batch_size": self.trial.batch_size,
-        }
-        return RowProgress(self._beside("row"), row)
+    def _attack_bars(self, stack: ExitStack, attacks: int) -> AttackBars:
+        """Return the bars that show the attacks, which close with the stack."""
+        if self.runner is not None:
+            return stack.enter_context(SideBySide(self._bar, attacks))
+        bar = stack.enter_context(self._bar())
+        stack.enter_context(passes_shown(self.trial.model.backbone, bar))
+        return OneAfterTheOther(bar, attacks)
+
+    def _measure(self, attack: AttackOn[Any], batch: Batch) -> BatchResult:
+        return measuring.measure_batch(self._target(attack), attack, batch.pictures)
 
     def _target(self, attack: AttackOn[Any]) -> Trial[Any]:
         if attack.id.state != "exported graph":
@@ -307,8 +346,16 @@ class Evaluation:
         self._save()
         return iterations
 
-    def _bar(self) -> tqdm:
-        return tqdm(unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress)
+    def _bar(self, line: int | None = None) -> tqdm:
+        """Return a bar.
+
+        Args:
+            line: The line of the screen, from 0, of a bar that vanishes at its end. None is for one that stays.
+        """
+        options = {} if line is None else {"position": line if sys.stderr.isatty() else 0, "leave": False}
+        return tqdm(
+            unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress, **options
+        )
 
 
 def _pgd_10(trial: Trial[SelfGradientNetwork]) -> Tensor:
@@ -321,9 +368,3 @@ def _pgd_10(trial: Trial[SelfGradientNetwork]) -> Tensor:
         trial.labels,
         batch_size=trial.batch_size,
     )
-
-
-def _advance(bar: tqdm, progress: RowProgress, pictures: int) -> None:
-    bar.update(pictures)
-    if bar.n == progress.restored:
-        bar.refresh()  # shows at once what an earlier process did, and not minutes later

@@ -131,6 +131,7 @@ def test_a_finished_report_measures_nothing_again(tmp_path, monkeypatch):
     before = figures(one.report)
     for place, name in (
         (measuring, "withstood"),
+        (measuring, "measure_batch"),
         (run, "measure_block_effect"),
         (run, "measure_convergence"),
         (run, "batch_dependence"),

@@ -121,7 +121,8 @@ def test_everything_of_the_checklist_is_measured(full):
 
 def test_a_finished_report_runs_nothing_again(full, monkeypatch):
     evaluation, attacks, findings = full
-    monkeypatch.setattr("training.evaluate.measuring.withstood", lambda *_, **__: pytest.fail("measured again"))
+    for name in ("withstood", "measure_batch"):
+        monkeypatch.setattr(f"training.evaluate.measuring.{name}", lambda *_, **__: pytest.fail("measured again"))
     again = replace(evaluation, report=Report(setting=evaluation.report.setting))
     assert again.run(attacks) == findings
     assert again.report.rows == evaluation.report.rows
