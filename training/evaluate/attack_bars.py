@@ -73,20 +73,24 @@ class SideBySide(AbstractContextManager["SideBySide"]):
             bar.refresh()
         if row.is_done:
             del self._bars[row.number]
+            is_shown = not bar.disable  # closing it changes that
             bar.close()
-            if not bar.disable:
+            if is_shown:
                 left = 100 * row.right.float().mean().item()
-                self.note(f"{_title(row, self._attacks)}: {row.done:,} pictures attacked, {left:.1f} % of all are left")
-
-    def note(self, line: str) -> None:
-        """Print a line above the bars."""
-        tqdm.write(line, file=sys.stderr)
+                print_above(
+                    f"{_title(row, self._attacks)}: {row.done:,} pictures attacked, {left:.1f} % of all are left"
+                )
 
     def __exit__(self, *_: object) -> None:
         """Close the bars."""
         for _line, bar in self._bars.values():
             bar.close()
         self._bars.clear()
+
+
+def print_above(line: str) -> None:
+    """Print a line on standard error above the bars."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def _title(row: PlannedRow, attacks: int) -> str:

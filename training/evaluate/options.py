@@ -141,13 +141,34 @@ class Options:
         ),
     ] = ()
     device: Annotated[str | None, Option("cpu, cuda, cuda:1, ...", default=DEFAULT_DEVICE)] = None
-    threads: Annotated[int | None, Option("CPU threads", default="all cores")] = None
+    threads: Annotated[
+        int | None,
+        Option("CPU threads; with --ray, threads and cores of each batch", default="all cores; 1 with --ray"),
+    ] = None
+    ray: Annotated[
+        str | None,
+        Option(
+            "attack on the machines of a Ray cluster: HOST:PORT of its head, or auto for the one that this machine "
+            "belongs to",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    gpus_per_task: Annotated[
+        float | None,
+        Option(
+            "with --ray: GPUs of each batch, such as 0.5 for two batches on one; 0 attacks on the CPU",
+            minimum=0,
+            default="1 where the cluster has any, 0 with --device cpu",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Check every value against its option."""
         check_options(self)
         split_names(self.attacks)
         check_threads(self.threads)
+        if self.gpus_per_task is not None and self.ray is None:
+            raise OptionError("--gpus-per-task is for --ray; give it too, or leave it out")
         self._check_subject()
         if self.report is not None:
             report_place(self.report, "--report ")

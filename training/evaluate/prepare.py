@@ -79,7 +79,7 @@ def prepare(options: Options, command: str) -> Prepared:
     path, folder = options.output_paths()
     check_writable(path)
     others = options.other_reports()
-    device = checked_device(options.device or default_device())
+    device = _device(options)
     if options.ckpt is None:
         return _prepare_module(options, command, device, others)
     if is_foreign(options.ckpt):
@@ -116,6 +116,8 @@ def prepare(options: Options, command: str) -> Prepared:
         batch_size=options.batch_size,
     )
     _check_logits(options.ckpt, trial)
+    if isinstance(model, GradientOracle) and options.ray is not None:
+        raise OptionError("--ray: a gradient oracle has two figures and no rows; leave that out")
     if isinstance(model, GradientOracle) and others:
         raise OptionError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
     report = Report(
@@ -132,6 +134,17 @@ def prepare(options: Options, command: str) -> Prepared:
     )
     evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph, others)
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in names)
+
+
+def _device(options: Options) -> torch.device:
+    """Return the device of this process. On Ray, GPUs belong to the batches.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    if options.ray is not None:
+        return torch.device("cpu")
+    return checked_device(options.device or default_device())
 
 
 def _prepare_module(options: Options, command: str, device: torch.device, others: tuple[Path, ...]) -> Prepared:
