@@ -2,52 +2,69 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from training.evaluate.checks import Check
 from training.evaluate.measuring import BatchResult
 from training.evaluate.row_plan import Batch
 
 
+@dataclass(frozen=True)
+class BatchDone:
+    """A batch with its result."""
+
+    batch: Batch
+    result: BatchResult
+
+
+@dataclass(frozen=True)
+class CheckDone:
+    """A check with what it has found, by name."""
+
+    check: Check
+    found: dict[str, Any]
+
+
 class Runner(Protocol):
-    """Attacks batches somewhere, and gives their results back in any order."""
+    """Attacks batches and measures checks somewhere, and gives the results back in any order."""
 
     def has_room(self) -> bool:
-        """Return whether another batch may be submitted now."""
+        """Return whether more may be submitted now."""
         ...
 
-    def submit(self, batch: Batch) -> None:
-        """Begin a batch, or put it behind those that are submitted."""
+    def submit(self, work: Batch | Check) -> None:
+        """Begin a batch or a check, or put it behind those that are submitted."""
         ...
 
-    def next(self) -> tuple[Batch, BatchResult]:
-        """Wait for a batch that was submitted, and return it with its result.
+    def next(self) -> BatchDone | CheckDone:
+        """Wait for something that was submitted, and return its result.
 
         Raises:
-            TrainingError: It cannot be attacked; one line with the fix.
+            TrainingError: There is none; one line with the fix.
         """
         ...
 
 
 class LocalRunner:
-    """Attacks one batch after the other in this process.
+    """Does one thing after the other in this process.
 
     Args:
-        measure: Attacks a batch.
+        run: Attacks a batch, or measures a check.
     """
 
-    def __init__(self, measure: Callable[[Batch], BatchResult]):
-        self._measure = measure
-        self._waiting: deque[Batch] = deque()
+    def __init__(self, run: Callable[[Batch | Check], BatchDone | CheckDone]):
+        self._run = run
+        self._waiting: deque[Batch | Check] = deque()
 
     def has_room(self) -> bool:
-        """Return whether no batch is waiting."""
+        """Return whether nothing is waiting."""
         return not self._waiting
 
-    def submit(self, batch: Batch) -> None:
-        """Let a batch be the next one."""
-        self._waiting.append(batch)
+    def submit(self, work: Batch | Check) -> None:
+        """Let a batch or a check be the next one."""
+        self._waiting.append(work)
 
-    def next(self) -> tuple[Batch, BatchResult]:
-        """Attack the batch that was submitted, and return it with its result."""
-        batch = self._waiting.popleft()
-        return batch, self._measure(batch)
+    def next(self) -> BatchDone | CheckDone:
+        """Do what was submitted, and return its result."""
+        return self._run(self._waiting.popleft())

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.on_ray.runner import Answer, attack
+from training.evaluate.on_ray.runner import Answer, run_task
 
 FOLDER = "SGN_TEST_FRAGILE"
 """Environment variable of the workers: the folder of the files."""
@@ -13,14 +13,14 @@ ONCE, EVER = "once", "ever"
 """Files: the next task to begin ends its process and removes the file, or each one ends its process."""
 
 
-def fragile_attack(reference: list[Any], row: int, pictures: tuple[int, ...]) -> Answer:
-    """Attack a batch as on_ray.runner.attack does, or end the process."""
+def fragile_task(reference: list[Any], work: Any) -> Answer:
+    """Do what on_ray.runner.run_task does, or end the process."""
     folder = Path(os.environ[FOLDER])
     if (folder / EVER).exists():
         os.kill(os.getpid(), signal.SIGKILL)
     try:
         (folder / ONCE).unlink()
     except FileNotFoundError:
-        return attack(reference, row, pictures)
+        return run_task(reference, work)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("its process has ended")

@@ -11,7 +11,7 @@ from tests.training import checkpoints
 from training.attacks.base import AttackOn
 from training.attacks.gradient_attack import Attack, cw_attack, pgd_attack
 from training.attacks.registry import Context, build_attacks
-from training.evaluate import measuring, prepare, run
+from training.evaluate import checks, measuring, prepare, run
 from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.measuring import Trial
@@ -90,7 +90,7 @@ PHASES = [
     (Attack, "perturb", 7, "the same command continues after 2 of 6 attacks"),
     (Attack, "perturb", 8, "the same command continues in block on: PGD-2, after 3 of 8 pictures"),
     (accuracy_curve, "accuracy_over_eps", 1, "the same command continues after all 6 attacks"),
-    (run, "measure_block_effect", 1, "the same command continues after all 6 attacks"),
+    (checks, "measure_block_effect", 1, "the same command continues after all 6 attacks"),
 ]
 
 
@@ -132,7 +132,7 @@ def test_a_finished_report_measures_nothing_again(tmp_path, monkeypatch):
     for place, name in (
         (measuring, "withstood"),
         (measuring, "measure_batch"),
-        (run, "measure_block_effect"),
+        (checks, "measure_block_effect"),
         (run, "measure_convergence"),
         (run, "batch_dependence"),
         (CheckProgress, "save"),

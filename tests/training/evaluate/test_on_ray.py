@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import re
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,20 +19,20 @@ from torch import nn
 from sgn_serve.ray_cluster import Cluster
 from tests.local_ray import local_cluster
 from tests.training import checkpoints
-from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_attack
+from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowId
 from training.evaluate import measuring
 from training.evaluate.command import main
-from training.evaluate.measuring import Trial, measure_batch
+from training.evaluate.measuring import BatchResult, Trial, measure_batch
 from training.evaluate.on_ray import runner as runner_module
 from training.evaluate.on_ray import subject as subject_module
 from training.evaluate.on_ray.runner import OnRayError, RayRunner, TaskSize, places, task_size
 from training.evaluate.on_ray.subject import MachineError, Unpacked, pack
+from training.evaluate.row_plan import Batch
+from training.evaluate.runners import BatchDone
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
-
-pytestmark = pytest.mark.usefixtures("short_attacks")
 
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -49,21 +52,38 @@ def judging(picture_folder, tmp_path_factory):
 
     def judge(report: Path, *more: str) -> int:
         attacks = ["--attacks", "fgsm", "pgd-2", "averaged", "apgd-ce", "restarts", "noise", "--beta", "20"]
-        given = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=24", "--eps=0.5/255"]
+        given = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=24", "--eps=0.002"]
         return main([*given, *attacks, "--threads=1", "--batch-size=4", f"--report={report}", *more])
 
     return judge
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The figures of a report, and the number of its batches."""
+
+    figures: dict[str, Any]
+    batches: int
+
+
 @pytest.fixture(scope="module")
-def whole(judging, tmp_path_factory) -> dict[str, Any]:
-    """The figures of one process."""
+def whole(judging, tmp_path_factory) -> Whole:
+    """What one process gives."""
     path = tmp_path_factory.mktemp("whole") / "e.json"
-    assert judging(path) == 0
+    measured: list[str] = []
+    original = measuring.measure_batch
+
+    def counting(trial, attack, pictures):
+        measured.append(attack.id.label)
+        return original(trial, attack, pictures)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "measure_batch", counting)
+        assert judging(path) == 0
     found = figures(path)
     left = {round(row["accuracy"] * 24) for row in found["rows"]}
     assert len(left) >= 5, "rows that say nothing would be alike in any case"
-    return found
+    return Whole(found, len(measured))
 
 
 def figures(path: Path) -> dict[str, Any]:
@@ -78,7 +98,7 @@ def figures(path: Path) -> dict[str, Any]:
 @with_ray
 def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, whole, tmp_path, capsys, monkeypatch):
     address, folder = cluster
-    monkeypatch.setattr(runner_module, "attack", fragile_attack)
+    monkeypatch.setattr(runner_module, "run_task", fragile_task)
     monkeypatch.setenv("RAY_ADDRESS", address)
     given: list[int] = []
     original = RayRunner.next
@@ -93,15 +113,13 @@ def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, who
     monkeypatch.setattr(measuring, "measure_batch", lambda *_: pytest.fail("it is attacked here"))
     assert judging(tmp_path / "e.json", "--ray=auto") == 0
     assert not (folder / ONCE).exists()
-    assert figures(tmp_path / "e.json") == whole
+    assert figures(tmp_path / "e.json") == whole.figures
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
     told = capsys.readouterr()
-    assert told.err.count("a worker is lost (its process has ended); its pictures under block o") == 1
-    for row in whole["rows"]:
-        attacked, left = len(row["withstood"].replace("-", "")), 100 * row["accuracy"]
-        label = RowId.from_dict(row["id"]).label
-        if "-" not in row["withstood"]:
-            assert f" {label}: {attacked} pictures attacked, {left:.1f} % of all are left\n" in told.err
+    assert told.err.count("a worker is lost (its process has ended), and what it had is done again: ") == 1
+    for row in whole.figures["rows"]:
+        label, left = RowId.from_dict(row["id"]).label, 100 * row["accuracy"]
+        assert re.search(rf"/12 {label}: \d+ pictures attacked, {left:.1f} % of all are left\n", told.err)
     assert max(given) == 4
     assert str(tmp_path / "e.json") in told.out
 
@@ -120,8 +138,9 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
 
     def there(self):
         interrupt()
-        counts["there"] += 1
-        return next_one(self)
+        done = next_one(self)
+        counts["there"] += isinstance(done, BatchDone)
+        return done
 
     def here(*given):
         interrupt()
@@ -137,28 +156,23 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
     assert sum(len(row["batches"]) for row in saved) + 6 * len(in_report) == 15
     interrupted_at = -1
     assert judging(report, *([] if begun_on_ray else on_ray)) == 0
-    assert figures(report) == whole
+    assert figures(report) == whole.figures
     begun, ended = ("there", "here") if begun_on_ray else ("here", "there")
-    assert counts == {begun: 15, ended: batches_of(whole) - 15}
-
-
-def batches_of(report: dict[str, Any]) -> int:
-    """Return the number of batches of a report, of four pictures each."""
-    attacked = [len(row["withstood"].replace("-", "")) for row in report["rows"]]
-    return len([start for count in attacked for start in range(0, count, 4)])
+    assert counts == {begun: 15, ended: whole.batches - 15}
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
 @with_ray
 def test_a_batch_that_ends_three_workers_ends_the_run(cluster, judging, tmp_path, capsys, monkeypatch):
     address, folder = cluster
-    monkeypatch.setattr(runner_module, "attack", fragile_attack)
+    monkeypatch.setattr(runner_module, "run_task", fragile_task)
     (folder / EVER).touch()
     try:
         assert judging(tmp_path / "e.json", f"--ray={address}") == 2
     finally:
         (folder / EVER).unlink()
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 4 pictures under block on: clean have ended 3 workers (its process has ended); ")
+    assert error.startswith("error: 3 workers have ended at 4 pictures under block on: clean (its process has ended); ")
 
 
 @with_ray
@@ -233,7 +247,9 @@ def test_what_is_sent_is_attacked_as_what_is_here(memory_format):
     assert unpacked._trial.images.stride() == images.stride()
     for row, attack in enumerate(attacks):
         here = measure_batch(trial, attack, (0, 2, 3, 5))
-        assert unpacked.measure(row, (0, 2, 3, 5)).withstood == here.withstood
+        there = unpacked.do(Batch(row, (0, 2, 3, 5)))
+        assert isinstance(there, BatchResult)
+        assert there.withstood == here.withstood
 
 
 @with_ray
@@ -245,9 +261,8 @@ def test_a_machine_with_other_software_is_told(monkeypatch):
     monkeypatch.setattr(subject_module, "software", lambda: {**sent.software, "torch": "0.1"})
     with pytest.raises(MachineError, match=rf"^it has torch 0\.1 and not {torch.__version__[:5]}"):
         Unpacked(sent)
-    network.backbone.register_buffer("opened", None)
-    network.backbone.file = open(__file__)  # type: ignore[assignment]  # noqa: SIM115
-    with network.backbone.file, pytest.raises(MachineError, match=r"^--ray: the network cannot be sent to other"):  # type: ignore[attr-defined]
+    network.backbone.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(MachineError, match=r"^--ray: the network cannot be sent to other"):
         pack(trial, [], graph=None, threads=1, on_gpu=False)
 
 

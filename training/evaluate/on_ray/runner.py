@@ -13,9 +13,11 @@ from sgn_serve.ray_cluster import Cluster, RayError, reason_of_loss
 from training.attacks.base import AttackOn
 from training.common.endings import allocations_told
 from training.common.errors import TrainingError, first_line
+from training.evaluate.checks import Check
 from training.evaluate.measuring import BatchResult
 from training.evaluate.on_ray.subject import Subject, Unpacked
 from training.evaluate.row_plan import Batch
+from training.evaluate.runners import BatchDone, CheckDone
 
 GO_ON = "the same command goes on"
 _AHEAD = 2
@@ -78,14 +80,14 @@ def task_size(cluster: Cluster, threads: int | None, gpus: float | None, on_cpu:
 
 @dataclass(eq=False)
 class _Task:
-    """A batch that was submitted.
+    """A batch or a check that was submitted.
 
     Attributes:
-        batch: The batch.
+        work: The batch or the check.
         losses: Number of workers that were lost while they had it.
     """
 
-    batch: Batch
+    work: Batch | Check
     losses: int = 0
 
 
@@ -99,7 +101,7 @@ class Answer:
     """
 
     machine: str
-    result: BatchResult | TrainingError | MemoryError
+    result: BatchResult | dict[str, Any] | TrainingError | MemoryError
 
 
 class RayRunner:
@@ -128,7 +130,7 @@ class RayRunner:
         self._size = size
         self._note = note
         self._subject = ray.put(subject)
-        self._task = ray.remote(max_calls=0)(attack).options(
+        self._task = ray.remote(max_calls=0)(run_task).options(
             num_cpus=size.cores,
             num_gpus=size.gpus,
             max_retries=0,  # a lost batch is submitted again here, with a line that says so
@@ -149,15 +151,15 @@ class RayRunner:
         """Return whether another batch may be submitted now."""
         return len(self._running) < _AHEAD * self._places
 
-    def submit(self, batch: Batch) -> None:
-        """Begin a batch, or let Ray put it behind others."""
-        self._submit(_Task(batch))
+    def submit(self, work: Batch | Check) -> None:
+        """Begin a batch or a check, or let Ray put it behind others."""
+        self._submit(_Task(work))
 
-    def next(self) -> tuple[Batch, BatchResult]:
-        """Wait for a batch, and return it with its result. See Runner.
+    def next(self) -> BatchDone | CheckDone:
+        """Wait for a batch or a check, and return its result. See Runner.
 
         Raises:
-            OnRayError: A machine cannot attack it, it has ended several workers, or no head is left.
+            OnRayError: A machine cannot do it, it has ended several workers, or no head is left.
             torch.OutOfMemoryError: The memory is too small for it.
         """
         import ray
@@ -177,12 +179,8 @@ class RayRunner:
             except ray.exceptions.RayError as error:
                 self._lose(task, error)
             else:
-                if isinstance(answer.result, BatchResult):
-                    self._places = self._count_places() or self._places  # machines come and go
-                    return task.batch, answer.result
-                if isinstance(answer.result, MemoryError):
-                    raise torch.OutOfMemoryError(f"on {answer.machine}: {first_line(answer.result)}")
-                raise OnRayError(f"{answer.machine}: {answer.result}")
+                self._places = self._count_places() or self._places  # machines come and go
+                return _done(task.work, answer)
 
     def close(self) -> None:
         """End what is running. Batches that are not done are given up."""
@@ -194,24 +192,30 @@ class RayRunner:
         self._running.clear()
 
     def _submit(self, task: _Task) -> None:
-        self._running[self._task.remote([self._subject], task.batch.row, task.batch.pictures)] = task
+        self._running[self._task.remote([self._subject], task.work)] = task
 
     def _lose(self, task: _Task, error: Exception) -> None:
-        """Attack the batch of a lost worker again.
+        """Do again what a lost worker had.
 
         Raises:
             OnRayError: It has ended several workers.
         """
         task.losses += 1
-        attack, reason = self._attacks[task.batch.row].id.label, reason_of_loss(error)
+        name, reason = self._name(task.work), reason_of_loss(error)
         if task.losses == _TRIES:
             raise OnRayError(
-                f"{len(task.batch.pictures)} pictures under {attack} have ended {_TRIES} workers ({reason}); give "
-                "more --threads, so that a machine has fewer workers, or a smaller --batch-size"
+                f"{_TRIES} workers have ended at {name} ({reason}); give more --threads, so that a machine has fewer "
+                "workers, or a smaller --batch-size"
             )
-        self._note(f"a worker is lost ({reason}); its pictures under {attack} are attacked again")
+        self._note(f"a worker is lost ({reason}), and what it had is done again: {name}")
         self._check_head()
         self._submit(task)
+
+    def _name(self, work: Batch | Check) -> str:
+        if isinstance(work, Check):
+            return work.name
+        count = len(work.pictures)
+        return f"{count} picture{'' if count == 1 else 's'} under {self._attacks[work.row].id.label}"
 
     def _count_places(self) -> int:
         """Return how many tasks the cluster has room for. Without an answer of its head, it is the last number."""
@@ -254,13 +258,12 @@ _unpacked: dict[Any, Unpacked] = {}
 """The subject that this process has made ready, by Ray's reference of it."""
 
 
-def attack(reference: list[Any], row: int, pictures: Sequence[int]) -> Answer:
-    """Attack a batch, in a process of the cluster.
+def run_task(reference: list[Any], work: Batch | Check) -> Answer:
+    """Attack a batch or measure a check, in a process of the cluster.
 
     Args:
-        reference: Ray's reference of the subject, in a list, so that Ray does not read it for each batch.
-        row: The number of the attack.
-        pictures: The indices of the pictures.
+        reference: Ray's reference of the subject, in a list, so that Ray does not read it for each task.
+        work: The batch or the check.
     """
     import ray
 
@@ -270,8 +273,24 @@ def attack(reference: list[Any], row: int, pictures: Sequence[int]) -> Answer:
             if reference[0] not in _unpacked:
                 _unpacked.clear()
                 _unpacked[reference[0]] = Unpacked(ray.get(reference[0]))
-            return Answer(machine, _unpacked[reference[0]].measure(row, pictures))
+            return Answer(machine, _unpacked[reference[0]].do(work))
     except TrainingError as error:
         return Answer(machine, error)
     except torch.OutOfMemoryError as error:  # of PyTorch, which Ray need not know
         return Answer(machine, MemoryError(first_line(error)))
+
+
+def _done(work: Batch | Check, answer: Answer) -> BatchDone | CheckDone:
+    """Return a result with what it is of.
+
+    Raises:
+        OnRayError: There is none.
+        torch.OutOfMemoryError: The memory was too small for it.
+    """
+    if isinstance(work, Batch) and isinstance(answer.result, BatchResult):
+        return BatchDone(work, answer.result)
+    if isinstance(work, Check) and isinstance(answer.result, dict):
+        return CheckDone(work, answer.result)
+    if isinstance(answer.result, MemoryError):
+        raise torch.OutOfMemoryError(f"on {answer.machine}: {first_line(answer.result)}")
+    raise OnRayError(f"{answer.machine}: {answer.result}")

@@ -20,7 +20,9 @@ from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
 from training.common.errors import TrainingError, one_line
 from training.common.provenance import current_versions
+from training.evaluate.checks import Check
 from training.evaluate.measuring import BatchResult, Trial, measure_batch
+from training.evaluate.row_plan import Batch
 from training.networks.self_gradient import SelfGradientNetwork
 
 _PACKAGE = Path(__file__).parents[2]
@@ -179,16 +181,15 @@ class Unpacked:
         self._attacks: list[AttackOn[Any]] = attacks
         self._graph = None if subject.graph is None else _load(subject.graph, subject.threads)
 
-    def measure(self, row: int, pictures: Sequence[int]) -> BatchResult:
-        """Attack a batch, as measuring.measure_batch does.
-
-        Args:
-            row: The number of the attack.
-            pictures: The indices of the pictures.
-        """
-        attack = self._attacks[row]
-        on_graph = attack.id.state == "exported graph" and self._graph is not None
-        return measure_batch(self._trial.of(self._graph) if on_graph else self._trial, attack, pictures)
+    def do(self, work: Batch | Check) -> BatchResult | dict[str, Any]:
+        """Attack a batch as measuring.measure_batch does, or measure a check, and return the result."""
+        if isinstance(work, Check):
+            return work.measure(self._trial, self._attacks)
+        attack = self._attacks[work.row]
+        if attack.id.state != "exported graph":
+            return measure_batch(self._trial, attack, work.pictures)
+        assert self._graph is not None, "such an attack comes with its graph"
+        return measure_batch(self._trial.of(self._graph), attack, work.pictures)
 
 
 @cache
