@@ -99,7 +99,8 @@ def test_a_batch_depends_on_its_pictures_alone(attack: Any) -> None:
     images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     trial = Trial(NETWORK, images, NETWORK(images).argmax(dim=1), eps=8 / 255, seed=3)
     batches = [(0, 1, 2, 3), (4, 6, 7), (8, 9)]
-    forwards, backwards = Recorded(attack), Recorded(attack)
+    forwards: Any = Recorded(attack)
+    backwards: Any = Recorded(attack)
     there = [measure_batch(trial, forwards, batch).withstood for batch in batches]
     torch.rand(7)  # whatever another process draws before
     back = [measure_batch(trial, backwards, batch).withstood for batch in reversed(batches)]
