@@ -132,14 +132,6 @@ class Options:
             "written to or belongs to a Python package, and in <name of its file>-<function> there for --module",
         ),
     ] = None
-    rows_from: Annotated[
-        tuple[Path, ...],
-        Option(
-            "reports of the same setting, measured by other processes or machines: take over what they have",
-            metavar="REPORT",
-            some=True,
-        ),
-    ] = ()
     device: Annotated[str | None, Option("cpu, cuda, cuda:1, ...", default=DEFAULT_DEVICE)] = None
     threads: Annotated[
         int | None,
@@ -210,7 +202,7 @@ class Options:
 
         Raises:
             PathError: A file or the folder of the data set is missing.
-            OptionError: --module names no file and function, or a report of --rows-from is missing.
+            OptionError: --module names no file and function.
         """
         if self.module is not None:
             function_of(self.module)
@@ -220,20 +212,7 @@ class Options:
             raise PathError(f"{self.onnx}: no such file; {graph_fix(self.onnx)}")
         if self.transfer_from is not None:
             require_file(self.transfer_from, "--transfer-from")
-        self.other_reports()
         require_root(self.data_root, self.dataset)
-
-    def other_reports(self) -> tuple[Path, ...]:
-        """Return the JSON files of --rows-from, each named itself or by its folder.
-
-        Raises:
-            OptionError: One is not there.
-        """
-        paths = tuple(path / REPORT if path.is_dir() else path for path in self.rows_from)
-        for path in paths:
-            if not path.exists():
-                raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")
-        return paths
 
     def output_paths(self) -> tuple[Path, Path | None]:
         """Return the JSON file, and the folder for the page and the plots where one is asked for."""

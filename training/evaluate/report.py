@@ -242,7 +242,7 @@ class Report:
         """
         write_atomically(path, (json.dumps(self.as_dict(), indent=1) + "\n").encode())
 
-    def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]], fix: str = FIX) -> int:
+    def take_over(self, path: Path, attacks: Sequence[AttackOn[Any]]) -> int:
         """Take what a saved report of the same setting has measured and this one has not.
 
         Rows of attacks that are not asked for now stay: they count, and measuring them again would cost what they cost.
@@ -252,7 +252,6 @@ class Report:
         Args:
             path: The saved report; nothing is taken where there is no such file.
             attacks: The attacks that are asked for now.
-            fix: The fix for a file that is not as it must be, for the message.
 
         Returns:
             How many of `attacks` are done by that.
@@ -260,7 +259,7 @@ class Report:
         Raises:
             SavedReportError: The file is no report, or one of another setting; one line with the fix.
         """
-        saved = read_saved(path, FORMAT, self.setting, fix)
+        saved = read_saved(path, FORMAT, self.setting)
         if saved is None:
             return 0
         try:
@@ -268,7 +267,7 @@ class Report:
             about, measured = dict(saved["about"]), dict(saved["measured"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise SavedReportError(
-                f"{path}: a report whose rows cannot be read ({type(error).__name__}: {error}); {fix}"
+                f"{path}: a report whose rows cannot be read ({type(error).__name__}: {error}); {FIX}"
             ) from None
         wanted = {attack.id: json_values(attack.parameters()) for attack in attacks}
         kept = {

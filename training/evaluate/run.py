@@ -29,7 +29,6 @@ from training.evaluate.report import Report
 from training.evaluate.row_plan import Batch, PlannedRow, RowPlan
 from training.evaluate.row_progress import BatchProgress, CheckProgress
 from training.evaluate.runners import BatchDone, CheckDone, LocalRunner, Runner
-from training.evaluate.saved_report import FIX_OF_OTHERS
 from training.networks.self_gradient import SelfGradientNetwork
 
 # Enough pictures for a stable figure, few enough for seconds.
@@ -50,7 +49,6 @@ class Evaluation:
         path: File that the report is saved to after each attack.
         betas: Sharpness of the smooth surrogates.
         graph: The exported graph, where it is attacked too.
-        others: Saved reports of the same setting, whose rows are taken over too.
         progress: Whether progress is shown on standard error.
         runner: Attacks the batches elsewhere, and knows the attacks that are run. None attacks them in this process.
     """
@@ -61,7 +59,6 @@ class Evaluation:
     path: Path
     betas: tuple[float, ...]
     graph: ExportedGraph | None = None
-    others: tuple[Path, ...] = ()
     progress: bool = True
     runner: Runner | None = None
     _asked: tuple[RowId, ...] = ()
@@ -82,8 +79,6 @@ class Evaluation:
         done = self.report.take_over(self.path, attacks)
         self._asked = tuple(attack.id for attack in attacks)
         self._saved = done if self.report.rows else None
-        for other in self.others:
-            done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done and self.progress:
             print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
         progress = BatchProgress(self._beside("row"), self.report.setting)

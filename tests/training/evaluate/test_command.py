@@ -263,7 +263,6 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
         (["--attacks", "transfer-from"], "--transfer-from"),
         (["--onnx", "none.onnx"], "python -m export"),
         (["--transfer-from", "none.safetensors"], "no such file"),
-        (["--rows-from", "none.json"], "--rows-from none.json: no such file; name what"),
     ],
 )
 def test_impossible_requests_are_refused_before_any_work(checkpoint, tmp_path, capsys, flags, message):
@@ -308,43 +307,6 @@ def test_only_a_smooth_networks_report_says_that_plain_attacks_go_through_both_p
     report.write_text(json.dumps(saved))
     assert main([f"--ckpt={path}", *flags]) == 2
     assert 'plain_gradient (was not named, now "both passes")' in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("rows_alone")
-def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_path, capsys, monkeypatch):
-    path = save_untrained(tmp_path, block=True)
-    flags = [f"--ckpt={path}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
-    folder, alone = tmp_path / "elsewhere", tmp_path / "alone.json"
-    assert main([*flags, "--attacks", "pgd-2", f"--report={folder}"]) == 0
-    assert main([*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={alone}"]) == 0
-    measured = []
-    original = measuring.measure_batch
-
-    def recording(trial, attack, pictures):
-        measured.append(attack.id.title)
-        return original(trial, attack, pictures)
-
-    monkeypatch.setattr(measuring, "measure_batch", recording)
-    together = tmp_path / "together.json"
-    argv = [*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={together}"]
-    assert main([*argv, "--rows-from", str(folder)]) == 0
-    assert measured == ["FGSM", "FGSM", "PGD-3", "PGD-3"], "block on and off of what the other has not"
-    report, whole = (json.loads(found.read_text()) for found in (together, alone))
-    assert withstood(report) == withstood(whole)
-    assert [labels(entry["rows"]) for entry in report["earlier"]] == [
-        [f"block {state}: {name}" for name in ("clean", "PGD-2") for state in ("on", "off")]
-    ]
-    # One of another setting is refused, before anything is measured or written.
-    capsys.readouterr()
-    other = folder / "evaluation.json"
-    saved = json.loads(other.read_text())
-    other.write_text(json.dumps(saved | {"setting": saved["setting"] | {"seed": 5}}))
-    before = together.read_bytes()
-    assert main([*argv, "--rows-from", str(folder)]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.endswith("seed (was 5, now 0); give the same flags as then, or take it out of --rows-from")
-    assert len(measured) == 4
-    assert together.read_bytes() == before
 
 
 @pytest.mark.usefixtures("rows_alone")

@@ -205,15 +205,6 @@ def test_a_report_that_cannot_be_is_refused_before_pictures_are_read(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_rows_from_another_setting_are_refused_before_pictures_are_read(command, tmp_path, monkeypatch, capsys):
-    other = tmp_path / "eps.json"
-    assert main([*command, "--eps=4/255", f"--report={other}"]) == 0
-    read = stop_at(monkeypatch, prepare, "load_pictures", 1)
-    assert main([*command, f"--report={tmp_path / 'new.json'}", f"--rows-from={other}"]) == 2
-    assert "eps.json is a report of another setting: eps (was" in capsys.readouterr().err
-    assert read == []
-
-
 def test_attacks_of_the_table_are_what_is_counted():
     assert [attack.id.label for attack in some_attacks()][:2] == ["block on: clean", "block off: clean"]
     assert pgd_attack(2) in some_attacks()
