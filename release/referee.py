@@ -50,7 +50,8 @@ from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
 from training.evaluate.report import Report, Row, json_values, saved_rows, wilson_interval
-from training.evaluate.row_progress import RowProgress
+from training.evaluate.row_plan import RowPlan
+from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -188,21 +189,26 @@ def attack_all(
     """
     if report.rows:
         report.save(path)  # rows of --report are not asked for again where it is not named
-    for attack in attacks:
-        if attack.id in report.rows:
-            continue
-        chosen = report.survivors(attack, len(trial))
-        about = {"setting": report.setting, "id": attack.id.as_dict(), "attack": attack.parameters()}
-        progress = RowProgress(path.with_name(f"{path.name}.row"), {**about, "chosen": chosen.tolist()})
-        right = torch.zeros(len(trial), dtype=torch.bool)
-        if chosen.any():
-            right[chosen] = measuring.withstood(trial.chosen(chosen), attack, progress)
-        seconds = round(progress.core_seconds(), 1)
-        report.add(attack, right, None if chosen.all() else chosen, core_seconds=seconds)
-        report.save(path)
-        progress.remove()
-        print(f"{path.stem}: {attack.id.title}: {report.rows[attack.id].accuracy:.1%}, {seconds:,.0f} s", flush=True)
-        saved()
+    progress = BatchProgress(path.with_name(f"{path.name}.row"), report.setting)
+    progress.restore()
+    plan = RowPlan(report, attacks, attacks, len(trial), trial.batch_size)
+    while plan.rows:
+        batch = plan.next_batch()
+        if batch is not None:
+            row = plan.row_of(batch)
+            result = progress.find(row.attack, batch.pictures)
+            if result is None:
+                result = measuring.measure_batch(trial, row.attack, batch.pictures)
+                progress.add(row.attack, batch.pictures, result)
+            row.take(batch, result)
+        for row in plan.finished():
+            attacked = None if row.attacked.all() else row.attacked
+            report.add(row.attack, row.right, attacked, core_seconds=round(row.core_seconds, 1))
+            report.save(path)
+            progress.forget(row.attack)
+            name, accuracy = row.attack.id.title, report.rows[row.attack.id].accuracy
+            print(f"{path.stem}: {name}: {accuracy:.1%}, {row.core_seconds:,.0f} s", flush=True)
+            saved()
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ MISTAKES = [
     (["training.evaluate", f"--ckpt={HERE}", "--data=nowhere"], "nowhere: no such folder; point --data-root at "),
     (["training.evaluate", f"--ckpt={HERE}", "--data=.", "--onnx=no.onnx"], "no.onnx: no such file; write it with"),
     (["training.evaluate", f"--ckpt={HERE}", "--data=.", "--transfer-from=nowhere.pt"], "nowhere.pt: no such file"),
-    (["training.evaluate", f"--ckpt={HERE}", "--data=.", "--rows-from=nowhere"], "--rows-from nowhere: no such file"),
     (["training.evaluate", "--module=no.py:build", "--data=.", "--dataset=cifar10"], "there is no file no.py"),
     (["training.convert", *CONVERTED, "--activation=rellu"], "did you mean relu"),
     (["training.convert", *CONVERTED, "--eps=x"], "'x' is not a number"),

@@ -88,7 +88,6 @@ def test_no_argument_of_any_command_may_be_empty(name, capsys):
         ("train", ["--data-root"]),
         ("judge", ["--data-root=x", "--ckpt"]),
         ("judge", ["--data-root=x", "--module"]),
-        ("judge", ["--data-root=x", "--rows-from", "a"]),
         ("convert", ["--classes=a,b", "--out=y", "--weights"]),
         ("export", ["--onnx", "--ckpt"]),
         ("report", ["--truth"]),

@@ -1,12 +1,18 @@
 """Attack a checkpoint or a module as the command line asks, and report what it withstands."""
 
 import sys
+from contextlib import ExitStack, closing
 
+from sgn_serve.graph_format import file_sha256
+from sgn_serve.ray_cluster import Cluster
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.signals import terminable
+from training.evaluate.attack_bars import print_above
 from training.evaluate.gradient_oracle import judge_oracle
-from training.evaluate.options import Options
+from training.evaluate.on_ray.runner import RayRunner, connected, task_size
+from training.evaluate.on_ray.subject import GraphFile, pack
+from training.evaluate.options import Options, function_of
 from training.evaluate.page import summary
 from training.evaluate.prepare import Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
@@ -40,9 +46,12 @@ def run(options: Options, command: str) -> int:
     """
     prepared: Prepared | None = None
     try:
-        with terminable(), allocations_told():
+        with terminable(), allocations_told(), ExitStack() as stack:
+            cluster = None if options.ray is None else stack.enter_context(connected(options.ray))
             prepared = prepare(options, command)
             say_where(options)
+            if cluster is not None:
+                prepared.evaluation.runner = stack.enter_context(closing(_ray_runner(prepared, options, cluster)))
             evaluate(prepared)
     except ENDINGS as error:
         nothing_yet = "nothing was measured yet, so run the same command again"
@@ -53,6 +62,31 @@ def run(options: Options, command: str) -> int:
             device=options.device or default_device(),
         )
     return 0
+
+
+def _ray_runner(prepared: Prepared, options: Options, cluster: Cluster) -> RayRunner:
+    """Return the runner that attacks on a cluster.
+
+    Raises:
+        OnRayError: The cluster has no room for a batch.
+        MachineError: The network cannot be sent.
+    """
+    evaluation = prepared.evaluation
+    graph = None
+    if options.onnx is not None:
+        checkpoint = evaluation.report.setting["checkpoint_sha256"]
+        graph = GraphFile(options.onnx.absolute(), file_sha256(options.onnx), checkpoint)
+    size = task_size(cluster, options.threads, options.gpus_per_task, on_cpu=options.device == "cpu")
+    subject = pack(
+        evaluation.trial,
+        prepared.attacks,
+        graph=graph,
+        threads=size.cores,
+        on_gpu=size.gpus > 0,
+        own_code=None if options.module is None else function_of(options.module)[0],
+    )
+    evaluation.report.about["device"] = "cuda" if size.gpus else "cpu"
+    return RayRunner(cluster, subject, prepared.attacks, size, print_above)
 
 
 def say_where(options: Options) -> None:

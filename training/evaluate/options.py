@@ -132,22 +132,35 @@ class Options:
             "written to or belongs to a Python package, and in <name of its file>-<function> there for --module",
         ),
     ] = None
-    rows_from: Annotated[
-        tuple[Path, ...],
-        Option(
-            "reports of the same setting, measured by other processes or machines: take over what they have",
-            metavar="REPORT",
-            some=True,
-        ),
-    ] = ()
     device: Annotated[str | None, Option("cpu, cuda, cuda:1, ...", default=DEFAULT_DEVICE)] = None
-    threads: Annotated[int | None, Option("CPU threads", default="all cores")] = None
+    threads: Annotated[
+        int | None,
+        Option("CPU threads; with --ray, threads and cores of each batch", default="all cores; 1 with --ray"),
+    ] = None
+    ray: Annotated[
+        str | None,
+        Option(
+            "attack on the machines of a Ray cluster: HOST:PORT of its head, or auto for the one that this machine "
+            "belongs to",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    gpus_per_task: Annotated[
+        float | None,
+        Option(
+            "with --ray: GPUs of each batch, such as 0.5 for two batches on one; 0 attacks on the CPU",
+            minimum=0,
+            default="1 where the cluster has any, 0 with --device cpu",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Check every value against its option."""
         check_options(self)
         split_names(self.attacks)
         check_threads(self.threads)
+        if self.gpus_per_task is not None and self.ray is None:
+            raise OptionError("--gpus-per-task is for --ray; give it too, or leave it out")
         self._check_subject()
         if self.report is not None:
             report_place(self.report, "--report ")
@@ -191,7 +204,7 @@ class Options:
 
         Raises:
             PathError: A file or the folder of the data set is missing.
-            OptionError: --module names no file and function, or a report of --rows-from is missing.
+            OptionError: --module names no file and function.
         """
         if self.module is not None:
             function_of(self.module)
@@ -201,20 +214,7 @@ class Options:
             raise PathError(f"{self.onnx}: no such file; {graph_fix(self.onnx)}")
         if self.transfer_from is not None:
             require_file(self.transfer_from, "--transfer-from")
-        self.other_reports()
         require_root(self.data_root, self.dataset)
-
-    def other_reports(self) -> tuple[Path, ...]:
-        """Return the JSON files of --rows-from, each named itself or by its folder.
-
-        Raises:
-            OptionError: One is not there.
-        """
-        paths = tuple(path / REPORT if path.is_dir() else path for path in self.rows_from)
-        for path in paths:
-            if not path.exists():
-                raise OptionError(f"--rows-from {path}: no such file; name what another command wrote with --report")
-        return paths
 
     def output_paths(self) -> tuple[Path, Path | None]:
         """Return the JSON file, and the folder for the page and the plots where one is asked for."""

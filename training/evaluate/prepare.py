@@ -35,7 +35,7 @@ from training.evaluate.options import PICTURES, Options, module_name
 from training.evaluate.page import WHOLE_FOLDER
 from training.evaluate.report import FORMAT, Report
 from training.evaluate.run import Evaluation
-from training.evaluate.saved_report import FIX, FIX_OF_OTHERS, read_saved
+from training.evaluate.saved_report import FIX, read_saved
 from training.foreign.kind import is_foreign
 from training.foreign.loading import UNKNOWN, build_foreign, tell
 from training.foreign.recognising import recognise
@@ -78,10 +78,9 @@ def prepare(options: Options, command: str) -> Prepared:
         torch.set_num_threads(options.threads)
     path, folder = options.output_paths()
     check_writable(path)
-    others = options.other_reports()
-    device = checked_device(options.device or default_device())
+    device = _device(options)
     if options.ckpt is None:
-        return _prepare_module(options, command, device, others)
+        return _prepare_module(options, command, device)
     if is_foreign(options.ckpt):
         model, info, chosen = _load_foreign(options, options.ckpt)
     else:
@@ -94,7 +93,7 @@ def prepare(options: Options, command: str) -> Prepared:
         model.auto_margin = options.auto_margin
     checkpoint_sha256 = file_sha256(options.ckpt)
     known = _known_setting(options, info, checkpoint_sha256)
-    _check_saved(path, ORACLE_FORMAT if isinstance(model, GradientOracle) else FORMAT, known, others)
+    _check_saved(path, ORACLE_FORMAT if isinstance(model, GradientOracle) else FORMAT, known)
     graph, context = None, _context(options, info, model)
     if options.onnx is not None:
         graph = ExportedGraph(options.onnx, checkpoint_sha256, options.threads or 0)
@@ -116,8 +115,8 @@ def prepare(options: Options, command: str) -> Prepared:
         batch_size=options.batch_size,
     )
     _check_logits(options.ckpt, trial)
-    if isinstance(model, GradientOracle) and others:
-        raise OptionError("--rows-from: a gradient oracle has two figures and no rows; leave that out")
+    if isinstance(model, GradientOracle) and options.ray is not None:
+        raise OptionError("--ray: a gradient oracle has two figures and no rows; leave that out")
     report = Report(
         setting=_setting(known, chosen, trial),
         about={
@@ -130,11 +129,22 @@ def prepare(options: Options, command: str) -> Prepared:
             **_about_pictures(_reader(options, info), options.data_root, chosen),
         },
     )
-    evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph, others)
+    evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph)
     return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in names)
 
 
-def _prepare_module(options: Options, command: str, device: torch.device, others: tuple[Path, ...]) -> Prepared:
+def _device(options: Options) -> torch.device:
+    """Return the device of this process. On Ray, GPUs belong to the batches.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    if options.ray is not None:
+        return torch.device("cpu")
+    return checked_device(options.device or default_device())
+
+
+def _prepare_module(options: Options, command: str, device: torch.device) -> Prepared:
     """Load and check the network of --module and its pictures.
 
     Raises:
@@ -145,7 +155,7 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
     path, folder = options.output_paths()
     facts = {"split": options.split, "reader": reader}
     known = {"architecture": module_name(options.module or ""), **_run_setting(options), **facts}
-    _check_saved(path, FORMAT, known, others)
+    _check_saved(path, FORMAT, known)
     part = Part(options.split, None)  # nobody trained it here on a part of the folder
     pictures = load_pictures(reader, root, part, options.image_size, None, options.resize or "stretch")
     chosen = _choose(options, pictures)
@@ -166,7 +176,6 @@ def _prepare_module(options: Options, command: str, device: torch.device, others
         more=facts,
     )
     evaluation = module_evaluation(trial, module, run)
-    evaluation.others = others
     evaluation.report.about.update(_about_pictures(reader, root, chosen))
     context = Context(options.eps, network.block is not None, len(chosen.class_names), run.betas, options.restarts)
     attacks = build_attacks(list(options.attacks), context)
@@ -347,12 +356,10 @@ def _setting(known: dict[str, Any], chosen: PictureSet, trial: Trial[SelfGradien
     return setting
 
 
-def _check_saved(path: Path, file_format: str, known: dict[str, Any], others: Sequence[Path] = ()) -> None:
-    """Check saved reports by what is known of the setting before any picture is read.
+def _check_saved(path: Path, file_format: str, known: dict[str, Any]) -> None:
+    """Check a saved report by what is known of the setting before any picture is read.
 
     Raises:
-        SavedReportError: One is of another setting or none at all.
+        SavedReportError: It is of another setting or none at all.
     """
     read_saved(path, file_format, known, in_part=True)
-    for other in others:
-        read_saved(other, file_format, known, FIX_OF_OTHERS, in_part=True)

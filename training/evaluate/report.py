@@ -18,6 +18,17 @@ from training.evaluate.measuring import lowest
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
 FORMAT = "self-gradient-evaluation/2"
+CURVE = "accuracy_over_eps"
+MEASURED = (
+    "gradient_correlation",
+    "zero_gradients",
+    "batch_dependence",
+    "randomness",
+    CURVE,
+    "slow_down",
+    "convergence",
+)
+"""Measurements beside the rows, in their order. Others follow."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +292,15 @@ class Report:
         """Put the rows into this order, others behind them."""
         first = [row for row in dict.fromkeys(order) if row in self.rows]
         self.rows = {row: self.rows[row] for row in dict.fromkeys([*first, *self.rows])}
+
+    def sort_measured(self) -> None:
+        """Put the measurements into a fixed order, whichever was made first."""
+        place = {name: number for number, name in enumerate(MEASURED)}
+        self.measured = {
+            name: self.measured[name] for name in sorted(self.measured, key=lambda name: place.get(name, len(place)))
+        }
+        if CURVE in self.measured:
+            self.measured[CURVE] = dict(sorted(self.measured[CURVE].items(), key=lambda entry: float(entry[0])))
 
     def table(self) -> str:
         """Return the figures as Markdown, one row an attack, the states side by side.

@@ -1,9 +1,7 @@
-"""Save what a row or a check of a report has measured so far, so that a killed process does not cost hours."""
+"""Save what rows or a check of a report have measured so far, so that a killed process does not cost hours."""
 
-import base64
 import contextlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,68 +9,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.attacks.base import AttackOn
 from training.common.files import write_atomically
+from training.evaluate.measuring import BatchResult
 
 
-class RowProgress:
-    """A file that is saved after each batch of one attack, with the states of the random generators.
+class BatchProgress:
+    """A file with the batches of rows that are not in the report yet. It is saved after each batch.
 
-    These states give a row that was interrupted the same figures as one that was not.
+    A batch is known by its attack and its pictures. So it does not matter which process measured it, or in what order.
 
-    Attributes:
-        path: The file.
-        row: Everything that the row depends on; what the file says of any other row is ignored.
-        restored: How many pictures restore() found done.
-        done: How many pictures are done and saved.
+    Args:
+        path: The file. Nothing is read or written yet.
+        setting: The setting of the report; what the file says of any other one is ignored.
     """
 
-    def __init__(self, path: Path, row: dict[str, Any]):
-        """Start the clock of the row; nothing is read or written yet."""
+    def __init__(self, path: Path, setting: dict[str, Any]):
         self.path = path
-        self.row = json.loads(json.dumps(row))  # the file gives it back so: lists for tuples
-        self.restored = self.done = 0
-        self._earlier = 0.0
-        self._started = time.process_time()
+        self._setting = json.loads(json.dumps(setting))  # as the file gives it back: lists for tuples
+        self._rows: dict[str, dict[tuple[int, ...], BatchResult]] = {}
 
-    def restore(self) -> list[bool]:
-        """Return which of the pictures done so far withstood, in order, and restore torch's generators.
-
-        Where nothing is saved of this row, the list is empty and the generators are left alone.
-        """
+    def restore(self) -> None:
+        """Read what an earlier process has saved. A file that is damaged or of another setting counts as none."""
         try:
             saved = json.loads(self.path.read_bytes())
-            if saved["row"] != self.row:
-                return []
-            withstood = [mark == "1" for mark in saved["withstood"]]
-            generators = [_tensor(text) for text in saved["generators"]]
-            self._earlier = float(saved["core_seconds"])
+            if saved["setting"] != self._setting:
+                return
+            rows = {
+                _key(row["attack"]): {
+                    tuple(map(int, batch["pictures"])): BatchResult(_marks(batch), float(batch["core_seconds"]))
+                    for batch in row["batches"]
+                }
+                for row in saved["rows"]
+            }
         except (OSError, ValueError, KeyError, TypeError):  # a cache: damaged, it is measured again
-            return []
-        torch.set_rng_state(generators[0])
-        if generators[1:]:
-            torch.cuda.set_rng_state_all(generators[1:])
-        self.restored = self.done = len(withstood)
-        return withstood
+            return
+        self._rows = rows
 
-    def save(self, withstood: list[bool]) -> None:
-        """Save what is done so far, with the generators' states.
+    def find(self, attack: AttackOn[Any], pictures: tuple[int, ...]) -> BatchResult | None:
+        """Return the saved result of a batch, None where there is none."""
+        return self._rows.get(_key(_description(attack)), {}).get(pictures)
+
+    def add(self, attack: AttackOn[Any], pictures: tuple[int, ...], result: BatchResult) -> None:
+        """Save the result of a batch.
 
         Raises:
             WriteError: The file cannot be written; the old one is left as it was.
         """
-        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        content = {
-            "row": self.row,
-            "withstood": "".join("1" if value else "0" for value in withstood),
-            "core_seconds": self.core_seconds(),
-            "generators": [_text(state) for state in (torch.get_rng_state(), *on_gpus)],
-        }
-        write_atomically(self.path, json.dumps(content).encode())
-        self.done = len(withstood)
+        self._rows.setdefault(_key(_description(attack)), {})[pictures] = result
+        self._save()
 
-    def core_seconds(self) -> float:
-        """Return the processor time of the row, over all processes that measured parts of it."""
-        return self._earlier + time.process_time() - self._started
+    def forget(self, attack: AttackOn[Any]) -> None:
+        """Drop the batches of a row that is in the report.
+
+        Raises:
+            WriteError: The file cannot be written; the old one is left as it was.
+        """
+        if self._rows.pop(_key(_description(attack)), None) is None:
+            return
+        if self._rows:
+            self._save()
+        else:
+            self.remove()
+
+    def _save(self) -> None:
+        rows = [
+            {
+                "attack": json.loads(key),
+                "batches": [
+                    {"pictures": pictures, "withstood": result.withstood, "core_seconds": result.core_seconds}
+                    for pictures, result in batches.items()
+                ],
+            }
+            for key, batches in self._rows.items()
+        ]
+        write_atomically(self.path, json.dumps({"setting": self._setting, "rows": rows}).encode())
 
     def remove(self) -> None:
         """Delete the file, if there is one."""
@@ -122,9 +133,21 @@ class CheckProgress:
             self.path.unlink(missing_ok=True)
 
 
-def _text(state: Tensor) -> str:
-    return base64.b64encode(bytes(state.tolist())).decode()
+def _description(attack: AttackOn[Any]) -> dict[str, Any]:
+    return {"id": attack.id.as_dict(), "parameters": attack.parameters()}
 
 
-def _tensor(text: str) -> Tensor:
-    return torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)
+def _key(description: Any) -> str:
+    return json.dumps(description, sort_keys=True)
+
+
+def _marks(batch: dict[str, Any]) -> str:
+    """Return the marks of a saved batch.
+
+    Raises:
+        ValueError: They are not one for each picture.
+    """
+    marks = str(batch["withstood"])
+    if len(marks) != len(batch["pictures"]) or set(marks) - set("01"):
+        raise ValueError(marks)
+    return marks

@@ -2,34 +2,23 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from training.attacks import gradient_attack, views
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
-from training.attacks.gradient_attack import Attack
-from training.attacks.projected_gradient import cross_entropy, margin
 from training.attacks.rows import RowId
 from training.common.files import write_atomically
-from training.common.in_batches import in_batches
-from training.evaluate import measuring, plots
-from training.evaluate.checklist import (
-    BOTH_PASSES,
-    PLAIN_GRADIENT,
-    Finding,
-    checklist,
-    likely_overestimated,
-    smooth_gradient,
-)
+from training.evaluate import checks, measuring, plots
+from training.evaluate.attack_bars import AttackBars, OneAfterTheOther, SideBySide, print_above
+from training.evaluate.checklist import Finding, checklist, likely_overestimated
+from training.evaluate.checks import BLOCK_EFFECT, Check
 from training.evaluate.diagnostics import accuracy_curve, gradient_check
-from training.evaluate.diagnostics.block_effect import measure_block_effect
 from training.evaluate.diagnostics.convergence import Iteration, measure_convergence
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
 from training.evaluate.diagnostics.slow_down import measure_slow_down
@@ -37,15 +26,14 @@ from training.evaluate.forward_passes import passes_shown
 from training.evaluate.measuring import Trial
 from training.evaluate.page import page
 from training.evaluate.report import Report
-from training.evaluate.row_progress import CheckProgress, RowProgress
-from training.evaluate.saved_report import FIX, FIX_OF_OTHERS
-from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
+from training.evaluate.row_plan import Batch, PlannedRow, RowPlan
+from training.evaluate.row_progress import BatchProgress, CheckProgress
+from training.evaluate.runners import BatchDone, CheckDone, LocalRunner, Runner
+from training.evaluate.saved_report import FIX
+from training.networks.self_gradient import SelfGradientNetwork
 
 # Enough pictures for a stable figure, few enough for seconds.
-GRADIENT_PICTURES = 100
 DETERMINISM_PICTURES = 32
-CURVE_PICTURES = 250
-BLOCK_PICTURES = 500
 CONVERGENCE_PICTURES = 100
 SLOW_DOWN_PICTURES = 1000
 GALLERY_PICTURES = 6
@@ -62,9 +50,9 @@ class Evaluation:
         path: File that the report is saved to after each attack.
         betas: Sharpness of the smooth surrogates.
         graph: The exported graph, where it is attacked too.
-        others: Saved reports of the same setting, whose rows are taken over too.
         progress: Whether progress is shown on standard error.
         fix: The fix for a report of something else at `path`, for messages.
+        runner: Attacks the batches elsewhere, and knows the attacks that are run. None attacks them in this process.
     """
 
     trial: Trial[SelfGradientNetwork]
@@ -73,12 +61,13 @@ class Evaluation:
     path: Path
     betas: tuple[float, ...]
     graph: ExportedGraph | None = None
-    others: tuple[Path, ...] = ()
     progress: bool = True
     fix: str = FIX
+    runner: Runner | None = None
     _asked: tuple[RowId, ...] = ()
     _saved: int | None = None
-    _running: tuple[str, RowProgress | CheckProgress, str] | None = None
+    _running: tuple[str, CheckProgress, str] | None = None
+    _planned: list[PlannedRow] = field(default_factory=list)
 
     def run(self, attacks: Sequence[AttackOn[Any]], whole_curve: bool = False) -> list[Finding]:
         """Run what a saved report does not have yet, and save it.
@@ -93,19 +82,23 @@ class Evaluation:
         done = self.report.take_over(self.path, attacks, self.fix)
         self._asked = tuple(attack.id for attack in attacks)
         self._saved = done if self.report.rows else None
-        for other in self.others:
-            done += self.report.take_over(other, attacks, FIX_OF_OTHERS)
         if done and self.progress:
             print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
+        progress = BatchProgress(self._beside("row"), self.report.setting)
+        progress.restore()
         # A report is saved from its first row on, and clean accuracy costs less than any check.
-        self._attack(attacks, [attack for attack in attacks if attack.id.family == "clean"])
-        self._check_gradients(attacks)
+        self._attack(attacks, [attack for attack in attacks if attack.id.family == "clean"], progress)
+        if self.runner is None:
+            self._check_gradients(attacks)
         self._check_determinism()
-        self._attack(attacks, attacks)
+        self._attack(attacks, attacks, progress, self._checks_elsewhere(attacks, whole_curve))
+        progress.remove()
+        CheckProgress(self._beside("check"), {}).remove()
         self.report.sort_rows([attack.id for attack in attacks])
         self._measure_curve(whole_curve)
         self._measure_block()
         self._measure_slow_down()
+        self.report.sort_measured()
         findings = checklist(self.report)
         self.report.checklist = [finding.as_dict() for finding in findings]
         self.report.likely_overestimated = likely_overestimated(findings)
@@ -119,6 +112,16 @@ class Evaluation:
         if self._running is not None and self._running[1].done:
             name, progress, whole = self._running
             return f"the same command continues in {name}, after {progress.done:,} of {whole}"
+        begun = [row for row in self._planned if row.done]
+        if len(begun) == 1 and begun == self._planned[:1]:
+            (row,) = begun
+            return f"the same command continues in {row.attack.id.label}, after {row.done:,} of {row.most:,} pictures"
+        if begun:
+            pictures, several = sum(row.done for row in begun), f"{len(begun)} others" if len(begun) > 1 else "another"
+            return (
+                f"the same command continues after {self._saved or 0} of {asked} attacks, and {pictures:,} pictures of "
+                f"{several}"
+            )
         if self._saved is None:
             return "nothing is saved yet, so the same command starts again"
         if self._saved < asked:
@@ -130,24 +133,6 @@ class Evaluation:
         if self.report.rows:
             self.report.save(self.path)
             self._saved = sum(row in self.report.rows for row in self._asked)
-
-    def gradient_views(self, attacks: Sequence[AttackOn[Any]]) -> dict[str, LogitsFunction]:
-        """Return the functions that the attacks differentiate, by name; that of the paper's attacks comes first."""
-        model, images = self.trial.model, self.trial.images
-        if model.block is None:
-            return {PLAIN_GRADIENT: model}
-        averaged = {
-            smooth_gradient(attack.beta, averaged=True): attack.logits_function(model, images)
-            for attack in attacks
-            if isinstance(attack, Attack) and attack.view == "smooth" and attack.beta and attack.noise_samples > 1
-        }
-        smooth = {smooth_gradient(beta): views.smooth_view(model, beta) for beta in self.betas}
-        return {
-            PLAIN_GRADIENT: views.plain_view(model, images),
-            BOTH_PASSES: views.full_view(model),
-            **smooth,
-            **averaged,
-        }
 
     def measure_curve(self) -> None:
         """Measure accuracy at every budget of the plot, where the report does not have it yet."""
@@ -165,7 +150,9 @@ class Evaluation:
             if plot(self.report, folder / name)
         ]
         some = self.trial.first(GALLERY_PICTURES)
-        plots.gallery(some.model, some.images, _pgd_10(some), some.labels, self.class_names, folder / "gallery.png")
+        plots.gallery(
+            some.model, some.images, checks.pgd_10(some), some.labels, self.class_names, folder / "gallery.png"
+        )
         written.append("gallery.png")
         if self.trial.model.block is not None:
             iterations = self._measure_convergence()
@@ -176,35 +163,31 @@ class Evaluation:
         return written
 
     def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:
-        found = self.gradient_views(attacks)
-        if found.keys() <= self.report.measured.get("gradient_correlation", {}).keys():
+        if self._has_gradients(attacks):
             return
-        some = self.trial.first(GRADIENT_PICTURES)
         progress = CheckProgress(self._beside("check"), {"setting": self.report.setting})
         self._running = "the check of gradients", progress, f"{gradient_check.DIRECTIONS} directions"
         with self._bar() as bar:
-            bar.reset(gradient_check.DIRECTIONS * len(some))
+            bar.reset(gradient_check.DIRECTIONS * min(len(self.trial), checks.GRADIENT_PICTURES))
             bar.set_description("checking gradients")
-            shown = replace(some, on_batch=bar.update)
-            correlations = gradient_check.finite_difference_correlations(
-                shown, found, gradient_check.DIRECTIONS, progress
-            )
-        # Those of rows that an earlier command measured stay.
-        known = self.report.measured.get("gradient_correlation", {})
-        rounded = {name: round(value, 4) for name, value in correlations.items()}
-        self.report.measured["gradient_correlation"] = known | rounded
-        self.report.measured["zero_gradients"] = {
-            name: round(
-                gradient_check.zero_gradient_share(
-                    found[PLAIN_GRADIENT], some.images, some.labels, loss, some.batch_size
-                ),
-                4,
-            )
-            for name, loss in (("cross-entropy", cross_entropy), ("margin", margin))
-        }
+            shown = replace(self.trial, on_batch=bar.update)
+            found = checks.check_gradients(shown, attacks, self.betas, progress)
         self._running = None
-        self._save()
+        self._take(found)
         progress.remove()
+
+    def _has_gradients(self, attacks: Sequence[AttackOn[Any]]) -> bool:
+        names = checks.gradient_views(self.trial, attacks, self.betas).keys()
+        return names <= self.report.measured.get("gradient_correlation", {}).keys()
+
+    def _take(self, found: dict[str, Any]) -> None:
+        """Put what a check has found into the report, and save it. What earlier commands found of other names stays."""
+        if BLOCK_EFFECT in found:
+            self.report.block_effect = found[BLOCK_EFFECT]
+        measured = self.report.measured
+        for name in found.keys() - {BLOCK_EFFECT}:
+            measured[name] = measured.get(name, {}) | found[name]
+        self._save()
 
     def _check_determinism(self) -> None:
         # Two pictures at least are needed to show whether an answer depends on the others in its batch.
@@ -219,43 +202,89 @@ class Evaluation:
         """Return the place of a file beside the report for what is measured in part."""
         return self.path.with_name(f"{self.path.name}.{ending}")
 
-    def _attack(self, attacks: Sequence[AttackOn[Any]], chosen_attacks: Sequence[AttackOn[Any]]) -> None:
+    def _checks_elsewhere(self, attacks: Sequence[AttackOn[Any]], whole_curve: bool) -> list[Check]:
+        """Return the checks that are measured beside the attacks, where these run elsewhere."""
+        if self.runner is None:
+            return []
+        gradients = [] if self._has_gradients(attacks) else [checks.check_of_gradients(self.betas)]
+        levels = [checks.check_of_curve(level) for level in self._missing_levels(whole_curve)]
+        return [*gradients, *levels, *([checks.check_of_block()] if self._lacks_block_effect else [])]
+
+    def _attack(
+        self,
+        attacks: Sequence[AttackOn[Any]],
+        chosen_attacks: Sequence[AttackOn[Any]],
+        progress: BatchProgress,
+        other_checks: Sequence[Check] = (),
+    ) -> None:
         """Run some of the attacks, but those whose rows are there, and save the report after each.
+
+        Rows enter the report in the order of the attacks, whichever are done first. So a report that was interrupted
+        has the same rows wherever its batches were attacked.
 
         Args:
             attacks: All of them, which number them.
             chosen_attacks: Those that are run.
+            progress: The batches that an earlier process has saved, and those of this one.
+            other_checks: Checks that are measured beside them.
         """
-        count = len(self.trial)
-        with self._bar() as bar, passes_shown(self.trial.model.backbone, bar):
-            for index, attack in enumerate(attacks):
-                if attack.id in self.report.rows or attack not in chosen_attacks:
+        plan = RowPlan(self.report, attacks, chosen_attacks, len(self.trial), self.trial.batch_size)
+        self._planned = plan.rows
+        running = 0
+        with ExitStack() as stack:
+            bars = self._attack_bars(stack, len(attacks))
+            runner: Runner = self.runner or LocalRunner(partial(self._do, attacks))
+            waiting = list(other_checks)
+            while plan.rows or waiting or running:
+                while waiting and runner.has_room():
+                    runner.submit(waiting.pop(0))
+                    running += 1
+                while runner.has_room() and (batch := plan.next_batch()) is not None:
+                    row = plan.row_of(batch)
+                    bars.show(row)
+                    saved = progress.find(row.attack, batch.pictures)
+                    if saved is None:
+                        runner.submit(batch)
+                        running += 1
+                    else:
+                        row.take(batch, saved)
+                        bars.show(row, restored=True)
+                for row in plan.finished():
+                    self.report.add(
+                        row.attack,
+                        row.right,
+                        None if row.attacked.all() else row.attacked,
+                        core_seconds=round(row.core_seconds, 1),
+                    )
+                    self._save()
+                    progress.forget(row.attack)
+                if not running:
                     continue
-                chosen = self.report.survivors(attack, count)
-                bar.reset(int(chosen.sum()))
-                bar.set_description(f"{index + 1}/{len(attacks)} {attack.id.label}")
-                right = torch.zeros(count, dtype=torch.bool)
-                progress = self._progress(attack, chosen)
-                self._running = attack.id.label, progress, f"{int(chosen.sum()):,} pictures"
-                if chosen.any():
-                    trial = replace(self._target(attack).chosen(chosen), on_batch=partial(_advance, bar, progress))
-                    right[chosen] = measuring.withstood(trial, attack, progress)
-                self.report.add(
-                    attack, right, None if chosen.all() else chosen, core_seconds=round(progress.core_seconds(), 1)
-                )
-                self._running = None
-                self._save()
-                progress.remove()
+                done = runner.next()
+                running -= 1
+                if isinstance(done, CheckDone):
+                    self._take(done.found)
+                    if self.progress:
+                        print_above(f"{done.check.name}: done")
+                else:
+                    row = plan.row_of(done.batch)
+                    progress.add(row.attack, done.batch.pictures, done.result)
+                    row.take(done.batch, done.result)
+                    bars.show(row)
 
-    def _progress(self, attack: AttackOn[Any], chosen: Tensor) -> RowProgress:
-        row = {
-            "setting": self.report.setting,
-            "id": attack.id.as_dict(),
-            "attack": attack.parameters(),
-            "attacked": "".join("1" if value else "0" for value in chosen.tolist()),
-            "batch_size": self.trial.batch_size,
-        }
-        return RowProgress(self._beside("row"), row)
+    def _attack_bars(self, stack: ExitStack, attacks: int) -> AttackBars:
+        """Return the bars that show the attacks, which close with the stack."""
+        if self.runner is not None:
+            return stack.enter_context(SideBySide(self._bar, attacks))
+        bar = stack.enter_context(self._bar())
+        stack.enter_context(passes_shown(self.trial.model.backbone, bar))
+        return OneAfterTheOther(bar, attacks)
+
+    def _do(self, attacks: Sequence[AttackOn[Any]], work: Batch | Check) -> BatchDone | CheckDone:
+        if isinstance(work, Check):
+            return CheckDone(work, work.measure(self.trial, attacks))
+        attack = attacks[work.row]
+        return BatchDone(work, measuring.measure_batch(self._target(attack), attack, work.pictures))
 
     def _target(self, attack: AttackOn[Any]) -> Trial[Any]:
         if attack.id.state != "exported graph":
@@ -264,28 +293,28 @@ class Evaluation:
             raise ValueError(f"{attack.id.label} needs the exported graph: --onnx")
         return self.trial.of(self.graph)
 
-    def _measure_curve(self, whole: bool) -> None:
+    def _missing_levels(self, whole: bool) -> list[int]:
         curve = self.report.measured.setdefault("accuracy_over_eps", {})
-        levels = accuracy_curve.LEVELS if whole else (accuracy_curve.LARGE,)
+        return [
+            level for level in (accuracy_curve.LEVELS if whole else (accuracy_curve.LARGE,)) if str(level) not in curve
+        ]
+
+    def _measure_curve(self, whole: bool) -> None:
         with self._bar() as bar:
-            some = replace(self.trial.first(CURVE_PICTURES), on_batch=bar.update)
-            for level in levels:
-                if str(level) not in curve:
-                    bar.reset(2 * len(some))
-                    bar.set_description(f"accuracy at eps {level}/255")
-                    curve |= accuracy_curve.accuracy_over_eps(some, [level])
-                    self._save()
+            for level in self._missing_levels(whole):
+                bar.reset(2 * min(len(self.trial), checks.CURVE_PICTURES))
+                bar.set_description(f"accuracy at eps {level}/255")
+                self._take(checks.accuracy_at(replace(self.trial, on_batch=bar.update), [], level))
+
+    @property
+    def _lacks_block_effect(self) -> bool:
+        return self.trial.model.block is not None and self.report.block_effect is None
 
     def _measure_block(self) -> None:
-        if self.trial.model.block is None or self.report.block_effect is not None:
-            return
-        some = self.trial.first(BLOCK_PICTURES)
-        with self._bar() as bar, passes_shown(some.model.backbone, bar):
-            bar.set_description("the block's effect")
-            effect = measure_block_effect(
-                some.model, some.images, _pgd_10(some), eps=some.eps, seed=some.seed, batch_size=some.batch_size
-            )
-        self.report.block_effect = {name: round(value, 6) for name, value in effect.as_dict().items()}
+        if self._lacks_block_effect:
+            with self._bar() as bar, passes_shown(self.trial.model.backbone, bar):
+                bar.set_description("the block's effect")
+                self._take(checks.effect_of_block(self.trial, []))
 
     def _measure_slow_down(self) -> None:
         model = self.trial.model
@@ -309,23 +338,13 @@ class Evaluation:
         self._save()
         return iterations
 
-    def _bar(self) -> tqdm:
-        return tqdm(unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress)
+    def _bar(self, line: int | None = None) -> tqdm:
+        """Return a bar.
 
-
-def _pgd_10(trial: Trial[SelfGradientNetwork]) -> Tensor:
-    """Return the trial's pictures after PGD-10, (N, 3, H, W)."""
-    torch.manual_seed(trial.seed)
-    attack = gradient_attack.pgd_attack(10, block=trial.model.block is not None)
-    return in_batches(
-        lambda images, labels: attack.perturb(trial.model, images, labels, trial.eps),
-        trial.images,
-        trial.labels,
-        batch_size=trial.batch_size,
-    )
-
-
-def _advance(bar: tqdm, progress: RowProgress, pictures: int) -> None:
-    bar.update(pictures)
-    if bar.n == progress.restored:
-        bar.refresh()  # shows at once what an earlier process did, and not minutes later
+        Args:
+            line: The line of the screen, from 0, of a bar that vanishes at its end. None is for one that stays.
+        """
+        options = {} if line is None else {"position": line if sys.stderr.isatty() else 0, "leave": False}
+        return tqdm(
+            unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress, **options
+        )

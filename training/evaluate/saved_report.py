@@ -7,7 +7,6 @@ from typing import Any
 from training.common.errors import TrainingError, one_line
 
 FIX = "pass another --report, or delete that file to measure anew"
-FIX_OF_OTHERS = "take it out of --rows-from"
 
 
 class SavedReportError(TrainingError):

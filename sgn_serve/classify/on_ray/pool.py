@@ -17,6 +17,7 @@ from sgn_serve.classify.reading import UNREADABLE
 from sgn_serve.classify.rows import Row
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
+from sgn_serve.ray_cluster import reason_of_loss
 from sgn_serve.records import ModelCard
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.engine_choice import EngineChoice
@@ -326,7 +327,7 @@ class Pool:
         self._remove(member)
         if member is self._choosing:
             self._choosing = None
-        reason = _reason(error)
+        reason = reason_of_loss(error)
         for chunk in sorted(member.chunks, key=lambda one: -one.number):
             chunk.losses += 1
             if chunk.losses == _TRIES:
@@ -398,19 +399,3 @@ def _check_files(member: _Member, chunk: Chunk, rows: list[Row]) -> None:
 
 def _is_readable(path: bytes) -> bool:
     return os.path.isfile(path) and os.access(path, os.R_OK)
-
-
-def _reason(error: Exception) -> str:
-    """Return why Ray lost a worker, in short. Its own message is a page."""
-    import ray
-
-    text = str(error)
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "low on memory" in text:
-        return "its machine ran out of memory"
-    if isinstance(error, ray.exceptions.ActorUnavailableError) or "its node has died" in text:
-        return "its machine does not answer"
-    if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in text:
-        return one_line(Exception(text.strip().splitlines()[-1]))
-    if isinstance(error, ray.exceptions.ActorDiedError):
-        return "its process has ended"
-    return type(error).__name__

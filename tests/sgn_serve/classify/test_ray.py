@@ -3,14 +3,10 @@
 import importlib.util
 import os
 import pickle
-import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,13 +26,11 @@ from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
+from tests.local_ray import local_cluster
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
 from tests.sgn_serve.sample_pictures import noise
-
-ROOT = Path(__file__).parents[3]
-START_SECONDS = 120.0
 
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -52,43 +46,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def cluster(bucket: dict[str, str]) -> Iterator[str]:
-    """A cluster on this machine, with room for two workers of a core. Its value is the address of its head."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of its sockets must be short
-    options = ["--head", "--block", "--disable-usage-stats", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    options += ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=80000000", "--include-dashboard=false"]
-    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options]
-    environment = {
-        **os.environ,
-        "RAY_enable_worker_prestart": "0",
-        "RAY_prestart_worker_first_driver": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        **bucket,
-        "PYTHONPATH": str(ROOT),  # the workers import this package from where it is tested
-    }
-    with (
-        tempfile.TemporaryFile() as told,
-        subprocess.Popen(
-            [*command, f"--temp-dir={folder}"], cwd=ROOT, env=environment, stdout=told, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            ends = time.monotonic() + START_SECONDS
-            while True:
-                told.seek(0)
-                said = told.read()
-                if b"To connect to this Ray cluster" in said:
-                    break
-                assert process.poll() is None, said.decode(errors="replace")
-                assert time.monotonic() < ends, said.decode(errors="replace")
-                time.sleep(0.05)
-            yield address
-        finally:
-            process.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+    """The address of the head of a cluster on this machine."""
+    with local_cluster(bucket) as address:
+        yield address
 
 
 def pictures(folder: Path, count: int) -> Path:
@@ -311,7 +271,7 @@ def test_a_worker_whose_rows_would_be_others_is_left_out(tiny, monkeypatch):
 
 def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, monkeypatch):
     monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
-    monkeypatch.setattr(pool_module, "_reason", lambda error: "its process has ended")
+    monkeypatch.setattr(pool_module, "reason_of_loss", lambda error: "its process has ended")
     pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
 
     def join() -> Any:

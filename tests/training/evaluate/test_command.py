@@ -3,7 +3,6 @@ import re
 import shutil
 import signal
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,43 +142,34 @@ def interruptible():
 def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_folder, capsys, monkeypatch):
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=6", "--beta", "20", "--device=cpu"]
     argv += ["--batch-size=2", "--attacks=fgsm,pgd-2,cw-2"]
-    original = measuring.withstood
+    original = measuring.measure_batch
     measured: list[str] = []
     half_done = checkpoint.with_name("evaluation.json.row")
 
-    def interrupting(trial, attack, progress):
-        def count(pictures):
-            trial.on_batch(pictures)
-            if len(measured) == 3:
-                signal.raise_signal(number)
-
-        result = original(replace(trial, on_batch=count), attack, progress)
-        measured.append(attack.id.title)
-        return result
+    def interrupting(trial, attack, pictures):
+        if measured and measured[-1].endswith("FGSM"):
+            signal.raise_signal(number)
+        measured.append(attack.id.label)
+        return original(trial, attack, pictures)
 
     # This test counts rows alone, so the other measurements are left out.
     monkeypatch.setattr(accuracy_curve, "accuracy_over_eps", lambda *_, **__: {"128": 0.0})
-    monkeypatch.setattr(measuring, "withstood", interrupting)
+    monkeypatch.setattr(measuring, "measure_batch", interrupting)
     assert main(argv) == status
-    assert "the same command continues" in capsys.readouterr().err
-    assert len(json.loads(half_done.read_text())["withstood"]) == 2
-    batches: list[int] = []
+    assert f"the same command continues in {measured[-1]}, after 2 of 6 pictures" in capsys.readouterr().err
+    (row,) = json.loads(half_done.read_text())["rows"]
+    assert [len(batch["withstood"]) for batch in row["batches"]] == [2]
 
-    def recording(trial, attack, progress):
-        measured.append(attack.id.title)
+    def recording(trial, attack, pictures):
+        measured.append(attack.id.label)
+        return original(trial, attack, pictures)
 
-        def count(pictures):
-            batches.append(pictures)
-            trial.on_batch(pictures)
-
-        return original(replace(trial, on_batch=count), attack, progress)
-
-    monkeypatch.setattr(measuring, "withstood", recording)
+    monkeypatch.setattr(measuring, "measure_batch", recording)
     assert main(argv) == 0
     assert re.search(r"2/\d+ \[00:0", capsys.readouterr().err)
     report = json.loads(checkpoint.with_name("evaluation.json").read_text())
-    assert len(measured) == len(report["rows"])
-    assert batches[:2] == [2, 2]  # the part of the row that was done, and the first new batch
+    assert set(Counter(measured).values()) == {3}  # each batch of each row once
+    assert len(set(measured)) == len(report["rows"])
     assert not half_done.exists()
     # Another setting overwrites nothing.
     saved = checkpoint.with_name("evaluation.json").read_bytes()
@@ -188,10 +178,10 @@ def test_an_interrupted_evaluation_goes_on(number, status, checkpoint, picture_f
     error = capsys.readouterr().err
     assert "evaluation.json is a report of another setting: seed (was 0, now 1)" in error
     assert error.count("\n") == 1
-    assert len(measured) == len(report["rows"])
+    assert len(measured) == 3 * len(report["rows"])
     assert checkpoint.with_name("evaluation.json").read_bytes() == saved
     assert main([*argv, "--seed=1", f"--report={checkpoint.with_name('other.json')}"]) == 0
-    assert len(measured) == 2 * len(report["rows"])
+    assert len(measured) == 6 * len(report["rows"])
 
 
 def test_mistakes_get_one_line(checkpoint, picture_folder, tmp_path, capsys):
@@ -205,7 +195,7 @@ def test_too_little_memory_gets_one_line(checkpoint, picture_folder, capsys, mon
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nAnd much more.")
 
-    monkeypatch.setattr(measuring, "withstood", full)
+    monkeypatch.setattr(measuring, "measure_batch", full)
     assert main([f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=3", "--device=cpu"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "error: out of memory on cpu (CUDA out of memory.); pass a smaller --batch-size"
@@ -273,7 +263,6 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
         (["--attacks", "transfer-from"], "--transfer-from"),
         (["--onnx", "none.onnx"], "python -m export"),
         (["--transfer-from", "none.safetensors"], "no such file"),
-        (["--rows-from", "none.json"], "--rows-from none.json: no such file; name what"),
     ],
 )
 def test_impossible_requests_are_refused_before_any_work(checkpoint, tmp_path, capsys, flags, message):
@@ -318,43 +307,6 @@ def test_only_a_smooth_networks_report_says_that_plain_attacks_go_through_both_p
     report.write_text(json.dumps(saved))
     assert main([f"--ckpt={path}", *flags]) == 2
     assert 'plain_gradient (was not named, now "both passes")' in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("rows_alone")
-def test_a_report_takes_over_the_rows_that_others_measured(picture_folder, tmp_path, capsys, monkeypatch):
-    path = save_untrained(tmp_path, block=True)
-    flags = [f"--ckpt={path}", f"--data-root={picture_folder}", "--pictures=6", "--device=cpu"]
-    folder, alone = tmp_path / "elsewhere", tmp_path / "alone.json"
-    assert main([*flags, "--attacks", "pgd-2", f"--report={folder}"]) == 0
-    assert main([*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={alone}"]) == 0
-    measured = []
-    original = measuring.withstood
-
-    def recording(trial, attack, progress):
-        measured.append(attack.id.title)
-        return original(trial, attack, progress)
-
-    monkeypatch.setattr(measuring, "withstood", recording)
-    together = tmp_path / "together.json"
-    argv = [*flags, "--attacks", "fgsm,pgd-2,pgd-3", f"--report={together}"]
-    assert main([*argv, "--rows-from", str(folder)]) == 0
-    assert measured == ["FGSM", "FGSM", "PGD-3", "PGD-3"], "block on and off of what the other has not"
-    report, whole = (json.loads(found.read_text()) for found in (together, alone))
-    assert withstood(report) == withstood(whole)
-    assert [labels(entry["rows"]) for entry in report["earlier"]] == [
-        [f"block {state}: {name}" for name in ("clean", "PGD-2") for state in ("on", "off")]
-    ]
-    # One of another setting is refused, before anything is measured or written.
-    capsys.readouterr()
-    other = folder / "evaluation.json"
-    saved = json.loads(other.read_text())
-    other.write_text(json.dumps(saved | {"setting": saved["setting"] | {"seed": 5}}))
-    before = together.read_bytes()
-    assert main([*argv, "--rows-from", str(folder)]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.endswith("seed (was 5, now 0); give the same settings as then, or take it out of --rows-from")
-    assert len(measured) == 4
-    assert together.read_bytes() == before
 
 
 @pytest.mark.usefixtures("rows_alone")

@@ -11,7 +11,7 @@ from tests.training import checkpoints
 from training.attacks.base import AttackOn
 from training.attacks.gradient_attack import Attack, cw_attack, pgd_attack
 from training.attacks.registry import Context, build_attacks
-from training.evaluate import measuring, prepare, run
+from training.evaluate import checks, measuring, prepare, run
 from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.measuring import Trial
@@ -90,7 +90,7 @@ PHASES = [
     (Attack, "perturb", 7, "the same command continues after 2 of 6 attacks"),
     (Attack, "perturb", 8, "the same command continues in block on: PGD-2, after 3 of 8 pictures"),
     (accuracy_curve, "accuracy_over_eps", 1, "the same command continues after all 6 attacks"),
-    (run, "measure_block_effect", 1, "the same command continues after all 6 attacks"),
+    (checks, "measure_block_effect", 1, "the same command continues after all 6 attacks"),
 ]
 
 
@@ -131,7 +131,8 @@ def test_a_finished_report_measures_nothing_again(tmp_path, monkeypatch):
     before = figures(one.report)
     for place, name in (
         (measuring, "withstood"),
-        (run, "measure_block_effect"),
+        (measuring, "measure_batch"),
+        (checks, "measure_block_effect"),
         (run, "measure_convergence"),
         (run, "batch_dependence"),
         (CheckProgress, "save"),
@@ -202,15 +203,6 @@ def test_a_report_that_cannot_be_is_refused_before_pictures_are_read(
     assert message in line
     assert read == []
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_rows_from_another_setting_are_refused_before_pictures_are_read(command, tmp_path, monkeypatch, capsys):
-    other = tmp_path / "eps.json"
-    assert main([*command, "--eps=4/255", f"--report={other}"]) == 0
-    read = stop_at(monkeypatch, prepare, "load_pictures", 1)
-    assert main([*command, f"--report={tmp_path / 'new.json'}", f"--rows-from={other}"]) == 2
-    assert "eps.json is a report of another setting: eps (was" in capsys.readouterr().err
-    assert read == []
 
 
 def test_attacks_of_the_table_are_what_is_counted():

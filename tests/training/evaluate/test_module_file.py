@@ -1,6 +1,7 @@
 """The command line on a module of one's own: --module FILE.py:FUNCTION."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def test_a_module_of_ones_own(mine, picture_folder, tmp_path, capsys):
     assert [row["title"] for row in saved["rows"]] == ["clean", "FGSM"]
     assert saved["setting"]["architecture"] == "my_network-build"
     assert "--module=" in saved["about"]["command"]
-    assert main(arguments(mine, picture_folder, "--report=page", "--rows-from", str(path))) == 0
+    Path("page").mkdir()
+    shutil.copy(path, "page")
+    assert main(arguments(mine, picture_folder, "--report=page")) == 0
     assert "continuing after 2 of 2 attacks" in capsys.readouterr().err
     assert Path("page/evaluation.md").read_text().startswith("# Robustness of my_network-build\n\n")
 

@@ -23,12 +23,9 @@ def parsed(*flags: str) -> Options:
 
 def test_what_is_given_is_taken_and_the_rest_has_defaults():
     assert parsed() == Options(Path("a/model.safetensors"), Path("x"))
-    options = parsed(
-        "--attacks", "fgsm,pgd-2", "pgd-3", "--beta", "5", "1/2", "--rows-from", "a", "b.json", "--eps=4/255"
-    )
+    options = parsed("--attacks", "fgsm,pgd-2", "pgd-3", "--beta", "5", "1/2", "--eps=4/255")
     assert options.attacks == ("fgsm,pgd-2", "pgd-3")
     assert options.beta == (5.0, 0.5)
-    assert options.rows_from == (Path("a"), Path("b.json"))
     assert options.eps == 4 / 255
     assert parsed("--beta").beta == ()
     for flags in (["--attacks"], ["--beta", "nan"], ["--split", "validation"], ["--dataset", "mnist"]):
@@ -52,7 +49,7 @@ def test_a_table_row_for_every_option(monkeypatch):
     assert rows["--attacks"].default == "quick"
     assert rows["--beta"].default == "5 20 100"
     assert rows["--split"].range == "test, train"
-    assert (rows["--rows-from"].type, rows["--rows-from"].default) == ("paths", "")
+    assert (rows["--ray"].type, rows["--ray"].default) == ("text", "")
     monkeypatch.setenv("COLUMNS", "1000")
     text = build_parser().format_help()
     assert "pictures attacked at once (default: 250; at least 1)" in text

@@ -1,4 +1,4 @@
-"""A row that was interrupted between two batches ends as if it had not been."""
+"""Batches do not depend on each other, and those that are saved come back."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +13,12 @@ from training.attacks.base import AttackOn
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.exported_graph import OnExportedGraph
 from training.attacks.gate import GateAttack
-from training.attacks.gradient_attack import Attack
+from training.attacks.gradient_attack import Attack, pgd_attack
 from training.attacks.registry import Context, build_attacks
-from training.evaluate.measuring import Trial, withstood
-from training.evaluate.row_progress import CheckProgress, RowProgress
+from training.evaluate.measuring import BatchResult, Trial, measure_batch
+from training.evaluate.row_progress import BatchProgress, CheckProgress
 from training.networks.names import SelfGradient
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
-
-ROW = {"id": {"state": "block on", "family": "pgd"}, "steps": (1, 2)}
 
 
 def tiny(seed: int, block: bool) -> SelfGradientNetwork:
@@ -67,10 +65,9 @@ ATTACKS = every_attack()
 
 @dataclass
 class Recorded:
-    """An attack that keeps what it made, and is interrupted before batch number `interrupted_at`."""
+    """An attack that keeps what it made."""
 
     attack: AttackOn[Any]
-    interrupted_at: int = -1
     made: list[Tensor] = field(default_factory=list)
 
     @property
@@ -78,8 +75,6 @@ class Recorded:
         return self.attack.block
 
     def perturb(self, model: SelfGradientNetwork, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-        if len(self.made) == self.interrupted_at:
-            raise KeyboardInterrupt
         self.made.append(self.attack.perturb(model, images, labels, eps))
         return self.made[-1]
 
@@ -99,51 +94,58 @@ def test_every_kind_of_attack_is_tried() -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.label)
-def test_going_on_changes_nothing(attack: Any, tmp_path: Path) -> None:
-    network = NETWORK
+def test_a_batch_depends_on_its_pictures_alone(attack: Any) -> None:
+    """Neither the batches before it nor the process change what an attack makes of it."""
     images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    labels = network(images).argmax(dim=1)
+    trial = Trial(NETWORK, images, NETWORK(images).argmax(dim=1), eps=8 / 255, seed=3)
+    batches = [(0, 1, 2, 3), (4, 6, 7), (8, 9)]
+    forwards: Any = Recorded(attack)
+    backwards: Any = Recorded(attack)
+    there = [measure_batch(trial, forwards, batch).withstood for batch in batches]
+    torch.rand(7)  # whatever another process draws before
+    back = [measure_batch(trial, backwards, batch).withstood for batch in reversed(batches)]
+    assert there == back[::-1]
+    assert [len(marks) for marks in there] == [4, 3, 2]
+    for one, other in zip(forwards.made, reversed(backwards.made), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_saved_batches_are_found_by_attack_and_pictures(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json.row"
+    setting = {"eps": 8 / 255, "beta": (5.0, 20.0)}
+    one, other = pgd_attack(3), pgd_attack(4)
+    first, second = BatchResult("101", 3600.5), BatchResult("0", 1.0)
+    progress = BatchProgress(path, setting)
+    progress.add(one, (0, 2, 3), first)
+    progress.add(other, (5,), second)
+    again = BatchProgress(path, setting)
+    assert again.find(one, (0, 2, 3)) is None, "nothing is read before it is asked for"
+    again.restore()
+    assert again.find(one, (0, 2, 3)) == first
+    assert again.find(other, (5,)) == second
+    assert again.find(one, (0, 2, 4)) is None
+    assert again.find(replace(one, step_size=0.5), (0, 2, 3)) is None
+    again.forget(one)
+    third = BatchProgress(path, setting)
+    third.restore()
+    assert (third.find(one, (0, 2, 3)), third.find(other, (5,))) == (None, second)
+    third.forget(other)
+    assert not path.exists()
 
-    def run(recorded: Any, counts: list[int]) -> Tensor:
-        trial = Trial(network, images, labels, eps=8 / 255, seed=3, batch_size=4, on_batch=counts.append)
-        return withstood(trial, recorded, RowProgress(path, ROW))
 
-    whole, first, second = Recorded(attack), Recorded(attack, interrupted_at=2), Recorded(attack)
-    expected = run(whole, [])
-    RowProgress(path, ROW).remove()
-    with pytest.raises(KeyboardInterrupt):
-        run(first, [])
-    torch.rand(7)  # whatever the next process draws before
-    assert len(RowProgress(path, ROW).restore()) == 8, "two batches of four are saved"
-    counts: list[int] = []
-    assert run(second, counts).tolist() == expected.tolist()
-    assert counts == [8, 2]
-    assert torch.equal(torch.cat(first.made + second.made), torch.cat(whole.made))
-    # Killed between the last batch and the report, the row has nothing left to do.
-    assert run(Recorded(attack, interrupted_at=0), []).tolist() == expected.tolist()
-
-
-def test_another_row_is_no_beginning_of_this_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["half a fi", "[1, 2]", '{"setting": {"eps": 0.1}, "rows": []}'])
+def test_a_file_that_is_damaged_or_of_another_setting_counts_as_none(content: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json.row"
-    RowProgress(path, ROW).save([True, False])
-    before = torch.get_rng_state()
-    assert RowProgress(path, {**ROW, "steps": (1, 3)}).restore() == []
-    assert torch.equal(torch.get_rng_state(), before)
-    same = RowProgress(path, ROW)
-    assert (same.restore(), same.restored) == ([True, False], 2)
-    path.write_text("half a fi")
-    assert RowProgress(path, ROW).restore() == []
-
-
-def test_its_time_is_that_of_all_processes(tmp_path: Path) -> None:
-    path = tmp_path / "evaluation.json.row"
-    earlier = RowProgress(path, ROW)
-    earlier._earlier = 3600.0
-    earlier.save([True])
-    later = RowProgress(path, ROW)
-    later.restore()
-    assert 3600 <= later.core_seconds() < 3700
+    attack, setting = pgd_attack(3), {"eps": 0.2}
+    BatchProgress(path, setting).add(attack, (0, 1), BatchResult("10", 1.0))
+    path.write_text(content)
+    progress = BatchProgress(path, setting)
+    progress.restore()
+    assert progress.find(attack, (0, 1)) is None
+    BatchProgress(path, setting).add(attack, (0, 1), BatchResult("10", 1.0))
+    path.write_text(path.read_text().replace('"withstood": "10"', '"withstood": "1"'))
+    progress.restore()
+    assert progress.find(attack, (0, 1)) is None
 
 
 def test_the_parts_of_a_check_come_back_to_the_last_bit(tmp_path: Path) -> None:

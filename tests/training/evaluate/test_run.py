@@ -16,6 +16,7 @@ from training.attacks.projected_gradient import loss_gradient, margin
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK, STATES, RowFilter, RowId
 from training.attacks.views import full_view, held_view
+from training.evaluate.checks import gradient_views
 from training.evaluate.measuring import Trial
 from training.evaluate.page import page, summary
 from training.evaluate.report import Report
@@ -121,7 +122,8 @@ def test_everything_of_the_checklist_is_measured(full):
 
 def test_a_finished_report_runs_nothing_again(full, monkeypatch):
     evaluation, attacks, findings = full
-    monkeypatch.setattr("training.evaluate.measuring.withstood", lambda *_, **__: pytest.fail("measured again"))
+    for name in ("withstood", "measure_batch"):
+        monkeypatch.setattr(f"training.evaluate.measuring.{name}", lambda *_, **__: pytest.fail("measured again"))
     again = replace(evaluation, report=Report(setting=evaluation.report.setting))
     assert again.run(attacks) == findings
     assert again.report.rows == evaluation.report.rows
@@ -158,7 +160,7 @@ def test_the_plain_gradient_that_is_checked_is_the_one_that_plain_attacks_follow
     report = Report(setting={"eps": EPS, "seed": 0})
     trial = Trial(model, images, labels, EPS, seed=0)
     evaluation = Evaluation(trial, NAMES, report, tmp_path / "evaluation.json", (20.0,))
-    name, first = next(iter(evaluation.gradient_views([]).items()))
+    name, first = next(iter(gradient_views(evaluation.trial, [], evaluation.betas).items()))
     _, checked = loss_gradient(first, images, labels, margin)
     assert name == "plain"
     assert torch.equal(checked, loss_gradient(view(model), images, labels, margin)[1])
