@@ -2,8 +2,8 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
