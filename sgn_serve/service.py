@@ -4,6 +4,7 @@ The supervisor imports this file too. What only a worker needs is imported where
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_co
 from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.parent import CANNOT_SERVE
+from sgn_serve.process.signal_thread import take_signals
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.trial import TRIED_VARIABLE, Tried, read_tried_graph, try_model
 from sgn_serve.settings import current_settings
@@ -58,6 +60,7 @@ class RobustClassifier:
         from sgn_serve.serving.predictor import Predictor
         from sgn_serve.serving.reloading import fingerprint
 
+        take_signals()
         log_json_lines()
         try:
             settings = current_settings()
@@ -122,9 +125,10 @@ class RobustClassifier:
         shared.shutdown.attach(limits, settings.drain_seconds)
         try:
             await predictor.start()
-        except OSError as error:  # the machine may have room for it later, so another try is made
+        except OSError as error:
             logger.error("this worker cannot start: %s", error)
-            os._exit(1)
+            # The machine may have room later, so another try is made. More files may not be open later, either.
+            os._exit(CANNOT_SERVE if error.errno == errno.EMFILE else 1)
         except Exception:  # another try would end alike
             logger.exception("this worker cannot start")
             os._exit(CANNOT_SERVE)

@@ -142,8 +142,9 @@ def _root_path(path: str) -> str:
 
 
 def _file_path(path: Path) -> Path:
+    str(path).encode()  # raises a ValueError for what is no UTF-8
     longest = max(len(os.fsencode(part)) for part in (*path.parts, ""))
-    if any(ord(sign) < 32 for sign in str(path)) or longest > 255 or len(os.fsencode(path)) > 4095:
+    if not str(path).isprintable() or longest > 255 or len(os.fsencode(path)) > 4095:
         raise ValueError("no path that a system takes, or one of several lines")
     return path
 

@@ -146,7 +146,7 @@ def test_what_serving_lacks_is_named_with_its_extra(programs, tmp_path):
 EXTRAS = {
     "sgn": (),
     "sgn_serve": ("cpu", "openvino", "heic", "classify", "ray"),
-    "training": ("train", "timm"),
+    "training": ("train", "timm", "ray"),
     "export": ("train", "export", "cpu", "openvino"),
 }
 """The extras whose packages may be imported, by the package of this project. Each stands on [project.dependencies]."""

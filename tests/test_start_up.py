@@ -150,6 +150,6 @@ def test_a_run_that_is_there_is_told_before_anything_heavy_is_imported(tmp_path)
 
 def test_a_setting_that_was_given_as_an_option_is_refused_by_its_option(ended):
     done = ended[tuple(A_SETTING)]
-    told = "error: --top-k='many' cannot be used: expected a whole number, 1 or more"
+    told = "error: --top-k='many' cannot be used: expected a whole number from 1 to 1000"
     assert (done.status, done.errors) == (1, [told])
     assert not done.imported & HEAVY

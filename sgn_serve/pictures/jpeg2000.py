@@ -22,6 +22,8 @@ _SIZ = 4
 """Place of the SIZ segment's content in a codestream."""
 _TILE_PART = b"\xff\x90"
 """Marker of a tile-part's header, SOT."""
+_END = b"\xff\xd9"
+"""Marker of a codestream's end, EOC."""
 _CMYK, _SRGB, _GREY, _SYCC = 12, 16, 17, 18
 _CHANNELS = {_CMYK: 4, _SRGB: 3, _GREY: 1, _SYCC: 3}
 """Colour channels, by the number of an enumerated colour space."""
@@ -134,6 +136,9 @@ def lacks_tiles(data: bytes) -> bool:
         if size == 0:  # up to the end
             break
         at += max(size, 12)
+    else:
+        if data[at - 2 : at] != _END:  # the parts of a tile need not be told
+            return True
     return len(parts) < tiles or any(parts[tile] < count for tile, count in wanted.items())
 
 

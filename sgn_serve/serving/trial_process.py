@@ -18,6 +18,7 @@ from sgn_serve.inference.output_check import OutputError, check_outputs
 from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.confinement import bound_resources, end_with_parent
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.process.signal_thread import unblock_signals
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples
@@ -30,6 +31,7 @@ _OUT_OF_MEMORY = re.compile(r"MemoryError|Failed to allocate memory|bad.alloc", 
 
 def main() -> int:
     """Try the model that the settings on stdin name, and write what came of it to stdout, as its last line."""
+    unblock_signals()
     end_with_parent()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an engine may print, too
