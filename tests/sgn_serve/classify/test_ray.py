@@ -86,10 +86,12 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     assert classify(*sources, "--out", "many.csv", "--ray", "auto", "--ray-cores", "1") == 0
     told = capsys.readouterr()
     assert Path("many.csv").read_bytes() == Path("one.csv").read_bytes()
-    skipped, lost = told.err.splitlines()
+    skipped, *lost = told.err.splitlines()
     assert skipped.startswith("skipped 1 file")
-    assert lost.startswith("the worker on ")
-    assert lost.endswith(" is lost (its process has ended); what it had is done again")
+    assert lost
+    for line in lost:  # on a busy machine, its successor may be lost too
+        assert line.startswith("the worker on "), told.err
+        assert line.endswith("; what it had is done again"), told.err
     assert told.out.startswith("many.csv: 41 rows, ")
     assert len(told.out.splitlines()) == 1
     assert not list(tmp_path.glob("*.parts"))
