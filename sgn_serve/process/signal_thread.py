@@ -37,4 +37,4 @@ def _wait() -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
             os.kill(os.getpid(), number)
         elif handler is not signal.SIG_IGN:
-            _thread.interrupt_main(number)
+            _thread.interrupt_main(signal.Signals(number))
