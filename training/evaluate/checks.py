@@ -26,7 +26,7 @@ CURVE_PICTURES = 250
 BLOCK_PICTURES = 500
 
 BLOCK_EFFECT = "block_effect"
-"""What effect_of_block calls its result."""
+"""Name of the result of effect_of_block."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Trial(Generic[Target]):
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What an attack on a batch of pictures has left.
+    """Result of an attack on a batch of pictures.
 
     Attributes:
         withstood: A character for each picture: 1 still classified rightly, 0 not.

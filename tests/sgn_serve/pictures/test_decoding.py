@@ -293,7 +293,7 @@ def cut_pictures() -> list[Any]:
 
 @pytest.mark.parametrize(("picture", "file_format", "way"), cut_pictures())
 def test_a_picture_that_is_cut_anywhere_is_refused_or_whole(picture, file_format, way):
-    """What follows the pixels may be lacking, as every viewer has it; of the pixels, nothing may."""
+    """Bytes behind the pixels may be lacking, as in every viewer. Pixels may not."""
     whole = encode(picture, file_format, **way)
     wanted = decode(whole, SIZE, LIMIT)
     for length in range(len(whole)):

@@ -68,7 +68,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(judging, tmp_path_factory) -> Whole:
-    """What one process gives."""
+    """Return the figures of one process."""
     path = tmp_path_factory.mktemp("whole") / "e.json"
     measured: list[str] = []
     original = measuring.measure_batch

@@ -52,7 +52,7 @@ def connected(address: str) -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class TaskSize:
-    """What Ray reserves for a task.
+    """Resources that Ray reserves for a task.
 
     Attributes:
         cores: Cores, and as many CPU threads.
@@ -93,7 +93,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a task returns.
+    """Answer of a task.
 
     Attributes:
         machine: The name of its machine.
