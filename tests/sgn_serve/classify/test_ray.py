@@ -86,8 +86,9 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     assert classify(*sources, "--out", "many.csv", "--ray", "auto", "--ray-cores", "1") == 0
     told = capsys.readouterr()
     assert Path("many.csv").read_bytes() == Path("one.csv").read_bytes()
-    skipped, *lost = told.err.splitlines()
+    skipped, *rest = told.err.splitlines()
     assert skipped.startswith("skipped 1 file")
+    lost = [line for line in rest if not line.startswith("starting the network [")]  # said after 30 s of it
     assert lost
     for line in lost:  # on a busy machine, its successor may be lost too
         assert line.startswith("the worker on "), told.err
