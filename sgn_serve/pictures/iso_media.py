@@ -5,6 +5,20 @@ import struct
 _AVIF = (b"avif", b"avis")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _MOST_BRANDS = 64
+# The boxes that lead to the properties of a picture (in meta) and to those of a sequence's track (in moov), and how many
+# bytes of their own stand before the boxes in them. Source: ISO/IEC 14496-12, sections 4.2, 8.5.2, 8.11.14 and 12.1.3.
+_CONTAINERS = {
+    b"meta": 4,
+    b"iprp": 0,
+    b"ipco": 0,
+    b"moov": 0,
+    b"trak": 0,
+    b"mdia": 0,
+    b"minf": 0,
+    b"stbl": 0,
+    b"stsd": 8,
+    b"av01": 78,
+}
 
 
 def formats_of(start: bytes) -> tuple[str, ...] | None:
@@ -30,14 +44,21 @@ def is_cropped(data: bytes) -> bool:
     Args:
         data: The whole file.
     """
-    at = 0
-    while at + 16 <= len(data):
-        size, name, long_size = struct.unpack_from(">L4sQ", data, at)
-        size = {0: len(data) - at, 1: long_size}.get(size, size)
-        if size < 8:
-            return False
-        # The items of a picture are described in the first, the tracks of a sequence in the second.
-        if name in (b"meta", b"moov") and data.find(b"clap", at, at + size) >= 0:
-            return True
-        at += size
+    inside = [(0, len(data))]
+    while inside:
+        at, end = inside.pop()
+        while at + 8 <= end:
+            size, name = struct.unpack_from(">L4s", data, at)
+            header = 16 if size == 1 else 8
+            if size == 1 and at + 16 <= end:
+                (size,) = struct.unpack_from(">Q", data, at + 8)
+            elif size == 0:
+                size = end - at
+            if size < header:
+                break
+            if name == b"clap":
+                return True
+            if name in _CONTAINERS:
+                inside.append((at + header + _CONTAINERS[name], min(at + size, end)))
+            at += size
     return False
