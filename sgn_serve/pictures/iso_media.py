@@ -5,8 +5,9 @@ import struct
 _AVIF = (b"avif", b"avis")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _MOST_BRANDS = 64
-# The boxes that lead to the properties of a picture (in meta) and to those of a sequence's track (in moov), and how many
-# bytes of their own stand before the boxes in them. Source: ISO/IEC 14496-12, sections 4.2, 8.5.2, 8.11.14 and 12.1.3.
+# The boxes that lead to the properties of a picture (in meta) and to those of a sequence's track (in moov).
+# Each value is the number of bytes that such a box has before the boxes in it.
+# Source: ISO/IEC 14496-12, sections 4.2, 8.5.2, 8.11.14 and 12.1.3.
 _CONTAINERS = {
     b"meta": 4,
     b"iprp": 0,

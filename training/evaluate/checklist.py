@@ -103,6 +103,7 @@ def checklist(report: Report) -> list[Finding]:
         _smooth_surrogate(rows),
         _large_epsilon(report),
         _block_relevance(report),
+        *_not_finite(report, rows),
     ]
     return [_with_a_number(finding) for finding in findings]
 
@@ -256,3 +257,17 @@ def _block_relevance(report: Report) -> Finding:
         return _missing(name, threshold, "it was not measured")
     value = max(report.block_effect["answers_changed"], report.block_effect["answers_changed_attacked"])
     return Finding(name, value, threshold, _verdict(value == 0), False, "clean or PGD-10 pictures, whichever is more")
+
+
+def _not_finite(report: Report, rows: _Rows) -> list[Finding]:
+    """Return the item on logits that are NaN or infinite, where there were any."""
+    shares = {
+        row: report.rows[row].not_finite / len(marks)
+        for row, marks in rows.withstood.items()
+        if report.rows[row].not_finite
+    }
+    if not shares:
+        return []
+    row = max(shares, key=shares.__getitem__)
+    threshold = "raised above 0, share of pictures with a logit that is NaN or infinite, which counts as wrong"
+    return [Finding("finite answers", shares[row], threshold, "raised", False, f"most: {row.title}")]

@@ -61,10 +61,12 @@ class BatchResult:
     Attributes:
         withstood: A character for each picture: 1 still classified rightly, 0 not.
         core_seconds: Processor time that it took.
+        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong.
     """
 
     withstood: str
     core_seconds: float
+    not_finite: int = 0
 
 
 def withstood(trial: Trial[Target], attack: AttackOn[Target]) -> Tensor:
@@ -83,7 +85,7 @@ def withstood(trial: Trial[Target], attack: AttackOn[Target]) -> Tensor:
     right: list[bool] = []
     for start in range(0, len(trial), trial.batch_size):
         images, labels = (part[start : start + trial.batch_size] for part in (trial.images, trial.labels))
-        right += _still_right(trial, attack, images, labels)
+        right += _still_right(trial, attack, images, labels)[0]
         if trial.on_batch is not None:
             trial.on_batch(len(labels))
     return torch.tensor(right)
@@ -103,17 +105,21 @@ def measure_batch(trial: Trial[Target], attack: AttackOn[Target], pictures: Sequ
     started = time.process_time()
     torch.manual_seed(trial.seed)
     index = torch.tensor(pictures, device=trial.labels.device)
-    right = _still_right(trial, attack, trial.images[index], trial.labels[index])
-    return BatchResult("".join("1" if value else "0" for value in right), time.process_time() - started)
+    right, not_finite = _still_right(trial, attack, trial.images[index], trial.labels[index])
+    return BatchResult("".join("1" if value else "0" for value in right), time.process_time() - started, not_finite)
 
 
-def _still_right(trial: Trial[Target], attack: AttackOn[Target], images: Tensor, labels: Tensor) -> list[bool]:
+def _still_right(
+    trial: Trial[Target], attack: AttackOn[Target], images: Tensor, labels: Tensor
+) -> tuple[list[bool], int]:
+    """Return which pictures are still classified rightly, and how many have a logit that is not finite."""
     attacked = attack.perturb(trial.model, images, labels, trial.eps)
     with torch.no_grad():
         logits = trial.model(attacked, self_gradient=attack.block)
     # The largest of NaN is no answer, although argmax names one.
-    right: list[bool] = ((logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)).tolist()
-    return right
+    finite = logits.isfinite().all(dim=1)
+    right: list[bool] = ((logits.argmax(dim=1) == labels) & finite).tolist()
+    return right, len(right) - int(finite.sum())
 
 
 def lowest(results: Iterable[Tensor]) -> Tensor:

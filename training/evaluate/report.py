@@ -40,11 +40,13 @@ class Row:
             row of the same state had taken it. A row's ones are what it and those earlier rows left.
         attack: The attack's parameters, AttackOn.parameters().
         core_seconds: Processor time of the attack, None where it was not taken.
+        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong.
     """
 
     withstood: str
     attack: Mapping[str, Any]
     core_seconds: float | None = None
+    not_finite: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -105,6 +107,7 @@ class Report:
         right: Tensor,
         attacked: Tensor | None = None,
         core_seconds: float | None = None,
+        not_finite: int = 0,
     ) -> None:
         """Add a row.
 
@@ -113,6 +116,7 @@ class Report:
             right: Which of all pictures are classified rightly, (N) bool.
             attacked: Which pictures were attacked, (N) bool; None for all.
             core_seconds: Processor time of the attack.
+            not_finite: Number of attacked pictures with a logit that is NaN or infinite.
         """
         marks = ["1" if value else "0" for value in right.tolist()]
         if attacked is not None:
@@ -121,7 +125,7 @@ class Report:
                 mark if was or wrong else "-"
                 for mark, was, wrong in zip(marks, attacked.tolist(), wrong_at_once, strict=True)
             ]
-        self.rows[attack.id] = Row("".join(marks), json_values(attack.parameters()), core_seconds)
+        self.rows[attack.id] = Row("".join(marks), json_values(attack.parameters()), core_seconds, not_finite)
 
     def survivors(self, attack: AttackOn[Any], pictures: int) -> Tensor:
         """Return which pictures the attack is to be run on, (N) bool: all, or what withstood the rows it names."""
@@ -219,6 +223,7 @@ class Report:
                     "accuracy": round(row.accuracy, 4),
                     "interval_95": _rounded(row.interval),
                     "core_seconds": row.core_seconds,
+                    **({"not_finite": row.not_finite} if row.not_finite else {}),
                     "attack": row.attack,
                     "withstood": row.withstood,
                 }
@@ -336,7 +341,9 @@ def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
             raise ValueError("a row's `withstood` must consist of 0, 1 and -")
         if pictures is not None and len(withstood) != pictures:
             raise ValueError(f"a row is of {len(withstood)} pictures, the report of {pictures}")
-        rows[RowId.from_dict(entry["id"])] = Row(withstood, dict(entry["attack"]), entry["core_seconds"])
+        rows[RowId.from_dict(entry["id"])] = Row(
+            withstood, dict(entry["attack"]), entry["core_seconds"], int(entry.get("not_finite", 0))
+        )
     return rows
 
 

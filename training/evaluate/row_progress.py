@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ class BatchProgress:
                 return
             rows = {
                 _key(row["attack"]): {
-                    tuple(map(int, batch["pictures"])): BatchResult(_marks(batch), float(batch["core_seconds"]))
+                    tuple(map(int, batch["pictures"])): BatchResult(
+                        _marks(batch), float(batch["core_seconds"]), int(batch.get("not_finite", 0))
+                    )
                     for batch in row["batches"]
                 }
                 for row in saved["rows"]
@@ -76,10 +78,7 @@ class BatchProgress:
         rows = [
             {
                 "attack": json.loads(key),
-                "batches": [
-                    {"pictures": pictures, "withstood": result.withstood, "core_seconds": result.core_seconds}
-                    for pictures, result in batches.items()
-                ],
+                "batches": [{"pictures": pictures, **asdict(result)} for pictures, result in batches.items()],
             }
             for key, batches in self._rows.items()
         ]

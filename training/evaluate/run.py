@@ -255,6 +255,7 @@ class Evaluation:
                         row.right,
                         None if row.attacked.all() else row.attacked,
                         core_seconds=round(row.core_seconds, 1),
+                        not_finite=row.not_finite,
                     )
                     self._save()
                     progress.forget(row.attack)

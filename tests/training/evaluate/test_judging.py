@@ -294,6 +294,37 @@ def test_a_random_module_is_told(module):
     assert "randomness" in text.splitlines()[-1]
 
 
+def test_answers_that_are_not_finite_under_attack_are_told(module, tmp_path):
+    images, labels = some_pictures(module)
+    images = (255 * images).round() / 255
+    weak = _OffTheGrid(module)
+    judged = judge(weak, images, labels, attacks="fgsm,pgd-3", save=tmp_path, progress=False)
+    fgsm, pgd = judged.rows["FGSM"], judged.rows["PGD-3"]
+    assert (fgsm.not_finite, pgd.not_finite) == (0, 16)
+    assert set(pgd.withstood) <= {"0", "-"}
+    (line,) = (line for line in str(judged).splitlines() if " finite answers: " in line)
+    assert line == (
+        "        raised  finite answers: 1, raised above 0, share of pictures with a logit that is NaN or infinite, "
+        "which counts as wrong (most: PGD-3)"
+    )
+    again = judge(weak, images, labels, attacks="fgsm,pgd-3", save=tmp_path, progress=False)
+    assert again.rows == judged.rows
+    assert " finite answers: " not in str(judge(module, images, labels, attacks="fgsm", progress=False))
+
+
+class _OffTheGrid(nn.Module):
+    """A network that answers NaN to a picture with a value between whole 255ths."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = 255 * images
+        between = (levels - levels.round()).abs().amax((1, 2, 3)) > 0.01
+        return torch.where(between[:, None], torch.nan, self.network(images))
+
+
 class _AlwaysDropout(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return F.dropout(features, 0.5, training=True)
