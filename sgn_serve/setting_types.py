@@ -136,7 +136,7 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _root_path(path: str) -> str:
-    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
+    if path and not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
         raise ValueError("no path")
     return path.rstrip("/")
 

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.http.proxies import TrustedProxies
 
-_PATH = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}")
-"""Prefixes that are accepted: in links, nothing in them means anything else."""
+_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}")
+"""Prefixes that are accepted: in links, nothing in them means anything else, and nothing leads upwards."""
 _HEADER = b"x-forwarded-prefix"
 _PREFIX = "self_gradient.prefix"
 

@@ -53,7 +53,21 @@ def test_the_other_end_of_the_connection_counts_and_not_who_it_says_it_speaks_fo
 
 @pytest.mark.parametrize(
     "prefix",
-    ["a", "//evil.example", "/a b", '/a"><script>', "/a?b", "/" + "a" * 65, "/a" * 9, "/a, /b", "/a//b", "/%2e"],
+    [
+        "a",
+        "//evil.example",
+        "/a b",
+        '/a"><script>',
+        "/a?b",
+        "/" + "a" * 65,
+        "/a" * 9,
+        "/a, /b",
+        "/a//b",
+        "/%2e",
+        "/..",
+        "/a/../b",
+        "/.",
+    ],
 )
 def test_what_is_no_path_is_not_believed(prefix):
     assert seen(root_path="/x", **said(prefix)) == ("/model", "/x")

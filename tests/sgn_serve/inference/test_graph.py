@@ -114,7 +114,14 @@ def test_foreign_files_are_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "checkpoint",
-    [{"format": "other/9"}, {"image_size": 8}, {"image_size": ["a", "b"]}, {"class_names": []}, {"class_names": None}],
+    [
+        {"format": "other/9"},
+        {"image_size": 8},
+        {"image_size": ["a", "b"]},
+        {"class_names": []},
+        {"class_names": ["a", " "]},
+        {"class_names": None},
+    ],
 )
 def test_metadata_that_makes_no_sense_is_refused(tmp_path, checkpoint):
     path = save_tiny_graph(tmp_path / "m.onnx", checkpoint=checkpoint)
