@@ -44,6 +44,11 @@ ARBITER_ATTRIBUTES = {
     "exit_stack": "closed where nothing can be served",
 }
 """Attributes that an arbiter makes when it is built, and why they are needed. They are looked for in its source."""
+ENDPOINTS = {
+    "endpoint": "where it takes commands",
+    "pubsub_endpoint": "where it tells what happens",
+}
+"""Parameters of an arbiter that are replaced: neither is open to another process."""
 WATCHER_ATTRIBUTES = {
     "respawn": "set: whether dead workers are replaced",
     "hooks": "added to: what is called when a worker has ended",
@@ -62,10 +67,12 @@ def missing_parts() -> list[str]:
     ]
     if "Arbiter" not in inspect.getsource(bentoml_circus.create_standalone_arbiter):
         missing.append("bentoml's create_standalone_arbiter does not look up its Arbiter any more, which is replaced")
-    if "check_delay" not in inspect.signature(CircusArbiter.__init__).parameters:
-        missing.append(
-            "circus's Arbiter has no parameter check_delay any more, which says how soon dead workers are seen"
-        )
+    parameters = inspect.signature(CircusArbiter.__init__).parameters
+    missing += [
+        f"circus's Arbiter has no parameter {name} any more, which says {what}"
+        for name, what in {"check_delay": "how soon dead workers are seen", **ENDPOINTS}.items()
+        if name not in parameters
+    ]
     for attributes, owners in (
         (ARBITER_ATTRIBUTES, (Arbiter, *CircusArbiter.__mro__[:-1])),
         (WATCHER_ATTRIBUTES, (Watcher,)),
@@ -87,6 +94,10 @@ def use_arbiter(arbiter: type[Arbiter]) -> None:
 class BentomlArbiter(Arbiter):
     """BentoML's supervisor, with names for the undocumented parts that are used of it.
 
+    It takes commands from nobody else. BentoML gives it two TCP ports of this machine for that, without any password:
+    whoever has an account there could start programs as the server's user. And a port that is chosen so may be the
+    server's own.
+
     Args:
         watchers: Circus's watchers, each of which keeps a number of workers running.
         check_seconds: Time between two looks for dead workers.
@@ -103,7 +114,8 @@ class BentomlArbiter(Arbiter):
         *arguments: Any,
         **options: Any,
     ) -> None:
-        super().__init__(watchers, *arguments, **{**options, "check_delay": check_seconds})
+        endpoints = {name: f"inproc://{name}-{id(self)}" for name in ENDPOINTS}
+        super().__init__(watchers, *arguments, **{**options, **endpoints, "check_delay": check_seconds})
 
         def after_reap(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> None:
             after_exit(watcher, process_pid, exit_code)

@@ -35,10 +35,19 @@ class Server:
     pid: int
 
     def addresses(self) -> set[str]:
-        """Where it listens."""
-        port = int(self.url.rsplit(":", 1)[1])
-        found = psutil.Process(self.pid).net_connections("tcp")
-        return {entry.laddr.ip for entry in found if entry.status == psutil.CONN_LISTEN and entry.laddr.port == port}
+        """Where any of its processes listens, as host:port."""
+        supervisor = psutil.Process(self.pid)
+        return {
+            f"{entry.laddr.ip}:{entry.laddr.port}"
+            for process in (supervisor, *supervisor.children(recursive=True))
+            for entry in process.net_connections("tcp")
+            if entry.status == psutil.CONN_LISTEN
+        }
+
+    @property
+    def port(self) -> str:
+        """Where it answers."""
+        return self.url.rsplit(":", 1)[1]
 
 
 @contextmanager

@@ -73,7 +73,9 @@ def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path, workers):
         wait_for_workers(server.url, workers)
         processes = [supervisor, *supervisor.children(recursive=True)]
         assert len(supervisor.children()) == workers
-        assert server.addresses() == {"127.0.0.1"}, "what `bentoml serve` does unless it is told otherwise"
+        assert server.addresses() == {f"127.0.0.1:{server.port}"}, (
+            "what `bentoml serve` does unless it is told otherwise"
+        )
         upload, rest = begin_upload(server.url)
         with ExitStack() as stack, upload, Hammer(server.url) as hammer, httpx.Client(base_url=server.url) as late:
             kept = {path: stack.enter_context(httpx.Client(base_url=server.url)) for path in READY}

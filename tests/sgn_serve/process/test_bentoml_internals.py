@@ -19,6 +19,11 @@ def test_a_part_that_is_gone_is_named(monkeypatch, owner, name):
     assert f"has no {name} any more, which is " in told
 
 
+def test_a_parameter_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setitem(bentoml_internals.ENDPOINTS, "commands", "where it takes them")
+    assert missing_parts() == ["circus's Arbiter has no parameter commands any more, which says where it takes them"]
+
+
 def test_an_attribute_that_is_gone_is_named(monkeypatch):
     monkeypatch.setitem(bentoml_internals.WATCHER_ATTRIBUTES, "reaper", "read: an example")
     assert missing_parts() == ["circus.watcher.Watcher has no attribute reaper any more, which is read: an example"]

@@ -42,7 +42,7 @@ def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings,
     with running_server(tmp_path, SGN_MODEL=str(model), **settings) as server:
         supervisor = psutil.Process(server.pid)
         (worker,) = supervisor.children()
-        assert server.addresses() == {address}
+        assert server.addresses() == {f"{address}:{server.port}"}, "and on no port that commands the supervisor"
         if (start := start_seconds(server.log)) > SLOW_START_SECONDS:
             pytest.skip(f"a worker takes {start:.1f} s to start on this machine, more than {SLOW_START_SECONDS} s")
         with Hammer(server.url, clients=2) as hammer:
