@@ -58,6 +58,22 @@ def any_number(text: str) -> float:
     return _number(float, "a number", text)
 
 
+def positive_number(text: str, of: str = "") -> int:
+    """Return the number of things that a text stands for, one at least.
+
+    Args:
+        text: The text.
+        of: The things, such as " of rows", for the message.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number{of}; give 1 or more")
+    return number
+
+
 def _number(kind: type[_Number], words: str, text: str) -> _Number:
     try:
         return kind(text)

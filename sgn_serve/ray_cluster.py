@@ -1,14 +1,19 @@
 """Connect to a Ray cluster. Ray is imported when this is asked for."""
 
+import argparse
 import importlib.util
 import os
 import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
+from sgn_serve.command_parser import positive_number
 from sgn_serve.refusals import ServingError, one_line
 
 AUTO = "auto"
@@ -20,6 +25,13 @@ _ENVIRONMENT = {
 """Variables that Ray reads when it is imported. Those that are set already are kept."""
 _CONNECT_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+"""Time between two looks at the head, while nothing is answered."""
+HEAD_SECONDS = 15.0
+"""Time without a head after which a command ends. Ray itself would end it after 60 s, with no word of ours."""
+TRIES = 3
+"""Workers that one piece of work may end. After that the work itself is to blame, and not a machine."""
+_MACHINE_SECONDS = 120.0
 
 
 class RayError(ServingError):
@@ -41,6 +53,102 @@ def require_ray() -> None:
             '--ray needs Ray, which is not installed; install it with pip install "self-gradient-networks[ray]", '
             "or leave --ray out"
         )
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Say where and how to run on Ray.
+
+    Attributes:
+        address: HOST:PORT of the cluster's head, or AUTO for the cluster that this machine belongs to.
+        workers: Number of workers, None for as many as the cluster has room for.
+        cores: Cores of each worker, None for all cores of a machine: of the one with the fewest.
+    """
+
+    address: str
+    workers: int | None = None
+    cores: int | None = None
+
+
+def add_ray_options(parser: argparse.ArgumentParser, does: str) -> None:
+    """Add the options that say where and how to run on Ray.
+
+    Args:
+        parser: The parser of a command.
+        does: A verb: what the command does there.
+    """
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=f"{does} on the machines of a Ray cluster: HOST:PORT of its head, or auto for the one that this machine "
+        "belongs to",
+    )
+    parser.add_argument(
+        "--ray-workers",
+        type=positive_number,
+        metavar="N",
+        help="workers on Ray (default: as many as the cluster has cores for)",
+    )
+    parser.add_argument(
+        "--ray-cores",
+        type=positive_number,
+        metavar="N",
+        help="cores of each worker on Ray (default: all of a machine, that of the fewest)",
+    )
+
+
+def ray_options(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> RayOptions | None:
+    """Return where and how to run on Ray, None for one machine. A size without --ray is an error of the parser.
+
+    Args:
+        parser: The parser of the command.
+        parsed: What it has parsed.
+    """
+    if parsed.ray is not None:
+        return RayOptions(parsed.ray, parsed.ray_workers, parsed.ray_cores)
+    if parsed.ray_workers or parsed.ray_cores:
+        parser.error("--ray-workers and --ray-cores are for --ray; give it too, or leave them out")
+    return None
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of the workers together.
+
+    Attributes:
+        workers: Number of workers.
+        cores: Cores of each.
+        gpus: GPUs of each.
+    """
+
+    workers: int
+    cores: int
+    gpus: int
+
+
+def fitting_size(machines: Sequence[Mapping[str, Any]], options: RayOptions, wants_gpu: bool) -> Size:
+    """Return how many workers there are, and how large: what the options say, and else what the cluster has room for.
+
+    Args:
+        machines: The resources of each machine, as Ray names them.
+        options: The size that was asked for.
+        wants_gpu: Whether each worker needs a GPU.
+
+    Raises:
+        RayError: There is room for no worker, and their number was not asked for.
+    """
+    room = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
+    room = [(cores, gpus) for cores, gpus in room if cores and (gpus or not wants_gpu)]
+    each = options.cores or min((cores // (gpus if wants_gpu else 1) or 1 for cores, gpus in room), default=1)
+    fitting = sum(min(cores // each, gpus) if wants_gpu else cores // each for cores, gpus in room)
+    workers = options.workers or fitting
+    if not workers:
+        wanted = f"{each} core{'' if each == 1 else 's'}{' and a GPU' if wants_gpu else ''}"
+        raise RayError(
+            f"--ray {options.address}: no machine of the cluster has {wanted} for Ray; give a smaller --ray-cores, or "
+            "--ray-workers where the cluster grows when it is asked to"
+        )
+    return Size(workers, each, int(wants_gpu))
 
 
 class Cluster:
@@ -106,6 +214,31 @@ class Cluster:
 
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
+    def on_each_machine(self, function: Callable[..., Any], *given: Any) -> list[Any]:
+        """Call a function on each machine that is up, and return the answers. One that gives none is left out.
+
+        Args:
+            function: Found by its name on every machine.
+            given: Its arguments.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        task = ray.remote(max_calls=0)(function)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        asked = [task.options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(*given) for place in places]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=_MACHINE_SECONDS)
+        answers = []
+        for answer in done:
+            try:
+                answers.append(ray.get(answer))
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:  # it has gone meanwhile
+                continue
+        return answers
+
     def _connect(self, address: str) -> None:
         import ray
 
@@ -134,6 +267,45 @@ class Cluster:
         # Ray prints what it knows of a lost worker on standard output, in a paragraph. The pool tells it in one line.
         vars(ray._private.worker)["_worker_logs_enabled"] = False
         self._head = _split(ray.get_runtime_context().gcs_address)
+
+
+class Head:
+    """Notices that the head of a cluster has gone for good.
+
+    Args:
+        cluster: The connection, which is told that the head is given up.
+        go_on: How to go on once it is up again, for the message.
+    """
+
+    def __init__(self, cluster: Cluster, go_on: str):
+        self._cluster = cluster
+        self._go_on = go_on
+        self._silent_since: float | None = None
+
+    def answers(self) -> bool:
+        """Return whether it answers.
+
+        Raises:
+            RayError: It has not for some time.
+        """
+        if self._cluster.head_answers():
+            self._silent_since = None
+            return True
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        if now - self._silent_since >= HEAD_SECONDS:
+            self._cluster.lost = True
+            raise RayError(f"the head of the Ray cluster does not answer any more; once it is up again, {self._go_on}")
+        return False
+
+    def wait(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RayError: It has not for some time.
+        """
+        while not self.answers():
+            time.sleep(LOOK_SECONDS)
 
 
 def _working_folder_hidden() -> AbstractContextManager[None]:

@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 
-from sgn_serve.command_parser import CommandParser, file_to_write
+from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
 from sgn_serve.interrupts import INTERRUPTED, importing
+from sgn_serve.ray_cluster import add_ray_options, ray_options
 from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
@@ -89,24 +90,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         help="rows that are written at a time; a killed run loses two times as many at most, and on Ray four times as "
         "many for each worker (default: %(default)s)",
     )
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="classify on the machines of a Ray cluster: HOST:PORT of its head, or auto for the one that this machine "
-        "belongs to",
-    )
-    parser.add_argument(
-        "--ray-workers",
-        type=_number,
-        metavar="N",
-        help="workers on Ray (default: as many as the cluster has cores for)",
-    )
-    parser.add_argument(
-        "--ray-cores",
-        type=_number,
-        metavar="N",
-        help="cores of each worker on Ray (default: all of a machine, that of the fewest)",
-    )
+    add_ray_options(parser, "classify")
     rows = {row.variable: row for row in settings_table()}
     for variable in SETTINGS:
         row = rows[variable]
@@ -117,14 +101,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
 
 
 def _chunk(text: str) -> int:
-    return _number(text, " of rows")
-
-
-def _number(text: str, of: str = "") -> int:
-    number = int(text) if text.isascii() and text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number{of}; give 1 or more")
-    return number
+    return positive_number(text, " of rows")
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
@@ -136,8 +113,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """
     parser = build_parser(program)
     parsed = parser.parse_args(argv)
-    if parsed.ray is None and (parsed.ray_workers or parsed.ray_cores):
-        parser.error("--ray-workers and --ray-cores are for --ray; give it too, or leave them out")
+    ray = ray_options(parser, parsed)
     given = {variable: text for variable in SETTINGS if (text := getattr(parsed, variable)) is not None}
     if parsed.self_gradient is not None:
         given[BLOCK] = SWITCH[parsed.self_gradient]
@@ -146,7 +122,6 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
     with importing():
-        from sgn_serve.classify.on_ray.cluster import RayOptions
         from sgn_serve.classify.run import Options, classify, interrupted  # its import takes seconds
 
     options = Options(
@@ -156,7 +131,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         parsed.chunk,
         parsed.resume,
         parsed.self_gradient in ("on", "auto"),
-        None if parsed.ray is None else RayOptions(parsed.ray, parsed.ray_workers, parsed.ray_cores),
+        ray,
     )
     try:
         print(classify(options, settings))

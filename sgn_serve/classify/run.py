@@ -15,7 +15,7 @@ from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import Format, format_of
 from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
 from sgn_serve.classify.items import Item, shown
-from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions
+from sgn_serve.classify.on_ray.cluster import Cluster
 from sgn_serve.classify.on_ray.pool import Pool
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.rows import COLUMNS, Row
@@ -23,7 +23,7 @@ from sgn_serve.classify.unfinished import Manifest, PartsFolder
 from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import require_ray
+from sgn_serve.ray_cluster import RayOptions, require_ray
 from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME

@@ -7,10 +7,11 @@ from sgn_serve.graph_format import file_sha256
 from sgn_serve.ray_cluster import Cluster
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
+from training.common.ray_tasks import connected
 from training.common.signals import terminable
 from training.evaluate.attack_bars import print_above
 from training.evaluate.gradient_oracle import judge_oracle
-from training.evaluate.on_ray.runner import RayRunner, connected, task_size
+from training.evaluate.on_ray.runner import RayRunner, task_size
 from training.evaluate.on_ray.subject import GraphFile, pack
 from training.evaluate.options import Options, function_of
 from training.evaluate.page import summary

@@ -8,8 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser, folder_to_write
+from sgn_serve.command_parser import USAGE_ERROR, CommandParser, folder_to_write
 from sgn_serve.interrupts import importing
+from sgn_serve.ray_cluster import RayError, add_ray_options, ray_options, require_ray
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
 from training.data.datasets import DATASETS, require_root
@@ -43,10 +44,11 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "--dataset", choices=DATASETS, help="image-folder, where --data-root holds pictures instead of the archive"
     )
     parser.add_argument("--dataset-name", default="", help="what figures call the pictures of an image folder")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores; those of a worker with --ray)")
     parser.add_argument(
         "--out", type=folder_to_write, help="folder of the result (default: results/reproduce/<budget>)"
     )
+    add_ray_options(parser, "train and judge")
     return parser
 
 
@@ -57,15 +59,19 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         argv: The arguments. None takes those of the process.
         program: Name of the program in --help and errors.
     """
-    arguments = build_parser(program).parse_args(argv)
+    parser = build_parser(program)
+    arguments = parser.parse_args(argv)
+    ray = ray_options(parser, arguments)
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
         rows = rows_of(arguments)
         check_threads(arguments.threads)
         require_root(arguments.data_root, arguments.dataset or rows[0].dataset)
-    except TrainingError as error:
+        if ray is not None:
+            require_ray()
+    except (TrainingError, RayError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+        return USAGE_ERROR
     with importing():
         from training.reproduce.reproduce import run
-    return run(arguments, command)
+    return run(arguments, command, ray)

@@ -164,6 +164,11 @@ class Experiment:
         """The report of its evaluation."""
         return self.directory / "evaluation.json"
 
+    @property
+    def log(self) -> Path:
+        """What its programs print where several machines train and judge side by side."""
+        return self.directory.with_name(f"{self.system}.log")
+
     def training_command(self, resume: bool) -> list[str]:
         """Return the arguments of `python` that train the system."""
         arguments = ["-m", "training", *self.source.flags(), "--arch", self.budget.arch, "--run", self.name]
@@ -269,6 +274,10 @@ class Experiment:
         """
         if self._python(self.evaluation_command()) != 0:
             raise ReproductionError(f"judging {self.name} failed; its message is above. The same command continues")
+        return self.read_report()
+
+    def read_report(self) -> dict[str, Any]:
+        """Return the report of the trained system, which judge has made."""
         report: dict[str, Any] = json.loads(self.report.read_text())
         return report
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sgn_serve.ray_cluster import RayOptions
 from training.common.devices import check_threads
 from training.common.endings import ENDINGS, print_ending
 from training.common.files import write_atomically
@@ -15,6 +16,7 @@ from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError
 from training.reproduce import figure
 from training.reproduce.experiment import DataSource, Experiment
+from training.reproduce.on_ray.runner import make_on_ray
 from training.reproduce.paper import FIGURE, PaperRow
 from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import Line, columns, details, line, markdown
@@ -46,13 +48,25 @@ def check_data(experiments: list[Experiment]) -> None:
             raise DatasetError(f"{error}; or do without: {others}") from None
 
 
-def reproduce_table(rows: list[PaperRow], experiments: list[Experiment], table: str) -> tuple[str, dict[str, Any]]:
-    """Train and judge each row's system, and return the table as text and as JSON values."""
+def reproduce_table(
+    rows: list[PaperRow], experiments: list[Experiment], table: str, *, made: bool
+) -> tuple[str, dict[str, Any]]:
+    """Train and judge each row's system, and return the table as text and as JSON values.
+
+    Args:
+        rows: The rows.
+        experiments: The experiment of each.
+        table: The name of the table.
+        made: Whether all of them are trained and judged already.
+    """
     lines: list[Line] = []
     content = []
     for row, experiment in zip(rows, experiments, strict=True):
-        experiment.train()
-        report = experiment.judge()
+        if made:
+            report = experiment.read_report()
+        else:
+            experiment.train()
+            report = experiment.judge()
         lines.append(line(table, row, experiment, report))
         content.append(details(lines[-1], experiment, report))
     return markdown(lines, columns(table)), {"rows": content}
@@ -75,12 +89,13 @@ def other_pictures(source: DataSource) -> str:
     return f"\n\nMeasured on {name} in place of {source.dataset}, which the paper's figures are of."
 
 
-def reproduce(arguments: argparse.Namespace, command: str) -> str:
+def reproduce(arguments: argparse.Namespace, command: str, ray: RayOptions | None) -> str:
     """Make what is asked for, write <target>.json and <target>.md, and return what to print.
 
     Args:
         arguments: The parsed command line.
         command: The command line itself, for the files.
+        ray: The Ray cluster that trains and judges, None for this machine.
 
     Raises:
         TrainingError: Pictures are missing, training or judging failed, or a file cannot be written.
@@ -92,10 +107,12 @@ def reproduce(arguments: argparse.Namespace, command: str) -> str:
     for experiment in experiments:
         experiment.check()
     folder: Path = arguments.out or Path("results/reproduce") / arguments.budget
+    if ray is not None:
+        make_on_ray(experiments, ray, judged=arguments.target != FIGURE)
     if arguments.target == FIGURE:
         text, content = reproduce_figure(experiments[0], folder)
     else:
-        text, content = reproduce_table(rows, experiments, arguments.target)
+        text, content = reproduce_table(rows, experiments, arguments.target, made=ray is not None)
     text += other_pictures(experiments[0].source)
     about = {"command": command, "versions": current_versions(), "git_commit": git_commit()}
     whole = {"format": FORMAT, "target": arguments.target, "budget": arguments.budget, **content, "about": about}
@@ -104,17 +121,18 @@ def reproduce(arguments: argparse.Namespace, command: str) -> str:
     return f"{text}\n\nwrote {folder / arguments.target}.json and .md"
 
 
-def run(arguments: argparse.Namespace, command: str) -> int:
+def run(arguments: argparse.Namespace, command: str, ray: RayOptions | None = None) -> int:
     """Make what the parsed command line asks for, and return the exit status.
 
     Args:
         arguments: The parsed command line.
         command: The command line itself, for the files.
+        ray: The Ray cluster that trains and judges, None for this machine.
     """
     try:
         # SIGTERM must end the training or the evaluation that this process waits for, too.
         with terminable():
-            print(reproduce(arguments, command))
+            print(reproduce(arguments, command, ray))
     except ENDINGS as error:
         return print_ending(
             error, out_of_memory="use a device with more of it", interrupted="the same command continues"

@@ -11,13 +11,13 @@ from typing import Any
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.objects import is_object
-from sgn_serve.classify.on_ray.cluster import GO_ON, Cluster, Size
+from sgn_serve.classify.on_ray.cluster import GO_ON, Cluster
 from sgn_serve.classify.on_ray.worker import Started, Worker
 from sgn_serve.classify.reading import UNREADABLE
 from sgn_serve.classify.rows import Row
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import reason_of_loss
+from sgn_serve.ray_cluster import LOOK_SECONDS, TRIES, Head, Size, reason_of_loss
 from sgn_serve.records import ModelCard
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.engine_choice import EngineChoice
@@ -27,11 +27,6 @@ _AT_A_TIME = 2
 """Chunks that a worker has: while one is in the network, the files of the next one are read and decoded."""
 _AHEAD = 4
 """Chunks for each worker that are begun before the oldest is written. Fast workers need not wait for a slow one."""
-_TRIES = 3
-"""Workers that a chunk may end. After that the chunk itself is to blame, and not a machine."""
-_LOOK_SECONDS = 1.0
-_HEAD_SECONDS = 15.0
-"""Time without a head after which the run ends. Ray itself would end this process after 60 s, with no word of ours."""
 _WAIT_SECONDS = 30.0
 
 
@@ -146,7 +141,7 @@ class Pool:
         self._missing = 0
         self._first: Started | None = None
         self._choosing: _Member | None = None
-        self._silent_since: float | None = None
+        self._head = Head(cluster, GO_ON)
 
     @property
     def card(self) -> ModelCard:
@@ -202,17 +197,17 @@ class Pool:
         """
         import ray
 
-        if self._missing and self._head_answers():
+        if self._missing and self._head.answers():
             for _ in range(self._missing):
                 self._recruit()
             self._missing = 0
         done: list[Any] = []
         if self._calls:
-            done, _ = ray.wait(list(self._calls), timeout=_LOOK_SECONDS)
+            done, _ = ray.wait(list(self._calls), timeout=LOOK_SECONDS)
         else:
-            time.sleep(_LOOK_SECONDS)  # no worker can be asked for without a head
+            time.sleep(LOOK_SECONDS)  # no worker can be asked for without a head
         if not done:
-            self._head_answers()
+            self._head.answers()
         for answer in done:
             call = self._calls.pop(answer, None)
             if call is not None:  # its worker was not lost by an answer before
@@ -330,9 +325,9 @@ class Pool:
         reason = reason_of_loss(error)
         for chunk in sorted(member.chunks, key=lambda one: -one.number):
             chunk.losses += 1
-            if chunk.losses == _TRIES:
+            if chunk.losses == TRIES:
                 raise ClassifyError(
-                    f"{len(chunk.items)} inputs from {chunk.items[0].name} on have ended {_TRIES} workers, the last on "
+                    f"{len(chunk.items)} inputs from {chunk.items[0].name} on have ended {TRIES} workers, the last on "
                     f"{member.machine} ({reason}); give workers more memory, or a smaller --max-batch, and {GO_ON}"
                 )
             self._waiting.appendleft(chunk)
@@ -351,28 +346,12 @@ class Pool:
 
         self._members.remove(member)
         self._calls = {answer: call for answer, call in self._calls.items() if call.member is not member}
-        if self._head_answers():
+        if self._head.answers():
             ray.kill(member.actor)  # it may only be out of reach, and must not hold cores
 
     def _check_any_left(self, reason: str) -> None:
         if not self._members and not self._missing:
             raise ClassifyError(f"no worker is left ({reason}); mend that, and {GO_ON}")
-
-    def _head_answers(self) -> bool:
-        """Return whether the head answers.
-
-        Raises:
-            ClassifyError: It has not for some time.
-        """
-        if self._cluster.head_answers():
-            self._silent_since = None
-            return True
-        now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if now - self._silent_since >= _HEAD_SECONDS:
-            self._cluster.lost = True
-            raise ClassifyError(f"the head of the Ray cluster does not answer any more; once it is up again, {GO_ON}")
-        return False
 
     def _absolute(self, item: Item) -> Item:
         """Return an item that a process in another working folder can read. Its name stays."""

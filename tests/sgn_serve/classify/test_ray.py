@@ -5,25 +5,30 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
 from release.kill_classify import make_inputs
+from sgn_serve import ray_cluster
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.on_ray import pool as pool_module
-from sgn_serve.classify.on_ray.cluster import Cluster, RayOptions, Size, fitting_size
+from sgn_serve.classify.on_ray.cluster import Cluster
 from sgn_serve.classify.on_ray.pool import Chunk, Pool
 from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.process.version import package_version
+from sgn_serve.ray_cluster import RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.local_ray import local_cluster
@@ -96,6 +101,72 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     assert told.out.startswith("many.csv: 41 rows, ")
     assert len(told.out.splitlines()) == 1
     assert not list(tmp_path.glob("*.parts"))
+
+
+CLIENT = """
+import sys
+from sgn_serve import ray_cluster
+ray_cluster.HEAD_SECONDS = 1.0
+from sgn_serve.classify.command import main
+sys.exit(main())
+"""
+
+
+@contextmanager
+def client(folder: Path, output: Path, model: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `sgn classify` on a cluster, with a chunk for each picture, and wait until some of them are written."""
+    arguments = [str(folder), "--out", str(output), "--model", str(model), "--chunk", "1"]
+    arguments += ["--ray", address, "--ray-cores", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            while len(list(output.parent.glob("*.parts/*"))) < 8:
+                assert process.poll() is None, process.communicate()[1].decode()
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+@with_ray
+def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, cluster, tiny, tmp_path):
+    import ray
+
+    folder = pictures(tmp_path / "p", 500)
+    with client(folder, tmp_path / "a.csv", tiny, cluster) as process:
+        process.kill()
+    with Cluster(RayOptions(cluster)):
+        while ray.available_resources().get("CPU", 0) < 2:
+            time.sleep(0.1)  # its workers hold a core each
+    assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
+    assert classify(folder, "--out", tmp_path / "b.csv") == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@with_ray
+def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_path):
+    folder = pictures(tmp_path / "p", 500)
+    with local_cluster({}) as address, client(folder, tmp_path / "a.csv", tiny, address) as process:
+        port = address.rpartition(":")[2]
+        (head,) = [
+            found for found in psutil.process_iter(["cmdline"]) if is_head(found.info["cmdline"] or [], f"={port}")
+        ]
+        head.kill()
+        _, told = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert told.decode().splitlines()[-1] == (
+        "error: the head of the Ray cluster does not answer any more; once it is up again, the same command with "
+        "--resume goes on"
+    )
+    assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
+    assert classify(folder, "--out", tmp_path / "b.csv") == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def is_head(command: list[str], port: str) -> bool:
+    return bool(command) and command[0].endswith("gcs_server") and any(item.endswith(port) for item in command)
 
 
 @with_ray
@@ -198,12 +269,12 @@ def test_a_pool_without_a_head_says_so_and_ends(tiny, monkeypatch):
     """Ray itself would wait for a minute and end the process."""
     connected = Cluster(RayOptions("nowhere"))
     pool = Pool(Settings(model_path=tiny), None, connected, lambda note: None)
-    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(pool_module, "_HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(pool_module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.05)
     monkeypatch.setitem(sys.modules, "ray", sys)
     monkeypatch.setattr(Cluster, "head_answers", lambda self: False)
     monkeypatch.setattr(Cluster, "size", lambda self, wants_gpu: Size(1, 1, 0))
-    with pytest.raises(ClassifyError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
+    with pytest.raises(RayError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
         pool.start()
     assert connected.lost
 
@@ -245,7 +316,7 @@ def test_the_pool_has_as_many_workers_as_the_cluster_has_room_for(machines, opti
 
 
 def test_a_cluster_without_room_says_so():
-    with pytest.raises(ClassifyError, match=r"no machine of the cluster has 16 cores for Ray; give a smaller"):
+    with pytest.raises(RayError, match=r"no machine of the cluster has 16 cores for Ray; give a smaller"):
         fitting_size([{"CPU": 8.0}], RayOptions("auto", cores=16), False)
 
 

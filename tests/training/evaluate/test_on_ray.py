@@ -16,19 +16,21 @@ import pytest
 import torch
 from torch import nn
 
-from sgn_serve.ray_cluster import Cluster
+from sgn_serve import ray_cluster
+from sgn_serve.ray_cluster import Cluster, RayError
 from tests.local_ray import local_cluster
 from tests.training import checkpoints
 from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowId
+from training.common.ray_tasks import Tasks, Words, connected, task_of
 from training.evaluate import measuring
 from training.evaluate.command import main
 from training.evaluate.measuring import BatchResult, Trial, measure_batch
 from training.evaluate.on_ray import runner as runner_module
 from training.evaluate.on_ray import subject as subject_module
-from training.evaluate.on_ray.runner import OnRayError, RayRunner, TaskSize, places, task_size
+from training.evaluate.on_ray.runner import RayRunner, TaskSize, places, task_size
 from training.evaluate.on_ray.subject import MachineError, Unpacked, pack
 from training.evaluate.row_plan import Batch
 from training.evaluate.runners import BatchDone
@@ -104,7 +106,7 @@ def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, who
     original = RayRunner.next
 
     def killing(self):
-        given.append(len(self._running))
+        given.append(len(self._tasks))
         if len(given) == 8:
             (folder / ONCE).touch()
         return original(self)
@@ -219,6 +221,33 @@ def test_without_ray_the_extra_is_named(judging, tmp_path, capsys, monkeypatch):
     )
 
 
+def _large(number: int) -> bytes:
+    return bytes([number]) * 30_000_000
+
+
+@with_ray
+def test_more_answers_than_the_object_store_holds_are_all_there(cluster):
+    """Ray moves them to its disk."""
+    with connected(cluster[0]) as there:
+        task = task_of(_large, 1, 0)
+        tasks = Tasks[int](there, task.remote, Words(str, "", pytest.fail))
+        for number in range(6):
+            tasks.submit(number)
+        while len(done(tasks)) < len(tasks):
+            pass  # all of them are in the store before the first is read
+        found = dict(tasks.next() for _ in range(6))
+    assert {number: (len(answer), answer[:1]) for number, answer in found.items()} == {
+        number: (30_000_000, bytes([number])) for number in range(6)
+    }
+
+
+def done(tasks: Tasks[int]) -> list[Any]:
+    import ray
+
+    found, _ = ray.wait(list(tasks._running), num_returns=len(tasks), timeout=1, fetch_local=False)
+    return list(found)
+
+
 def tiny(seed: int, block: bool) -> SelfGradientNetwork:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)]
@@ -296,16 +325,15 @@ def test_gpus_are_used_where_there_are_any():
 
 def test_a_run_without_a_head_says_so_and_ends(monkeypatch):
     """Ray itself would wait for a minute and end the process."""
-    connected = Cluster("nowhere")
-    monkeypatch.setattr(runner_module, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(runner_module, "_HEAD_SECONDS", 0.05)
+    cluster = Cluster("nowhere")
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.05)
     monkeypatch.setattr(Cluster, "head_answers", lambda self: False)
-    runner = object.__new__(RayRunner)
-    runner._cluster, runner._running, runner._silent_since = connected, {}, None
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(wait=lambda *_, **__: ([], [])))
-    with pytest.raises(OnRayError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
-        runner.next()
-    assert connected.lost
+    tasks = Tasks[str](cluster, lambda work: work, Words(str, "", print))
+    with pytest.raises(RayError, match=r"the head of the Ray cluster does not answer any more; once it is up"):
+        tasks.next()
+    assert cluster.lost
 
 
 def test_gpus_per_task_are_for_ray(judging, tmp_path, capsys):

@@ -144,16 +144,7 @@ class Unpacked:
     """
 
     def __init__(self, subject: Subject):
-        here = software()
-        differing = [
-            f"{name} {here[name][:12]} and not {wanted[:12]}"
-            for name, wanted in subject.software.items()
-            if here[name] != wanted
-        ]
-        if differing:
-            raise MachineError(
-                f"it has {', '.join(differing)} as where the command runs; install the same on every machine"
-            )
+        check_software(subject.software)
         torch.set_num_threads(subject.threads)
         from ray import cloudpickle
 
@@ -190,6 +181,23 @@ class Unpacked:
             return measure_batch(self._trial, attack, work.pictures)
         assert self._graph is not None, "such an attack comes with its graph"
         return measure_batch(self._trial.of(self._graph), attack, work.pictures)
+
+
+def check_software(wanted: dict[str, str]) -> None:
+    """Check that this machine has the same software as another one.
+
+    Args:
+        wanted: What software() gives there.
+
+    Raises:
+        MachineError: It has not.
+    """
+    here = software()
+    differing = [f"{name} {here[name][:12]} and not {text[:12]}" for name, text in wanted.items() if here[name] != text]
+    if differing:
+        raise MachineError(
+            f"it has {', '.join(differing)} as where the command runs; install the same on every machine"
+        )
 
 
 @cache

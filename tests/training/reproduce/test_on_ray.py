@@ -1,0 +1,269 @@
+"""A table that is made on a Ray cluster is that of one process, whatever happens to its workers."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.local_ray import local_cluster
+from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
+from tests.training.reproduce.smoke_runs import result, smoke
+from training.common.errors import TrainingError
+from training.common.ray_tasks import OnRayError
+from training.evaluate.on_ray import subject
+from training.reproduce.experiment import DataSource, Experiment
+from training.reproduce.on_ray import runner as runner_module
+from training.reproduce.on_ray.logs import Logs
+from training.reproduce.on_ray.place import Place, fault_of, place_here
+from training.reproduce.on_ray.runner import Answer, Work
+from training.reproduce.systems import BUDGETS
+
+with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of the head of a cluster, and the folder whose file ends a worker."""
+    folder = tmp_path_factory.mktemp("fragile")
+    with local_cluster({FOLDER: str(folder)}) as address:
+        yield address, folder
+
+
+@with_ray
+def test_a_table_on_two_workers_is_that_of_one_process(
+    cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
+):
+    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on."""
+    address, folder = cluster
+    budget = BUDGETS["smoke"]
+    monkeypatch.setitem(BUDGETS, "smoke", replace(budget, flags=(*budget.flags, "--epochs=2")))
+    monkeypatch.setattr(runner_module, "run_experiment", short_experiment)
+    name = f"colours of {tmp_path.name} {os.getpid()}"
+    data = ["--dataset", "image-folder", "--dataset-name", name, "--data-root", str(picture_folder)]
+    on_ray = [*data, "--ray", address, "--ray-cores", "1"]
+    for run in ("one", "many"):
+        (tmp_path / run).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    assert smoke("table1", *data) == 0
+    printed = capsys.readouterr().out
+    expected = rows()
+    in_this_process.clear()
+
+    monkeypatch.chdir(tmp_path / "many")
+    look = Logs.look
+
+    def interrupt(self):
+        look(self)
+        if programs(name):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Logs, "look", interrupt)
+        assert smoke("table1", *on_ray) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command continues\n")
+    while programs(name):
+        os.sched_yield()  # they end with their workers
+    assert not list(Path("runs").glob(".on-ray*"))
+
+    (folder / KILL).touch()
+    assert smoke("table1", *on_ray) == 0
+    assert not (folder / KILL).exists()
+    told = capsys.readouterr()
+    assert told.out.startswith("| accuracy, % |  | clean |")
+    assert printed.endswith(told.out), "training and judging print where they run"
+    assert rows() == expected
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    assert len(one) == len(many) == 2
+    for before, after in zip(one, many, strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert in_this_process == [], "it was made here"
+    assert told.err.count("a worker is lost (its process has ended), and what it had is done again: cifar10/") == 1
+    resumed = [line for line in told.err.splitlines() if line.startswith("cifar10/") and line.endswith(" --resume")]
+    assert resumed
+    for system in ("pgd", "gradient-oracle"):
+        assert f"cifar10/{system}: $ python -m training --dataset image-folder" in told.err
+        assert f"cifar10/{system}: $ python -m training.evaluate" in told.err
+        assert f"cifar10/{system}: done on " in told.err
+    assert smoke("table1", *data) == 0
+    assert [command[1] for command in in_this_process] == ["training.evaluate"] * 2, "it goes on without Ray"
+    assert rows() == expected
+
+
+def rows() -> list[dict]:
+    """Return the rows of the table here, without the machine and the time of each."""
+    found = [{name: value for name, value in row.items() if name != "about"} for row in result("table1")["rows"]]
+    for row in found:
+        assert row["setting"].pop("checkpoint_sha256"), "a checkpoint says how long its training took"
+    return found
+
+
+def weights(folder: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_file(path) for path in sorted(folder.glob("runs/reproduce/smoke/cifar10/*/model.safetensors"))]
+
+
+def programs(name: str) -> list[int]:
+    """Return the numbers of the processes that have an argument."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if name.encode() in arguments and b"-m" in arguments:
+            found.append(int(entry.parent.name))
+    return found
+
+
+@with_ray
+def test_a_machine_that_does_not_see_the_folders_is_told_at_the_start(
+    cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    check = Place.__init__
+
+    def elsewhere(self, *given):
+        check(self, *given)
+        object.__setattr__(self, "marker", tmp_path / "elsewhere" / "marker")
+
+    monkeypatch.setattr(Place, "__init__", elsewhere)
+    data = ["--dataset", "image-folder", "--data-root", str(picture_folder)]
+    assert smoke("table1", *data, "--ray", cluster[0]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f": it does not see {tmp_path / 'runs'} as the machine of the command does; every machine needs it" in error
+    assert not list(Path("runs").rglob("*.log"))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.mat").touch()
+    with place_here(Path("data")) as here:
+        yield here
+
+
+def test_folders_that_a_machine_does_not_see_are_named(place, tmp_path, monkeypatch):
+    assert fault_of(place) == ""
+    monkeypatch.setattr(subject, "software", lambda: {**place.software, "torch": "0.1"})
+    assert ": it has torch 0.1 and not " in fault_of(place)
+    monkeypatch.setattr(subject, "software", lambda: place.software)
+    (tmp_path / "data" / "train.mat").rename(tmp_path / "data" / "test.mat")
+    assert f"it does not see {tmp_path / 'data'} as the machine of the command does; " in fault_of(place)
+    assert fault_of(place).endswith("; it lacks train.mat there")
+    assert f"it does not see {tmp_path / 'gone'} as" in fault_of(replace(place, data_root=tmp_path / "gone"))
+    place.marker.write_text("of another run")
+    assert f"it does not see {tmp_path / 'runs'} as" in fault_of(place)
+
+
+def test_the_marker_of_a_run_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with place_here(tmp_path):
+        assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_log_is_shown_line_by_line_from_where_it_is(tmp_path):
+    path = tmp_path / "a.log"
+    shown: list[str] = []
+    path.write_text("of an earlier run\n")
+    logs = Logs({"pgd": path, "trades": tmp_path / "none.log"}, shown.append)
+    for text in ("one\ntw", "o\n", "\r 10%|#  |", "\r 20%|## |\n", "\n"):
+        with path.open("a") as file:
+            file.write(text)
+        logs.look()
+    assert shown == ["pgd: one", "pgd: two", "pgd:  10%|#  |", "pgd:  20%|## |"]
+
+
+class Instant:
+    """Stands for Tasks: every work is done when it is asked for."""
+
+    def __init__(self, answers: dict[str, TrainingError | None]):
+        self.answers = answers
+        self.given: list[Work] = []
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def submit(self, work: Work) -> None:
+        self.given.append(work)
+        self.most = max(self.most, len(self.given))
+
+    def next(self, look):
+        look()
+        work = self.given.pop(0)
+        return work, Answer("node7", self.answers.get(work.experiment.system))
+
+
+def works(tmp_path: Path) -> list[Work]:
+    source = DataSource("cifar10", "cifar10", tmp_path, "")
+    systems = ("standard", "pgd", "bilateral")
+    return [Work(Experiment(system, source, "smoke", BUDGETS["smoke"], 1), judged=True) for system in systems]
+
+
+def test_no_more_experiments_than_workers_are_under_way(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tasks = Instant({})
+    runner_module._work_off(works(tmp_path), tasks, 2)  # type: ignore[arg-type]
+    assert tasks.most == 2
+    assert capsys.readouterr().err == (
+        "cifar10/standard: done on node7 (1 of 3)\n"
+        "cifar10/pgd: done on node7 (2 of 3)\n"
+        "cifar10/bilateral: done on node7 (3 of 3)\n"
+    )
+
+
+def test_a_failed_experiment_ends_the_run_with_its_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks = Instant({"pgd": TrainingError("training reproduce/smoke/cifar10/pgd failed")})
+    with pytest.raises(OnRayError, match=r"^node7: training reproduce/smoke/cifar10/pgd failed$"):
+        runner_module._work_off(works(tmp_path), tasks, 2)  # type: ignore[arg-type]
+
+
+PARENT = """
+import os, subprocess, sys
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+open("sleeper.py", "w").write(code)
+subprocess.run([sys.executable, "-m", "training.reproduce.on_ray.child", str(os.getpid()), "sleeper"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a second")
+def test_a_program_ends_with_its_worker(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[3]), str(tmp_path)])
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}
+    ) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.send_signal(signal.SIGKILL)
+        assert parent.stdout.read() == b"", "it ends when the program has ended"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ray-workers", "2"), "--ray-workers and --ray-cores are for --ray; give it too, or leave them out"),
+        (("--ray", "auto", "--ray-cores", "0"), "'0' is not a number; give 1 or more"),
+    ],
+)
+def test_options_that_cannot_be(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        smoke("table1", *arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert smoke("table1", "--data-root", "data", "--dataset", "image-folder", "--ray", "auto") == 2
+    assert capsys.readouterr().err.startswith("error: --ray needs Ray, which is not installed; install it with pip")
