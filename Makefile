@@ -2,6 +2,7 @@
 #   make serve   the server on port 3000, with the bundled model (no PyTorch is installed)
 #   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
+#   make ray-image  a container image for the Ray jobs of deploy/ray, self-gradient-network:ray (RAY_IMAGE=name:tag)
 #   make test    every test
 #   make check   format, lint, which package imports which, and types
 #   make check-results  committed figures against the tables and sentences that show them
@@ -28,6 +29,7 @@ REHEARSE ?=
 
 # What image is built, and with what.
 IMAGE ?= self-gradient-network:$(RUNTIME)
+RAY_IMAGE ?= self-gradient-network:ray
 CONTAINER ?= docker
 
 BIN := $(VENV)/bin
@@ -38,7 +40,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image test test-training test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,13 +52,25 @@ bento: $(SERVING)
 	@$(BIN)/python -m deploy.bento_requirements $(RUNTIME) build/bento-requirements.txt
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build --output tag
 
+define need-container
+@$(CONTAINER) info > /dev/null 2>&1 || { \
+  echo "error: $(CONTAINER) is missing, or its daemon cannot be reached; start it, or name another one: make $@ CONTAINER=podman" >&2; exit 1; }
+endef
+
 image:
-	@$(CONTAINER) info > /dev/null 2>&1 || { \
-	  echo "error: $(CONTAINER) is missing, or its daemon cannot be reached; start it, or name another one: make image CONTAINER=podman" >&2; exit 1; }
+	$(need-container)
 	@$(MAKE) --no-print-directory bento
 	$(CONTAINER) build --file deploy/Dockerfile --tag $(IMAGE) \
 	  --build-arg PYTHON=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') \
 	  "$$($(BIN)/bentoml get robust_classifier:latest --output path)"
+
+ray-image:
+	$(need-container)
+	@$(MAKE) --no-print-directory $(SERVING)
+	rm -rf build/ray-image
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/ray-image .
+	cp constraints.txt build/ray-image
+	$(CONTAINER) build --file deploy/ray/Dockerfile --tag $(RAY_IMAGE) build/ray-image
 
 # A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
 # our kernels, a browser's driver) would share it with the trainings, and once they brought it down.
