@@ -116,7 +116,7 @@ sys.exit(main())
 def client(folder: Path, output: Path, model: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start `sgn classify` on a cluster, with a chunk for each picture, and wait until some of them are written."""
     arguments = [str(folder), "--out", str(output), "--model", str(model), "--chunk", "1"]
-    arguments += ["--ray", address, "--ray-cores", "1"]
+    arguments += ["--threads", "1", "--decoders", "1", "--ray", address, "--ray-cores", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -137,6 +137,7 @@ def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, 
     folder = pictures(tmp_path / "p", 500)
     with client(folder, tmp_path / "a.csv", tiny, cluster) as process:
         process.kill()
+    assert not (tmp_path / "a.csv").exists()
     with Cluster(RayOptions(cluster)):
         while ray.available_resources().get("CPU", 0) < 2:
             time.sleep(0.1)  # its workers hold a core each
@@ -156,6 +157,7 @@ def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_pa
         head.kill()
         _, told = process.communicate(timeout=90)
     assert process.returncode == 1
+    assert not (tmp_path / "a.csv").exists()
     assert told.decode().splitlines()[-1] == (
         "error: the head of the Ray cluster does not answer any more; once it is up again, the same command with "
         "--resume goes on"
