@@ -268,6 +268,14 @@ def test_contributing_names_places_that_there_are() -> None:
         assert (ROOT / place).exists(), place
 
 
+def test_a_test_that_a_page_names_is_there() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 10
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named <= set(re.findall(r"^def (test_\w+)\(", written, re.MULTILINE))
+
+
 def test_pre_commit_checks_what_make_check_does() -> None:
     recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None

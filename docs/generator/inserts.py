@@ -15,6 +15,7 @@ from benchmarks.start_up import start_up_table
 from docs.generator import gpu
 from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
+from docs.generator.judge_cost import judge_cost
 from docs.generator.markdown import cell, figures_table, words_table
 from docs.generator.readme import five_rows
 from docs.generator.results import (
@@ -445,6 +446,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "auto-cost": _auto_cost,
     "auto-service": _auto_service,
     "block-cost": _block_cost,
+    "judge-cost": judge_cost,
     "training-cost": _training_cost,
     "engines": lambda: engines.ratio_table(result("engines")["architectures"]),
     "precisions": lambda: precisions.table(result("precisions")["rows"]),

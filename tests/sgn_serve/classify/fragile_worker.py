@@ -1,12 +1,16 @@
-"""A worker without a network, whose process ends at inputs of a certain name."""
+"""Workers with planted faults: one whose process ends at inputs of a certain name, and one whose decoders end."""
 
 import os
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from sgn_serve.classify import cage
 from sgn_serve.classify.items import Item
+from sgn_serve.classify.on_ray.worker import Worker
 from sgn_serve.process.version import package_version
+from sgn_serve.settings import Settings
+from tests.sgn_serve.classify.packed_faults import JOB
 
 POISON = "poison"
 
@@ -30,3 +34,11 @@ class FragileWorker:
         if any(item.name == POISON for item in items):
             os._exit(1)
         return [item.name for item in items]
+
+
+class FaultyWorker(Worker):
+    """Does what each file says, as tests.sgn_serve.decoders.faults has it, in place of decoding it."""
+
+    def __init__(self, settings: Settings, cores: int):
+        vars(cage)["_JOB"] = JOB
+        super().__init__(settings, cores)

@@ -33,7 +33,7 @@ from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.local_ray import local_cluster
 from tests.sgn_serve.classify.conftest import read_rows
-from tests.sgn_serve.classify.fragile_worker import POISON, FragileWorker
+from tests.sgn_serve.classify.fragile_worker import POISON, FaultyWorker, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
 from tests.sgn_serve.sample_pictures import noise
 
@@ -101,6 +101,20 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     assert told.out.startswith("many.csv: 41 rows, ")
     assert len(told.out.splitlines()) == 1
     assert not list(tmp_path.glob("*.parts"))
+
+
+@with_ray
+def test_a_picture_that_ends_its_decoder_is_an_error_of_its_row(classify, cluster, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for number, fault in enumerate(("well", "segfault", "well", "exit", "well")):
+        (folder / f"{number}.png").write_text(fault)
+    monkeypatch.setattr(pool_module, "Worker", FaultyWorker)
+    output = tmp_path / "a.jsonl"
+    assert classify(folder, "--out", output, "--ray", cluster, "--ray-workers", "1", "--ray-cores", "1") == 0
+    crashed = "decoder_crashed"
+    assert [row["error_code"] for row in read_rows(output)] == [None, crashed, None, crashed, None]
+    assert "is lost" not in capsys.readouterr().err
 
 
 CLIENT = """
