@@ -17,6 +17,7 @@ of one page share a folder and are run in order; a test of one block runs those 
 A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
 """
 
+import importlib
 import json
 import math
 import os
@@ -27,11 +28,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
 
 from docs.generator.pages import fill
+from sgn.command import COMMANDS
 from sgn_serve.command import build_parser as serve_parser
 from sgn_serve.settings import settings_table
 from tests.sgn_serve.server import Server
@@ -173,6 +176,36 @@ def test_a_block_that_is_not_run_says_why_and_where_the_same_is_shown(block: Blo
     assert len(block.reason) > 10
     assert block.instead is not None, "write `; see PATH` after the reason"
     assert (block.page.parent / block.instead).is_file()
+
+
+PROGRAMS = {importlib.import_module(command.module).PROGRAM: name for name, command in COMMANDS.items()}
+"""Commands of `sgn` by their long names."""
+
+
+def lines_of_programs(block: Block) -> list[list[str]]:
+    """Return the arguments of each line that is a command of `sgn`, its name first. Variables are filled in."""
+    found = []
+    variables: dict[str, str] = {}
+    for line in fill(block.commands).replace("\\\n", " ").splitlines():
+        variables.update(re.findall(r'^([a-z_]+)="(.*)"$', line))
+        words = shlex.split(Template(line).safe_substitute(variables), comments=True)
+        while words and re.match(r"\w+=", words[0]):
+            words.pop(0)
+        long_name = " ".join(words[:3])
+        if words[:1] == ["sgn"]:
+            found.append(words[1:])
+        elif long_name in PROGRAMS:
+            found.append([PROGRAMS[long_name], *words[3:]])
+    return found
+
+
+PARSED = [block for block in NOT_RUN if block.language != "python" and lines_of_programs(block)]
+
+
+@pytest.mark.parametrize("block", PARSED, ids=lambda block: block.name)
+def test_a_command_that_is_not_run_is_one_that_its_program_takes(block: Block) -> None:
+    for name, *arguments in lines_of_programs(block):
+        importlib.import_module(COMMANDS[name].module).build_parser().parse_args(arguments)
 
 
 def test_install_serve_test_and_a_request_are_in_the_readme() -> None:
