@@ -220,6 +220,9 @@ class Cluster:
         Args:
             function: Found by its name on every machine.
             given: Its arguments.
+
+        Raises:
+            RayError: A machine does not find it.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -233,7 +236,8 @@ class Cluster:
         for answer in done:
             try:
                 answers.append(ray.get(answer))
-            except ray.exceptions.RayTaskError:
+            except ray.exceptions.RayTaskError as error:
+                check_found(error, self.address)
                 raise
             except ray.exceptions.RayError:  # it has gone meanwhile
                 continue
@@ -352,6 +356,25 @@ def _split(address: str) -> tuple[str, int]:
     if not (host and colon and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
         raise ValueError(address)
     return host.strip("[]"), int(port)
+
+
+def check_found(error: Exception, address: str) -> None:
+    """Check that a task failed for another reason than that its machine does not find its code.
+
+    Args:
+        error: What Ray raises for the task.
+        address: The cluster's address, as it was given.
+
+    Raises:
+        RayError: The machine does not find it.
+    """
+    text = str(error)
+    if "failed to import on the worker" in text:
+        missing = one_line(Exception(text.strip().splitlines()[-1]))
+        raise RayError(
+            f"--ray {address}: a machine of the cluster lacks this package, or has another version of it ({missing}); "
+            "install the same one on every machine"
+        ) from None
 
 
 def reason_of_loss(error: Exception) -> str:

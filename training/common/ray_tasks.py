@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sgn_serve.ray_cluster import LOOK_SECONDS, TRIES, Cluster, Head, RayError, reason_of_loss
+from sgn_serve.ray_cluster import LOOK_SECONDS, TRIES, Cluster, Head, RayError, check_found, reason_of_loss
 from training.common.errors import TrainingError
 
 GO_ON = "the same command goes on"
@@ -112,7 +112,7 @@ class Tasks(Generic[_Work]):
 
         Raises:
             OnRayError: It has ended several workers.
-            RayError: No head is left.
+            RayError: No head is left, or a machine lacks the code.
         """
         import ray
 
@@ -126,6 +126,7 @@ class Tasks(Generic[_Work]):
             try:
                 answer = ray.get(done[0])
             except ray.exceptions.RayTaskError as error:
+                check_found(error, self._cluster.address)
                 if not isinstance(error.cause, ray.exceptions.RayError):  # such as a full object store
                     raise
                 self._lose(task, error.cause)

@@ -1,5 +1,6 @@
 """A table that is made on a Ray cluster is that of one process, whatever happens to its workers."""
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -13,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sgn_serve.ray_cluster import RayError
 from tests.local_ray import local_cluster
 from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke
 from training.common.errors import TrainingError
-from training.common.ray_tasks import OnRayError
+from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
 from training.evaluate.on_ray import subject
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.on_ray import runner as runner_module
@@ -139,6 +141,22 @@ def test_a_machine_that_does_not_see_the_folders_is_told_at_the_start(
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f": it does not see {tmp_path / 'runs'} as the machine of the command does; every machine needs it" in error
     assert not list(Path("runs").rglob("*.log"))
+
+
+@with_ray
+def test_a_machine_without_this_package_is_told(cluster, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def answer():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    answer = importlib.import_module("only_here").answer
+    message = r"lacks this package, or has another version of it \(ModuleNotFoundError: No module named 'only_here'\);"
+    with connected(cluster[0]) as there:
+        with pytest.raises(RayError, match=message):
+            there.on_each_machine(answer)
+        task = task_of(answer, 1, 0)
+        tasks = Tasks[int](there, lambda work: task.remote(), Words(str, "", pytest.fail))
+        tasks.submit(1)
+        with pytest.raises(RayError, match=message):
+            tasks.next()
 
 
 @pytest.fixture
