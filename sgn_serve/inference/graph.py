@@ -287,9 +287,6 @@ def _class_names(names: Any) -> tuple[str, ...]:
         raise ValueError("class_names is no list of texts")
     if not names:
         raise ValueError("no class names")
-    if not all(name.strip() for name in names):
-        empty = next(index for index, name in enumerate(names) if not name.strip())
-        raise ValueError(f"class name {empty} is empty")
     sizes = []
     for index, name in enumerate(names):
         try:
