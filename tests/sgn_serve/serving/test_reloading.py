@@ -22,7 +22,7 @@ from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
-from sgn_serve.serving.trial import Tried
+from sgn_serve.serving.trial import Tried, try_model_beside
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from tests.sgn_serve.asking import classify
@@ -299,7 +299,7 @@ def test_what_a_file_held_before_it_was_tried_is_not_what_is_served(tmp_path, mo
     shutil.copy(red, model)
     serving = PredictorSlot()
     reloader = Reloader(serving)
-    tried = reloading.try_model_beside
+    tried = try_model_beside
 
     def put(what):
         model.rmdir() if model.is_dir() else model.unlink(missing_ok=True)
