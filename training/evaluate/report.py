@@ -1,13 +1,14 @@
 """Keep a robustness report: which pictures withstood which attack, the figures that follow, and how they are saved."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from training.attacks.base import AttackOn
@@ -394,5 +395,9 @@ def wilson_interval(right: int, pictures: int, confidence: float = 0.95) -> tupl
     Returns:
         Lower and upper end, in [0, 1].
     """
-    interval = binomtest(right, pictures).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    # Not SciPy's: importing it would be a quarter of the time that a command takes to start.
+    share, z = right / pictures, NormalDist().inv_cdf((1 + confidence) / 2)
+    scale = 1 + z**2 / pictures
+    middle = (share + z**2 / (2 * pictures)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / pictures + z**2 / (4 * pictures**2))
+    return (0.0 if right == 0 else middle - half), (1.0 if right == pictures else middle + half)
