@@ -285,6 +285,11 @@ def _targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> li
         path = getattr(options, item.name)
         targets.append((item, options.ckpt.with_name(item.file_name) if path is BESIDE_CHECKPOINT else path))
     paths = [path.resolve() for _, path in targets]
+    for (item, _), resolved in zip(targets, paths, strict=True):
+        try:
+            str(resolved).encode()
+        except UnicodeEncodeError:  # ONNX Runtime and safetensors take no such paths
+            parser.error(f"--{item.name}: {str(resolved)!r} is not UTF-8; give a path that is")
     for (item, path), resolved in zip(targets, paths, strict=True):
         if paths.count(resolved) > 1:
             parser.error(f"--{item.name} and another format would both be written to {path}; give each its own PATH")

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
+from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
@@ -43,7 +44,7 @@ from training.evaluate import measuring
 from training.evaluate.auto_margin import both_answers, effect_of_margin, smallest_auto_margin
 from training.evaluate.diagnostics.slow_down import measure_slow_down
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Report, saved_rows, wilson_interval
+from training.evaluate.report import Report, saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
@@ -278,7 +279,7 @@ def _attacked(report: Report, before: dict[str, float], to_come: list[str]) -> d
     """
     lowest = report.lowest_of("auto")
     assert lowest is not None, "clean accuracy comes first"
-    low, high = wilson_interval(round(lowest * report.pictures()), report.pictures())
+    low, high = interval_95(round(lowest * report.pictures()), report.pictures())
     return {
         "pictures": report.pictures(),
         "seed": report.setting["seed"],

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from release.bundle import BUNDLED
 from release.paired import sign_test
+from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
@@ -43,7 +44,7 @@ from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
 from training.evaluate.measuring import Trial, withstood
-from training.evaluate.report import saved_rows, wilson_interval
+from training.evaluate.report import saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
@@ -237,7 +238,7 @@ def compare(cascades: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
                     "side": side,
                     "attack": name,
                     "accuracy": round(left.count("1") / done, 4),
-                    "interval_95": [round(bound, 4) for bound in wilson_interval(left.count("1"), done)],
+                    "interval_95": [round(bound, 4) for bound in interval_95(left.count("1"), done)],
                     "calls_per_picture": round(calls, 1),
                     "share_of_calls": round(calls / whole, 4) if whole else None,
                     "missed": missed,

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from training.attacks.rows import STATES, RowId, State
 from training.common.provenance import current_versions, git_commit
 from training.evaluate.report import Row, saved_rows
@@ -80,6 +78,8 @@ def anywhere(row: RowId) -> RowId:
 
 def sign_test(won: int, lost: int) -> float:
     """Return the exact two-sided probability of so uneven a split if each way was as likely as the other."""
+    from scipy.stats import binomtest  # slow to import, and most commands that use this module need no sign test
+
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 

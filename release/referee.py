@@ -33,6 +33,7 @@ from release.bundle import BUNDLED
 from release.gpu import flops
 from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
 from sgn_serve.command_parser import did_you_mean
+from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
@@ -49,7 +50,7 @@ from training.data.picture_set import PictureSet
 from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Report, Row, json_values, saved_rows, wilson_interval
+from training.evaluate.report import Report, Row, json_values, saved_rows
 from training.evaluate.row_plan import RowPlan
 from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
@@ -273,7 +274,7 @@ def _right(judged: Judged, filters: Iterable[RowFilter]) -> list[bool]:
 
 
 def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(right), len(right))
+    low, high = interval_95(sum(right), len(right))
     return {"accuracy": round(sum(right) / len(right), 4), "interval_95": [round(low, 4), round(high, 4)]}
 
 

@@ -27,6 +27,7 @@ from export.auto_margin import AutoRequest, validation_pictures
 from release.gpu import flops
 from release.recipes import COMMON, RECIPES
 from sgn_serve.command_parser import did_you_mean
+from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
@@ -38,7 +39,6 @@ from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate.measuring import Trial, withstood
-from training.evaluate.report import wilson_interval
 from training.loop.state import load_state
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,7 @@ def _figures(row: dict[str, Any], pictures: int) -> dict[str, Any]:
     figures: dict[str, Any] = {name: round(answers.count("1") / pictures, 4) for name, answers in row["right"].items()}
     if JUDGED[-1] in figures:
         lowest = row["right"][JUDGED[-1]].count("1")
-        figures |= {"lowest": round(lowest / pictures, 4), "interval": wilson_interval(lowest, pictures)}
+        figures |= {"lowest": round(lowest / pictures, 4), "interval": interval_95(lowest, pictures)}
     return figures
 
 

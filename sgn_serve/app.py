@@ -101,12 +101,13 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        shared.reloader.remember(fingerprint(settings.model_path))
+        found = fingerprint(settings.model_path)
         predictor = Predictor(read_graph(settings.model_path), settings)
         for note in predictor.card.notes:
             logger.warning("%s", note)
         await predictor.start()
         shared.slot.put(predictor)
+        shared.reloader.remember(found)
         yield
         await shared.slot.predictor.stop()
 

@@ -102,13 +102,18 @@ def _providers(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     names = tuple(name.strip() for name in value.split(",") if name.strip())
-    if not names:
+    if not names or any(not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name) for name in names):
         raise ValueError("no names")
     return names
 
 
 def _words(value: Any) -> Any:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    words = tuple(value.replace(",", " ").split())
+    if value and not words:  # such as a file with a secret that holds an end of line only
+        raise ValueError("no words")
+    return words
 
 
 def _tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Validation and the checks of a report with few steps, where no test says anything of what they find.
+"""Validation and the checks of a report in one step, where no test says anything of what they find.
 
 They take most of the time of a tiny run or report.
 """
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-SHORT = 2
-"""Steps of each of these attacks."""
+SHORT = 1
+"""Steps of each of these attacks. That they take several is tested where their own figures are."""
 DIRECTIONS = 3
 """Directions in which gradients are checked: with two, any slopes correlate."""
 
@@ -30,7 +30,7 @@ def shorten(set_attribute: Callable[[object, str, int], None] = setattr) -> None
 
 
 def shorten_gradient_attacks(set_attribute: Callable[[object, str, Any], None]) -> None:
-    """Make attacks along gradients take four steps at most, in this process. Their rows keep their names.
+    """Make attacks along gradients take two steps at most, in this process. Their rows keep their names.
 
     Args:
         set_attribute: Sets an attribute of a class, as setattr does.
@@ -40,6 +40,6 @@ def shorten_gradient_attacks(set_attribute: Callable[[object, str, Any], None]) 
     perturb = Attack.perturb
 
     def few_steps(self: Attack, *given: Any) -> Any:
-        return perturb(replace(self, steps=min(self.steps, 4)), *given)
+        return perturb(replace(self, steps=min(self.steps, 2)), *given)
 
     set_attribute(Attack, "perturb", few_steps)

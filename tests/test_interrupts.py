@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.service.server import free_port
 from tests.sgn_serve.server import serve_environment
+from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("benchmarks", "deploy", "docs", "export", "release", "sgn", "sgn_serve", "training")
@@ -189,8 +190,9 @@ def test_ctrl_c_while_the_model_is_tried_is_quiet(tmp_path):
 
 def test_ctrl_c_while_the_workers_start_ends_the_server(tmp_path):
     command = [sys.executable, "-m", "sgn_serve", "--port", str(free_port())]
+    environment = serve_environment(tmp_path, SGN_MODEL=str(save_tiny_graph(tmp_path / "tiny.onnx")))
     with subprocess.Popen(
-        command, cwd=ROOT, env=serve_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         assert server.stdout is not None
         printed = []

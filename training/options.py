@@ -73,6 +73,10 @@ def checked(arguments: argparse.Namespace) -> TrainConfig:
     return config
 
 
+_LONGEST_PART = 255
+"""Bytes that Linux's file systems take for the name of a folder."""
+
+
 def run_folder(name: str | None, config: TrainConfig) -> Path:
     """Return the folder of a run.
 
@@ -81,7 +85,7 @@ def run_folder(name: str | None, config: TrainConfig) -> Path:
         config: The configuration.
 
     Raises:
-        OptionError: The name would lead out of runs/.
+        OptionError: The name would lead out of runs/, is not UTF-8, or has a part that is too long for a folder.
     """
     name = f"{config.arch}-{config.method}-{config.dataset}" if name is None else name
     parts = name.split("/")
@@ -89,6 +93,15 @@ def run_folder(name: str | None, config: TrainConfig) -> Path:
         raise OptionError(
             f"--run {name!r} is no name of a folder in runs/; give one without '..' and without '/' at its ends, "
             f"such as {next((part for part in parts if part.strip('.')), 'first')}"
+        )
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        # TensorBoard and safetensors take no other names.
+        raise OptionError(f"--run {name!r} is not UTF-8; give a name that is") from None
+    if longest > _LONGEST_PART:
+        raise OptionError(
+            f"--run has a part of {longest:,} bytes, too long for the name of a folder; give at most {_LONGEST_PART}"
         )
     return Path("runs", *parts)
 

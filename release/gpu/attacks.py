@@ -17,6 +17,7 @@ from torch import Tensor
 from release.gpu import pictures
 from release.gpu.stage import Run, Skip, main
 from release.gpu.train import PLAIN, SELF_GRADIENT, checkpoint
+from sgn_serve.confidence import interval_95
 from training.attacks import base, gradient_attack
 from training.attacks.auto_attack import GradientStage
 from training.attacks.registry import AnyAttack
@@ -24,7 +25,6 @@ from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate import measuring
-from training.evaluate.report import wilson_interval
 from training.networks.self_gradient import SelfGradientNetwork
 
 EPS = 8 / 255
@@ -159,7 +159,7 @@ def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:
         accuracy[name] = {}
         for row, right in attacked.items():
             if right:
-                low, high = wilson_interval(sum(right), len(right))
+                low, high = interval_95(sum(right), len(right))
                 accuracy[name][row] = {
                     "accuracy": round(sum(right) / len(right), 4),
                     "interval_95": [round(low, 4), round(high, 4)],

@@ -12,6 +12,7 @@ from sgn_serve.http.paths import is_open
 from sgn_serve.refusals import Refusal
 
 MAX_CLIENTS = 10_000
+_LONGEST_WAIT_SECONDS = 86_400
 """Clients that are remembered. Where there are more, those seen longest ago are forgotten, and start anew."""
 
 
@@ -50,7 +51,7 @@ class RateLimit:
         if len(self._buckets) > MAX_CLIENTS:
             self._buckets.popitem(last=False)
         if left < 1:
-            seconds = math.ceil((1 - left) / self._rate)
+            seconds = math.ceil(min((1 - left) / self._rate, _LONGEST_WAIT_SECONDS))
             raise Refusal(
                 "rate_limited", f"more than {self._rate:g} requests a second; try again in {seconds} s", seconds
             )

@@ -117,7 +117,8 @@ def read_graph(path: Path) -> Graph:
         inside = next(iter(sorted(path.glob("*.onnx"))), None)
         raise GraphError(f"{path}: a folder, not a graph; {f'name {inside}' if inside else _FIX}")
     if not path.is_file():
-        raise GraphError(f"{path}: no such file; {_FIX}")
+        found = "a pipe or a device, not a file" if path.exists() else "no such file"
+        raise GraphError(f"{path}: {found}; {_FIX}")
     if path.stat().st_size > MOST_GRAPH_BYTES:
         raise GraphError(f"{path}: larger than 2 GiB, which no ONNX file is; {_FIX}")
     model, sha256 = _parse(path)
@@ -165,7 +166,7 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise GraphError(f"{path}: {error.strerror}") from None
+        raise GraphError(f"{path}: {error.strerror}; {_FIX}") from None
     try:
         model = onnx.load_model_from_string(content)
     except MemoryError:
@@ -286,9 +287,6 @@ def _class_names(names: Any) -> tuple[str, ...]:
         raise ValueError("class_names is no list of texts")
     if not names:
         raise ValueError("no class names")
-    if not all(name.strip() for name in names):
-        empty = next(index for index, name in enumerate(names) if not name.strip())
-        raise ValueError(f"class name {empty} is empty")
     sizes = []
     for index, name in enumerate(names):
         try:

@@ -46,11 +46,16 @@ class Reloader:
         self._slot = slot
         self._lock = asyncio.Lock()
         self._served: tuple[str, ...] | None = None
+        """Fingerprint of the files that are served, None where they may have changed while they were read."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def remember(self, served: tuple[str, ...]) -> None:
-        """Store which files are being served: their fingerprint, taken before they were read."""
-        self._served = served
+    def remember(self, before: tuple[str, ...]) -> None:
+        """Store which files are served, once the predictor is in its slot.
+
+        Args:
+            before: Their fingerprint, taken before they were read.
+        """
+        self._served = before if before[0] == self._slot.predictor.card.graph_sha256 else None
 
     def reload_soon(self) -> None:
         """Reload in a task of its own, for SIGHUP. The log tells the outcome."""
@@ -94,7 +99,9 @@ class Reloader:
         if found == self._served:
             return _outcome(metrics.UNCHANGED, old, old)
         new = await self._start(old.settings)
-        self._served = found
+        # Another file may have come while this one was tried, and another reload for it waits.
+        now = await asyncio.to_thread(fingerprint, path)
+        self._served = now if now[0] == new.card.graph_sha256 and now[1:] == found[1:] else None
         self._slot.put(new)
         self._keep(asyncio.create_task(_retire(old)))
         return _outcome(metrics.SWAPPED, new, old)

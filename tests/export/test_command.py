@@ -150,6 +150,14 @@ def test_the_checkpoint_is_not_replaced_by_its_graph(
     assert own.read_bytes() == checkpoint.read_bytes()
 
 
+@pytest.mark.parametrize("option", ["--onnx", "--torchscript"])
+def test_a_path_that_is_no_utf8(option, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / os.fsdecode(b"m\xff") / "model"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt", str(checkpoint), option, str(target)])
+    assert "is not UTF-8; give a path that is" in capsys.readouterr().err.splitlines()[0]
+
+
 def test_two_formats_with_one_path(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, same = tmp_path / "model", tmp_path / "." / "model"
     with pytest.raises(SystemExit, match="2"):

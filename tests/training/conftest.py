@@ -55,7 +55,7 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_attacks() -> Iterator[None]:
-    """Validation, and a report's curve and slow-down, attack with two steps: see tests/short_attacks.py."""
+    """Validation, and a report's curve and slow-down, attack in one step: see tests/short_attacks.py."""
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch.setattr)
         yield

@@ -34,6 +34,8 @@ def test_mistakes_get_one_line_that_names_the_fix(picture_folder, runs, capsys):
     for name in ("../x", "/tmp/x", "a/../../b", ".", "a//b"):
         error = failure(capsys, arguments(nowhere, name))
         assert f"--run {name!r} is no name of a folder in runs/; give one without '..'" in error
+    assert "is not UTF-8; give a name that is" in failure(capsys, arguments(nowhere, "n\udcff"))
+    assert "--run has a part of 256 bytes, too long" in failure(capsys, arguments(nowhere, "a/" + "\xfc" * 128))
     for option in ("--cutout=9", "--crop-padding=9"):
         error = failure(capsys, arguments(nowhere, "a", "--image-size=8", option))
         assert "9 is more than the 8 pixels of a picture's side; pass a smaller one" in error

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
+from sgn_serve.confidence import interval_95
 from training.attacks.base import AttackOn
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
@@ -56,7 +56,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the accuracy, for pictures drawn from a larger set."""
-        return wilson_interval(self.withstood.count("1"), len(self.withstood))
+        return interval_95(self.withstood.count("1"), len(self.withstood))
 
     @property
     def right(self) -> Tensor:
@@ -201,7 +201,7 @@ class Report:
 
     def headline_interval(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the headline."""
-        return wilson_interval(round(self.headline() * self.pictures()), self.pictures())
+        return interval_95(round(self.headline() * self.pictures()), self.pictures())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON: the figures, and everything that they were made of."""
@@ -379,20 +379,3 @@ def _percent(accuracy: float | None) -> str:
 
 def _rounded(interval: tuple[float, float]) -> list[float]:
     return [round(end, 4) for end in interval]
-
-
-def wilson_interval(right: int, pictures: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share.
-
-    Source: Wilson (1927), as recommended by Brown, Cai and DasGupta (2001) for its coverage near 0 and 1.
-
-    Args:
-        right: Count, 0 <= right <= pictures.
-        pictures: Count, at least 1.
-        confidence: Probability that the interval holds the true share.
-
-    Returns:
-        Lower and upper end, in [0, 1].
-    """
-    interval = binomtest(right, pictures).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)

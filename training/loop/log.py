@@ -4,7 +4,12 @@ import csv
 import io
 from pathlib import Path
 
+from training.common.errors import TrainingError, one_line
 from training.common.files import WriteError, write_atomically
+
+
+class LogError(TrainingError):
+    """A run's log.csv cannot be taken over. The message says what to do."""
 
 
 class EpochLog:
@@ -16,6 +21,7 @@ class EpochLog:
             after logging them left them.
 
     Raises:
+        LogError: There is a log.csv that is none.
         WriteError: run_dir cannot be written to.
     """
 
@@ -34,8 +40,19 @@ class EpochLog:
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            for row in rows:
+                int(row["epoch"])
+                if None in row or None in row.values():
+                    raise ValueError(f"the row of epoch {row['epoch']} has another number of columns")
+        except (ValueError, KeyError, TypeError, csv.Error) as error:  # what files that are no such table lead to
+            raise LogError(
+                f"{self.path}: damaged, or not the log of a run ({one_line(error)}); restore it from a copy, or remove "
+                "it to go on without the rows of the epochs before"
+            ) from None
+        return rows
 
     def add(self, epoch: int, figures: dict[str, float]) -> None:
         """Write an epoch's row.
@@ -49,7 +66,8 @@ class EpochLog:
         """
         self._rows.append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in figures.items()})
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(self._rows[-1]))
+        # Rows of before may have columns that this version does not know.
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows for name in row)))
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self.path, text.getvalue().encode())

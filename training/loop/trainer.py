@@ -42,6 +42,9 @@ from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import synchronised_steps
 
+_OF_A_RUN = ("architecture", "class_names", "image_size", "mean", "std", "method", "seed", "activation", "resize")
+"""Attributes of CheckpointInfo that are the same for every epoch of a run."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -572,11 +575,25 @@ class Trainer:
         """Take over the figures of a checkpoint that is newer than the state.
 
         A run that is killed between saving the two leaves such a checkpoint.
+
+        Raises:
+            TrainerError: The state counts on a checkpoint that is damaged, or another run's.
         """
         try:
             _, info = load_checkpoint(self.checkpoint_path)
-        except CheckpointError:
-            return
+        except CheckpointError as error:
+            if not self.progress.epoch:
+                return
+            raise TrainerError(
+                f"{error}; it holds the epoch that was kept: restore it from a copy, or start again under another --run"
+            ) from None
+        differing = [name for name in _OF_A_RUN if getattr(info, name) != getattr(self.info, name)]
+        if differing or info.history.get("epoch", 0) > self.progress.epoch + 1:
+            what = ", ".join(name.replace("_", " ") for name in differing) or "a later epoch"
+            raise TrainerError(
+                f"{self.checkpoint_path} is not of the run in {self.state_path} ({what}); restore it from a copy, or "
+                "start again under another --run"
+            )
         if info.history.get("epoch", 0) > self.progress.epoch:
             choice, _ = self._choose(info.history)
             self.progress = replace(

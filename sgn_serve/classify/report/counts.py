@@ -1,7 +1,6 @@
 """Count right and wrong answers."""
 
 import csv
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from sgn_serve.classify.formats import format_of
 
 BINS = 20
 """Bins of the histogram, from 0 to 1 bit."""
-_NORMAL_95 = 1.959963984540054
 
 
 @dataclass
@@ -112,21 +110,6 @@ def read_truth(path: Path) -> dict[str, str]:
     if not labels:
         raise ClassifyError(f"{path}: it has no rows; give a path and a label in each")
     return labels
-
-
-def interval_95(right: int, pictures: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share.
-
-    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference (1927).
-
-    Args:
-        right: Pictures that are right.
-        pictures: All pictures, 1 or more.
-    """
-    share, z2 = right / pictures, _NORMAL_95**2
-    middle = (share + z2 / (2 * pictures)) / (1 + z2 / pictures)
-    half = _NORMAL_95 / (1 + z2 / pictures) * math.sqrt(share * (1 - share) / pictures + z2 / (4 * pictures**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _rows(answers: Path) -> Iterator[tuple[str, str | None, float | None, str | None]]:

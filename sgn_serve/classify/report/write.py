@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from sgn_serve.classify.formats import write_whole
-from sgn_serve.classify.report.counts import BINS, Counts, count_answers, interval_95
+from sgn_serve.classify.report.counts import BINS, Counts, count_answers
 from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
+from sgn_serve.confidence import interval_95
 
 _WORST = 20
 """Most frequent mistakes that the page lists."""

@@ -46,6 +46,13 @@ def test_whoever_comes_back_when_told_is_let_in():
     assert limited.ask() == 0
 
 
+@pytest.mark.parametrize("rate", [1e-6, 1e-300, 1e-320])
+def test_the_wait_is_a_day_at_most(rate):
+    limited = Limited(rate=rate)
+    assert limited.let_in(6) == 5
+    assert limited.ask() == 86_400
+
+
 def test_clients_do_not_share():
     limited = Limited()
     limited.let_in(9)

@@ -119,7 +119,6 @@ def test_foreign_files_are_refused_in_one_line(tmp_path):
         {"image_size": 8},
         {"image_size": ["a", "b"]},
         {"class_names": []},
-        {"class_names": ["a", " "]},
         {"class_names": None},
     ],
 )

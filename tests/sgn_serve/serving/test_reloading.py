@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import httpx
 import psutil
@@ -20,7 +22,7 @@ from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint
-from sgn_serve.serving.trial import Tried
+from sgn_serve.serving.trial import Tried, try_model_beside
 from sgn_serve.settings import Settings
 from sgn_serve.telemetry import metrics
 from tests.sgn_serve.asking import classify
@@ -32,6 +34,7 @@ from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 WORKERS = 2
+COLOURS = ("red", "blue", "green")
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -272,8 +275,9 @@ def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(
     before = reload_counts()
 
     async def start():
-        reloader.remember(fingerprint(model))
+        found = fingerprint(model)
         serving.put(Predictor(read_graph(model), settings))
+        reloader.remember(found)
         if names:
             save_tiny_graph(model, class_names=names)
         await reloader.catch_up()
@@ -285,6 +289,46 @@ def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(
     assert asyncio.run(start()) == ("rot" if counted == "swapped" else "red")
     after = reload_counts()
     assert {name for name in after if after[name] != before[name]} == ({counted} if counted else set())
+
+
+@pytest.mark.parametrize("before", ["another model", "no model", "a folder"])
+def test_what_a_file_held_before_it_was_tried_is_not_what_is_served(tmp_path, monkeypatch, before):
+    """A deployment that another one follows at once, and that is then put back."""
+    red, blue, green = (save_tiny_graph(tmp_path / f"{name}.onnx", class_names=(name, "b", "c")) for name in COLOURS)
+    model = tmp_path / "served.onnx"
+    shutil.copy(red, model)
+    serving = PredictorSlot()
+    reloader = Reloader(serving)
+    tried = try_model_beside
+
+    def put(what):
+        model.rmdir() if model.is_dir() else model.unlink(missing_ok=True)
+        if what == "a folder":
+            model.mkdir()
+        elif what != "no model":
+            shutil.copy(green if what == "the next model" else blue, model)
+
+    async def replaced(settings):
+        put("the next model")
+        return await tried(settings)
+
+    async def deploy():
+        serving.put(Predictor(read_graph(model), Settings(model_path=model)))
+        reloader.remember(fingerprint(model))
+        put(before)
+        monkeypatch.setattr(reloading, "try_model_beside", replaced)
+        assert (await reloader.reload()).outcome == "swapped"
+        assert serving.predictor.description.class_names[0] == "green"
+        monkeypatch.setattr(reloading, "try_model_beside", tried)
+        assert (await reloader.reload()).outcome == "unchanged"
+        put(before)
+        with nullcontext() if before == "another model" else pytest.raises(Refusal):
+            await reloader.reload()
+        assert serving.predictor.description.class_names[0] == ("blue" if before == "another model" else "green")
+        await asyncio.sleep(0.1)  # the old ones leave
+        await serving.predictor.stop()
+
+    asyncio.run(deploy())
 
 
 START = """
@@ -327,7 +371,7 @@ def test_what_never_ends_is_no_graph_and_is_not_read(tmp_path):
     with large.open("wb") as file:
         file.truncate((2 << 30) + 1)
     assert fingerprint(pipe) == fingerprint(large) == ("", "", "")
-    with pytest.raises(GraphError, match="no such file"):
+    with pytest.raises(GraphError, match="a pipe or a device, not a file"):
         read_graph(pipe)
     with pytest.raises(GraphError, match="larger than 2 GiB"):
         read_graph(large)

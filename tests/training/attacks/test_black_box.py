@@ -1,5 +1,6 @@
 import torch
 
+from sgn_serve.confidence import interval_95
 from training.attacks import gradient_attack
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.gradient_attack import Attack
@@ -7,7 +8,7 @@ from training.attacks.projected_gradient import best_of_restarts, margin
 from training.attacks.rows import CLEAN, RowFilter, RowId
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Report, wilson_interval
+from training.evaluate.report import Report
 
 EPS = 8 / 255
 
@@ -87,7 +88,7 @@ def test_costly_attacks_run_on_what_earlier_ones_left():
 
 def test_wilson_interval_of_known_counts():
     # Newcombe (1998), table I: 81 of 263 and 0 of 20.
-    low, high = wilson_interval(81, 263)
+    low, high = interval_95(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    low, high = wilson_interval(0, 20)
+    low, high = interval_95(0, 20)
     assert (round(low, 4), round(high, 4)) == (0.0, 0.1611)

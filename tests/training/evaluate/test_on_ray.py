@@ -19,8 +19,9 @@ from torch import nn
 from sgn_serve import ray_cluster
 from sgn_serve.ray_cluster import Cluster, RayError
 from tests.local_ray import local_cluster
+from tests.short_attacks import shorten
 from tests.training import checkpoints
-from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task
+from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task, short_task
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowId
@@ -49,13 +50,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 @pytest.fixture(scope="module")
 def judging(picture_folder, tmp_path_factory):
-    """Runs the command on a tiny network, and returns its status."""
+    """Runs the command on a tiny network, with short checks here, and returns its status."""
     checkpoint = checkpoints.save_untrained(tmp_path_factory.mktemp("tiny"), checkpoints.tiny_info())
 
     def judge(report: Path, *more: str) -> int:
-        attacks = ["--attacks", "fgsm", "pgd-2", "pgd-10", "apgd-ce", "noise", "--beta", "20"]
+        attacks = ["--attacks", "fgsm", "pgd-2", "pgd-10", "--beta", "20"]
         given = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=24", "--eps=0.002"]
-        return main([*given, *attacks, "--threads=1", "--batch-size=4", f"--report={report}", *more])
+        with pytest.MonkeyPatch.context() as patch:
+            shorten(patch.setattr)
+            return main([*given, *attacks, "--threads=1", "--batch-size=4", f"--report={report}", *more])
 
     return judge
 
@@ -130,6 +133,7 @@ def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, who
 @with_ray
 @pytest.mark.parametrize("begun_on_ray", [True, False])
 def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module, "run_task", short_task)
     on_ray = [f"--ray={cluster[0]}"]
     counts = {"here": 0, "there": 0}
     interrupted_at = 15  # clean accuracy is twelve batches
@@ -270,7 +274,7 @@ def test_what_is_sent_is_attacked_as_what_is_here(memory_format):
     images = torch.rand(6, 3, 8, 8).to(memory_format=memory_format)
     trial = Trial(network, images, network(images).argmax(dim=1), 8 / 255, seed=3, batch_size=4)
     context = Context(8 / 255, has_block=True, classes=4, transfer=SourceNetwork(other, "other", "0" * 64))
-    attacks = build_attacks(["pgd-3", "transfer-from"], context)
+    attacks = build_attacks(["pgd-3", "apgd-ce", "noise", "transfer-from"], context)
     sent = pack(trial, attacks, graph=None, threads=1, on_gpu=False)
     sent.images.flags.writeable = False  # as in the store of a cluster
     unpacked = Unpacked(sent)

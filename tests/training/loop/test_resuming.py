@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from tests.training.processes import start_training
 from tests.training.tiny_run import arguments, failure, rows
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.command import main
 from training.loop import trainer
 from training.loop.state import TrainerError, load_state
@@ -221,6 +222,27 @@ def test_a_flipped_bit_of_the_state_is_noticed(picture_folder, runs, uninterrupt
     error = failure(capsys, [*argv, "--resume"])
     assert "runs/parts/state.pt: damaged: its " in error
     assert "restore it from a copy, or start again under another --run" in error
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied"])
+def test_a_damaged_checkpoint_is_not_resumed(damage, picture_folder, runs, uninterrupted, capsys):
+    """The state goes on from the last epoch, and the one that was kept is lost."""
+    shutil.copytree(uninterrupted, runs / "parts")
+    path = runs / "parts" / "model.safetensors"
+    os.truncate(path, path.stat().st_size - 100 if damage == "cut" else 0)
+    error = failure(capsys, [*arguments(picture_folder, "parts", *RESUMABLE), "--resume"])
+    assert "runs/parts/model.safetensors" in error
+    assert "it holds the epoch that was kept: restore it from a copy, or start again under another --run" in error
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed(picture_folder, runs, uninterrupted, capsys):
+    shutil.copytree(uninterrupted, runs / "parts")
+    path = runs / "parts" / "model.safetensors"
+    network, info = load_checkpoint(path)
+    for change, what in (({"seed": 5, "method": "pgd"}, "method, seed"), ({"history": {"epoch": 99}}, "a later epoch")):
+        save_checkpoint(path, network.state_dict(), replace(info, **change))
+        error = failure(capsys, [*arguments(picture_folder, "parts", *RESUMABLE), "--resume"])
+        assert f"runs/parts/model.safetensors is not of the run in runs/parts/state.pt ({what}); restore it" in error
 
 
 def same(one: Any, other: Any) -> bool:
