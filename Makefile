@@ -30,6 +30,7 @@ REHEARSE ?=
 # What image is built, and with what.
 IMAGE ?= self-gradient-network:$(RUNTIME)
 RAY_IMAGE ?= self-gradient-network:ray
+RAY_BUILD ?=
 CONTAINER ?= docker
 
 BIN := $(VENV)/bin
@@ -70,7 +71,7 @@ ray-image:
 	rm -rf build/ray-image
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/ray-image .
 	cp constraints.txt build/ray-image
-	$(CONTAINER) build --file deploy/ray/Dockerfile --tag $(RAY_IMAGE) build/ray-image
+	$(CONTAINER) build --file deploy/ray/Dockerfile --tag $(RAY_IMAGE) $(RAY_BUILD) build/ray-image
 
 # A process for each part: in one, compilers and runtimes that never meet in use (AOTInductor, OpenVINO, ONNX Runtime with
 # our kernels, a browser's driver) would share it with the trainings, and once they brought it down.

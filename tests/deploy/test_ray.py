@@ -116,7 +116,8 @@ def test_ray_is_one_version(job: Any, dockerfile: DockerfileParser) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (wanted,) = [Requirement(line).specifier for line in extras["ray"]]
     assert str(wanted) == f"=={cluster(job)['rayVersion']}"
-    assert value(dockerfile, "ARG") == f"RAY={cluster(job)['rayVersion']}"
+    arguments = [item["value"] for item in dockerfile.structure if item["instruction"] == "ARG"]
+    assert arguments[0] == f"RAY={cluster(job)['rayVersion']}"
 
 
 def test_the_image_is_not_root_and_has_the_extras(job: Any, dockerfile: DockerfileParser) -> None:
