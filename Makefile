@@ -41,7 +41,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image ray-image test test-training test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -79,7 +79,8 @@ PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore
 PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
 # Five parts at a time, the longest first: whichever ends takes the next. Tests of the service wait about as long as they
-# compute, so that two cores have room for five. With four, the last ran alone for two minutes. Every line says whose it is.
+# compute, so that two cores have room for five. With fewer or longer parts, the last ran alone for minutes, on one core.
+# Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
@@ -90,11 +91,15 @@ LOGS := build/tests
 test: $(TESTING)
 	@rm -rf $(LOGS); status=0; \
 	$(MAKE) --no-print-directory --keep-going --jobs=5 \
-	  test-service test-training test-export test-hostile test-rest test-benchmarks || status=$$?; \
+	  test-service test-export test-training test-judging test-rest test-hostile test-benchmarks || status=$$?; \
 	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; exit $$status
 
+JUDGING := $(addprefix tests/training/,attacks convert evaluate foreign reproduce)
 test-training:
-	@$(call LANE,tests/training,training)
+	@$(call LANE,tests/training $(addprefix --ignore ,$(JUDGING)),training)
+
+test-judging:
+	@$(call LANE,$(JUDGING),judging)
 
 test-export:
 	@$(call LANE,tests/export,export)
