@@ -22,6 +22,7 @@ from sgn_serve.settings import Settings
 from tests.export.networks import checkpoint_info, randomise
 from tests.needs_timm import NEEDS_TIMM, backbones
 from training.checkpoint import build_model, save_checkpoint
+from training.networks.preact_resnet import PreActResNet18, preact_resnet_18
 from training.networks.self_gradient import SelfGradientNetwork
 
 FAMILIES = {
@@ -44,11 +45,20 @@ def save(folder: Path, architecture: str, image_size: tuple[int, int]) -> tuple[
     return folder / "model.safetensors", network
 
 
+def one_block_a_group(arch: str, num_classes: int) -> PreActResNet18 | None:
+    """Leave out the second block of each group, which is as the first one of all."""
+    network = preact_resnet_18(arch, num_classes)
+    if network is not None:
+        network.blocks = network.blocks[::2]
+    return network
+
+
 @pytest.mark.parametrize("architecture", backbones(*FAMILIES))
 def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture in ONE_OF_EACH:
         timm = pytest.importorskip("timm")
         monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **ONE_OF_EACH[architecture]))
+    monkeypatch.setattr("training.networks.backbones.preact_resnet_18", one_block_a_group)
     image_size = FAMILIES[architecture]
     checkpoint, network = save(tmp_path, architecture, image_size)
     pictures = structured_pictures(4, 3, image_size)

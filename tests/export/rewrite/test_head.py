@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision import models
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from export.rewrite.head import make_constant_gradients_constants
 from export.rewrite.linear_layers import keep_linear_layers
@@ -30,7 +30,8 @@ def pooled_and_flattened() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    return models.resnet18(num_classes=10)
+    """One block a group: the second one has no layer of another kind."""
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
 
 
 @pytest.mark.parametrize("backbone", [pooled_and_flattened, resnet])

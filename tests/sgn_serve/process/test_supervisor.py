@@ -70,10 +70,11 @@ def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings,
 
 
 def test_a_port_that_is_taken_ends_the_server_with_one_line(tmp_path):
+    environment = serve_environment(tmp_path, SGN_MODEL=str(save_tiny_graph(tmp_path / "tiny.onnx")))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(
-            serve_command(port), cwd=ROOT, env=serve_environment(tmp_path), capture_output=True, text=True, timeout=120
+            serve_command(port), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
         )
     assert ended.returncode == 1
     lines = (ended.stdout + ended.stderr).splitlines()
