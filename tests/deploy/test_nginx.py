@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class Upstream:
         # Workers are in a process group of their own; one that was left would answer for the next server's port.
         processes = [*supervisor.children(recursive=True), supervisor]
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # a decoder may end with its worker
+                process.kill()
         self._process.wait()
         psutil.wait_procs(processes, timeout=LIMIT_SECONDS)
 

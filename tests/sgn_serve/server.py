@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ class Server:
     def addresses(self) -> set[str]:
         """Where any of its processes listens, as host:port."""
         supervisor = psutil.Process(self.pid)
-        return {
-            f"{entry.laddr.ip}:{entry.laddr.port}"
-            for process in (supervisor, *supervisor.children(recursive=True))
-            for entry in process.net_connections("tcp")
-            if entry.status == psutil.CONN_LISTEN
-        }
+        found = set()
+        for process in (supervisor, *supervisor.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # a decoder may have ended since
+                found |= {
+                    f"{entry.laddr.ip}:{entry.laddr.port}"
+                    for entry in process.net_connections("tcp")
+                    if entry.status == psutil.CONN_LISTEN
+                }
+        return found
 
     @property
     def port(self) -> str:
