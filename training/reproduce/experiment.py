@@ -166,7 +166,7 @@ class Experiment:
 
     @property
     def log(self) -> Path:
-        """What its programs print where several machines train and judge side by side."""
+        """The file of what its programs print where several machines train and judge side by side."""
         return self.directory.with_name(f"{self.system}.log")
 
     def training_command(self, resume: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a lost worker had is done again, whatever the reason that Ray gives."""
+"""Work of a lost worker is done again, whatever the reason that Ray gives."""
 
 import importlib.util
 from typing import Any

@@ -20,7 +20,7 @@ _CHILD = "training.reproduce.on_ray.child"
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker does with one experiment.
+    """Work on one experiment.
 
     Attributes:
         experiment: The experiment.
