@@ -1,25 +1,24 @@
-"""Attack the trained networks with AutoAttack's two kinds of APGD: block on, block off, and the plain network.
+"""Attack the trained networks with AutoAttack's two kinds of APGD: block on, block off, and the plain networks.
 
 Every batch is attacked in all columns before the next batch. When the time is up, the pictures done so far are
-therefore a sample with a confidence interval.
+therefore a sample with a confidence interval. With the time that is left then, AutoAttack's other two attacks are run
+on what the ResNet-18 still withstands.
 """
 
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from release.gpu import pictures
 from release.gpu.stage import Run, Skip, main
-from release.gpu.train import PLAIN, SELF_GRADIENT, checkpoint
+from release.gpu.train import PLAIN, RESNET_18, SELF_GRADIENT, checkpoint
 from sgn_serve.confidence import interval_95
 from training.attacks import base, gradient_attack
-from training.attacks.auto_attack import GradientStage
+from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import AnyAttack
 from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
@@ -35,6 +34,8 @@ BATCH = (250, 5)
 """Batch size: in a run, in a rehearsal."""
 ITERATIONS = (100, 2)
 """Steps of an attack: in a run, in a rehearsal."""
+QUERIES = (5000, 2)
+"""Queries of Square: in a run, in a rehearsal."""
 END_SECONDS = 3.0
 """Seconds kept for the end of the stage."""
 
@@ -47,11 +48,13 @@ class Column:
         name: Its name in gpu.json.
         model: The network.
         rows: The attacks in order. Each is run on the pictures that withstood those before it.
+        later: The attacks that are run after the rows of all columns, while there is time.
     """
 
     name: str
     model: SelfGradientNetwork
     rows: tuple[AnyAttack, ...]
+    later: tuple[AnyAttack, ...] = ()
 
 
 def attack(run: Run) -> None:
@@ -68,20 +71,27 @@ def attack(run: Run) -> None:
     tf32 = "TF32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
     run.record(eps=EPS, seed=SEED, pictures_wanted=len(labels), convolutions=tf32, data=run.settings.dataset_name)
     withstood: dict[str, dict[str, list[bool]]] = {
-        column.name: {row.id.title: [] for row in column.rows} for column in columns
+        column.name: {row.id.title: [] for row in (*column.rows, *column.later)} for column in columns
     }
-    size, longest = BATCH[run.rehearse], 0.0
-    for start in range(0, len(labels), size):
-        # A batch may take a fifth longer than the one before, because more of its pictures withstand.
-        if start and run.seconds_left() - END_SECONDS < 1.2 * longest:
-            break
-        began = time.monotonic()
-        for column in columns:
-            some = slice(start, start + size)
-            for name, right in cascade(column, images[some], labels[some], size):
-                withstood[column.name][name] += right.tolist()
-                record(run, withstood)
-        longest = max(longest, time.monotonic() - began)
+    left = {column.name: torch.ones(len(labels), dtype=torch.bool) for column in columns}
+    size = BATCH[run.rehearse]
+    for later in (False, True):
+        longest = 0.0
+        for start in range(0, len(labels), size):
+            # A batch may take a fifth longer than the one before, because more of its pictures withstand.
+            if (start or later) and run.seconds_left() - END_SECONDS < 1.2 * longest:
+                return
+            began, some = time.monotonic(), slice(start, start + size)
+            for column in columns:
+                trial = measuring.Trial(column.model, images[some], labels[some], EPS, SEED, size)
+                for row in column.later if later else column.rows:
+                    # A view of the whole, so that it holds what is left for the column's next attack.
+                    standing = left[column.name][some]
+                    if standing.any():
+                        standing[standing.clone()] = measuring.withstood(trial.chosen(standing), row)
+                    withstood[column.name][row.id.title] += standing.tolist()
+                    record(run, withstood)
+            longest = max(longest, time.monotonic() - began)
 
 
 def networks(run: Run, device: torch.device) -> list[Column]:
@@ -91,7 +101,7 @@ def networks(run: Run, device: torch.device) -> list[Column]:
         Skip: No network was trained.
     """
     columns = []
-    for recipe, states in ((SELF_GRADIENT, (True, False)), (PLAIN, (False,))):
+    for recipe, states in ((SELF_GRADIENT, (True, False)), (PLAIN, (False,)), (RESNET_18, (False,))):
         path = checkpoint(run.out, recipe)
         if path.is_file():
             model, _ = load_checkpoint(path)
@@ -99,7 +109,9 @@ def networks(run: Run, device: torch.device) -> list[Column]:
             model.requires_grad_(False)
             for block in states:
                 name = f"{recipe.file}, {base.block_state(block)}" if recipe is SELF_GRADIENT else recipe.file
-                columns.append(Column(name, model, rows(block, ITERATIONS[run.rehearse])))
+                whole = recipe is RESNET_18 and _has_auto_attack()
+                later = rest_of_auto_attack(block, run.rehearse) if whole else ()
+                columns.append(Column(name, model, rows(block, ITERATIONS[run.rehearse]), later))
     if not columns:
         raise Skip("no network was trained")
     return columns
@@ -112,7 +124,7 @@ def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
         block: Whether the network has its block on.
         iterations: Steps of each attack.
     """
-    if importlib.util.find_spec("pyautoattack") is None:
+    if not _has_auto_attack():
         print("pyautoattack is not installed: attacking by PGD and CW instead")
         return (
             gradient_attack.clean_attack(block),
@@ -126,24 +138,14 @@ def rows(block: bool, iterations: int) -> tuple[AnyAttack, ...]:
     )
 
 
-def cascade(column: Column, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[str, Tensor]]:
-    """Run a column's attacks one after the other.
+def rest_of_auto_attack(block: bool, rehearse: bool) -> tuple[AnyAttack, ...]:
+    """Return the attacks of AutoAttack that `rows` leaves out."""
+    iterations, queries = ITERATIONS[rehearse], QUERIES[rehearse]
+    return (GradientStage("fab-t", block=block, iterations=iterations), Square(block=block, queries=queries))
 
-    Args:
-        column: The network and its attacks.
-        images: (N, 3, H, W) float32 in [0, 1].
-        labels: (N).
-        batch_size: Pictures that are attacked at once.
 
-    Yields:
-        The attack's title, and which pictures withstood it and all before it, (N) bool on the CPU.
-    """
-    trial = measuring.Trial(column.model, images, labels, EPS, SEED, batch_size)
-    left = torch.ones(len(labels), dtype=torch.bool)
-    for row in column.rows:
-        if left.any():
-            left[left.clone()] = measuring.withstood(trial.chosen(left), row)
-        yield row.id.title, left.clone()
+def _has_auto_attack() -> bool:
+    return importlib.util.find_spec("pyautoattack") is not None
 
 
 def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:

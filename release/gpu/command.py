@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.provenance import commit
-from release.gpu.plan import PLAN, REHEARSAL, SHORTEST_SECONDS, Stage, choose, limit
+from release.gpu.plan import ALL, PLAN, SHORTEST_SECONDS, Stage, choose, limit, rehearsed
 from release.gpu.record import NAME, Record
-from release.gpu.stage import SKIPPED, Settings
+from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from training.common.errors import TrainingError
@@ -50,7 +50,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="STAGE",
-        help=f"run these alone: {', '.join(stage.name for stage in PLAN)}",
+        help=f"run these alone: {', '.join(stage.name for stage in ALL)}; the default is all but "
+        f"{' and '.join(stage.name for stage in ALL if stage not in PLAN)}",
+    )
+    parser.add_argument(
+        "--core-minutes",
+        type=float,
+        default=CORE_MINUTES,
+        help=f"the recipes' epochs: as many as so many minutes of a core allow (default: {CORE_MINUTES:g})",
     )
     parser.add_argument("--commit", help="git commit to record, if this folder is no git checkout")
     return parser.parse_args(argv)
@@ -61,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     minutes = MINUTES[arguments.rehearse] if arguments.minutes is None else arguments.minutes
     try:
-        stages = choose(REHEARSAL if arguments.rehearse else PLAN, arguments.stages)
+        stages = choose(arguments.stages)
+        stages = rehearsed(stages) if arguments.rehearse else stages
         check(arguments, stages, minutes)
         with tempfile.TemporaryDirectory(prefix="gpu-run-", dir=in_memory(), ignore_cleanup_errors=True) as work:
             settings = Settings(
@@ -70,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 data=str(Path(arguments.data).resolve()) if arguments.data else "",
                 dataset_name=arguments.dataset_name if arguments.data else "generated pictures",
                 rehearse=arguments.rehearse,
+                core_minutes=arguments.core_minutes,
             )
             about = {
                 "command": shlex.join(["python", "-m", "release.gpu", *(sys.argv[1:] if argv is None else argv)]),
@@ -106,8 +115,9 @@ def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float
     Raises:
         TrainingError: An option cannot work; the message names the fix.
     """
-    if minutes <= 0:
-        raise TrainingError(f"--minutes must be above 0, not {minutes:g}")
+    for name, value in (("minutes", minutes), ("core-minutes", arguments.core_minutes)):
+        if not value > 0:
+            raise TrainingError(f"--{name} must be above 0, not {value:g}")
     wanted = any(stage.name == "pictures" for stage in stages)
     if arguments.data is None and wanted and not arguments.rehearse:
         raise TrainingError("there is no --data; name an archive of an image folder, or pass --rehearse for a try")

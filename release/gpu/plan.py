@@ -57,21 +57,35 @@ PLAN = (
     Stage("train-self-gradient", "train", 3600, share=1.0),
     Stage("attacks", "attacks", 3600, reserved=95),
 )
-REHEARSAL = tuple(replace(stage, seconds=90, share=None, reserved=0) for stage in PLAN)
-"""The same stages with tiny work. The limits allow for a busy machine, which may take several times as long."""
+ALL = (
+    *PLAN[:-1],
+    Stage("train-resnet-18", "train", 380),
+    Stage("recipes", "recipes", 3600),
+    PLAN[-1],
+)
+"""PLAN with the stages that run only where they are named."""
 
 
-def choose(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of these names, in the plan's order. Without names, return all stages.
+def rehearsed(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the same stages with the limits of a rehearsal, which allow for a machine that is busy with other work."""
+    return tuple(replace(stage, seconds=90, share=None, reserved=0) for stage in stages)
+
+
+REHEARSAL = rehearsed(PLAN)
+"""The same stages with tiny work."""
+
+
+def choose(names: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages of these names, in the order of ALL. Without names, return PLAN.
 
     Raises:
         TrainingError: A name is unknown; the message lists the known names.
     """
-    known = [stage.name for stage in stages]
+    known = [stage.name for stage in ALL]
     for name in names:
         if name not in known:
             raise TrainingError(f"--stages {name}: no such stage; known are: {', '.join(known)}")
-    return tuple(stage for stage in stages if not names or stage.name in names)
+    return tuple(stage for stage in ALL if stage.name in names) if names else PLAN
 
 
 def limit(stages: Sequence[Stage], index: int, left: float) -> float:

@@ -15,6 +15,8 @@ SKIPPED = 75
 """Exit status of a stage that cannot run on this machine. The last line of its output is the reason."""
 ARCHITECTURES = ("wrn-16-4", "wrn-10-1")
 """Architectures of the trained networks: in a run, in a rehearsal."""
+CORE_MINUTES = 90.0
+"""Default of --core-minutes."""
 
 
 class Skip(Exception):
@@ -31,6 +33,7 @@ class Settings:
         data: Archive of an image folder; "" generates pictures.
         dataset_name: The data's name in the figures.
         rehearse: Whether everything is tiny and on the CPU.
+        core_minutes: Minutes of a core that the recipes' epochs stand for.
     """
 
     out: str
@@ -38,6 +41,7 @@ class Settings:
     data: str
     dataset_name: str
     rehearse: bool
+    core_minutes: float = CORE_MINUTES
 
     def save(self, path: Path) -> None:
         """Write the settings to a JSON file."""

@@ -1,5 +1,8 @@
 """Average a network's weights over the course of training."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -15,13 +18,17 @@ def weight_average(model: nn.Module, decay: float) -> AveragedModel:
         decay: Share of the average that a step keeps.
     """
 
-    def update(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not average.is_floating_point():
-            return current
-        kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        return average.lerp(current, 1 - kept)
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        # `count` is on the device of the tensors. Reading it there would wait for the GPU; the original is on the CPU.
+        del count
+        count = int(average.n_averaged)
+        if averages[0].is_floating_point():
+            kept = min(decay, (1 + count) / (10 + count))
+            torch._foreach_lerp_(list(averages), list(current), 1 - kept)
+        else:
+            torch._foreach_copy_(list(averages), list(current))
 
-    average = AveragedModel(model, avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
     # The copy that it starts from counts as the first network. Without that, the first update would overwrite the copy.
     average.n_averaged.fill_(1)
     return average
