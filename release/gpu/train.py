@@ -86,7 +86,7 @@ RESNET_18 = Recipe(
         "arch": "resnet-18",
         "attack_steps": 2,
         "attack_step_size": 5 / 255,
-        "weight_perturbation": 0.01,
+        "weight_perturbation": 0.005,
         "label_smoothing": 0.1,
         "lr": 0.2,
         "lr_warmup": 0.1,
