@@ -453,6 +453,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "gpu-speed": gpu.speed_table,
     "gpu-training": gpu.training_table,
     "gpu-attacks": gpu.attacks_table,
+    "gpu-resnet": gpu.resnet_table,
+    "gpu-recipes": gpu.recipes_table,
     "service": lambda: service.table(result("service")),
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),

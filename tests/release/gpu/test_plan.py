@@ -1,6 +1,6 @@
 """The order of stages and their limits of time."""
 
-from release.gpu.plan import PLAN, Stage, choose, limit
+from release.gpu.plan import ALL, PLAN, Stage, choose, limit
 
 
 def test_shares_leave_what_later_stages_reserve() -> None:
@@ -26,5 +26,6 @@ def test_nine_minutes_leave_time_to_train_even_if_all_else_takes_its_limit() -> 
 
 
 def test_stages_are_chosen_in_the_order_of_the_plan() -> None:
-    assert [stage.name for stage in choose(PLAN, ["attacks", "peak"])] == ["peak", "attacks"]
-    assert choose(PLAN, []) == PLAN
+    assert [stage.name for stage in choose(["attacks", "recipes", "peak"])] == ["peak", "recipes", "attacks"]
+    assert choose([]) == PLAN
+    assert [stage.name for stage in ALL if stage not in PLAN] == ["train-resnet-18", "recipes"]

@@ -1,0 +1,60 @@
+"""The stages that run only where they are named: a ResNet-18, and recipes side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from release.gpu import pictures, recipes
+from release.gpu.command import main
+from release.gpu.record import NAME
+from release.gpu.stage import Skip
+from release.recipes import RECIPES
+from tests.release.gpu.rehearsals import run_of, settings_in
+
+
+def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack(tmp_path: Path) -> None:
+    stages = ["pictures", "train-resnet-18", "recipes", "attacks"]
+    assert main(["--rehearse", "--out", str(tmp_path), "--stages", *stages]) == 0
+    found = json.loads((tmp_path / NAME).read_text())["stages"]
+    assert list(found) == stages
+    assert all(stage["status"] == "done" for stage in found.values())
+    trained = found["train-resnet-18"]["figures"]
+    assert trained["epochs"] >= 1
+    assert (tmp_path / trained["checkpoint"]).is_file()
+    assert trained["config"]["weight_perturbation"] > 0
+    attacked = found["attacks"]["figures"]["accuracy"]["resnet-18"]
+    assert list(attacked) == ["clean", "APGD-CE", "APGD-T", "FAB-T", "Square"]
+    rows = [row["accuracy"] for row in attacked.values()]
+    assert rows == sorted(rows, reverse=True)
+    assert all(row["pictures"] == 10 for row in attacked.values())
+    compared = found["recipes"]["figures"]["recipes"]
+    assert list(compared) == ["uniform-ema", "n-fgsm-ema"]
+    for recipe in compared.values():
+        assert recipe["epochs_done"] == recipe["epochs"] == 2
+        assert {len(right) for right in recipe["right"].values()} == {recipe["pictures"]} == {10}
+        assert recipe["right"]["APGD-T"].count("1") / 10 == recipe["lowest"] <= recipe["clean"]
+
+
+def test_the_compared_recipes_are_those_of_speedrun() -> None:
+    assert set(recipes.COSTS) <= set(RECIPES)
+    assert min(recipes.COSTS.values()) == recipes.COSTS["uniform-ema"] == 1
+
+
+def test_without_a_gpu_or_pictures_recipes_are_skipped(tmp_path: Path) -> None:
+    run = run_of("recipes", settings_in(tmp_path))
+    with pytest.raises(Skip, match="there are no pictures: see stage pictures"):
+        recipes.work(run)
+    with pytest.raises(Skip, match="no such recipe: fgsm"):
+        recipes.work(run_of("recipes/fgsm", settings_in(tmp_path)))
+
+
+def test_recipes_that_all_fail_are_a_failed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(tmp_path)
+    settings.save(run_of("pictures", settings).work / "settings.json")
+    pictures.prepare(run_of("pictures", settings))
+    monkeypatch.setattr(recipes, "COSTS", {"unknown": 1.0})  # which the recipe's own process does not know
+    run = run_of("recipes", settings)
+    with pytest.raises(SystemExit, match=r"no recipe was trained and judged: unknown: exit status 75; see log\.txt"):
+        recipes.work(run)
+    assert run.figures_of("recipes")["recipes"] == {"unknown": {"problem": "exit status 75; see log.txt"}}
