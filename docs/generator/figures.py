@@ -308,6 +308,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.processor": lambda: str(result("hostile")["processor"]),
     "hostile.commit": lambda: _commits("hostile"),
     "hostile.together commit": lambda: str(result("hostile").get("together_commit", result("hostile")["git_commit"])),
+    "hostile.together cores": lambda: str(result("hostile").get("together_cores", result("hostile")["cores"])),
     "hostile.busy": lambda: str(_hostile_count("hostile", "busy")),
     "hostile.5xx": lambda: str(_hostile_count("hostile", "busy", "faults")),
     "hostile.alone files": lambda: f"{result('hostile/one-at-a-time')['files']:,}",

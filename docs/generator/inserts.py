@@ -459,6 +459,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),
     "hostile-together": lambda: hostile.together_table(result("hostile")),
+    "hostile-profile": lambda: hostile.profile_table(result("hostile")),
     "throughput": lambda: throughput_table(result("throughput")),
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,

@@ -233,14 +233,19 @@ def _fitting(data: bytes, most: int = 10 * 1024 * 1024 - 10_000) -> int:
 
 
 def _worse(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
-    """Return the larger of each figure of two costs, and the sums of their counts."""
+    """Return the larger of each figure of two costs, the sums of their counts, and the profile of the slower one."""
     if one is None:
         return other
     counts = ("faults", "small_refused", "small_failed")
     merged = {name: max(one[name], other[name]) for name in other if name not in ("statuses", *counts)}
+    merged |= {name: max(one, other, key=lambda cost: cost["seconds"])[name] for name in PROFILE}
     statuses = Counter(one["statuses"]) + Counter(other["statuses"])
     sums = {name: one[name] + other[name] for name in counts}
     return merged | sums | {"statuses": dict(sorted(statuses.items()))}
+
+
+PROFILE = ("elapsed", "server_cores", "sender_cores")
+"""Figures of a cost that belong together."""
 
 
 def trim_list(work: Path, counted: Mapping[str, int]) -> None:

@@ -71,12 +71,12 @@ def exact(pids: list[int]) -> float:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return how much time of a core processes have taken so far."""
+    """Return how much time of a core processes have taken so far, with those that they started and that have ended."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -110,6 +110,22 @@ def together_table(result: dict[str, Any]) -> str:
     return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
 
 
+def profile_table(result: dict[str, Any]) -> str:
+    """Return what the cores did during the longest answer of each crowd, as a Markdown table."""
+    kinds = [f"{crowd} requests" for crowd in CROWDS]
+    header = ["format"]
+    for kind in kinds:
+        header += [f"{kind}: longest answer, s", "cores of the server", "cores of the sender"]
+    rows = []
+    for name, row in result["formats"].items():
+        cells = [name]
+        for cost in (row["together"].get(kind, {}) for kind in kinds):
+            for key, form in (("seconds", ".1f"), ("server_cores", ".2f"), ("sender_cores", ".2f")):
+                cells.append(f"{cost[key]:{form}}" if key in cost else "-")
+        rows.append(cells)
+    return markdown.table(header, rows, "l" + "r" * (len(header) - 1))
+
+
 _WORST = (("above_idle", ".0f"), ("small_seconds", ".2f"))
 
 

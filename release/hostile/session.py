@@ -35,6 +35,9 @@ class Cost:
         small_failed: How many of those got another answer, or none.
         faults: How many answers were the server's fault.
         killed: Whether the server was ended because it took more memory than it may.
+        elapsed: Seconds from the first request to the last answer.
+        server_cores: Cores that the server's processes took on average in that time.
+        sender_cores: Cores that the process took that sent the requests.
     """
 
     statuses: dict[str, int]
@@ -46,6 +49,9 @@ class Cost:
     small_failed: int
     faults: int
     killed: bool
+    elapsed: float
+    server_cores: float
+    sender_cores: float
 
 
 class Session:
@@ -111,7 +117,11 @@ class Session:
         self.wait_until_quiet()
         before = self.window().last
         kernel = reset_peaks(tree(self.server.pid))
+        served, sent, began = cpu_seconds(tree(self.server.pid)), time.process_time(), time.monotonic()
         answers = self.send(requests, len(requests), insist)
+        elapsed = time.monotonic() - began
+        sent = time.process_time() - sent
+        served = max(0.0, cpu_seconds(tree(self.server.pid)) - served)
         grown = peaks_since(kernel) / MEGABYTE
         window = self.window()
         statuses: dict[str, int] = {}
@@ -127,6 +137,9 @@ class Session:
             window.small_failed,
             sum(answer.fault for answer in answers),
             window.killed,
+            round(elapsed, 3),
+            round(served / elapsed, 2),
+            round(sent / elapsed, 2),
         )
         return cost, answers
 

@@ -17,7 +17,7 @@ from release.hostile import fuzz, report, session
 from release.hostile.bombs import BOMBS
 from release.hostile.command import build_parser, main
 from release.hostile.observer import exact, peaks_since, reset_peaks, tree, upper_bound
-from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, table, together_table
+from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, profile_table, table, together_table
 from release.hostile.seeds import seeds
 from sgn_serve.pictures.decoding import FORMATS
 from tests.sgn_serve.server import running_server
@@ -264,7 +264,7 @@ def test_memory_that_two_processes_share_counts_once():
 def test_bounds_are_told_by_format() -> None:
     tally = fuzz.Tally(files=3, statuses={"200": 2, "500": 1}, faults=1, above_idle=301.0, small_seconds=1.5)
     tally.fault_recipes.append("500 internal: PNG seed 1")
-    cost = session.Cost({"200": 16}, 10.0, 20.0, 5.1, 0.2, 0, 2, 0, False)
+    cost = session.Cost({"200": 16}, 10.0, 20.0, 5.1, 0.2, 0, 2, 0, False, 5.2, 1.5, 0.4)
     tally.together["16 requests"] = vars(cost)
     lines = exceeded({"formats": {"PNG": vars(tally)}, "named": {}})
     small = "2 small pictures beside it were neither answered nor told when to come back"
@@ -283,8 +283,18 @@ def test_bounds_are_told_by_format() -> None:
     ]
 
 
+def test_the_profile_of_a_crowd_is_that_of_its_longest_answer():
+    slow = vars(session.Cost({"200": 1}, 10.0, 20.0, 5.1, 0.2, 0, 0, 0, False, 5.2, 1.5, 0.4))
+    quick = vars(session.Cost({"200": 1}, 90.0, 20.0, 1.1, 0.2, 0, 0, 0, False, 9.9, 1.9, 0.9))
+    both = fuzz._worse(slow, quick)
+    assert both == fuzz._worse(quick, slow)
+    assert (both["megabytes"], both["elapsed"], both["server_cores"], both["sender_cores"]) == (90.0, 5.2, 1.5, 0.4)
+    tally = fuzz.Tally(together={"128 requests": both})
+    assert "| PNG | 5.1 | 1.50 | 0.40 | - | - | - |" in profile_table({"formats": {"PNG": vars(tally)}})
+
+
 def test_the_named_table_shows_both_versions():
-    cost = vars(session.Cost({"200": 1}, 10.0, 20.0, 5.1, 0.2, 0, 0, 0, False))
+    cost = vars(session.Cost({"200": 1}, 10.0, 20.0, 5.1, 0.2, 0, 0, 0, False, 5.2, 1.5, 0.4))
     ended = cost | {"above_idle": 7000.0, "killed": True}
     sides = {
         "before": {"rows": {"bomb": {"bytes": 49, "alone": cost, "sixteen requests": ended}}},
