@@ -4,6 +4,7 @@ It is quiet on Ctrl-C from its first import on. BentoML is imported once the set
 """
 
 import argparse
+import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ def build_parser(program: str = PROGRAM, *, everything: bool = False) -> Command
     )
     parser.add_argument(
         "--host",
+        type=_host,
         metavar="ADDRESS",
         help="address to listen on; 0.0.0.0 for every network, and then set SGN_API_TOKEN (default: BENTOML_HOST, else "
         "127.0.0.1)",
@@ -76,6 +78,18 @@ def build_parser(program: str = PROGRAM, *, everything: bool = False) -> Command
     parser.add_argument("--help-all", action=_HelpAll, help="show every setting, and end")
     parser.add_argument("bentoml", nargs="*", help=argparse.SUPPRESS)
     return parser
+
+
+def _host(text: str) -> str:
+    if text.lower() == "localhost":
+        return "127.0.0.1"
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address of this machine; give its number, such as 127.0.0.1, or 0.0.0.0 for all"
+        ) from None
+    return text
 
 
 def _port(text: str) -> int:
@@ -96,6 +110,11 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     parsed = vars(build_parser(program).parse_args(ours))
     host, port = parsed.pop("host"), parsed.pop("port")
+    try:
+        host = host or (_host(inherited) if (inherited := os.environ.get("BENTOML_HOST")) else None)
+        port = port or (_port(inherited) if (inherited := os.environ.get("BENTOML_PORT")) else None)
+    except argparse.ArgumentTypeError as error:
+        build_parser(program).error(f"BENTOML_HOST and BENTOML_PORT: {error}")
     handed_on = parsed.pop("bentoml")
     if handed_on:
         build_parser(program).error(f"{handed_on[0]!r} is no option; to serve a graph write --model {handed_on[0]}")

@@ -30,7 +30,7 @@ def end_quietly() -> None:
         return
     try:
         if _is_bentoml_serve(sys.argv):
-            signal.signal(signal.SIGINT, _end_server)
+            end_server_quietly()
         # "-m": as long as Python looks for the module that -m names, which imports its packages
         elif sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])) == CONSOLE_SCRIPT:
             signal.signal(signal.SIGINT, _interrupted)
@@ -57,8 +57,12 @@ class importing:  # noqa: N801 (it is used like a function)
 
 
 def end_server_quietly() -> None:
-    """Have Ctrl-C end this process with status 130 and one line, until the supervisor takes the signal over."""
+    """Have Ctrl-C end this process with status 130 and one line, until the supervisor takes the signals over.
+
+    SIGHUP, which asks a server to look at its model again, changes nothing before it has read one.
+    """
     signal.signal(signal.SIGINT, _end_server)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _is_bentoml_serve(arguments: list[str]) -> bool:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
-from sgn_serve.process.parent import CANNOT_SERVE
+from sgn_serve.process.parent import CANNOT_SERVE, Start
 from sgn_serve.process.signal_thread import take_signals
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.trial import TRIED_VARIABLE, Tried, read_tried_graph, try_model
@@ -61,6 +61,7 @@ class RobustClassifier:
         from sgn_serve.serving.reloading import fingerprint
 
         take_signals()
+        self.begun = Start()
         log_json_lines()
         try:
             settings = current_settings()
@@ -123,6 +124,7 @@ class RobustClassifier:
         limits = ConnectionLimits(settings.receive_seconds, connections, settings.access_log)
         shared = state()
         shared.shutdown.attach(limits, settings.drain_seconds)
+        self.begun.finish()
         try:
             await predictor.start()
         except OSError as error:

@@ -69,6 +69,7 @@ MISTAKES = [
     (["export", f"--ckpt={HERE}", "--onnx=x", "--auto-agreement=x"], "--auto-agreement: expected a number, not 'x'"),
     (["sgn_serve", "--modell=x"], "did you mean --model"),
     (["sgn_serve", "--port=http"], "'http' is not a port"),
+    (["sgn_serve", "--host=example.org"], "'example.org' is not an address of this machine; give its number, such as "),
     (["sgn_serve", "graph.onnx"], "to serve a graph write --model graph.onnx"),
     (["sgn_serve.classify", "photos", "--out=a.csv", "--self-gradient=of"], "did you mean off"),
     (["sgn_serve.classify", "photos", "--out=a.csv", "--chunk=0"], "'0' is not a number of rows; give 1 or more"),

@@ -10,12 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.connections import NEW_CONNECTION, ConnectionLimits
 from sgn_serve.http.uvicorn_internals import RunningServer
-from sgn_serve.process.parent import supervisor_pid
+from sgn_serve.process.parent import CHECK_SECONDS, is_worker, supervisor_pid
 from sgn_serve.refusals import Refusal
 
 _LONGEST_ANSWER_SECONDS = 60
 """A little more than a request may take. Whatever takes longer is cut off when the process ends."""
-_PARENT_CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 1
 
 
@@ -56,7 +55,7 @@ class Shutdown:
 
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
-        if supervisor_pid() is not None:
+        if is_worker():
             self._watch_parent(loop)
 
     def _watch_parent(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,7 +63,7 @@ class Shutdown:
         if supervisor_pid() is None:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            loop.call_later(_PARENT_CHECK_SECONDS, self._watch_parent, loop)
+            loop.call_later(CHECK_SECONDS, self._watch_parent, loop)
 
 
 class CloseConnections:

@@ -5,8 +5,11 @@ a newer one has lost. The rest of the service uses documented parts only: bentom
 add_asgi_middleware, and the method __is_ready__.
 """
 
+import atexit
 import inspect
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -96,7 +99,8 @@ class BentomlArbiter(Arbiter):
 
     It takes commands from nobody else. BentoML gives it two TCP ports of this machine for that, without any password:
     whoever has an account there could start programs as the server's user. And a port that is chosen so may be the
-    server's own.
+    server's own. Plugins, such as that of `bentoml serve --reload`, are processes of their own. They get sockets in a
+    folder that this user alone may enter.
 
     Args:
         watchers: Circus's watchers, each of which keeps a number of workers running.
@@ -114,8 +118,12 @@ class BentomlArbiter(Arbiter):
         *arguments: Any,
         **options: Any,
     ) -> None:
-        endpoints = {name: f"inproc://{name}-{id(self)}" for name in ENDPOINTS}
+        folder = tempfile.mkdtemp(prefix="sgn-") if options.get("plugins") else ""
+        where = f"ipc://{folder}/" if folder else "inproc://"
+        endpoints = {name: f"{where}{name}-{id(self)}" for name in ENDPOINTS}
         super().__init__(watchers, *arguments, **{**options, **endpoints, "check_delay": check_seconds})
+        if folder:
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
         def after_reap(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> None:
             after_exit(watcher, process_pid, exit_code)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sgn_serve.graph_format import file_sha256
+from sgn_serve.process.cores import usable_cores
 from sgn_serve.refusals import ServingError
 from sgn_serve.settings import Settings
 
@@ -247,8 +248,11 @@ class _Trial:
 
 
 def _too_slow(settings: Settings) -> str:
+    cores = usable_cores()
+    crowded = f"lower SGN_THREADS, of which there are more than the {cores} cores, "
     return (
         f"{settings.model_path}: it does not answer within {settings.trial_seconds:g} s, as its first pictures should; "
+        f"{crowded if settings.threads > cores else ''}"
         "raise SGN_TRIAL_SECONDS if it is slow, or export it again if it loops for ever"
     )
 

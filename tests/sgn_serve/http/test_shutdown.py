@@ -5,14 +5,15 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import httpx
 import psutil
 import pytest
 
+from benchmarks.service.server import end, free_port
 from tests.sgn_serve.hammer import RED, Hammer
-from tests.sgn_serve.server import START_LIMIT_SECONDS, running_server
+from tests.sgn_serve.server import ROOT, START_LIMIT_SECONDS, running_server, serve_command, serve_environment
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 DRAIN_SECONDS = 1.5
@@ -122,3 +123,29 @@ def test_a_worker_does_not_outlive_its_supervisor(tmp_path):
         supervisor.kill()
         _, alive = psutil.wait_procs(workers, timeout=20)
         assert alive == [], "it would hold the port for ever"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_still_starts_does_not_outlive_its_supervisor_either(tmp_path, workers):
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    options = f"services.RobustClassifier.workers={workers}"
+    environment = serve_environment(tmp_path, SGN_MODEL=str(model), BENTOML_CONFIG_OPTIONS=options)
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(serve_command(free_port()), cwd=ROOT, env=environment, stdout=output, stderr=output)
+    started: list[psutil.Process] = []
+    try:
+        supervisor = psutil.Process(server.pid)
+        while "the page to try the network on" not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.01)
+        started = supervisor.children(recursive=True)
+        assert len(started) >= workers
+        supervisor.kill()
+        _, alive = psutil.wait_procs(started, timeout=60)
+        assert alive == [], log.read_text()
+    finally:
+        end(server)
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

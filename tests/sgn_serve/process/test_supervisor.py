@@ -1,17 +1,27 @@
 """Workers that die: replaced within seconds, in a container too; but not where nothing can be served any more."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from benchmarks.service.server import end, free_port
 from tests.sgn_serve.hammer import Hammer
-from tests.sgn_serve.server import ROOT, running_server, serve_command, serve_environment
+from tests.sgn_serve.server import (
+    ROOT,
+    Server,
+    running_server,
+    serve_command,
+    serve_environment,
+    wait_until_ready,
+)
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 BACK_SECONDS = 10
@@ -81,3 +91,47 @@ def test_a_port_that_is_taken_ends_the_server_with_one_line(tmp_path):
     told = [line for line in lines if not line.startswith("{") or json.loads(line)["level"] == "ERROR"]
     assert len(told) == 1, told
     assert told[0] == f"error: the port of 127.0.0.1:{port} is in use: make serve PORT=3001, or another --port"
+
+
+def test_a_server_in_development_starts_its_worker_again_when_the_code_changes(tmp_path):
+    """BentoML's --reload watches the code in a process of its own, which commands the supervisor.
+
+    A SIGHUP that comes before there is a worker, such as that of a deployment, changes nothing.
+    """
+    code = tmp_path / "code"
+    shutil.copytree(ROOT / "sgn_serve", code / "sgn_serve", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "bentofile.yaml", code)
+    home = tmp_path / "home"
+    home.mkdir()
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    port = free_port()
+    environment = serve_environment(home, SGN_MODEL=str(model)) | {"PYTHONPATH": str(code), "TMPDIR": str(tmp_path)}
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*serve_command(port), "--reload"], cwd=code, env=environment, stdout=output, stderr=output
+        )
+    try:
+        while not ignores(process.pid, signal.SIGHUP):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        folder = next(path for path in tmp_path.glob("sgn-*") if path.is_dir())
+        assert folder.stat().st_mode & 0o077 == 0, "whoever reaches its sockets may start programs"
+        assert Server(f"http://127.0.0.1:{port}", log, process.pid).addresses() == {f"127.0.0.1:{port}"}
+        before = {child.pid for child in psutil.Process(process.pid).children()}
+        with (code / "sgn_serve" / "check.py").open("a") as file:
+            file.write("# changed\n")
+        deadline = time.monotonic() + 60
+        while before <= {child.pid for child in psutil.Process(process.pid).children()}:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+    finally:
+        end(process)
+    assert not folder.exists()
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigIgn:")[1].split()[0], 16) >> (number - 1) & 1)
