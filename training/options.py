@@ -118,6 +118,12 @@ def check_run(folder: Path, *, resume: bool) -> None:
     """
     state = folder / "state.pt"
     if resume:
+        model = folder / "model.safetensors"
+        if not state.is_file() and model.is_file():
+            raise PathError(
+                f"{state}: no such file, so there is nothing to resume; restore it from a copy, or give another --run "
+                f"and --init-from {model}"
+            )
         if not state.is_file():
             raise PathError(f"{state}: no such file, so there is nothing to resume; leave --resume away to start")
         return

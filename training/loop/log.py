@@ -21,7 +21,7 @@ class EpochLog:
             after logging them left them.
 
     Raises:
-        LogError: There is a log.csv that is none.
+        LogError: There is a log.csv that is none, or that lacks an epoch after its first.
         WriteError: run_dir cannot be written to.
     """
 
@@ -30,29 +30,49 @@ class EpochLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run_dir / "log.csv"
-        self._rows = [row for row in self._read() if int(row["epoch"]) < first_epoch]
+        self._rows = [row for row in self._read(first_epoch - 1) if int(row["epoch"]) < first_epoch]
         self._folder = run_dir / "tensorboard"
         try:
             self._events = SummaryWriter(str(self._folder), purge_step=first_epoch)
         except OSError as error:
             raise WriteError.of(self._folder, error) from None
 
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
+    def _read(self, done: int) -> list[dict[str, str]]:
+        """Return the rows. They may begin later than with epoch 1, where somebody removed the log of the epochs before.
+
+        Args:
+            done: The last epoch that there must be a row of.
+        """
+        if not self.path.exists():
             return []
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file, strict=True))
+            before = None
             for row in rows:
-                int(row["epoch"])
+                epoch = int(row["epoch"])
                 if None in row or None in row.values():
-                    raise ValueError(f"the row of epoch {row['epoch']} has another number of columns")
-        except (ValueError, KeyError, TypeError, csv.Error) as error:  # what files that are no such table lead to
-            raise LogError(
-                f"{self.path}: damaged, or not the log of a run ({one_line(error)}); restore it from a copy, or remove "
-                "it to go on without the rows of the epochs before"
-            ) from None
+                    raise ValueError(f"the row of epoch {epoch} has another number of columns")
+                if epoch < 1 or epoch != (before or epoch - 1) + 1:
+                    raise ValueError(f"the row of epoch {epoch} comes after that of epoch {before or 0}")
+                for value in row.values():
+                    float(value or 0)  # it has no figure for a column of another version
+                before = epoch
+            if (before or 0) < done:
+                raise ValueError(f"it lacks epoch {done}")
+        except OSError as error:
+            raise LogError(f"{self.path} cannot be read: {error.strerror}; move it away") from None
+        except KeyError:
+            raise self._damaged("its first line names no column epoch") from None
+        except (ValueError, TypeError, csv.Error) as error:  # what files that are no such table lead to
+            raise self._damaged(one_line(error)) from None
         return rows
+
+    def _damaged(self, reason: str) -> LogError:
+        return LogError(
+            f"{self.path}: damaged, or not the log of this run ({reason}); restore it from a copy, or remove it to go "
+            "on without the rows of the epochs before"
+        )
 
     def add(self, epoch: int, figures: dict[str, float]) -> None:
         """Write an epoch's row.

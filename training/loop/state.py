@@ -97,7 +97,9 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
         wanted |= {"perturbations"} if saved.attack_start == "prior" else set()
         missing = (wanted - state.keys()) | ({"class_names", "pictures", "mean"} - state.get("data", _DATA).keys())
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
-        raise TrainerError(f"{path}: not a saved training state ({one_line(error)}); {fix}") from None
+        # The second sentence of PyTorch's refusal tells how to load any file, which runs whatever it says.
+        reason = one_line(error).partition(". ")[0]
+        raise TrainerError(f"{path}: not a saved training state ({reason}); {fix}") from None
     if missing:
         raise TrainerError(f"{path}: a training state without its {' and '.join(sorted(missing))}; {fix}")
     return state, saved

@@ -19,6 +19,7 @@ from training.checkpoint import (
     not_finite,
     save_checkpoint,
 )
+from training.common.command_line import OptionError
 from training.common.devices import MIB, gib, peak_memory
 from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
@@ -33,7 +34,14 @@ from training.loop.perturbations import PerturbationStore
 from training.loop.progress_bar import ProgressBar, passes_counted
 from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
 from training.loop.start import on_device, read_start, saved_normalisation, take_over
-from training.loop.state import Progress, TrainerError, describe_pictures, differing_pictures, save_state
+from training.loop.state import (
+    Progress,
+    TrainerError,
+    describe_pictures,
+    differing_pictures,
+    differing_settings,
+    save_state,
+)
 from training.loop.time_left import TimeLeft, Work
 from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.loop.weight_average import weight_average
@@ -394,9 +402,12 @@ class Trainer:
 
     def _choose(self, figures: dict[str, Any]) -> tuple[EpochChoice, bool]:
         """Return the updated choice and whether to keep an epoch with these figures."""
-        # Standard training is not meant to withstand attacks.
-        lowest = "val_clean" if self.config.method == "standard" else "val_lowest"
-        return self._choice.after(figures[lowest], figures["val_clean"], self.validation.attacked)
+        return self._choice.after(figures[self._chosen_by], figures["val_clean"], self.validation.attacked)
+
+    @property
+    def _chosen_by(self) -> str:
+        """The figure that chooses the kept epoch. Standard training is not meant to withstand attacks."""
+        return "val_clean" if self.config.method == "standard" else "val_lowest"
 
     def _train_epoch(self, epoch: int, bar: ProgressBar) -> dict[str, float]:
         """Train one epoch and return its figures. The end of a time budget cuts it short."""
@@ -571,6 +582,20 @@ class Trainer:
             self.progress, finished=False, lengthened=(*self.progress.lengthened, (self.progress.epoch, before))
         )
 
+    def _differing_history(self, info: CheckpointInfo) -> list[str]:
+        """Return what tells a checkpoint from that of the kept epoch; nothing for one that is newer than the state."""
+        try:
+            then = TrainConfig.from_dict({**info.recipe, "epochs": self.config.epochs})  # a run may be lengthened
+        except OptionError:
+            return ["its options"]
+        if differing := differing_settings(then, self.config):
+            return [differing]
+        if not self.progress.epoch or info.history.get("epoch", 0) > self.progress.epoch:
+            return []
+        kept = (self._choice.kept_lowest, self._choice.kept_clean)
+        found = (info.history.get(self._chosen_by), info.history.get("val_clean"))
+        return [] if found == kept else ["an epoch that is not the kept one"]
+
     def _take_over_best(self) -> None:
         """Take over the figures of a checkpoint that is newer than the state.
 
@@ -584,17 +609,21 @@ class Trainer:
         except CheckpointError as error:
             if not self.progress.epoch:
                 return
+            reason = str(error).partition("; ")[0]
             raise TrainerError(
-                f"{error}; it holds the epoch that was kept: restore it from a copy, or start again under another --run"
+                f"{reason}; it holds the epoch that was kept: restore it from a copy, or start again under another "
+                "--run"
             ) from None
+        epoch = info.history.get("epoch", 0)
         differing = [name for name in _OF_A_RUN if getattr(info, name) != getattr(self.info, name)]
-        if differing or info.history.get("epoch", 0) > self.progress.epoch + 1:
+        differing += [] if differing else self._differing_history(info)
+        if differing or epoch > self.progress.epoch + 1:
             what = ", ".join(name.replace("_", " ") for name in differing) or "a later epoch"
             raise TrainerError(
                 f"{self.checkpoint_path} is not of the run in {self.state_path} ({what}); restore it from a copy, or "
                 "start again under another --run"
             )
-        if info.history.get("epoch", 0) > self.progress.epoch:
+        if epoch > self.progress.epoch:
             choice, _ = self._choose(info.history)
             self.progress = replace(
                 self.progress,

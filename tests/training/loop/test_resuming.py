@@ -239,10 +239,24 @@ def test_the_checkpoint_of_another_run_is_not_resumed(picture_folder, runs, unin
     shutil.copytree(uninterrupted, runs / "parts")
     path = runs / "parts" / "model.safetensors"
     network, info = load_checkpoint(path)
-    for change, what in (({"seed": 5, "method": "pgd"}, "method, seed"), ({"history": {"epoch": 99}}, "a later epoch")):
+    earlier = {**info.history, "epoch": 1, "val_clean": info.history["val_clean"] / 2}
+    for change, what in (
+        ({"seed": 5, "method": "pgd"}, "method, seed"),
+        ({"history": {"epoch": 99}}, "a later epoch"),
+        ({"history": earlier}, "an epoch that is not the kept one"),
+        ({"recipe": {**info.recipe, "lr": 0.5}}, f"lr (was 0.5, now {info.recipe['lr']:g})"),
+        ({"recipe": {}}, "its options"),
+    ):
         save_checkpoint(path, network.state_dict(), replace(info, **change))
         error = failure(capsys, [*arguments(picture_folder, "parts", *RESUMABLE), "--resume"])
         assert f"runs/parts/model.safetensors is not of the run in runs/parts/state.pt ({what}); restore it" in error
+
+
+def test_a_run_whose_state_is_gone_tells_how_its_network_is_used(picture_folder, runs, uninterrupted, capsys):
+    shutil.copytree(uninterrupted, runs / "parts")
+    (runs / "parts" / "state.pt").unlink()
+    error = failure(capsys, [*arguments(picture_folder, "parts", *RESUMABLE), "--resume"])
+    assert "give another --run and --init-from runs/parts/model.safetensors" in error
 
 
 def same(one: Any, other: Any) -> bool:
