@@ -180,10 +180,10 @@ def check_answers(
         )
     if not logits.is_floating_point():
         raise JudgeError(f"the module answers in {_name(logits.dtype)}, not with logits: return them before argmax")
-    bad = int((~logits.isfinite().all(dim=1)).sum())
-    if bad:
+    finite = logits.isfinite().all(dim=1)
+    if not finite.any():  # a single picture's are a finding of the report, wherever it stands
         raise JudgeError(
-            f"the module's logits are NaN or infinite for {bad} of {len(some)} pictures: check its weights"
+            f"the module's logits are NaN or infinite for each of the first {len(some)} pictures: check its weights"
         )
     classes = logits.shape[1]
     if class_names and len(class_names) != classes:
@@ -195,7 +195,7 @@ def check_answers(
         raise JudgeError(
             f"a label is {int(trial.labels.max())}, but the module answers for {classes} classes, 0 to {classes - 1}"
         )
-    _check_no_probabilities(logits)
+    _check_no_probabilities(logits[finite])
     _check_gradient(trial.model, some[:2])
     return logits
 

@@ -355,7 +355,7 @@ class _Around(nn.Module):
         (lambda logits: logits[:, :1], r"with \(16, 1\)"),
         (lambda logits: logits[:-1], r"with \(15, 10\)"),
         (lambda logits: (1000 * logits).long(), "in int64, not with logits"),
-        (lambda logits: logits / 0, "NaN or infinite for 16 of 16 pictures"),
+        (lambda logits: logits / 0, "NaN or infinite for each of the first 16 pictures"),
         (lambda logits: logits.detach(), "no gradient of the logits reaches the pictures"),
         (lambda logits: logits.detach().requires_grad_(), "no gradient of the logits reaches the pictures"),
         (lambda logits: logits[:, :5], "a label is [5-9], but the module answers for 5 classes, 0 to 4"),
@@ -368,6 +368,17 @@ def test_answers_that_are_no_logits(module, after, message):
     with pytest.raises(JudgeError, match=message) as caught:
         judge(_Around(module, after), images, labels, progress=False)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [0, 15])
+def test_one_picture_without_a_finite_answer_is_a_finding_wherever_it_stands(place, module):
+    images, labels = some_pictures(module)
+    images = (255 * images).round() / 255
+    images[place, 0, 0, 0] = 0.5
+    judged = judge(_OffTheGrid(module), images, labels, attacks="fgsm", batch_size=4, progress=False)
+    assert judged.rows["clean"].not_finite == 1
+    assert judged.rows["clean"].withstood[place] == "0"
+    assert " finite answers: 0.0625, raised above 0" in str(judged)
 
 
 def test_a_dict_with_logits_is_taken(module):
