@@ -140,8 +140,15 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return hosts
 
 
-def _root_path(path: str) -> str:
-    if path and not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
+def parse_prefix(path: str) -> str:
+    """Return the prefix of paths that a text names, without a slash at its end.
+
+    In links, nothing in it means anything else, and nothing leads upwards.
+
+    Raises:
+        ValueError: The text is neither empty nor such a prefix.
+    """
+    if not re.fullmatch(r"((/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8})?/?", path):
         raise ValueError("no path")
     return path.rstrip("/")
 
@@ -203,7 +210,7 @@ Networks = Annotated[
 ]
 RootPath = Annotated[
     str,
-    AfterValidator(_root_path),
+    AfterValidator(parse_prefix),
     Accepts("a path of letters, digits and ._~- such as /classifier"),
 ]
 Hosts = Annotated[
