@@ -121,6 +121,23 @@ def test_an_odd_value_is_taken_or_refused_in_one_line(variable, value):
         assert "\n" not in repr(settings)
 
 
+@pytest.mark.parametrize("code", [0x20, 0xA0, 0xAD, 0x200D, 0x202F, 0x3000, 0xFEFF, 0x1F3FD])
+def test_a_path_may_have_every_character_of_a_name(tmp_path, code):
+    """Such as U+202F in macOS's names of screenshots, and U+200D in emoji."""
+    path = tmp_path / f"a{chr(code)}b.onnx"
+    path.touch()
+    assert Settings.from_environment({"SGN_MODEL": str(path)}).model_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(0, "control"), (9, "control"), (0x1B, "control"), (0x85, "control"), (0x2028, "line"), (0x2029, "paragraph")],
+)
+def test_a_path_of_several_lines_or_that_controls_a_terminal_is_refused(code, kind):
+    with pytest.raises(SettingsError, match=f"SGN_MODEL=.* cannot be used: the path has U\\+{code:04X}, a {kind} "):
+        Settings.from_environment({"SGN_MODEL": f"a{chr(code)}b.onnx"})
+
+
 def test_the_formats_are_those_that_are_installed_unless_told(monkeypatch):
     settings = Settings.from_environment({"SGN_FORMATS": "tga, png"})
     assert settings.formats == ("PNG", "TGA"), "a format without a signature is tried last"
