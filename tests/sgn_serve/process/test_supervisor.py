@@ -140,6 +140,25 @@ def ignores(pid: int, number: signal.Signals) -> bool:
     return bool(int(status.split("SigIgn:")[1].split()[0], 16) >> (number - 1) & 1)
 
 
+def test_a_worker_that_may_not_open_enough_files_ends_the_server(tmp_path):
+    """It would be started for ever: no later try may open more."""
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    environment = serve_environment(tmp_path, SGN_MODEL=str(model), SGN_DECODERS="64")
+    ended = subprocess.run(
+        ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *serve_command(free_port())],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert ended.returncode == 1, lines
+    told = [line for line in lines if not line.startswith("{") or json.loads(line)["level"] == "ERROR"]
+    assert len(told) == 1, told
+    assert "this worker cannot start: [Errno 24] Too many open files" in told[0]
+
+
 @pytest.mark.parametrize(("taken", "other"), [(3000, 3001), (3001, 3002), (3002, 3001)])
 def test_the_port_that_is_named_instead_of_a_taken_one_is_another(taken, other):
     supervisor = Supervisor.__new__(Supervisor)
