@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ ENGINES = (AUTO_ENGINE, ONNX_RUNTIME, OPENVINO)
 
 FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
+_IN_NO_PATH = {"Cc": "control character", "Zl": "line separator", "Zp": "paragraph separator"}
+"""Categories of Unicode whose characters would divide a line of the log, or control a terminal."""
+
 
 @dataclass(frozen=True)
 class Accepts:
@@ -36,8 +40,8 @@ class Default:
     text: str
 
 
-class LackingError(ValueError):
-    """A value that this installation cannot use. The message says what is missing."""
+class UnusableError(ValueError):
+    """A value that cannot be used, for a reason that the texts which are taken do not tell. The message says it."""
 
 
 def parse_flag(text: str) -> bool:
@@ -140,17 +144,28 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return hosts
 
 
-def _root_path(path: str) -> str:
-    if path and not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}/?", path):
+def parse_prefix(path: str) -> str:
+    """Return the prefix of paths that a text names, without a slash at its end.
+
+    In links, nothing in it means anything else, and nothing leads upwards.
+
+    Raises:
+        ValueError: The text is neither empty nor such a prefix.
+    """
+    if not re.fullmatch(r"((/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8})?/?", path):
         raise ValueError("no path")
     return path.rstrip("/")
 
 
 def _file_path(path: Path) -> Path:
     str(path).encode()  # raises a ValueError for what is no UTF-8
+    for character in str(path):
+        kind = _IN_NO_PATH.get(unicodedata.category(character))
+        if kind is not None:
+            raise UnusableError(f"the path has U+{ord(character):04X}, a {kind}")
     longest = max(len(os.fsencode(part)) for part in (*path.parts, ""))
-    if not str(path).isprintable() or longest > 255 or len(os.fsencode(path)) > 4095:
-        raise ValueError("no path that a system takes, or one of several lines")
+    if longest > 255 or len(os.fsencode(path)) > 4095:
+        raise ValueError("no path that a system takes")
     return path
 
 
@@ -164,7 +179,7 @@ def _formats(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         reason = lacking(name)
         if reason is not None:
-            raise LackingError(f"{name} cannot be read here: {reason}")
+            raise UnusableError(f"{name} cannot be read here: {reason}")
     return tuple(name for name in KNOWN if name in names)  # they are tried in this order
 
 
@@ -203,7 +218,7 @@ Networks = Annotated[
 ]
 RootPath = Annotated[
     str,
-    AfterValidator(_root_path),
+    AfterValidator(parse_prefix),
     Accepts("a path of letters, digits and ._~- such as /classifier"),
 ]
 Hosts = Annotated[

@@ -26,13 +26,13 @@ from sgn_serve.setting_types import (
     Flag,
     Formats,
     Hosts,
-    LackingError,
     Networks,
     Number,
     Origins,
     Providers,
     RootPath,
     Tokens,
+    UnusableError,
     UrlName,
     WholeNumber,
 )
@@ -297,7 +297,7 @@ class Settings(BaseSettings):
         value = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
         shown = f"{variable}={value!r}" if field.repr else variable  # a secret is not told
         reason = error.get("ctx", {}).get("error")
-        if isinstance(reason, LackingError):
+        if isinstance(reason, UnusableError):
             raise SettingsError(f"{shown} cannot be used: {reason}")
         raise SettingsError(f"{shown} cannot be used: expected {_accepts(field)}")
 

@@ -1,14 +1,11 @@
 """Serve behind a proxy that puts the service under a path of its own, such as https://example.org/classifier/."""
 
-import re
-
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgn_serve.http.proxies import TrustedProxies
+from sgn_serve.setting_types import parse_prefix
 
-_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]{1,64}){1,8}")
-"""Prefixes that are accepted: in links, nothing in them means anything else, and nothing leads upwards."""
 _HEADER = b"x-forwarded-prefix"
 _PREFIX = "self_gradient.prefix"
 
@@ -52,8 +49,10 @@ class TakePrefix:
         said = [value for name, value in scope["headers"] if name == _HEADER]
         if len(said) != 1 or not self._proxies.sent(scope):
             return None
-        prefix = said[0].decode("latin-1").rstrip("/")
-        return prefix if not prefix or _PATH.fullmatch(prefix) else None
+        try:
+            return parse_prefix(said[0].decode("latin-1"))
+        except ValueError:
+            return None
 
 
 def prefix_of(scope: Scope) -> str:

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sgn_serve.http.paths import is_open
 from sgn_serve.refusals import Refusal
 
-MAX_CLIENTS = 10_000
 _LONGEST_WAIT_SECONDS = 86_400
+MAX_CLIENTS = 10_000
 """Clients that are remembered. Where there are more, those seen longest ago are forgotten, and start anew."""
 
 

@@ -149,6 +149,10 @@ class BentomlArbiter(Arbiter):
         """Return the addresses to listen on, as host:port, separated by commas."""
         return ", ".join(f"{listener.host}:{listener.port}" for listener in self.sockets.values())
 
+    def has_port(self, port: int) -> bool:
+        """Return whether a port is one of those to listen on."""
+        return any(listener.port == port for listener in self.sockets.values())
+
     def page_address(self, path: str) -> str:
         """Return the URL of a path of the first address that is listened on, as a browser on this machine takes it."""
         listener = next(iter(self.sockets.values()))

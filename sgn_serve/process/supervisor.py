@@ -24,6 +24,8 @@ logger = logging.getLogger("bentoml.sgn_serve")
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 30.0
 _BUSY_SECONDS = 0.05
+_OTHER_PORTS = (3001, 3002)
+"""Ports to name where one is taken: the second where that is the first."""
 _PORT_REFUSED = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 """Errors of bind: the port is taken, the address is of another machine, or the port is reserved for root."""
 
@@ -84,7 +86,8 @@ class Supervisor(BentomlArbiter):
                 f"{self.addresses()} is no address of this machine; choose another with --host, as in --host 127.0.0.1"
             )
         if error.errno == errno.EADDRINUSE:
-            return f"the port of {self.addresses()} is in use: make serve PORT=3001, or another --port"
+            other = _OTHER_PORTS[self.has_port(_OTHER_PORTS[0])]
+            return f"the port of {self.addresses()} is in use: make serve PORT={other}, or another --port"
         return f"{self.addresses()}: {(error.strerror or str(error)).lower()}; choose another with --port"
 
     def stop(self) -> None:

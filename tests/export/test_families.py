@@ -33,6 +33,11 @@ FAMILIES = {
 }
 ONE_OF_EACH: dict[str, dict[str, Any]] = {"timm:test_convnext": {"depths": (1, 1, 1, 1)}, "timm:test_vit": {"depth": 1}}
 """Options that leave out layers equal to others, which show nothing new and take the most time."""
+PARTS = {
+    "preact-resnet-18": "one block a group",
+    "timm:test_convnext": "one block a stage",
+    "timm:test_vit": "one layer",
+}
 TRACED_ANEW = ("timm:test_efficientnet", "timm:test_vit")
 """Families with an operator that torch.onnx.export replaces by others. The rest is traced once."""
 
@@ -53,7 +58,7 @@ def one_block_a_group(arch: str, num_classes: int) -> PreActResNet18 | None:
     return network
 
 
-@pytest.mark.parametrize("architecture", backbones(*FAMILIES))
+@pytest.mark.parametrize("architecture", backbones(*FAMILIES, parts=PARTS))
 def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture in ONE_OF_EACH:
         timm = pytest.importorskip("timm")

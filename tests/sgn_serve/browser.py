@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
@@ -71,7 +72,14 @@ class Watched:
 
 @contextmanager
 def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Watched]:
-    """Open a new page; any complaint fails the test. url: the server. options: see Browser.new_context."""
+    """Open a new page; any complaint fails the test.
+
+    Args:
+        browser: The browser.
+        url: The server, with the prefix of its paths where it has one. Requests for anything else are complained of.
+        options: See Browser.new_context.
+    """
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     context = browser.new_context(base_url=url, **options)
     context.add_init_script(_NOTE_FORMS)
     page = context.new_page()
@@ -83,7 +91,7 @@ def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Watched
             watched.complaints.append(message.text)
 
     def on_request(request: Request) -> None:
-        if not request.url.startswith((f"{url}/", f"blob:{url}/", "data:")):
+        if not request.url.startswith((f"{url}/", f"blob:{origin}/", "data:")):
             watched.elsewhere.append(request.url)
 
     page.on("console", on_console)

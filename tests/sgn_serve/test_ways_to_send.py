@@ -12,40 +12,55 @@ from PIL.PngImagePlugin import PngInfo
 
 from sgn_serve.api import form
 from tests.sgn_serve.asking import FORM, RED, check_error, classify
-from tests.sgn_serve.forms import IMAGE_HEADER, JSON, PACKED, multipart
+from tests.sgn_serve.forms import JSON, PACKED, multipart
 from tests.sgn_serve.sample_pictures import encode, noise
 
 BASE64 = base64.b64encode(RED).decode()
-SENT: dict[str, dict[str, Any]] = {
+SENT_BARE: dict[str, dict[str, Any]] = {
     "bare": {"content": RED, "headers": {"content-type": "image/png"}},
     "bare of another type": {"content": RED, "headers": {"content-type": "IMAGE/JPEG; q=1"}},
     "curl --data-binary": {"content": RED, "headers": {"content-type": "application/x-www-form-urlencoded"}},
     "octets": {"content": RED, "headers": {"content-type": "application/octet-stream"}},
     "no content type": {"content": RED},
-    "JSON": {"json": {"image": BASE64}},
-    "JSON without padding": {"json": {"image": BASE64.rstrip("=")}},
-    "JSON in lines": {"json": {"image": base64.encodebytes(RED).decode()}},
-    "JSON for URLs": {"json": {"image": base64.urlsafe_b64encode(RED).decode()}},
-    "a data URL with parameters": {"json": {"image": "data:image/png;charset=utf-8;name=x.png;base64," + BASE64}},
-    "a data URL": {"json": {"image": "data:image/png;base64," + BASE64, "top_k": None}},
-    "no file name": {"files": {"image": (None, RED)}},
-    "an empty file name": {"files": {"image": ("", RED)}},
-    "filename*": {
-        "content": multipart(("Content-Disposition: form-data; name=image; filename*=UTF-8''%C3%A4.png", RED)),
-        "headers": {"content-type": FORM},
-    },
     "packed": {"content": gzip.compress(RED), "headers": PACKED},
     "packed in two members": {"content": gzip.compress(RED[:50]) + gzip.compress(RED[50:]), "headers": PACKED},
-    "a packed form": {
-        "content": gzip.compress(multipart((IMAGE_HEADER, RED))),
-        "headers": {"content-type": FORM, "content-encoding": "x-gzip"},
-    },
-    "packed JSON": {
-        "content": gzip.compress(json.dumps({"image": BASE64}).encode()),
-        "headers": {**JSON, "content-encoding": "GZIP"},
-    },
     "encoded as it is": {"content": RED, "headers": {"content-type": "image/png", "content-encoding": "identity"}},
 }
+
+
+def sent_in_field(field: str) -> dict[str, dict[str, Any]]:
+    """Return the ways to send one picture in a field of a form or of JSON."""
+    form = {"content-type": FORM}
+    in_json = json.dumps({field: BASE64}).encode()
+    return {
+        "JSON": {"json": {field: BASE64}},
+        "JSON without padding": {"json": {field: BASE64.rstrip("=")}},
+        "JSON in lines": {"json": {field: base64.encodebytes(RED).decode()}},
+        "JSON for URLs": {"json": {field: base64.urlsafe_b64encode(RED).decode()}},
+        "a data URL with parameters": {"json": {field: "data:image/png;charset=utf-8;name=x.png;base64," + BASE64}},
+        "a data URL": {"json": {field: "data:image/png;base64," + BASE64, "top_k": None}},
+        "no file name": {"files": {field: (None, RED)}},
+        "an empty file name": {"files": {field: ("", RED)}},
+        "filename*": {"content": a_form(field, "; filename*=UTF-8''%C3%A4.png"), "headers": form},
+        "a packed form": {
+            "content": gzip.compress(a_form(field, "; filename=x.png")),
+            "headers": {**form, "content-encoding": "x-gzip"},
+        },
+        "a packed form without a file name": {
+            "content": gzip.compress(a_form(field)),
+            "headers": {**form, "content-encoding": "gzip"},
+        },
+        "packed JSON": {"content": gzip.compress(in_json), "headers": {**JSON, "content-encoding": "GZIP"}},
+    }
+
+
+def a_form(field: str, rest: str = "", pictures: int = 1) -> bytes:
+    """Return a form of red pictures. rest: further parameters of each part's header."""
+    return multipart(*[(f"Content-Disposition: form-data; name={field}{rest}", RED)] * pictures)
+
+
+SENT = SENT_BARE | sent_in_field("image")
+SENT_TO_BATCH = SENT_BARE | sent_in_field("images")
 
 
 @pytest.mark.parametrize("name", SENT)
@@ -58,10 +73,31 @@ def test_a_picture_is_taken_however_it_is_sent(app_client, name):
     assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
     seen = app_client.post("/preprocess", **SENT[name])
     assert (seen.status_code, seen.headers["content-type"]) == (200, "image/png")
-    if "files" not in SENT[name] and "multipart" not in str(SENT[name]) and "json" not in str(SENT[name]):
-        assert app_client.post("/classify_batch", **SENT[name]).json()["predictions"] == [wanted]
+    batch = app_client.post("/classify_batch", **SENT_TO_BATCH[name])
+    assert batch.status_code == 200, batch.text
+    assert batch.json()["predictions"] == [wanted]
+    if name in SENT_BARE:
         one = app_client.post("/classify?top_k=1&self_gradient=off", **SENT[name]).json()
         assert (len(one["top_k"]), one["self_gradient"]) == (1, False)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (a_form("images", "; filename=x.png", pictures=3), FORM),
+        (a_form("images", pictures=3), FORM),
+        (a_form("images", "; filename*=UTF-8''%C3%A4.png", pictures=3), FORM),
+        (json.dumps({"images": [BASE64] * 3}).encode(), JSON["content-type"]),
+    ],
+    ids=["file names", "no file names", "filename*", "JSON"],
+)
+def test_several_pictures_are_taken_however_they_are_sent(app_client, content, kind, packed):
+    headers = {"content-type": kind, **({"content-encoding": "gzip"} if packed else {})}
+    sent = gzip.compress(content) if packed else content
+    answer = app_client.post("/classify_batch", content=sent, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"] == [classify(app_client)] * 3
 
 
 def test_json_carries_options_and_several_pictures(app_client):

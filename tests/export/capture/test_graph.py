@@ -63,8 +63,8 @@ def test_any_backbone(varied: tuple[Passes, fx.GraphModule]) -> None:
     assert compare(*varied, IMAGE_SIZE).passed
 
 
-def test_torchvision_resnet() -> None:
-    """One block a group: the second one has no layer of another kind."""
+def test_torchvisions_resnet_of_one_block_a_group() -> None:
+    """The second block of each group has no layer of another kind."""
     from torchvision.models.resnet import BasicBlock, ResNet
 
     assert verification_of(network_around(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10))).passed

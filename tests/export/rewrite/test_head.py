@@ -29,12 +29,12 @@ def pooled_and_flattened() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(5))
 
 
-def resnet() -> nn.Module:
-    """One block a group: the second one has no layer of another kind."""
+def resnet_of_one_block_a_group() -> nn.Module:
+    """The second block of each group has no layer of another kind."""
     return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
 
 
-@pytest.mark.parametrize("backbone", [pooled_and_flattened, resnet])
+@pytest.mark.parametrize("backbone", [pooled_and_flattened, resnet_of_one_block_a_group])
 def test_the_way_back_through_flatten_is_a_constant_too(backbone: Callable[[], nn.Module]) -> None:
     graph = captured(backbone(), (32, 32))
     keep_linear_layers(graph)

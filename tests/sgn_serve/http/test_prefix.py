@@ -77,5 +77,6 @@ def test_what_is_no_path_is_not_believed(prefix):
 
 def test_the_setting():
     assert Settings.from_environment({"SGN_ROOT_PATH": "/a/b/"}).root_path == "/a/b"
+    assert Settings.from_environment({"SGN_ROOT_PATH": "/"}).root_path == ""
     assert seen(root_path="/a") == ("/model", "/a")
     assert seen("/a/model", root_path="/a") == ("/model", "/a")

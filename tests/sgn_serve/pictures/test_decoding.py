@@ -304,6 +304,35 @@ def test_a_picture_that_is_cut_anywhere_is_refused_or_whole(picture, file_format
         assert np.array_equal(decoded, wanted), f"the first {length} of {len(whole)} bytes"
 
 
+def with_divided_tile(whole: bytes, place: int, parts: int) -> tuple[bytes, int]:
+    """Divide a JPEG 2000 codestream's only tile into two parts, and return where the second one starts.
+
+    Args:
+        whole: The codestream, whose tile has one part.
+        place: The bytes of the tile's content in the first part.
+        parts: The number of parts that the headers of both tell: 2, or 0, which leaves it open.
+    """
+    at, end = whole.index(b"\xff\x90\0\x0a"), len(whole) - 2
+    content = whole[at + 14 : end]
+    first, second = (
+        struct.pack(">HHHLBB", 0xFF90, 10, 0, 14 + len(part), number, parts) + b"\xff\x93" + part
+        for number, part in enumerate((content[:place], content[place:]))
+    )
+    return whole[:at] + first + second + whole[end:], at + len(first)
+
+
+@pytest.mark.skipif("JPEG2000" not in decoding.FORMATS, reason="Pillow has no OpenJPEG here")
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_jpeg_2000_without_a_part_of_its_tile_is_refused_whether_the_parts_are_counted_or_not(parts):
+    whole = encode(Image.fromarray(noise(14, 11)), "JPEG2000", no_jp2=True)
+    wanted = decode(whole, SIZE, LIMIT)
+    for place in range(1, 200):  # OpenJPEG takes the first part for the whole at some of these
+        divided, second = with_divided_tile(whole, place, parts)
+        assert np.array_equal(decode(divided, SIZE, LIMIT), wanted)
+        with pytest.raises(DamagedImage):
+            decode(divided[:second], SIZE, LIMIT)
+
+
 @pytest.mark.parametrize("file_format", decoding.FORMATS)
 def test_damaged_files_raise_nothing_but_image_errors(file_format):
     rng = random.Random(0)

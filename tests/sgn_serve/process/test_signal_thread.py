@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sgn_serve.process.signal_thread import NUMBERS
+from tests.sgn_serve.server import ROOT, serve_environment
+from tests.sgn_serve.tiny_graph import save_tiny_graph
+
 PROGRAM = """
 import os, signal, subprocess, sys, threading, time
 from sgn_serve.process.signal_thread import NUMBERS, take_signals
@@ -66,3 +70,35 @@ def test_every_signal_does_what_its_handler_says(name, way):
     )
     expected = (-signal.Signals[name], "") if way == "default" else (0, "went on\n")
     assert (done.returncode, done.stdout) == expected, done.stderr
+
+
+WORKER = """
+import asyncio, os, re, threading
+from pathlib import Path
+from sgn_serve import service
+from sgn_serve.serving import predictor  # its libraries start threads that do not run the network
+
+async def start(worker):
+    await worker.start()
+    waiting = {str(thread.native_id) for thread in threading.enumerate() if thread.name == "signals"}
+    assert len(waiting) == 1
+    for thread in {str(os.getpid())} | {*os.listdir("/proc/self/task")} - before - waiting:
+        print(re.search(r"SigBlk:\\s*(\\w+)", Path(f"/proc/self/task/{thread}/status").read_text())[1])
+    await worker.stop()
+
+before = {*os.listdir("/proc/self/task")}
+asyncio.run(start(service.RobustClassifier.inner()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells which signals a thread blocks")
+def test_no_thread_that_runs_the_network_is_interrupted_by_a_signal(tmp_path):
+    settings = {"SGN_MODEL": str(save_tiny_graph(tmp_path / "tiny.onnx")), "SGN_THREADS": "4"}
+    environment = serve_environment(tmp_path, **settings)
+    started = subprocess.run(
+        [sys.executable, "-c", WORKER], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    masks = [int(line, 16) for line in started.stdout.split()]
+    assert len(masks) > 3, started.stderr
+    for mask in masks:
+        assert all(mask >> (number - 1) & 1 for number in NUMBERS)

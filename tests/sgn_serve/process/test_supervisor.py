@@ -1,5 +1,6 @@
 """Workers that die: replaced within seconds, in a container too; but not where nothing can be served any more."""
 
+import errno
 import json
 import shutil
 import signal
@@ -7,12 +8,14 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
 
 from benchmarks.service.server import end, free_port
+from sgn_serve.process.supervisor import Supervisor
 from tests.sgn_serve.hammer import Hammer
 from tests.sgn_serve.server import (
     ROOT,
@@ -135,3 +138,30 @@ def test_a_server_in_development_starts_its_worker_again_when_the_code_changes(t
 def ignores(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(status.split("SigIgn:")[1].split()[0], 16) >> (number - 1) & 1)
+
+
+def test_a_worker_that_may_not_open_enough_files_ends_the_server(tmp_path):
+    """It would be started for ever: no later try may open more."""
+    model = save_tiny_graph(tmp_path / "tiny.onnx")
+    environment = serve_environment(tmp_path, SGN_MODEL=str(model), SGN_DECODERS="64")
+    ended = subprocess.run(
+        ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *serve_command(free_port())],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert ended.returncode == 1, lines
+    told = [line for line in lines if not line.startswith("{") or json.loads(line)["level"] == "ERROR"]
+    assert len(told) == 1, told
+    assert "this worker cannot start: [Errno 24] Too many open files" in told[0]
+
+
+@pytest.mark.parametrize(("taken", "other"), [(3000, 3001), (3001, 3002), (3002, 3001)])
+def test_the_port_that_is_named_instead_of_a_taken_one_is_another(taken, other):
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor.sockets = {"http": SimpleNamespace(host="127.0.0.1", port=taken)}
+    told = supervisor._refused(OSError(errno.EADDRINUSE, "taken"))
+    assert told == f"the port of 127.0.0.1:{taken} is in use: make serve PORT={other}, or another --port"

@@ -179,9 +179,8 @@ def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloada
     assert "Traceback" not in reloadable.server.log.read_text()
 
 
-def test_requests_go_on_while_a_model_loops_in_its_trial(tmp_path):
+def test_requests_go_on_while_a_model_loops_in_its_trial_and_a_good_one_follows_at_once(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    good = model.read_bytes()
     environment = {"SGN_MODEL": str(model), "SGN_TRIAL_SECONDS": "1", "SGN_API_TOKEN": TOKEN}
     with application_client(Settings.from_environment(environment)) as client, ThreadPoolExecutor(1) as pool:
         client.headers.update(AUTHORIZED)
@@ -198,8 +197,9 @@ def test_requests_go_on_while_a_model_loops_in_its_trial(tmp_path):
         assert BAD_GRAPHS["endless loop"][1] in refused.json()["error"]["message"]
         assert "\n" not in refused.json()["error"]["message"]
         assert client.get("/model").json()["graph_sha256"] == served
-        model.write_bytes(good)
-        assert client.post("/admin/reload").json()["outcome"] == "unchanged"
+        save_tiny_graph(model, class_names=("rot", "gruen", "blau"))
+        assert client.post("/admin/reload").json()["outcome"] == "swapped"
+        assert classify(client)["label"] == "rot"
 
 
 def test_new_figures_beside_the_model_are_read_too(reloadable):

@@ -69,6 +69,17 @@ def bare_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
+def behind_url(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A model behind a prefix: the setting's, or another one that a proxy says."""
+    home = tmp_path_factory.mktemp("behind")
+    model = save_tiny_graph(home / "behind.onnx")
+    save_tiny_examples(model, (8, 8), {"block-on": "this model, block on"})
+    settings = {"SGN_ROOT_PATH": "/behind/it", "SGN_TRUSTED_PROXIES": "127.0.0.1"}
+    with application_server(SGN_MODEL=str(model), SGN_THREADS="1", **settings) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
 def bundled_figures(browser: Browser, bundled_server: Server) -> set[str]:
     """Every figure that the page shows of the bundled model's measurements and examples, as it writes them."""
     with watched_page(browser, bundled_server.url) as watched:
@@ -113,6 +124,23 @@ def test_nothing_of_the_bundled_model_is_shown(browser, request, name, bundled_f
         assert said & bundled_figures <= own, said & bundled_figures
         for word in BUNDLED_NAMES:
             assert word not in page.locator("body").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "headers"), [("/behind/it", {}), ("/taken/off", {"x-forwarded-prefix": "/taken/off"})]
+)
+def test_the_page_behind_a_prefix_asks_under_it_alone(browser, behind_url, paths, prefix, headers):
+    """That it asks nowhere else is checked by watched_page."""
+    with watched_page(browser, f"{behind_url}{prefix}", extra_http_headers=headers) as watched:
+        watched.page.goto(f"{behind_url}{prefix}/ui")
+        settled(watched.page)
+        for name in CLASS_NAMES:  # the examples
+            check(watched.page, name)
+            assert name in verdicts(watched.page).values()
+        upload(watched.page, paths["broad"])
+        assert "red" in verdicts(watched.page).values()
+        expect(watched.page.get_by_role("img", name="Heat map of the self-gradient")).to_be_visible()
+        assert len(watched.sent()) > len(CLASS_NAMES)
 
 
 def test_a_model_without_a_block_has_no_switch_and_no_heat_map(browser, plain_url):

@@ -206,16 +206,20 @@ def test_the_precision_changes_the_loss_by_rounding_alone():
     assert one == pytest.approx(other.item(), rel=0.02)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", [*PRECISIONS, "float64"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, precision):
-    """Autocast's cache of cast weights once hid the move, wholly or from one of the two passes."""
+    """Autocast's cache of cast weights once hid the move, wholly or from one of the two passes.
+
+    In float32, rounding switches a ReLU on some processors. That moves the gradient by up to two percent as a whole,
+    and single elements of it by more. So these are compared in float64 and in bf16 alone.
+    """
     gamma = 0.05
     autocast = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": precision == "bf16"}
     model = network_for(configured({"method": method}))
     torch.manual_seed(1)
     images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0])
-    if precision == "float32":  # in float64, because rounding switches a ReLU on some processors
+    if precision == "float64":
         model, images = model.double(), images.double()
     method_with_it = build_method(configured({"method": method, "attack_steps": 1, "weight_perturbation": gamma}))
     assert isinstance(method_with_it, WeightPerturbation)
@@ -237,8 +241,15 @@ def test_the_weights_of_a_perturbed_loss_are_moved_by_all_of_gamma(method, preci
     step.backward()
     assert step.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
     assert step.loss > unmoved + 0.01
-    for one, other in zip(model.parameters(), moved.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=0.02, atol=1e-4)
+    found, wanted = (
+        [value.grad for value in network.parameters() if value.grad is not None] for network in (model, moved)
+    )
+    assert len(found) == len([*model.parameters()])
+    if precision == "float32":
+        whole, whole_wanted = (torch.cat([value.flatten() for value in values]) for values in (found, wanted))
+        assert (whole - whole_wanted).norm() < 0.1 * whole_wanted.norm()
+    else:
+        torch.testing.assert_close(found, wanted, rtol=0.02, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", OF_THE_PICTURES)
