@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from sgn_serve.ray_cluster import RayOptions, fitting_size
 from training.common.errors import TrainingError
 from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
+from training.loop.run_lock import HANDED_OUT
 from training.reproduce.experiment import Experiment
+from training.reproduce.on_ray.claim import claimed
 from training.reproduce.on_ray.logs import Logs
 from training.reproduce.on_ray.place import Place, fault_of, place_here
 
@@ -46,7 +48,7 @@ class LoggedExperiment(Experiment):
             log.flush()
             return subprocess.run(
                 [sys.executable, "-m", _CHILD, str(os.getpid()), *arguments[1:]],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1", HANDED_OUT: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -95,7 +97,9 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
         judged: Whether they are judged too.
 
     Raises:
-        OnRayError: The cluster cannot be used, or an experiment fails. What is done stays.
+        OnRayError: The cluster cannot be used, another command has an experiment, or one fails. What is done stays.
+        WriteError: The folder of the runs cannot be written to.
+        MachineError: --data-root cannot be read here.
     """
     with connected(options.address) as cluster, place_here(experiments[0].source.data_root) as place:
         machines = cluster.machines()
@@ -110,7 +114,10 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
         task = task_of(run_experiment, size.cores, size.gpus)
         fix = "give more --ray-cores, so that a machine has fewer workers, or use machines with more memory"
         words = Words(_name, fix, _show)
-        with closing(Tasks[Work](cluster, lambda work: task.remote(place, work), words)) as tasks:
+        with (
+            claimed(experiments),
+            closing(Tasks[Work](cluster, lambda work: task.remote(place, work), words)) as tasks,
+        ):
             _work_off(works, tasks, size.workers)
 
 
