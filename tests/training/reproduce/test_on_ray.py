@@ -1,13 +1,16 @@
 """A table that is made on a Ray cluster is that of one process, whatever happens to its workers."""
 
+import fcntl
 import importlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +18,16 @@ import torch
 from safetensors.torch import load_file
 
 from sgn_serve.ray_cluster import RayError
-from tests.local_ray import local_cluster
+from tests.local_ray import local_cluster, wait_until, workers
 from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke
 from training.common.errors import TrainingError
 from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
 from training.evaluate.on_ray import subject
+from training.loop.run_lock import LOCK, Owner
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.on_ray import runner as runner_module
+from training.reproduce.on_ray.claim import claimed
 from training.reproduce.on_ray.logs import Logs
 from training.reproduce.on_ray.place import Place, fault_of, place_here
 from training.reproduce.on_ray.runner import Answer, Work
@@ -43,7 +48,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 def test_a_table_on_two_workers_is_that_of_one_process(
     cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
 ):
-    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on."""
+    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on.
+
+    Another machine has left the lock of a run by then.
+    """
     address, folder = cluster
     budget = BUDGETS["smoke"]
     monkeypatch.setitem(BUDGETS, "smoke", replace(budget, flags=(*budget.flags, "--epochs=2")))
@@ -65,18 +73,20 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     def interrupt(self):
         look(self)
         if programs(name):
+            assert workers(address)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(Logs, "look", interrupt)
         assert smoke("table1", *on_ray) == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command continues\n")
-    while programs(name):
-        os.sched_yield()  # they end with their workers
+    wait_until(lambda: not workers(address), "Ctrl-C ends the workers")
+    wait_until(lambda: not programs(name), "the programs of the workers end with them")
     assert not list(Path("runs").glob(".on-ray*"))
 
     (folder / KILL).touch()
-    assert smoke("table1", *on_ray) == 0
+    with left_on_another_machine(Path("runs/reproduce/smoke/cifar10/pgd")):
+        assert smoke("table1", *on_ray) == 0
     assert not (folder / KILL).exists()
     told = capsys.readouterr()
     assert told.out.startswith("| accuracy, % |  | clean |")
@@ -97,6 +107,18 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert smoke("table1", *data) == 0
     assert [command[1] for command in in_this_process] == ["training.evaluate"] * 2, "it goes on without Ray"
     assert rows() == expected
+
+
+@contextmanager
+def left_on_another_machine(run: Path) -> Iterator[None]:
+    """Leave a run as a worker on another machine does that is killed: the file server still holds its lock."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner = Owner(7, "another", "the boot of another", "2026-01-02T03:04:05+00:00", handed_out=True)
+        file.write(json.dumps(asdict(owner)))
+        file.flush()
+        yield
 
 
 def rows() -> list[dict]:
@@ -244,6 +266,19 @@ def test_a_failed_experiment_ends_the_run_with_its_machine(tmp_path, monkeypatch
     tasks = Instant({"pgd": TrainingError("training reproduce/smoke/cifar10/pgd failed")})
     with pytest.raises(OnRayError, match=r"^node7: training reproduce/smoke/cifar10/pgd failed$"):
         runner_module._work_off(works(tmp_path), tasks, 2)  # type: ignore[arg-type]
+
+
+def test_a_second_command_for_the_same_systems_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    standard, pgd, bilateral = (work.experiment for work in works(tmp_path))
+    with claimed([standard, pgd, pgd]):
+        with claimed([bilateral]):
+            pass
+        message = r"^another command trains and judges runs/reproduce/smoke/cifar10/pgd at this time \("
+        with pytest.raises(OnRayError, match=message), claimed([bilateral, pgd]):
+            pass
+    with claimed([bilateral, pgd]):
+        pass
 
 
 PARENT = """
