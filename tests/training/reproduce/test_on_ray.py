@@ -222,6 +222,18 @@ def test_a_log_is_shown_line_by_line_from_where_it_is(tmp_path):
     assert shown == ["pgd: one", "pgd: two", "pgd:  10%|#  |", "pgd:  20%|## |"]
 
 
+def test_a_log_is_shown_whatever_of_a_character_is_written(tmp_path):
+    path = tmp_path / "a.log"
+    shown: list[str] = []
+    logs = Logs({"pgd": path}, shown.append)
+    for byte in "\r 10%|██ |\n± 0.5 %\n".encode():
+        with path.open("ab") as file:
+            file.write(bytes([byte]))
+        logs.look()
+    text = "".join(line.removeprefix("pgd: ") for line in shown)
+    assert text.replace(" ", "") == "10%|██|±0.5%"
+
+
 class Instant:
     """Stands for Tasks: every work is done when it is asked for."""
 
