@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sgn_serve.ray_cluster import RayError
+from sgn_serve import ray_cluster
+from sgn_serve.ray_cluster import Cluster, RayError
 from tests.local_ray import local_cluster, wait_until, workers
 from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke
@@ -173,12 +175,32 @@ def test_a_machine_without_this_package_is_told(cluster, tmp_path, monkeypatch):
     message = r"lacks this package, or has another version of it \(ModuleNotFoundError: No module named 'only_here'\);"
     with connected(cluster[0]) as there:
         with pytest.raises(RayError, match=message):
-            there.on_each_machine(answer)
+            there.on_each_machine(answer, go_on="", note=pytest.fail)
         task = task_of(answer, 1, 0)
         tasks = Tasks[int](there, lambda work: task.remote(), Words(str, "", pytest.fail))
         tasks.submit(1)
         with pytest.raises(RayError, match=message):
             tasks.next()
+
+
+@with_ray
+def test_a_machine_that_gives_no_answer_is_named(cluster, monkeypatch):
+    notes: list[str] = []
+    asked = (subprocess.run, ["sleep", "5"])
+    with connected(cluster[0]) as there:
+        monkeypatch.setattr(ray_cluster, "_MACHINE_SECONDS", 0.1)
+        assert there.on_each_machine(*asked, go_on="it goes on", note=notes.append) == []
+    (note,) = notes
+    assert re.fullmatch(r"note: 1 machine did not answer the check: \S+", note)
+
+
+@with_ray
+def test_a_head_that_goes_while_machines_are_asked_ends_the_command(cluster, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.05)
+    with connected(cluster[0]) as there:
+        monkeypatch.setattr(Cluster, "head_answers", lambda self: False)
+        with pytest.raises(RayError, match=r"does not answer any more; once it is up again, it goes on$"):
+            there.on_each_machine(subprocess.run, ["sleep", "5"], go_on="it goes on", note=pytest.fail)
 
 
 @pytest.fixture

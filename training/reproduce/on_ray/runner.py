@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from sgn_serve.ray_cluster import RayOptions, fitting_size
 from training.common.errors import TrainingError
-from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
+from training.common.ray_tasks import GO_ON, OnRayError, Tasks, Words, connected, task_of
 from training.loop.run_lock import HANDED_OUT
 from training.reproduce.experiment import Experiment
 from training.reproduce.on_ray.claim import claimed
@@ -99,12 +99,12 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
     Raises:
         OnRayError: The cluster cannot be used, another command has an experiment, or one fails. What is done stays.
         WriteError: The folder of the runs cannot be written to.
-        MachineError: --data-root cannot be read here.
     """
     with connected(options.address) as cluster, place_here(experiments[0].source.data_root) as place:
         machines = cluster.machines()
         size = fitting_size(machines, options, any(machine.get("GPU", 0) for machine in machines))
-        faults = [fault for fault in cluster.on_each_machine(fault_of, place) if fault]
+        answers = cluster.on_each_machine(fault_of, place, go_on=GO_ON, note=_show)
+        faults = [fault for fault in answers if fault]
         if faults:
             raise OnRayError(faults[0])
         works = [
