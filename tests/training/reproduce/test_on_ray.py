@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -223,6 +224,67 @@ def test_folders_that_a_machine_does_not_see_are_named(place, tmp_path, monkeypa
     assert f"it does not see {tmp_path / 'gone'} as" in fault_of(replace(place, data_root=tmp_path / "gone"))
     place.marker.write_text("of another run")
     assert f"it does not see {tmp_path / 'runs'} as" in fault_of(place)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_cannot_be_written_to_is_named(place):
+    marker = Path("/proc/version")
+    read_only = replace(place, marker=marker, token=marker.read_text())
+    assert re.fullmatch(
+        r"\S+: it cannot write to /proc \(.+\); every machine must, as the user .+", fault_of(read_only)
+    )
+    assert fault_of(place) == ""
+    assert [path.name for path in place.marker.parent.iterdir()] == [place.marker.name]
+
+
+def test_a_log_that_cannot_be_written_to_is_told_in_a_line(place, monkeypatch):
+    (work, *_) = works(place.folder)
+    monkeypatch.setattr(Experiment, "_state", lambda self: None)
+    work.experiment.log.mkdir(parents=True)
+    answer = runner_module.run_experiment(place, work)
+    assert str(answer.error).startswith(f"{work.experiment.log}: cannot be written (Is a directory); ")
+    monkeypatch.setattr(os, "chdir", lambda folder: os.listdir(place.folder / "gone"))
+    answer = runner_module.run_experiment(place, work)
+    assert str(answer.error) == f"[Errno 2] No such file or directory: '{place.folder / 'gone'}'"
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from training.reproduce.on_ray.place import place_here
+with place_here(Path("data")):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_marker_of_a_killed_command_is_removed_by_the_next_one(place, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    (left,) = set((tmp_path / "runs").iterdir()) - {place.marker}
+    elsewhere, older = (left.with_name(f".on-ray-{name}") for name in ("elsewhere", "older"))
+    for path in (elsewhere, older):
+        path.write_text("0 another")
+    with place_here(tmp_path):
+        assert left.exists(), "a command that begins may have written it"
+    for path, days in ((left, 1), (place.marker, 1), (elsewhere, 29), (older, 31)):
+        os.utime(path, (time.time() - 86400 * days,) * 2)
+    with place_here(tmp_path):
+        pass
+    assert set((tmp_path / "runs").iterdir()) == {place.marker, elsewhere}
+
+
+def test_the_folder_has_the_name_that_the_shell_has_for_it(tmp_path, monkeypatch):
+    """A link may lead elsewhere on another machine, as an automounter's do."""
+    for name in ("behind", "other"):
+        (tmp_path / name / "data").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "behind")
+    monkeypatch.chdir(tmp_path / "home")
+    for named, expected in (("home", "home"), ("other", "behind"), ("gone", "behind")):
+        monkeypatch.setenv("PWD", str(tmp_path / named))
+        with place_here(Path("data")) as here:
+            assert here.folder == tmp_path / expected
+            assert here.data_root == tmp_path / expected / "data"
+            assert fault_of(here) == ""
 
 
 def test_the_marker_of_a_run_is_removed(tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from sgn_serve.ray_cluster import RayOptions, fitting_size
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
+from training.common.files import WriteError
 from training.common.ray_tasks import GO_ON, OnRayError, Tasks, Words, connected, task_of
 from training.loop.run_lock import HANDED_OUT
 from training.reproduce.experiment import Experiment
@@ -42,8 +44,7 @@ class LoggedExperiment(Experiment):
     """An experiment whose programs write into its log, and end with this process."""
 
     def _python(self, arguments: list[str]) -> int:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with self._open_log() as log:
             log.write(f"\n$ {self.shell_command(arguments)}\n".encode())
             log.flush()
             return subprocess.run(
@@ -53,6 +54,18 @@ class LoggedExperiment(Experiment):
                 stdout=log,
                 stderr=log,
             ).returncode
+
+    def _open_log(self) -> BinaryIO:
+        """Open the log for what is added to it.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return self.log.open("ab")
+        except OSError as error:
+            raise WriteError.of(self.log, error) from None
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ def run_experiment(place: Place, work: Work) -> Answer:
             experiment.judge()
     except TrainingError as error:
         return Answer(machine, error)
+    except OSError as error:  # it has the path in it
+        return Answer(machine, TrainingError(one_line(error)))
     return Answer(machine)
 
 
@@ -99,6 +114,7 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
     Raises:
         OnRayError: The cluster cannot be used, another command has an experiment, or one fails. What is done stays.
         WriteError: The folder of the runs cannot be written to.
+        PlaceError: --data-root cannot be read here.
     """
     with connected(options.address) as cluster, place_here(experiments[0].source.data_root) as place:
         machines = cluster.machines()
