@@ -214,33 +214,50 @@ class Cluster:
 
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    def on_each_machine(self, function: Callable[..., Any], *given: Any) -> list[Any]:
+    def on_each_machine(
+        self, function: Callable[..., Any], *given: Any, go_on: str, note: Callable[[str], None]
+    ) -> list[Any]:
         """Call a function on each machine that is up, and return the answers. One that gives none is left out.
 
         Args:
             function: Found by its name on every machine.
             given: Its arguments.
+            go_on: How to go on where the head goes, for the message.
+            note: Prints a line: which machines gave no answer.
 
         Raises:
-            RayError: A machine does not find it.
+            RayError: A machine does not find it, or no head is left.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         task = ray.remote(max_calls=0)(function)
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-        asked = [task.options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(*given) for place in places]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=_MACHINE_SECONDS)
-        answers = []
-        for answer in done:
-            try:
-                answers.append(ray.get(answer))
-            except ray.exceptions.RayTaskError as error:
-                check_found(error, self.address)
-                raise
-            except ray.exceptions.RayError:  # it has gone meanwhile
-                continue
+        asked: dict[Any, str] = {}
+        for node in ray.nodes():
+            if node["Alive"]:
+                place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                answer = task.options(num_cpus=0, max_retries=0, scheduling_strategy=place).remote(*given)
+                asked[answer] = node["NodeManagerHostname"]
+        head, ends = Head(self, go_on), time.monotonic() + _MACHINE_SECONDS
+        waiting, answers, silent = list(asked), [], []
+        while waiting and time.monotonic() < ends:
+            done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_SECONDS)
+            for answer in done:
+                try:
+                    answers.append(ray.get(answer))
+                except ray.exceptions.RayTaskError as error:
+                    check_found(error, self.address)
+                    raise
+                except ray.exceptions.RayError:  # it has gone meanwhile
+                    silent.append(asked[answer])
+            if waiting:
+                head.answers()
+        for answer in waiting:
+            silent.append(asked[answer])
+            ray.cancel(answer, force=True)
+        if silent:
+            machines = "1 machine" if len(silent) == 1 else f"{len(silent)} machines"
+            note(f"note: {machines} did not answer the check: {', '.join(sorted(silent))}")
         return answers
 
     def _connect(self, address: str) -> None:

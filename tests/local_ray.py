@@ -1,17 +1,21 @@
 """A Ray cluster on this machine."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 START_SECONDS = 120.0
+WAIT_SECONDS = 60.0
 _ROOT = Path(__file__).parents[1]
 
 
@@ -57,3 +61,42 @@ def local_cluster(environment: Mapping[str, str]) -> Iterator[str]:
         finally:
             process.terminate()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def workers(address: str) -> list[int]:
+    """Return the numbers of the processes that a cluster on this machine has for work.
+
+    Args:
+        address: The address of its head.
+    """
+    found = []
+    head = re.compile(rf"--gcs-address=\S+:{address.rpartition(':')[2]}\b")
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] != "raylet" or not head.search(" ".join(process.info["cmdline"])):
+            continue
+        with suppress(psutil.NoSuchProcess):
+            for child in process.children():
+                with suppress(psutil.NoSuchProcess):
+                    if _is_worker(child.cmdline()):
+                        found.append(child.pid)
+    return found
+
+
+def _is_worker(command: list[str]) -> bool:
+    if command and command[0].startswith("ray::"):  # the name of what it does
+        return not command[0].endswith("Agent")
+    return any(part.endswith("default_worker.py") for part in command)
+
+
+def wait_until(holds: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait for something, and fail where it does not come.
+
+    Args:
+        holds: Whether it is there.
+        what: What it is, for the message.
+        seconds: The longest time to wait.
+    """
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, f"after {seconds:g} s it is not so that {what}"
+        time.sleep(0.05)

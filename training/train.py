@@ -117,8 +117,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
             held.enter_context(allocations_told())
             with shard.fail_together():
                 run_dir = run_folder(arguments.run, config)
-                if shard.first:
-                    held.enter_context(run_lock(run_dir))
+                lock = held.enter_context(run_lock(run_dir)) if shard.first else None
                 trainer = prepare(arguments, config, device, shard)
             if shard.first:
                 kept = kept_line(trainer.checkpoint_path) if arguments.resume else ""
@@ -129,7 +128,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
                 if trainer.lengthened:
                     print(trainer.lengthened, flush=True)
             done_before = trainer.finished
-            for _ in trainer.train():
+            for _ in trainer.train(lock):
                 pass
     except StoppedElsewhere:
         return TrainingError.exit_status

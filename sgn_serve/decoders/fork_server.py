@@ -21,7 +21,8 @@ from typing import NoReturn
 from sgn_serve.decoders import child
 from sgn_serve.decoders.job import Job
 from sgn_serve.decoders.messages import ENDED, FORK, NO_MEMORY_STATUS, ORDER
-from sgn_serve.process.confinement import close_other_files, end_with_parent
+from sgn_serve.parent_process import end_with_starting_thread
+from sgn_serve.process.confinement import close_other_files
 
 READY = b"R"
 _NICENESS = 5
@@ -33,7 +34,7 @@ def main() -> None:
     """Run the fork server. Arguments: the number of the socket, and the process id of the service."""
     control = socket.socket(fileno=int(sys.argv[1]))
     service = int(sys.argv[2])
-    end_with_parent()
+    end_with_starting_thread()
     if os.getppid() != service:
         return  # it has ended before
     # The service ends this process itself, when all pictures are answered: a signal to the whole group is not for it.
@@ -131,7 +132,7 @@ def _be_a_child(parent: int, files: list[int], job: Job, bounds: child.Bounds, l
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        end_with_parent()
+        end_with_starting_thread()
         if os.getppid() == parent:
             connection, region = socket.socket(fileno=files[0]), mmap.mmap(files[1], 0)
             close_other_files((files[0],))  # closes the descriptor that mmap keeps for itself too

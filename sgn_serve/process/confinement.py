@@ -16,7 +16,6 @@ import errno
 import os
 import platform
 import resource
-import signal
 import struct
 import sys
 from contextlib import suppress
@@ -26,7 +25,7 @@ from pathlib import Path
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _SECCOMP_MODE_FILTER = 2
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -198,12 +197,6 @@ def limit_processor_time(seconds: int) -> None:
         seconds: CPU time of the whole life of the process. A lower limit that it has stays.
     """
     _lower(resource.RLIMIT_CPU, seconds)
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process as soon as the thread that started it has ended. Linux only."""
-    if sys.platform.startswith("linux"):
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def close_other_files(keep: tuple[int, ...]) -> None:

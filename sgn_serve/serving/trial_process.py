@@ -16,7 +16,8 @@ from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.inference.output_check import OutputError, check_outputs
 from sgn_serve.onnx_runtime import CPU
-from sgn_serve.process.confinement import bound_resources, end_with_parent
+from sgn_serve.parent_process import end_with_starting_thread
+from sgn_serve.process.confinement import bound_resources
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.process.signal_thread import unblock_signals
 from sgn_serve.refusals import ServingError, one_line
@@ -32,7 +33,7 @@ _OUT_OF_MEMORY = re.compile(r"MemoryError|Failed to allocate memory|bad.alloc", 
 def main() -> int:
     """Try the model that the settings on stdin name, and write what came of it to stdout, as its last line."""
     unblock_signals()
-    end_with_parent()
+    end_with_starting_thread()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))

@@ -1,7 +1,8 @@
 """The part of a RayJob's schema that deploy/ray uses. Everything else is refused, so that a misspelt field is seen.
 
-Source: RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec of KubeRay 1.7, in ray-operator/apis/ray/v1 of
-https://github.com/ray-project/kuberay. Pods are held against Kubernetes' own schemas.
+It is written by hand, and is not KubeRay's own schema. Source: RayJobSpec, RayClusterSpec, HeadGroupSpec and
+WorkerGroupSpec of KubeRay 1.7, in ray-operator/apis/ray/v1 of https://github.com/ray-project/kuberay. Pods are held
+against Kubernetes' own schemas.
 """
 
 from typing import Any

@@ -88,6 +88,7 @@ def test_the_command_is_one_that_the_program_takes(job: Any) -> None:
     paths = [argument for argument in arguments if argument.startswith("/")]
     assert len(paths) >= 2
     assert all(any(path.startswith(f"{mount}/") for mount in mounted) for path in paths)
+    assert {"classify": "--model", "judge": "--ckpt"}[name] in arguments
     if name == "classify":
         assert parsed["resume"], "another try must go on"
         assert parsed["ray_workers"] == workers(job)["replicas"]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,12 +61,22 @@ class BatchResult:
     Attributes:
         withstood: A character for each picture: 1 still classified rightly, 0 not.
         core_seconds: Processor time that it took.
-        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong.
+        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong. None where
+            they were not counted, as in files of before.
     """
 
     withstood: str
     core_seconds: float
-    not_finite: int = 0
+    not_finite: int | None = 0
+
+
+def saved_count(value: Any) -> int | None:
+    """Return a saved BatchResult.not_finite.
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    return None if value is None else int(value)
 
 
 def withstood(trial: Trial[Target], attack: AttackOn[Target]) -> Tensor:

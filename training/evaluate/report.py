@@ -14,7 +14,7 @@ from training.attacks.base import AttackOn
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
 from training.common.markdown import table
-from training.evaluate.measuring import lowest
+from training.evaluate.measuring import lowest, saved_count
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
 FORMAT = "self-gradient-evaluation/2"
@@ -40,13 +40,14 @@ class Row:
             row of the same state had taken it. A row's ones are what it and those earlier rows left.
         attack: The attack's parameters, AttackOn.parameters().
         core_seconds: Processor time of the attack, None where it was not taken.
-        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong.
+        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong. None where
+            they were not counted, as in reports of before.
     """
 
     withstood: str
     attack: Mapping[str, Any]
     core_seconds: float | None = None
-    not_finite: int = 0
+    not_finite: int | None = 0
 
     @property
     def accuracy(self) -> float:
@@ -107,7 +108,7 @@ class Report:
         right: Tensor,
         attacked: Tensor | None = None,
         core_seconds: float | None = None,
-        not_finite: int = 0,
+        not_finite: int | None = 0,
     ) -> None:
         """Add a row.
 
@@ -116,7 +117,8 @@ class Report:
             right: Which of all pictures are classified rightly, (N) bool.
             attacked: Which pictures were attacked, (N) bool; None for all.
             core_seconds: Processor time of the attack.
-            not_finite: Number of attacked pictures with a logit that is NaN or infinite.
+            not_finite: Number of attacked pictures with a logit that is NaN or infinite, None where they were not
+                counted.
         """
         marks = ["1" if value else "0" for value in right.tolist()]
         if attacked is not None:
@@ -223,7 +225,7 @@ class Report:
                     "accuracy": round(row.accuracy, 4),
                     "interval_95": _rounded(row.interval),
                     "core_seconds": row.core_seconds,
-                    **({"not_finite": row.not_finite} if row.not_finite else {}),
+                    **({} if row.not_finite is None else {"not_finite": row.not_finite}),
                     "attack": row.attack,
                     "withstood": row.withstood,
                 }
@@ -342,7 +344,7 @@ def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
         if pictures is not None and len(withstood) != pictures:
             raise ValueError(f"a row is of {len(withstood)} pictures, the report of {pictures}")
         rows[RowId.from_dict(entry["id"])] = Row(
-            withstood, dict(entry["attack"]), entry["core_seconds"], int(entry.get("not_finite", 0))
+            withstood, dict(entry["attack"]), entry["core_seconds"], saved_count(entry.get("not_finite"))
         )
     return rows
 

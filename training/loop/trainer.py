@@ -32,6 +32,7 @@ from training.loop.epoch_choice import EpochChoice
 from training.loop.log import EpochLog
 from training.loop.perturbations import PerturbationStore
 from training.loop.progress_bar import ProgressBar, passes_counted
+from training.loop.run_lock import RunLock
 from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
 from training.loop.start import on_device, read_start, saved_normalisation, take_over
 from training.loop.state import (
@@ -162,6 +163,7 @@ class Trainer:
         self.lengthened = ""
         self._data = describe_pictures(pictures, self.info.mean)
         self._saved: Progress | None = None
+        self._held: RunLock | None = None
         self._began = time.perf_counter()  # less the time of earlier parts of the run
         self._core_began, self._core_before = time.process_time(), 0.0
         if state is not None:
@@ -211,18 +213,24 @@ class Trainer:
             self.shard,
         )
 
-    def train(self) -> Iterator[int]:
+    def train(self, held: RunLock | None = None) -> Iterator[int]:
         """Train the epochs that are left, and yield how many are done and saved: at the start, then after each one.
+
+        Args:
+            held: The lock of run_dir, which is looked at before something is written. None where nobody else writes.
 
         Raises:
             TrainerError: An epoch's figures show a collapse, or the loss is not finite. The best checkpoint is kept.
             WriteError: A file cannot be written.
+            RunLost: Another training has taken run_dir over.
         """
+        self._held = held
         log: EpochLog | None = None
         self._began = time.perf_counter() - self.progress.wall_seconds
         self._core_began, self._core_before = time.process_time(), self.progress.core_seconds
         with self.shard.fail_together():
             if self.shard.first:
+                self._check_held()
                 log = EpochLog(self.run_dir, first_epoch=self.progress.epoch + 1)
                 if self._saved is None:
                     # Saved before the first epoch, so that --resume always works, and so that a full or read-only disk
@@ -383,6 +391,7 @@ class Trainer:
         self.progress = progress
         with self.shard.fail_together():
             if log is not None:
+                self._check_held()
                 # The state is written last. Whatever a kill leaves undone, the validation is repeated from the state
                 # before.
                 log.add(progress.epoch, figures)
@@ -509,7 +518,12 @@ class Trainer:
     def _save_best(self, model: SelfGradientNetwork, history: dict[str, Any]) -> None:
         save_checkpoint(self.checkpoint_path, model.state_dict(), replace(self.info, history=history))
 
+    def _check_held(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
     def _save_state(self) -> None:
+        self._check_held()
         save_state(self.state_path, self.config, self.progress, self._state())
         self._saved = self.progress
 

@@ -277,7 +277,12 @@ class Experiment:
         return self.read_report()
 
     def read_report(self) -> dict[str, Any]:
-        """Return the report of the trained system, which judge has made."""
+        """Return the report of the trained system, which judge has made.
+
+        Raises:
+            OSError: It cannot be read.
+            json.JSONDecodeError: It is none.
+        """
         report: dict[str, Any] = json.loads(self.report.read_text())
         return report
 

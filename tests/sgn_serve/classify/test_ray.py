@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.ray_cluster import RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
-from tests.local_ray import local_cluster
+from tests.local_ray import START_SECONDS, local_cluster, wait_until, workers
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FaultyWorker, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
@@ -136,9 +135,12 @@ def client(folder: Path, output: Path, model: Path, address: str) -> Iterator[su
         [sys.executable, "-c", CLIENT, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
-            while len(list(output.parent.glob("*.parts/*"))) < 8:
+
+            def some_are_written() -> bool:
                 assert process.poll() is None, process.communicate()[1].decode()
-                time.sleep(0.05)
+                return len(list(output.parent.glob("*.parts/*"))) >= 8
+
+            wait_until(some_are_written, "some parts are written", START_SECONDS)
             yield process
         finally:
             process.kill()
@@ -146,15 +148,12 @@ def client(folder: Path, output: Path, model: Path, address: str) -> Iterator[su
 
 @with_ray
 def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, cluster, tiny, tmp_path):
-    import ray
-
     folder = pictures(tmp_path / "p", 500)
     with client(folder, tmp_path / "a.csv", tiny, cluster) as process:
+        assert len(workers(cluster)) >= 2
         process.kill()
     assert not (tmp_path / "a.csv").exists()
-    with Cluster(RayOptions(cluster)):
-        while ray.available_resources().get("CPU", 0) < 2:
-            time.sleep(0.1)  # its workers hold a core each
+    wait_until(lambda: not workers(cluster), "the workers end with their client")
     assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
     assert classify(folder, "--out", tmp_path / "b.csv") == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
@@ -211,6 +210,7 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_pat
         with monkeypatch.context() as patched:
             patched.setattr(PartsFolder, "write_part", interrupt)
             assert classify(*sources, "--out", output, *first) == 130
+            wait_until(lambda: not workers(cluster), "Ctrl-C ends the workers")
         assert f"interrupted; what is done is in {output}.parts" in capsys.readouterr().err
         with monkeypatch.context() as patched:
             patched.setattr(

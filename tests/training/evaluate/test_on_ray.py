@@ -18,7 +18,7 @@ from torch import nn
 
 from sgn_serve import ray_cluster
 from sgn_serve.ray_cluster import Cluster, RayError
-from tests.local_ray import local_cluster
+from tests.local_ray import local_cluster, wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
 from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task, short_task
@@ -134,13 +134,15 @@ def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, who
 @pytest.mark.parametrize("begun_on_ray", [True, False])
 def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(runner_module, "run_task", short_task)
-    on_ray = [f"--ray={cluster[0]}"]
+    address, _ = cluster
+    on_ray = [f"--ray={address}"]
     counts = {"here": 0, "there": 0}
     interrupted_at = 15  # clean accuracy is twelve batches
     next_one, measure = RayRunner.next, measuring.measure_batch
 
     def interrupt():
         if sum(counts.values()) == interrupted_at:
+            assert bool(workers(address)) == begun_on_ray
             raise KeyboardInterrupt
 
     def there(self):
@@ -157,7 +159,9 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
     monkeypatch.setattr(RayRunner, "next", there)
     monkeypatch.setattr(measuring, "measure_batch", here)
     report = tmp_path / "e.json"
+    wait_until(lambda: not workers(address), "the workers of the test before have ended")
     assert judging(report, *(on_ray if begun_on_ray else [])) == 130
+    wait_until(lambda: not workers(address), "Ctrl-C ends the workers")
     saved = json.loads((tmp_path / "e.json.row").read_text())["rows"]
     in_report = json.loads(report.read_text())["rows"]
     assert sum(len(row["batches"]) for row in saved) + 6 * len(in_report) == 15
@@ -232,13 +236,16 @@ def _large(number: int) -> bytes:
 @with_ray
 def test_more_answers_than_the_object_store_holds_are_all_there(cluster):
     """Ray moves them to its disk."""
+    from ray._private.internal_api import memory_summary
+
     with connected(cluster[0]) as there:
         task = task_of(_large, 1, 0)
         tasks = Tasks[int](there, task.remote, Words(str, "", pytest.fail))
         for number in range(6):
             tasks.submit(number)
-        while len(done(tasks)) < len(tasks):
-            pass  # all of them are in the store before the first is read
+        wait_until(lambda: len(done(tasks)) == len(tasks), "all of them are there before the first is read")
+        (spilled,) = re.findall(r"^Spilled (\d+) MiB", memory_summary(cluster[0], stats_only=True), re.MULTILINE)
+        assert int(spilled) >= 90, "80 MB fit in"
         found = dict(tasks.next() for _ in range(6))
     assert {number: (len(answer), answer[:1]) for number, answer in found.items()} == {
         number: (30_000_000, bytes([number])) for number in range(6)

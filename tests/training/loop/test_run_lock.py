@@ -16,7 +16,7 @@ import pytest
 from tests.training.processes import start_training
 from tests.training.tiny_run import arguments, failure
 from training.command import main
-from training.loop.run_lock import LOCK, RunInUse, run_lock
+from training.loop.run_lock import HANDED_OUT, LOCK, RunInUse, RunLock, RunLost, run_lock
 
 ROOT = Path(__file__).parents[3]
 HOLDING = "import sys; from pathlib import Path; from training.loop.run_lock import run_lock\n"
@@ -28,10 +28,10 @@ def holder(tmp_path):
     """Starts a process that holds a folder until its standard input ends."""
     started = []
 
-    def start(folder: Path) -> subprocess.Popen[str]:
+    def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", HOLDING, str(folder)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -95,6 +95,84 @@ def test_the_record_of_another_machine_stays_until_somebody_removes_it(tmp_path)
     (tmp_path / LOCK).unlink()
     with run_lock(tmp_path):
         pass
+
+
+def test_what_is_handed_out_again_takes_over_from_another_machine(tmp_path, monkeypatch):
+    (tmp_path / LOCK).write_text(record(host="another", handed_out=True))
+    with pytest.raises(RunInUse, match="on another machine"), run_lock(tmp_path):
+        pass
+    monkeypatch.setenv(HANDED_OUT, "1")
+    with run_lock(tmp_path) as lock:
+        assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+        lock.check()
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"handed_out": False}])
+def test_what_is_handed_out_does_not_take_over_from_a_training_by_hand(changes, holder, tmp_path, monkeypatch):
+    monkeypatch.setenv(HANDED_OUT, "1")
+    (tmp_path / LOCK).write_text(record(host="another", **changes))
+    with pytest.raises(RunInUse, match="on another machine"), run_lock(tmp_path):
+        pass
+    (tmp_path / LOCK).unlink()
+    monkeypatch.delenv(HANDED_OUT)
+    process = holder(tmp_path)
+    monkeypatch.setenv(HANDED_OUT, "1")
+    with pytest.raises(RunInUse, match=f"is running.*{process.pid}"), run_lock(tmp_path):
+        pass
+
+
+def test_what_is_handed_out_again_replaces_a_lock_that_is_held(holder, tmp_path, monkeypatch):
+    """A file server may hold that of a dead machine for a while."""
+    process = holder(tmp_path, **{HANDED_OUT: "1"})
+    with pytest.raises(RunInUse, match=f"is running.*{process.pid}"), run_lock(tmp_path):
+        pass
+    monkeypatch.setenv(HANDED_OUT, "1")
+    with run_lock(tmp_path) as lock:
+        process.communicate("", timeout=60)
+        assert process.returncode == 0
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK], "the one before has left it there"
+        lock.check()
+        monkeypatch.delenv(HANDED_OUT)
+        with pytest.raises(RunInUse, match=f"is running.*{os.getpid()}"), run_lock(tmp_path):
+            pass
+
+
+def test_a_training_whose_folder_was_taken_over_notices(tmp_path):
+    with run_lock(tmp_path) as lock:
+        mine = (tmp_path / LOCK).read_text()
+        (tmp_path / LOCK).write_text(record(host="another", handed_out=True))
+        with pytest.raises(RunLost, match=r"now belongs to another training \(process 7 on another, since 2026"):
+            lock.check()
+        (tmp_path / LOCK).unlink()
+        with pytest.raises(RunLost, match=r"is no longer locked: run\.lock is gone; this training ends"):
+            lock.check()
+        (tmp_path / LOCK).write_text(mine)
+        lock.check()
+
+
+@pytest.mark.parametrize("moment", [1, 3, 4])
+def test_a_training_whose_folder_was_taken_over_writes_nothing_more(moment, picture_folder, runs, capsys, monkeypatch):
+    """It is taken over before the first epoch, before its state is saved, or after its validation."""
+    check, looks = RunLock.check, 0
+    before: dict[Path, bytes] = {}
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+
+    def taken_over(self):
+        nonlocal looks
+        looks += 1
+        if looks == moment:
+            (runs / "a" / LOCK).write_text(record(host="another", handed_out=True))
+            before.update(files())
+        check(self)
+
+    monkeypatch.setattr(RunLock, "check", taken_over)
+    error = failure(capsys, arguments(picture_folder, "a", "--method=standard", epochs=2))
+    assert "runs/a now belongs to another training (process 7 on another" in error
+    assert looks == moment
+    assert files() == before
 
 
 def test_a_machine_that_started_anew_has_no_process_of_before(tmp_path):

@@ -1,28 +1,36 @@
 """A table that is made on a Ray cluster is that of one process, whatever happens to its workers."""
 
+import fcntl
 import importlib
 import importlib.util
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sgn_serve.ray_cluster import RayError
-from tests.local_ray import local_cluster
+from sgn_serve import ray_cluster
+from sgn_serve.ray_cluster import Cluster, RayError
+from tests.local_ray import local_cluster, wait_until, workers
 from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke
 from training.common.errors import TrainingError
 from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
 from training.evaluate.on_ray import subject
+from training.loop.run_lock import LOCK, Owner
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.on_ray import runner as runner_module
+from training.reproduce.on_ray.claim import claimed
 from training.reproduce.on_ray.logs import Logs
 from training.reproduce.on_ray.place import Place, fault_of, place_here
 from training.reproduce.on_ray.runner import Answer, Work
@@ -43,7 +51,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 def test_a_table_on_two_workers_is_that_of_one_process(
     cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
 ):
-    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on."""
+    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on.
+
+    Another machine has left the lock of a run by then.
+    """
     address, folder = cluster
     budget = BUDGETS["smoke"]
     monkeypatch.setitem(BUDGETS, "smoke", replace(budget, flags=(*budget.flags, "--epochs=2")))
@@ -65,18 +76,20 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     def interrupt(self):
         look(self)
         if programs(name):
+            assert workers(address)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(Logs, "look", interrupt)
         assert smoke("table1", *on_ray) == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command continues\n")
-    while programs(name):
-        os.sched_yield()  # they end with their workers
+    wait_until(lambda: not workers(address), "Ctrl-C ends the workers")
+    wait_until(lambda: not programs(name), "the programs of the workers end with them")
     assert not list(Path("runs").glob(".on-ray*"))
 
     (folder / KILL).touch()
-    assert smoke("table1", *on_ray) == 0
+    with left_on_another_machine(Path("runs/reproduce/smoke/cifar10/pgd")):
+        assert smoke("table1", *on_ray) == 0
     assert not (folder / KILL).exists()
     told = capsys.readouterr()
     assert told.out.startswith("| accuracy, % |  | clean |")
@@ -97,6 +110,18 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert smoke("table1", *data) == 0
     assert [command[1] for command in in_this_process] == ["training.evaluate"] * 2, "it goes on without Ray"
     assert rows() == expected
+
+
+@contextmanager
+def left_on_another_machine(run: Path) -> Iterator[None]:
+    """Leave a run as a worker on another machine does that is killed: the file server still holds its lock."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner = Owner(7, "another", "the boot of another", "2026-01-02T03:04:05+00:00", handed_out=True)
+        file.write(json.dumps(asdict(owner)))
+        file.flush()
+        yield
 
 
 def rows() -> list[dict]:
@@ -151,12 +176,32 @@ def test_a_machine_without_this_package_is_told(cluster, tmp_path, monkeypatch):
     message = r"lacks this package, or has another version of it \(ModuleNotFoundError: No module named 'only_here'\);"
     with connected(cluster[0]) as there:
         with pytest.raises(RayError, match=message):
-            there.on_each_machine(answer)
+            there.on_each_machine(answer, go_on="", note=pytest.fail)
         task = task_of(answer, 1, 0)
         tasks = Tasks[int](there, lambda work: task.remote(), Words(str, "", pytest.fail))
         tasks.submit(1)
         with pytest.raises(RayError, match=message):
             tasks.next()
+
+
+@with_ray
+def test_a_machine_that_gives_no_answer_is_named(cluster, monkeypatch):
+    notes: list[str] = []
+    asked = (subprocess.run, ["sleep", "5"])
+    with connected(cluster[0]) as there:
+        monkeypatch.setattr(ray_cluster, "_MACHINE_SECONDS", 0.1)
+        assert there.on_each_machine(*asked, go_on="it goes on", note=notes.append) == []
+    (note,) = notes
+    assert re.fullmatch(r"note: 1 machine did not answer the check: \S+", note)
+
+
+@with_ray
+def test_a_head_that_goes_while_machines_are_asked_ends_the_command(cluster, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.05)
+    with connected(cluster[0]) as there:
+        monkeypatch.setattr(Cluster, "head_answers", lambda self: False)
+        with pytest.raises(RayError, match=r"does not answer any more; once it is up again, it goes on$"):
+            there.on_each_machine(subprocess.run, ["sleep", "5"], go_on="it goes on", note=pytest.fail)
 
 
 @pytest.fixture
@@ -181,6 +226,67 @@ def test_folders_that_a_machine_does_not_see_are_named(place, tmp_path, monkeypa
     assert f"it does not see {tmp_path / 'runs'} as" in fault_of(place)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_cannot_be_written_to_is_named(place):
+    marker = Path("/proc/version")
+    read_only = replace(place, marker=marker, token=marker.read_text())
+    assert re.fullmatch(
+        r"\S+: it cannot write to /proc \(.+\); every machine must, as the user .+", fault_of(read_only)
+    )
+    assert fault_of(place) == ""
+    assert [path.name for path in place.marker.parent.iterdir()] == [place.marker.name]
+
+
+def test_a_log_that_cannot_be_written_to_is_told_in_a_line(place, monkeypatch):
+    (work, *_) = works(place.folder)
+    monkeypatch.setattr(Experiment, "_state", lambda self: None)
+    work.experiment.log.mkdir(parents=True)
+    answer = runner_module.run_experiment(place, work)
+    assert str(answer.error).startswith(f"{work.experiment.log}: cannot be written (Is a directory); ")
+    monkeypatch.setattr(os, "chdir", lambda folder: os.listdir(place.folder / "gone"))
+    answer = runner_module.run_experiment(place, work)
+    assert str(answer.error) == f"[Errno 2] No such file or directory: '{place.folder / 'gone'}'"
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from training.reproduce.on_ray.place import place_here
+with place_here(Path("data")):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_marker_of_a_killed_command_is_removed_by_the_next_one(place, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    (left,) = set((tmp_path / "runs").iterdir()) - {place.marker}
+    elsewhere, older = (left.with_name(f".on-ray-{name}") for name in ("elsewhere", "older"))
+    for path in (elsewhere, older):
+        path.write_text("0 another")
+    with place_here(tmp_path):
+        assert left.exists(), "a command that begins may have written it"
+    for path, days in ((left, 1), (place.marker, 1), (elsewhere, 29), (older, 31)):
+        os.utime(path, (time.time() - 86400 * days,) * 2)
+    with place_here(tmp_path):
+        pass
+    assert set((tmp_path / "runs").iterdir()) == {place.marker, elsewhere}
+
+
+def test_the_folder_has_the_name_that_the_shell_has_for_it(tmp_path, monkeypatch):
+    """A link may lead elsewhere on another machine, as an automounter's do."""
+    for name in ("behind", "other"):
+        (tmp_path / name / "data").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "behind")
+    monkeypatch.chdir(tmp_path / "home")
+    for named, expected in (("home", "home"), ("other", "behind"), ("gone", "behind")):
+        monkeypatch.setenv("PWD", str(tmp_path / named))
+        with place_here(Path("data")) as here:
+            assert here.folder == tmp_path / expected
+            assert here.data_root == tmp_path / expected / "data"
+            assert fault_of(here) == ""
+
+
 def test_the_marker_of_a_run_is_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with place_here(tmp_path):
@@ -198,6 +304,18 @@ def test_a_log_is_shown_line_by_line_from_where_it_is(tmp_path):
             file.write(text)
         logs.look()
     assert shown == ["pgd: one", "pgd: two", "pgd:  10%|#  |", "pgd:  20%|## |"]
+
+
+def test_a_log_is_shown_whatever_of_a_character_is_written(tmp_path):
+    path = tmp_path / "a.log"
+    shown: list[str] = []
+    logs = Logs({"pgd": path}, shown.append)
+    for byte in "\r 10%|██ |\n± 0.5 %\n".encode():
+        with path.open("ab") as file:
+            file.write(bytes([byte]))
+        logs.look()
+    text = "".join(line.removeprefix("pgd: ") for line in shown)
+    assert text.replace(" ", "") == "10%|██|±0.5%"
 
 
 class Instant:
@@ -244,6 +362,19 @@ def test_a_failed_experiment_ends_the_run_with_its_machine(tmp_path, monkeypatch
     tasks = Instant({"pgd": TrainingError("training reproduce/smoke/cifar10/pgd failed")})
     with pytest.raises(OnRayError, match=r"^node7: training reproduce/smoke/cifar10/pgd failed$"):
         runner_module._work_off(works(tmp_path), tasks, 2)  # type: ignore[arg-type]
+
+
+def test_a_second_command_for_the_same_systems_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    standard, pgd, bilateral = (work.experiment for work in works(tmp_path))
+    with claimed([standard, pgd, pgd]):
+        with claimed([bilateral]):
+            pass
+        message = r"^another command trains and judges runs/reproduce/smoke/cifar10/pgd at this time \("
+        with pytest.raises(OnRayError, match=message), claimed([bilateral, pgd]):
+            pass
+    with claimed([bilateral, pgd]):
+        pass
 
 
 PARENT = """

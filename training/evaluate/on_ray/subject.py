@@ -191,6 +191,7 @@ def check_software(wanted: dict[str, str]) -> None:
 
     Raises:
         MachineError: It has not.
+        OSError: A file of this package cannot be read.
     """
     here = software()
     differing = [f"{name} {here[name][:12]} and not {text[:12]}" for name, text in wanted.items() if here[name] != text]
@@ -202,7 +203,11 @@ def check_software(wanted: dict[str, str]) -> None:
 
 @cache
 def software() -> dict[str, str]:
-    """Return the versions that figures may depend on, and the SHA-256 of this package's code, by name."""
+    """Return the versions that figures may depend on, and the SHA-256 of this package's code, by name.
+
+    Raises:
+        OSError: A file of this package cannot be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(str(path.relative_to(_PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")

@@ -3,25 +3,20 @@
 A worker of a cluster may be killed at any time. Its training must not go on beside the one that takes its place.
 """
 
-import ctypes
 import os
 import runpy
 import signal
 import sys
 
+from sgn_serve.parent_process import end_with_starting_thread
 from training.parallel.parent import end_with_parent
-
-_PR_SET_PDEATHSIG = 1
-"""Source: <linux/prctl.h>."""
 
 
 def main() -> None:
     """Run the module that the arguments name after the number of the parent's process, with the rest of them."""
     parent, module, *arguments = sys.argv[1:]
-    if sys.platform == "linux":
-        # The worker starts it from its main thread, so the signal comes when the worker ends, and not before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
+    # The worker starts it from its main thread, so the signal comes when the worker ends, and not before.
+    if not end_with_starting_thread():
         end_with_parent()
     if os.getppid() != int(parent):  # it has ended before it was watched
         sys.exit(128 + signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Show what programs on other machines write into their logs."""
 
+import codecs
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ class Logs:
         self._files = files
         self._read = {name: _size(path) for name, path in files.items()}
         self._rest = dict.fromkeys(files, "")
+        # What is there of a line may end within a character.
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {name: decoder(errors="replace") for name in files}
 
     def look(self) -> None:
         """Show what is new. A bar, which begins with a return, is shown as it is then."""
@@ -30,7 +34,7 @@ class Logs:
                 file.seek(self._read[name])
                 new = file.read()
             self._read[name] += len(new)
-            text = self._rest[name] + new.decode(errors="replace")
+            text = self._rest[name] + self._decoders[name].decode(new)
             *lines, last = _ENDS.split(text)
             is_bar = text.endswith(last) and text[: len(text) - len(last)].endswith("\r")
             self._rest[name] = "" if is_bar else last

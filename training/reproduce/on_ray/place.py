@@ -3,21 +3,29 @@
 import os
 import secrets
 import socket
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.common.errors import TrainingError
+from training.common.errors import TrainingError, one_line
+from training.common.file_locks import lock
 from training.common.files import write_atomically
 from training.evaluate.on_ray.subject import check_software, software
 
 _MOST_NAMES = 1000
 """Names in the folder of the data that are compared."""
+_MARKER = ".on-ray-"
+_NEW_SECONDS = 60.0
+"""Age up to which a command may not have locked its marker yet."""
+_OLD_SECONDS = 30 * 86400.0
+"""Age from which a marker of another machine is taken for that of a command that was killed."""
 
 
 class PlaceError(TrainingError):
-    """A machine does not see a folder, or has other software. The message has no name of the machine."""
+    """A machine does not see a folder, or cannot write to it. The message has no name of the machine."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,10 @@ class Place:
     software: dict[str, str]
 
     def check(self) -> None:
-        """Check that this machine sees the folders, and has the software.
+        """Check that this machine sees the folders, can write to that of the runs, and has the software.
 
         Raises:
-            PlaceError: It does not see a folder.
+            PlaceError: It does not see a folder, or cannot write there.
             MachineError: Its software is another one.
         """
         check_software(self.software)
@@ -54,6 +62,14 @@ class Place:
             seen = False
         if not seen:
             raise PlaceError(_unseen(self.folder / "runs"))
+        try:
+            with tempfile.NamedTemporaryFile(prefix=f"{self.marker.name}-", dir=self.marker.parent) as file:
+                file.write(b"x")
+        except OSError as error:
+            raise PlaceError(
+                f"it cannot write to {self.marker.parent} ({error.strerror or one_line(error)}); every machine must, "
+                "as the user that Ray runs as there"
+            ) from None
         try:
             missing = set(self.data_names) - set(os.listdir(self.data_root))
         except OSError:
@@ -73,22 +89,61 @@ def _unseen(folder: Path) -> str:
 def place_here(data_root: Path) -> Iterator[Place]:
     """Return the place of a run that this process begins, and leave a marker there for a while.
 
+    Markers of commands that were killed are removed.
+
     Args:
         data_root: The folder of the pictures.
 
     Raises:
         WriteError: The folder of the runs cannot be written to.
+        PlaceError: The folder of the pictures cannot be read.
     """
-    folder = Path.cwd()
-    token = secrets.token_hex(16)
-    marker = folder / "runs" / f".on-ray-{token}"
-    names = tuple(sorted(os.listdir(data_root))[:_MOST_NAMES])
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, token.encode())
+    folder = _folder_here()
+    token = f"{secrets.token_hex(16)} {socket.gethostname()}"
+    marker = folder / "runs" / f"{_MARKER}{token[:32]}"
     try:
-        yield Place(folder, marker, token, data_root.absolute(), names, software())
-    finally:
-        marker.unlink(missing_ok=True)
+        names = tuple(sorted(os.listdir(data_root))[:_MOST_NAMES])
+    except OSError as error:
+        raise PlaceError(f"{data_root}: cannot be read ({error.strerror or one_line(error)})") from None
+    write_atomically(marker, token.encode())
+    with ExitStack() as held:
+        held.callback(_remove, marker)
+        with suppress(OSError):  # there may be no locks
+            lock(held.enter_context(marker.open("r+b")).fileno())
+        _remove_old(marker)
+        yield Place(folder, marker, token, folder / data_root, names, software())
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _folder_here() -> Path:
+    """Return the folder that this process works in, under the name that the shell has for it.
+
+    A mount that is reached by a symbolic link may have another place behind it on another machine.
+    """
+    named = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if os.path.isabs(named) and os.path.samefile(named, os.curdir):
+            return Path(named)
+    return Path.cwd()
+
+
+def _remove_old(own: Path) -> None:
+    """Remove the markers that killed commands have left: those of this machine, and old ones of others.
+
+    A marker that a command still needs is locked. Not every network file system says so of another machine's.
+    """
+    for path in own.parent.glob(f"{_MARKER}*"):
+        if path == own:
+            continue
+        with suppress(OSError), path.open("r+b") as file:
+            lock(file.fileno())
+            here = file.read().decode(errors="replace").endswith(f" {socket.gethostname()}")
+            if time.time() - path.stat().st_mtime > (_NEW_SECONDS if here else _OLD_SECONDS):
+                path.unlink()
 
 
 def fault_of(place: Place) -> str:
@@ -99,6 +154,6 @@ def fault_of(place: Place) -> str:
     """
     try:
         place.check()
-    except TrainingError as error:
-        return f"{socket.gethostname()}: {error}"
+    except (TrainingError, OSError) as error:
+        return f"{socket.gethostname()}: {one_line(error)}"
     return ""

@@ -7,11 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from sgn_serve.ray_cluster import RayOptions, fitting_size
-from training.common.errors import TrainingError
-from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
+from training.common.errors import TrainingError, one_line
+from training.common.files import WriteError
+from training.common.ray_tasks import GO_ON, OnRayError, Tasks, Words, connected, task_of
+from training.loop.run_lock import HANDED_OUT
 from training.reproduce.experiment import Experiment
+from training.reproduce.on_ray.claim import claimed
 from training.reproduce.on_ray.logs import Logs
 from training.reproduce.on_ray.place import Place, fault_of, place_here
 
@@ -40,17 +44,28 @@ class LoggedExperiment(Experiment):
     """An experiment whose programs write into its log, and end with this process."""
 
     def _python(self, arguments: list[str]) -> int:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with self._open_log() as log:
             log.write(f"\n$ {self.shell_command(arguments)}\n".encode())
             log.flush()
             return subprocess.run(
                 [sys.executable, "-m", _CHILD, str(os.getpid()), *arguments[1:]],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1", HANDED_OUT: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             ).returncode
+
+    def _open_log(self) -> BinaryIO:
+        """Open the log for what is added to it.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            return self.log.open("ab")
+        except OSError as error:
+            raise WriteError.of(self.log, error) from None
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,8 @@ def run_experiment(place: Place, work: Work) -> Answer:
             experiment.judge()
     except TrainingError as error:
         return Answer(machine, error)
+    except OSError as error:  # it has the path in it
+        return Answer(machine, TrainingError(one_line(error)))
     return Answer(machine)
 
 
@@ -95,12 +112,15 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
         judged: Whether they are judged too.
 
     Raises:
-        OnRayError: The cluster cannot be used, or an experiment fails. What is done stays.
+        OnRayError: The cluster cannot be used, another command has an experiment, or one fails. What is done stays.
+        WriteError: The folder of the runs cannot be written to.
+        PlaceError: --data-root cannot be read here.
     """
     with connected(options.address) as cluster, place_here(experiments[0].source.data_root) as place:
         machines = cluster.machines()
         size = fitting_size(machines, options, any(machine.get("GPU", 0) for machine in machines))
-        faults = [fault for fault in cluster.on_each_machine(fault_of, place) if fault]
+        answers = cluster.on_each_machine(fault_of, place, go_on=GO_ON, note=_show)
+        faults = [fault for fault in answers if fault]
         if faults:
             raise OnRayError(faults[0])
         works = [
@@ -110,7 +130,10 @@ def make_on_ray(experiments: Sequence[Experiment], options: RayOptions, *, judge
         task = task_of(run_experiment, size.cores, size.gpus)
         fix = "give more --ray-cores, so that a machine has fewer workers, or use machines with more memory"
         words = Words(_name, fix, _show)
-        with closing(Tasks[Work](cluster, lambda work: task.remote(place, work), words)) as tasks:
+        with (
+            claimed(experiments),
+            closing(Tasks[Work](cluster, lambda work: task.remote(place, work), words)) as tasks,
+        ):
             _work_off(works, tasks, size.workers)
 
 
