@@ -53,14 +53,17 @@ def _channel_scale(node: fx.Node, editor: Editor) -> tuple[fx.Node, Tensor] | No
         features, scale = scale, features
     if not isinstance(features, fx.Node) or is_constant(features):
         return None
+    shape = features.meta["val"].shape
+    # Instance norm puts batch and channels into one dimension, whose length no export knows.
+    if len(shape) != 4 or not isinstance(shape[1], int):
+        return None
     if isinstance(scale, int | float):
-        shape = features.meta["val"].shape
         factor = scale if node.target == aten.mul.Tensor else 1 / scale
-        return (features, torch.full((shape[1],), float(factor))) if len(shape) == 4 else None
+        return features, torch.full((shape[1],), float(factor))
     if not is_constant(scale):
         return None
-    shape, value = features.meta["val"].shape, editor.value(scale)
-    if len(shape) != 4 or value.dim() not in (3, 4) or value.numel() != shape[1] or value.shape[-3] != shape[1]:
+    value = editor.value(scale)
+    if value.dim() not in (3, 4) or value.numel() != shape[1] or value.shape[-3] != shape[1]:
         return None
     return features, (value if node.target == aten.mul.Tensor else 1 / value).flatten()
 

@@ -35,6 +35,7 @@ EVERY_TIME = (
     "lazy layers",
     "dict",
     "`sort(stable=True)`",
+    "`InstanceNorm2d(track_running_stats=True)`",
 )
 """Constructs for which export has rules of its own."""
 
