@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 START_SECONDS = 120.0
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 300.0
 _ROOT = Path(__file__).parents[1]
 
 

@@ -156,7 +156,7 @@ class _Trial:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _PROCESS],
+            [sys.executable, "-m", _PROCESS, str(os.getpid())],
             env={**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"},
             stdin=subprocess.PIPE,
             stdout=self._answer,

@@ -1,7 +1,8 @@
 """The process that tries a model, started by sgn_serve/serving/trial.py: it may hang, crash or eat memory alone.
 
-It reads settings as JSON from stdin. It loads the model with the same engine, providers and threads as the service,
-makes its model card, and sends pictures through it. To stdout it writes a line when it begins, and one JSON object.
+Its argument is the process id of the one that started it. It reads settings as JSON from stdin. It loads the model with
+the same engine, providers and threads as the service, makes its model card, and sends pictures through it. To stdout it
+writes a line when it begins, and one JSON object.
 """
 
 import json
@@ -34,6 +35,8 @@ def main() -> int:
     """Try the model that the settings on stdin name, and write what came of it to stdout, as its last line."""
     unblock_signals()
     end_with_starting_thread()
+    if os.getppid() != int(sys.argv[1]):  # it ended during the imports: nobody would end this process in time
+        return 1
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an engine may print, too
     settings = Settings.model_validate(json.load(sys.stdin))

@@ -1,6 +1,8 @@
 """A model is tried in a process of its own: what hangs, crashes, eats memory or answers nonsense is one clear line."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -65,6 +67,19 @@ def test_a_good_model_is_told_in_one_line():
     tried = try_model(settings(BUNDLED_MODEL))
     assert tried.summary.startswith(f"{BUNDLED_MODEL}: 10 classes, 32 x 32 pixels, with self-gradient block, on ONNX")
     assert len(tried.graph_sha256) == 64
+
+
+def test_a_trial_whose_server_has_ended_meanwhile_does_not_begin(tmp_path):
+    """The loop would go on for minutes: nobody counts the time."""
+    path = save_bad_graph("endless loop", tmp_path / "bad.onnx")
+    ended = subprocess.run(
+        [sys.executable, "-m", "sgn_serve.serving.trial_process", str(os.getppid())],  # as if this one were another
+        input=settings(path).model_dump_json(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
 
 
 def test_an_endless_loop_is_ended(tmp_path):
