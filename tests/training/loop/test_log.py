@@ -71,7 +71,7 @@ def test_a_folder_in_the_place_of_the_log_is_told(tmp_path):
 
 
 def test_a_log_may_begin_after_the_first_epoch_or_end_later_than_the_state(tmp_path):
-    """Whoever removed it goes on without the rows of before. A kill leaves the row of an epoch that is done again."""
+    """A removed log is begun anew in the middle. A kill leaves the row of an epoch that is done again."""
     (tmp_path / "log.csv").write_text("epoch,loss\n3,0.5\n4,0.25\n5,0.125\n")
     log = EpochLog(tmp_path, first_epoch=5)
     log.add(5, {"loss": 1.5})

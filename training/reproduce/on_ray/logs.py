@@ -21,7 +21,7 @@ class Logs:
         self._files = files
         self._read = {name: _size(path) for name, path in files.items()}
         self._rest = dict.fromkeys(files, "")
-        # What is there of a line may end within a character.
+        # Decoders wait for the rest of a character, whose first bytes alone may be written yet.
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = {name: decoder(errors="replace") for name in files}
 
