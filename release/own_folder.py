@@ -5,8 +5,9 @@
 It makes the photos from CIFAR-10's pictures in class folders (<data-root>/train/<class>/*.jpg): those of three classes,
 enlarged to sides between 100 and 400 pixels, as JPEG. The seven other classes give the network to start from, a state
 dict as PyTorch writes it: its training is no part of the way. Then it trains, judges, exports and serves as the
-tutorial says, and asks the service for the class of pictures that training has not seen. results/own_folder.json gets
-the commands with the time and the processor time of each, and the figures.
+tutorial says, and asks the service for the class of pictures that training has not seen. It goes this way twice: the
+whole network is trained, then the block and the head alone. results/own_folder.json gets the commands with the time
+and the processor time of each, and the figures.
 """
 
 import argparse
@@ -45,6 +46,8 @@ OTHERS = ("airplane", "cat", "deer", "dog", "frog", "horse", "truck")
 START = "resnet18.pth"
 SMALLEST, LARGEST = 100, 400
 """Sides of the photos in pixels."""
+WAYS = {"whole": ("the whole network", ()), "frozen": ("the block and the head alone", ("--freeze-backbone",))}
+"""What is trained, in words, and the options for it, by name."""
 READY_SECONDS = 300
 """How long a service may take to start on a busy machine."""
 
@@ -124,21 +127,21 @@ def make_photos(source: Path, folder: Path, classes: Sequence[str], per_class: i
             enlarged.save(folder / name / f"{path.stem}.jpg", quality=90)
 
 
-def commands(size: Size) -> dict[str, list[str]]:
-    """Return the arguments of `sgn` for each step, by its name."""
+def commands(size: Size, way: str) -> dict[str, list[str]]:
+    """Return the arguments of `sgn` for each step of one of WAYS, by its name."""
     threads = ["--threads", str(size.threads)]
-    checkpoint = "runs/photos/model.safetensors"
+    checkpoint = f"runs/{way}/model.safetensors"
     return {
         "train": [
             *("train", "--data-root", "photos", "--arch", size.arch, "--pretrained", START),
             *("--image-size", str(size.image_size), "--recipe", size.recipe, "--epochs", str(size.epochs)),
-            *("--batch-size", str(size.batch_size), "--run", "photos", *threads),
+            *("--batch-size", str(size.batch_size), *WAYS[way][1], "--run", way, *threads),
         ],
         "judge": [
             *("judge", "--ckpt", checkpoint, "--data-root", "photos", "--attacks", size.attacks, "--beta", "20"),
             *threads,
         ],
-        "export": ["export", "--ckpt", checkpoint, "--onnx", "photos.onnx"],
+        "export": ["export", "--ckpt", checkpoint, "--onnx", f"{way}.onnx"],
     }
 
 
@@ -196,12 +199,13 @@ def stopwatch(steps: list[Step], told: Callable[[Step], None]) -> Callable[[str,
     return measured
 
 
-def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
-    """Go the whole way in a folder that has photos/, and return the steps and the figures.
+def go(work: Path, size: Size, way: str, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
+    """Go one of WAYS in a folder that has photos/, and return the steps and the figures.
 
     Args:
-        work: The folder. It has resnet18.pth too; runs/ and photos.onnx are made in it.
+        work: The folder. It has resnet18.pth too; runs/WAY and WAY.onnx are made in it.
         size: How much is trained and judged.
+        way: What is trained.
         told: Gets each step when it is done.
 
     Raises:
@@ -209,12 +213,11 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
     """
     steps: list[Step] = []
     measured = stopwatch(steps, told)
-    for name, arguments in commands(size).items():
+    for name, arguments in commands(size, way).items():
         measured(name, f"sgn {shlex.join(arguments)}", partial(run_sgn, work, *arguments))
-    answers = measured("serve and classify", "sgn serve --model photos.onnx", lambda: classify_unseen(work))
-    report = json.loads((work / "runs" / "photos" / "evaluation.json").read_text())
+    answers = measured("serve and classify", f"sgn serve --model {way}.onnx", lambda: classify_unseen(work, way))
+    report = json.loads((work / "runs" / way / "evaluation.json").read_text())
     return {
-        "size": asdict(size),
         "steps": [asdict(step) for step in steps],
         "judged_pictures": report["setting"]["pictures"],
         "accuracy": {f"{row['id']['state']}: {row['title']}": row["accuracy"] for row in report["rows"]},
@@ -223,16 +226,16 @@ def go(work: Path, size: Size, told: Callable[[Step], None] = lambda _: None) ->
     }
 
 
-def classify_unseen(work: Path) -> dict[str, int]:
-    """Serve photos.onnx, classify each photo of the test part, and return how many there were and how many were right.
+def classify_unseen(work: Path, way: str) -> dict[str, int]:
+    """Serve WAY.onnx, classify each photo of the test part, and return how many there were and how many were right.
 
     Raises:
         OwnFolderError: The service does not start, or refuses a photo.
     """
-    _, info = load_checkpoint(work / "runs" / "photos" / "model.safetensors")
+    _, info = load_checkpoint(work / "runs" / way / "model.safetensors")
     unseen = in_test_part(work / "photos", info.class_names, info.split)
     paths = [path for path in sorted((work / "photos").glob("*/*")) if unseen(path)]
-    with service(work, "photos.onnx") as client:
+    with service(work, f"{way}.onnx") as client:
         right = sum(classified(client, path)["label"] == path.parent.name for path in paths)
     return {"pictures": len(paths), "right": right}
 
@@ -297,20 +300,24 @@ def _children() -> float:
 
 
 def steps_table(result: dict[str, Any]) -> str:
-    """Return the steps with their time as Markdown."""
+    """Return the steps of both ways with their time as Markdown."""
+    ways = [result["ways"][way]["steps"] for way in WAYS]
     lines = [
-        [step["name"], f"{step['seconds'] / 60:.1f}", f"{step['core_seconds'] / 60:.1f}"] for step in result["steps"]
+        [steps[0]["name"], *(f"{step[key] / 60:.1f}" for step in steps for key in ("seconds", "core_seconds"))]
+        for steps in zip(*ways, strict=True)
     ]
-    total = [sum(step[key] for step in result["steps"]) / 60 for key in ("seconds", "core_seconds")]
+    total = [sum(step[key] for step in steps) / 60 for steps in ways for key in ("seconds", "core_seconds")]
     lines.append(["**together**", *(f"**{value:.1f}**" for value in total)])
-    return table(["step", "minutes", "minutes of one core"], lines, "lrr")
+    heads = [f"{words}: {unit}" for words, _ in WAYS.values() for unit in ("minutes", "minutes of one core")]
+    return table(["step", *heads], lines, "lrrrr")
 
 
 def figures_table(result: dict[str, Any]) -> str:
-    """Return the accuracies as Markdown."""
-    lines = [[name, f"{100 * value:.1f}"] for name, value in result["accuracy"].items()]
-    lines.append(["**lowest, per picture**", f"**{100 * result['lowest']:.1f}**"])
-    return table(["attack", "accuracy, %"], lines, "lr")
+    """Return the accuracies of both ways as Markdown."""
+    whole, *_ = ways = [result["ways"][way] for way in WAYS]
+    lines = [[name, *(f"{100 * way['accuracy'][name]:.1f}" for way in ways)] for name in whole["accuracy"]]
+    lines.append(["**lowest, per picture**", *(f"**{100 * way['lowest']:.1f}**" for way in ways)])
+    return table(["accuracy in percent", *(words for words, _ in WAYS.values())], lines, "lrr")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
         make_photos(options.data_root, options.work / "others", OTHERS, size.start_per_class)
         make_photos(options.data_root, options.work / "photos", CLASSES, size.per_class)
         make_start(options.work, size)
-        result = go(options.work, size, lambda step: print(step, file=sys.stderr, flush=True))
+        ways = {way: go(options.work, size, way, lambda step: print(step, file=sys.stderr, flush=True)) for way in WAYS}
     except (OwnFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -339,7 +346,8 @@ def main(arguments: list[str] | None = None) -> int:
         "load_average": round(os.getloadavg()[2], 1),
         "git_commit": commit(),
     }
-    options.output.write_text(json.dumps(about | result, indent=1) + "\n")
+    result = about | {"size": asdict(size), "ways": ways}
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(steps_table(result), figures_table(result), sep="\n\n")
     return 0
 

@@ -22,7 +22,7 @@ from docs.generator.readme import AUTO_CHOSEN, README, auto_column, five_rows, s
 from docs.generator.results import RESULTS, frozen_comparisons, frozen_verdict, result, rows, training_log
 from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
-from release import paired
+from release import own_folder, paired
 from release.bundle import BUNDLED, SYSTEMS, summary
 from release.hostile import fuzz
 from release.hostile import report as hostile
@@ -223,9 +223,13 @@ def test_the_way_from_a_folder_took_under_half_an_hour_of_two_cores():
     assert measured["cores"] == 2
     assert measured["size"]["arch"] == "timm:resnet18"
     assert measured["size"]["image_size"] == 128
-    assert {"train", "judge", "export", "serve and classify"} == {step["name"] for step in measured["steps"]}
-    assert sum(step["seconds"] for step in measured["steps"]) < 1800
-    assert measured["served"]["pictures"] == measured["judged_pictures"] > 0
+    assert measured["ways"].keys() == own_folder.WAYS.keys()
+    for name, way in measured["ways"].items():
+        steps = {step["name"]: step for step in way["steps"]}
+        assert steps.keys() == {"train", "judge", "export", "serve and classify"}
+        assert all(option in steps["train"]["command"] for option in own_folder.WAYS[name][1])
+        assert sum(step["seconds"] for step in way["steps"]) < 1800
+        assert way["served"]["pictures"] == way["judged_pictures"] > 0
 
 
 def test_the_surrogate_takes_what_the_site_says_of_what_autoattack_left():

@@ -1,5 +1,6 @@
 """Read what a run starts from, another network's backbone, and choose the place of the pictures."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ class Start:
     def state_for(self, backbone: nn.Module) -> dict[str, Tensor]:
         """Return the tensors as a backbone takes them."""
         return self.weights.state_for(backbone) if isinstance(self.weights, Match) else self.weights
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What a backbone has from a start.
+
+    Attributes:
+        line: One line that says which weights it has.
+        new_head: Names of the backbone's tensors that were made anew, because the classes are others.
+    """
+
+    line: str
+    new_head: frozenset[str]
 
 
 def read_start(config: TrainConfig) -> Start:
@@ -122,8 +136,8 @@ def _foreign_start(config: TrainConfig, found: Recognised) -> Start:
     )
 
 
-def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: TrainConfig) -> str:
-    """Give a backbone the weights that training starts from, and return a line that says which.
+def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: TrainConfig) -> TakenOver:
+    """Give a backbone the weights that training starts from, and return what it has of them.
 
     The head stays freshly initialised where the classes are others.
 
@@ -139,17 +153,12 @@ def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: T
     names = info.class_names
     others = start.classes != len(names) or start.class_names not in (None, names)
     described = f"its {_classes(start.classes, start.class_names)} are not these {_classes(len(names), names)}"
-    if others and config.freeze_backbone:
-        raise TrainerError(
-            f"{start.name}: {described}, and --freeze-backbone would keep a head that was never trained; leave "
-            "--freeze-backbone away, or give it pictures of the same classes"
-        )
     if others and not config.pretrained:
         raise TrainerError(
             f"{start.name}: {described}; pass it to --pretrained instead of --init-from, which makes the head anew"
         )
     own, given = backbone.state_dict(), start.state_for(backbone)
-    head = _head(info) if others else set()
+    head = _head(info) if others else frozenset()
     kept = {name: tensor for name, tensor in given.items() if name not in head}
     wrong = next((name for name, tensor in kept.items() if tensor.shape != own[name].shape), None)
     if wrong is not None:
@@ -168,7 +177,18 @@ def take_over(start: Start, backbone: nn.Module, info: CheckpointInfo, config: T
     parts = [*start.about, about_head]
     if start.normalisation is not None and not any(part.startswith("normalisation: ") for part in parts):
         parts.append(f"normalisation: {in_words(start.normalisation)} (its own)")
-    return f"starts from {start.name}: {'; '.join(parts)}"
+    return TakenOver(f"starts from {start.name}: {'; '.join(parts)}", head)
+
+
+def freeze(backbone: nn.Module, head: Collection[str]) -> None:
+    """Keep a backbone from learning, except for the head that was made anew for other classes.
+
+    Args:
+        backbone: The backbone.
+        head: Names of the tensors of that head; none where the head is the start's.
+    """
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in head)
 
 
 def _classes(count: int, names: tuple[str, ...] | None) -> str:
@@ -185,11 +205,11 @@ def saved_normalisation(state: dict[str, Any]) -> Normalisation | None:
     return None if saved is None else (tuple(saved[0]), tuple(saved[1]))
 
 
-def _head(info: CheckpointInfo) -> set[str]:
+def _head(info: CheckpointInfo) -> frozenset[str]:
     """Return the names of the tensors whose shapes depend on the number of classes."""
     classes = len(info.class_names)
     one, other = (state_of(info.architecture, number, info.image_size) for number in (classes, classes + 1))
-    return {name for name, tensor in one.items() if tensor.shape != other[name].shape}
+    return frozenset(name for name, tensor in one.items() if tensor.shape != other[name].shape)
 
 
 def on_device(pictures: PictureSet, device: torch.device) -> PictureSet:

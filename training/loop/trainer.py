@@ -1,7 +1,7 @@
 """Train a network: epochs, validation, checkpoints, resuming."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ from training.loop.perturbations import PerturbationStore
 from training.loop.progress_bar import ProgressBar, passes_counted
 from training.loop.run_lock import RunLock
 from training.loop.schedule import epochs_after, learning_rate, lengthened_schedule
-from training.loop.start import on_device, read_start, saved_normalisation, take_over
+from training.loop.start import freeze, on_device, read_start, saved_normalisation, take_over
 from training.loop.state import (
     Progress,
     TrainerError,
@@ -150,9 +150,12 @@ class Trainer:
         )
         self.model = build_model(self.info)
         self.start_line = ""
+        self.new_head: Collection[str] = [] if state is None else state.get("new_head", [])
         if start is not None and state is None:
-            self.start_line = take_over(start, self.model.backbone, self.info, config)
-        self.model.backbone.requires_grad_(not config.freeze_backbone)
+            taken = take_over(start, self.model.backbone, self.info, config)
+            self.start_line, self.new_head = taken.line, sorted(taken.new_head)
+        if config.freeze_backbone:
+            freeze(self.model.backbone, self.new_head)
         check_view(config.attack_view, self.model)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = self._build_optimizer()
@@ -537,6 +540,8 @@ class Trainer:
             state["split"] = self.info.split.as_values()
         if self.normalisation is not None:
             state["normalisation"] = self.normalisation
+        if self.new_head:
+            state["new_head"] = list(self.new_head)
         if self.average is not None:
             # The count includes the network before the first step, which is not a step.
             state |= {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.needs_timm import backbones
 from tests.training.checkpoints import save_untrained, tiny_info
 from tests.training.tiny_run import arguments, failure
 from training.checkpoint import load_checkpoint
@@ -39,6 +40,40 @@ def test_the_backbone_stays_to_the_last_bit_and_the_block_learns(picture_folder,
     assert len(state["optimizer"]["state"]) == len(list(trained.block.parameters()))
     assert any(entry["momentum_buffer"].abs().max() > 0 for entry in state["optimizer"]["state"].values())
     assert main(arguments(picture_folder, "block", *frozen, "--resume", epochs=2)) == 0
+
+
+@pytest.mark.parametrize("arch", backbones("wrn-10-1", "timm:test_resnet"))
+def test_a_head_that_is_made_anew_learns_with_the_block(picture_folder, runs, capsys, arch):
+    """A head of random weights would make the frozen network useless, so it is no part of what stays."""
+    start = save_untrained(
+        runs, tiny_info(architecture=arch, method="standard", block=None, class_names=tuple("abcde"))
+    )
+    before = load_checkpoint(start)[0].backbone.state_dict()
+    frozen = (f"--arch={arch}", "--freeze-backbone", f"--pretrained={start}", "--lr-schedule=cyclic")
+    assert main(arguments(picture_folder, "a", *frozen, epochs=2)) == 0
+    assert "head made anew for 3 classes instead of its 5" in capsys.readouterr().out
+
+    def learnt() -> set[str]:
+        after = load_checkpoint(runs / "a" / "model.safetensors")[0].backbone.state_dict()
+        changed = {name for name, tensor in after.items() if tensor.shape != before[name].shape}
+        assert all(torch.equal(after[name], before[name]) for name in after.keys() - changed)
+        return changed
+
+    assert len(learnt()) == 2, "weight and bias"
+    state = torch.load(runs / "a" / "state.pt", weights_only=True)
+    assert state["new_head"] == sorted(learnt())
+    head, block = state["optimizer"]["param_groups"]
+    assert len(head["params"]) == 2
+    assert block["weight_decay"] == 0
+    steps = [entry["momentum_buffer"].abs().max() for entry in state["optimizer"]["state"].values()]
+    assert min(steps[:2]) > 0
+    # A resumed run knows which tensors learn without the file.
+    start.unlink()
+    at_two = state["model"][f"backbone.{state['new_head'][0]}"]
+    assert main(arguments(picture_folder, "a", *frozen, "--resume", epochs=3)) == 0
+    after = torch.load(runs / "a" / "state.pt", weights_only=True)
+    assert not torch.equal(after["model"][f"backbone.{state['new_head'][0]}"], at_two)
+    assert len(learnt()) == 2
 
 
 def test_what_cannot_be_frozen_is_refused(picture_folder, runs, capsys):

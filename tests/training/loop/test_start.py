@@ -36,7 +36,7 @@ def started(start: Start, config: TrainConfig, names: tuple[str, ...]) -> tuple[
     info = describe_foreign(Path(__file__), config.arch, names, (MEAN, STD), (32, 32))
     torch.manual_seed(0)
     backbone = build_model(info).backbone
-    line = take_over(start, backbone, info, config)
+    line = take_over(start, backbone, info, config).line
     return backbone.state_dict(), line
 
 
@@ -99,8 +99,8 @@ def test_what_cannot_be_started_from_is_one_line_that_names_its_flag(picture_fol
     assert "its 5 classes are not these 3 classes (blue, green, red); pass it to --pretrained instead" in error
     error = failure(capsys, arguments(picture_folder, "a", *common, f"--pretrained={path}", "--arch=wrn-16-1"))
     assert f"--pretrained {path}: its weights are those of a wrn-10-1, not of a wrn-16-1; pass --arch wrn-10-1" in error
-    error = failure(capsys, arguments(picture_folder, "a", f"--pretrained={path}", "--freeze-backbone"))
-    assert "--freeze-backbone would keep a head that was never trained" in error
+    error = failure(capsys, arguments(picture_folder, "a", f"--init-from={path}", "--freeze-backbone"))
+    assert "pass it to --pretrained instead of --init-from, which makes the head anew" in error
     error = failure(capsys, arguments(picture_folder, "a", *common, "--pretrained=none.pth"))
     assert "weights of another program, to --pretrained" in error
     torch.save(WideReference(1, 1, 3).state_dict(), tmp_path / "plain.pth")
