@@ -40,6 +40,7 @@ RECIPES = {
     "prior": Recipe("one step from the last perturbation", _PRIOR),
     "prior-ema": Recipe("prior, weight averaging 0.999", (*_PRIOR, *_EMA)),
     "prior-smoothing": Recipe("prior, label smoothing 0.1", (*_PRIOR, *_SMOOTHING)),
+    "prior-ema-smoothing": Recipe("prior, both", (*_PRIOR, *_EMA, *_SMOOTHING)),
     "prior-consistency": Recipe(
         "prior-ema, start consistency 10 (FGSM-PGI)", (*_PRIOR, *_EMA, "--start-consistency", "10")
     ),
@@ -76,3 +77,19 @@ RECIPES = {
     "smoothing-0.4": Recipe("uniform-ema, label smoothing 0.4", (*_UNIFORM, *_EMA, "--label-smoothing", "0.4")),
 }
 """The recipes by name. The defaults that one leaves are those of `python -m training`."""
+
+CORE_MINUTES_OF_AN_EPOCH = 5.4
+"""Minutes of a core for an epoch of one-step training of WRN-16-2, validation included: results/bundled/start.json."""
+COSTS = {
+    "uniform-ema": 1.0,
+    "n-fgsm-ema": 1.0,
+    "n-fgsm-ema-smoothing": 1.0,
+    "prior-ema": 1.0,
+    "prior-ema-smoothing": 1.0,
+    "prior-consistency": 1.36,
+    "liet": 1.37,
+    "nuat-16": 1.59,
+    "trades-1": 1.73,
+}
+"""Recipes of which it is known, with the cost of a step in those of one-step training, on one core: see
+training/methods."""

@@ -40,6 +40,7 @@ from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, State, any_matches
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common.devices import checked_device
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.markdown import table
@@ -353,6 +354,7 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, help="judge the first of these pictures alone (default: all)")
     parser.add_argument("--batch", type=int, default=50, help="pictures at a time (default: 50)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--runs", type=Path, default=Path("runs/referee"), help="folder of the rows' reports")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")
     options = parser.parse_args(command_line)
@@ -478,7 +480,8 @@ def referee(
     check_names(options)
     chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
     context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
-    images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
+    device = checked_device(options.device)
+    images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     plain = flops.of_network(model, info.image_size[0])["one pass"]
     # All that can fail does so before the first attack.
     rows = []
@@ -525,7 +528,8 @@ def referee(
         if judged.contender.name not in options.rows:
             continue
         setting = judged.report.setting
-        trial = Trial(network, images, chosen.labels, setting["eps"], SEED, options.batch)
+        network.to(device).to(memory_format=torch.channels_last)
+        trial = Trial(network, images, chosen.labels.to(device), setting["eps"], SEED, options.batch)
         attack_all(trial, attacks, judged.report, options.runs / f"{judged.contender.name}.json", save)
         judged.report.sort_rows([attack.id for attack in attacks])
     save()

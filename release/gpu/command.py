@@ -24,6 +24,7 @@ from release.gpu.record import NAME, Record
 from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
+from release.recipes import COSTS
 from training.common.errors import TrainingError
 from training.common.signals import Terminated, terminable
 
@@ -59,6 +60,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=CORE_MINUTES,
         help=f"the recipes' epochs: as many as so many minutes of a core allow (default: {CORE_MINUTES:g})",
     )
+    parser.add_argument(
+        "--recipes", nargs="+", default=[], metavar="RECIPE", help=f"compare these alone: {', '.join(COSTS)}"
+    )
     parser.add_argument("--commit", help="git commit to record, if this folder is no git checkout")
     return parser.parse_args(argv)
 
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dataset_name=arguments.dataset_name if arguments.data else "generated pictures",
                 rehearse=arguments.rehearse,
                 core_minutes=arguments.core_minutes,
+                recipes=tuple(arguments.recipes),
             )
             about = {
                 "command": shlex.join(["python", "-m", "release.gpu", *(sys.argv[1:] if argv is None else argv)]),
@@ -118,6 +123,9 @@ def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float
     for name, value in (("minutes", minutes), ("core-minutes", arguments.core_minutes)):
         if not value > 0:
             raise TrainingError(f"--{name} must be above 0, not {value:g}")
+    for recipe in arguments.recipes:
+        if recipe not in COSTS:
+            raise TrainingError(f"--recipes {recipe}: no such recipe; known are: {', '.join(COSTS)}")
     wanted = any(stage.name == "pictures" for stage in stages)
     if arguments.data is None and wanted and not arguments.rehearse:
         raise TrainingError("there is no --data; name an archive of an image folder, or pass --rehearse for a try")

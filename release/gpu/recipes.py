@@ -18,9 +18,9 @@ import torch
 from release.gpu import pictures
 from release.gpu.attacks import ITERATIONS, rows
 from release.gpu.stage import ARCHITECTURES, Run, Skip, main
-from release.recipes import COMMON, RECIPES
+from release.recipes import COMMON, CORE_MINUTES_OF_AN_EPOCH, COSTS, RECIPES
 from sgn_serve.confidence import interval_95
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.common.files import write_atomically
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, split_indices
@@ -29,19 +29,6 @@ from training.loop.state import TrainerError
 from training.loop.trainer import Trainer
 from training.options import build_parser, configure
 
-CORE_MINUTES_OF_AN_EPOCH = 5.4
-"""Minutes of a core for an epoch of one-step training of WRN-16-2, validation included: results/bundled/start.json."""
-COSTS = {
-    "uniform-ema": 1.0,
-    "n-fgsm-ema": 1.0,
-    "n-fgsm-ema-smoothing": 1.0,
-    "prior-ema": 1.0,
-    "prior-consistency": 1.36,
-    "liet": 1.37,
-    "nuat-16": 1.59,
-    "trades-1": 1.73,
-}
-"""The recipes, and the cost of a step in those of one-step training, on one core: see training/methods."""
 ARCH = "wrn-16-2"
 PICTURES = (500, 10)
 """Validation pictures that decide: in a run, in a rehearsal."""
@@ -58,7 +45,7 @@ def compare(run: Run) -> None:
     """
     run.device()
     pictures.load(run, "train")
-    recipes = list(COSTS)[: 2 if run.rehearse else None]
+    recipes = list(run.settings.recipes or COSTS)[: 2 if run.rehearse else None]
     children = {}
     for recipe in recipes:
         command = [sys.executable, "-m", "release.gpu.recipes", "--name", f"{STAGE}/{recipe}"]
@@ -134,6 +121,10 @@ def try_recipe(run: Run, recipe: str) -> None:
             raise
         figures["problem"] = str(error)
     model, info = load_checkpoint(trainer.checkpoint_path)
+    kept = run.out / STAGE / f"{recipe}.safetensors"
+    kept.parent.mkdir(exist_ok=True)
+    save_checkpoint(kept, model.state_dict(), info)
+    figures["checkpoint"] = str(kept.relative_to(run.out))
     model.to(device).to(memory_format=torch.channels_last)
     model.requires_grad_(False)
     _, held_out = split_indices(chosen, config.validation_pictures, config.seed)

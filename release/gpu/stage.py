@@ -34,6 +34,7 @@ class Settings:
         dataset_name: The data's name in the figures.
         rehearse: Whether everything is tiny and on the CPU.
         core_minutes: Minutes of a core that the recipes' epochs stand for.
+        recipes: Names of the recipes that are compared; none for all that have a cost.
     """
 
     out: str
@@ -42,6 +43,7 @@ class Settings:
     dataset_name: str
     rehearse: bool
     core_minutes: float = CORE_MINUTES
+    recipes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write the settings to a JSON file."""

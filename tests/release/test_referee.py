@@ -110,6 +110,12 @@ def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, ca
     assert shown(found) in capsys.readouterr().out
 
 
+def test_a_device_that_is_not_there_is_refused_before_any_work(folder, capsys):
+    assert main(command("--device", "cuda:99")) == 2
+    assert "error: --device cuda:99: no such device" in capsys.readouterr().err
+    assert not (folder / "runs" / "referee").exists()
+
+
 def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
     rows = ["--rows", STATIC, "anti-adversary", "--whole", "autoattack", "--adaptive", "transfer"]
     assert main(command(*rows)) == 0

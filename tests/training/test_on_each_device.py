@@ -9,6 +9,7 @@ from tests.training.tiny_run import arguments, rows
 from training.checkpoint import load_checkpoint
 from training.command import main
 from training.evaluate import judge
+from training.networks.defences.build import DEFENCES, build_defence
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -75,6 +76,19 @@ def test_the_block_alone_trains(device, picture_folder, runs):
     before, after = (load_checkpoint(runs / name / "model.safetensors")[0] for name in ("plain", "block"))
     for name, value in before.backbone.state_dict().items():
         assert torch.equal(after.backbone.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_a_defence_is_attacked(device, name):
+    torch.manual_seed(0)
+    backbone = WideResNet(10, 1, num_classes=5)
+    defence = build_defence(DEFENCES[name], backbone, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (16, 16)).eval()
+    images, labels = torch.rand(6, 3, 16, 16), torch.arange(6) % 5
+    attacks = ("fgsm", "straight-through", "transfer", "apgd-ce", "smooth-apgd-ce")
+    judged = judge(defence.to(device), images, labels, eps=2 / 255, attacks=attacks, beta=[20.0], progress=False)
+    assert 0 <= judged.lowest <= 1
+    with torch.no_grad():
+        assert defence(images.to(device)).isfinite().all()
 
 
 def test_the_judge_attacks(device):

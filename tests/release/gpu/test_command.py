@@ -102,6 +102,7 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, capsys: pytest.
         ([out], "error: there is no --data; name an archive of an image folder, or pass --rehearse for a try"),
         ([out, "--data=no.tar"], "error: --data no.tar: no such file; name an archive of an image folder"),
         ([out, "--rehearse", "--minutes=0"], "error: --minutes must be above 0, not 0"),
+        ([out, "--rehearse", "--recipes", "prior"], "error: --recipes prior: no such recipe; known are: uniform-ema, "),
         ([out, "--rehearse", "--stages", "tests", "speeed"], "error: --stages speeed: no such stage; known are: "),
     ):
         assert main(arguments) == 2

@@ -9,13 +9,15 @@ from release.gpu import pictures, recipes
 from release.gpu.command import main
 from release.gpu.record import NAME
 from release.gpu.stage import Skip
-from release.recipes import RECIPES
+from release.recipes import COSTS, RECIPES
 from tests.release.gpu.rehearsals import run_of, settings_in
+from training.checkpoint import load_checkpoint
 
 
 def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack(tmp_path: Path) -> None:
     stages = ["pictures", "train-resnet-18", "recipes", "attacks"]
-    assert main(["--rehearse", "--out", str(tmp_path), "--stages", *stages]) == 0
+    named = ["--recipes", "prior-ema", "uniform-ema"]
+    assert main(["--rehearse", "--out", str(tmp_path), "--stages", *stages, *named]) == 0
     found = json.loads((tmp_path / NAME).read_text())["stages"]
     assert list(found) == stages
     assert all(stage["status"] == "done" for stage in found.values())
@@ -29,16 +31,18 @@ def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack
     assert rows == sorted(rows, reverse=True)
     assert all(row["pictures"] == 10 for row in attacked.values())
     compared = found["recipes"]["figures"]["recipes"]
-    assert list(compared) == ["uniform-ema", "n-fgsm-ema"]
-    for recipe in compared.values():
+    assert list(compared) == ["prior-ema", "uniform-ema"]
+    for name, recipe in compared.items():
+        _, info = load_checkpoint(tmp_path / recipe["checkpoint"])
+        assert info.recipe["attack_start"] == ("prior" if name == "prior-ema" else "uniform")
         assert recipe["epochs_done"] == recipe["epochs"] == 2
         assert {len(right) for right in recipe["right"].values()} == {recipe["pictures"]} == {10}
         assert recipe["right"]["APGD-T"].count("1") / 10 == recipe["lowest"] <= recipe["clean"]
 
 
 def test_the_compared_recipes_are_those_of_speedrun() -> None:
-    assert set(recipes.COSTS) <= set(RECIPES)
-    assert min(recipes.COSTS.values()) == recipes.COSTS["uniform-ema"] == 1
+    assert set(COSTS) <= set(RECIPES)
+    assert min(COSTS.values()) == COSTS["uniform-ema"] == 1
 
 
 def test_without_a_gpu_or_pictures_recipes_are_skipped(tmp_path: Path) -> None:
