@@ -1,0 +1,206 @@
+"""Measure what judging on Ray costs and gains on this machine, against plain processes.
+
+    python -m benchmarks.judging_on_ray --data-root data
+
+DIR holds test/<class>/. The bundled network's backbone, as a plain network, is judged in four ways, one thread each:
+by one process, by one worker of Ray, by two workers, and by two processes at once with half of the pictures each. The
+ways take turns. A time is that of the whole command, imports and the workers' start included; the cluster runs already.
+The reports of one process and of Ray must be the same, digit for digit.
+
+It writes results/judging_on_ray.json after each command, and goes on with the rounds that are missing there.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.local_ray import local_cluster
+from benchmarks.provenance import commit, processor, versions
+from training.common.markdown import table
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "judging_on_ray.json"
+WAYS = {
+    "one process": "one process",
+    "one worker": "Ray, one worker",
+    "two workers": "Ray, two workers",
+    "two processes": "two processes, half of the pictures each",
+}
+"""The ways by name, with their words for the table."""
+ATTACKS = ("quick", "apgd-ce", "apgd-t")
+FULL = "one process"
+
+
+def plain_network(folder: Path) -> Path:
+    """Write the bundled network without its block as a checkpoint, and return its path."""
+    # Imported here, because --help needs no PyTorch.
+    from release.bundle import BUNDLED
+    from training.checkpoint import load_checkpoint, save_checkpoint
+
+    network, info = load_checkpoint(BUNDLED / "model.safetensors")
+    path = folder / "model.safetensors"
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("block.")}
+    save_checkpoint(path, state, replace(info, block=None, auto_margin=None, history={}, method="pgd"))
+    return path
+
+
+def command_of(options: argparse.Namespace, checkpoint: Path, report: Path, *more: str) -> list[str]:
+    """Return the command line of one judgement, of all pictures unless `more` says otherwise."""
+    line = [sys.executable, "-m", "training.evaluate", "--ckpt", str(checkpoint), "--data-root", str(options.data_root)]
+    line += ["--dataset", "image-folder", "--batch-size", str(options.batch), "--threads", "1"]
+    line += ["--pictures", str(options.pictures), "--report", str(report), "--attacks", *options.attacks]
+    return [*line, *more]
+
+
+def seconds_of(commands: Sequence[Sequence[str]]) -> float:
+    """Run commands side by side, and return the seconds until the last of them ends.
+
+    Raises:
+        BenchmarkError: One failed; the message holds what it printed.
+    """
+    began = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = [subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) for command in commands]
+    said = [process.communicate()[0] for process in running]
+    seconds = time.perf_counter() - began
+    for process, words in zip(running, said, strict=True):
+        if process.returncode:
+            raise BenchmarkError(f"the evaluation failed with {process.returncode}: {words}")
+    return seconds
+
+
+def judged(options: argparse.Namespace, way: str, checkpoint: Path, folder: Path) -> float:
+    """Judge in one of WAYS, and return the seconds. The report of all pictures is WAY.json in the folder.
+
+    Raises:
+        BenchmarkError: A command failed, or Ray does not start.
+    """
+    report = folder / f"{way}.json"
+    report.unlink(missing_ok=True)
+    if way == "one process":
+        return seconds_of([command_of(options, checkpoint, report)])
+    if way == "two processes":
+        halves = [(str((options.pictures + part) // 2), str(part)) for part in (0, 1)]
+        parts = [folder / f"half-{seed}.json" for _, seed in halves]
+        for part in parts:
+            part.unlink(missing_ok=True)
+        given = [("--pictures", count, "--seed", seed) for count, seed in halves]
+        lines = [command_of(options, checkpoint, part, *more) for part, more in zip(parts, given, strict=True)]
+        return seconds_of(lines)
+    with local_cluster({"OMP_NUM_THREADS": "1"}, cores=1 if way == "one worker" else 2) as address:
+        return seconds_of([command_of(options, checkpoint, report, "--ray", address)])
+
+
+def same_answers(folder: Path) -> bool:
+    """Tell whether the reports of one process and of Ray agree on each picture under each attack."""
+    answers = []
+    for way in WAYS:
+        report = folder / f"{way}.json"
+        if report.is_file():
+            answers.append([(row["id"], row["withstood"]) for row in json.loads(report.read_text())["rows"]])
+    return all(one == answers[0] for one in answers)
+
+
+def summary(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Return the ratios of the ways over the rounds that all of them have done, as medians.
+
+    Returns:
+        speed-up: Seconds of one process over those of two workers.
+        speed-up of plain processes: The same over those of two processes, each with half of the pictures.
+        overhead of one worker: Its seconds over those of one process, less 1.
+    """
+    rounds = list(zip(*(seconds[way] for way in WAYS), strict=False))
+    if not rounds:
+        return {}
+
+    def median(numerator: str, denominator: str) -> float:
+        order = list(WAYS)
+        return statistics.median(one[order.index(numerator)] / one[order.index(denominator)] for one in rounds)
+
+    return {
+        "speed-up": round(median(FULL, "two workers"), 3),
+        "speed-up of plain processes": round(median(FULL, "two processes"), 3),
+        "overhead of one worker": round(median("one worker", FULL) - 1, 4),
+    }
+
+
+def seconds_table(result: dict[str, Any]) -> str:
+    """Return the seconds of each round as Markdown, with the median of their ratio to one process."""
+    seconds = result["seconds"]
+    rounds = min(len(times) for times in seconds.values())
+    lines = []
+    for way, words in WAYS.items():
+        ratios = [one / full for one, full in zip(seconds[way], seconds[FULL], strict=False)]
+        lines.append([words, *(f"{one:.0f}" for one in seconds[way][:rounds]), f"{statistics.median(ratios):.2f}"])
+    return table(
+        ["way", *(f"round {number + 1}, s" for number in range(rounds)), "of one process"], lines, "lr" + "r" * rounds
+    )
+
+
+def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.judging_on_ray", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True, help="image folder with test/<class>/")
+    parser.add_argument("--pictures", type=int, default=200, help="test pictures (default: 200)")
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), help="default: quick apgd-ce apgd-t")
+    parser.add_argument("--batch", type=int, default=20, help="pictures of a task (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: 3)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/judging_on_ray.json)")
+    return parser.parse_args(command_line)
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = parse(command_line)
+    options.data_root = options.data_root.resolve()
+    setting = {"pictures": options.pictures, "attacks": options.attacks, "batch": options.batch}
+    result: dict[str, Any] = {
+        "command": "python -m benchmarks.judging_on_ray --data-root data",
+        "versions": versions(("torch", "ray")),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "git_commit": commit(),
+        "setting": setting,
+        "seconds": {way: [] for way in WAYS},
+        "same_answers": True,
+    }
+    try:
+        if options.out.is_file():
+            before = json.loads(options.out.read_text())
+            if before["setting"] != setting:
+                raise BenchmarkError(f"{options.out} holds another setting; pass another --out, or remove it")
+            result = {**result, "seconds": before["seconds"], "same_answers": before["same_answers"]}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = plain_network(Path(folder))
+            for number in range(options.rounds):
+                for way in WAYS:
+                    if len(result["seconds"][way]) > number:
+                        continue
+                    seconds = judged(options, way, checkpoint, Path(folder))
+                    result["seconds"][way].append(round(seconds, 1))
+                    result["load_average"] = round(os.getloadavg()[2], 1)
+                    result["same_answers"] &= same_answers(Path(folder))
+                    result["ratios"] = summary(result["seconds"])
+                    options.out.write_text(json.dumps(result, indent=1) + "\n")
+                    print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
+    except (BenchmarkError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(seconds_table(result))
+    print(json.dumps(result["ratios"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
