@@ -44,10 +44,10 @@ FULL = "one process"
 def plain_network(folder: Path) -> Path:
     """Write the bundled network without its block as a checkpoint, and return its path."""
     # Imported here, because --help needs no PyTorch.
-    from release.bundle import BUNDLED
+    from sgn_serve.settings import BUNDLED_MODEL
     from training.checkpoint import load_checkpoint, save_checkpoint
 
-    network, info = load_checkpoint(BUNDLED / "model.safetensors")
+    network, info = load_checkpoint(BUNDLED_MODEL.with_suffix(".safetensors"))
     path = folder / "model.safetensors"
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("block.")}
     save_checkpoint(path, state, replace(info, block=None, auto_margin=None, history={}, method="pgd"))

@@ -84,7 +84,7 @@ def test_the_command_lines_are_those_of_the_judge(folder, tmp_path):
     assert evaluate(rest[2:]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["id"]["family"] for row in report["rows"]] == ["clean", "fgsm"]
-    with pytest.raises(BenchmarkError, match=r"failed with 2: .*error: --ckpt .*no such file"):
+    with pytest.raises(BenchmarkError, match=r"failed with 2: error: .*none.safetensors: no such file"):
         seconds_of([command_of(options, tmp_path / "none.safetensors", tmp_path / "none.json")])
     assert python
 
