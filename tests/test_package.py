@@ -1,6 +1,7 @@
 """The wheel, installed into an environment of its own and used from another folder, as a user has it."""
 
 import ast
+import email
 import functools
 import os
 import re
@@ -78,6 +79,17 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel):
     ):
         assert wanted in names
     assert not [name for name in names if name.endswith((".safetensors", ".pyc"))]
+
+
+def test_the_wheel_says_what_it_is_and_where_to_read_on(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        told = email.message_from_bytes(archive.read(name))
+    assert told["Version"] == PROJECT["version"]
+    assert told.get_all("Project-URL") == [f"{name}, {address}" for name, address in PROJECT["urls"].items()]
+    assert {"Typing :: Typed", "Operating System :: POSIX :: Linux"} <= set(told.get_all("Classifier"))
+    assert {"train", "export", "classify", "ray", "gpu"} <= set(told.get_all("Provides-Extra"))
+    assert told.get_payload().startswith("# "), "the README is what an index shows"
 
 
 def test_the_version_is_that_of_pyproject(programs, tmp_path):
