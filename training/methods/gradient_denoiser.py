@@ -24,16 +24,17 @@ class GradientDenoiserTraining:
     that of the pictures. Tweedie's formula denoises with its gradient. The loss is the cross-entropy plus the squared
     error of the denoised picture over the variance of the noise: denoising score matching.
 
-    Chosen here: one deviation instead of a range of them, and the weight of the error. Cross-entropy sees attacked
+    Chosen here: the log-density of pictures is log-sum-exp over the variance, so the picture plus the gradient of
+    log-sum-exp is the denoised one. In the source's unit the gradient of an ordinary network is ten thousand times too
+    small, and training did not move it. Its logits would be so large that bf16 cannot tell the classes apart.
+
+    There is one deviation instead of a range of them, and the error has a weight. Cross-entropy sees attacked
     pictures with that noise, so that the network withstands attacks. The denoiser sees pictures that are not attacked,
     because its theory is of Gaussian noise. Backbones are those of other methods. The source has one of its own, with
     smooth activations and group norm instead of batch norm.
 
     So batch norm is frozen in the pass that denoises, as in the first pass of a self-gradient network. The other pass
     moves its statistics. A step costs what one of method self-gradient does.
-
-    A density that fits makes logits large, by what they have in common. bf16 rounds them then, and with them the
-    differences that tell the classes apart. Train it in float32.
 
     Attributes:
         training_attack: Attacks each batch. None for none.
@@ -68,7 +69,7 @@ class GradientDenoiserTraining:
         with CheapSecondDerivatives():
             _, gradient = model.input_gradient(batch.images + batch.noise, log_sum_exp)
         # The denoised picture minus the picture, over the deviation.
-        error = batch.noise / self.deviation + self.deviation * at_least_float32(gradient)
+        error = (batch.noise + at_least_float32(gradient)) / self.deviation
         logits = at_least_float32(model.plain_logits(batch.attacked + batch.noise))
         loss = F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
         return Step(loss + self.weight * error.square().mean(), logits)

@@ -24,7 +24,8 @@ class DefenceConfig:
     Attributes:
         name: One of DEFENCES.
         steps: Gradient steps; of an average over noise, the noisy copies.
-        scale: Size of a step, or standard deviation of the noise, units of pixel intensity.
+        scale: Size of a step, or standard deviation of the noise, units of pixel intensity; of a gradient denoiser, the
+            share of its step that is taken.
     """
 
     name: str
@@ -53,7 +54,7 @@ class DefenceConfig:
 DEFENCES = {
     "anti-adversary": DefenceConfig("anti-adversary", 2, 0.15),
     "energy-step": DefenceConfig("energy-step", 1, 8 / 255),
-    "gradient-denoiser": DefenceConfig("gradient-denoiser", 1, 8 / 255),
+    "gradient-denoiser": DefenceConfig("gradient-denoiser", 1, 1.0),
     "noise-average": DefenceConfig("noise-average", 4, 8 / 255),
 }
 """Every defence with its usual size."""
@@ -83,5 +84,5 @@ def build_defence(
     if config.steps != 1:
         raise ArchitectureError(f"{config.name} takes one step, not {config.steps}")
     if config.name == "gradient-denoiser":
-        return GradientDenoiser(backbone, mean, std, deviation=config.scale)
+        return GradientDenoiser(backbone, mean, std, share=config.scale)
     return EnergyStep(backbone, mean, std, step_size=config.scale)

@@ -9,36 +9,36 @@ from training.networks.self_gradient import Correction
 
 
 class TweedieStep(Correction):
-    """Multiply the gradient of a log-density by the noise's variance. A gradient of zero stays zero.
+    """Take the gradient of a log-density, in units of the noise's variance, for the step that it is.
 
     Args:
-        deviation: Standard deviation of the noise, in units of pixel intensity.
+        share: What is taken of the step.
     """
 
-    def __init__(self, deviation: float):
+    def __init__(self, share: float):
         super().__init__()
-        self.scale = deviation
+        self.scale = share
         self.gradient_scaling = "none"
 
     def forward(self, gradient: Tensor) -> Tensor:
         """Map a gradient (N, C, H, W) to a correction of that shape, in units of pixel intensity."""
         # A mean of images is no farther from one than black from white. The operator itself, because the smooth
         # surrogate warns of functions named clamp, and need not smooth this one.
-        return torch.ops.aten.clamp(gradient * self.scale**2, -1, 1)
+        return torch.ops.aten.clamp(gradient * self.scale, -1, 1)
 
 
 class GradientDenoiser(Defence):
-    """Classify the image without its noise, by Tweedie's formula: image + deviation^2 times a log-density's gradient.
+    """Classify the image without its noise, by Tweedie's formula: image plus the gradient of log-sum-exp.
 
     Taken from the source: a logit is the logarithm of the joint density of an image and its class, but for a constant.
     So the log-sum-exp of the logits is that of the image, and its gradient gives the mean of all images that noise may
     have led to this one. The network is trained for both, by --method gradient-denoiser.
 
-    Chosen here: to classify that mean. The source denoises and classifies, and does not do one for the other. No value
-    of the correction exceeds 1, the range of an intensity.
+    Chosen here: to classify that mean, because the source denoises and classifies, and does not do one for the other.
+    The unit of the log-density is the variance of the noise, so that the gradient is the whole step; see
+    training.methods.gradient_denoiser. No value of the correction exceeds 1, the range of an intensity.
 
-    Around a network that was not trained for it, it does almost nothing. The gradient is about 1e-3 there. That of a
-    density with such noise is about 1 / deviation, 32.
+    Around a network that was not trained for it, it does little: the gradient is about 1e-3 there.
 
     Its derivative goes through both passes: log-sum-exp makes the gradient a smooth function of the logits.
 
@@ -46,13 +46,13 @@ class GradientDenoiser(Defence):
         backbone: The static network, from normalised images to logits.
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation.
-        deviation: Standard deviation of the noise that the network was trained with, units of pixel intensity.
+        share: What is taken of the step; 1 is Tweedie's formula.
 
     Source: Thiry and Guth, Classification-Denoising Networks (2024).
     """
 
-    def __init__(self, backbone: nn.Module, mean: Channels, std: Channels, *, deviation: float = 8 / 255) -> None:
-        super().__init__(backbone, TweedieStep(deviation), mean, std)
+    def __init__(self, backbone: nn.Module, mean: Channels, std: Channels, *, share: float = 1.0) -> None:
+        super().__init__(backbone, TweedieStep(share), mean, std)
 
     def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the static network's logits, and the gradient of their log-sum-exp.
