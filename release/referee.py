@@ -21,8 +21,8 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,17 @@ import torch
 
 from release.bundle import BUNDLED
 from release.gpu import flops
-from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
+from release.referee_figures import Judged, figures, shown
+from release.referee_rows import ADAPTIVE, CONTENDERS, SELF_GRADIENT, STATIC, STATIC_TRANSFER, WHOLE, Contender
 from sgn_serve.command_parser import did_you_mean
-from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
-from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, State, any_matches
+from training.attacks.rows import CLEAN, RowId
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
-from training.common.markdown import table
 from training.common.provenance import current_versions, git_commit, today
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -60,80 +59,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 CHECKPOINT = BUNDLED / "model.safetensors"
 SEED = 1  # the pictures of the bundled network's reports
-STATIC, SELF_GRADIENT = "static", "self-gradient"
-WHOLE = ("cw-20", "autoattack")
-"""Attacks of every row."""
-STATIC_TRANSFER = "transfer-apgd-t"
-"""APGD-T on the static network, shown to the defence. A rule that trusts the first answer keeps a wrong one too.
-
-Source: Croce et al., Evaluating the Adversarial Robustness of Adaptive Test-time Defenses (2022).
-"""
-ADAPTIVE = (
-    "transfer",
-    STATIC_TRANSFER,
-    "through-both",
-    "straight-through",
-    "smooth-cw",
-    "smooth-pgd",
-    "averaged-smooth",
-    "smooth-apgd-ce",
-    "smooth-apgd-t",
-)
-"""Attacks of the rows whose rule uses a gradient, beside those."""
-ADAPTIVE_WITHOUT_GRADIENT = ("transfer", STATIC_TRANSFER)
-"""The same of the other defences, whose honest derivative hides nothing."""
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""
-SIGNIFICANT = 0.05
 
 
 class RefereeError(TrainingError):
     """A row that cannot be had, or a file of something else; the message names the fix."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table.
-
-    Attributes:
-        name: Its name.
-        about: What it is, for the table.
-        trained: What was trained for it, beside the static network.
-        state: The state in which its network is attacked.
-        adaptive: Names of the adaptive attacks that fit it.
-    """
-
-    name: str
-    about: str
-    trained: str
-    state: State
-    adaptive: tuple[str, ...]
-
-
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(STATIC, "the network with its block off", "-", "block off", ()),
-        Contender(SELF_GRADIENT, "its block on", "with its block", "block on", ADAPTIVE),
-        Contender(
-            "anti-adversary",
-            "two signed steps of 0.15 towards its own first answer",
-            "nothing",
-            "block on",
-            ADAPTIVE,
-        ),
-        Contender(
-            "energy-step", "one step of 8/255 along the gradient of log-sum-exp", "nothing", "block on", ADAPTIVE
-        ),
-        Contender(
-            "noise-average",
-            "control without a gradient: mean over four fixed noises of 8/255",
-            "nothing",
-            "block on",
-            ADAPTIVE_WITHOUT_GRADIENT,
-        ),
-    )
-}
 
 
 def network_of(contender: Contender, model: SelfGradientNetwork, info: CheckpointInfo) -> SelfGradientNetwork:
@@ -210,131 +141,6 @@ def attack_all(
             name, accuracy = row.attack.id.title, report.rows[row.attack.id].accuracy
             print(f"{path.stem}: {name}: {accuracy:.1%}, {row.core_seconds:,.0f} s", flush=True)
             saved()
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A row whose attacks are all done.
-
-    Attributes:
-        contender: The row.
-        report: Its report.
-        cost: Multiplications of an answer, over those of a forward pass of the static network.
-    """
-
-    contender: Contender
-    report: Report
-    cost: float
-
-
-def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
-    """Return a row's figures, and how it compares with the static network where that is done.
-
-    Returns:
-        name, about, trained, cost, clean, claimed, adaptive, lowest (accuracies with their 95 % intervals), by_attack,
-        core_seconds and against_static: for clean, claimed and lowest the pictures won and lost, and the sign test's p.
-    """
-    contender, rows = judged.contender, judged.report.rows
-    counted = {
-        "clean": (CLEAN,),
-        "claimed": (CLEAN, *AUTO_ATTACK_ROWS),
-        "adaptive": tuple(RowFilter.exactly(row) for row in rows if row.kind == "clean" or is_adaptive(row)),
-        "lowest": tuple(RowFilter.exactly(row) for row in rows),
-    }
-    found: dict[str, Any] = {
-        "name": contender.name,
-        "about": contender.about,
-        "trained": contender.trained,
-        "cost": round(judged.cost, 2),
-    }
-    for name, filters in counted.items():
-        if name != "adaptive" or any(is_adaptive(row) for row in rows):
-            found[name] = _accuracy(_right(judged, filters))
-    found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
-    found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
-    if static is not None and static is not judged:
-        others = run_on_one_only(rows, contender.state, static.report.rows, static.contender.state)
-        fair = tuple(RowFilter.exactly(row) for row in {*rows, *static.report.rows} if anywhere(row) not in others)
-        found["against_static"] = {
-            name: compare(_right(judged, filters), _right(static, filters))
-            for name, filters in {**counted, "lowest": fair}.items()
-            if name != "adaptive"
-        }
-    return found
-
-
-def is_adaptive(row: RowId) -> bool:
-    """Tell whether a row exists only for a network with a defence: such an attack knows of its rule."""
-    return row.needs_block and row.kind != "clean"
-
-
-def _right(judged: Judged, filters: Iterable[RowFilter]) -> list[bool]:
-    chosen = tuple(filters)
-    return withstood(judged.report.rows, judged.contender.state, lambda row: any_matches(chosen, row))
-
-
-def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
-    low, high = interval_95(sum(right), len(right))
-    return {"accuracy": round(sum(right) / len(right), 4), "interval_95": [round(low, 4), round(high, 4)]}
-
-
-def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one sentence which rows gain anything over the static network."""
-    compared = [row for row in rows if "against_static" in row]
-    if not compared:
-        return "No defence is compared with the static network yet."
-    gaining = [
-        row
-        for row in compared
-        if row["against_static"]["lowest"]["p"] < SIGNIFICANT
-        and row["against_static"]["lowest"]["won"] > row["against_static"]["lowest"]["lost"]
-    ]
-    costs = sorted(row["cost"] for row in compared)
-    price = f"{costs[0]:.1f}" if costs[0] == costs[-1] else f"{costs[0]:.1f} to {costs[-1]:.1f}"
-    if not gaining:
-        named = ", ".join(row["name"] for row in compared)
-        return (
-            f"None of {named} withstands significantly more pictures than the static network in it (p < "
-            f"{SIGNIFICANT}), at {price} times the cost of an answer."
-        )
-    named = ", ".join(f"{row['name']} (at {row['cost']:.1f} times the cost)" for row in gaining)
-    return f"Of {len(compared)} defences these withstand significantly more than the static network in them: {named}."
-
-
-def shown(result: Mapping[str, Any]) -> str:
-    """Return the conclusion and the table of the rows that are done, as Markdown."""
-    rows = result["rows"]
-    lines = []
-    for row in rows:
-        against = row.get("against_static", {}).get("lowest")
-        lines.append(
-            (
-                row["name"],
-                row["about"],
-                row["trained"],
-                f"{row['cost']:.1f}",
-                _percent(row["clean"]),
-                _percent(row["claimed"]),
-                _percent(row.get("adaptive")),
-                f"**{_percent(row['lowest'])}**",
-                "{:.1f} to {:.1f}".format(*(100 * end for end in row["lowest"]["interval_95"])),
-                "-" if against is None else in_words(against),
-            )
-        )
-    header = ("row", "what it is", "trained for it", "cost", "clean", "claimed", "adaptive", "lowest", "95 % interval")
-    setting = result["setting"]
-    return (
-        f"{conclusion(rows)}\n\n"
-        + table((*header, "lowest against static"), lines, "lllrrrrrrl")
-        + f"\n\nAccuracy in percent on {setting['pictures']:,} test pictures, L-inf budget "
-        f"{255 * setting['eps']:g}/255, seed {setting['seed']}, one restart. "
-        "Cost: multiplications of an answer over those of one forward pass. Claimed: AutoAttack on the whole. "
-        "Adaptive: what withstands every attack that knows the rule; some are run on what earlier ones left."
-    )
-
-
-def _percent(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else f"{100 * figure['accuracy']:.1f}"
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:

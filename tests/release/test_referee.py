@@ -11,7 +11,9 @@ from PIL import Image
 
 from release import referee
 from release.paired import compare
-from release.referee import CONTENDERS, SELF_GRADIENT, STATIC, conclusion, main, shown
+from release.referee import main
+from release.referee_figures import conclusion, shown
+from release.referee_rows import CONTENDERS, SELF_GRADIENT, STATIC
 from tests.short_attacks import shorten_gradient_attacks
 from tests.training.checkpoints import save_untrained, tiny_info
 from training.attacks.auto_attack import GradientStage, Square
