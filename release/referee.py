@@ -3,9 +3,12 @@
     python -m release.referee --data-root data --threads 1                           # every row, for days of a core
     python -m release.referee --data-root data --report results/bundled/self-gradient.json --first 300 --beta 20
 
-DIR holds test/<class>/. All rows have the same static network, that of --ckpt with its block off, and the same
-pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of our
-report that fit it. A picture counts as withstood if it withstands all of them.
+DIR holds test/<class>/. All rows but two have the same static network, that of --ckpt with its block off. All have the
+same pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of
+our report that fit it. A picture counts as withstood if it withstands all of them.
+
+The rows `denoiser-static` and `gradient-denoiser` have a network of their own, which --denoiser names: one that
+training's --method gradient-denoiser made. They are left out without it. The second is compared with the first.
 
 With --report, what a report of the same checkpoint and pictures has of the rows `static` and `self-gradient` is taken
 from there. --first judges the first of these pictures alone.
@@ -22,7 +25,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,16 @@ import torch
 from release.bundle import BUNDLED
 from release.gpu import flops
 from release.referee_figures import Judged, figures, shown
-from release.referee_rows import ADAPTIVE, CONTENDERS, SELF_GRADIENT, STATIC, STATIC_TRANSFER, WHOLE, Contender
+from release.referee_rows import (
+    ADAPTIVE,
+    CONTENDERS,
+    DENOISER,
+    SELF_GRADIENT,
+    STATIC,
+    STATIC_TRANSFER,
+    WHOLE,
+    Contender,
+)
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
@@ -67,18 +79,57 @@ class RefereeError(TrainingError):
     """A row that cannot be had, or a file of something else; the message names the fix."""
 
 
-def network_of(contender: Contender, model: SelfGradientNetwork, info: CheckpointInfo) -> SelfGradientNetwork:
-    """Return the network of a row, around the backbone of `model`.
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that rows are made of.
+
+    Attributes:
+        path: Its file.
+        model: Its network, frozen.
+        info: Its description.
+    """
+
+    path: Path
+    model: SelfGradientNetwork
+    info: CheckpointInfo
+
+
+def sources_of(
+    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo, device: torch.device
+) -> dict[str, Source]:
+    """Return the checkpoints by the option that names each: "ckpt", and "denoiser" where it is given.
+
+    Raises:
+        RefereeError: The denoiser was trained by another method, or for other pictures or classes.
+        CheckpointError: It cannot be read.
+    """
+    sources = {"ckpt": Source(options.ckpt, model, info)}
+    if options.denoiser is not None:
+        network, about = load_checkpoint(options.denoiser)
+        if about.method != DENOISER or about.defence is not None:
+            raise RefereeError(
+                f"--denoiser {options.denoiser}: a network of method {about.method}"
+                f"{'' if about.defence is None else ' with a defence around it'}; name the checkpoint that training "
+                f"with --method {DENOISER} wrote"
+            )
+        if (about.class_names, about.image_size) != (info.class_names, info.image_size):
+            raise RefereeError(f"--denoiser {options.denoiser}: it has other classes or pictures than {options.ckpt}")
+        sources["denoiser"] = Source(options.denoiser, network.requires_grad_(False).to(device), about)
+    return sources
+
+
+def network_of(contender: Contender, source: Source) -> SelfGradientNetwork:
+    """Return the network of a row, around the backbone of its checkpoint.
 
     Raises:
         RefereeError: It needs a block, and the checkpoint has none.
     """
     if contender.name in DEFENCES:
-        return defended(model, info, DEFENCES[contender.name])[0].requires_grad_(False)
-    if contender.name == SELF_GRADIENT and model.block is None:
-        others = " ".join(name for name in CONTENDERS if name != SELF_GRADIENT)
+        return defended(source.model, source.info, DEFENCES[contender.name])[0].requires_grad_(False)
+    if contender.name == SELF_GRADIENT and source.model.block is None:
+        others = " ".join(row.name for row in CONTENDERS.values() if row.checkpoint == "ckpt" and row != contender)
         raise RefereeError(f"the checkpoint has no block, which the row {SELF_GRADIENT} needs; pass --rows {others}")
-    return model
+    return source.model
 
 
 def attacks_of(contender: Contender, context: Context, options: argparse.Namespace) -> list[AnyAttack]:
@@ -148,8 +199,9 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m release.referee", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="checkpoint (default: the bundled one)")
+    parser.add_argument("--denoiser", type=Path, help=f"checkpoint of --method {DENOISER}, for the rows that need it")
     parser.add_argument("--report", type=Path, help="take what this report has of the checkpoint's own two rows")
-    parser.add_argument("--rows", nargs="+", default=list(CONTENDERS), help="rows (default: all)")
+    parser.add_argument("--rows", nargs="+", help="rows (default: all that have their checkpoint)")
     parser.add_argument(
         "--whole", nargs="+", default=list(WHOLE), help="attacks of every row (default: cw-20 autoattack)"
     )
@@ -164,6 +216,9 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
     options.command = shlex.join(["python", "-m", "release.referee", *given])
+    missing = [row.name for row in CONTENDERS.values() if getattr(options, row.checkpoint) is None]
+    options.left_out = missing if options.rows is None else []
+    options.rows = options.rows or [name for name in CONTENDERS if name not in missing]
     for name in ("pictures", "first", "batch", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -176,13 +231,17 @@ def check_names(options: argparse.Namespace) -> None:
     """Refuse unknown rows and attacks, before anything is read.
 
     Raises:
-        RefereeError: A row is unknown, or an adaptive attack fits none.
+        RefereeError: A row is unknown or has no checkpoint, or an adaptive attack fits none.
         AttackError: An attack is unknown.
     """
     for name in options.rows:
         if name not in CONTENDERS:
             raise RefereeError(
                 f"--rows: unknown row {name!r}; {did_you_mean(name, CONTENDERS)}known are: {', '.join(CONTENDERS)}"
+            )
+        if getattr(options, CONTENDERS[name].checkpoint) is None:
+            raise RefereeError(
+                f"--rows: {name} needs a network that was trained for it; name its checkpoint by --denoiser PATH"
             )
     split_names(options.whole)
     for name in options.adaptive or ():
@@ -193,19 +252,19 @@ def check_names(options: argparse.Namespace) -> None:
 
 
 def setting_of(
-    contender: Contender, options: argparse.Namespace, info: CheckpointInfo, chosen: PictureSet
+    contender: Contender, source: Source, eps: float, options: argparse.Namespace, chosen: PictureSet
 ) -> dict[str, Any]:
     """Return everything that a row's figures depend on."""
     return {
         "row": contender.name,
         "defence": asdict(DEFENCES[contender.name]) if contender.name in DEFENCES else None,
-        "checkpoint_sha256": file_sha256(options.ckpt),
-        "architecture": info.architecture,
-        "data": info.dataset,
+        "checkpoint_sha256": file_sha256(source.path),
+        "architecture": source.info.architecture,
+        "data": source.info.dataset,
         "pictures": len(chosen),
         "pictures_sha256": chosen.sha256(),
         "norm": "L-inf",
-        "eps": info.epsilon or 8 / 255,
+        "eps": eps,
         "restarts": 1,
         "seed": SEED,
         "batch_size": options.batch,
@@ -285,17 +344,20 @@ def referee(
     chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
     context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
-    plain = flops.of_network(model, info.image_size[0])["one pass"]
+    sources = sources_of(options, model, info, images.device)
     # All that can fail does so before the first attack.
     rows = []
     for contender in CONTENDERS.values():
+        source = sources.get(contender.checkpoint)
+        if source is None:
+            continue
         attacks = attacks_of(contender, context, options)
-        setting, whole = (setting_of(contender, options, info, some) for some in (chosen, drawn))
+        setting, whole = (setting_of(contender, source, context.eps, options, some) for some in (chosen, drawn))
         saved: dict[RowId, Row] = {}
         if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
             saved = spared_by(options.report, whole, attacks, len(chosen))
         try:
-            network = network_of(contender, model, info)
+            network = network_of(contender, source)
             report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved)
         except TrainingError:
             if contender.name in options.rows:
@@ -303,6 +365,7 @@ def referee(
             continue  # a row that nobody asked for, of another run
         with torch.no_grad():
             answer = partial(network, self_gradient=contender.state == "block on")
+            plain = flops.of_network(source.model, info.image_size[0])["one pass"]
             cost = flops.of_function(answer, info.image_size[0]) / plain
         rows.append((Judged(contender, report, cost), network, attacks))
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -313,15 +376,15 @@ def referee(
 
     def save() -> None:
         done = [judged for judged, _, attacks in rows if all(attack.id in judged.report.rows for attack in attacks)]
-        static = next((judged for judged in done if judged.contender.name == STATIC), None)
-        setting = setting_of(CONTENDERS[STATIC], options, info, chosen)
+        by_name = {judged.contender.name: judged for judged in done}
+        setting = setting_of(CONTENDERS[STATIC], sources["ckpt"], context.eps, options, chosen)
         result.update(
             command=options.command,
             versions=current_versions(),
             git_commit=git_commit(ignore=("results",)),
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},
-            rows=[figures(judged, static) for judged in done],
+            rows=[figures(judged, by_name.get(judged.contender.static or "")) for judged in done],
         )
         write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
         again = f"The same again:\n\n```sh\n{options.command}\n```\n"
@@ -345,6 +408,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         check_names(options)
+        if options.left_out:
+            print(f"without --denoiser these rows are left out: {', '.join(options.left_out)}", file=sys.stderr)
         model, info = load_checkpoint(options.ckpt)
         test = load_pictures("image-folder", options.data_root, "test", info.recipe.get("image_size"), info.class_names)
         drawn = choose_pictures(test, options.pictures, SEED)

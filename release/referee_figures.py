@@ -54,7 +54,7 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
             found[name] = _accuracy(_right(judged, filters))
     found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
     found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
-    if static is not None and static is not judged:
+    if static is not None:
         others = run_on_one_only(rows, contender.state, static.report.rows, static.contender.state)
         fair = tuple(RowFilter.exactly(row) for row in {*rows, *static.report.rows} if anywhere(row) not in others)
         found["against_static"] = {

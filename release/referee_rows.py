@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from training.attacks.rows import State
 
 STATIC, SELF_GRADIENT = "static", "self-gradient"
+DENOISER, DENOISER_STATIC = "gradient-denoiser", "denoiser-static"
 WHOLE = ("cw-20", "autoattack")
 """Attacks of every row."""
 STATIC_TRANSFER = "transfer-apgd-t"
@@ -38,6 +39,8 @@ class Contender:
         trained: What was trained for it, beside the static network.
         state: The state in which its network is attacked.
         adaptive: Names of the adaptive attacks that fit it.
+        checkpoint: The option that names the checkpoint with its static network: "ckpt" or "denoiser".
+        static: The row of that network, with which it is compared. None for such a row itself.
     """
 
     name: str
@@ -45,12 +48,14 @@ class Contender:
     trained: str
     state: State
     adaptive: tuple[str, ...]
+    checkpoint: str = "ckpt"
+    static: str | None = STATIC
 
 
 CONTENDERS = {
     contender.name: contender
     for contender in (
-        Contender(STATIC, "the network with its block off", "-", "block off", ()),
+        Contender(STATIC, "the network with its block off", "-", "block off", (), static=None),
         Contender(SELF_GRADIENT, "its block on", "with its block", "block on", ADAPTIVE),
         Contender(
             "anti-adversary",
@@ -68,6 +73,24 @@ CONTENDERS = {
             "nothing",
             "block on",
             ADAPTIVE_WITHOUT_GRADIENT,
+        ),
+        Contender(
+            DENOISER_STATIC,
+            "the network that was trained for gradient-denoiser, alone",
+            "the network, with noise",
+            "block off",
+            (),
+            checkpoint="denoiser",
+            static=None,
+        ),
+        Contender(
+            DENOISER,
+            "the image without its noise, by the gradient of log-sum-exp",
+            "its static network",
+            "block on",
+            ADAPTIVE,
+            checkpoint="denoiser",
+            static=DENOISER_STATIC,
         ),
     )
 }
