@@ -85,6 +85,7 @@ def test_training_removes_noise():
     assert sum(errors[-5:]) / 5 < 0.5
     # The defence takes the very step that was trained.
     defence = GradientDenoiser(model.backbone, (0.5,) * 3, (0.25,) * 3).eval()
+    assert defence.block is not None
     noisy = images + 32 / 255 * torch.randn(images.shape)
     corrected = noisy + defence.block(defence.self_gradient(noisy))
     assert (corrected - images).square().mean() < 0.5 * (noisy - images).square().mean()
