@@ -3,9 +3,12 @@
     python -m release.referee --data-root data --threads 1                           # every row, for days of a core
     python -m release.referee --data-root data --report results/bundled/self-gradient.json --first 300 --beta 20
 
-DIR holds test/<class>/. All rows have the same static network, that of --ckpt with its block off, and the same
-pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of our
-report that fit it. A picture counts as withstood if it withstands all of them.
+DIR holds test/<class>/. All rows but two have the same static network, that of --ckpt with its block off. All have the
+same pictures. A row is attacked by AutoAttack on the whole, as papers claim robustness, and by the adaptive attacks of
+our report that fit it. A picture counts as withstood if it withstands all of them.
+
+The rows `denoiser-static` and `gradient-denoiser` have a network of their own, which --denoiser names: one that
+training's --method gradient-denoiser made. They are left out without it. The second is compared with the first.
 
 With --report, what a report of the same checkpoint and pictures has of the rows `static` and `self-gradient` is taken
 from there. --first judges the first of these pictures alone.
@@ -21,7 +24,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,19 +34,27 @@ import torch
 
 from release.bundle import BUNDLED
 from release.gpu import flops
-from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
+from release.referee_figures import Judged, figures, shown
+from release.referee_rows import (
+    ADAPTIVE,
+    CONTENDERS,
+    DENOISER,
+    SELF_GRADIENT,
+    STATIC,
+    STATIC_TRANSFER,
+    WHOLE,
+    Contender,
+)
 from sgn_serve.command_parser import did_you_mean
-from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
-from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, State, any_matches
+from training.attacks.rows import CLEAN, RowId
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.devices import checked_device
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
-from training.common.markdown import table
 from training.common.provenance import current_versions, git_commit, today
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -61,31 +72,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 CHECKPOINT = BUNDLED / "model.safetensors"
 SEED = 1  # the pictures of the bundled network's reports
-STATIC, SELF_GRADIENT = "static", "self-gradient"
-WHOLE = ("cw-20", "autoattack")
-"""Attacks of every row."""
-STATIC_TRANSFER = "transfer-apgd-t"
-"""APGD-T on the static network, shown to the defence. A rule that trusts the first answer keeps a wrong one too.
-
-Source: Croce et al., Evaluating the Adversarial Robustness of Adaptive Test-time Defenses (2022).
-"""
-ADAPTIVE = (
-    "transfer",
-    STATIC_TRANSFER,
-    "through-both",
-    "straight-through",
-    "smooth-cw",
-    "smooth-pgd",
-    "averaged-smooth",
-    "smooth-apgd-ce",
-    "smooth-apgd-t",
-)
-"""Attacks of the rows whose rule uses a gradient, beside those."""
-ADAPTIVE_WITHOUT_GRADIENT = ("transfer", STATIC_TRANSFER)
-"""The same of the other defences, whose honest derivative hides nothing."""
 SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""
-SIGNIFICANT = 0.05
 
 
 class RefereeError(TrainingError):
@@ -93,62 +81,54 @@ class RefereeError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A row of the table.
+class Source:
+    """A checkpoint that rows are made of.
 
     Attributes:
-        name: Its name.
-        about: What it is, for the table.
-        trained: What was trained for it, beside the static network.
-        state: The state in which its network is attacked.
-        adaptive: Names of the adaptive attacks that fit it.
+        path: Its file.
+        model: Its network, frozen.
+        info: Its description.
     """
 
-    name: str
-    about: str
-    trained: str
-    state: State
-    adaptive: tuple[str, ...]
+    path: Path
+    model: SelfGradientNetwork
+    info: CheckpointInfo
 
 
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(STATIC, "the network with its block off", "-", "block off", ()),
-        Contender(SELF_GRADIENT, "its block on", "with its block", "block on", ADAPTIVE),
-        Contender(
-            "anti-adversary",
-            "two signed steps of 0.15 towards its own first answer",
-            "nothing",
-            "block on",
-            ADAPTIVE,
-        ),
-        Contender(
-            "energy-step", "one step of 8/255 along the gradient of log-sum-exp", "nothing", "block on", ADAPTIVE
-        ),
-        Contender(
-            "noise-average",
-            "control without a gradient: mean over four fixed noises of 8/255",
-            "nothing",
-            "block on",
-            ADAPTIVE_WITHOUT_GRADIENT,
-        ),
-    )
-}
+def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo) -> dict[str, Source]:
+    """Return the checkpoints by the option that names each: "ckpt", and "denoiser" where it is given.
+
+    Raises:
+        RefereeError: The denoiser was trained by another method, or for other pictures or classes.
+        CheckpointError: It cannot be read.
+    """
+    sources = {"ckpt": Source(options.ckpt, model, info)}
+    if options.denoiser is not None:
+        network, about = load_checkpoint(options.denoiser)
+        if about.method != DENOISER or about.defence is not None:
+            raise RefereeError(
+                f"--denoiser {options.denoiser}: a network of method {about.method}"
+                f"{'' if about.defence is None else ' with a defence around it'}; name the checkpoint that training "
+                f"with --method {DENOISER} wrote"
+            )
+        if (about.class_names, about.image_size) != (info.class_names, info.image_size):
+            raise RefereeError(f"--denoiser {options.denoiser}: it has other classes or pictures than {options.ckpt}")
+        sources["denoiser"] = Source(options.denoiser, network.requires_grad_(False), about)
+    return sources
 
 
-def network_of(contender: Contender, model: SelfGradientNetwork, info: CheckpointInfo) -> SelfGradientNetwork:
-    """Return the network of a row, around the backbone of `model`.
+def network_of(contender: Contender, source: Source) -> SelfGradientNetwork:
+    """Return the network of a row, around the backbone of its checkpoint.
 
     Raises:
         RefereeError: It needs a block, and the checkpoint has none.
     """
     if contender.name in DEFENCES:
-        return defended(model, info, DEFENCES[contender.name])[0].requires_grad_(False)
-    if contender.name == SELF_GRADIENT and model.block is None:
-        others = " ".join(name for name in CONTENDERS if name != SELF_GRADIENT)
+        return defended(source.model, source.info, DEFENCES[contender.name])[0].requires_grad_(False)
+    if contender.name == SELF_GRADIENT and source.model.block is None:
+        others = " ".join(row.name for row in CONTENDERS.values() if row.checkpoint == "ckpt" and row != contender)
         raise RefereeError(f"the checkpoint has no block, which the row {SELF_GRADIENT} needs; pass --rows {others}")
-    return model
+    return source.model
 
 
 def attacks_of(contender: Contender, context: Context, options: argparse.Namespace) -> list[AnyAttack]:
@@ -213,138 +193,14 @@ def attack_all(
             saved()
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A row whose attacks are all done.
-
-    Attributes:
-        contender: The row.
-        report: Its report.
-        cost: Multiplications of an answer, over those of a forward pass of the static network.
-    """
-
-    contender: Contender
-    report: Report
-    cost: float
-
-
-def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
-    """Return a row's figures, and how it compares with the static network where that is done.
-
-    Returns:
-        name, about, trained, cost, clean, claimed, adaptive, lowest (accuracies with their 95 % intervals), by_attack,
-        core_seconds and against_static: for clean, claimed and lowest the pictures won and lost, and the sign test's p.
-    """
-    contender, rows = judged.contender, judged.report.rows
-    counted = {
-        "clean": (CLEAN,),
-        "claimed": (CLEAN, *AUTO_ATTACK_ROWS),
-        "adaptive": tuple(RowFilter.exactly(row) for row in rows if row.kind == "clean" or is_adaptive(row)),
-        "lowest": tuple(RowFilter.exactly(row) for row in rows),
-    }
-    found: dict[str, Any] = {
-        "name": contender.name,
-        "about": contender.about,
-        "trained": contender.trained,
-        "cost": round(judged.cost, 2),
-    }
-    for name, filters in counted.items():
-        if name != "adaptive" or any(is_adaptive(row) for row in rows):
-            found[name] = _accuracy(_right(judged, filters))
-    found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
-    found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
-    if static is not None and static is not judged:
-        others = run_on_one_only(rows, contender.state, static.report.rows, static.contender.state)
-        fair = tuple(RowFilter.exactly(row) for row in {*rows, *static.report.rows} if anywhere(row) not in others)
-        found["against_static"] = {
-            name: compare(_right(judged, filters), _right(static, filters))
-            for name, filters in {**counted, "lowest": fair}.items()
-            if name != "adaptive"
-        }
-    return found
-
-
-def is_adaptive(row: RowId) -> bool:
-    """Tell whether a row exists only for a network with a defence: such an attack knows of its rule."""
-    return row.needs_block and row.kind != "clean"
-
-
-def _right(judged: Judged, filters: Iterable[RowFilter]) -> list[bool]:
-    chosen = tuple(filters)
-    return withstood(judged.report.rows, judged.contender.state, lambda row: any_matches(chosen, row))
-
-
-def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
-    low, high = interval_95(sum(right), len(right))
-    return {"accuracy": round(sum(right) / len(right), 4), "interval_95": [round(low, 4), round(high, 4)]}
-
-
-def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one sentence which rows gain anything over the static network."""
-    compared = [row for row in rows if "against_static" in row]
-    if not compared:
-        return "No defence is compared with the static network yet."
-    gaining = [
-        row
-        for row in compared
-        if row["against_static"]["lowest"]["p"] < SIGNIFICANT
-        and row["against_static"]["lowest"]["won"] > row["against_static"]["lowest"]["lost"]
-    ]
-    costs = sorted(row["cost"] for row in compared)
-    price = f"{costs[0]:.1f}" if costs[0] == costs[-1] else f"{costs[0]:.1f} to {costs[-1]:.1f}"
-    if not gaining:
-        named = ", ".join(row["name"] for row in compared)
-        return (
-            f"None of {named} withstands significantly more pictures than the static network in it (p < "
-            f"{SIGNIFICANT}), at {price} times the cost of an answer."
-        )
-    named = ", ".join(f"{row['name']} (at {row['cost']:.1f} times the cost)" for row in gaining)
-    return f"Of {len(compared)} defences these withstand significantly more than the static network in them: {named}."
-
-
-def shown(result: Mapping[str, Any]) -> str:
-    """Return the conclusion and the table of the rows that are done, as Markdown."""
-    rows = result["rows"]
-    lines = []
-    for row in rows:
-        against = row.get("against_static", {}).get("lowest")
-        lines.append(
-            (
-                row["name"],
-                row["about"],
-                row["trained"],
-                f"{row['cost']:.1f}",
-                _percent(row["clean"]),
-                _percent(row["claimed"]),
-                _percent(row.get("adaptive")),
-                f"**{_percent(row['lowest'])}**",
-                "{:.1f} to {:.1f}".format(*(100 * end for end in row["lowest"]["interval_95"])),
-                "-" if against is None else in_words(against),
-            )
-        )
-    header = ("row", "what it is", "trained for it", "cost", "clean", "claimed", "adaptive", "lowest", "95 % interval")
-    setting = result["setting"]
-    return (
-        f"{conclusion(rows)}\n\n"
-        + table((*header, "lowest against static"), lines, "lllrrrrrrl")
-        + f"\n\nAccuracy in percent on {setting['pictures']:,} test pictures, L-inf budget "
-        f"{255 * setting['eps']:g}/255, seed {setting['seed']}, one restart. "
-        "Cost: multiplications of an answer over those of one forward pass. Claimed: AutoAttack on the whole. "
-        "Adaptive: what withstands every attack that knows the rule; some are run on what earlier ones left."
-    )
-
-
-def _percent(figure: Mapping[str, Any] | None) -> str:
-    return "-" if figure is None else f"{100 * figure['accuracy']:.1f}"
-
-
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.referee", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="checkpoint (default: the bundled one)")
+    parser.add_argument("--denoiser", type=Path, help=f"checkpoint of --method {DENOISER}, for the rows that need it")
     parser.add_argument("--report", type=Path, help="take what this report has of the checkpoint's own two rows")
-    parser.add_argument("--rows", nargs="+", default=list(CONTENDERS), help="rows (default: all)")
+    parser.add_argument("--rows", nargs="+", help="rows (default: all that have their checkpoint)")
     parser.add_argument(
         "--whole", nargs="+", default=list(WHOLE), help="attacks of every row (default: cw-20 autoattack)"
     )
@@ -360,6 +216,9 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
     options.command = shlex.join(["python", "-m", "release.referee", *given])
+    missing = [row.name for row in CONTENDERS.values() if getattr(options, row.checkpoint) is None]
+    options.left_out = missing if options.rows is None else []
+    options.rows = options.rows or [name for name in CONTENDERS if name not in missing]
     for name in ("pictures", "first", "batch", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -372,13 +231,17 @@ def check_names(options: argparse.Namespace) -> None:
     """Refuse unknown rows and attacks, before anything is read.
 
     Raises:
-        RefereeError: A row is unknown, or an adaptive attack fits none.
+        RefereeError: A row is unknown or has no checkpoint, or an adaptive attack fits none.
         AttackError: An attack is unknown.
     """
     for name in options.rows:
         if name not in CONTENDERS:
             raise RefereeError(
                 f"--rows: unknown row {name!r}; {did_you_mean(name, CONTENDERS)}known are: {', '.join(CONTENDERS)}"
+            )
+        if getattr(options, CONTENDERS[name].checkpoint) is None:
+            raise RefereeError(
+                f"--rows: {name} needs a network that was trained for it; name its checkpoint by --denoiser PATH"
             )
     split_names(options.whole)
     for name in options.adaptive or ():
@@ -389,19 +252,19 @@ def check_names(options: argparse.Namespace) -> None:
 
 
 def setting_of(
-    contender: Contender, options: argparse.Namespace, info: CheckpointInfo, chosen: PictureSet
+    contender: Contender, source: Source, eps: float, options: argparse.Namespace, chosen: PictureSet
 ) -> dict[str, Any]:
     """Return everything that a row's figures depend on."""
     return {
         "row": contender.name,
         "defence": asdict(DEFENCES[contender.name]) if contender.name in DEFENCES else None,
-        "checkpoint_sha256": file_sha256(options.ckpt),
-        "architecture": info.architecture,
-        "data": info.dataset,
+        "checkpoint_sha256": file_sha256(source.path),
+        "architecture": source.info.architecture,
+        "data": source.info.dataset,
         "pictures": len(chosen),
         "pictures_sha256": chosen.sha256(),
         "norm": "L-inf",
-        "eps": info.epsilon or 8 / 255,
+        "eps": eps,
         "restarts": 1,
         "seed": SEED,
         "batch_size": options.batch,
@@ -443,7 +306,9 @@ def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack]
     return taken
 
 
-def begun(setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, saved: Mapping[RowId, Row]) -> Report:
+def begun(
+    setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, saved: Mapping[RowId, Row], device: torch.device
+) -> Report:
     """Return a row's report with what is measured already.
 
     Args:
@@ -451,12 +316,14 @@ def begun(setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, sav
         attacks: Its attacks.
         path: The report of an earlier run, if there is one.
         saved: Rows that --report spares.
+        device: What the rest is measured on.
 
     Raises:
         SavedReportError: The file is no report, or one of another setting.
     """
     about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
-    report = Report(setting, {**about, "date": today()}, rows=dict(saved))
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    report = Report(setting, {**about, "device": named, "date": today()}, rows=dict(saved))
     report.take_over(path, attacks)
     wanted = {attack.id for attack in attacks}
     report.rows = {row: result for row, result in report.rows.items() if row in wanted}
@@ -482,24 +349,28 @@ def referee(
     context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
     device = checked_device(options.device)
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
-    plain = flops.of_network(model, info.image_size[0])["one pass"]
+    sources = sources_of(options, model, info)  # on the CPU, where their operations are counted
     # All that can fail does so before the first attack.
     rows = []
     for contender in CONTENDERS.values():
+        source = sources.get(contender.checkpoint)
+        if source is None:
+            continue
         attacks = attacks_of(contender, context, options)
-        setting, whole = (setting_of(contender, options, info, some) for some in (chosen, drawn))
+        setting, whole = (setting_of(contender, source, context.eps, options, some) for some in (chosen, drawn))
         saved: dict[RowId, Row] = {}
         if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
             saved = spared_by(options.report, whole, attacks, len(chosen))
         try:
-            network = network_of(contender, model, info)
-            report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved)
+            network = network_of(contender, source)
+            report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved, device)
         except TrainingError:
             if contender.name in options.rows:
                 raise
             continue  # a row that nobody asked for, of another run
         with torch.no_grad():
             answer = partial(network, self_gradient=contender.state == "block on")
+            plain = flops.of_network(source.model, info.image_size[0])["one pass"]
             cost = flops.of_function(answer, info.image_size[0]) / plain
         rows.append((Judged(contender, report, cost), network, attacks))
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -510,15 +381,15 @@ def referee(
 
     def save() -> None:
         done = [judged for judged, _, attacks in rows if all(attack.id in judged.report.rows for attack in attacks)]
-        static = next((judged for judged in done if judged.contender.name == STATIC), None)
-        setting = setting_of(CONTENDERS[STATIC], options, info, chosen)
+        by_name = {judged.contender.name: judged for judged in done}
+        setting = setting_of(CONTENDERS[STATIC], sources["ckpt"], context.eps, options, chosen)
         result.update(
             command=options.command,
             versions=current_versions(),
             git_commit=git_commit(ignore=("results",)),
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},
-            rows=[figures(judged, static) for judged in done],
+            rows=[figures(judged, by_name.get(judged.contender.static or "")) for judged in done],
         )
         write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
         again = f"The same again:\n\n```sh\n{options.command}\n```\n"
@@ -543,6 +414,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         check_names(options)
+        if options.left_out:
+            print(f"without --denoiser these rows are left out: {', '.join(options.left_out)}", file=sys.stderr)
         model, info = load_checkpoint(options.ckpt)
         test = load_pictures("image-folder", options.data_root, "test", info.recipe.get("image_size"), info.class_names)
         drawn = choose_pictures(test, options.pictures, SEED)

@@ -20,16 +20,28 @@ from training.networks.names import ACTIVATIONS, KNOWN, TIMM_PREFIX, GradientSca
 
 BilateralTarget = Literal["most-confusing", "random"]
 
-METHODS = ("standard", "pgd", "bilateral", "trades", "nuat", "liet", "self-gradient", "gradient-oracle")
+METHODS = (
+    "standard",
+    "pgd",
+    "bilateral",
+    "trades",
+    "nuat",
+    "liet",
+    "self-gradient",
+    "gradient-denoiser",
+    "gradient-oracle",
+)
 
 _ADVERSARIAL = ("pgd", "bilateral", "trades", "nuat", "liet", "self-gradient")
-_ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-oracle")
+_ATTACKED_BY_PGD = ("pgd", "self-gradient", "gradient-denoiser", "gradient-oracle")
 _NOT_ORACLE = tuple(method for method in METHODS if method != "gradient-oracle")
 _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _MIXED_LABELS = tuple(method for method in _NOT_BILATERAL if method != "liet")
 _SELF_GRADIENT = ("self-gradient",)
+_DENOISER = ("gradient-denoiser",)
 _OWN_START = ("bilateral", "trades", "nuat")
 """Methods whose attack starts where their source says, or at the last perturbation."""
+_OF_THE_ATTACK = ("attack", "attack_steps", "attack_step_size", "attack_start")
 _TWO_PASSES = ("trades", "nuat")
 """Methods whose loss has a clean and an attacked pass."""
 _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
@@ -63,6 +75,8 @@ _LATER: dict[str, Any] = {
     "liet_weight": 100.0,
     "start_consistency": 0.0,
     "joint_pass": False,
+    "noise_deviation": 8 / 255,
+    "denoising_weight": 1.0,
 }
 """Options, with their defaults, that some saved configurations are older than."""
 
@@ -195,7 +209,7 @@ class TrainConfig:
     epsilon: Annotated[
         float,
         Option(
-            "L-inf budget in units of pixel intensity, such as 8/255",
+            "L-inf budget in units of pixel intensity, such as 8/255; 0: gradient-denoiser attacks nothing",
             minimum=0,
             below=1,
             unit=INTENSITY,
@@ -256,6 +270,24 @@ class TrainConfig:
         float,
         Option("weight of the divergence in liet at the end of training; it rises from 0", above=0, methods=("liet",)),
     ] = 100.0
+    noise_deviation: Annotated[
+        float,
+        Option(
+            "standard deviation of the noise that gradient-denoiser adds, in units of pixel intensity, such as 8/255",
+            above=0,
+            maximum=1,
+            methods=_DENOISER,
+            unit=INTENSITY,
+        ),
+    ] = 8 / 255
+    denoising_weight: Annotated[
+        float,
+        Option(
+            "weight of the denoising loss in gradient-denoiser; it is 1 for a picture that keeps all of its noise",
+            above=0,
+            methods=_DENOISER,
+        ),
+    ] = 1.0
     joint_pass: Annotated[
         bool,
         Option(
@@ -408,7 +440,7 @@ class TrainConfig:
 
     def _check_combination(self) -> None:
         """Raise OptionError for settings that exclude each other."""
-        if self.method != "standard" and self.epsilon == 0:
+        if self.method not in ("standard", *_DENOISER) and self.epsilon == 0:
             raise OptionError(f"--method {self.method} attacks, but --epsilon is 0; pass an --epsilon such as 8/255")
         if self.attack_view != "held" and self.method != "self-gradient":
             raise OptionError(f"--attack-view {self.attack_view} looks through a block; pass --method self-gradient")
@@ -424,6 +456,8 @@ class TrainConfig:
             raise OptionError("--method liet starts from the pattern of one label a picture; leave --cutmix away")
         if self.attack_start == "prior":
             self._check_prior()
+        if self.method in _DENOISER and self.epsilon == 0 and self.attack == "n-fgsm":
+            raise OptionError("--attack n-fgsm does nothing with --epsilon 0; leave one of them away")
         if self.start_consistency > 0:
             if self.method != "pgd":
                 raise OptionError("--start-consistency compares the ends of a plain attack; pass --method pgd")
@@ -432,10 +466,8 @@ class TrainConfig:
                     f"--start-consistency shares the pass of a one-step attack, and --attack-steps is "
                     f"{self.attack_steps}; pass --attack-steps 1"
                 )
-        if self.gradient_alignment > 0 and self.method in ("standard", "gradient-oracle"):
-            raise OptionError(
-                f"--gradient-alignment is for adversarial training, not --method {self.method}; leave it away"
-            )
+        if self.gradient_alignment > 0 and self.method not in _ADVERSARIAL:
+            raise OptionError(f"--gradient-alignment does nothing for --method {self.method}; leave it away")
         if self.lr_schedule == "step":
             self._check_highest_rate()
         if any(later <= earlier for earlier, later in pairwise(self.lr_milestones)):
@@ -479,12 +511,19 @@ class TrainConfig:
             raise OptionError(f"--attack-start prior has no attack to start in --method {self.method}; leave it away")
         if self.attack == "n-fgsm":
             raise OptionError("--attack-start prior takes the place of the noise of --attack n-fgsm; leave one away")
+        if self.epsilon == 0:
+            raise OptionError("--attack-start prior has no attack to start in with --epsilon 0; leave one of them away")
         if self.random_resized_crop > 0:
             raise OptionError(
                 "--attack-start prior cannot follow a picture through --random-resized-crop; leave one of them away"
             )
         if self.cutmix > 0:
             raise OptionError("--attack-start prior cannot follow a picture into another by --cutmix; leave one away")
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether training attacks its pictures."""
+        return self.method != "standard" and self.epsilon > 0
 
     @property
     def start(self) -> str:
@@ -596,6 +635,8 @@ def check_given(config: TrainConfig, given: Iterable[str]) -> None:
                 f"--attack-start {config.attack_start} does nothing for --method {config.method}, whose attack has a "
                 "start of its own; pass --attack-start prior, or leave it away"
             )
+        if config.method in _DENOISER and config.epsilon == 0 and name in _OF_THE_ATTACK:
+            raise OptionError(f"{flag(name)} does nothing with --epsilon 0, which attacks nothing; leave one away")
         if name == "minutes_of" and not config.minutes:
             raise OptionError("--minutes-of says what --minutes counts; add --minutes, or leave it away")
         if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):

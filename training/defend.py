@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scale",
         type=any_number,
-        help="size of a step, or deviation of the noise, in units of pixel intensity (default: the usual one)",
+        help="size of a step, or deviation of the noise, in units of pixel intensity; of gradient-denoiser, the share "
+        "of its step (default: the usual one)",
     )
     parser.add_argument("--out", type=file_to_write, required=True, metavar="PATH", help="a .safetensors to write")
     return parser

@@ -33,7 +33,7 @@ from docs.generator.results import (
 )
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import fast_judge, own_folder, own_weights, referee
+from release import fast_judge, own_folder, own_weights, referee, referee_figures
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -326,7 +326,7 @@ def _referee() -> str:
     if (referee.RESULTS / "referee.json").is_file():
         measured = result("referee")
         if any("against_static" in row for row in measured["rows"]):
-            return referee.shown(measured)
+            return referee_figures.shown(measured)
     return "Not measured yet."
 
 

@@ -47,6 +47,23 @@ def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence
     np.testing.assert_allclose(off.plain, plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-36, 1e20])
+def test_a_denoisers_graph_is_right_for_gradients_of_any_size(tmp_path, size):
+    plain = checkpoint_info(block=False)
+    network = randomise(build_model(plain))
+    network.backbone.get_parameter("classifier.weight").data.mul_(size)
+    defence, info = defended(network, plain, DEFENCES["gradient-denoiser"])
+    save_checkpoint(tmp_path / "model.safetensors", defence.state_dict(), info)
+    export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx")
+    images = torch.rand(2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = defence(images)
+    found = Classifier(read_graph(tmp_path / "model.onnx"), ("cpu",), threads=1).logits(images.numpy(), True)
+    assert expected.isfinite().all()
+    assert found.corrected is not None
+    np.testing.assert_allclose(found.corrected, expected, rtol=1e-3, atol=1e-4 * max(1, size))
+
+
 def test_the_graph_draws_nothing(exported_defence):
     operators = {node.op_type for node in onnx.load(exported_defence[1]).graph.node}
     assert not {name for name in operators if name.startswith("Random") or name == "Bernoulli"}

@@ -11,7 +11,9 @@ from PIL import Image
 
 from release import referee
 from release.paired import compare
-from release.referee import CONTENDERS, SELF_GRADIENT, STATIC, conclusion, main, shown
+from release.referee import main
+from release.referee_figures import conclusion, shown
+from release.referee_rows import CONTENDERS, DENOISER, DENOISER_STATIC, SELF_GRADIENT, STATIC
 from tests.short_attacks import shorten_gradient_attacks
 from tests.training.checkpoints import save_untrained, tiny_info
 from training.attacks.auto_attack import GradientStage, Square
@@ -72,8 +74,21 @@ def result(folder):
     return json.loads((folder / "referee.json").read_text())
 
 
-def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, capsys):
-    assert main(command("--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw")) == 0
+@pytest.fixture
+def denoiser(folder):
+    """Another static network, as if it was trained for the denoiser."""
+    (folder / "denoiser").mkdir()
+    path = save_untrained(folder / "denoiser", replace(INFO, block=None, method="gradient-denoiser", epsilon=0.0))
+    model, info = load_checkpoint(path)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    save_checkpoint(path, model.state_dict(), info)
+    return path
+
+
+def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, denoiser, capsys):
+    denoisers = [f"--denoiser={denoiser}"]
+    assert main(command(*denoisers, "--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw")) == 0
     found = result(folder)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == list(CONTENDERS)
@@ -93,14 +108,17 @@ def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, ca
         low, high = row["lowest"]["interval_95"]
         assert low <= row["lowest"]["accuracy"] <= high
         assert row["core_seconds"] >= 0
-    assert "adaptive" not in rows[STATIC]
-    assert "against_static" not in rows[STATIC]
-    for name in rows.keys() - {STATIC}:
-        assert rows[name]["against_static"]["lowest"] == compare(lowest[name], lowest[STATIC])
+    for name in (STATIC, DENOISER_STATIC):
+        assert "adaptive" not in rows[name]
+        assert "against_static" not in rows[name]
+    for name in rows.keys() - {STATIC, DENOISER_STATIC}:
+        static = DENOISER_STATIC if name == DENOISER else STATIC
+        assert rows[name]["against_static"]["lowest"] == compare(lowest[name], lowest[static])
         assert "CW-20, transfer from block off" in rows[name]["by_attack"]
         assert "APGD-T, transfer from block off" in rows[name]["by_attack"]
     costs = {name: row["cost"] for name, row in rows.items()}
-    assert costs[STATIC] == 1
+    assert costs[STATIC] == costs[DENOISER_STATIC] == 1
+    assert costs[DENOISER] == pytest.approx(costs["energy-step"], rel=0.01)
     assert costs["noise-average"] == 4
     assert costs[SELF_GRADIENT] == pytest.approx(costs["energy-step"], rel=0.01)
     assert 2.5 < costs["energy-step"] < 3.1
@@ -219,6 +237,10 @@ def test_rows_of_other_attacks_than_ours_are_measured_again(folder, monkeypatch)
     ("arguments", "message"),
     [
         (["--rows", "energy"], "unknown row 'energy'"),
+        (["--rows", "static", "gradient-denoiser"], "name its checkpoint by --denoiser"),
+        (["--rows", "denoiser-static"], "name its checkpoint by --denoiser"),
+        (["--rows", "static", "--denoiser", "model.safetensors"], "a network of method self-gradient; name the check"),
+        (["--rows", "static", "--denoiser", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--whole", "cw-20"], "name autoattack"),
         (["--adaptive", "square"], "square is none of transfer"),
         (["--whole", "autoattack", "moat"], "unknown attack 'moat'"),
@@ -239,6 +261,19 @@ def test_a_row_of_another_run_is_refused_where_it_is_asked_for(folder, capsys):
     capsys.readouterr()
     assert main([*command(*options), "--batch=5"]) == 2
     assert "batch_size" in capsys.readouterr().err
+
+
+def test_the_rows_of_a_denoiser_are_left_out_without_its_network(folder, denoiser, capsys):
+    assert DENOISER in referee.parse([f"--denoiser={denoiser}"]).rows
+    assert referee.parse([]).rows == [name for name in CONTENDERS if "denoiser" not in name]
+    assert main(command("--report=missing.json")) == 2
+    assert "left out: denoiser-static, gradient-denoiser\n" in capsys.readouterr().err
+
+
+def test_a_denoiser_of_other_classes_is_refused(folder, denoiser, capsys):
+    save_untrained(folder / "denoiser", replace(INFO, block=None, method="gradient-denoiser", class_names=("a", "b")))
+    assert main(command(f"--denoiser={denoiser}", "--rows", STATIC)) == 2
+    assert "other classes or pictures than model.safetensors" in capsys.readouterr().err
 
 
 def test_a_network_without_a_block_has_no_row_for_it(folder, capsys):
@@ -273,5 +308,5 @@ def test_every_row_has_autoattack_and_a_defence_has_attacks_that_know_of_it():
             assert any(RowFilter.like(family=family, view="held").matches(row) for row in attacks)
         assert {row.state for row in attacks} == {contender.state}
         kinds = {row.kind for row in attacks}
-        assert ("transfer" in kinds) == (contender.name != STATIC)
-        assert ("adaptive" in kinds) == (contender.name in (SELF_GRADIENT, "anti-adversary", "energy-step"))
+        assert ("transfer" in kinds) == (contender.name not in (STATIC, DENOISER_STATIC))
+        assert ("adaptive" in kinds) == (contender.name in (SELF_GRADIENT, "anti-adversary", "energy-step", DENOISER))

@@ -49,6 +49,14 @@ from training.config import METHODS, TrainConfig, check_given, recipe_defaults
         ({"method": "bilateral", "label_smoothing": 0.1}, "leave --label-smoothing away"),
         ({"method": "standard", "gradient_alignment": 0.2}, "leave it away"),
         ({"method": "nuat", "attack": "n-fgsm"}, "leave --attack n-fgsm away"),
+        ({"method": "gradient-denoiser", "gradient_alignment": 0.2}, "leave it away"),
+        (
+            {"method": "gradient-denoiser", "epsilon": 0.0, "attack": "n-fgsm"},
+            "does nothing with --epsilon 0; leave one",
+        ),
+        ({"method": "gradient-denoiser", "epsilon": 0.0, "attack_start": "prior"}, "with --epsilon 0; leave one"),
+        ({"noise_deviation": 8}, "8/255"),
+        ({"denoising_weight": 0.0}, "--denoising-weight must be above 0"),
         ({"method": "liet", "cutmix": 0.5}, "leave --cutmix away"),
         ({"method": "liet", "attack_start": "prior"}, "has no attack to start in --method liet; leave it away"),
         ({"method": "pgd", "attack": "n-fgsm", "attack_start": "prior"}, "leave one away"),
@@ -75,9 +83,15 @@ def test_impossible_settings_name_the_fix(settings, fix):
         ({"method": "bilateral"}, "attack_steps", "does nothing for --method bilateral"),
         ({"method": "standard"}, "block_scale", "it is for self-gradient"),
         ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, nuat, liet, self-gradient"),
-        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, nuat, self-gradient, gradient-oracle"),
+        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, nuat, self-gradient, gradient-d"),
         ({"method": "trades"}, "attack_start", "pass --attack-start prior, or leave it away"),
         ({"method": "pgd"}, "nuclear_weight", "it is for nuat"),
+        ({"method": "pgd"}, "noise_deviation", "it is for gradient-denoiser"),
+        (
+            {"method": "gradient-denoiser", "epsilon": 0.0},
+            "attack_steps",
+            "does nothing with --epsilon 0, which attacks",
+        ),
         ({}, "minutes_of", "add --minutes, or leave it away"),
         ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
         ({}, "attack_beta", "--attack-view smooth"),
@@ -108,7 +122,7 @@ def test_a_configuration_survives_its_dictionary():
     config = replace(config, minutes=1, minutes_of="core", nuclear_weight=8.0, liet_weight=50.0, joint_pass=True)
     config = replace(config, method="pgd", attack_steps=1, start_consistency=10.0)
     assert TrainConfig.from_dict(config.as_dict()) == config
-    config = replace(config, start_consistency=0.5, method="pgd")
+    config = replace(config, start_consistency=0.5, method="pgd", noise_deviation=0.1, denoising_weight=2.0)
     config = replace(config, pretrained="x", freeze_backbone=True, recipe="finetune")
     values = config.as_dict()
     assert values == {item.name: getattr(config, item.name) for item in fields(TrainConfig)}

@@ -24,6 +24,7 @@ TRAININGS = {
     "held": (*BLOCK, "--attack-view=held", "--ema-decay=0.9"),
     "smooth": (*BLOCK, "--attack-view=smooth", "--gradient-alignment=0.2"),
     "full": (*BLOCK, "--attack-view=full", "--activation=silu", "--weight-perturbation=0.005"),
+    "gradient-denoiser": ("--method=gradient-denoiser", "--ema-decay=0.9"),
     "gradient-oracle": ("--method=gradient-oracle",),
 }
 """Every method, and each way in which its loss is differentiated."""

@@ -45,7 +45,7 @@ def test_a_table_row_for_every_option():
         type="number",
         default="10/255; 2/255 for pgd, gradient-oracle, trades; 8/255 for nuat",
         range="in [0, 1)",
-        methods="pgd, self-gradient, gradient-oracle, trades, nuat",
+        methods="pgd, self-gradient, gradient-denoiser, gradient-oracle, trades, nuat",
         help="size of its steps in units of pixel intensity, such as 2/255",
     )
     assert rows["--lr"].default == "0.1; 0.01 for svhn; 0.01 with --recipe finetune"

@@ -138,7 +138,7 @@ class Trainer:
             std=std,
             dataset=config.dataset_name or config.dataset,
             method=config.method,
-            epsilon=config.epsilon if config.method != "standard" else 0.0,
+            epsilon=config.epsilon if config.adversarial else 0.0,
             block=block if config.method == "self-gradient" else None,
             seed=config.seed,
             activation=config.activation,
@@ -367,7 +367,7 @@ class Trainer:
         speed = "train_images_per_second"
         figures = {name: value for name, value in trained.items() if name != speed} | measured | {speed: trained[speed]}
         # A gradient oracle reads the label out of the gradient by design, which looks like a collapse and is none.
-        adversarial = self.config.method not in ("standard", "gradient-oracle")
+        adversarial = self.config.adversarial and self.config.method != "gradient-oracle"
         judged = len(self.validation.labels), self.validation.attacked
         problem = collapse(figures, self.progress.best_pgd, *judged, self.config) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
@@ -418,8 +418,8 @@ class Trainer:
 
     @property
     def _chosen_by(self) -> str:
-        """The figure that chooses the kept epoch. Standard training is not meant to withstand attacks."""
-        return "val_clean" if self.config.method == "standard" else "val_lowest"
+        """The figure that chooses the kept epoch. Training without an attack is not meant to withstand any."""
+        return "val_lowest" if self.config.adversarial else "val_clean"
 
     def _train_epoch(self, epoch: int, bar: ProgressBar) -> dict[str, float]:
         """Train one epoch and return its figures. The end of a time budget cuts it short."""
@@ -455,7 +455,7 @@ class Trainer:
             done = index + 1
             if index % 20 == 19 or index + 1 == steps:
                 loss, accuracy = self._means(sums, index + 1, epoch)
-                key = "accuracy" if self.config.method == "standard" else "attacked"
+                key = "attacked" if self.config.adversarial else "accuracy"
                 bar.show(
                     {
                         "epoch": str(epoch + 1) if self.config.minutes else f"{epoch + 1}/{self.config.epochs}",

@@ -4,6 +4,7 @@ from training.config import TrainConfig
 from training.methods.adversarial import AdversarialTraining
 from training.methods.bilateral import BilateralTraining
 from training.methods.gradient_alignment import GradientAlignment
+from training.methods.gradient_denoiser import GradientDenoiserTraining
 from training.methods.gradient_oracle import OracleTraining
 from training.methods.label_information import LabelInformationTraining
 from training.methods.nuclear_norm import NuclearNormTraining
@@ -48,6 +49,9 @@ def _method_alone(config: TrainConfig) -> Method:
             return LabelInformationTraining(config.epsilon, config.liet_weight, smoothing, keep)
         case "bilateral":
             return BilateralTraining(config.epsilon, config.label_beta, config.bilateral_target)
+        case "gradient-denoiser":
+            deviation, weight = config.noise_deviation, config.denoising_weight
+            return GradientDenoiserTraining(attack if config.epsilon > 0 else None, deviation, weight, smoothing)
         case "gradient-oracle":
             return OracleTraining(attack, smoothing)
         case "self-gradient":

@@ -41,6 +41,7 @@ class Batch:
         start: (N, 3, H, W), where the attack started, for losses that need it.
         kept: (N, classes), logits of a pass that attack and loss both need, with its graph. It can be differentiated
             once, and only while the weights stay.
+        noise: (N, 3, H, W), drawn with the attack and added by the loss, units of pixel intensity.
     """
 
     images: Tensor
@@ -49,6 +50,7 @@ class Batch:
     context: StepContext = OUT_OF_TRAINING
     start: Tensor | None = None
     kept: Tensor | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)

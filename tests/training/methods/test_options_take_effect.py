@@ -26,9 +26,15 @@ from training.networks.wide_resnet import WideResNet
 
 PRECISIONS = ("float32", "bf16")
 SMOOTH = {"attack_view": "smooth"}
+DENOISER = {"method": "gradient-denoiser"}
 
 OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
-    "method": [({"method": "pgd"}, "trades"), ({"method": "trades"}, "nuat"), ({"method": "pgd"}, "liet")],
+    "method": [
+        ({"method": "pgd"}, "trades"),
+        ({"method": "trades"}, "nuat"),
+        ({"method": "pgd"}, "liet"),
+        (DENOISER, "pgd"),
+    ],
     "activation": [({}, "silu")],
     "epsilon": [
         ({}, 2 / 255),
@@ -39,23 +45,37 @@ OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
         ({"method": "trades"}, 1 / 255),
         ({"method": "nuat"}, 2 / 255),
         ({"method": "liet"}, 2 / 255),
+        (DENOISER, 0.0),
     ],
-    "attack": [({}, "n-fgsm"), ({"method": "pgd"}, "n-fgsm"), ({"method": "gradient-oracle"}, "n-fgsm")],
-    "attack_steps": [({}, 3), ({"method": "pgd"}, 1), ({"method": "trades"}, 1), ({"method": "nuat"}, 2)],
+    "attack": [
+        ({}, "n-fgsm"),
+        (DENOISER, "n-fgsm"),
+        ({"method": "pgd"}, "n-fgsm"),
+        ({"method": "gradient-oracle"}, "n-fgsm"),
+    ],
+    "attack_steps": [
+        ({}, 3),
+        (DENOISER, 3),
+        ({"method": "pgd"}, 1),
+        ({"method": "trades"}, 1),
+        ({"method": "nuat"}, 2),
+    ],
     "attack_step_size": [
         ({}, 2 / 255),
+        (DENOISER, 2 / 255),
         ({"method": "pgd", "attack_steps": 1}, 8 / 255),
         ({"method": "trades"}, 1 / 255),
         ({"method": "nuat"}, 1 / 255),
     ],
     "attack_start": [
         ({}, "image"),
+        (DENOISER, "image"),
         ({"method": "pgd", "attack_steps": 1}, "image"),
         ({}, "prior"),
         ({"method": "pgd", "attack_steps": 1, "start_consistency": 10.0}, "prior"),
         *(
             ({"method": name, "attack_steps": 1}, "prior")
-            for name in ("pgd", "gradient-oracle", "bilateral", "trades", "nuat")
+            for name in ("pgd", "gradient-denoiser", "gradient-oracle", "bilateral", "trades", "nuat")
         ),
     ],
     "start_consistency": [
@@ -65,6 +85,8 @@ OF_THE_STEP: dict[str, list[tuple[dict, object]]] = {
     ],
     "nuclear_weight": [({"method": "nuat"}, 16.0), ({"method": "nuat", "attack_steps": 2}, 16.0)],
     "liet_weight": [({"method": "liet"}, 1.0)],
+    "noise_deviation": [(DENOISER, 32 / 255), (DENOISER | {"epsilon": 0.0}, 32 / 255)],
+    "denoising_weight": [(DENOISER, 10.0), (DENOISER | {"epsilon": 0.0}, 10.0)],
     "joint_pass": [({"method": "trades", "attack_steps": 1}, True), ({"method": "nuat"}, True)],
     "attack_view": [({}, "smooth"), ({"activation": "silu"}, "full")],
     "attack_beta": [(SMOOTH, 0.5)],

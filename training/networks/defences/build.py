@@ -9,6 +9,7 @@ from torch import nn
 from training.networks.defences.anti_adversary import AntiAdversary
 from training.networks.defences.defence import Channels, Defence
 from training.networks.defences.energy_step import EnergyStep
+from training.networks.defences.gradient_denoiser import GradientDenoiser
 from training.networks.defences.noise_average import NoiseAverage
 from training.networks.errors import ArchitectureError
 
@@ -23,7 +24,8 @@ class DefenceConfig:
     Attributes:
         name: One of DEFENCES.
         steps: Gradient steps; of an average over noise, the noisy copies.
-        scale: Size of a step, or standard deviation of the noise, units of pixel intensity.
+        scale: Size of a step, or standard deviation of the noise, units of pixel intensity; of a gradient denoiser, the
+            share of its step that is taken.
     """
 
     name: str
@@ -52,6 +54,7 @@ class DefenceConfig:
 DEFENCES = {
     "anti-adversary": DefenceConfig("anti-adversary", 2, 0.15),
     "energy-step": DefenceConfig("energy-step", 1, 8 / 255),
+    "gradient-denoiser": DefenceConfig("gradient-denoiser", 1, 1.0),
     "noise-average": DefenceConfig("noise-average", 4, 8 / 255),
 }
 """Every defence with its usual size."""
@@ -76,8 +79,10 @@ def build_defence(
         return AntiAdversary(backbone, mean, std, steps=config.steps, step_size=config.scale)
     if config.name == "noise-average":
         return NoiseAverage(backbone, mean, std, image_size=image_size, samples=config.steps, deviation=config.scale)
-    if config.name != "energy-step":
+    if config.name not in ("energy-step", "gradient-denoiser"):
         raise ArchitectureError(f"unknown defence {config.name!r}; known are: {', '.join(DEFENCES)}")
     if config.steps != 1:
-        raise ArchitectureError(f"an energy-step takes one step, not {config.steps}")
+        raise ArchitectureError(f"{config.name} takes one step, not {config.steps}")
+    if config.name == "gradient-denoiser":
+        return GradientDenoiser(backbone, mean, std, share=config.scale)
     return EnergyStep(backbone, mean, std, step_size=config.scale)

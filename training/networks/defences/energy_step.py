@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from training.networks.defences.defence import Channels, Defence, RmsStep
+from training.networks.defences.log_density import log_sum_exp
 
 
 class EnergyStep(Defence):
@@ -40,8 +41,3 @@ class EnergyStep(Defence):
             Plain logits (N, classes), and the gradient (N, 3, H, W).
         """
         return self.input_gradient(images, log_sum_exp)
-
-
-def log_sum_exp(logits: Tensor) -> Tensor:
-    """Return the log-sum-exp of each image's logits (N, classes), summed over images."""
-    return logits.logsumexp(dim=1).sum()

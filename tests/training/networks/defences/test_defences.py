@@ -11,6 +11,7 @@ from training.networks.backbones import build_backbone
 from training.networks.defences.anti_adversary import AntiAdversary
 from training.networks.defences.build import DEFENCES, DefenceConfig, build_defence
 from training.networks.defences.energy_step import EnergyStep
+from training.networks.defences.gradient_denoiser import GradientDenoiser, TweedieStep
 from training.networks.defences.noise_average import NoiseAverage
 from training.networks.errors import ArchitectureError
 
@@ -72,6 +73,22 @@ def test_an_energy_step_goes_along_the_softmax_weighted_gradient(images):
         torch.testing.assert_close(found, answers(answer, images), rtol=1e-9, atol=1e-9)
         # Log-sum-exp, which the step is to raise, is higher than before.
         assert (found.logsumexp(1) > defence(images, self_gradient=False).logsumexp(1)).all()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_gradient_denoiser_goes_by_the_softmax_weighted_gradient_as_it_is(images, share):
+    network = backbone()
+    hand = ByHand(network)
+    defence = GradientDenoiser(network, MEAN, STD, share=share).double()
+    with torch.no_grad():
+        found = defence(images)
+    expected = answers(lambda image: hand.logits(image + share * hand.gradient(image, softmax)), images)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_denoisers_step_never_exceeds_the_range_of_an_intensity():
+    gradients = torch.tensor([0.0, 1e-38, -0.5, 3e38, -3e38, torch.inf]).view(6, 1, 1, 1)
+    assert TweedieStep(1.0)(gradients).flatten().tolist() == pytest.approx([0, 1e-38, -0.5, 1, -1, 1])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -180,6 +197,7 @@ def test_a_defence_of_a_convolutional_network_keeps_its_batch_norm_as_it_is():
     [
         (DefenceConfig("moat", 1, 0.1), "known are: anti-adversary"),
         (DefenceConfig("energy-step", 2, 0.1), "takes one step"),
+        (DefenceConfig("gradient-denoiser", 2, 1.0), "takes one step"),
         (DefenceConfig("anti-adversary", 0, 0.1), "at least one step"),
         (DefenceConfig("noise-average", 0, 0.1), "at least one sample"),
     ],
