@@ -38,7 +38,7 @@ class GradientDenoiser(Defence):
     The unit of the log-density is the variance of the noise, so that the gradient is the whole step; see
     training.methods.gradient_denoiser. No value of the correction exceeds 1, the range of an intensity.
 
-    Around a network that was not trained for it, it does little: the gradient is about 1e-3 there.
+    Around a network that was not trained for it, it is a step of some size to lower energy, and removes no noise.
 
     Its derivative goes through both passes: log-sum-exp makes the gradient a smooth function of the logits.
 
