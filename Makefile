@@ -78,7 +78,7 @@ ray-image:
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
 PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
-# Five parts at a time, the longest first: whichever ends takes the next. Tests of the service wait about as long as they
+# Five parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests of the service wait about as long as they
 # compute, so that two cores have room for five. With fewer or longer parts, the last ran alone for minutes, on one core.
 # Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
@@ -91,7 +91,7 @@ LOGS := build/tests
 test: $(TESTING)
 	@rm -rf $(LOGS); status=0; \
 	$(MAKE) --no-print-directory --keep-going --jobs=5 \
-	  test-service test-export test-training test-judging test-rest test-hostile test-benchmarks || status=$$?; \
+	  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
 	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; exit $$status
 
 JUDGING := $(addprefix tests/training/,attacks convert evaluate foreign reproduce)

@@ -72,7 +72,7 @@ def workers(address: str) -> list[int]:
     found = []
     head = re.compile(rf"--gcs-address=\S+:{address.rpartition(':')[2]}\b")
     for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] != "raylet" or not head.search(" ".join(process.info["cmdline"])):
+        if process.info["name"] != "raylet" or not head.search(" ".join(process.info["cmdline"] or [])):
             continue
         with suppress(psutil.NoSuchProcess):
             for child in process.children():

@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.local_ray import local_cluster
 from tests.short_attacks import shorten
+from tests.training.evaluate import fragile_task
+from tests.training.reproduce import short_child
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
 
@@ -51,6 +54,14 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of the head of a Ray cluster, and the folder whose files end its workers: see those modules."""
+    folder = tmp_path_factory.mktemp("fragile")
+    with local_cluster({fragile_task.FOLDER: str(folder), short_child.FOLDER: str(folder)}) as address:
+        yield address, folder
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,9 @@ STAGES_IMPORT = ("training.loop.trainer", "training.attacks.auto_attack", "torch
 
 
 @pytest.fixture(scope="session")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Settings]:
-    """gpu.json of a rehearsal with two planted stages, in which what the image may lack cannot be imported."""
-    folder = tmp_path_factory.mktemp("rehearsal")
-    blocker = folder / "blocker"
-    blocker.mkdir()
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A program `python` with the imports of stages, and the folder that keeps what the image may lack out of it."""
+    blocker = tmp_path_factory.mktemp("blocker")
     (blocker / "sitecustomize.py").write_text(
         f"""
 from functools import partial
@@ -36,12 +36,36 @@ def find_spec(find, name, *rest):
 PathFinder.find_spec = partial(find_spec, PathFinder.find_spec)
 """
     )
-    settings = settings_in(folder)
-    stages = (REHEARSAL[0], FAILING, OVERLONG, *REHEARSAL[1:])
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(blocker))
+            python = stack.enter_context(running_warm_python(STAGES_IMPORT))
+        yield python, blocker
+
+
+@contextmanager
+def stages_in(image: tuple[Path, Path]) -> Iterator[None]:
+    """Run stages, and what they start, as in the image."""
+    python, blocker = image
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(blocker))
-        with running_warm_python(STAGES_IMPORT) as python:
-            patch.setattr(sys, "executable", str(python))
-            patch.setenv("WARM_PYTHON", str(python))
-            assert run_stages(stages, settings, {"rehearsal": True}, minutes=10) == 1
+        patch.setattr(sys, "executable", str(python))
+        patch.setenv("WARM_PYTHON", str(python))
+        yield
+
+
+@pytest.fixture
+def warm_stages(image: tuple[Path, Path]) -> Iterator[None]:
+    """Stages of this test start fast."""
+    with stages_in(image):
+        yield
+
+
+@pytest.fixture(scope="session")
+def rehearsal(image: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Settings]:
+    """gpu.json of a rehearsal with two planted stages, in which what the image may lack cannot be imported."""
+    settings = settings_in(tmp_path_factory.mktemp("rehearsal"))
+    stages = (REHEARSAL[0], FAILING, OVERLONG, *REHEARSAL[1:])
+    with stages_in(image):
+        assert run_stages(stages, settings, {"rehearsal": True}, minutes=10) == 1
     return json.loads((Path(settings.out) / NAME).read_text()), settings

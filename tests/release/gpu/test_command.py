@@ -93,7 +93,8 @@ def test_told_to_stop_it_keeps_what_was_done(project_root: Path, tmp_path: Path)
     stopped, written = output.strip().splitlines()[-2:]
     assert stopped == "train-plain: stopped: the run was told to stop"
     assert written.startswith(f"wrote {tmp_path / NAME}")
-    assert not child.is_running()
+    _, alive = psutil.wait_procs([child], timeout=20)  # it is killed, and ends at once but on a busy machine
+    assert alive == []
 
 
 def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

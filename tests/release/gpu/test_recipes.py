@@ -14,6 +14,7 @@ from tests.release.gpu.rehearsals import run_of, settings_in
 from training.checkpoint import load_checkpoint
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack(tmp_path: Path) -> None:
     stages = ["pictures", "train-resnet-18", "recipes", "attacks"]
     named = ["--recipes", "prior-ema", "uniform-ema"]
@@ -53,6 +54,7 @@ def test_without_a_gpu_or_pictures_recipes_are_skipped(tmp_path: Path) -> None:
         recipes.work(run_of("recipes/fgsm", settings_in(tmp_path)))
 
 
+@pytest.mark.usefixtures("warm_stages")
 def test_recipes_that_all_fail_are_a_failed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_in(tmp_path)
     settings.save(run_of("pictures", settings).work / "settings.json")

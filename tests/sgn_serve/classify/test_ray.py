@@ -160,31 +160,6 @@ def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, 
 
 
 @with_ray
-def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_path):
-    folder = pictures(tmp_path / "p", 500)
-    with local_cluster({}) as address, client(folder, tmp_path / "a.csv", tiny, address) as process:
-        port = address.rpartition(":")[2]
-        (head,) = [
-            found for found in psutil.process_iter(["cmdline"]) if is_head(found.info["cmdline"] or [], f"={port}")
-        ]
-        head.kill()
-        _, told = process.communicate(timeout=90)
-    assert process.returncode == 1
-    assert not (tmp_path / "a.csv").exists()
-    assert told.decode().splitlines()[-1] == (
-        "error: the head of the Ray cluster does not answer any more; once it is up again, the same command with "
-        "--resume goes on"
-    )
-    assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
-    assert classify(folder, "--out", tmp_path / "b.csv") == 0
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-
-
-def is_head(command: list[str], port: str) -> bool:
-    return bool(command) and command[0].endswith("gcs_server") and any(item.endswith(port) for item in command)
-
-
-@with_ray
 def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_path, capsys, monkeypatch):
     for variable, value in bucket.items():
         monkeypatch.setenv(variable, value)
@@ -401,3 +376,29 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     pool_module._check_files(member, chunk, [error_row("a.png", "on", "empty_file", ""), unread[1]])
     (tmp_path / "a.png").unlink()
     pool_module._check_files(member, chunk, unread)
+
+
+@with_ray
+def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, cluster, tiny, tmp_path):
+    """It is the last test here: the cluster ends with its head."""
+    folder = pictures(tmp_path / "p", 500)
+    with client(folder, tmp_path / "a.csv", tiny, cluster) as process:
+        port = cluster.rpartition(":")[2]
+        (head,) = [
+            found for found in psutil.process_iter(["cmdline"]) if is_head(found.info["cmdline"] or [], f"={port}")
+        ]
+        head.kill()
+        _, told = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert not (tmp_path / "a.csv").exists()
+    assert told.decode().splitlines()[-1] == (
+        "error: the head of the Ray cluster does not answer any more; once it is up again, the same command with "
+        "--resume goes on"
+    )
+    assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
+    assert classify(folder, "--out", tmp_path / "b.csv") == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def is_head(command: list[str], port: str) -> bool:
+    return bool(command) and command[0].endswith("gcs_server") and any(item.endswith(port) for item in command)

@@ -47,8 +47,11 @@ def start_seconds(log):
 
 @pytest.mark.parametrize(
     ("settings", "address"),
-    [({}, "127.0.0.1"), ({"BENTOML_CONTAINERIZED": "true"}, "0.0.0.0")],
-    ids=["this machine", "a container, whose network is its own"],
+    [
+        # The address is in test_shutdown too, and the rest is alike: two servers take the time of ten other tests.
+        pytest.param({}, "127.0.0.1", marks=pytest.mark.slow, id="this machine"),
+        pytest.param({"BENTOML_CONTAINERIZED": "true"}, "0.0.0.0", id="a container, whose network is its own"),
+    ],
 )
 def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings, address):
     model = save_tiny_graph(tmp_path / "tiny.onnx")

@@ -18,10 +18,11 @@ from torch import nn
 
 from sgn_serve import ray_cluster
 from sgn_serve.ray_cluster import Cluster, RayError
-from tests.local_ray import local_cluster, wait_until, workers
+from tests.local_ray import wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
-from tests.training.evaluate.fragile_task import EVER, FOLDER, ONCE, fragile_task, short_task
+from tests.training.evaluate.fragile_task import EVER, ONCE, fragile_task, short_task
+from tests.training.evaluate.large_answer import large_answer
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowId
@@ -38,14 +39,6 @@ from training.evaluate.runners import BatchDone
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the head of a cluster, and the folder whose files end its workers."""
-    folder = tmp_path_factory.mktemp("fragile")
-    with local_cluster({FOLDER: str(folder)}) as address:
-        yield address, folder
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +129,9 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
     monkeypatch.setattr(runner_module, "run_task", short_task)
     address, _ = cluster
     on_ray = [f"--ray={address}"]
+    # A task at a time, for one worker: each takes seconds to start.
+    monkeypatch.setattr(runner_module, "places", lambda *_: 1)
+    monkeypatch.setattr(runner_module, "_AHEAD", 1)
     counts = {"here": 0, "there": 0}
     interrupted_at = 15  # clean accuracy is twelve batches
     next_one, measure = RayRunner.next, measuring.measure_batch
@@ -198,7 +194,7 @@ def test_the_code_of_a_module_goes_along(cluster, picture_folder, tmp_path, monk
     given = [f"--module={folder / 'my_network.py'}:build", "--dataset=image-folder", f"--data-root={picture_folder}"]
     given += ["--pictures=6", "--attacks=pgd-2", "--batch-size=4"]
     assert main([*given, f"--report={tmp_path / 'one.json'}"]) == 0
-    assert main([*given, f"--report={tmp_path / 'many.json'}", f"--ray={cluster[0]}"]) == 0
+    assert main([*given, f"--report={tmp_path / 'many.json'}", f"--ray={cluster[0]}", "--threads=2"]) == 0
     assert figures(tmp_path / "many.json") == figures(tmp_path / "one.json")
 
 
@@ -229,17 +225,13 @@ def test_without_ray_the_extra_is_named(judging, tmp_path, capsys, monkeypatch):
     )
 
 
-def _large(number: int) -> bytes:
-    return bytes([number]) * 30_000_000
-
-
 @with_ray
 def test_more_answers_than_the_object_store_holds_are_all_there(cluster):
     """Ray moves them to its disk."""
     from ray._private.internal_api import memory_summary
 
     with connected(cluster[0]) as there:
-        task = task_of(_large, 1, 0)
+        task = task_of(large_answer, 2, 0)
         tasks = Tasks[int](there, task.remote, Words(str, "", pytest.fail))
         for number in range(6):
             tasks.submit(number)

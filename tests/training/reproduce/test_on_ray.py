@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from sgn_serve import ray_cluster
 from sgn_serve.ray_cluster import Cluster, RayError
-from tests.local_ray import local_cluster, wait_until, workers
-from tests.training.reproduce.short_child import FOLDER, KILL, short_experiment
+from tests.local_ray import wait_until, workers
+from tests.training.reproduce.short_child import KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke
 from training.common.errors import TrainingError
 from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
@@ -37,14 +37,6 @@ from training.reproduce.on_ray.runner import Answer, Work
 from training.reproduce.systems import BUDGETS
 
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the head of a cluster, and the folder whose file ends a worker."""
-    folder = tmp_path_factory.mktemp("fragile")
-    with local_cluster({FOLDER: str(folder)}) as address:
-        yield address, folder
 
 
 @with_ray
