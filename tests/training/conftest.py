@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.local_ray import local_cluster
+from benchmarks.local_ray import local_cluster
 from tests.short_attacks import shorten
 from tests.training.evaluate import fragile_task
 from tests.training.reproduce import short_child

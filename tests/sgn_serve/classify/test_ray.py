@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from benchmarks.local_ray import START_SECONDS, local_cluster
 from release.kill_classify import make_inputs
 from sgn_serve import ray_cluster
 from sgn_serve.classify.errors import ClassifyError
@@ -30,7 +31,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.ray_cluster import RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
-from tests.local_ray import START_SECONDS, local_cluster, wait_until, workers
+from tests.local_ray import wait_until, workers
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FaultyWorker, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
