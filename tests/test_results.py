@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from benchmarks.service import command as service
+from docs.generator import gpu
 from docs.generator.figures import figure
 from docs.generator.readme import AUTO_CHOSEN, README, auto_column, five_rows, section
 from docs.generator.results import RESULTS, frozen_comparisons, frozen_verdict, result, rows, training_log
@@ -411,3 +412,43 @@ def test_reproduced_tables_follow_from_their_rows(path):
         assert row["about"]["git_commit"]
         assert not row["about"]["git_commit"].endswith("+changes")
         assert row["setting"]["pictures"] >= 1000
+
+
+def test_the_recipes_of_a_gpu_rank_as_the_site_says():
+    short, long = gpu.recipes(60), gpu.recipes(180)
+    assert {recipe["epochs"] for recipe in long.values()} == {33}
+    assert max(short, key=lambda name: short[name]["lowest"]) == "prior-ema"
+    assert max(recipe["lowest"] for recipe in long.values()) == long["prior-ema"]["lowest"]
+
+    def p_value(recipes: dict, name: str) -> float:
+        ours, uniform = ([mark == "1" for mark in recipes[one]["right"]["APGD-T"]] for one in (name, "uniform-ema"))
+        return paired.compare(ours, uniform)["p"]
+
+    assert p_value(short, "prior-ema") > 0.05 > p_value(long, "prior-ema")
+    assert all(p_value(short, name) < 0.01 for name in ("trades-1", "nuat-16"))
+    assert long["prior-ema-smoothing"]["lowest"] == long["prior-ema"]["lowest"]
+    with pytest.raises(KeyError, match="no recipes of 7 minutes"):
+        gpu.recipes(7)
+
+
+def test_the_most_robust_recipe_gains_nothing_by_a_block():
+    found = gpu.winner_rows()
+    plain = torch.stack([row.right for row in found[gpu.PLAIN].values()]).all(dim=0).tolist()
+    compared = {
+        side: paired.compare(torch.stack([row.right for row in rows.values()]).all(dim=0).tolist(), plain)
+        for side, rows in found.items()
+        if side != gpu.PLAIN
+    }
+    assert all(row["won"] < row["lost"] for row in compared.values())
+    assert compared["block", "block on"]["p"] < 0.01
+    assert compared["frozen", "block on"]["p"] > 0.1
+    attacks = [row.family for row in found[gpu.PLAIN]]
+    assert attacks == ["clean", "fgsm", "pgd", "pgd", "cw", "apgd-ce"]
+    titles = [row["title"] for row in result("gpu_winner/plain")["rows"]]
+    assert titles[-2:] == ["APGD-T", "FAB-T"], "Square was not run"
+    pictures = {result(f"gpu_winner/{name}")["setting"]["pictures_sha256"] for name, _ in found}
+    assert pictures == {result(MAIN)["setting"]["pictures_sha256"]}
+    for name in ("plain", "block", "frozen"):
+        network = RESULTS / "gpu_winner" / f"{name}.safetensors"
+        digest = hashlib.sha256(network.read_bytes()).hexdigest()
+        assert digest == result(f"gpu_winner/{name}")["setting"]["checkpoint_sha256"]

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import torch
+
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
-from release.paired import sign_test
+from release.paired import anywhere, compare, in_words, sign_test
+from training.attacks.rows import RowId, State
 from training.common.markdown import table
 from training.config import BATCH_SIZE
+from training.evaluate.report import Row, saved_rows
 
 CONTENDERS = {
     "eager, one pass": "PyTorch, one pass, ms",
@@ -73,9 +77,19 @@ def resnet_table() -> str:
     return figures_table(("after", "accuracy, %", "95 % interval", "pictures"), rows)
 
 
-def recipes_table() -> str:
-    """Return the recipes that were trained side by side, the most robust first."""
-    found = stage("recipes", 3)["recipes"]
+def recipes(minutes: float) -> dict[str, Any]:
+    """Return the recipes that were compared at so many minutes of a core, by name."""
+    for run in result("gpu_run")["runs"]:
+        figures = run["stages"].get("recipes", {}).get("figures", {})
+        if figures.get("core_minutes") == minutes and "uniform-ema" in figures["recipes"]:
+            found: dict[str, Any] = figures["recipes"]
+            return found
+    raise KeyError(f"results/gpu_run.json has no recipes of {minutes:g} minutes")
+
+
+def recipes_table(minutes: float) -> str:
+    """Return the recipes that were trained for so many minutes of a core, the most robust first."""
+    found = recipes(minutes)
     reference = found["uniform-ema"]["right"]["APGD-T"]
     rows = []
     for name in sorted(found, key=lambda name: -found[name]["lowest"]):
@@ -98,3 +112,46 @@ def recipes_table() -> str:
         "p against uniform-ema",
     )
     return table(header, rows, "llrrrrr")
+
+
+PLAIN: tuple[str, State] = ("plain", "block off")
+WINNER: dict[tuple[str, State], str] = {
+    PLAIN: "plain, all of the time",
+    ("block", "block on"): "with a block, block on",
+    ("block", "block off"): "the same, block off",
+    ("frozen", "block on"): "block alone trained, block on",
+    ("frozen", "block off"): "the same, block off",
+}
+"""Networks of the most robust recipe, by their reports in results/gpu_winner and their states."""
+
+
+def winner_rows() -> dict[tuple[str, State], dict[RowId, Row]]:
+    """Return for each of WINNER the attacks that all of them had, by their row in a neutral state."""
+    saved = {name: saved_rows(result(f"gpu_winner/{name}")) for name, _ in WINNER}
+    found = {
+        (name, state): {anywhere(row): answers for row, answers in saved[name].items() if row.state == state}
+        for name, state in WINNER
+    }
+    common = set.intersection(*(set(rows) for rows in found.values()))
+    return {side: {row: rows[row] for row in rows if row in common} for side, rows in found.items()}
+
+
+def winner_table() -> str:
+    """Return what each network of the most robust recipe withstands of the attacks that all had, and the sign test."""
+    found = winner_rows()
+    lines = [
+        [row.title, *(percent(rows[row].right.float().mean().item()) for rows in found.values())]
+        for row in found[PLAIN]
+    ]
+    withstood = {side: torch.stack([row.right for row in rows.values()]).all(dim=0) for side, rows in found.items()}
+    lowest = {side: percent(right.float().mean().item()) for side, right in withstood.items()}
+    lines.append(["**lowest of these, per picture**", *(f"**{share}**" for share in lowest.values())])
+    plain = withstood[PLAIN].tolist()
+    tests = ["" if side == PLAIN else in_words(compare(right.tolist(), plain)) for side, right in withstood.items()]
+    lines.append(["that against plain", *tests])
+    return table(["accuracy in percent", *WINNER.values()], lines, "lrrrrr")
+
+
+def plain_rows() -> list[tuple[str, float]]:
+    """Return the attacks on the plain network of the most robust recipe, with the accuracy after each."""
+    return [(row["title"], row["accuracy"]) for row in result("gpu_winner/plain")["rows"]]

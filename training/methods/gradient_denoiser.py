@@ -34,7 +34,9 @@ class GradientDenoiserTraining:
     smooth activations and group norm instead of batch norm.
 
     So batch norm is frozen in the pass that denoises, as in the first pass of a self-gradient network. The other pass
-    moves its statistics. A step costs what one of method self-gradient does.
+    moves its statistics. Half of the cross-entropy is that of the frozen pass, on noisy pictures as in the source.
+    Without it the denoising loss alone shapes that pass, and evaluation runs on the same statistics.
+    A step costs what one of method self-gradient does.
 
     Attributes:
         training_attack: Attacks each batch. None for none.
@@ -59,7 +61,7 @@ class GradientDenoiserTraining:
         return replace(batch, noise=draw_like(images, lambda values: values.normal_(0, self.deviation)))
 
     def loss(self, model: SelfGradientNetwork, batch: Batch) -> Step:
-        """Return the cross-entropy of the attacked, noisy pictures plus the weighted denoising loss.
+        """Return the cross-entropy of attacked and of noisy pictures, half each, plus the weighted denoising loss.
 
         Raises:
             ValueError: The batch has no noise.
@@ -67,9 +69,13 @@ class GradientDenoiserTraining:
         if batch.noise is None:
             raise ValueError("the batch has no noise; its method's attack draws it")
         with CheapSecondDerivatives():
-            _, gradient = model.input_gradient(batch.images + batch.noise, log_sum_exp)
+            noisy, gradient = model.input_gradient(batch.images + batch.noise, log_sum_exp)
         # The denoised picture minus the picture, over the deviation.
         error = (batch.noise + at_least_float32(gradient)) / self.deviation
         logits = at_least_float32(model.plain_logits(batch.attacked + batch.noise))
-        loss = F.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
+        entropies = [
+            F.cross_entropy(answers, batch.targets, label_smoothing=self.label_smoothing)
+            for answers in (logits, at_least_float32(noisy))
+        ]
+        loss = (entropies[0] + entropies[1]) / 2
         return Step(loss + self.weight * error.square().mean(), logits)
