@@ -233,6 +233,30 @@ def _memory_mb(own: psutil.Process) -> float:
     return total / 1e6
 
 
+def speed_table(result: dict[str, Any]) -> str:
+    """Return the speeds and their ratios as Markdown; each is the median of the rounds."""
+    parts = (("small", "engine", "32x32 PNG, the engine"), ("large", "pillow", "12-megapixel JPEG, Pillow"))
+    lines = []
+    for name, part, words in parts:
+        rounds = result[name]["rounds"]
+        alone, command = (
+            statistics.median(one["pictures_a_second"] for one in rounds[way]) for way in (part, "classify")
+        )
+        ratios = result[name]["ratios"]
+        lines.append(
+            (
+                words,
+                f"{alone:,.1f}",
+                f"{command:,.1f}",
+                f"{result[name]['ratio']:.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+                f"{result[name]['cpu_ratio']:.2f}",
+            )
+        )
+    header = ("pictures, and the part alone", "part, pictures/s", "command, pictures/s", "ratio", "rounds")
+    return table((*header, "ratio of processor time"), lines, "lrrrrr")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])

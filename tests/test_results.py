@@ -444,6 +444,9 @@ def test_the_most_robust_recipe_gains_nothing_by_a_block():
     assert compared["frozen", "block on"]["p"] > 0.1
     attacks = [row.family for row in found[gpu.PLAIN]]
     assert attacks == ["clean", "fgsm", "pgd", "pgd", "cw", "apgd-ce"]
+    share, longer = (100 * result(name)["lowest"]["block off"] for name in ("gpu_winner/plain", "bundled/longer"))
+    assert f": {share:.1f} % instead of {longer:.1f} %, after as many epochs on a GPU (p < 0.01)" in README.read_text()
+    assert gpu.winner_against_longer().endswith("p < 0.01")
     titles = [row["title"] for row in result("gpu_winner/plain")["rows"]]
     assert titles[-2:] == ["APGD-T", "FAB-T"], "Square was not run"
     pictures = {result(f"gpu_winner/{name}")["setting"]["pictures_sha256"] for name, _ in found}

@@ -15,6 +15,7 @@ from functools import cache
 
 from benchmarks.precisions import SERVED
 from benchmarks.service import command as service
+from docs.generator import gpu
 from docs.generator.results import (
     AUTO_ATTACK,
     OFF,
@@ -295,6 +296,14 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
+    "ray.speed-up": lambda: f"{result('judging_on_ray')['ratios']['speed-up']:.2f}",
+    "ray.processes": lambda: f"{result('judging_on_ray')['ratios']['speed-up of plain processes']:.2f}",
+    "ray.overhead": lambda: percent(result("judging_on_ray")["ratios"]["overhead of one worker"]),
+    "ray.rounds": lambda: str(len(result("judging_on_ray")["seconds"]["two workers"])),
+    "ray.pictures": lambda: str(result("judging_on_ray")["setting"]["pictures"]),
+    "classify.links": lambda: f"{result('classify')['memory']['links']:,}",
+    "classify.growth": lambda: f"{result('classify')['memory']['growth_mb']:.0f}",
+    "classify.peak": lambda: f"{result('classify')['memory']['peak_mb_after']:.0f}",
     "kills.count": lambda: str(result("classify_kills")["kills"]),
     "frozen.minutes": lambda: f"{float(training_log('frozen-backbone')[-1]['core_seconds']) / 60:.0f}",
     "frozen.verdict": lambda: frozen_verdict(frozen_comparisons()),
@@ -327,6 +336,8 @@ NAMED: dict[str, Callable[[], str]] = {
     "winner.lowest": lambda: percent(result("gpu_winner/plain")["lowest"]["block off"]),
     "winner.low": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][0]),
     "winner.high": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][1]),
+    "winner.against-longer": gpu.winner_against_longer,
+    "longer.lowest": lambda: percent(result("bundled/longer")["lowest"]["block off"]),
     "winner.clean": lambda: percent(accuracy("gpu_winner/plain", "block off: clean")),
     "own-folder.smallest": lambda: str(own_folder.SMALLEST),
     "own-folder.largest": lambda: str(own_folder.LARGEST),

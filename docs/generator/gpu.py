@@ -6,7 +6,7 @@ import torch
 
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
-from release.paired import anywhere, compare, in_words, sign_test
+from release.paired import anywhere, compare, in_words, sign_test, withstood
 from training.attacks.rows import RowId, State
 from training.common.markdown import table
 from training.config import BATCH_SIZE
@@ -143,15 +143,23 @@ def winner_table() -> str:
         [row.title, *(percent(rows[row].right.float().mean().item()) for rows in found.values())]
         for row in found[PLAIN]
     ]
-    withstood = {side: torch.stack([row.right for row in rows.values()]).all(dim=0) for side, rows in found.items()}
-    lowest = {side: percent(right.float().mean().item()) for side, right in withstood.items()}
+    right_on_all = {side: torch.stack([row.right for row in rows.values()]).all(dim=0) for side, rows in found.items()}
+    lowest = {side: percent(right.float().mean().item()) for side, right in right_on_all.items()}
     lines.append(["**lowest of these, per picture**", *(f"**{share}**" for share in lowest.values())])
-    plain = withstood[PLAIN].tolist()
-    tests = ["" if side == PLAIN else in_words(compare(right.tolist(), plain)) for side, right in withstood.items()]
+    plain = right_on_all[PLAIN].tolist()
+    tests = ["" if side == PLAIN else in_words(compare(right.tolist(), plain)) for side, right in right_on_all.items()]
     lines.append(["that against plain", *tests])
     return table(["accuracy in percent", *WINNER.values()], lines, "lrrrrr")
 
 
-def plain_rows() -> list[tuple[str, float]]:
-    """Return the attacks on the plain network of the most robust recipe, with the accuracy after each."""
-    return [(row["title"], row["accuracy"]) for row in result("gpu_winner/plain")["rows"]]
+def winner_against_longer() -> str:
+    """Return the sign test of the plain network against the bundled one's counterpart of equal time, in words.
+
+    Raises:
+        ValueError: They were not put to the same attacks.
+    """
+    ours, theirs = (saved_rows(result(name)) for name in ("gpu_winner/plain", "bundled/longer"))
+    if ours.keys() != theirs.keys():
+        raise ValueError("results/gpu_winner/plain.json and results/bundled/longer.json are of different attacks")
+    sides = (withstood(rows, "block off", lambda _: True) for rows in (ours, theirs))
+    return in_words(compare(*sides))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from benchmarks import precisions
+from benchmarks import classify, judging_on_ray, precisions
 from benchmarks.engines import auto_mode
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
@@ -454,6 +454,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "gpu-training": gpu.training_table,
     "gpu-attacks": gpu.attacks_table,
     "gpu-resnet": gpu.resnet_table,
+    "judging-on-ray": lambda: judging_on_ray.seconds_table(result("judging_on_ray")),
+    "classify-speed": lambda: classify.speed_table(result("classify")),
     "gpu-recipes": lambda: gpu.recipes_table(60),
     "gpu-recipes-long": lambda: gpu.recipes_table(180),
     "gpu-winner": gpu.winner_table,
