@@ -78,9 +78,9 @@ ray-image:
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
 PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
-# Five parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests of the service wait about as long as they
-# compute, so that two cores have room for five. With fewer or longer parts, the last ran alone for minutes, on one core.
-# Every line says whose it is.
+# Five parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests
+# of the service wait about as long as they compute, so that two cores have room for five. With fewer or longer parts,
+# the last ran alone for minutes, on one core. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
@@ -89,10 +89,11 @@ LOGS := build/tests
 
 # What failed is said again at the end, because the parts' lines mingle.
 test: $(TESTING)
-	@rm -rf $(LOGS); status=0; \
+	@rm -rf $(LOGS); status=0; began=$$(date +%s); \
 	$(MAKE) --no-print-directory --keep-going --jobs=5 \
 	  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
-	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; exit $$status
+	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; \
+	echo "make test took $$(($$(date +%s) - began)) s"; exit $$status
 
 JUDGING := $(addprefix tests/training/,attacks convert evaluate foreign reproduce)
 test-training:
