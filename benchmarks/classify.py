@@ -234,7 +234,7 @@ def _memory_mb(own: psutil.Process) -> float:
 
 
 def speed_table(result: dict[str, Any]) -> str:
-    """Return the speeds and their ratios as Markdown; each is the median of the rounds."""
+    """Return the speeds and their ratios as Markdown: medians of the rounds, with the range of the ratio."""
     parts = (("small", "engine", "32x32 PNG, the engine"), ("large", "pillow", "12-megapixel JPEG, Pillow"))
     lines = []
     for name, part, words in parts:
@@ -250,11 +250,11 @@ def speed_table(result: dict[str, Any]) -> str:
                 f"{command:,.1f}",
                 f"{result[name]['ratio']:.2f}",
                 f"{min(ratios):.2f} to {max(ratios):.2f}",
-                f"{result[name]['cpu_ratio']:.2f}",
+                "-" if result[name]["cpu_ratio"] is None else f"{result[name]['cpu_ratio']:.2f}",
             )
         )
-    header = ("pictures, and the part alone", "part, pictures/s", "command, pictures/s", "ratio", "rounds")
-    return table((*header, "ratio of processor time"), lines, "lrrrrr")
+    header = ("pictures, and the part alone", "part, pictures/s", "command, pictures/s", "command / part")
+    return table((*header, "in the rounds", "part / command, processor time"), lines, "lrrrrr")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,18 +1,25 @@
 """Measure what judging on Ray costs and gains on this machine, against plain processes.
 
-    python -m benchmarks.judging_on_ray --data-root data
+    python -m benchmarks.judging_on_ray --data-root DIR
 
 DIR holds test/<class>/. The bundled network's backbone, as a plain network, is judged in four ways, one thread each:
-by one process, by one worker of Ray, by two workers, and by two processes at once with half of the pictures each. The
-ways take turns. A time is that of the whole command, imports and the workers' start included; the cluster runs already.
-The reports of one process and of Ray must be the same, digit for digit.
+
+- by one process,
+- by one worker of Ray,
+- by two workers of Ray,
+- by two processes at once, each on half as many pictures of its own.
+
+The ways take turns. A time is that of the whole command, imports and the workers' start included; the cluster runs
+already. One process and Ray must give each picture the same answer.
 
 It writes results/judging_on_ray.json after each command, and goes on with the rounds that are missing there.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,15 +37,17 @@ from training.common.markdown import table
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "judging_on_ray.json"
+ONE_PROCESS, ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = "one process", "one worker", "two workers", "two processes"
 WAYS = {
-    "one process": "one process",
-    "one worker": "Ray, one worker",
-    "two workers": "Ray, two workers",
-    "two processes": "two processes, half of the pictures each",
+    ONE_PROCESS: "one process",
+    ONE_WORKER: "Ray, one worker",
+    TWO_WORKERS: "Ray, two workers",
+    TWO_PROCESSES: "two processes, half as many pictures each",
 }
 """The ways by name, with their words for the table."""
 ATTACKS = ("quick", "apgd-ce", "apgd-t")
-FULL = "one process"
+SAME = ("versions", "processor", "cores", "git_commit", "setting")
+"""What must not change between the rounds of a result."""
 
 
 def plain_network(folder: Path) -> Path:
@@ -88,9 +97,9 @@ def judged(options: argparse.Namespace, way: str, checkpoint: Path, folder: Path
     """
     report = folder / f"{way}.json"
     report.unlink(missing_ok=True)
-    if way == "one process":
+    if way == ONE_PROCESS:
         return seconds_of([command_of(options, checkpoint, report)])
-    if way == "two processes":
+    if way == TWO_PROCESSES:
         halves = [(str((options.pictures + part) // 2), str(part)) for part in (0, 1)]
         parts = [folder / f"half-{seed}.json" for _, seed in halves]
         for part in parts:
@@ -98,18 +107,14 @@ def judged(options: argparse.Namespace, way: str, checkpoint: Path, folder: Path
         given = [("--pictures", count, "--seed", seed) for count, seed in halves]
         lines = [command_of(options, checkpoint, part, *more) for part, more in zip(parts, given, strict=True)]
         return seconds_of(lines)
-    with local_cluster({"OMP_NUM_THREADS": "1"}, cores=1 if way == "one worker" else 2) as address:
+    with local_cluster({"OMP_NUM_THREADS": "1"}, cores=1 if way == ONE_WORKER else 2) as address:
         return seconds_of([command_of(options, checkpoint, report, "--ray", address)])
 
 
-def same_answers(folder: Path) -> bool:
-    """Tell whether the reports of one process and of Ray agree on each picture under each attack."""
-    answers = []
-    for way in WAYS:
-        report = folder / f"{way}.json"
-        if report.is_file():
-            answers.append([(row["id"], row["withstood"]) for row in json.loads(report.read_text())["rows"]])
-    return all(one == answers[0] for one in answers)
+def digest_of(report: Path) -> str:
+    """Return a digest of what a report says of each picture under each attack."""
+    answers = [(row["id"], row["withstood"]) for row in json.loads(report.read_text())["rows"]]
+    return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -117,7 +122,7 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, float]:
 
     Returns:
         speed-up: Seconds of one process over those of two workers.
-        speed-up of plain processes: The same over those of two processes, each with half of the pictures.
+        speed-up of plain processes: The same over those of two processes, each on half as many pictures.
         overhead of one worker: Its seconds over those of one process, less 1.
     """
     rounds = list(zip(*(seconds[way] for way in WAYS), strict=False))
@@ -129,9 +134,9 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, float]:
         return statistics.median(one[order.index(numerator)] / one[order.index(denominator)] for one in rounds)
 
     return {
-        "speed-up": round(median(FULL, "two workers"), 3),
-        "speed-up of plain processes": round(median(FULL, "two processes"), 3),
-        "overhead of one worker": round(median("one worker", FULL) - 1, 4),
+        "speed-up": round(median(ONE_PROCESS, TWO_WORKERS), 3),
+        "speed-up of plain processes": round(median(ONE_PROCESS, TWO_PROCESSES), 3),
+        "overhead of one worker": round(median(ONE_WORKER, ONE_PROCESS) - 1, 4),
     }
 
 
@@ -141,7 +146,7 @@ def seconds_table(result: dict[str, Any]) -> str:
     rounds = min(len(times) for times in seconds.values())
     lines = []
     for way, words in WAYS.items():
-        ratios = [one / full for one, full in zip(seconds[way], seconds[FULL], strict=False)]
+        ratios = [one / full for one, full in zip(seconds[way], seconds[ONE_PROCESS], strict=False)]
         lines.append([words, *(f"{one:.0f}" for one in seconds[way][:rounds]), f"{statistics.median(ratios):.2f}"])
     return table(
         ["way", *(f"round {number + 1}, s" for number in range(rounds)), "of one process"], lines, "lr" + "r" * rounds
@@ -157,30 +162,36 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=20, help="pictures of a task (default: 20)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/judging_on_ray.json)")
-    return parser.parse_args(command_line)
+    options = parser.parse_args(command_line)
+    given = sys.argv[1:] if command_line is None else command_line
+    options.command = shlex.join(["python", "-m", "benchmarks.judging_on_ray", *given])
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return options
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse(command_line)
     options.data_root = options.data_root.resolve()
-    setting = {"pictures": options.pictures, "attacks": options.attacks, "batch": options.batch}
     result: dict[str, Any] = {
-        "command": "python -m benchmarks.judging_on_ray --data-root data",
+        "command": options.command,
         "versions": versions(("torch", "ray")),
         "processor": processor(),
         "cores": os.cpu_count(),
         "git_commit": commit(),
-        "setting": setting,
+        "setting": {"pictures": options.pictures, "attacks": options.attacks, "batch": options.batch},
         "seconds": {way: [] for way in WAYS},
+        "answers": {},
         "same_answers": True,
     }
     try:
         if options.out.is_file():
             before = json.loads(options.out.read_text())
-            if before["setting"] != setting:
-                raise BenchmarkError(f"{options.out} holds another setting; pass another --out, or remove it")
-            result = {**result, "seconds": before["seconds"], "same_answers": before["same_answers"]}
+            others = [name for name in SAME if before.get(name) != result[name]]
+            if others:
+                raise BenchmarkError(f"{options.out} differs in {', '.join(others)}; pass another --out, or remove it")
+            result = before
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = plain_network(Path(folder))
             for number in range(options.rounds):
@@ -190,7 +201,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
                     seconds = judged(options, way, checkpoint, Path(folder))
                     result["seconds"][way].append(round(seconds, 1))
                     result["load_average"] = round(os.getloadavg()[2], 1)
-                    result["same_answers"] &= same_answers(Path(folder))
+                    if way != TWO_PROCESSES:
+                        digests = result["answers"].setdefault(way, [])
+                        digests.append(digest_of(Path(folder) / f"{way}.json"))
+                        result["same_answers"] = len({one for each in result["answers"].values() for one in each}) == 1
                     result["ratios"] = summary(result["seconds"])
                     options.out.write_text(json.dumps(result, indent=1) + "\n")
                     print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)

@@ -64,4 +64,5 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2) -> Iterator[st
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-    shutil.rmtree(folder, ignore_errors=True)
+            process.wait()
+            shutil.rmtree(folder, ignore_errors=True)

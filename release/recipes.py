@@ -91,5 +91,4 @@ COSTS = {
     "nuat-16": 1.59,
     "trades-1": 1.73,
 }
-"""Recipes of which it is known, with the cost of a step in those of one-step training, on one core: see
-training/methods."""
+"""What a step of each compared recipe costs on one core, in steps of one-step training: see training/methods."""

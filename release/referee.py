@@ -62,7 +62,7 @@ from training.data.picture_set import PictureSet
 from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Report, Row, json_values, saved_rows
+from training.evaluate.report import Earlier, Report, Row, json_values, saved_rows
 from training.evaluate.row_plan import RowPlan
 from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
@@ -271,8 +271,10 @@ def setting_of(
     }
 
 
-def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack], pictures: int) -> dict[RowId, Row]:
-    """Return the rows of a report of training.evaluate that these attacks need not measure again.
+def spared_by(
+    path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack], pictures: int
+) -> tuple[dict[RowId, Row], list[Earlier]]:
+    """Return the rows of a report of training.evaluate that these attacks need not measure again, and who did.
 
     A row is taken if its attack had the same parameters, and spared no more pictures than it would now.
 
@@ -288,7 +290,7 @@ def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack]
     try:
         saved = json.loads(path.read_bytes())
         others = [name for name in SAME if saved["setting"].get(name) != whole[name]]
-        rows = saved_rows(saved)
+        rows, about = saved_rows(saved), dict(saved["about"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RefereeError(
             f"--report {path}: no report of training.evaluate ({type(error).__name__}); leave it out"
@@ -303,11 +305,15 @@ def spared_by(path: Path, whole: Mapping[str, Any], attacks: Sequence[AnyAttack]
         if all(one in wanted["survivors_of"] for one in row.attack["survivors_of"]):
             seconds = row.core_seconds if pictures == len(row.withstood) else None
             taken[attack.id] = Row(row.withstood[:pictures], row.attack, seconds)
-    return taken
+    return taken, [Earlier(about, tuple(taken))] if taken else []
 
 
 def begun(
-    setting: dict[str, Any], attacks: Sequence[AnyAttack], path: Path, saved: Mapping[RowId, Row], device: torch.device
+    setting: dict[str, Any],
+    attacks: Sequence[AnyAttack],
+    path: Path,
+    spared: tuple[dict[RowId, Row], list[Earlier]],
+    device: torch.device,
 ) -> Report:
     """Return a row's report with what is measured already.
 
@@ -315,7 +321,7 @@ def begun(
         setting: The setting of the row.
         attacks: Its attacks.
         path: The report of an earlier run, if there is one.
-        saved: Rows that --report spares.
+        spared: Rows that --report spares, and the command that measured them.
         device: What the rest is measured on.
 
     Raises:
@@ -323,7 +329,8 @@ def begun(
     """
     about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    report = Report(setting, {**about, "device": named, "date": today()}, rows=dict(saved))
+    saved, earlier = spared
+    report = Report(setting, {**about, "device": named, "date": today()}, earlier, dict(saved))
     report.take_over(path, attacks)
     wanted = {attack.id for attack in attacks}
     report.rows = {row: result for row, result in report.rows.items() if row in wanted}
@@ -358,12 +365,12 @@ def referee(
             continue
         attacks = attacks_of(contender, context, options)
         setting, whole = (setting_of(contender, source, context.eps, options, some) for some in (chosen, drawn))
-        saved: dict[RowId, Row] = {}
+        spared: tuple[dict[RowId, Row], list[Earlier]] = {}, []
         if options.report is not None and contender.name in (STATIC, SELF_GRADIENT):
-            saved = spared_by(options.report, whole, attacks, len(chosen))
+            spared = spared_by(options.report, whole, attacks, len(chosen))
         try:
             network = network_of(contender, source)
-            report = begun(setting, attacks, options.runs / f"{contender.name}.json", saved, device)
+            report = begun(setting, attacks, options.runs / f"{contender.name}.json", spared, device)
         except TrainingError:
             if contender.name in options.rows:
                 raise
@@ -387,6 +394,7 @@ def referee(
             command=options.command,
             versions=current_versions(),
             git_commit=git_commit(ignore=("results",)),
+            checkpoints={name: file_sha256(source.path) for name, source in sources.items()},
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},
             rows=[figures(judged, by_name.get(judged.contender.static or "")) for judged in done],

@@ -36,7 +36,7 @@ class Contender:
     Attributes:
         name: Its name.
         about: What it is, for the table.
-        trained: What was trained for it, beside the static network.
+        trained: What was trained for it.
         state: The state in which its network is attacked.
         adaptive: Names of the adaptive attacks that fit it.
         checkpoint: The option that names the checkpoint with its static network: "ckpt" or "denoiser".

@@ -447,6 +447,8 @@ def test_the_most_robust_recipe_gains_nothing_by_a_block():
     share, longer = (100 * result(name)["lowest"]["block off"] for name in ("gpu_winner/plain", "bundled/longer"))
     assert f": {share:.1f} % instead of {longer:.1f} %, after as many epochs on a GPU (p < 0.01)" in README.read_text()
     assert gpu.winner_against_longer().endswith("p < 0.01")
+    epochs = sum(int(training_log(f"bundled/{name}")[-1]["epoch"]) for name in ("first", "start", "longer"))
+    assert epochs == gpu.recipes(180)["prior-ema"]["epochs"]
     titles = [row["title"] for row in result("gpu_winner/plain")["rows"]]
     assert titles[-2:] == ["APGD-T", "FAB-T"], "Square was not run"
     pictures = {result(f"gpu_winner/{name}")["setting"]["pictures_sha256"] for name, _ in found}

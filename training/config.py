@@ -153,8 +153,8 @@ class TrainConfig:
     freeze_backbone: Annotated[
         bool,
         Option(
-            "train the self-gradient block alone, and a head that --pretrained makes anew: the backbone of --init-from "
-            "or --pretrained stays as it is, with its batch-norm statistics and its normalisation of pictures",
+            "train the self-gradient block alone, and a head that --pretrained makes anew; the rest of the network "
+            "stays as it is, batch-norm statistics and normalisation included",
             methods=_SELF_GRADIENT,
         ),
     ] = False

@@ -61,7 +61,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"the recipes' epochs: as many as so many minutes of a core allow (default: {CORE_MINUTES:g})",
     )
     parser.add_argument(
-        "--recipes", nargs="+", default=[], metavar="RECIPE", help=f"compare these alone: {', '.join(COSTS)}"
+        "--recipes",
+        nargs="+",
+        default=[],
+        metavar="RECIPE",
+        help=f"compare these alone: {', '.join(COSTS)}; a rehearsal takes two",
     )
     parser.add_argument("--commit", help="git commit to record, if this folder is no git checkout")
     return parser.parse_args(argv)
@@ -126,6 +130,10 @@ def check(arguments: argparse.Namespace, stages: Sequence[Stage], minutes: float
     for recipe in arguments.recipes:
         if recipe not in COSTS:
             raise TrainingError(f"--recipes {recipe}: no such recipe; known are: {', '.join(COSTS)}")
+        if arguments.recipes.count(recipe) > 1:
+            raise TrainingError(f"--recipes names {recipe} twice; name it once")
+    if arguments.recipes and not any(stage.name == "recipes" for stage in stages):
+        raise TrainingError("--recipes is for the stage recipes, which does not run; add it to --stages")
     wanted = any(stage.name == "pictures" for stage in stages)
     if arguments.data is None and wanted and not arguments.rehearse:
         raise TrainingError("there is no --data; name an archive of an image folder, or pass --rehearse for a try")

@@ -92,6 +92,8 @@ def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, de
     found = result(folder)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == list(CONTENDERS)
+    assert found["checkpoints"].keys() == {row.checkpoint for row in CONTENDERS.values()}
+    assert found["checkpoints"]["ckpt"] == found["setting"]["checkpoint_sha256"]
     assert rows[STATIC]["clean"]["accuracy"] == 1
     assert 0 < rows[STATIC]["lowest"]["accuracy"] < 1
     lowest = {}
@@ -192,6 +194,8 @@ def test_a_report_of_the_same_checkpoint_spares_its_rows(folder, monkeypatch, ca
     monkeypatch.setattr(measuring, "measure_batch", lambda *_: pytest.fail("all of it was measured"))
     assert main(command(*options, "--report=report.json", "--runs=other", "--out=other")) == 0
     assert json.loads((folder / "other" / "referee.json").read_text())["rows"] == own["rows"]
+    written = json.loads((folder / "other" / f"{STATIC}.json").read_text())
+    assert [entry["about"] for entry in written["earlier"]] == [merged["about"]], "who measured them"
     merged["setting"]["seed"] = 5
     (folder / "report.json").write_text(json.dumps(merged))
     capsys.readouterr()

@@ -25,8 +25,8 @@ class GradientDenoiserTraining:
     error of the denoised picture over the variance of the noise: denoising score matching.
 
     Chosen here: the log-density of pictures is log-sum-exp over the variance, so the picture plus the gradient of
-    log-sum-exp is the denoised one. In the source's unit the gradient of an ordinary network is ten thousand times too
-    small, and training did not move it. Its logits would be so large that bf16 cannot tell the classes apart.
+    log-sum-exp is the denoised one. In the source's unit the gradient would have to be larger by one over the
+    variance, and so would the logits: bf16 could not tell the classes apart.
 
     There is one deviation instead of a range of them, and the error has a weight. Cross-entropy sees attacked
     pictures with that noise, so that the network withstands attacks. The denoiser sees pictures that are not attacked,

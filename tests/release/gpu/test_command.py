@@ -104,6 +104,8 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, capsys: pytest.
         ([out, "--data=no.tar"], "error: --data no.tar: no such file; name an archive of an image folder"),
         ([out, "--rehearse", "--minutes=0"], "error: --minutes must be above 0, not 0"),
         ([out, "--rehearse", "--recipes", "prior"], "error: --recipes prior: no such recipe; known are: uniform-ema, "),
+        ([out, "--rehearse", "--recipes", "liet", "liet"], "error: --recipes names liet twice; name it once"),
+        ([out, "--rehearse", "--recipes", "liet"], "error: --recipes is for the stage recipes, which does not run"),
         ([out, "--rehearse", "--stages", "tests", "speeed"], "error: --stages speeed: no such stage; known are: "),
     ):
         assert main(arguments) == 2

@@ -380,11 +380,10 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
 
 
 @with_ray
-def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, cluster, tiny, tmp_path):
-    """It is the last test here: the cluster ends with its head."""
+def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_path):
     folder = pictures(tmp_path / "p", 500)
-    with client(folder, tmp_path / "a.csv", tiny, cluster) as process:
-        port = cluster.rpartition(":")[2]
+    with local_cluster({}) as address, client(folder, tmp_path / "a.csv", tiny, address) as process:
+        port = address.rpartition(":")[2]
         (head,) = [
             found for found in psutil.process_iter(["cmdline"]) if is_head(found.info["cmdline"] or [], f"={port}")
         ]

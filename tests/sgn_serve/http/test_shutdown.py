@@ -19,8 +19,8 @@ from tests.sgn_serve.tiny_graph import save_tiny_graph
 DRAIN_SECONDS = 1.5
 MOMENT = 0.2
 """Longer than a request takes, in seconds."""
-ONE = pytest.param(1, marks=pytest.mark.slow)
-"""A single worker. Two of them end in the same way, and are tried every time."""
+ONE, TWO = (pytest.param(count, marks=pytest.mark.slow) for count in (1, 2))
+"""Numbers of workers that are tried before a release alone: each test tries the other number every time."""
 READY = ("/readyz", "/v2/health/ready", "/v2/models/self-gradient-network/ready")
 
 
@@ -64,7 +64,7 @@ def read_all(connection: socket.socket) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("workers", [ONE, 2])
+@pytest.mark.parametrize("workers", [1, TWO])
 def test_nothing_accepted_is_lost_and_nothing_new_is_taken(tmp_path, workers):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     settings = {

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.projected_gradient import ProjectedGradientAscent, ball, margin
 from training.attacks.registry import build_attacks
+from training.attacks.views import held_view
 from training.evaluate import judge, judging
+from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 pytestmark = pytest.mark.usefixtures("short_attacks", "short_autoattack")
 
@@ -159,6 +161,49 @@ def test_winners_that_take_all_hide_nothing():
     report = judged(module, "cw-20,averaged,autoattack")
     assert obvious < blind.lowest
     assert report.lowest <= obvious
+
+
+def trained_with_a_strong_block() -> SelfGradientNetwork:
+    """A network that has learnt to move its correction against attacks that take it for a constant."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 5))
+    network = SelfGradientNetwork(backbone, SelfGradientBlock(scale=3 * EPS, gradient_scaling="rms")).train()
+    images, labels = made_pictures(500, seed=1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(100):
+        attack = ProjectedGradientAscent(EPS, 5, EPS / 2, loss=margin)
+        attacked = attack.perturb(held_view(network), images, labels)
+        optimizer.zero_grad()
+        F.cross_entropy(network(attacked), labels).backward()
+        optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+def test_a_strong_block_hides_nothing_from_attacks_that_know_it():
+    """Its honest derivative does not see the block, which differences over a distance do."""
+    network = trained_with_a_strong_block()
+    images, labels = made_pictures(PICTURES, seed=2)
+
+    def with_differences(inputs: Tensor) -> Tensor:
+        """The answers, with central differences over the whole budget for their derivative."""
+        with torch.no_grad():
+            steps = EPS * torch.eye(inputs[0].numel()).view(-1, 1, *inputs.shape[1:])
+            ahead, behind = (network((inputs + side * steps).flatten(0, 1)) for side in (1, -1))
+            slopes = ((ahead - behind) / (2 * EPS)).view(len(steps), len(inputs), -1)
+        moved = (inputs - inputs.detach()).flatten(1)
+        return network(inputs.detach()) + torch.einsum("dnc,nd->nc", slopes, moved)
+
+    def lowest(report) -> float:
+        """The share of pictures that withstands all attacks with the block on."""
+        rows = [result.right for row, result in report.report.rows.items() if row.state == "block on"]
+        return torch.stack(rows).all(dim=0).float().mean().item()
+
+    obvious = withstood(network, images, labels, pgd(with_differences, images, labels)).float().mean().item()
+    honest, report = judged(network, "pgd-20,cw-20"), judged(network, "quick,smooth-apgd-ce,smooth-apgd-t")
+    assert lowest(honest) > 0.9
+    assert obvious < 0.5
+    assert lowest(report) <= obvious
+    assert report.likely_overestimated, "the smooth surrogate is far below the honest attacks"
 
 
 def test_the_pictures_are_learnt_and_the_ball_is_respected():

@@ -129,9 +129,8 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
     monkeypatch.setattr(runner_module, "run_task", short_task)
     address, _ = cluster
     on_ray = [f"--ray={address}"]
-    # A task at a time, for one worker: each takes seconds to start.
+    # One worker, for each takes seconds to start; several tasks are under way.
     monkeypatch.setattr(runner_module, "places", lambda *_: 1)
-    monkeypatch.setattr(runner_module, "_AHEAD", 1)
     counts = {"here": 0, "there": 0}
     interrupted_at = 15  # clean accuracy is twelve batches
     next_one, measure = RayRunner.next, measuring.measure_batch

@@ -1,4 +1,4 @@
-"""--freeze-backbone: the block learns, and nothing else of the network changes."""
+"""--freeze-backbone: the block learns, and a head that was made anew; nothing else of the network changes."""
 
 import pytest
 import torch
