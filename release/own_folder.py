@@ -256,7 +256,7 @@ def service(work: Path, model: str) -> Iterator[httpx.Client]:
         server = subprocess.Popen(command, cwd=work, env=_environment(), stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            _wait(client, server, log)
+            wait_until_ready(client, server, log)
             yield client
     finally:
         server.terminate()
@@ -281,7 +281,17 @@ def classified(client: httpx.Client, path: Path, **form: str) -> dict[str, Any]:
     return found
 
 
-def _wait(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers that it is ready.
+
+    Args:
+        client: A client of the server.
+        server: Its process.
+        log: The file that has its output, for the message.
+
+    Raises:
+        OwnFolderError: It ends, or takes too long.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser, any_number, file_to_write, whole_number
+from sgn_serve.command_parser import CommandParser, file_to_write, whole_number
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from training.common.command_line import number
 from training.common.errors import TrainingError
 from training.common.files import check_writable
 from training.networks.defences.build import DEFENCES, DefenceConfig, build_defence
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--scale",
-        type=any_number,
+        type=number,
         help="size of a step, or deviation of the noise, in units of pixel intensity; of gradient-denoiser, the share "
         "of its step (default: the usual one)",
     )

@@ -33,7 +33,7 @@ from docs.generator.results import (
 )
 from export.command import build_parser as export_parser
 from export.formats.table import FORMATS
-from release import fast_judge, own_folder, own_weights, referee, referee_figures
+from release import fast_judge, install, own_folder, own_weights, referee, referee_figures
 from release.bundle import BUNDLED, readme_table, summary
 from release.hostile import report as hostile
 from release.hostile.command import build_parser as hostile_parser
@@ -468,6 +468,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "hostile-named": lambda: hostile.named_table(result("hostile")) or "This run left them out (`--no-named`).",
     "hostile-verdict": _hostile_verdict,
     "frozen-backbone": _frozen_backbone,
+    "install-steps": lambda: install.steps_table(result("install")),
     "own-folder-steps": lambda: own_folder.steps_table(result("own_folder")),
     "own-folder-figures": lambda: own_folder.figures_table(result("own_folder")),
     "own-weights-steps": lambda: own_weights.steps_table(result("own_weights")),

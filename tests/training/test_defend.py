@@ -76,6 +76,13 @@ def test_a_description_of_no_defence_is_refused(defence, message):
         CheckpointInfo.from_json(json.dumps({**values, "defence": defence}))
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "much"])
+def test_a_scale_that_is_no_number_is_refused(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--ckpt=x.safetensors", "--defence=energy-step", f"--scale={text}", "--out=y.safetensors"])
+    assert f"error: argument --scale: {text!r} is not a number" in capsys.readouterr().err
+
+
 def test_a_network_has_a_block_or_a_defence():
     values = json.loads(TINY.to_json())
     with pytest.raises(CheckpointError, match="both a block and a defence"):

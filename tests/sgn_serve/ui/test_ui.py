@@ -117,6 +117,13 @@ def test_an_example_is_answered_with_the_block_on_and_off(page, url, described):
     assert heat_map.evaluate("image => image.naturalWidth") == 256
 
 
+def test_a_first_visitor_is_told_what_to_do(page):
+    lead = page.locator(".lead")
+    expect(lead).to_contain_text("Choose a picture, then move the slider.")
+    expect(lead.locator("#about-block")).to_contain_text("corrects each picture")
+    expect(lead.locator("#about-block")).to_be_visible()
+
+
 def test_the_figures_are_those_of_the_card(page, url, described):
     card = httpx.get(f"{url}/model").json()
     facts = page.locator("#facts")

@@ -147,6 +147,7 @@ def test_a_model_without_a_block_has_no_switch_and_no_heat_map(browser, plain_ur
     with watched_page(browser, plain_url) as watched:
         page = opened(watched.page)
         assert list(verdicts(page)) == ["This model live"]
+        expect(page.locator("#about-block")).to_be_hidden()
         expect(page.locator("#switch")).to_be_hidden()
         expect(page.locator("#heat-map-figure")).to_be_hidden()
         expect(page.locator("#disagreement-row")).to_be_hidden()

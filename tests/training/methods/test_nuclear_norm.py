@@ -12,7 +12,9 @@ from tests.training.methods.reference import (
     EXACT_OR_BF16,
     answers,
     assert_same_attack,
+    assert_same_loss,
     assert_same_step,
+    autocast,
     configured,
     in_type,
     made_step,
@@ -94,23 +96,25 @@ def test_the_shared_pass_gives_what_two_passes_give(network, batch, steps):
     assert sum(calls[first:]) == steps + 3
 
 
-def test_one_pass_for_both_normalises_by_both(network, batch):
-    images, labels = batch[0].double(), batch[1]
-    model = network(block=False).double().train()
+@pytest.mark.parametrize("precision", EXACT_OR_BF16)
+def test_one_pass_for_both_normalises_by_both(network, batch, precision):
+    labels = batch[1]
+    model, images = in_type(precision, network(block=False).train(), batch[0])
     for name in ("nuat", "trades"):
         method = build_method(configured(name, attack_steps=1, joint_pass=True))
         trained = copy.deepcopy(model)
         made = method.attack(trained, images, labels)
         assert made.kept is None
-        loss = method.loss(trained, made).loss
-        clean, attacked = copy.deepcopy(model)(torch.cat([images, made.attacked])).chunk(2)
+        with autocast(precision):
+            loss = method.loss(trained, made).loss
+        clean, attacked = answers(copy.deepcopy(model), precision)(torch.cat([images, made.attacked])).chunk(2)
         if name == "nuat":
             expected = F.cross_entropy(clean, labels) + 4 * norm_by_hand(attacked, clean)
         else:
             shares = clean.softmax(dim=1)
             moved = (shares * (shares.log() - attacked.log_softmax(dim=1))).sum(dim=1).mean()
             expected = F.cross_entropy(clean, labels) + 6 * moved
-        torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+        assert_same_loss(loss, expected, precision, exact=1e-10)
 
 
 def test_the_norm_of_the_same_logits_is_nothing_and_can_be_differentiated():

@@ -1,22 +1,32 @@
 """The inner maximisation that most methods share."""
 
+import pytest
 import torch
-import torch.nn.functional as F
 
-from tests.training.methods.reference import EPS, configured
+from tests.training.methods.reference import (
+    EPS,
+    PRECISIONS,
+    answers,
+    assert_same_attack,
+    autocast,
+    configured,
+    loss_gradient,
+)
 from training.methods.training_attack import TrainingAttack
 
 
-def test_n_fgsm_is_one_step_from_a_noisier_picture(network, batch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_n_fgsm_is_one_step_from_a_noisier_picture(network, batch, precision):
     images, labels = batch
     model = network(block=False)
     attack = TrainingAttack.of(configured("pgd", attack="n-fgsm"))
     torch.manual_seed(0)
-    attacked = attack(model, images, labels)
+    with autocast(precision):
+        attacked = attack(model, images, labels)
     torch.manual_seed(0)
-    noisy = (images + torch.empty_like(images).uniform_(-2 * EPS, 2 * EPS)).requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(noisy), labels), noisy)
-    torch.testing.assert_close(attacked, (noisy + EPS * gradient.sign()).clamp(0, 1))
+    noisy = images + torch.empty_like(images).uniform_(-2 * EPS, 2 * EPS)
+    gradient = loss_gradient(answers(model, precision), noisy, labels)
+    assert_same_attack(attacked, (noisy + EPS * gradient.sign()).clamp(0, 1), precision)
 
 
 def test_pgd_returns_its_last_iterate_and_not_the_best(network, batch):

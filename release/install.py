@@ -1,0 +1,163 @@
+"""Go from `git clone` to a served classifier of one's own folder, in an empty environment, and keep what it costs.
+
+    python -m release.install --work install
+
+It needs git, make, and an index of packages that pip reaches. It clones the last commit of this checkout and types what
+the README says: `make serve`, the installation for training, then train, judge, export and serve on a folder of
+pictures. Nothing of this checkout's environment is used. results/install.json gets the commands with their times.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.provenance import processor
+from release.own_folder import OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from training.common.markdown import table
+from training.common.provenance import git_commit
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "install.json"
+CLASSES = ("automobile", "bird", "ship")
+"""Classes of the example pictures that stand for somebody's folder."""
+TRAINING = ("--arch", "wrn-10-1", "--epochs", "2", "--batch-size", "8", "--run", "mine")
+"""Options of a training of seconds: what is learnt does not matter here."""
+
+
+def run(clone: Path, environment: Mapping[str, str], *command: str) -> None:
+    """Run a command in the clone.
+
+    Raises:
+        OwnFolderError: It failed; it has printed why.
+    """
+    if subprocess.run(command, cwd=clone, env=environment, check=False).returncode:
+        raise OwnFolderError(f"{shlex.join(command)} failed; its message is above")
+
+
+@contextmanager
+def served(clone: Path, environment: Mapping[str, str], *command: str) -> Iterator[httpx.Client]:
+    """Yield a client of a server that a command starts in the clone, until the block ends.
+
+    Raises:
+        OwnFolderError: The server does not start.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = clone.parent / "server.log"
+    line = [part.replace("PORT", str(port)) for part in command]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            line, cwd=clone, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_until_ready(client, server, log)
+            yield client
+    finally:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def answer(clone: Path, environment: Mapping[str, str], picture: Path, *command: str) -> str:
+    """Start a server by a command, and return the label that it gives a picture.
+
+    Raises:
+        OwnFolderError: The server does not start, or refuses the picture.
+    """
+    with served(clone, environment, *command) as client:
+        return str(classified(client, picture)["label"])
+
+
+def make_folder(clone: Path) -> None:
+    """Copy the clone's example pictures of some classes into class folders."""
+    for name in CLASSES:
+        (clone / "DATA" / name).mkdir(parents=True)
+        for path in sorted((clone / "examples").glob(f"{name}_*.png")):
+            shutil.copy(path, clone / "DATA" / name)
+
+
+def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
+    """Go the whole way in an empty folder, and return the steps and the labels that both servers gave.
+
+    Args:
+        work: The folder.
+        told: Gets each step when it is done.
+
+    Raises:
+        OwnFolderError: A command failed.
+    """
+    steps: list[Step] = []
+    measured = stopwatch(steps, told)
+    clone, ship = work / "clone", work / "clone" / "examples" / "ship_00.png"
+    foreign = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    environment = {**kept, "PATH": f"{clone / '.venv' / 'bin'}:{os.environ.get('PATH', os.defpath)}"}
+    act = partial(run, clone, environment)
+    ask = partial(answer, clone, environment, ship)
+
+    measured("git clone", "git clone REPOSITORY", lambda: run(work, kept, "git", "clone", "-q", str(ROOT), "clone"))
+    labels = {"bundled": measured("make serve", "make serve", lambda: ask("make", "serve", "PORT=PORT"))}
+    make_folder(clone)
+    extras = ("pip", "install", "-q", "-c", "constraints.txt", "-e", ".[train,export]")
+    commands: dict[str, Sequence[str]] = {
+        "install the rest": ("python", "-m", *extras),
+        "train": ("sgn", "train", "--data-root", "DATA", *TRAINING),
+        "judge": ("sgn", "judge", "--ckpt", "runs/mine/model.safetensors", "--data-root", "DATA", "--attacks", "fgsm"),
+        "export": ("sgn", "export", "--ckpt", "runs/mine/model.safetensors", "--onnx", "mine.onnx"),
+    }
+    for name, command in commands.items():
+        measured(name, shlex.join(command), partial(act, *command))
+    serve = ("sgn", "serve", "--model", "mine.onnx")
+    labels["own"] = measured("serve", shlex.join(serve), lambda: ask(*serve, "--port", "PORT"))
+    return {"steps": [asdict(step) for step in steps], "labels": labels}
+
+
+def steps_table(result: Mapping[str, Any]) -> str:
+    """Return the steps with their time as Markdown."""
+    lines = [[step["name"], f"`{step['command']}`", f"{step['seconds']:.0f}"] for step in result["steps"]]
+    return table(["step", "command", "seconds"], lines, "llr")
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser("python -m release.install", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="a new folder for the clone and its environment")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/install.json)")
+    options = parser.parse_args(command_line)
+    try:
+        options.work.mkdir(parents=True)
+        result = go(options.work.resolve(), lambda step: print(step, file=sys.stderr, flush=True))
+    except (OwnFolderError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    about = {
+        "command": "python -m release.install --work install",
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[2], 1),
+        "git_commit": git_commit(ignore=("results",)),
+    }
+    options.out.write_text(json.dumps(about | result, indent=1) + "\n")
+    print(steps_table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The way from a clone to a served folder: what is typed, where, and in which environment."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from release import install
+from release.own_folder import OwnFolderError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Makes the clone and types nothing; the commands in order, with where and in which environment they would run."""
+    commands = []
+
+    def run(folder, environment, *command):
+        commands.append((folder, environment, command))
+        if command[:2] == ("git", "clone"):
+            shutil.copytree(ROOT / "examples", folder / "clone" / "examples")
+
+    @contextmanager
+    def served(folder, environment, *command):
+        commands.append((folder, environment, command))
+        yield SimpleNamespace()
+
+    monkeypatch.setattr(install, "run", run)
+    monkeypatch.setattr(install, "served", served)
+    monkeypatch.setattr(install, "classified", lambda client, picture: {"label": picture.stem.partition("_")[0]})
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("MAKEFLAGS", "-n")
+    return commands
+
+
+def test_the_way_is_the_readmes_and_nothing_of_this_environment_is_used(typed, tmp_path, capsys):
+    out = tmp_path / "install.json"
+    assert install.main([f"--work={tmp_path / 'work'}", f"--out={out}"]) == 0
+    clone = tmp_path / "work" / "clone"
+    lines = [" ".join(command) for _, _, command in typed]
+    assert lines[0] == f"git clone -q {ROOT} clone"
+    assert lines[1] == "make serve PORT=PORT"
+    assert [line.split()[1] for line in lines[3:]] == ["train", "judge", "export", "serve"]
+    assert all(folder == clone for folder, _, _ in typed[1:])
+    for _, environment, _ in typed:
+        assert not {"PYTHONPATH", "MAKEFLAGS"} & environment.keys()
+    assert typed[1][1]["PATH"].startswith(f"{clone}/.venv/bin:")
+    assert sorted(path.name for path in (clone / "DATA").iterdir()) == sorted(install.CLASSES)
+    assert len(list((clone / "DATA").rglob("*.png"))) == 30
+    result = json.loads(out.read_text())
+    assert result["labels"] == {"bundled": "ship", "own": "ship"}
+    assert len(result["steps"]) == len(typed)
+    assert "| judge | `sgn judge --ckpt runs/mine/model.safetensors" in capsys.readouterr().out
+
+
+def test_a_folder_that_exists_and_a_command_that_fails_are_errors(tmp_path, capsys):
+    assert install.main([f"--work={tmp_path}"]) == 2
+    assert "File exists" in capsys.readouterr().err
+    with pytest.raises(OwnFolderError, match="false failed; its message is above"):
+        install.run(tmp_path, {}, "/usr/bin/false")
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path):
+    (tmp_path / "clone").mkdir()
+    with (
+        pytest.raises(OwnFolderError, match=r"the service did not start; .*server\.log says why"),
+        install.served(tmp_path / "clone", {}, "/usr/bin/false"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_real_run(tmp_path):
+    result = install.go(tmp_path)
+    assert result["labels"]["bundled"] == "ship"
+    assert result["labels"]["own"] in install.CLASSES
