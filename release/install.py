@@ -59,7 +59,7 @@ def served(clone: Path, environment: Mapping[str, str], *command: str) -> Iterat
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = clone.parent / "server.log"
-    line = [part.replace("PORT", str(port)) for part in command]
+    line = [part.replace("{port}", str(port)) for part in command]
     with log.open("w") as output:
         server = subprocess.Popen(
             line, cwd=clone, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -112,7 +112,7 @@ def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
     ask = partial(answer, clone, environment, ship)
 
     measured("git clone", "git clone REPOSITORY", lambda: run(work, kept, "git", "clone", "-q", str(ROOT), "clone"))
-    labels = {"bundled": measured("make serve", "make serve", lambda: ask("make", "serve", "PORT=PORT"))}
+    labels = {"bundled": measured("make serve", "make serve", lambda: ask("make", "serve", "PORT={port}"))}
     make_folder(clone)
     extras = ("pip", "install", "-q", "-c", "constraints.txt", "-e", ".[train,export]")
     commands: dict[str, Sequence[str]] = {
@@ -124,7 +124,7 @@ def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
     for name, command in commands.items():
         measured(name, shlex.join(command), partial(act, *command))
     serve = ("sgn", "serve", "--model", "mine.onnx")
-    labels["own"] = measured("serve", shlex.join(serve), lambda: ask(*serve, "--port", "PORT"))
+    labels["own"] = measured("serve", shlex.join(serve), lambda: ask(*serve, "--port", "{port}"))
     return {"steps": [asdict(step) for step in steps], "labels": labels}
 
 

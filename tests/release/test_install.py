@@ -43,7 +43,7 @@ def test_the_way_is_the_readmes_and_nothing_of_this_environment_is_used(typed, t
     clone = tmp_path / "work" / "clone"
     lines = [" ".join(command) for _, _, command in typed]
     assert lines[0] == f"git clone -q {ROOT} clone"
-    assert lines[1] == "make serve PORT=PORT"
+    assert lines[1] == "make serve PORT={port}"
     assert [line.split()[1] for line in lines[3:]] == ["train", "judge", "export", "serve"]
     assert all(folder == clone for folder, _, _ in typed[1:])
     for _, environment, _ in typed:
