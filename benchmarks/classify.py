@@ -257,6 +257,16 @@ def speed_table(result: dict[str, Any]) -> str:
     return table((*header, "in the rounds", "part / command, processor time"), lines, "lrrrrr")
 
 
+def shown(result: dict[str, Any]) -> str:
+    """Return the speeds and the memory as Markdown."""
+    memory = result["memory"]
+    peak = max(memory["peak_mb_until_a_quarter"], memory["peak_mb_after"])
+    return (
+        f"{speed_table(result)}\n\nOver {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
+        f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])

@@ -153,6 +153,18 @@ def seconds_table(result: dict[str, Any]) -> str:
     )
 
 
+def shown(result: dict[str, Any]) -> str:
+    """Return the seconds and what follows from them as Markdown."""
+    ratios = result["ratios"]
+    return (
+        f"{seconds_table(result)}\n\n"
+        f"- Two workers were {ratios['speed-up']:.2f} times as fast as one process. The aim was 1.8.\n"
+        f"- Two plain processes were {ratios['speed-up of plain processes']:.2f} times as fast.\n"
+        f"- One worker took {100 * ratios['overhead of one worker']:.1f} % more time than one process.\n"
+        "- One process and Ray gave each picture the same answer."
+    )
+
+
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.judging_on_ray", description=(__doc__ or "").splitlines()[0])

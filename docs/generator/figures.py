@@ -171,10 +171,6 @@ def _effect(key: str, report: str = MAIN) -> float:
     return float(result(report)["block_effect"][key])
 
 
-def _memory(name: str) -> float:
-    return float(result("classify")["memory"][name])
-
-
 def _seconds(report: str, row: str) -> str:
     return f"{rows(report)[row]['core_seconds']:,.0f}"
 
@@ -300,14 +296,6 @@ NAMED: dict[str, Callable[[], str]] = {
     "service.alone 32": lambda: _engine_alone(32),
     "service.refused": _refused_share,
     "service.refused ms": _refused_ms,
-    "ray.speed-up": lambda: f"{result('judging_on_ray')['ratios']['speed-up']:.2f}",
-    "ray.processes": lambda: f"{result('judging_on_ray')['ratios']['speed-up of plain processes']:.2f}",
-    "ray.overhead": lambda: percent(result("judging_on_ray")["ratios"]["overhead of one worker"]),
-    "ray.rounds": lambda: str(len(result("judging_on_ray")["seconds"]["two workers"])),
-    "ray.pictures": lambda: str(result("judging_on_ray")["setting"]["pictures"]),
-    "classify.links": lambda: f"{_memory('links'):,.0f}",
-    "classify.growth": lambda: f"{max(0.0, _memory('growth_mb')):.0f}",
-    "classify.peak": lambda: f"{max(_memory('peak_mb_until_a_quarter'), _memory('peak_mb_after')):.0f}",
     "kills.count": lambda: str(result("classify_kills")["kills"]),
     "frozen.minutes": lambda: f"{float(training_log('frozen-backbone')[-1]['core_seconds']) / 60:.0f}",
     "frozen.verdict": lambda: frozen_verdict(frozen_comparisons()),

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +23,7 @@ from docs.generator.results import (
     OFF,
     ON,
     QUICK,
+    RESULTS,
     accuracy,
     frozen_comparisons,
     percent,
@@ -330,6 +332,11 @@ def _referee() -> str:
     return "Not measured yet."
 
 
+def _once_measured(name: str, shown: Callable[[dict[str, Any]], str]) -> str:
+    """Return what results/NAME.json shows, if it was measured."""
+    return shown(result(name)) if (RESULTS / f"{name}.json").is_file() else "Not measured yet."
+
+
 def _network_row(title: str, report: str) -> tuple[str, ...]:
     """Return a network's clean accuracy and its lowest ones by the quick attacks, block on and off."""
     states = result(report)["lowest"]
@@ -454,8 +461,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "gpu-training": gpu.training_table,
     "gpu-attacks": gpu.attacks_table,
     "gpu-resnet": gpu.resnet_table,
-    "judging-on-ray": lambda: judging_on_ray.seconds_table(result("judging_on_ray")),
-    "classify-speed": lambda: classify.speed_table(result("classify")),
+    "judging-on-ray": lambda: _once_measured("judging_on_ray", judging_on_ray.shown),
+    "classify-speed": lambda: _once_measured("classify", classify.shown),
     "gpu-recipes": lambda: gpu.recipes_table(60),
     "gpu-recipes-long": lambda: gpu.recipes_table(180),
     "gpu-winner": gpu.winner_table,

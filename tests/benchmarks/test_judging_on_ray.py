@@ -54,6 +54,9 @@ def test_the_ways_take_turns_and_a_run_goes_on(without_work, tmp_path, capsys):
     assert result["ratios"] == {"speed-up": 2.0, "speed-up of plain processes": 2.041, "overhead of one worker": 0.04}
     assert result["answers"].keys() == WAYS.keys() - {"two processes"}
     assert result["same_answers"] is True
+    told = judging_on_ray.shown(result)
+    assert "Two workers were 2.00 times as fast" in told
+    assert "One worker took 4.0 % more time" in told
     assert result["command"] == f"python -m benchmarks.judging_on_ray {' '.join([*argv, '--rounds=1'])}"
     assert "| Ray, two workers" in capsys.readouterr().out
     assert main([*argv, "--rounds=2"]) == 0
