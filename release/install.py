@@ -125,7 +125,7 @@ def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
         measured(name, shlex.join(command), partial(act, *command))
     serve = ("sgn", "serve", "--model", "mine.onnx")
     labels["own"] = measured("serve", shlex.join(serve), lambda: ask(*serve, "--port", "{port}"))
-    return {"steps": [asdict(step) for step in steps], "labels": labels}
+    return {"git_commit": git_commit(clone), "steps": [asdict(step) for step in steps], "labels": labels}
 
 
 def steps_table(result: Mapping[str, Any]) -> str:
@@ -152,7 +152,6 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "processor": processor(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[2], 1),
-        "git_commit": git_commit(ignore=("results",)),
     }
     options.out.write_text(json.dumps(about | result, indent=1) + "\n")
     print(steps_table(result))

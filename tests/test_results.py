@@ -23,7 +23,7 @@ from docs.generator.readme import AUTO_CHOSEN, README, auto_column, five_rows, s
 from docs.generator.results import RESULTS, frozen_comparisons, frozen_verdict, result, rows, training_log
 from docs.generator.results import accuracy as accuracy_of
 from export.reduced import Reduced
-from release import own_folder, paired
+from release import install, own_folder, paired
 from release.bundle import BUNDLED, SYSTEMS, summary
 from release.hostile import fuzz
 from release.hostile import report as hostile
@@ -356,6 +356,24 @@ def test_a_robustbench_file_is_served_by_two_commands():
     assert measured["classes_answered"] > 1
     assert measured["same_class"] == measured["same_probabilities"] == measured["pictures"] >= 10
     assert measured["self_gradient"] == [False]
+
+
+def test_a_clone_in_an_empty_environment_serves_ones_own_folder():
+    measured = result("install")
+    assert [step["name"] for step in measured["steps"]] == [
+        *("git clone", "make serve", "install the rest", "train", "judge", "export", "serve"),
+    ]
+    assert measured["labels"]["bundled"] == "ship"
+    assert measured["labels"]["own"] in install.CLASSES
+    # What was typed is what the README says.
+    text = README.read_text()
+    for step in (
+        "make serve",
+        "pip install -c constraints.txt -e '.[train,export]'",
+        "sgn train --data-root DATA --arch",
+    ):
+        assert step in text
+    assert "+changes" not in measured["git_commit"]
 
 
 def test_kills_changed_no_row():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ def typed(monkeypatch):
         commands.append((folder, environment, command))
         if command[:2] == ("git", "clone"):
             shutil.copytree(ROOT / "examples", folder / "clone" / "examples")
+            subprocess.run(["git", "init", "-q", folder / "clone"], check=True)
 
     @contextmanager
     def served(folder, environment, *command):
