@@ -391,7 +391,9 @@ def test_a_full_store_counts_as_a_lost_worker(within_a_task, name, tiny, monkeyp
         lose()
         assert (list(pool._waiting), chunk.losses, pool._missing, pool._members) == ([chunk], losses, losses, [])
     assert notes == [f"the worker on one (process 7) is lost ({name}); what it had is done again"] * 2
-    with pytest.raises(ClassifyError, match=rf"^1 inputs from a\.png on have ended 3 workers, the last on one \({name}"):
+    with pytest.raises(
+        ClassifyError, match=rf"^1 inputs from a\.png on have ended 3 workers, the last on one \({name}"
+    ):
         lose()
 
 
