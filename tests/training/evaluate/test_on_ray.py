@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +26,7 @@ from tests.local_ray import kill_head, wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
 from tests.training.evaluate.fragile_task import BATCHES, EVER, ONCE, fragile_task, short_task
+from tests.training.evaluate.gpu_task import gpu_task
 from tests.training.evaluate.large_answer import large_answer
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
@@ -400,7 +401,7 @@ def test_what_is_sent_is_attacked_as_what_is_here(memory_format):
 
 
 @with_ray
-def test_a_machine_with_other_software_is_told(monkeypatch):
+def test_a_machine_with_other_software_or_without_its_gpu_is_told(monkeypatch):
     network = tiny(0, True)
     images = torch.rand(2, 3, 8, 8)
     trial = Trial(network, images, torch.zeros(2, dtype=torch.long), 8 / 255, seed=3)
@@ -408,6 +409,10 @@ def test_a_machine_with_other_software_is_told(monkeypatch):
     monkeypatch.setattr(subject_module, "software", lambda: {**sent.software, "torch": "0.1"})
     with pytest.raises(MachineError, match=rf"^it has torch 0\.1 and not {torch.__version__[:5]}"):
         Unpacked(sent)
+    with_gpu = replace(sent, on_gpu=True, software={})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MachineError, match=r"^Ray has given it a GPU, and PyTorch finds none; "):
+        Unpacked(with_gpu)
     network.backbone.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(MachineError, match=r"^--ray: the network cannot be sent to other"):
         pack(trial, [], graph=None, threads=1, on_gpu=False)
@@ -427,6 +432,27 @@ def test_a_machine_with_other_software_is_told(monkeypatch):
 )
 def test_a_machine_has_room_for_what_its_cores_and_gpus_hold(machine, size, expected):
     assert places(machine, size) == expected
+
+
+@with_ray
+def test_a_task_is_given_its_share_of_a_gpu(tmp_path, monkeypatch):
+    """Ray takes the word of its --num-gpus, and nothing is computed there."""
+    monkeypatch.setattr(runner_module, "run_task", gpu_task)
+    with local_cluster({}, gpus=1) as address, connected(address) as there:
+        # With halves first, two workers have started when a whole one is asked for.
+        for gpus, together in ((0.5, True), (None, False)):
+            folder = tmp_path / str(gpus)
+            folder.mkdir()
+            size = task_size(there, None, gpus, on_cpu=False)
+            subject: Any = None
+            with closing(RayRunner(there, subject, [], size, pytest.fail)) as runner:
+                for number in range(2):
+                    work: Any = (str(folder), number, together)
+                    assert runner.has_room()
+                    runner.submit(work)
+                assert runner.has_room() == together
+                told = [runner._tasks.next()[1] for _ in range(2)]
+            assert told == [([0], "0", together)] * 2
 
 
 def test_gpus_are_used_where_there_are_any():
@@ -456,3 +482,5 @@ def test_a_run_without_a_head_says_so_and_ends(monkeypatch):
 def test_gpus_per_task_are_for_ray(judging, tmp_path, capsys):
     assert judging(tmp_path / "e.json", "--gpus-per-task=1") == 2
     assert "--gpus-per-task is for --ray; give it too" in capsys.readouterr().err
+    assert judging(tmp_path / "e.json", "--ray=auto", "--gpus-per-task=0.5", "--device=cpu") == 2
+    assert "--gpus-per-task 0.5 and --device cpu contradict each other; pass one" in capsys.readouterr().err
