@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def local_cluster(environment: Mapping[str, str], cores: int = 2) -> Iterator[str]:
+def local_cluster(environment: Mapping[str, str], cores: int = 2, gpus: int = 0) -> Iterator[str]:
     """Start a cluster with room for a worker of one core on each of some cores, and end it.
 
     Its value is the address of its head.
@@ -26,6 +26,7 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2) -> Iterator[st
     Args:
         environment: Variables for its workers.
         cores: Cores that it hands out.
+        gpus: GPUs that it hands out. Ray takes our word for it.
 
     Raises:
         BenchmarkError: It does not start; the message holds what it printed.
@@ -35,7 +36,8 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2) -> Iterator[st
         port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of its sockets must be short
     options = ["--head", "--block", "--disable-usage-stats", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    options += [f"--num-cpus={cores}", "--num-gpus=0", "--object-store-memory=80000000", "--include-dashboard=false"]
+    options += [f"--num-cpus={cores}", f"--num-gpus={gpus}", "--object-store-memory=80000000"]
+    options += ["--include-dashboard=false"]
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options]
     variables = {
         **os.environ,

@@ -29,6 +29,21 @@ def workers(address: str) -> list[int]:
     return found
 
 
+def kill_head(address: str) -> None:
+    """Kill the process that is the head of a cluster on this machine.
+
+    Args:
+        address: The address of its head.
+    """
+    port = f"={address.rpartition(':')[2]}"
+    (head,) = [found for found in psutil.process_iter(["cmdline"]) if _is_head(found.info["cmdline"] or [], port)]
+    head.kill()
+
+
+def _is_head(command: list[str], port: str) -> bool:
+    return bool(command) and command[0].endswith("gcs_server") and any(item.endswith(port) for item in command)
+
+
 def _is_worker(command: list[str]) -> bool:
     if command and command[0].startswith("ray::"):  # the name of what it does
         return not command[0].endswith("Agent")

@@ -19,6 +19,7 @@ import yaml
 from docs.generator.command_lines import intensity
 from docs.generator.figures import NAMED
 from docs.generator.inserts import INSERTS
+from docs.generator.judge_cost import judge_cost
 from docs.generator.pages import FIGURE, INSERT, PageError, fill
 from docs.generator.results import result
 from sgn_serve.http.errors import refusal_rows
@@ -205,6 +206,14 @@ SAID = {
 def test_measured_figures_are_filled_in(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", FIGURE.sub("", page.read_text()), flags=re.DOTALL | re.MULTILINE)
     assert set(MEASURED.findall(text)) == SAID.get(name(page), set())
+
+
+def test_what_judging_costs_adds_up_to_the_report() -> None:
+    found = result("bundled/self-gradient")
+    seconds = [row["core_seconds"] for row in found["rows"] if row["id"]["state"] == "block on"]
+    hours = sum(seconds) / found["setting"]["pictures"] * 1000 / 3600
+    head, *_, total = [[cell.strip() for cell in line.split("|")] for line in judge_cost().splitlines()]
+    assert total[head.index("wrn-16-2, block on")] == f"{hours:.2f} ({len(seconds)})"
 
 
 def test_every_item_of_the_checklist_is_explained_with_its_threshold() -> None:

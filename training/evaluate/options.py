@@ -161,6 +161,10 @@ class Options:
         check_threads(self.threads)
         if self.gpus_per_task is not None and self.ray is None:
             raise OptionError("--gpus-per-task is for --ray; give it too, or leave it out")
+        if self.gpus_per_task and self.device == "cpu":
+            raise OptionError(
+                f"--gpus-per-task {self.gpus_per_task:g} and --device cpu contradict each other; pass one"
+            )
         self._check_subject()
         if self.report is not None:
             report_place(self.report, "--report ")

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -31,7 +30,7 @@ from sgn_serve.process.version import package_version
 from sgn_serve.ray_cluster import RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
-from tests.local_ray import wait_until, workers
+from tests.local_ray import kill_head, wait_until, workers
 from tests.sgn_serve.classify.conftest import read_rows
 from tests.sgn_serve.classify.fragile_worker import POISON, FaultyWorker, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
@@ -68,7 +67,7 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     monkeypatch.chdir(tmp_path)
     sources = [os.path.relpath(source) for source in make_inputs(tmp_path, 24)]
     (tmp_path / "numpy.py").write_text("raise ImportError('workers import what lies beside the pictures')")
-    assert classify(*sources, "--out", "one.csv") == 0
+    assert classify(*sources, "--out", "one.parquet") == 0
     pools: list[Pool] = []
     start, write_part = Pool.start, PartsFolder.write_part
 
@@ -88,9 +87,9 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     monkeypatch.setattr(PartsFolder, "write_part", killing)
     monkeypatch.setenv("RAY_ADDRESS", cluster)
     capsys.readouterr()
-    assert classify(*sources, "--out", "many.csv", "--ray", "auto", "--ray-cores", "1") == 0
+    assert classify(*sources, "--out", "many.parquet", "--ray", "auto", "--ray-cores", "1") == 0
     told = capsys.readouterr()
-    assert Path("many.csv").read_bytes() == Path("one.csv").read_bytes()
+    assert Path("many.parquet").read_bytes() == Path("one.parquet").read_bytes()
     skipped, *rest = told.err.splitlines()
     assert skipped.startswith("skipped 1 file")
     lost = [line for line in rest if not line.startswith("starting the network [")]  # said after 30 s of it
@@ -98,7 +97,7 @@ def test_a_worker_that_is_killed_under_way_costs_no_rows(classify, cluster, tmp_
     for line in lost:  # on a busy machine, its successor may be lost too
         assert line.startswith("the worker on "), told.err
         assert line.endswith("; what it had is done again"), told.err
-    assert told.out.startswith("many.csv: 41 rows, ")
+    assert told.out.startswith("many.parquet: 41 rows, ")
     assert len(told.out.splitlines()) == 1
     assert not list(tmp_path.glob("*.parts"))
 
@@ -362,6 +361,42 @@ def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, mo
     assert innocent.losses == 1
 
 
+@with_ray
+@pytest.mark.parametrize("within_a_task", [True, False])
+@pytest.mark.parametrize("name", ["ObjectStoreFullError", "OutOfDiskError"])
+def test_a_full_store_counts_as_a_lost_worker(within_a_task, name, tiny, monkeypatch):
+    import ray
+
+    loss: Exception = getattr(ray.exceptions, name)("it is full")
+    if within_a_task:
+        loss = ray.exceptions.RayTaskError("classify", "traceback", loss).as_instanceof_cause()
+    notes: list[str] = []
+
+    def get(answer: Any) -> Any:
+        raise loss
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), notes.append)
+    chunk = pool.submit([Item("a.png")])
+
+    def lose() -> None:
+        answer = object()
+        actor = SimpleNamespace(classify=SimpleNamespace(remote=lambda items: answer))
+        pool._members.append(pool_module._Member(actor, "one", 7, SimpleNamespace()))  # type: ignore[arg-type]
+        pool._hand_out()
+        pool._take(pool._calls.pop(answer), answer)
+
+    for losses in (1, 2):
+        lose()
+        assert (list(pool._waiting), chunk.losses, pool._missing, pool._members) == ([chunk], losses, losses, [])
+    assert notes == [f"the worker on one (process 7) is lost ({name}); what it had is done again"] * 2
+    with pytest.raises(
+        ClassifyError, match=rf"^1 inputs from a\.png on have ended 3 workers, the last on one \({name}"
+    ):
+        lose()
+
+
 def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     from sgn_serve.classify.reading import UNREADABLE
     from sgn_serve.classify.rows import error_row
@@ -383,11 +418,7 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
 def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_path):
     folder = pictures(tmp_path / "p", 500)
     with local_cluster({}) as address, client(folder, tmp_path / "a.csv", tiny, address) as process:
-        port = address.rpartition(":")[2]
-        (head,) = [
-            found for found in psutil.process_iter(["cmdline"]) if is_head(found.info["cmdline"] or [], f"={port}")
-        ]
-        head.kill()
+        kill_head(address)
         _, told = process.communicate(timeout=90)
     assert process.returncode == 1
     assert not (tmp_path / "a.csv").exists()
@@ -398,7 +429,3 @@ def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_pa
     assert classify(folder, "--out", tmp_path / "a.csv", "--chunk", "1", "--resume") == 0
     assert classify(folder, "--out", tmp_path / "b.csv") == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-
-
-def is_head(command: list[str], port: str) -> bool:
-    return bool(command) and command[0].endswith("gcs_server") and any(item.endswith(port) for item in command)

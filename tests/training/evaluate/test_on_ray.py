@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +19,14 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.local_ray import local_cluster
 from sgn_serve import ray_cluster
 from sgn_serve.ray_cluster import Cluster, RayError
-from tests.local_ray import wait_until, workers
+from tests.local_ray import kill_head, wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
-from tests.training.evaluate.fragile_task import EVER, ONCE, fragile_task, short_task
+from tests.training.evaluate.fragile_task import BATCHES, EVER, ONCE, fragile_task, short_task
+from tests.training.evaluate.gpu_task import gpu_task
 from tests.training.evaluate.large_answer import large_answer
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
@@ -42,16 +47,22 @@ with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="R
 
 
 @pytest.fixture(scope="module")
-def judging(picture_folder, tmp_path_factory):
-    """Runs the command on a tiny network, with short checks here, and returns its status."""
+def arguments(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments of the command for a tiny network, but for the report's."""
     checkpoint = checkpoints.save_untrained(tmp_path_factory.mktemp("tiny"), checkpoints.tiny_info())
+    given = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=24", "--eps=0.002"]
+    attacks = ["--attacks", "fgsm", "pgd-2", "pgd-10", "--beta", "20"]
+    return [*given, *attacks, "--threads=1", "--batch-size=4"]
+
+
+@pytest.fixture(scope="module")
+def judging(arguments):
+    """Runs the command on a tiny network, with short checks here, and returns its status."""
 
     def judge(report: Path, *more: str) -> int:
-        attacks = ["--attacks", "fgsm", "pgd-2", "pgd-10", "--beta", "20"]
-        given = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=24", "--eps=0.002"]
         with pytest.MonkeyPatch.context() as patch:
             shorten(patch.setattr)
-            return main([*given, *attacks, "--threads=1", "--batch-size=4", f"--report={report}", *more])
+            return main([*arguments, f"--report={report}", *more])
 
     return judge
 
@@ -165,6 +176,111 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
     assert figures(report) == whole.figures
     begun, ended = ("there", "here") if begun_on_ray else ("here", "there")
     assert counts == {begun: 15, ended: whole.batches - 15}
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
+
+
+CLIENT = """
+import sys
+from sgn_serve import ray_cluster
+from tests.short_attacks import shorten
+from tests.training.evaluate.fragile_task import stopping_task
+from training.evaluate.command import main
+from training.evaluate.on_ray import runner
+ray_cluster.HEAD_SECONDS = 1.0
+runner.run_task = stopping_task
+runner.places = lambda *_: 1
+shorten()
+sys.exit(main())
+"""
+
+STILL = 60
+"""Looks, twenty a second, after which no other batch is expected."""
+
+
+@contextmanager
+def client(report: Path, arguments: list[str], address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the command on a cluster, and wait until some batches are done. It does not come to an end."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", CLIENT, *arguments, f"--report={report}", f"--ray={address}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+
+            def some_are_done() -> bool:
+                assert process.poll() is None, process.communicate()[1].decode()
+                return saved_batches(report) >= BATCHES
+
+            wait_until(some_are_done, "some batches are done")
+            yield process
+        finally:
+            process.kill()
+
+
+def saved_batches(report: Path) -> int:
+    """Return how many batches a run that has not ended has saved: those of clean accuracy are six a row."""
+    beside = Path(f"{report}.row")
+    done = [row["id"] for row in json.loads(report.read_text())["rows"]] if report.exists() else []
+    begun = json.loads(beside.read_text())["rows"] if beside.exists() else []
+    # A row is in both files for a moment.
+    return 6 * len(done) + sum(len(row["batches"]) for row in begun if row["attack"]["id"] not in done)
+
+
+def wait_until_still(report: Path) -> None:
+    """Wait until a run that cannot go on has saved all it has.
+
+    Where a head goes while Ray asks it for something, Ray itself would end the command, after a minute.
+    """
+    found: list[int] = []
+
+    def is_still() -> bool:
+        found.append(saved_batches(report))
+        return len(found) > STILL and len(set(found[-STILL:])) == 1
+
+    wait_until(is_still, "no batch is done any more")
+
+
+@with_ray
+def test_a_client_that_is_killed_leaves_no_worker_and_its_report_is_made(
+    cluster, judging, arguments, whole, tmp_path, monkeypatch
+):
+    address, _ = cluster
+    report = tmp_path / "e.json"
+    wait_until(lambda: not workers(address), "the workers of the test before have ended")
+    with client(report, arguments, address) as process:
+        assert workers(address)
+        process.kill()
+    wait_until(lambda: not workers(address), "the workers end with their client")
+    saved = saved_batches(report)
+    counts = {"there": 0}
+    next_one = RayRunner.next
+
+    def there(self):
+        done = next_one(self)
+        counts["there"] += isinstance(done, BatchDone)
+        return done
+
+    monkeypatch.setattr(runner_module, "run_task", short_task)
+    monkeypatch.setattr(runner_module, "places", lambda *_: 1)
+    monkeypatch.setattr(RayRunner, "next", there)
+    assert judging(report, f"--ray={address}") == 0
+    assert figures(report) == whole.figures
+    assert counts["there"] == whole.batches - saved
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
+
+
+@with_ray
+def test_a_head_that_is_killed_ends_the_evaluation_which_goes_on(judging, arguments, whole, tmp_path):
+    report = tmp_path / "e.json"
+    with local_cluster({}) as address, client(report, arguments, address) as process:
+        wait_until_still(report)
+        kill_head(address)
+        _, told = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert told.decode().splitlines()[-1] == (
+        "error: the head of the Ray cluster does not answer any more; once it is up again, the same command goes on"
+    )
+    assert saved_batches(report) >= BATCHES
+    assert judging(report) == 0
+    assert figures(report) == whole.figures
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
@@ -285,7 +401,7 @@ def test_what_is_sent_is_attacked_as_what_is_here(memory_format):
 
 
 @with_ray
-def test_a_machine_with_other_software_is_told(monkeypatch):
+def test_a_machine_with_other_software_or_without_its_gpu_is_told(monkeypatch):
     network = tiny(0, True)
     images = torch.rand(2, 3, 8, 8)
     trial = Trial(network, images, torch.zeros(2, dtype=torch.long), 8 / 255, seed=3)
@@ -293,6 +409,10 @@ def test_a_machine_with_other_software_is_told(monkeypatch):
     monkeypatch.setattr(subject_module, "software", lambda: {**sent.software, "torch": "0.1"})
     with pytest.raises(MachineError, match=rf"^it has torch 0\.1 and not {torch.__version__[:5]}"):
         Unpacked(sent)
+    with_gpu = replace(sent, on_gpu=True, software={})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MachineError, match=r"^Ray has given it a GPU, and PyTorch finds none; "):
+        Unpacked(with_gpu)
     network.backbone.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(MachineError, match=r"^--ray: the network cannot be sent to other"):
         pack(trial, [], graph=None, threads=1, on_gpu=False)
@@ -312,6 +432,27 @@ def test_a_machine_with_other_software_is_told(monkeypatch):
 )
 def test_a_machine_has_room_for_what_its_cores_and_gpus_hold(machine, size, expected):
     assert places(machine, size) == expected
+
+
+@with_ray
+def test_a_task_is_given_its_share_of_a_gpu(tmp_path, monkeypatch):
+    """Ray takes the word of its --num-gpus, and nothing is computed there."""
+    monkeypatch.setattr(runner_module, "run_task", gpu_task)
+    with local_cluster({}, gpus=1) as address, connected(address) as there:
+        # With halves first, two workers have started when a whole one is asked for.
+        for gpus, together in ((0.5, True), (None, False)):
+            folder = tmp_path / str(gpus)
+            folder.mkdir()
+            size = task_size(there, None, gpus, on_cpu=False)
+            subject: Any = None
+            with closing(RayRunner(there, subject, [], size, pytest.fail)) as runner:
+                for number in range(2):
+                    work: Any = (str(folder), number, together)
+                    assert runner.has_room()
+                    runner.submit(work)
+                assert runner.has_room() == together
+                told = [runner._tasks.next()[1] for _ in range(2)]
+            assert told == [([0], "0", together)] * 2
 
 
 def test_gpus_are_used_where_there_are_any():
@@ -341,3 +482,5 @@ def test_a_run_without_a_head_says_so_and_ends(monkeypatch):
 def test_gpus_per_task_are_for_ray(judging, tmp_path, capsys):
     assert judging(tmp_path / "e.json", "--gpus-per-task=1") == 2
     assert "--gpus-per-task is for --ray; give it too" in capsys.readouterr().err
+    assert judging(tmp_path / "e.json", "--ray=auto", "--gpus-per-task=0.5", "--device=cpu") == 2
+    assert "--gpus-per-task 0.5 and --device cpu contradict each other; pass one" in capsys.readouterr().err

@@ -158,6 +158,10 @@ class Unpacked:
             # The arrays are shared and cannot be written to. Batches are copies.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images, labels = torch.from_numpy(subject.images), torch.from_numpy(subject.labels)
+        if subject.on_gpu and not torch.cuda.is_available():
+            raise MachineError(
+                "Ray has given it a GPU, and PyTorch finds none; install PyTorch for CUDA there, or pass --device cpu"
+            )
         device = "cuda" if subject.on_gpu else "cpu"
         for network in (model, *_networks_in(attacks)):
             network.to(device)
