@@ -8,6 +8,8 @@ from contextlib import suppress
 import psutil
 
 WAIT_SECONDS = 300.0
+_STAY = ("SpillWorker", "RestoreWorker")
+"""Ends of the names of processes that Ray keeps for its disk, whoever asked for them first."""
 
 
 def workers(address: str) -> list[int]:
@@ -46,8 +48,9 @@ def _is_head(command: list[str], port: str) -> bool:
 
 def _is_worker(command: list[str]) -> bool:
     if command and command[0].startswith("ray::"):  # the name of what it does
-        return not command[0].endswith("Agent")
-    return any(part.endswith("default_worker.py") for part in command)
+        return not command[0].endswith(("Agent", *_STAY))
+    stays = any(part.endswith(("=SPILL_WORKER", "=RESTORE_WORKER")) for part in command)
+    return not stays and any(part.endswith("default_worker.py") for part in command)
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:

@@ -56,9 +56,12 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the head of a Ray cluster, and the folder whose files end its workers: see those modules."""
+    """The address of the head of a Ray cluster, and the folder whose files end its workers: see those modules.
+
+    Each module has one of its own: what one leaves in the store would count in the next.
+    """
     folder = tmp_path_factory.mktemp("fragile")
     with local_cluster({fragile_task.FOLDER: str(folder), short_child.FOLDER: str(folder)}) as address:
         yield address, folder
