@@ -258,7 +258,9 @@ def speed_table(result: dict[str, Any]) -> str:
 
 
 def shown(result: dict[str, Any]) -> str:
-    """Return the speeds and the memory as Markdown."""
+    """Return the speeds and the memory as Markdown, if all of them were measured."""
+    if not {"small", "large", "memory"} <= result.keys():
+        return "Not measured yet."
     memory = result["memory"]
     peak = max(memory["peak_mb_until_a_quarter"], memory["peak_mb_after"])
     return (

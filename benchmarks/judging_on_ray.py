@@ -154,14 +154,19 @@ def seconds_table(result: dict[str, Any]) -> str:
 
 
 def shown(result: dict[str, Any]) -> str:
-    """Return the seconds and what follows from them as Markdown."""
-    ratios = result["ratios"]
+    """Return the setting, the seconds and what follows from them as Markdown."""
+    ratios, setting = result.get("ratios"), result["setting"]
+    if not ratios:
+        return "Not measured yet."
+    overhead = 100 * ratios["overhead of one worker"]
+    same = "gave" if result["same_answers"] else "did not give"
     return (
+        f"On {setting['pictures']} pictures, by {', '.join(f'`{name}`' for name in setting['attacks'])}:\n\n"
         f"{seconds_table(result)}\n\n"
         f"- Two workers were {ratios['speed-up']:.2f} times as fast as one process. The aim was 1.8.\n"
         f"- Two plain processes were {ratios['speed-up of plain processes']:.2f} times as fast.\n"
-        f"- One worker took {100 * ratios['overhead of one worker']:.1f} % more time than one process.\n"
-        "- One process and Ray gave each picture the same answer."
+        f"- One worker took {abs(overhead):.1f} % {'more' if overhead >= 0 else 'less'} time than one process.\n"
+        f"- One process and Ray {same} each picture the same answer."
     )
 
 

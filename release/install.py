@@ -1,10 +1,11 @@
 """Go from `git clone` to a served classifier of one's own folder, in an empty environment, and keep what it costs.
 
-    python -m release.install --work install
+    python -m release.install --work build/install
 
-It needs git, make, and an index of packages that pip reaches. It clones the last commit of this checkout and types what
-the README says: `make serve`, the installation for training, then train, judge, export and serve on a folder of
-pictures. Nothing of this checkout's environment is used. results/install.json gets the commands with their times.
+It needs git, make, and an index of packages that pip reaches. It clones the last commit of this checkout, and types
+what the README says. That is `make serve`, the installation for training, and then train, judge, export and serve. The
+training is as short as can be, and the judging is one attack. Nothing of this checkout's environment is used.
+results/install.json gets the commands with their times.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -26,14 +27,20 @@ from typing import Any
 import httpx
 
 from benchmarks.provenance import processor
-from release.own_folder import OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from release.own_folder import CLASSES, OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from training.common.errors import TrainingError
+from training.common.files import check_writable
 from training.common.markdown import table
 from training.common.provenance import git_commit
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "install.json"
-CLASSES = ("automobile", "bird", "ship")
-"""Classes of the example pictures that stand for somebody's folder."""
+FIRST_SECONDS = 1800.0
+"""How long `make serve` may take, which installs packages first."""
+END_SECONDS = 60.0
+"""How long a server may take to end."""
+FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "RUNTIME", "HOST")
+"""Variables that would take something of this environment along. Those of the service begin with SGN_."""
 TRAINING = ("--arch", "wrn-10-1", "--epochs", "2", "--batch-size", "8", "--run", "mine")
 """Options of a training of seconds: what is learnt does not matter here."""
 
@@ -66,12 +73,16 @@ def served(clone: Path, environment: Mapping[str, str], *command: str) -> Iterat
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            wait_until_ready(client, server, log)
+            wait_until_ready(client, server, log, FIRST_SECONDS)
             yield client
     finally:
         with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        try:
+            server.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def answer(clone: Path, environment: Mapping[str, str], picture: Path, *command: str) -> str:
@@ -92,7 +103,7 @@ def make_folder(clone: Path) -> None:
             shutil.copy(path, clone / "DATA" / name)
 
 
-def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
+def go(work: Path, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
     """Go the whole way in an empty folder, and return the steps and the labels that both servers gave.
 
     Args:
@@ -105,8 +116,7 @@ def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
     steps: list[Step] = []
     measured = stopwatch(steps, told)
     clone, ship = work / "clone", work / "clone" / "examples" / "ship_00.png"
-    foreign = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN and not name.startswith("SGN_")}
     environment = {**kept, "PATH": f"{clone / '.venv' / 'bin'}:{os.environ.get('PATH', os.defpath)}"}
     act = partial(run, clone, environment)
     ask = partial(answer, clone, environment, ship)
@@ -125,7 +135,16 @@ def go(work: Path, told: Any = lambda _: None) -> dict[str, Any]:
         measured(name, shlex.join(command), partial(act, *command))
     serve = ("sgn", "serve", "--model", "mine.onnx")
     labels["own"] = measured("serve", shlex.join(serve), lambda: ask(*serve, "--port", "{port}"))
-    return {"git_commit": git_commit(clone), "steps": [asdict(step) for step in steps], "labels": labels}
+    python = subprocess.run(
+        ["python", "-c", "import platform; print(platform.python_version())"],
+        cwd=clone, env=environment, capture_output=True, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    return {
+        "git_commit": git_commit(clone),
+        "python": python,
+        "steps": [asdict(step) for step in steps],
+        "labels": labels,
+    }
 
 
 def steps_table(result: Mapping[str, Any]) -> str:
@@ -140,15 +159,16 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the clone and its environment")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/install.json)")
     options = parser.parse_args(command_line)
+    given = sys.argv[1:] if command_line is None else command_line
     try:
+        check_writable(options.out)
         options.work.mkdir(parents=True)
         result = go(options.work.resolve(), lambda step: print(step, file=sys.stderr, flush=True))
-    except (OwnFolderError, OSError) as error:
+    except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     about = {
-        "command": "python -m release.install --work install",
-        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "command": shlex.join(["python", "-m", "release.install", *given]),
         "processor": processor(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[2], 1),

@@ -281,18 +281,21 @@ def classified(client: httpx.Client, path: Path, **form: str) -> dict[str, Any]:
     return found
 
 
-def wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(
+    client: httpx.Client, server: subprocess.Popen[bytes], log: Path, seconds: float = READY_SECONDS
+) -> None:
     """Wait until a server answers that it is ready.
 
     Args:
         client: A client of the server.
         server: Its process.
         log: The file that has its output, for the message.
+        seconds: How long it may take.
 
     Raises:
         OwnFolderError: It ends, or takes too long.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:
             if client.get("/readyz").status_code == 200:

@@ -62,6 +62,7 @@ def test_the_page_gets_medians_the_range_of_the_ratio_and_the_memory() -> None:
         "large": measured((10.0, 9.0), (10.0, 8.0), (10.0, 8.5), part="pillow", cpu=None),
         "memory": {"links": 200_000, "peak_mb_until_a_quarter": 400.4, "peak_mb_after": 390.0, "growth_mb": -10.4},
     }
+    assert classify.shown({"small": result["small"]}) == "Not measured yet."
     told = classify.shown(result)
     assert "| 32x32 PNG, the engine | 200.0 | 196.0 | 0.98 | 0.90 to 0.99 | 0.90 |" in told
     assert "| 12-megapixel JPEG, Pillow | 10.0 | 8.5 | 0.85 | 0.80 to 0.90 | - |" in told

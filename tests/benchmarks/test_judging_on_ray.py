@@ -57,6 +57,12 @@ def test_the_ways_take_turns_and_a_run_goes_on(without_work, tmp_path, capsys):
     told = judging_on_ray.shown(result)
     assert "Two workers were 2.00 times as fast" in told
     assert "One worker took 4.0 % more time" in told
+    assert told.startswith("On 200 pictures, by `quick`, `apgd-ce`, `apgd-t`:")
+    assert told.endswith("Ray gave each picture the same answer.")
+    faster = {**result, "same_answers": False, "ratios": {**result["ratios"], "overhead of one worker": -0.01}}
+    assert "One worker took 1.0 % less time" in judging_on_ray.shown(faster)
+    assert "Ray did not give each picture the same answer" in judging_on_ray.shown(faster)
+    assert judging_on_ray.shown({**result, "ratios": {}}) == "Not measured yet."
     assert result["command"] == f"python -m benchmarks.judging_on_ray {' '.join([*argv, '--rounds=1'])}"
     assert "| Ray, two workers" in capsys.readouterr().out
     assert main([*argv, "--rounds=2"]) == 0

@@ -76,6 +76,12 @@ def test_a_description_of_no_defence_is_refused(defence, message):
         CheckpointInfo.from_json(json.dumps({**values, "defence": defence}))
 
 
+def test_a_scale_may_be_a_fraction(checkpoint, tmp_path):
+    out = tmp_path / "defended.safetensors"
+    assert main([f"--ckpt={checkpoint}", "--defence=energy-step", "--scale=4/255", f"--out={out}"]) == 0
+    assert load_checkpoint(out)[1].defence == replace(DEFENCES["energy-step"], scale=4 / 255)
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "much"])
 def test_a_scale_that_is_no_number_is_refused(text, capsys):
     with pytest.raises(SystemExit, match="2"):

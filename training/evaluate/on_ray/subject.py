@@ -160,7 +160,8 @@ class Unpacked:
             images, labels = torch.from_numpy(subject.images), torch.from_numpy(subject.labels)
         if subject.on_gpu and not torch.cuda.is_available():
             raise MachineError(
-                "Ray has given it a GPU, and PyTorch finds none; install PyTorch for CUDA there, or pass --device cpu"
+                "Ray has given it a GPU, and PyTorch finds none; install PyTorch for CUDA there, or pass "
+                "--gpus-per-task 0"
             )
         device = "cuda" if subject.on_gpu else "cpu"
         for network in (model, *_networks_in(attacks)):
