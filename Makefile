@@ -41,7 +41,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image ray-image test test-training test-judging test-ray test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -78,9 +78,9 @@ ray-image:
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
 PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
-# Six parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests of
-# the service and of Ray wait about as long as they compute, so that two cores have room for six. With fewer or longer
-# parts, the last ran alone for minutes, on one core. Every line says whose it is.
+# Five parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests
+# of the service wait about as long as they compute, so that two cores have room for five. With fewer or longer parts,
+# the last ran alone for minutes, on one core. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
@@ -90,8 +90,8 @@ LOGS := build/tests
 # What failed is said again at the end, because the parts' lines mingle.
 test: $(TESTING)
 	@rm -rf $(LOGS); status=0; began=$$(date +%s); \
-	$(MAKE) --no-print-directory --keep-going --jobs=6 \
-	  test-ray test-export test-service test-judging test-rest test-benchmarks test-training test-hostile || status=$$?; \
+	$(MAKE) --no-print-directory --keep-going --jobs=5 \
+	  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
 	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; \
 	echo "make test took $$(($$(date +%s) - began)) s"; exit $$status
 
@@ -99,13 +99,8 @@ JUDGING := $(addprefix tests/training/,attacks convert evaluate foreign reproduc
 test-training:
 	@$(call LANE,tests/training $(addprefix --ignore ,$(JUDGING)),training)
 
-# These wait for most of their time, for processes of Ray to start and to end.
-ON_RAY := $(addsuffix /test_on_ray.py,tests/training/evaluate tests/training/reproduce)
-test-ray:
-	@$(call LANE,$(ON_RAY),judging on Ray)
-
 test-judging:
-	@$(call LANE,$(JUDGING) $(addprefix --ignore ,$(ON_RAY)),judging)
+	@$(call LANE,$(JUDGING),judging)
 
 test-export:
 	@$(call LANE,tests/export,export)
