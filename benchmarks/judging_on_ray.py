@@ -47,7 +47,7 @@ WAYS = {
 """The ways by name, with their words for the table."""
 ATTACKS = ("quick", "apgd-ce", "apgd-t")
 SAME = ("versions", "processor", "cores", "git_commit", "setting")
-"""What must not change between the rounds of a result."""
+"""Fields that must not change between the rounds of a result."""
 
 
 def plain_network(folder: Path) -> Path:

@@ -47,7 +47,7 @@ START = "resnet18.pth"
 SMALLEST, LARGEST = 100, 400
 """Sides of the photos in pixels."""
 WAYS = {"whole": ("the whole network", ()), "frozen": ("the block and the head alone", ("--freeze-backbone",))}
-"""What is trained, in words, and the options for it, by name."""
+"""The trained parts in words, and the options for them, by name."""
 READY_SECONDS = 300
 """How long a service may take to start on a busy machine."""
 

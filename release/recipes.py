@@ -91,4 +91,4 @@ COSTS = {
     "nuat-16": 1.59,
     "trades-1": 1.73,
 }
-"""What a step of each compared recipe costs on one core, in steps of one-step training: see training/methods."""
+"""The cost of a step of each compared recipe on one core, in steps of one-step training: see training/methods."""

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # AOTInductor's compiler is believed to know this processor's vector instructions. PyTorch would compile a library for
 # each kind to find out, where its cache is empty. A compiler that does not know them fails the tests anyway.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-# What calls its kernels is compiled without optimisation, which is faster. The kernels are compiled as ever.
+# The wrapper of its kernels is compiled without optimisation, which is faster. The kernels are compiled as ever.
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 

@@ -365,7 +365,7 @@ def test_a_clone_in_an_empty_environment_serves_ones_own_folder():
     ]
     assert measured["labels"]["bundled"] == "ship"
     assert measured["labels"]["own"] in own_folder.CLASSES
-    # What was typed is what the README says.
+    # The commands are those of the README.
     text, typed = README.read_text(), {step["name"]: step["command"] for step in measured["steps"]}
     assert typed["make serve"] == "make serve"
     assert typed["install the rest"].replace("python -m ", "").replace("-q ", "") in text

@@ -59,7 +59,7 @@ class Start:
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What a backbone has from a start.
+    """The parts of a backbone that come from a start.
 
     Attributes:
         line: One line that says which weights it has.

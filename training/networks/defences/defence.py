@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from training.networks.defences.log_density import log_sum_exp
 from training.networks.self_gradient import Correction, SelfGradientNetwork, rms_normalised
 
 
@@ -24,6 +25,21 @@ class Defence(SelfGradientNetwork):
     """
 
     uses_gradient: ClassVar[bool] = True
+
+
+class LogDensityDefence(Defence):
+    """A defence along the gradient of log-sum-exp: its logits are taken for a log-density of images."""
+
+    def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the static network's logits, and the gradient of their log-sum-exp.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 1].
+
+        Returns:
+            Plain logits (N, classes), and the gradient (N, 3, H, W).
+        """
+        return self.input_gradient(images, log_sum_exp)
 
 
 class RmsStep(Correction):

@@ -1,12 +1,11 @@
 """A step to lower energy: move the image along the gradient of the log-sum-exp of the logits."""
 
-from torch import Tensor, nn
+from torch import nn
 
-from training.networks.defences.defence import Channels, Defence, RmsStep
-from training.networks.defences.log_density import log_sum_exp
+from training.networks.defences.defence import Channels, LogDensityDefence, RmsStep
 
 
-class EnergyStep(Defence):
+class EnergyStep(LogDensityDefence):
     """Classify the image after one step along the gradient of log-sum-exp, which is the negative energy of the image.
 
     Taken from the source: the energy of an image, -log(sum(exp(logits))), and to refine an input by steps down the
@@ -30,14 +29,3 @@ class EnergyStep(Defence):
 
     def __init__(self, backbone: nn.Module, mean: Channels, std: Channels, *, step_size: float = 8 / 255) -> None:
         super().__init__(backbone, RmsStep(step_size), mean, std)
-
-    def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the static network's logits, and the gradient of their log-sum-exp.
-
-        Args:
-            images: (N, 3, H, W) float in [0, 1].
-
-        Returns:
-            Plain logits (N, classes), and the gradient (N, 3, H, W).
-        """
-        return self.input_gradient(images, log_sum_exp)

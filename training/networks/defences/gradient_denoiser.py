@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from training.networks.defences.defence import Channels, Defence
-from training.networks.defences.log_density import log_sum_exp
+from training.networks.defences.defence import Channels, LogDensityDefence
 from training.networks.self_gradient import Correction
 
 
@@ -27,7 +26,7 @@ class TweedieStep(Correction):
         return torch.ops.aten.clamp(gradient * self.scale, -1, 1)
 
 
-class GradientDenoiser(Defence):
+class GradientDenoiser(LogDensityDefence):
     """Classify the image without its noise, by Tweedie's formula: image plus the gradient of log-sum-exp.
 
     Taken from the source: a logit is the logarithm of the joint density of an image and its class, but for a constant.
@@ -53,14 +52,3 @@ class GradientDenoiser(Defence):
 
     def __init__(self, backbone: nn.Module, mean: Channels, std: Channels, *, share: float = 1.0) -> None:
         super().__init__(backbone, TweedieStep(share), mean, std)
-
-    def first_pass(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the static network's logits, and the gradient of their log-sum-exp.
-
-        Args:
-            images: (N, 3, H, W) float in [0, 1].
-
-        Returns:
-            Plain logits (N, classes), and the gradient (N, 3, H, W).
-        """
-        return self.input_gradient(images, log_sum_exp)
