@@ -159,9 +159,10 @@ def shown(result: dict[str, Any]) -> str:
     if not ratios:
         return "Not measured yet."
     overhead = 100 * ratios["overhead of one worker"]
+    attacks = ", ".join(f"`{name}`" for name in setting["attacks"])
     same = "gave" if result["same_answers"] else "did not give"
     return (
-        f"On {setting['pictures']} pictures, by {', '.join(f'`{name}`' for name in setting['attacks'])}:\n\n"
+        f"On {setting['pictures']} pictures in batches of {setting['batch']}, by {attacks}:\n\n"
         f"{seconds_table(result)}\n\n"
         f"- Two workers were {ratios['speed-up']:.2f} times as fast as one process. The aim was 1.8.\n"
         f"- Two plain processes were {ratios['speed-up of plain processes']:.2f} times as fast.\n"
@@ -176,7 +177,7 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, required=True, help="image folder with test/<class>/")
     parser.add_argument("--pictures", type=int, default=200, help="test pictures (default: 200)")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), help="default: quick apgd-ce apgd-t")
-    parser.add_argument("--batch", type=int, default=20, help="pictures of a task (default: 20)")
+    parser.add_argument("--batch", type=int, default=10, help="pictures of a task (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/judging_on_ray.json)")
     options = parser.parse_args(command_line)

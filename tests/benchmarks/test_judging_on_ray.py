@@ -57,7 +57,7 @@ def test_the_ways_take_turns_and_a_run_goes_on(without_work, tmp_path, capsys):
     told = judging_on_ray.shown(result)
     assert "Two workers were 2.00 times as fast" in told
     assert "One worker took 4.0 % more time" in told
-    assert told.startswith("On 200 pictures, by `quick`, `apgd-ce`, `apgd-t`:")
+    assert told.startswith("On 200 pictures in batches of 10, by `quick`, `apgd-ce`, `apgd-t`:")
     assert told.endswith("Ray gave each picture the same answer.")
     faster = {**result, "same_answers": False, "ratios": {**result["ratios"], "overhead of one worker": -0.01}}
     assert "One worker took 1.0 % less time" in judging_on_ray.shown(faster)
