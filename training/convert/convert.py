@@ -1,5 +1,6 @@
 """Convert weights of another program to a checkpoint, as the command line asks."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from training.foreign.guessing import guess_architecture
 from training.foreign.loading import CIFAR_SIZE, describe_foreign
 from training.foreign.matching import Match, match
 from training.foreign.normalisation import NONE, in_words, is_possible, known_normalisation
+from training.foreign.one_model import check_one_model
 from training.foreign.reading import ForeignWeights, read_weights
 from training.foreign.recognising import other_architecture
 from training.foreign.spelling import Normalisation, Spelling
@@ -24,6 +26,8 @@ from training.networks.errors import ArchitectureError
 
 _FEW = 0.1
 """Share of the tensors up to which it is rather the file that is wrong than the architecture."""
+_POSITIONS = re.compile(r"pos_embed|relative_position|position_embedding")
+"""Names of the tensors whose shapes follow from the size of the pictures."""
 BLOCK = BlockConfig(scale=8 / 255, gradient_scaling="rms")
 """The block that --add-block adds: the form that this project trains."""
 
@@ -40,6 +44,7 @@ def convert(options: Options) -> list[str]:
     names = read_class_names(options.classes)
     weights = read_weights(options.weights)
     refuse_other_networks(weights.tensors)
+    check_one_model(weights.tensors)
     lines = [f"{weights.path}: {note}" for note in weights.notes]
     arch = options.arch
     if arch is None:
@@ -60,14 +65,17 @@ def convert(options: Options) -> list[str]:
     network.mean.copy_(torch.tensor(info.mean).view(1, -1, 1, 1))
     network.std.copy_(torch.tensor(info.std).view(1, -1, 1, 1))
     network.backbone.load_state_dict(found.state_for(network.backbone))
-    if not all(bool(tensor.isfinite().all()) for tensor in found.tensors.values()):
-        raise WeightsError(f"{weights.path}: not all of its numbers are finite; take an earlier file of that training")
+    found.check_numbers(str(weights.path))
     lines += found.notes
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    replaced = options.out.exists()
     save_checkpoint(options.out, network.state_dict(), info)
     lines.append(f"names: {found.spelling.title}")
+    size = "as usual for it" if options.image_size is None else "by --image-size"
+    lines.append(f"pictures: {info.image_size[1]}x{info.image_size[0]} ({size})")
     block = "a block of random weights added" if options.add_block else "no block"
-    lines.append(f"wrote {options.out}: {arch}, {len(found.tensors)} tensors, {len(names)} classes, {block}")
+    done = "replaced" if replaced else "wrote"
+    lines.append(f"{done} {options.out}: {arch}, {len(found.tensors)} tensors, {len(names)} classes, {block}")
     return lines
 
 
@@ -99,6 +107,8 @@ def _normalisation(
     known = known_normalisation(weights, arch, spelling)
     if options.mean is not None and options.std is not None:
         found, source = (options.mean, options.std), "by --mean and --std"
+        if weights.mean is not None and weights.std is not None:
+            source += f", in place of the file's own {in_words((weights.mean, weights.std))}"
     elif known is not None:
         found, source = known
     else:
@@ -127,6 +137,8 @@ def _require_complete(found: Match, weights: ForeignWeights, arch: str, classes:
     fix = "pass the --arch that it is of, or see docs/how-to/own-backbone.md"
     if few:
         fix = "save model.state_dict() again, whole, or pass another --arch"
+        if not found.missing and not found.left_over and all(map(_POSITIONS.search, found.other_shapes)):
+            fix = "pass the --image-size that it was trained with"
     raise WeightsError(
         f"{weights.path}: {found.problems} of its or the network's tensors do not fit {arch}; {fix}", found.lines()
     )

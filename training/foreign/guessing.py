@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.foreign.errors import WeightsError
-from training.foreign.matching import match
+from training.foreign.matching import Match, match
 from training.networks.backbones import build_backbone
 from training.networks.errors import ArchitectureError
 from training.networks.names import TIMM_PREFIX
@@ -47,6 +47,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 ANY_CLASSES = 7
 """Classes of the networks that are compared: any number."""
 
+_NEAR = 0.1
+"""Share of a file's tensors that may not fit in the network that is named as the nearest."""
+
 AMBIGUOUS = (
     "these are weights of a PreActResNet-18, of which there are two that differ in no tensor: pass "
     "--arch preact-resnet-18{0} where a block's shortcut starts after its first batch norm and ReLU (kuangliu's, "
@@ -78,11 +81,17 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> str:
         if "bn1.weight" in shapes:
             return "resnet-18"
         raise WeightsError(AMBIGUOUS.format("" if "bn.weight" in shapes else "-nonorm"))
-    found = _fitting_timm_networks(tensors)
+    found, nearest = _fitting_timm_networks(tensors)
     if len(found) > 1:
         raise WeightsError(
             f"these are weights of {' or '.join(found)}, which differ in no tensor, but in what they compute or in "
             "how they normalise; pass the --arch that it is"
+        )
+    if not found and nearest is not None and nearest[1].problems <= _NEAR * len(tensors):
+        arch, fit = nearest
+        raise WeightsError(
+            f"these are weights as of {arch}, but {fit.problems} of its or the network's tensors do not fit "
+            f"({fit.lines()[0].strip()}); rename them or save the whole state dict, or pass the --arch that it is"
         )
     if not found:
         some = ", ".join(list(shapes)[:3])
@@ -90,9 +99,13 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> str:
     return found[0]
 
 
-def _fitting_timm_networks(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the networks of timm whose tensors have these names and, but for the classifier's, these shapes."""
-    found = []
+def _fitting_timm_networks(tensors: Mapping[str, Tensor]) -> tuple[list[str], tuple[str, Match] | None]:
+    """Return the networks of timm whose tensors have these names and, but for the classifier's, these shapes.
+
+    After them it returns the network that came nearest, with what does not fit; None where none was compared.
+    """
+    found: list[str] = []
+    nearest: tuple[str, Match] | None = None
     for pattern, names in FAMILIES.items():
         if not any(re.search(pattern, name) for name in tensors):
             continue
@@ -105,7 +118,9 @@ def _fitting_timm_networks(tensors: Mapping[str, Tensor]) -> list[str]:
             fit = match(tensors, arch, wanted)
             if (not fit.problems or fit.logits_in_file is not None) and arch not in found:
                 found.append(arch)
-    return found
+            if nearest is None or fit.problems < nearest[1].problems:
+                nearest = arch, fit
+    return found, nearest
 
 
 def state_of(arch: str, classes: int, image_size: tuple[int, int] | None = None) -> dict[str, Tensor]:

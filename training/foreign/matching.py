@@ -61,6 +61,18 @@ class Match:
                 state[f"{name}.running_var"] = state[f"{name}.running_var"] + (theirs - module.eps)
         return state
 
+    def check_numbers(self, file: str) -> None:
+        """Refuse numbers that no training leaves behind.
+
+        Args:
+            file: The file, for the message.
+
+        Raises:
+            WeightsError: One is NaN or infinite.
+        """
+        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors.values()):
+            raise WeightsError(f"{file}: not all of its numbers are finite; take an earlier file of that training")
+
     def check_side(self, side: int) -> None:
         """Refuse pictures of a size for which the network would not compute what the file's own program does.
 
@@ -96,6 +108,10 @@ class Match:
         if self.missing or self.left_over:
             return None
         shapes = list(self.other_shapes.values())
+        # A classifier is a layer with a weight of several axes. One of batch norm, say, has only some of one.
+        classifiers = {_layer(name) for name, (there, _) in self.other_shapes.items() if len(there) > 1}
+        if any(_layer(name) not in classifiers for name in self.other_shapes):
+            return None
         if not all(there and here and there[1:] == here[1:] for there, here in shapes):
             return None
         found = {(there[0], here[0]) for there, here in shapes}

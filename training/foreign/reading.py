@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from training.foreign.errors import WeightsError
 
 SAFETENSORS = ".safetensors"
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "ema_state_dict")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "ema_state_dict", "state_dict_ema", "model_ema")
 """Keys under which programs save a state dict beside other things, in the order in which they are looked for."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "0.", "1.")
@@ -30,6 +32,11 @@ NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("means", "sd
 
 _REAL = ("weight", "bias", "running_mean", "running_var")
 """Ends of the names of tensors that every layer has in floating point."""
+
+_LFS_POINTER = b"version https://git-lfs"
+"""First bytes of the text file that stands in for a file of Git LFS."""
+
+_BRIGHTEST = 255.0
 
 COPY = "attacker."
 """Prefix of the copy of a whole model that MadryLab's robustness library saves."""
@@ -42,7 +49,7 @@ class ForeignWeights:
     Attributes:
         path: The file.
         tensors: The tensors by name, without the prefixes that all of them shared. Floating-point ones are float32.
-        mean: Per-channel mean of a normalisation layer in the file; None where there is none.
+        mean: Per-channel mean of a normalisation layer in the file, for pictures in [0, 1]; None where there is none.
         std: Its standard deviation.
         notes: Steps that were taken to get the tensors, one sentence each.
     """
@@ -69,11 +76,20 @@ def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
         found = "a folder, not a file" if path.is_dir() else "no such file"
         raise WeightsError(f"{path}: {found}; pass the weights to {flag}")
     notes: list[str] = []
-    content = _read_safetensors(path) if path.suffix == SAFETENSORS else _unwrapped(path, _read_pickle(path), notes)
+    if _is_safetensors(path) or path.suffix == SAFETENSORS:
+        content: Mapping[Any, Any] = _read_safetensors(path)
+    else:
+        content = _unwrapped(path, _read_pickle(path), notes)
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise WeightsError(
             f"{path}: not all of its state dict are tensors, such as {others[0]}; save model.state_dict() alone"
+        )
+    empty = next((name for name, tensor in content.items() if tensor.is_meta), None)
+    if empty is not None:
+        raise WeightsError(
+            f"{path}: {empty} has a shape and no values, as the meta device's tensors; gather the weights in their own "
+            "program, and save model.state_dict() again"
         )
     tensors = {str(name): _as_float32(tensor) for name, tensor in content.items()}
     rounded = [name for name, tensor in tensors.items() if name.endswith(_REAL) and not tensor.is_floating_point()]
@@ -82,6 +98,9 @@ def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
         raise WeightsError(
             f"{path}: {rounded[0]} has {kind} numbers, as quantised or rounded weights have; save the float32 weights"
         )
+    for name, tensor in tensors.items():
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise WeightsError(f"{path}: {name} holds numbers below 0, which no variance is; copy or save it again")
     tensors, mean, std = _without_wrapping(tensors, notes)
     return ForeignWeights(path, tensors, mean, std, tuple(notes))
 
@@ -98,11 +117,41 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Tell by a file's first bytes whether it is safetensors, whatever its name: its header's length, then JSON.
+
+    Raises:
+        WeightsError: It stands in for a file that Git LFS has not fetched, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file") from None
+    if start == _LFS_POINTER:
+        raise WeightsError(f"{path}: only a pointer of Git LFS; fetch the file itself with git lfs pull")
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _read_pickle(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise WeightsError(
+            f"{path}: a TorchScript program, not weights alone; open it with torch.jit.load(), save its state_dict()"
+        )
     if part := damaged_part(path):
         raise WeightsError(f"{path}: damaged, for {part} in it does not have its checksum; copy or save it again")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # it is what weights_only asks for
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it holds a {found[1]}, and reading that could run code" if found else "it is damaged, or none at all"
@@ -137,11 +186,10 @@ def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
         notes.append(f"took what it holds under {inside[0]!r}{others}")
         content = content[inside[0]]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        found = (
-            f"the keys {', '.join(map(str, content))[:200]}"
-            if isinstance(content, Mapping) and content
-            else f"a {type(content).__name__}"
-        )
+        if not isinstance(content, Mapping):
+            found = f"a {type(content).__name__}"
+        else:
+            found = f"the keys {', '.join(map(str, content))[:200]}" if content else "an empty dictionary"
         raise WeightsError(
             f"{path}: no state dict in it (it has {found}; looked for {', '.join(WRAPPERS)}); "
             "save model.state_dict() alone"
@@ -150,7 +198,8 @@ def _unwrapped(path: Path, content: Any, notes: list[str]) -> Mapping[Any, Any]:
 
 
 def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return dense.float() if dense.is_floating_point() else dense
 
 
 def _without_wrapping(
@@ -176,6 +225,9 @@ def _without_wrapping(
             return tensors, mean, std
         mean, std = (tuple(float(value) for value in tensors.pop(name).flatten()) for name in found)
         notes.append(f"read the normalisation from {found[0]} and {found[1]}")
+        if max(mean) > 1 or (not any(mean) and min(std) > 1):
+            mean, std = (tuple(value / _BRIGHTEST for value in values) for values in (mean, std))
+            notes.append("divided both by 255, because they are for pixels from 0 to 255")
 
 
 def _is_copy(name: str, tensors: Mapping[str, Tensor]) -> bool:

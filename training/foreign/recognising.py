@@ -9,6 +9,7 @@ from training.foreign.errors import WeightsError
 from training.foreign.guessing import ANY_CLASSES, guess_architecture, state_of
 from training.foreign.matching import Match, match
 from training.foreign.normalisation import in_words, is_possible, known_normalisation
+from training.foreign.one_model import check_one_model
 from training.foreign.reading import SAFETENSORS, ForeignWeights, read_weights
 from training.foreign.spelling import Normalisation
 from training.foreign.spellings import refuse_other_networks
@@ -78,6 +79,7 @@ def recognise_weights(
     path = weights.path
     try:
         refuse_other_networks(weights.tensors)
+        check_one_model(weights.tensors)
         found = guess_architecture(weights.tensors) if arch is None else arch
     except WeightsError as error:
         raise WeightsError(f"{flag} {path}: {_by_convert(str(error), path, None)}") from None
@@ -91,8 +93,7 @@ def recognise_weights(
             fit = match(weights.tensors, found, state_of(found, classes, image_size))
     except ArchitectureError as error:
         raise WeightsError(f"{flag} {path}: {error}") from None
-    if not all(bool(tensor.isfinite().all()) for tensor in fit.tensors.values()):
-        raise WeightsError(f"{flag} {path}: not all of its numbers are finite; take an earlier file of that training")
+    fit.check_numbers(f"{flag} {path}")
     known = known_normalisation(weights, found, fit.spelling)
     if known is not None and not is_possible(known[0]):
         command = convert_command(path, found, ("--mean", "R,G,B", "--std", "R,G,B"))

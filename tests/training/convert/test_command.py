@@ -377,7 +377,7 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / "text.safetensors", "not a safetensors file"),
         (ours, "is a checkpoint of this project already; use it as it is"),
         (tmp_path / "state.pt", "the state of an unfinished training; pass the model.safetensors beside it"),
-        (tmp_path / "empty.pt", "it has a dict"),
+        (tmp_path / "empty.pt", "it has an empty dictionary"),
         (tmp_path, "a folder, not a file"),
     ):
         assert main(["--weights", str(weights), "--classes", CLASSES, "--out", str(tmp_path / "out")]) == 2
