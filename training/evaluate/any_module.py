@@ -173,11 +173,11 @@ def check_answers(
             f"the module answers with a {type(logits).__name__}, not with one tensor of logits: wrap it in a module "
             "that returns the logits alone"
         )
-    if logits.ndim != 2 or len(logits) != len(some) or logits.shape[1] < 2:
-        raise JudgeError(
-            f"the module answers {len(some)} pictures with {tuple(logits.shape)}, not with logits (N, classes) of two "
-            "classes or more"
-        )
+    _check_shape(logits, len(some))
+    if len(some) > 1:  # the last batch of an attack may be of one picture
+        with torch.no_grad():
+            alone = _answer(trial.model, some[:1])
+        _check_shape(alone, 1)
     if not logits.is_floating_point():
         raise JudgeError(f"the module answers in {_name(logits.dtype)}, not with logits: return them before argmax")
     finite = logits.isfinite().all(dim=1)
@@ -200,11 +200,30 @@ def check_answers(
     return logits
 
 
+def _check_shape(logits: Tensor, pictures: int) -> None:
+    """Refuse answers that are not two logits or more for each picture."""
+    shape, fix = tuple(logits.shape), ""
+    if len(shape) == 2 and shape[0] == pictures and shape[1] > 1:
+        return
+    if not logits.is_floating_point():
+        fix = "; return them before argmax"
+    elif shape == (pictures, 1) or (shape == (pictures,) and pictures > 1):
+        fix = "; for one logit x of two classes, return torch.stack([torch.zeros_like(x), x], dim=1) of (N)"
+    elif len(shape) == 1 and pictures == 1:
+        fix = "; take squeeze() without a dimension out of its forward, which drops the first one here"
+    raise JudgeError(
+        f"the module answers {pictures} picture{'s' if pictures > 1 else ''} with {shape}, not with logits "
+        f"(N, classes) of two classes or more{fix}"
+    )
+
+
 def _check_no_probabilities(logits: Tensor) -> None:
     """Refuse probabilities: the loss of an attack flattens on them, and robustness is overestimated.
 
     Source: Croce and Hein, AutoAttack, which warns of the same (flags_doc.md).
     """
+    if bool(((logits == 0) | (logits == 1)).all()):
+        raise JudgeError("the module answers with 0 and 1 alone, not with logits: return them before argmax")
     away = (logits.float().sum(dim=1) - 1).abs()
     if logits.min() >= 0 and logits.max() <= 1 and away.max() <= _SUM_OF_PROBABILITIES:
         raise JudgeError(
@@ -234,9 +253,11 @@ def _answer(model: SelfGradientNetwork, images: Tensor) -> Any:
         raise
     except Exception as error:
         shape = tuple(images.shape)
+        other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+        fix = f"; its weights are {_name(other.pop())}: judge module.float()" if len(other) == 1 else ""
         raise JudgeError(
             f"the module fails on float32 pictures {shape} on {images.device} "
-            f"({type(error).__name__}: {one_line(error)})"
+            f"({type(error).__name__}: {one_line(error)}){fix}"
         ) from error
 
 

@@ -255,7 +255,7 @@ def test_a_saved_report_is_continued_and_no_other(module, tmp_path, monkeypatch,
     assert list(both.rows) == ["clean", "FGSM", "PGD-3"]
     monkeypatch.setattr(Normalised, "forward", counted)
     judge(module, images, labels, attacks="fgsm,pgd-3", save=save, progress=False)
-    assert len(calls) <= 2, "the check alone"
+    assert len(calls) <= 3, "the check alone"
     monkeypatch.setattr(Normalised, "forward", lambda self, inputs: forward(self, inputs).flip(1))
     with pytest.raises(
         SavedReportError, match=r"answers_sha256.*; give the same settings as then, or pass another save="
@@ -369,8 +369,12 @@ class _Around(nn.Module):
             "returns a dict of scores .*, and which of them are the logits",
         ),
         (lambda logits: (logits, logits), "returns a tuple of .*, and which of them are the logits"),
-        (lambda logits: logits.argmax(1), r"answers 16 pictures with \(16,\), not with logits"),
-        (lambda logits: logits[:, :1], r"with \(16, 1\)"),
+        (lambda logits: logits.argmax(1), r"answers 16 pictures with \(16,\), not with logits .*; return them before"),
+        (lambda logits: F.one_hot(logits.argmax(1), 10).float(), "0 and 1 alone, .*: return them before argmax"),
+        (lambda logits: logits[:, :1], r"with \(16, 1\), .*; for one logit x of two classes, return torch\.stack"),
+        (lambda logits: logits[:, 0], r"with \(16,\), .*; for one logit x of two classes, return torch\.stack"),
+        (lambda logits: logits.squeeze(), r"answers 1 picture with \(10,\), .*; take squeeze\(\) without a dimension"),
+        (lambda logits: logits if len(logits) > 1 else logits @ logits, r"fails on float32 pictures \(1, 3, 12, 12\)"),
         (lambda logits: logits[:-1], r"with \(15, 10\)"),
         (lambda logits: (1000 * logits).long(), "in int64, not with logits"),
         (lambda logits: logits / 0, "NaN or infinite for each of the first 16 pictures"),
@@ -517,6 +521,12 @@ def test_other_wrong_arguments(module):
             judge(module, images, labels, attacks=attacks)  # type: ignore[arg-type]
     with pytest.raises(JudgeError, match=r"must be a torch\.nn\.Module, not function"):
         judge(lambda inputs: inputs, images, labels)  # type: ignore[arg-type]
+
+
+def test_a_module_of_another_precision_is_told_how(module):
+    images, labels = some_pictures(module)
+    with pytest.raises(JudgeError, match=r"fails on float32 pictures .*; its weights are float64: judge module\.float"):
+        judge(module.double(), images, labels)
 
 
 def test_a_lazy_layer_without_a_size(module, tmp_path):
