@@ -19,8 +19,9 @@ from training.common.signals import terminable
 from training.config import TrainConfig, check_side, recipe_line
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER
+from training.data.folder_notes import folder_notes
 from training.data.loading import load_pictures
-from training.data.picture_folder import missing_test, part_folder, pictures_in_both, with_room_for_crops
+from training.data.picture_folder import part_folder, with_room_for_crops
 from training.fitting import with_batch_size, with_image_size
 from training.hardware import check_backbone
 from training.loop.run_lock import run_lock
@@ -74,9 +75,8 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
         )
     root: Path = arguments.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
-        for line in (missing_test(root), pictures_in_both(root)):
-            if line:
-                print(line, file=sys.stderr, flush=True)
+        for line in folder_notes(root):
+            print(line, file=sys.stderr, flush=True)
 
     def image_size(sizes: list[tuple[int, int]]) -> int | None:
         nonlocal config
@@ -149,11 +149,18 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
     if shard.first and trainer is not None:
         path = trainer.checkpoint_path
         print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
+        if kept := kept_line(path, "kept"):
+            print(f"{kept}, of {trainer.progress.epoch} epochs")
     return 0
 
 
-def kept_line(checkpoint: Path) -> str:
-    """Return a line that says which epoch's network a run has kept so far, "" where it has none."""
+def kept_line(checkpoint: Path, verb: str = "kept so far") -> str:
+    """Return a line that says which epoch's network a run has kept, "" where it has none.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        verb: How the line begins.
+    """
     try:
         with safe_open(checkpoint, framework="pt") as file:
             history = CheckpointInfo.from_json((file.metadata() or {}).get(METADATA_KEY, "")).history
@@ -161,7 +168,7 @@ def kept_line(checkpoint: Path) -> str:
         return ""
     figures = [f"{name} {history[name]:.4g}" for name in ("val_clean", "val_lowest") if name in history]
     epoch = f"epoch {history.get('epoch')}"
-    return f"kept so far: {', '.join([epoch, *figures])}"
+    return f"{verb}: {', '.join([epoch, *figures])}"
 
 
 def describe(trainer: Trainer) -> str:

@@ -5,7 +5,7 @@ pictures move it, because the bounds between the parts are saved with the networ
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,23 +93,3 @@ class Part:
 
     name: Split
     of: AutomaticSplit | None = AutomaticSplit()
-
-
-def same_content(first: Sequence[Path], second: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Yield each file of `second` that has the bytes of one of `first`, after that one.
-
-    Only files of equal size are read.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    sizes = [{path: path.stat().st_size for path in paths} for paths in (first, second)]
-    shared = set(sizes[0].values()) & set(sizes[1].values())
-    known = {_digest(path): path for path, size in sizes[0].items() if size in shared}
-    for path, size in sizes[1].items():
-        if size in shared and (twin := known.get(_digest(path))) is not None:
-            yield twin, path
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

@@ -16,8 +16,9 @@ from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
 from training.common.errors import one_line
-from training.data.automatic_split import AutomaticSplit, Part, Split, same_content
+from training.data.automatic_split import AutomaticSplit, Part, Split
 from training.data.datasets import LAYOUT
+from training.data.folder_notes import by_content, in_several_classes
 from training.data.mapped_file import FileSpaceError, in_mapped_file
 from training.data.picture_set import DatasetError, PictureSet
 from training.data.random_crops import WholePictures, aspects_of, kept_side
@@ -162,13 +163,10 @@ def _divide(
             )
     split = replace(of, bounds=of.bounds or tuple(of.bound(of_class) for of_class in keys))
     parts: dict[Split, list[list[Path]]] = {"train": [], "test": []}
-    sides: dict[Split, set[str]] = {"train": set(), "test": set()}
     for paths, of_class, bound in zip(found.values(), keys, split.bounds, strict=True):
         judged = {key for key in of_class if key <= bound}
         parts["test"].append([path for path, key in zip(paths, of_class, strict=True) if key in judged])
         parts["train"].append([path for path, key in zip(paths, of_class, strict=True) if key not in judged])
-        sides["test"] |= judged
-        sides["train"] |= set(of_class) - judged
     for label, paths in zip(found, parts[name], strict=True):
         if not paths:
             raise DatasetError(
@@ -182,11 +180,10 @@ def _divide(
             f"{root}: no train/ and no test/, so its {len(found)} class folders are divided {how}: {counts['train']:,} "
             f"pictures to train on, {counts['test']:,} to judge on"
         )
-        if both := len(sides["train"] & sides["test"]):
-            _tell_once(
-                f"{root}: {both:,} of its files stand in several classes with the same content, once in each part; "
-                "remove the wrong ones"
-            )
+        paths = [path for of_class in found.values() for path in of_class]
+        several = in_several_classes(root, by_content(paths, [key for of_class in keys for key in of_class]))
+        if several is not None:
+            _tell_once(several)
     return parts[name], split
 
 
@@ -211,34 +208,6 @@ def with_room_for_crops(pictures: PictureSet, folder: Path) -> PictureSet:
     files, side = list(pictures.files), kept_side(pictures.images.shape[3])
     aspects = aspects_of(read_sizes(folder, files))
     return replace(pictures, whole=WholePictures(_decode(folder, files, (side, side)), aspects))
-
-
-def missing_test(root: Path) -> str | None:
-    """Return a line for somebody who trains on root/train if there is no root/test to judge the network on."""
-    if (root / "test").is_dir() or not (root / "train").is_dir():
-        return None
-    return (
-        f"{root / 'test'} is missing: training goes on without it, but python -m training.evaluate judges a network on "
-        "the pictures there"
-    )
-
-
-def pictures_in_both(root: Path) -> str | None:
-    """Return a line that names files of root/test that root/train holds too, byte by byte; None without any."""
-    if not (root / "train").is_dir() or not (root / "test").is_dir():
-        return None
-    try:
-        train, test = (find_pictures(root / name, Skipped()) for name in ("train", "test"))
-        twins = list(same_content(train, test))
-    except OSError:  # reading the pictures says it better
-        return None
-    if not twins:
-        return None
-    first, second = twins[0]
-    return (
-        f"{root / 'test'}: {len(twins):,} of {len(test):,} pictures are in train/ too, such as "
-        f"{second.relative_to(root)} ({first.relative_to(root)}); what is measured on them is too high, so remove them"
-    )
 
 
 def _class_names(folder: Path, skipped: Skipped) -> tuple[str, ...]:

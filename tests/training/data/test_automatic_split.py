@@ -102,7 +102,8 @@ def test_files_of_one_content_are_in_one_part(photos: Path, capfd: pytest.Captur
         shutil.copy(path, photos / "blue" / f"red_{path.name}")
     train, test = parts(photos, AutomaticSplit(bounds=("c" * 16, "8" * 16, "4" * 16)))
     assert 0 < len(train & test) < PER_CLASS
-    assert f"{len(train & test)} of its files stand in several classes" in capfd.readouterr().err
+    told = f"{photos}: 20 pictures stand in several classes, such as blue/red_000.png and red/000.png; remove the wrong"
+    assert told in capfd.readouterr().err
 
 
 def test_pictures_in_train_and_test_are_told(photos: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
