@@ -111,6 +111,8 @@ def path_text(text: str) -> str:
 
 _PATHS = (Path, file_to_write, folder_to_write, path_text)
 """Types of arguments that are paths."""
+_READ = (Path, path_text)
+"""Those of paths that are read."""
 
 
 def _fault(path: str) -> str:
@@ -150,7 +152,25 @@ class CommandParser(argparse.ArgumentParser):
             if argument == "--":
                 break
             self._require_known(argument.partition("=")[0])
+        self._refuse_bare_words(arguments)
         return super().parse_known_args(arguments, namespace)
+
+    def _refuse_bare_words(self, arguments: list[str]) -> None:
+        """Refuse words that no option takes, with the option that may be meant, before anything that is missing."""
+        if any(not action.option_strings for action in self._actions):
+            return
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        try:
+            _, words = super().parse_known_args(arguments)
+        finally:
+            for action in required:
+                action.required = True
+        if words and not words[0].startswith("-"):
+            paths = [action for action in (*required, *self._actions) if action.type in _READ]
+            fix = f"; write {paths[0].option_strings[0]} {words[0]}" if paths else ""
+            self.error(f"{words[0]!r} is no option{fix}")
 
     def _require_known(self, name: str) -> None:
         known = list(self._option_string_actions)

@@ -72,7 +72,11 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: s
     """
     paths = _find(folder, count, recursive=False)
     if len(paths) < count:
-        raise PicturesError(f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)})")
+        inside = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
+        fix = "" if inside is None else f"; folders in it are not searched: name one of them, such as {inside}"
+        raise PicturesError(
+            f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)}){fix}"
+        )
     return torch.stack([_read(path, image_size, resize) for path in paths[:count]])
 
 

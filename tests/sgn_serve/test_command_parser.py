@@ -50,6 +50,21 @@ def test_what_is_missing_is_named(parser, capsys):
     assert refusal(parser, capsys, "--method", "trades").startswith("error: the following arguments are required: --w")
 
 
+def test_a_word_without_its_option_is_told_with_one(capsys):
+    parser = CommandParser("program")
+    parser.add_argument("--weights", required=True, metavar="FILE")
+    parser.add_argument("--out", type=file_to_write, required=True)
+    assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option"
+    parser.add_argument("--graph", type=path_text)
+    assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
+    parser.add_argument("--data", type=Path, required=True)
+    assert refusal(parser, capsys, "--graph", "a", "x.pt") == "error: 'x.pt' is no option; write --data x.pt"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--graph", "a"])
+    assert "the following arguments are required: --weights, --out, --data" in capsys.readouterr().err
+    assert parser.parse_args(["--weights=a", "--out=b", "--data=c"]).data == Path("c")
+
+
 def test_what_argparse_reads_is_still_read(parser):
     parsed = parser.parse_args(["--wei", "x", "--batch-size=-3", "--", "--zzz"])
     assert (parsed.weights, parsed.batch_size, parsed.names) == ("x", -3, ["--zzz"])

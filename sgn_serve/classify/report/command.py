@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     except ServingError as error:
         return refused(error)
     except OSError as error:
-        print(f"error: {error}; correct the path", file=sys.stderr)
+        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"error: {where}; correct the path", file=sys.stderr)
         return 1
     return 0

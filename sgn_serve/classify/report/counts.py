@@ -60,6 +60,8 @@ def count_answers(answers: Path, truth: Path) -> Counts:
         ClassifyError: One of the files is not what it should be, or they have no path in common.
         OSError: One of them cannot be read.
     """
+    if answers.exists() and truth.exists() and truth.samefile(answers):
+        raise ClassifyError(f"{truth}: the answers themselves, so all would be right; name a file of the true labels")
     true_labels = read_truth(truth)
     counts = Counts()
     used: set[str] = set()

@@ -95,9 +95,9 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
             f"95 % interval {_percent(low)} to {_percent(high)}, Wilson).",
             "",
         ]
-    notes = [f"{count:,} pictures have the error `{code}`" for code, count in figures["errors"].items()]
-    notes += [f"{counts.unlabelled:,} rows have no true label"] if counts.unlabelled else []
-    notes += [f"{counts.unused:,} true labels have no row"] if counts.unused else []
+    notes = [f"{_counted(count, 'picture')} the error `{code}`" for code, count in figures["errors"].items()]
+    notes += [f"{_counted(counts.unlabelled, 'row')} no true label"] if counts.unlabelled else []
+    notes += [f"{_counted(counts.unused, 'true label')} no row"] if counts.unused else []
     true, given = ({pair[which] for pair in counts.confusion} for which in (0, 1))
     if counts.answered and not true & given:
         notes.append("no true label is one that the model gave: they should be written as the model names them")
@@ -123,6 +123,10 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     if any(sum(bins) for bins in counts.disagreement.values()):
         lines += ["", "![disagreement of block on and block off](disagreement.png)"]
     return "\n".join(lines) + "\n"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what} has" if count == 1 else f"{count:,} {what}s have"
 
 
 def _cell(text: str) -> str:

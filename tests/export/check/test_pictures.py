@@ -33,6 +33,9 @@ def test_what_is_no_folder_of_pictures_is_named(tmp_path: Path) -> None:
         pictures_in(tmp_path / "missing", 2, (16, 16))
     with pytest.raises(PicturesError, match="0 pictures, at least 2"):
         pictures_in(tmp_path, 2, (16, 16))
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(PicturesError, match=r"folders in it are not searched: name one of them, such as .*/cat$"):
+        pictures_in(tmp_path, 2, (16, 16))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(PicturesError, match=r"broken\.png: not a picture"):
         pictures_in(tmp_path, 1, (16, 16))

@@ -54,7 +54,7 @@ def test_the_figures_are_those_of_the_answers(tmp_path, capsys, suffix):
     assert figures["disagreement"]["wrong"][-1] == 3
     page = (tmp_path / "report" / "report.md").read_text()
     assert "| dog | 4 | 50.0 % |" in page
-    assert "1 pictures have the error `damaged_image`" in page
+    assert "1 picture has the error `damaged_image`" in page
 
 
 def test_the_confusion_matrix_is_darkest_on_a_class_that_is_right(tmp_path):
@@ -121,3 +121,16 @@ def test_other_files_are_no_answers(tmp_path, capsys):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     assert main(arguments) == 1
     assert "these are no answers of sgn classify" in capsys.readouterr().err
+
+
+def test_answers_are_no_truth_of_themselves(tmp_path, capsys):
+    answers, *_, report = write(tmp_path)
+    assert main([answers, "--truth", answers, "--out", report]) == 1
+    assert "the answers themselves, so all would be right; name a file of the true labels" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    answers, *_, report = write(tmp_path)
+    missing = str(tmp_path / "missing.csv")
+    assert main([answers, "--truth", missing, "--out", report]) == 1
+    assert capsys.readouterr().err == f"error: {missing}: No such file or directory; correct the path\n"
