@@ -163,12 +163,14 @@ class CommandParser(argparse.ArgumentParser):
         for action in required:
             action.required = False
         try:
-            _, words = super().parse_known_args(arguments)
+            parsed, words = super().parse_known_args(arguments)
         finally:
             for action in required:
                 action.required = True
         if words and not words[0].startswith("-"):
-            paths = [action for action in (*required, *self._actions) if action.type in _READ]
+            given = {action for action in self._actions if getattr(parsed, action.dest, None) != action.default}
+            given -= {action for action in self._actions if not hasattr(parsed, action.dest)}
+            paths = [action for action in (*required, *self._actions) if action.type in _READ and action not in given]
             fix = f"; write {paths[0].option_strings[0]} {words[0]}" if paths else ""
             self.error(f"{words[0]!r} is no option{fix}")
 

@@ -59,6 +59,7 @@ def test_a_word_without_its_option_is_told_with_one(capsys):
     assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
     parser.add_argument("--data", type=Path, required=True)
     assert refusal(parser, capsys, "--graph", "a", "x.pt") == "error: 'x.pt' is no option; write --data x.pt"
+    assert refusal(parser, capsys, "--data", "a", "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
     with pytest.raises(SystemExit):
         parser.parse_args(["--graph", "a"])
     assert "the following arguments are required: --weights, --out, --data" in capsys.readouterr().err
