@@ -119,8 +119,8 @@ class Conversation:
         limits = (yield from self.model()).limits
         files: list[File] = []
         size = _PART_BYTES
-        for picture in pictures:
-            file = yield Work(partial(picture_file, picture))
+        for index, picture in enumerate(pictures):
+            file = yield Work(partial(_file_of_list, picture, index))
             part = len(file.content) + _PART_BYTES
             if files and (len(files) == limits.max_images or size + part > limits.max_bytes):
                 answers += yield from self._classify_batch(files, options)
@@ -192,6 +192,15 @@ def _value(answer: Prediction | ErrorAnswer) -> Prediction | ServiceError:
         return answer
     error = answer.error
     return service_error(error.code, error.message, error.request_id)
+
+
+def _file_of_list(picture: "Picture", index: int) -> File:
+    """Return a picture of a list as a file. An error says which one it is of."""
+    try:
+        return picture_file(picture)
+    except (OSError, TypeError, ValueError) as error:
+        error.add_note(f"It is picture {index} of the list, counted from 0.")
+        raise
 
 
 def _parse(record: type[Answer], response: httpx.Response) -> Answer:

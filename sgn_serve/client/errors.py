@@ -77,7 +77,7 @@ def service_error(code: str, message: str, request_id: str, status: int | None =
         kind = PictureRefused
     elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         kind = AccessRefused
-    elif code in _BUSY_CODES:
+    elif code in _BUSY_CODES or status in _BUSY_STATUSES:
         kind = Busy
     return kind(code, message, request_id, status)
 

@@ -165,6 +165,9 @@ def test_a_list_keeps_its_order_and_goes_in_requests_that_are_allowed(ask, serve
     assert ask(server.url, "classify", []) == []
     (one,) = ask(server.url, "classify", (GREEN,))
     assert one.label == "green"
+    with pytest.raises(TypeError, match="not NoneType") as caught:
+        ask(server.url, "classify", [RED, None])
+    assert caught.value.__notes__ == ["It is picture 1 of the list, counted from 0."]
 
 
 def test_a_list_of_large_pictures_goes_in_small_requests(ask, server: Server) -> None:
@@ -395,9 +398,11 @@ def test_another_program_answers(ask, status: int, content: dict[str, Any]) -> N
 def test_a_proxys_503_is_waited_for_too(ask, waits: list[float]) -> None:
     answer, _ = in_turn(httpx.Response(503, text="<html>503</html>"), httpx.Response(200, json=ANSWER))
     assert ask(URL, "classify", RED, handler=answer).label == "red"
-    answer, _ = in_turn(httpx.Response(503, text="<html>503</html>"))
-    with pytest.raises(Busy):
-        ask(URL, "classify", RED, handler=answer, max_wait=0)
+    own_form = {"json": {"error": {"code": "upstream_overflow", "message": "no healthy upstream"}}}
+    for content in ({"text": "<html>503</html>"}, own_form):
+        answer, _ = in_turn(httpx.Response(503, **content))
+        with pytest.raises(Busy):
+            ask(URL, "classify", RED, handler=answer, max_wait=0)
 
 
 def test_an_unreadable_picture_is_not_sent(ask) -> None:
