@@ -297,6 +297,13 @@ CONSTRUCTS = (
         "an activation between the two",
     ),
     Construct(
+        "`squeeze()` at the end",
+        lambda: Output(around(), lambda logits: logits.squeeze()),
+        r"the backbone returns \(\d+,\) for one picture, without the batch's dimension, .*; name the dimensions",
+        "one picture's logits lose the batch's dimension",
+        "name the dimensions to drop, or use `flatten(1)`",
+    ),
+    Construct(
         "`argmax` at the end",
         lambda: Output(around(), lambda logits: logits.argmax(1)),
         r"the backbone returns whole numbers \(4,\), as from argmax, .*; return the logits",

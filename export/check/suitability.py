@@ -40,7 +40,9 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: in
     """
     with torch.no_grad(), _first_layer_blamed(network):
         logits = network.plain_logits(pictures)
+        alone = network.plain_logits(pictures[:1])
     _require_logits(logits, len(pictures))
+    _require_logits(alone, 1)
     if logits.shape[1] != classes:
         raise CaptureError(
             f"the backbone returns {logits.shape[1]} logits for {classes} class names; give a name to each logit"
@@ -82,6 +84,11 @@ def _require_logits(logits: Tensor, pictures: int) -> None:
         raise CaptureError(
             f"the backbone returns whole numbers {shape}, as from argmax, which have no gradient; return the logits "
             "(N, classes) from before it"
+        )
+    if pictures == 1 and logits.dim() == 1:
+        raise CaptureError(
+            f"the backbone returns {shape} for one picture, without the batch's dimension, which squeeze() drops; "
+            "name the dimensions to drop, or use flatten(1)"
         )
     if logits.dim() != 2 or shape[0] != pictures:
         raise CaptureError(
