@@ -244,7 +244,10 @@ def _check_found(folder: Path, found: dict[str, list[Path]]) -> None:
             "convert its pictures to one of these formats, or remove the folder"
         )
     if len(found) == 1:
-        raise DatasetError(f"{folder}: only one class, {next(iter(found))!r}, but a classifier needs two; {LAYOUT}")
+        (name,) = found
+        inside = [path for path in (folder / name).iterdir() if path.is_dir() and skipped_folder(path.name) is None]
+        fix = f"point --data-root at {folder / name}, if the folders in it are the classes" if inside else LAYOUT
+        raise DatasetError(f"{folder}: only one class, {name!r}, but a classifier needs two; {fix}")
 
 
 def read_pictures(

@@ -88,7 +88,10 @@ def test_a_class_without_readable_pictures_is_named(mine):
 def test_a_single_class_is_refused(mine):
     for name in ("blue", "green"):
         shutil.rmtree(mine / "train" / name)
-    with pytest.raises(DatasetError, match="only one class, 'red', but a classifier needs two"):
+    with pytest.raises(DatasetError, match="only one class, 'red', but a classifier needs two; expected "):
+        load_pictures("image-folder", mine, "train")
+    (mine / "train" / "red" / "dark").mkdir()
+    with pytest.raises(DatasetError, match=r"two; point --data-root at .*/red, if the folders in it are the classes"):
         load_pictures("image-folder", mine, "train")
 
 
