@@ -119,7 +119,7 @@ def copy_run(name: str, run: Path) -> None:
     shutil.copy(path, RESULTS / f"{name}.json")
     shutil.rmtree(RESULTS / name, ignore_errors=True)
     if path == whole:
-        shutil.copytree(whole.parent, RESULTS / name, ignore=shutil.ignore_patterns("*.json", "*.row"))
+        shutil.copytree(whole.parent, RESULTS / name, ignore=shutil.ignore_patterns("*.json", "*.row", "*.csv"))
 
 
 def read_log(name: str) -> list[dict[str, float]]:

@@ -55,7 +55,7 @@ def test_a_report_comes_with_its_page_and_plots(run, results):
     report = run / "report"
     report.mkdir()
     write_report(report / "evaluation.json", file_sha256(run / "model.safetensors"))
-    for name in ("evaluation.md", "gallery.png", "evaluation.json.row"):
+    for name in ("evaluation.md", "gallery.png", "evaluation.json.row", "pictures.csv"):
         (report / name).write_text(name)
     copy_run("self-gradient", run)
     assert json.loads((results / "self-gradient.json").read_text())["file"] == "report"

@@ -15,6 +15,7 @@ from training.evaluate.on_ray.runner import RayRunner, task_size
 from training.evaluate.on_ray.subject import GraphFile, pack
 from training.evaluate.options import Options, function_of
 from training.evaluate.page import summary
+from training.evaluate.picture_table import NAME, write_picture_table
 from training.evaluate.prepare import Prepared, prepare
 from training.networks.gradient_oracle import GradientOracle
 
@@ -36,6 +37,10 @@ def evaluate(prepared: Prepared) -> None:
     if prepared.folder is not None:
         written = evaluation.write_page(prepared.folder)
         print(f"wrote {prepared.folder / 'evaluation.md'} and {len(written)} plots")
+        if prepared.files:
+            names, table = evaluation.class_names, prepared.folder / NAME
+            write_picture_table(table, prepared.files, [names[label] for label in trial.labels.tolist()], report)
+            print(f"wrote {table}")
 
 
 def run(options: Options, command: str) -> int:

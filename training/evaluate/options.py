@@ -127,7 +127,7 @@ class Options:
     report: Annotated[
         Path | None,
         Option(
-            "folder for everything (JSON, Markdown page, plots), or a .json file for that alone",
+            "folder for everything (JSON, Markdown page, plots, table of the pictures), or a .json file for that alone",
             default=f"{REPORT} beside the checkpoint; in {ELSEWHERE}/<name of its folder> where that folder cannot be "
             "written to or belongs to a Python package, and in <name of its file>-<function> there for --module",
         ),

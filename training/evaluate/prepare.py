@@ -56,12 +56,14 @@ class Prepared:
         attacks: The attacks, in order.
         folder: Folder for the page and the plots, None where none is asked for.
         whole_curve: Whether accuracy is measured at every budget of the plot.
+        files: The file of each picture, where they come from a folder; else empty.
     """
 
     evaluation: Evaluation
     attacks: Sequence[AttackOn[SelfGradientNetwork]]
     folder: Path | None
     whole_curve: bool
+    files: tuple[Path, ...]
 
 
 def prepare(options: Options, command: str) -> Prepared:
@@ -130,7 +132,7 @@ def prepare(options: Options, command: str) -> Prepared:
         },
     )
     evaluation = Evaluation(trial, info.class_names, report, path, context.betas, graph)
-    return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in names)
+    return Prepared(evaluation, attacks, folder, folder is not None or "full" in names, chosen.files)
 
 
 def _device(options: Options) -> torch.device:
@@ -179,7 +181,7 @@ def _prepare_module(options: Options, command: str, device: torch.device) -> Pre
     evaluation.report.about.update(_about_pictures(reader, root, chosen))
     context = Context(options.eps, network.block is not None, len(chosen.class_names), run.betas, options.restarts)
     attacks = build_attacks(list(options.attacks), context)
-    return Prepared(evaluation, attacks, folder, whole_curve=folder is not None or "full" in options.attacks)
+    return Prepared(evaluation, attacks, folder, folder is not None or "full" in options.attacks, chosen.files)
 
 
 def _about_pictures(reader: str, root: Path, pictures: PictureSet) -> dict[str, Any]:

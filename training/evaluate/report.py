@@ -186,7 +186,15 @@ class Report:
         return lowest(rows) if rows else None
 
     def headline(self) -> float:
-        """Return the one figure: the lowest accuracy per picture in the state in which the network is used.
+        """Return the one figure: the lowest accuracy per picture, the share of those that `robust` tells.
+
+        Raises:
+            ValueError: The report has no rows.
+        """
+        return self.robust().float().mean().item()
+
+    def robust(self) -> Tensor:
+        """Return which pictures withstood everything in the state in which the network is used, (N) bool.
 
         That is with the block on, or, where that was not judged, the only state there is. Where an exported graph
         was attacked too, what it did not withstand counts as well: it is what is served.
@@ -199,7 +207,7 @@ class Report:
         present = [right for right in rows if right is not None]
         if not present:
             raise ValueError("a report without rows has no headline")
-        return lowest(present).float().mean().item()
+        return lowest(present)
 
     def headline_interval(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the headline."""

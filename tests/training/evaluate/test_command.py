@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -237,6 +238,18 @@ def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, c
         assert report["measured"]["convergence"]["block"]["gradient_change"]
     assert {path.name for path in folder.glob("*.png")} == plots
     assert all(f"]({name})" in page and (folder / name).stat().st_size > 2000 for name in plots)
+    with (folder / "pictures.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len({row["path"] for row in table}) == 6
+    assert all(Path(row["path"]).is_relative_to(picture_folder / "test" / row["label"]) for row in table)
+    for number, row in enumerate(table):
+        given = {name: value for name, value in row.items() if name not in ("path", "label", "robust")}
+        assert given == {
+            f"{entry['id']['state']}: {entry['title']}": entry["withstood"][number] for entry in report["rows"]
+        }
+    assert sum(row["robust"] == "1" for row in table) / 6 == pytest.approx(
+        report["headline"]["lowest accuracy per picture"]
+    )
     # Asking for less later loses nothing.
     assert main([*argv, "--attacks", "fgsm", f"--report={folder}"]) == 0
     assert json.loads((folder / "evaluation.json").read_text())["rows"] == report["rows"]
