@@ -21,6 +21,7 @@ _ADDRESS = "RAY_ADDRESS"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns of its own next version
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # it would print errors of answers that nobody reads; ours are told in a line
 }
 """Variables that Ray reads when it is imported. Those that are set already are kept."""
 _CONNECT_SECONDS = 5.0

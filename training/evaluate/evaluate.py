@@ -11,7 +11,7 @@ from training.common.ray_tasks import connected
 from training.common.signals import terminable
 from training.evaluate.attack_bars import print_above
 from training.evaluate.gradient_oracle import judge_oracle
-from training.evaluate.on_ray.runner import RayRunner, task_size
+from training.evaluate.on_ray.runner import RayRunner, TaskSize, begin_processes, task_size
 from training.evaluate.on_ray.subject import GraphFile, pack
 from training.evaluate.options import Options, function_of
 from training.evaluate.page import summary
@@ -54,6 +54,8 @@ def run(options: Options, command: str) -> int:
     try:
         with terminable(), allocations_told(), ExitStack() as stack:
             cluster = None if options.ray is None else stack.enter_context(connected(options.ray))
+            if cluster is not None:
+                begin_processes(cluster, _task_size(options, cluster))
             prepared = prepare(options, command)
             say_where(options)
             if cluster is not None:
@@ -70,6 +72,10 @@ def run(options: Options, command: str) -> int:
     return 0
 
 
+def _task_size(options: Options, cluster: Cluster) -> TaskSize:
+    return task_size(cluster, options.threads, options.gpus_per_task, on_cpu=options.device == "cpu")
+
+
 def _ray_runner(prepared: Prepared, options: Options, cluster: Cluster) -> RayRunner:
     """Return the runner that attacks on a cluster.
 
@@ -82,7 +88,7 @@ def _ray_runner(prepared: Prepared, options: Options, cluster: Cluster) -> RayRu
     if options.onnx is not None:
         checkpoint = evaluation.report.setting["checkpoint_sha256"]
         graph = GraphFile(options.onnx.absolute(), file_sha256(options.onnx), checkpoint)
-    size = task_size(cluster, options.threads, options.gpus_per_task, on_cpu=options.device == "cpu")
+    size = _task_size(options, cluster)
     subject = pack(
         evaluation.trial,
         prepared.attacks,

@@ -31,7 +31,8 @@ from tests.training.evaluate.large_answer import large_answer
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowId
-from training.common.ray_tasks import Tasks, Words, connected, task_of
+from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
+from training.evaluate import evaluate as evaluate_module
 from training.evaluate import measuring
 from training.evaluate.command import main
 from training.evaluate.measuring import BatchResult, Trial, measure_batch
@@ -132,6 +133,21 @@ def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, who
         assert re.search(rf"/{len(rows)} {label}: \d+ pictures attacked, {left:.1f} % of all are left\n", told.err)
     assert max(given) == 4
     assert str(tmp_path / "e.json") in told.out
+
+
+@with_ray
+def test_processes_start_before_the_pictures_are_read(cluster, judging, tmp_path, monkeypatch, capsys):
+    address, _ = cluster
+    monkeypatch.setattr(runner_module, "places", lambda *_: 1)
+
+    def prepare(*_):
+        wait_until(lambda: workers(address), "a worker starts")
+        raise OnRayError("seen")
+
+    wait_until(lambda: not workers(address), "the workers of the test before have ended")
+    monkeypatch.setattr(evaluate_module, "prepare", prepare)
+    assert judging(tmp_path / "e.json", f"--ray={address}") == 2
+    assert capsys.readouterr().err == "error: seen\n"
 
 
 @with_ray

@@ -134,7 +134,29 @@ class RayRunner:
         """Return how many tasks the cluster has room for. Without an answer of its head, it is the last number."""
         if not self._cluster.head_answers():
             return self._places
-        return sum(places(machine, self._size) for machine in self._cluster.machines())
+        return _count_places(self._cluster, self._size)
+
+
+def begin_processes(cluster: Cluster, size: TaskSize) -> None:
+    """Have a process started for each place of a cluster, so that they import PyTorch while this one reads pictures.
+
+    Nobody waits for them. One that fails does so again at its first batch, which tells why.
+
+    Args:
+        cluster: The connection.
+        size: What Ray reserves for a task.
+    """
+    task = task_of(do_nothing, size.cores, size.gpus)
+    for _ in range(_count_places(cluster, size)):
+        task.remote()
+
+
+def do_nothing() -> None:
+    """Do nothing. A process that is asked to imports this module, and with it PyTorch, which takes seconds."""
+
+
+def _count_places(cluster: Cluster, size: TaskSize) -> int:
+    return sum(places(machine, size) for machine in cluster.machines())
 
 
 def places(machine: dict[str, float], size: TaskSize) -> int:
