@@ -6,6 +6,7 @@ Every program of this project parses its arguments with CommandParser. Only the 
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def path_text(text: str) -> str:
 _PATHS = (Path, file_to_write, folder_to_write, path_text)
 """Types of arguments that are paths."""
 _READ = (Path, path_text)
-"""Those of paths that are read."""
+"""Those of paths that may be read. A path to write that a command may add to is a plain Path too."""
 
 
 def _fault(path: str) -> str:
@@ -136,6 +137,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any):
         """Make a parser whose arguments of the types int and float say what they expect."""
         super().__init__(*arguments, **options)
+        self._lifted: list[argparse.Action] = []  # actions that are required but for the moment
         self.register("type", int, whole_number)
         self.register("type", float, any_number)
 
@@ -159,20 +161,22 @@ class CommandParser(argparse.ArgumentParser):
         """Refuse words that no option takes, with the option that may be meant, before anything that is missing."""
         if any(not action.option_strings for action in self._actions):
             return
-        required = [action for action in self._actions if action.required]
-        for action in required:
+        self._lifted = [action for action in self._actions if action.required]
+        for action in self._lifted:
             action.required = False
         try:
             parsed, words = super().parse_known_args(arguments)
         finally:
-            for action in required:
+            for action in self._lifted:
                 action.required = True
+            self._lifted = []
         if words and not words[0].startswith("-"):
-            given = {action for action in self._actions if getattr(parsed, action.dest, None) != action.default}
-            given -= {action for action in self._actions if not hasattr(parsed, action.dest)}
-            paths = [action for action in (*required, *self._actions) if action.type in _READ and action not in given]
-            fix = f"; write {paths[0].option_strings[0]} {words[0]}" if paths else ""
-            self.error(f"{words[0]!r} is no option{fix}")
+            word = words[0]
+            left = [one for one in self._actions if getattr(parsed, one.dest, one.default) == one.default]
+            option = next((one.option_strings[0] for one in left if one.type in _READ), None)
+            is_path = os.path.exists(word) or Path(word).suffix
+            fix = f"; write {option} {shlex.quote(word)}" if option and is_path else ""
+            self.error(f"{word!r} is no option{fix}")
 
     def _require_known(self, name: str) -> None:
         known = list(self._option_string_actions)
@@ -203,7 +207,7 @@ class CommandParser(argparse.ArgumentParser):
     def _usage_line(self) -> str:
         required = []
         for action in self._actions:
-            if not action.required or action.help is argparse.SUPPRESS:
+            if not (action.required or action in self._lifted) or action.help is argparse.SUPPRESS:
                 continue
             value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
             required.append(f"{action.option_strings[0]} {value}" if action.option_strings else value)

@@ -150,7 +150,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         path = trainer.checkpoint_path
         print(f"nothing was left to train; the network is {path}" if done_before else f"wrote {path}")
         if kept := kept_line(path, "kept"):
-            print(f"{kept}, of {trainer.progress.epoch} epochs")
+            print(f"{kept} (epochs trained: {trainer.progress.epoch})")
     return 0
 
 

@@ -11,7 +11,7 @@ from export.errors import ExportError
 from export.options import PICTURES
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
-from sgn_serve.pictures.folders import Skipped, find_pictures
+from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder
 
 
 class PicturesError(ExportError):
@@ -72,7 +72,8 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: s
     """
     paths = _find(folder, count, recursive=False)
     if len(paths) < count:
-        inside = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None)
+        folders = (path for path in sorted(folder.iterdir()) if path.is_dir() and skipped_folder(path.name) is None)
+        inside = next(folders, None)
         fix = "" if inside is None else f"; folders in it are not searched: name one of them, such as {inside}"
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)}){fix}"

@@ -40,8 +40,9 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: in
     """
     with torch.no_grad(), _first_layer_blamed(network):
         logits = network.plain_logits(pictures)
-        alone = network.plain_logits(pictures[:1])
     _require_logits(logits, len(pictures))
+    with torch.no_grad(), _first_layer_blamed(network, pictures=1):
+        alone = network.plain_logits(pictures[:1])
     _require_logits(alone, 1)
     if logits.shape[1] != classes:
         raise CaptureError(
@@ -55,8 +56,13 @@ def require_suitable(network: SelfGradientNetwork, pictures: Tensor, classes: in
 
 
 @contextmanager
-def _first_layer_blamed(network: nn.Module) -> Iterator[None]:
-    """Turn whatever a network raises into one line with the layer that raised it."""
+def _first_layer_blamed(network: nn.Module, pictures: int = 2) -> Iterator[None]:
+    """Turn whatever a network raises into one line with the layer that raised it.
+
+    Args:
+        network: The network.
+        pictures: Pictures with which it must work, for the message.
+    """
     running: list[str] = []
     with _hooks(network, lambda name, *_: running.append(name), lambda *_: running.pop()):
         try:
@@ -69,7 +75,7 @@ def _first_layer_blamed(network: nn.Module) -> Iterator[None]:
             layer = f"layer {running[-1]}" if running else "the network"
             raise CaptureError(
                 f"{layer} fails in PyTorch itself: {first_line(error)}; mend it, so that "
-                "network(torch.rand(2, 3, height, width)) works"
+                f"network(torch.rand({pictures}, 3, height, width)) works"
             ) from error
 
 

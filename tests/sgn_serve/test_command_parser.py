@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from export import command as export
 from sgn_serve.command_parser import CommandParser, did_you_mean, file_to_write, folder_to_write, path_text
+from training.convert import command as convert
+from training.evaluate import command as evaluate
 
 
 @pytest.fixture
@@ -50,20 +53,37 @@ def test_what_is_missing_is_named(parser, capsys):
     assert refusal(parser, capsys, "--method", "trades").startswith("error: the following arguments are required: --w")
 
 
-def test_a_word_without_its_option_is_told_with_one(capsys):
+def test_a_path_without_its_option_is_told_with_the_first_that_is_left(capsys):
     parser = CommandParser("program")
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument("--out", type=file_to_write, required=True)
     assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option"
     parser.add_argument("--graph", type=path_text)
-    assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
     parser.add_argument("--data", type=Path, required=True)
-    assert refusal(parser, capsys, "--graph", "a", "x.pt") == "error: 'x.pt' is no option; write --data x.pt"
-    assert refusal(parser, capsys, "--data", "a", "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
+    assert refusal(parser, capsys, "x.pt") == "error: 'x.pt' is no option; write --graph x.pt"
+    assert refusal(parser, capsys, "--graph", "a", "my x.pt") == "error: 'my x.pt' is no option; write --data 'my x.pt'"
+    assert refusal(parser, capsys, "--graph=a", "--data=b", "x.pt") == "error: 'x.pt' is no option"
+    assert refusal(parser, capsys, "word") == "error: 'word' is no option"
+    parser.add_argument("--count", type=int)
+    assert refusal(parser, capsys, "--count=x").startswith("error: argument --count: expected a whole number")
     with pytest.raises(SystemExit):
         parser.parse_args(["--graph", "a"])
     assert "the following arguments are required: --weights, --out, --data" in capsys.readouterr().err
     assert parser.parse_args(["--weights=a", "--out=b", "--data=c"]).data == Path("c")
+
+
+@pytest.mark.parametrize(
+    ("build", "word", "option"),
+    [
+        (evaluate.build_parser, "model.safetensors", "--ckpt"),
+        (convert.build_parser, "weights.pt", "--weights"),
+        (export.build_parser, "model.safetensors", "--ckpt"),
+    ],
+)
+def test_the_option_that_is_meant_stands_first_in_every_command(build, word, option, capsys):
+    with pytest.raises(SystemExit):
+        build("program").parse_args([word])
+    assert capsys.readouterr().err.startswith(f"error: {word!r} is no option; write {option} {word}\n")
 
 
 def test_what_argparse_reads_is_still_read(parser):

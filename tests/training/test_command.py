@@ -86,7 +86,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(picture_fo
     shown = [f"{name} {float(row[name]):.4g}" for name in ("val_clean", "val_lowest")]
     told = capsys.readouterr().out
     assert f"kept so far: epoch 1, {', '.join(shown)}\n" in told
-    assert f"\nkept: epoch 1, {', '.join(shown)}, of 1 epochs\n" in told
+    assert f"\nkept: epoch 1, {', '.join(shown)} (epochs trained: 1)\n" in told
     (runs / "a" / "state.pt").unlink()
     assert "move it away or give another --run" in failure(capsys, arguments(picture_folder, "a", *standard, epochs=1))
 

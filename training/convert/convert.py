@@ -1,6 +1,5 @@
 """Convert weights of another program to a checkpoint, as the command line asks."""
 
-import re
 import sys
 from dataclasses import replace
 
@@ -26,8 +25,6 @@ from training.networks.errors import ArchitectureError
 
 _FEW = 0.1
 """Share of the tensors up to which it is rather the file that is wrong than the architecture."""
-_POSITIONS = re.compile(r"pos_embed|relative_position|position_embedding")
-"""Names of the tensors whose shapes follow from the size of the pictures."""
 BLOCK = BlockConfig(scale=8 / 255, gradient_scaling="rms")
 """The block that --add-block adds: the form that this project trains."""
 
@@ -71,7 +68,7 @@ def convert(options: Options) -> list[str]:
     replaced = options.out.exists()
     save_checkpoint(options.out, network.state_dict(), info)
     lines.append(f"names: {found.spelling.title}")
-    size = "as usual for it" if options.image_size is None else "by --image-size"
+    size = f"usual for {arch}" if options.image_size is None else "by --image-size"
     lines.append(f"pictures: {info.image_size[1]}x{info.image_size[0]} ({size})")
     block = "a block of random weights added" if options.add_block else "no block"
     done = "replaced" if replaced else "wrote"
@@ -137,7 +134,7 @@ def _require_complete(found: Match, weights: ForeignWeights, arch: str, classes:
     fix = "pass the --arch that it is of, or see docs/how-to/own-backbone.md"
     if few:
         fix = "save model.state_dict() again, whole, or pass another --arch"
-        if not found.missing and not found.left_over and all(map(_POSITIONS.search, found.other_shapes)):
+        if found.of_another_size:
             fix = "pass the --image-size that it was trained with"
     raise WeightsError(
         f"{weights.path}: {found.problems} of its or the network's tensors do not fit {arch}; {fix}", found.lines()

@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder
+from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder, walk_pictures
 
 _PARTS = ("train", "test")
+_CHUNK = 1000
+"""Files handed to the threads at a time."""
 _SHOWN = 5
 """Most names that a line lists."""
 
@@ -82,17 +85,24 @@ def _other_classes(root: Path) -> str | None:
     if not notes:
         return None
     return (
-        f"{root}: {' and '.join(notes)}: training goes on, but a network is judged on its own classes alone; give both "
-        "the same folders"
+        f"{root}: {' and '.join(notes)}: training goes on, but judging refuses other classes than the network's; give "
+        "both the same folders"
     )
 
 
 def _beside(root: Path) -> str | None:
-    """Return a line if there are class folders beside train/, which nothing reads."""
-    others = {name for name in _folders(root) - {*_PARTS} if find_pictures(root / name, Skipped())}
+    """Return a line if there are folders of pictures beside train/, which nothing reads."""
+    others = {
+        name
+        for name in _folders(root) - {*_PARTS}
+        if any(path.is_file() for path in walk_pictures(root / name, Skipped()))
+    }
     if not others:
         return None
-    return f"{root}: pictures beside train/ are not read, those in {_names(others)}; move them into train/ or away"
+    return (
+        f"{root}: pictures beside train/ and test/ are not read, those in {_names(others)}; where these are classes, "
+        "move them into train/"
+    )
 
 
 def _same_contents(root: Path) -> list[str]:
@@ -103,11 +113,13 @@ def _same_contents(root: Path) -> list[str]:
     paths = {part: _pictures(root / part) for part in _PARTS if (root / part).is_dir()}
     files = [path for of_part in paths.values() for path in of_part]
     candidates = [path for group in by_content(files, (path.stat().st_size for path in files)) for path in group]
-    together = by_content(candidates, map(_digest, candidates))
+    with ThreadPoolExecutor() as pool:
+        chunks = (candidates[first : first + _CHUNK] for first in range(0, len(candidates), _CHUNK))
+        together = by_content(candidates, [digest for chunk in chunks for digest in pool.map(_digest, chunk)])
     train = root / "train"
     parts = [([path for path in group if path.is_relative_to(train)], group) for group in together]
     notes = [in_several_classes(train, [inside for inside, _ in parts if len(inside) > 1])]
-    both = [(inside[0], path) for inside, group in parts if inside for path in group if path not in inside]
+    both = [(inside[0], path) for inside, group in parts if inside for path in group if not path.is_relative_to(train)]
     if both:
         inside, path = min(both, key=lambda pair: pair[1])
         notes.append(

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -168,11 +169,6 @@ def check_answers(
     some = trial.images[: min(CHECKED_PICTURES, trial.batch_size)]
     with torch.no_grad():
         logits: Any = _answer(trial.model, some)
-    if not isinstance(logits, Tensor):
-        raise JudgeError(
-            f"the module answers with a {type(logits).__name__}, not with one tensor of logits: wrap it in a module "
-            "that returns the logits alone"
-        )
     _check_shape(logits, len(some))
     if len(some) > 1:  # the last batch of an attack may be of one picture
         with torch.no_grad():
@@ -200,17 +196,22 @@ def check_answers(
     return logits
 
 
-def _check_shape(logits: Tensor, pictures: int) -> None:
-    """Refuse answers that are not two logits or more for each picture."""
+def _check_shape(logits: Any, pictures: int) -> None:
+    """Refuse answers that are not one tensor with two logits or more for each picture."""
+    if not isinstance(logits, Tensor):
+        raise JudgeError(
+            f"the module answers with a {type(logits).__name__}, not with one tensor of logits: wrap it in a module "
+            "that returns the logits alone"
+        )
     shape, fix = tuple(logits.shape), ""
     if len(shape) == 2 and shape[0] == pictures and shape[1] > 1:
         return
     if not logits.is_floating_point():
         fix = "; return them before argmax"
     elif shape == (pictures, 1) or (shape == (pictures,) and pictures > 1):
-        fix = "; for one logit x of two classes, return torch.stack([torch.zeros_like(x), x], dim=1) of (N)"
+        fix = "; for one logit x of two classes, return torch.stack([torch.zeros_like(x), x], dim=1), where x is (N)"
     elif len(shape) == 1 and pictures == 1:
-        fix = "; take squeeze() without a dimension out of its forward, which drops the first one here"
+        fix = "; a squeeze() without a dimension drops the batch's: name the dimensions, or use flatten(1)"
     raise JudgeError(
         f"the module answers {pictures} picture{'s' if pictures > 1 else ''} with {shape}, not with logits "
         f"(N, classes) of two classes or more{fix}"
@@ -222,7 +223,7 @@ def _check_no_probabilities(logits: Tensor) -> None:
 
     Source: Croce and Hein, AutoAttack, which warns of the same (flags_doc.md).
     """
-    if bool(((logits == 0) | (logits == 1)).all()):
+    if bool(((logits == 0) | (logits == 1)).all() and (logits.sum(dim=1) == 1).all()):
         raise JudgeError("the module answers with 0 and 1 alone, not with logits: return them before argmax")
     away = (logits.float().sum(dim=1) - 1).abs()
     if logits.min() >= 0 and logits.max() <= 1 and away.max() <= _SUM_OF_PROBABILITIES:
@@ -254,7 +255,8 @@ def _answer(model: SelfGradientNetwork, images: Tensor) -> Any:
     except Exception as error:
         shape = tuple(images.shape)
         other = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-        fix = f"; its weights are {_name(other.pop())}: judge module.float()" if len(other) == 1 else ""
+        told = re.search(r"dtype|float|Double|Half|BFloat", str(error))
+        fix = f"; its weights are {_name(other.pop())}: judge module.float()" if told and len(other) == 1 else ""
         raise JudgeError(
             f"the module fails on float32 pictures {shape} on {images.device} "
             f"({type(error).__name__}: {one_line(error)}){fix}"

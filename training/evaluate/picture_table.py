@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def write_picture_table(path: Path, files: Sequence[Path], labels: Sequence[str]
     """Write a CSV file with the columns path, label and robust, and one for each row of a report.
 
     A cell is 1 where the picture is still classified rightly and 0 where it is not. It is - where the picture was not
-    attacked, because an earlier row had done it. `robust` is 1 where it withstood everything, as in the headline.
+    attacked, because an earlier attack had already changed its answer. `robust` is 1 where it withstood everything that
+    the headline counts.
 
     Args:
         path: The file to write.
@@ -32,5 +34,7 @@ def write_picture_table(path: Path, files: Sequence[Path], labels: Sequence[str]
     lines.writerow(["path", "label", "robust", *(row.label for row in report.rows)])
     robust = ["1" if right else "0" for right in report.robust().tolist()]
     withstood = [row.withstood for row in report.rows.values()]
-    lines.writerows(zip(files, labels, robust, *withstood, strict=True))
-    write_atomically(path, content.getvalue().encode("utf-8", "surrogateescape"))
+    # As sgn classify writes them: a byte that is not UTF-8 becomes \xNN.
+    names = [[os.fsencode(text).decode("utf-8", "backslashreplace") for text in texts] for texts in (files, labels)]
+    lines.writerows(zip(*names, robust, *withstood, strict=True))
+    write_atomically(path, content.getvalue().encode())

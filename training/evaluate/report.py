@@ -186,7 +186,7 @@ class Report:
         return lowest(rows) if rows else None
 
     def headline(self) -> float:
-        """Return the one figure: the lowest accuracy per picture, the share of those that `robust` tells.
+        """Return the one figure: the lowest accuracy per picture, the share of the pictures that `robust` marks.
 
         Raises:
             ValueError: The report has no rows.

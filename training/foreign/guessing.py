@@ -89,8 +89,13 @@ def guess_architecture(tensors: Mapping[str, Tensor]) -> str:
         )
     if not found and nearest is not None and nearest[1].problems <= _NEAR * len(tensors):
         arch, fit = nearest
+        if fit.of_another_size:
+            raise WeightsError(
+                f"these are weights of {arch} for pictures of another size; pass --arch {arch} and the --image-size of "
+                "its training"
+            )
         raise WeightsError(
-            f"these are weights as of {arch}, but {fit.problems} of its or the network's tensors do not fit "
+            f"these are nearest to {arch}, but {fit.problems} of its or the network's tensors do not fit "
             f"({fit.lines()[0].strip()}); rename them or save the whole state dict, or pass the --arch that it is"
         )
     if not found:

@@ -9,6 +9,9 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of what torch.save writes, now and before PyTorch 1.6. A .safetensors file begins with its header's
 length, whose two low bytes are "PK" for one file of 8192."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of the text file that stands in for a file of Git LFS."""
+
 _DESCRIPTION = CHECKPOINT_FORMAT.partition("/")[0]
 _LONGEST_HEADER = 100 << 20
 """Most bytes of a .safetensors file's header, in its format's description."""
@@ -42,6 +45,8 @@ def is_foreign(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
+            if start == LFS_POINTER[:8]:
+                return True  # reading it says so
             if start[:4] == _ZIP or (start[:1] == _PICKLE and path.suffix != ".safetensors"):
                 return True
             if len(start) < 8 or length > _LONGEST_HEADER:

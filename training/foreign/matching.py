@@ -1,8 +1,9 @@
 """Match foreign tensors with those of a network, and account for every one of both."""
 
 import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from training.foreign.spellings import UNUSED, spellings_of
 
 COUNTER = "num_batches_tracked"
 """Batch norm's counter. Files of old programs lack it, and inference does not use it."""
+
+_POSITIONS = re.compile(r"pos_embed|relative_position|position_embedding")
+"""Names of tensors whose shapes follow from the size of the pictures."""
 
 _INDENT = "  "
 
@@ -108,7 +112,7 @@ class Match:
         if self.missing or self.left_over:
             return None
         shapes = list(self.other_shapes.values())
-        # A classifier is a layer with a weight of several axes. One of batch norm, say, has only some of one.
+        # A classifier is a layer with a weight of several axes. Batch norm has only weights of one axis.
         classifiers = {_layer(name) for name, (there, _) in self.other_shapes.items() if len(there) > 1}
         if any(_layer(name) not in classifiers for name in self.other_shapes):
             return None
@@ -116,6 +120,14 @@ class Match:
             return None
         found = {(there[0], here[0]) for there, here in shapes}
         return next(iter(found))[0] if len(found) == 1 else None
+
+    @property
+    def of_another_size(self) -> bool:
+        """Whether it would be complete, but for the classifier, for pictures of another size."""
+        others = {name: shapes for name, shapes in self.other_shapes.items() if not _POSITIONS.search(name)}
+        if self.missing or self.left_over or len(others) == len(self.other_shapes):
+            return False
+        return not others or replace(self, other_shapes=others).logits_in_file is not None
 
     def lines(self) -> list[str]:
         """Return a line for each tensor that does not fit, with the nearest names."""

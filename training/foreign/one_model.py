@@ -28,12 +28,15 @@ def check_one_model(tensors: Mapping[str, Tensor]) -> None:
     names = [set(rest) for rest in parts.values()]
     if len(parts) > 1 and len(names[0]) >= _TENSORS_OF_A_MODEL and all(rest == names[0] for rest in names):
         models = " and ".join(map(repr, parts))
-        raise WeightsError(f"these are weights of {len(parts)} models of the same names, {models}; save those of one")
+        raise WeightsError(
+            f"these are weights of {len(parts)} models whose tensors have the same names, {models}; save those of one"
+        )
     for prefix in PREFIXES:
         strays = [name for name in tensors if not name.startswith(prefix)]
         if 0 < len(strays) <= (1 - _SHARED) * len(tensors):
             raise WeightsError(
-                f"all names but {_some(strays)} begin with {prefix!r}; leave {_those(strays)} out when you save"
+                f"all names but {_some(strays)} begin with {prefix!r}; save the model without it, and without what is "
+                "no part of the model"
             )
 
 
@@ -41,7 +44,3 @@ def _some(names: Collection[str]) -> str:
     """Return the first few of some names as text."""
     shown = ", ".join(list(names)[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _those(names: Collection[str]) -> str:
-    return "it" if len(names) == 1 else "them"

@@ -18,6 +18,7 @@ from training.common.endings import lacks_memory
 from training.common.errors import first_line
 from training.common.files import damaged_part
 from training.foreign.errors import WeightsError
+from training.foreign.kind import LFS_POINTER
 
 SAFETENSORS = ".safetensors"
 
@@ -33,10 +34,9 @@ NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("means", "sd
 _REAL = ("weight", "bias", "running_mean", "running_var")
 """Ends of the names of tensors that every layer has in floating point."""
 
-_LFS_POINTER = b"version https://git-lfs"
-"""First bytes of the text file that stands in for a file of Git LFS."""
-
 _BRIGHTEST = 255.0
+_LARGE = 10.0
+"""Standard deviation above which pixels are from 0 to 255: theirs is mostly above 50, and in [0, 1] below 0.5."""
 
 COPY = "attacker."
 """Prefix of the copy of a whole model that MadryLab's robustness library saves."""
@@ -100,7 +100,9 @@ def read_weights(path: Path, flag: str = "--weights") -> ForeignWeights:
         )
     for name, tensor in tensors.items():
         if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise WeightsError(f"{path}: {name} holds numbers below 0, which no variance is; copy or save it again")
+            raise WeightsError(
+                f"{path}: {name} holds numbers below 0, which no variance is; save it again, or average it anew"
+            )
     tensors, mean, std = _without_wrapping(tensors, notes)
     return ForeignWeights(path, tensors, mean, std, tuple(notes))
 
@@ -113,7 +115,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a safetensors file ({first_line(error)}); save it again") from None
     if ours:
-        raise WeightsError(f"{path}: is a checkpoint of this project already; use it as it is")
+        fix = "use it as it is" if path.suffix == SAFETENSORS else f"rename it to {path.with_suffix(SAFETENSORS).name}"
+        raise WeightsError(f"{path}: is a checkpoint of this project already; {fix}")
     return tensors
 
 
@@ -125,10 +128,10 @@ def _is_safetensors(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
+            start = file.read(len(LFS_POINTER))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file") from None
-    if start == _LFS_POINTER:
+    if start == LFS_POINTER:
         raise WeightsError(f"{path}: only a pointer of Git LFS; fetch the file itself with git lfs pull")
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
@@ -137,17 +140,17 @@ def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # zipfile raises many kinds for what is damaged, which torch.load tells
         return False
 
 
 def _read_pickle(path: Path) -> Any:
+    if part := damaged_part(path):
+        raise WeightsError(f"{path}: damaged, for {part} in it does not have its checksum; copy or save it again")
     if _is_torchscript(path):
         raise WeightsError(
             f"{path}: a TorchScript program, not weights alone; open it with torch.jit.load(), save its state_dict()"
         )
-    if part := damaged_part(path):
-        raise WeightsError(f"{path}: damaged, for {part} in it does not have its checksum; copy or save it again")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Validating sparse tensor")  # it is what weights_only asks for
@@ -225,7 +228,7 @@ def _without_wrapping(
             return tensors, mean, std
         mean, std = (tuple(float(value) for value in tensors.pop(name).flatten()) for name in found)
         notes.append(f"read the normalisation from {found[0]} and {found[1]}")
-        if max(mean) > 1 or (not any(mean) and min(std) > 1):
+        if max(mean) > 1 or (not any(mean) and min(std) > _LARGE):
             mean, std = (tuple(value / _BRIGHTEST for value in values) for values in (mean, std))
             notes.append("divided both by 255, because they are for pixels from 0 to 255")
 

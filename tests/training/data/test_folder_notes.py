@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sgn_serve.pictures.folders import walk_pictures
+from training.data import folder_notes as folder_notes_module
 from training.data.folder_notes import folder_notes
 
 CLASSES = ("ant", "bee")
@@ -62,16 +64,29 @@ def test_a_link_to_the_folder_above_is_told(root: Path) -> None:
 def test_other_classes_to_judge_on_are_told(root: Path) -> None:
     (root / "test" / "bee").rename(root / "test" / "wasp")
     assert list(folder_notes(root)) == [
-        f"{root}: train/ lacks 'wasp' and test/ lacks 'bee': training goes on, but a network is judged on its own "
-        "classes alone; give both the same folders"
+        f"{root}: train/ lacks 'wasp' and test/ lacks 'bee': training goes on, but judging refuses other classes than "
+        "the network's; give both the same folders"
     ]
 
 
-def test_classes_beside_train_are_told(root: Path) -> None:
+def test_pictures_beside_train_are_told(root: Path) -> None:
     shutil.copytree(root / "train" / "ant", root / "wasp")
-    assert list(folder_notes(root)) == [
-        f"{root}: pictures beside train/ are not read, those in 'wasp'; move them into train/ or away"
-    ]
+    shutil.copytree(root / "test", root / "val")
+    shutil.rmtree(root / "test")
+    (root / "lost").mkdir()
+    with pytest.MonkeyPatch.context() as patch:  # whoever runs this may read all folders
+        unreadable = root / "lost"
+        patch.setattr(
+            folder_notes_module,
+            "walk_pictures",
+            lambda folder, skipped: iter([folder]) if folder == unreadable else walk_pictures(folder, skipped),
+        )
+        missing, beside = folder_notes(root)
+    assert missing.startswith(f"{root / 'test'} is missing")
+    assert beside == (
+        f"{root}: pictures beside train/ and test/ are not read, those in 'val', 'wasp'; where these are classes, move "
+        "them into train/"
+    )
 
 
 def test_a_missing_test_part_is_told(root: Path) -> None:

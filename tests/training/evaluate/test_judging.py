@@ -373,7 +373,10 @@ class _Around(nn.Module):
         (lambda logits: F.one_hot(logits.argmax(1), 10).float(), "0 and 1 alone, .*: return them before argmax"),
         (lambda logits: logits[:, :1], r"with \(16, 1\), .*; for one logit x of two classes, return torch\.stack"),
         (lambda logits: logits[:, 0], r"with \(16,\), .*; for one logit x of two classes, return torch\.stack"),
-        (lambda logits: logits.squeeze(), r"answers 1 picture with \(10,\), .*; take squeeze\(\) without a dimension"),
+        (
+            lambda logits: logits.squeeze(),
+            r"answers 1 picture with \(10,\), .*; a squeeze\(\) without a dimension drops",
+        ),
         (lambda logits: logits if len(logits) > 1 else logits @ logits, r"fails on float32 pictures \(1, 3, 12, 12\)"),
         (lambda logits: logits[:-1], r"with \(15, 10\)"),
         (lambda logits: (1000 * logits).long(), "in int64, not with logits"),
@@ -521,6 +524,13 @@ def test_other_wrong_arguments(module):
             judge(module, images, labels, attacks=attacks)  # type: ignore[arg-type]
     with pytest.raises(JudgeError, match=r"must be a torch\.nn\.Module, not function"):
         judge(lambda inputs: inputs, images, labels)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_all_zero_are_judged(module):
+    """A classifier may start at zero."""
+    images, labels = some_pictures(module)
+    judged = judge(_Around(module, lambda logits: 0 * logits), images, labels, attacks="fgsm", progress=False)
+    assert judged.rows["clean"].accuracy == (labels == 0).float().mean()
 
 
 def test_a_module_of_another_precision_is_told_how(module):

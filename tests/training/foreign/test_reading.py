@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from tests.needs_timm import NEEDS_TIMM
+from tests.training import checkpoints
 from tests.training.foreign.references import Normalised, WideReference, lively
 from training.foreign.errors import WeightsError
 from training.foreign.guessing import guess_architecture
+from training.foreign.loading import load_network
 from training.foreign.reading import read_weights
 from training.foreign.recognising import recognise
 
@@ -40,14 +42,14 @@ def saved(tmp_path: Path, content: Any) -> Path:
         ),
         (
             lambda state: {**{f"net.{name}": tensor for name, tensor in state.items()}, "loss.weight": torch.ones(5)},
-            "all names but loss.weight begin with 'net.'; leave it out when you save",
+            "all names but loss.weight begin with 'net.'; save the model without it, and without what is",
         ),
         (
             lambda state: (
                 {f"{model}.{name}": tensor for model in ("online_model", "ema_model") for name, tensor in state.items()}
                 | {"step": torch.tensor(5), "initted": torch.tensor(True)}
             ),
-            "weights of 2 models of the same names, 'online_model' and 'ema_model'; save those of one",
+            "2 models whose tensors have the same names, 'online_model' and 'ema_model'; save those of one",
         ),
     ],
     ids=["meta", "Lightning with a loss", "ema_pytorch"],
@@ -83,6 +85,29 @@ def test_a_pointer_of_git_lfs_is_told(name: str, tmp_path: Path) -> None:
         read_weights(tmp_path / name)
 
 
+def test_a_pointer_of_git_lfs_is_told_for_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n")
+    with pytest.raises(WeightsError, match="only a pointer of Git LFS"):
+        load_network(tmp_path / "x.safetensors")
+
+
+def test_a_checkpoint_of_this_project_under_another_name_is_told(tmp_path: Path) -> None:
+    path = checkpoints.save_untrained(tmp_path, checkpoints.tiny_info()).rename(tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"a checkpoint of this project already; rename it to x\.safetensors"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("offset", [6, 46])
+def test_a_damaged_table_of_contents_is_told(offset: int, state: dict[str, Tensor], tmp_path: Path) -> None:
+    """The version that is needed, and a byte of a name: zipfile raises another kind of error for each."""
+    path = saved(tmp_path, state)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged"):
+        read_weights(path)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), tmp_path / "x.pt")
@@ -101,8 +126,9 @@ def test_a_normalisation_of_whole_pixel_values_is_that_of_pictures_in_0_to_1(tmp
     assert "divided both by 255, because they are for pixels from 0 to 255" in weights.notes
     scaled = Normalised(lively(WideReference(1, 1, 5)), (0.0,) * 3, (255.0,) * 3)
     assert read_weights(saved(tmp_path, scaled.state_dict())).std == (1.0, 1.0, 1.0)
-    usual = Normalised(lively(WideReference(1, 1, 5)), (0.0,) * 3, (1.0,) * 3)
-    assert read_weights(saved(tmp_path, usual.state_dict())).std == (1.0, 1.0, 1.0)
+    for std in (1.0, 2.0):
+        usual = Normalised(lively(WideReference(1, 1, 5)), (0.0,) * 3, (std,) * 3)
+        assert read_weights(saved(tmp_path, usual.state_dict())).std == (std,) * 3
 
 
 @pytest.mark.parametrize(
@@ -133,7 +159,15 @@ def test_the_nearest_network_is_named_with_what_does_not_fit() -> None:
         network.fc = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(512, 3))
     with pytest.raises(WeightsError) as refused:
         guess_architecture(network.state_dict())
-    assert "these are weights as of timm:resnet34, but 4 of its or the network's tensors do not fit" in str(
-        refused.value
-    )
+    assert "these are nearest to timm:resnet34, but 4 of its or the network's tensors do not fit" in str(refused.value)
     assert "fc.weight" in str(refused.value)
+
+
+@NEEDS_TIMM
+def test_a_transformer_of_another_size_is_told_with_the_option() -> None:
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model("vit_small_patch16_224", num_classes=3, img_size=96)
+    with pytest.raises(WeightsError, match=r"of timm:vit_small_patch16_224 for pictures of another size; pass --arch"):
+        guess_architecture(network.state_dict())

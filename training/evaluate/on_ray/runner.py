@@ -152,7 +152,7 @@ def begin_processes(cluster: Cluster, size: TaskSize) -> None:
 
 
 def do_nothing() -> None:
-    """Do nothing. A process that is asked to imports this module, and with it PyTorch, which takes seconds."""
+    """Do nothing. A process that runs this must import the module, and with it PyTorch, which takes seconds."""
 
 
 def _count_places(cluster: Cluster, size: TaskSize) -> int:
