@@ -209,9 +209,9 @@ def _load_foreign(options: Options, path: Path) -> tuple[SelfGradientNetwork, Ch
     """
     found = recognise(path, "--ckpt")
     found.require_normalisation("--ckpt")
-    tell(found)
     reader = options.dataset or ""
     side = options.image_size or (usual_image_size(found.arch) if reader == IMAGE_FOLDER else None)
+    tell(found, side)
     resize = options.resize or "stretch"
     part = Part(options.split, None)  # the same as for a module
     pictures = load_pictures(reader, options.data_root, part, side, None, resize)

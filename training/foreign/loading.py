@@ -70,9 +70,9 @@ def load_network(
             f"{source.flag} {source.path}: {found.arch} of {found.classes} classes, which nothing in it names; pass "
             f"--classes here, or run `{convert_command(source.path, found.arch)}`"
         )
-    if not source.told:
-        tell(found)
     side = usual_image_size(found.arch) or CIFAR_SIZE
+    if not source.told:
+        tell(found, side)
     return build_foreign(found, source.class_names, (side, side), source.flag)
 
 
@@ -137,6 +137,12 @@ def describe_foreign(
     )
 
 
-def tell(found: Recognised) -> None:
-    """Print what was recognised in foreign weights, in one line."""
-    print(f"{found.path}: {'; '.join(found.lines)}", file=sys.stderr, flush=True)
+def tell(found: Recognised, side: int | None = None) -> None:
+    """Print what was recognised in foreign weights, in one line.
+
+    Args:
+        found: The weights.
+        side: Side in pixels of the pictures that the network is made for; None where they have their own.
+    """
+    size = [] if side is None else [f"pictures: {side}x{side}"]
+    print(f"{found.path}: {'; '.join([*found.lines, *size])}", file=sys.stderr, flush=True)

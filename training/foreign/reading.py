@@ -31,6 +31,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "0.", "1.")
 NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("mu", "std"), ("means", "sds"), ("new_mean", "new_std"))
 """Names of the two tensors of a normalisation layer."""
 
+_OTHER_STATISTICS = re.compile(r"metric|loss|criterion|target|label")
+"""Part of the names of layers whose mean and standard deviation are not those of pictures."""
+
 _REAL = ("weight", "bias", "running_mean", "running_var")
 """Ends of the names of tensors that every layer has in floating point."""
 
@@ -246,6 +249,8 @@ def _normalisation(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return the names of a normalisation layer's mean and standard deviation of three channels, where there is one."""
     for name, tensor in tensors.items():
         prefix, _, last = name.rpartition(".")
+        if _OTHER_STATISTICS.search(prefix):
+            continue
         for first, second in NORMALISATIONS:
             other = f"{prefix}.{second}" if prefix else second
             if last == first and tensor.numel() == 3 and other in tensors and tensors[other].numel() == 3:

@@ -71,6 +71,7 @@ def test_a_file_that_says_its_normalisation_is_loaded_as_it_is(
         torch.testing.assert_close(network(images), reference(images), rtol=1e-4, atol=1e-4)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: took it for wrn-10-1, by its names and shapes; took what it holds under 'model'")
+    assert line.endswith("; pictures: 32x32")
 
 
 def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def test_a_normalisation_of_whole_pixel_values_is_that_of_pictures_in_0_to_1(tmp
         assert read_weights(saved(tmp_path, usual.state_dict())).std == (std,) * 3
 
 
+def test_statistics_of_a_metric_are_no_normalisation(state: dict[str, Tensor], tmp_path: Path) -> None:
+    weights = read_weights(saved(tmp_path, {"metric.mean": torch.ones(3), "metric.std": torch.ones(3), **state}))
+    assert weights.mean is None
+    assert {"metric.mean", "metric.std"} <= weights.tensors.keys()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
