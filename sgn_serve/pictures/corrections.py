@@ -198,9 +198,18 @@ def _may_lack_pixels(picture: Image.Image) -> bool:
 
     The last pass of an interlaced picture has the last odd row, or every second pixel of a single row.
     """
-    width, height = picture.size
-    last = (picture.crop((0, row, width, row + 1)) for row in range(max(0, height - 2), height))
-    return height == 1 or not all(any(row.tobytes()) for row in last)
+    height = picture.size[1]
+    return height == 1 or not all(_is_drawn(picture, row) for row in (height - 2, height - 1))
+
+
+def _is_drawn(picture: Image.Image, row: int) -> bool:
+    """Return whether a row of a picture holds anything but zeros."""
+    width = picture.size[0]
+    pixel = picture.getpixel((width - 1, row))
+    # The last pixel is decoded last. Mostly it tells enough, in a tenth of the time that a row takes.
+    if any(pixel) if isinstance(pixel, tuple) else pixel:
+        return True
+    return any(picture.crop((0, row, width, row + 1)).tobytes())
 
 
 def white(picture: Image.Image) -> int:
