@@ -34,7 +34,7 @@ def write_picture_table(path: Path, files: Sequence[Path], labels: Sequence[str]
     lines.writerow(["path", "label", "robust", *(row.label for row in report.rows)])
     robust = ["1" if right else "0" for right in report.robust().tolist()]
     withstood = [row.withstood for row in report.rows.values()]
-    # As sgn classify writes them: a byte that is not UTF-8 becomes \xNN.
+    # sgn classify writes paths in the same way: a byte that is not UTF-8 becomes \xNN.
     names = [[os.fsencode(text).decode("utf-8", "backslashreplace") for text in texts] for texts in (files, labels)]
     lines.writerows(zip(*names, robust, *withstood, strict=True))
     write_atomically(path, content.getvalue().encode())

@@ -1,4 +1,4 @@
-"""Whoever trains on a folder is told at the start what is amiss in it."""
+"""Training says at its start what is amiss in a folder of pictures."""
 
 import shutil
 from pathlib import Path
