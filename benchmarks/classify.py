@@ -3,8 +3,8 @@
     python -m benchmarks.classify
 
 Writes results/classify.json. Small PNG files are compared with the engine, which gets the decoded pictures. JPEG files
-of 12 megapixels are compared with processes that decode them with Pillow, one for each core. Both alternate over the
-rounds. The memory is that of the command and of its processes, over links to few files.
+of 12 megapixels are compared with processes that decode them with Pillow at half their size, one for each core. Both
+alternate over the rounds. The memory is that of the command and of its processes, over links to few files.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ import psutil
 from PIL import Image, ImageFilter
 
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.classify.chunks import ChunkClassifier
+from sgn_serve.classify.chunks import AT_ONCE, ChunkClassifier
 from sgn_serve.classify.formats import FORMATS
 from sgn_serve.classify.inputs import Found, write_inputs
 from sgn_serve.classify.progress import Progress
@@ -71,7 +71,7 @@ def measure(work: Callable[[], object], pictures: int) -> Speed:
 
 def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Compare the command with the engine alone, on PNG files of the network's size."""
-    classifier, choice = start_chosen(graph := read_graph(settings.model_path), settings)
+    classifier, choice = start_chosen(graph := read_graph(settings.model_path), settings, None, AT_ONCE)
     height, width = graph.description.image_size
     files = folder / "small"
     files.mkdir()
@@ -80,13 +80,13 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
     images = np.stack([decoding.decode(path.read_bytes(), (height, width), 10**8) for path in sorted(files.iterdir())])
     block = settings.self_gradient is not False and graph.description.has_block
 
-    def engine() -> None:
-        for begin in range(0, count, settings.max_batch):
-            classifier.logits(images[begin : begin + settings.max_batch], block)
+    def answer(begin: int) -> None:
+        classifier.logits(images[begin : begin + settings.max_batch], block)
 
-    with ChunkClassifier(settings, choice) as chunks:  # another choice might be another engine
+    # Another choice might be another engine. Both run as many batches at once.
+    with ChunkClassifier(settings, choice) as chunks, ThreadPoolExecutor(classifier.at_once) as threads:
         ways: dict[str, Callable[[], object]] = {
-            "engine": engine,
+            "engine": lambda: list(threads.map(answer, range(0, count, settings.max_batch))),
             "classify": partial(_classify, chunks, files, folder),
         }
         return _alternate(ways, count, rounds, "engine")
@@ -114,8 +114,9 @@ def large_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
 
 
 def with_pillow(path: Path, size: tuple[int, int]) -> int:
-    """Decode and shrink a picture as a program would that uses Pillow alone."""
+    """Decode a picture at half its size and shrink it, as the service does, with Pillow alone."""
     with Image.open(path) as picture:
+        picture.draft("RGB", (picture.width // 2, picture.height // 2))
         return len(picture.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR).tobytes())
 
 
@@ -146,10 +147,12 @@ def memory(links: int, folder: Path) -> dict[str, Any]:
             time.sleep(_SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"the command ended with status {process.returncode}")
+    start = max((mb for done, mb in samples if not done), default=0.0)
     warm = max((mb for done, mb in samples if 0 < done <= _WARM_SHARE), default=0.0)
     later = max((mb for done, mb in samples if done > _WARM_SHARE), default=0.0)
     return {
         "links": links,
+        "peak_mb_before_the_first_part": round(start, 1),
         "peak_mb_until_a_quarter": round(warm, 1),
         "peak_mb_after": round(later, 1),
         "growth_mb": round(later - warm, 1),

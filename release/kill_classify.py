@@ -3,7 +3,8 @@
     python -m release.kill_classify
 
 Writes results/classify_kills.json. The inputs are pictures and hostile files: damaged, empty, vanished, too large, with
-odd names. A run is killed again and again until it ends; then the next one begins, until there were enough kills.
+odd names, and those of the corpus that fuzzing the service has left. A run is killed again and again until it ends.
+Then the next one begins, with an output of another format, until there were enough kills.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,17 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
+from release.hostile.corpus import unpack
+from sgn_serve.classify.formats import FORMATS, format_of
 from sgn_serve.settings import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "classify_kills.json"
+CORPUS = ROOT / "results" / "hostile" / "corpus.tar.xz"
+_CORPUS_SHARE = 4
+"""One file of the corpus in so many is taken."""
+_QUICK_SECONDS = 0.3
+"""A file that took longer is left out: whether it is too slow might depend on what else runs."""
 _CHUNK = 4
 _DELAY_SECONDS = 0.05
 """Longest time from a part to a kill. In it, several parts are written."""
@@ -43,7 +52,8 @@ class Outcome:
         equal: How many of them wrote the file of the uninterrupted run.
         rows: Rows of that file.
         errors: Rows of it with an error.
-        states: Kills by what they found: the inputs being listed, parts, or a finished output.
+        states: Kills by what they found: no part yet, some parts, all of them, or a finished output.
+        formats: Runs by the suffix of their output.
     """
 
     kills: int = 0
@@ -52,6 +62,7 @@ class Outcome:
     rows: int = 0
     errors: int = 0
     states: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,39 +113,60 @@ def make_inputs(folder: Path, pictures: int) -> list[str]:
     return [str(files), str(folder / "list.txt"), str(files / "001.png")]
 
 
-def kill_runs(folder: Path, model: Path, kills: int, seed: int, suffix: str = ".csv") -> Outcome:
-    """Run the command once to its end, and then kill and resume it.
+def hostile_inputs(folder: Path, archive: Path = CORPUS) -> list[str]:
+    """Unpack files of the corpus, and return the source that a command line names.
+
+    Args:
+        folder: Where to put them.
+        archive: The corpus.
+    """
+    unpack(archive, folder / "corpus")
+    index = json.loads((folder / "corpus" / "index.json").read_text())
+    quick = {entry["digest"] for entry in index if entry["seconds"] < _QUICK_SECONDS}
+    files = [path for path in sorted((folder / "corpus").glob("*.bin")) if path.stem.rpartition("-")[2] in quick]
+    (folder / "corpus.txt").write_text("".join(f"{path}\n" for path in files[::_CORPUS_SHARE]))
+    return [str(folder / "corpus.txt")]
+
+
+def kill_runs(
+    folder: Path, model: Path, kills: int, seed: int, sources: list[str], suffixes: Sequence[str] = tuple(FORMATS)
+) -> Outcome:
+    """Run the command once to its end for each format, and then kill and resume it.
 
     Args:
         folder: An empty folder.
         model: The exported graph.
         kills: Number of kills.
         seed: Seed of the instants.
-        suffix: Suffix of the output's name.
+        sources: The inputs, as a command line names them.
+        suffixes: Suffixes of the outputs' names, which take turns.
     """
-    sources = make_inputs(folder, 24)
     options = ["--model", str(model), "--chunk", str(_CHUNK), "--decoders", "1", "--threads", "1", "--max-batch", "3"]
     command = [sys.executable, "-m", "sgn_serve.classify", *sources, *options]
-    whole = folder / f"whole{suffix}"
-    longest = _run([*command, "--out", str(whole)]) or 0.0
-    outcome = Outcome(rows=_rows(whole, None), errors=_rows(whole, "error_code"))
+    whole = {suffix: folder / f"whole{suffix}" for suffix in suffixes}
+    longest = min(_run([*command, "--out", str(path)]) or 0.0 for path in whole.values())
+    first = whole[suffixes[0]]
+    outcome = Outcome(rows=_rows(first, None), errors=_rows(first, "error_code"))
+    chunks = -(-outcome.rows // _CHUNK)
     instants = random.Random(seed)
     while outcome.kills < kills:
+        suffix = suffixes[outcome.runs % len(suffixes)]
         output = folder / f"run{outcome.runs}{suffix}"
         attempt = [*command, "--out", str(output), "--resume"]
         seconds = None
         while seconds is None and outcome.kills < kills:
-            # Most of a short run is its start, so every other kill is aimed at what comes after.
-            parts = instants.randint(1, -(-outcome.rows // _CHUNK)) if outcome.kills % 2 else 0
+            # Most of a short run is its start. So every other kill is aimed at what comes after, or at the very end.
+            parts = (0, instants.randint(1, chunks), 0, chunks)[outcome.kills % 4]
             delay = instants.uniform(0, _DELAY_SECONDS if parts else longest)
             seconds = _run(attempt, _Kill(output, parts, delay))
             if seconds is None:
                 outcome.kills += 1
-                state = _state(output)
+                state = _state(output, chunks)
                 outcome.states[state] = outcome.states.get(state, 0) + 1
         longest = min(longest, seconds or _run(attempt) or longest)  # a later kill would often come too late
         outcome.runs += 1
-        outcome.equal += output.read_bytes() == whole.read_bytes() and not _parts(output).exists()
+        outcome.formats[suffix] = outcome.formats.get(suffix, 0) + 1
+        outcome.equal += output.read_bytes() == whole[suffix].read_bytes() and not _parts(output).exists()
     return outcome
 
 
@@ -170,12 +202,13 @@ def _parts(output: Path) -> Path:
     return output.with_name(output.name + ".parts")
 
 
-def _state(output: Path) -> str:
+def _state(output: Path, chunks: int) -> str:
     if output.exists():
         return "finished"
-    if not (_parts(output) / "manifest.json").exists():
+    written = _count_parts(output)
+    if not written:
         return "before the first part"
-    return "between parts" if _count_parts(output) else "before the first part"
+    return "between parts" if written < chunks else "after the last part"
 
 
 def _count_parts(output: Path) -> int:
@@ -184,8 +217,6 @@ def _count_parts(output: Path) -> int:
 
 def _rows(path: Path, column: str | None) -> int:
     """Return the number of rows, or of those whose column is not empty."""
-    from sgn_serve.classify.formats import format_of
-
     rows = format_of(path).read(path, [column or "path"])
     return sum(value is not None for (value,) in rows)
 
@@ -198,13 +229,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify_kills.json)")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_runs(Path(folder), options.model.resolve(), options.kills, options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = [*make_inputs(folder, 24), *hostile_inputs(folder)]
+        outcome = kill_runs(folder, options.model.resolve(), options.kills, options.seed, sources)
     result: dict[str, Any] = {
         "command": " ".join(["python -m release.kill_classify", *(sys.argv[1:] if arguments is None else arguments)]),
         "git_commit": commit(),
         "processor": processor(),
-        "versions": versions(["onnxruntime", "openvino", "pillow", "numpy"]),
+        "versions": versions(["onnxruntime", "openvino", "pillow", "numpy", "pyarrow"]),
         "seed": options.seed,
         **asdict(outcome),
     }

@@ -32,6 +32,8 @@ HEAD_SECONDS = 15.0
 """Time without a head after which a command ends. Ray itself would end it after 60 s, with no word of ours."""
 TRIES = 3
 """Workers that one piece of work may end. After that the work itself is to blame, and not a machine."""
+PROCESS_ENDED = "its process has ended"
+"""Reason of a loss that the work may be to blame for: no machine, memory or store that is known to have failed."""
 _MACHINE_SECONDS = 120.0
 
 
@@ -407,5 +409,5 @@ def reason_of_loss(error: Exception) -> str:
     if isinstance(error, ray.exceptions.ActorDiedError) and "creation task" in text:
         return one_line(Exception(text.strip().splitlines()[-1]))
     if isinstance(error, ray.exceptions.ActorDiedError | ray.exceptions.WorkerCrashedError):
-        return "its process has ended"
+        return PROCESS_ENDED
     return type(error).__name__

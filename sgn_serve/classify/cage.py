@@ -24,6 +24,8 @@ _SMALL_BYTES = PACK_BYTES // 4
 """Largest file that goes together with others. A larger one takes much longer than a message, so it goes alone."""
 READ_BYTES = PACK_BYTES - _SMALL_BYTES
 """Bytes of files that are read for one message. A small file beyond them still fits into it."""
+_LARGE_FILE = 512 * 1024
+"""A larger file mostly has more than a megapixel. Trying it as a small picture first would read it twice."""
 _HEAD_BYTES = 1024
 _PACK_SECONDS = 60.0
 _PATIENCE = 10.0
@@ -59,6 +61,8 @@ class Cage:
             settings.max_bytes + _HEAD_BYTES,
             large_processes=processes,
             cpu_seconds=settings.decode_seconds,
+            small_file_bytes=_LARGE_FILE,
+            huge_pages=True,
         )
         self._decoder = Decoder(options, limits, _JOB)
         cpu_seconds = self.places * SMALL_CPU_SECONDS

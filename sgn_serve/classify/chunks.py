@@ -28,11 +28,11 @@ from sgn_serve.serving.model_card import model_card
 from sgn_serve.serving.predictor import picture_options
 from sgn_serve.settings import Settings
 
-_BATCHES_AHEAD = 4
-"""Batches whose pictures are being decoded, are waiting, or are in the network."""
+AT_ONCE = 4
+"""Batches that run at once, at most: each on its share of the threads. More of them would take more memory."""
+_BATCHES_AHEAD = 3
+"""Further batches, whose pictures are being decoded or are waiting."""
 _BYTES_AHEAD = 64 << 20
-_RUNNING = 2
-"""Batches that the network's thread has: one that runs, and the next one."""
 
 Result = TypeVar("Result")
 _Count = Callable[[int], None]
@@ -159,7 +159,7 @@ class _Running:
 
     def __init__(self, settings: Settings, choice: EngineChoice | None):
         graph = read_graph(settings.model_path)
-        self._classifier, self.choice = start_chosen(graph, settings, choice)
+        self._classifier, self.choice = start_chosen(graph, settings, choice, AT_ONCE)
         self.card = model_card(graph, settings, engine=engine_used(self._classifier, self.choice, settings))
         self._settings = settings
         self._batch = settings.max_batch
@@ -167,7 +167,8 @@ class _Running:
         self._mode: Mode = mode_of(self._block)
         given = "decoders" in settings.model_fields_set
         processes = settings.decoders if given else usable_cores()
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._at_once = self._classifier.at_once
+        self._inference = ThreadPoolExecutor(self._at_once, thread_name_prefix="inference")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
         self._reader = Reader(settings.max_bytes)
         self._loop = asyncio.new_event_loop()
@@ -207,7 +208,8 @@ class _Running:
             await cage.close()
             raise
         most_bytes = max(_BYTES_AHEAD, 2 * processes * self._settings.max_bytes)
-        return cage, Window(_BATCHES_AHEAD * max(self._batch, cage.places), most_bytes), asyncio.Lock()
+        ahead = self._at_once + _BATCHES_AHEAD
+        return cage, Window(ahead * max(self._batch, cage.places), most_bytes), asyncio.Lock()
 
     async def _stop(self) -> None:
         own = asyncio.current_task()
@@ -237,7 +239,7 @@ class _Running:
                     if len(batch.numbers) == self._batch:
                         running.append(self._begin(batch, items, rows, count))
                         batch = _Batch()
-                        if len(running) > _RUNNING:
+                        if len(running) > self._at_once + 1:  # those that run, and the next one
                             await running.popleft()
             await feeder
             if batch.numbers:

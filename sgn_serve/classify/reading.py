@@ -7,10 +7,12 @@ from contextlib import suppress
 
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.objects import AT_A_TIME, ObjectMissing, ObjectReader, ObjectTooLarge, is_object
-from sgn_serve.classify.tables import TableReader
+from sgn_serve.classify.tables import CellUnreadable, TableReader, TableUnreadable
 
 UNREADABLE = "unreadable_file"
 """Code of a row whose file cannot be read: it is gone, it is a folder, or its bytes do not come."""
+DAMAGED_TABLE = "damaged_table"
+"""Code of a row of a Parquet file that is damaged where the picture's bytes are."""
 EMPTY = "empty_file"
 TOO_LARGE = "body_too_large"
 """The code with which the server refuses a file of that size."""
@@ -122,9 +124,14 @@ class Reader:
     def _read_cell(self, item: Item) -> bytes:
         assert item.table is not None, "an item has one of the three"
         key = (item.table, item.column)
-        if key not in self._tables:
-            self._tables[key] = TableReader(*key)
-        content = self._tables[key].cell(item.row)
+        try:
+            if key not in self._tables:
+                self._tables[key] = TableReader(*key)
+            content = self._tables[key].cell(item.row)
+        except TableUnreadable as error:
+            raise Unread(UNREADABLE, str(error)) from None
+        except CellUnreadable as error:
+            raise Unread(DAMAGED_TABLE, str(error)) from None
         if content is None:
             raise Unread(EMPTY, "the cell is empty")
         return content

@@ -18,12 +18,26 @@ _USUAL = ("path", "file", "image")
 """Columns that are taken where none is named, the first that exists."""
 
 
+class TableUnreadable(ClassifyError):
+    """It is no Parquet file, or it cannot be read, or it has gone."""
+
+
+class CellUnreadable(Exception):
+    """A row of a damaged table cannot be read. Its text says why."""
+
+
 class TableReader:
     """Reads the pictures in a column of bytes. Rows that are asked for in their order are read once.
+
+    Where a row group is damaged, the rows in it from there on cannot be read. Those before it, and other groups, can.
 
     Args:
         path: The Parquet file.
         column: The column.
+
+    Raises:
+        TableUnreadable: It cannot be read any more.
+        ClassifyError: pyarrow is missing.
     """
 
     def __init__(self, path: bytes, column: str):
@@ -31,13 +45,18 @@ class TableReader:
         self._file = _open(path)
         groups = self._file.metadata.num_row_groups
         self._group_rows = [self._file.metadata.row_group(group).num_rows for group in range(groups)]
+        self._damaged: dict[int, str] = {}
         self._first = self._next_group_begin = 0
         self._rows: list[bytes | None] = []
         self._batches: Iterator[Any] = iter(())
         self._start(0)
 
     def cell(self, row: int) -> bytes | None:
-        """Return the bytes of a row, counted from 0. None for an empty cell."""
+        """Return the bytes of a row, counted from 0. None for an empty cell.
+
+        Raises:
+            CellUnreadable: The table is damaged there.
+        """
         if row < self._first:
             self._start(row)
         while row >= self._first + len(self._rows):
@@ -45,12 +64,13 @@ class TableReader:
             if row >= self._next_group_begin:
                 self._start(row)
                 continue
-            try:
-                self._rows = _contents(next(self._batches).column(0).to_pylist())
-            except Exception as error:  # pyarrow's, and the system's
-                raise ClassifyError(
-                    f"{shown(self._path)}: row {row} cannot be read ({one_line(error)}); write the file anew"
-                ) from None
+            if after not in self._damaged:
+                try:
+                    self._rows = _contents(next(self._batches).column(0).to_pylist())
+                except Exception as error:  # pyarrow's, and the system's
+                    self._damaged[after] = f"the table is damaged at row {after} ({one_line(error)})"
+            if after in self._damaged:
+                raise CellUnreadable(self._damaged[after])
             self._first = after
         return self._rows[row - self._first]
 
@@ -130,9 +150,9 @@ def _open(path: bytes) -> Any:
     except ModuleNotFoundError:
         raise needs_pyarrow(shown(path)) from None
     try:
-        return parquet.ParquetFile(Path(os.fsdecode(path)), buffer_size=_BUFFER)
+        return parquet.ParquetFile(Path(os.fsdecode(path)), buffer_size=_BUFFER, page_checksum_verification=True)
     except Exception as error:  # pyarrow's, and the system's
-        raise ClassifyError(f"{shown(path)}: it cannot be read as a Parquet file ({one_line(error)})") from None
+        raise TableUnreadable(f"{shown(path)}: it cannot be read as a Parquet file ({one_line(error)})") from None
 
 
 def _kind(kind: Any) -> str | None:

@@ -70,6 +70,8 @@ class DecoderLimits:
         file_bytes: Largest file.
         large_processes: Number of processes for large pictures.
         cpu_seconds: Processor time that a large picture may take. None for as much as `seconds`.
+        small_file_bytes: A larger file is a large picture without a look at its header.
+        huge_pages: See launcher.ForkServer.
     """
 
     processes: int = 2
@@ -77,6 +79,8 @@ class DecoderLimits:
     file_bytes: int = 10 * _MIB
     large_processes: int = 1
     cpu_seconds: float | None = None
+    small_file_bytes: int = SMALL_FILE
+    huge_pages: bool = False
 
     @property
     def told_seconds(self) -> float:
@@ -118,8 +122,8 @@ class Decoder:
             Bounds(memory + more, self.limits.told_seconds, options.needs_threads)
             for memory in (SMALL_MEMORY, LARGE_MEMORY)
         )
-        self.fork_server = ForkServer(job, options.as_json(), (small_bounds, large_bounds))
-        small_file = min(SMALL_FILE, self.limits.file_bytes)
+        self.fork_server = ForkServer(job, options.as_json(), (small_bounds, large_bounds), self.limits.huge_pages)
+        small_file = min(self.limits.small_file_bytes, self.limits.file_bytes)
         quick = Limits(QUICK_PIXELS, QUICK_CPU_SECONDS, _QUICK_SECONDS)
         small = Limits(LARGE_PIXELS, SMALL_CPU_SECONDS, _SMALL_SECONDS)
         large = Limits(_NO_LIMIT, self.limits.told_seconds, self.limits.seconds)

@@ -94,6 +94,11 @@ class Classifier:
         threads: CPU threads of one inference. 0 for all cores that this process may use.
         engine: onnxruntime or openvino. OpenVINO has no providers to choose from.
         precision: The precision that OpenVINO computes in, such as bf16; None for the graph's own.
+        at_once: Inferences that may run at once, at most. They share the threads. One with two threads takes longer
+            than half as long as one with one: each operator waits for the thread that ends last.
+
+    Attributes:
+        at_once: Inferences that may run at once: no more than there are threads, and one on a GPU.
 
     Raises:
         EngineError: The engine cannot be used, or a requested provider is not active.
@@ -107,6 +112,7 @@ class Classifier:
         threads: int = 0,
         engine: str = ONNX_RUNTIME,
         precision: str | None = None,
+        at_once: int = 1,
     ):
         if engine != ONNX_RUNTIME and providers:
             raise EngineError(
@@ -123,6 +129,7 @@ class Classifier:
         self.precision = precision or graph.description.precision
         self.providers = resolve_providers(providers) if engine == ONNX_RUNTIME else []
         self._threads = threads or usable_cores()
+        self.at_once = min(at_once, self._threads) if self.providers in ([], [CPU]) else 1
         try:
             # Two sessions, because a session runs its whole graph whichever outputs it is asked for.
             self._plain: Session = self._session(graph.cut([PLAIN_LOGITS]), explicit=bool(providers))
@@ -165,8 +172,8 @@ class Classifier:
     def _session(self, model: onnx.ModelProto, explicit: bool) -> Session:
         """Start a part of the graph. explicit: whether somebody asked for these providers."""
         if self.engine == OPENVINO:
-            return OpenVinoSession(model, self._threads, self.precision)
-        session = onnx_runtime_session(model, self._threads, self.providers)
+            return OpenVinoSession(model, self._threads, self.precision, self.at_once)
+        session = onnx_runtime_session(model, self._threads // self.at_once, self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:
             session.disable_fallback()

@@ -1,8 +1,8 @@
 """Start a graph on ONNX Runtime or OpenVINO: exactly as it was asked for, or with an error that names the fix."""
 
 import importlib.util
-import threading
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,14 +85,15 @@ class OpenVinoSession:
 
     Args:
         model: The graph.
-        threads: CPU threads of one inference.
+        threads: CPU threads, which all inferences that run at once share.
         precision: The precision to compute in: None for float32, or bf16.
+        at_once: Inferences that may run at once. Further ones wait.
 
     Raises:
         EngineError: OpenVINO is not installed, does not serve this precision, or the processor has no bfloat16.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+    def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None, at_once: int = 1):
         if importlib.util.find_spec("openvino") is None:
             wanted, instead = "SGN_ENGINE=openvino", "set SGN_ENGINE=onnxruntime"
             if precision is not None:
@@ -110,7 +111,7 @@ class OpenVinoSession:
         settings = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": at_once,
             # A pinned thread would wait for its core while decoding, or another process, uses it.
             "ENABLE_CPU_PINNING": False,
         }
@@ -121,11 +122,15 @@ class OpenVinoSession:
                 f"the graph is to be served in {precision or 'float32'}, but OpenVINO computes in {used} on this "
                 "processor; export it without --precision"
             )
-        self._request = compiled.create_infer_request()
-        self._running = threading.Lock()
+        self._idle: SimpleQueue[Any] = SimpleQueue()  # a request holds the values of one inference at a time
+        for _ in range(at_once):
+            self._idle.put(compiled.create_infer_request())
 
     def run(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> Sequence[Any]:
         """Run the graph and return copies of the named outputs, in order."""
-        with self._running:  # the request holds the values of one inference at a time
-            self._request.infer(dict(inputs), share_inputs=True)
-            return [self._request.get_tensor(name).data.copy() for name in outputs]
+        request = self._idle.get()
+        try:
+            request.infer(dict(inputs), share_inputs=True)
+            return [request.get_tensor(name).data.copy() for name in outputs]
+        finally:
+            self._idle.put(request)

@@ -114,7 +114,7 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
 
 
 def start_chosen(
-    graph: Graph, settings: Settings, tried: EngineChoice | None = None
+    graph: Graph, settings: Settings, tried: EngineChoice | None = None, at_once: int = 1
 ) -> tuple[Classifier, EngineChoice]:
     """Start a graph on the engine that is chosen for it.
 
@@ -126,24 +126,25 @@ def start_chosen(
         graph: The graph.
         settings: The settings of the service.
         tried: The choice of this graph's trial, which is taken as it is. None chooses anew.
+        at_once: Inferences that may run at once, see Classifier.
 
     Raises:
         EngineError: See Classifier.
         GraphError: See Classifier.
     """
     if tried is not None:
-        return _start(graph, settings, tried), tried
+        return _start(graph, settings, tried, at_once), tried
     choice = choose_engine(graph, settings)
     given = settings.engine != AUTO_ENGINE or graph.description.precision is not None
     if given or choice.engine == ONNX_RUNTIME:
-        return _start(graph, settings, choice), choice
+        return _start(graph, settings, choice, at_once), choice
     instead = replace(choice, engine=ONNX_RUNTIME, precision=None)
     try:
-        classifier = _start(graph, settings, choice)
+        classifier = _start(graph, settings, choice, at_once)
     except (EngineError, GraphError) as error:
         instead = replace(instead, reason=f"OpenVINO cannot run it in bfloat16 ({one_line(error)})")
-        return _start(graph, settings, instead), instead
-    reference = _start(graph, settings, instead)
+        return _start(graph, settings, instead, at_once), instead
+    reference = _start(graph, settings, instead, at_once)
     try:
         expected = answer_noise(reference)
     except Exception as error:  # the engines' exceptions share no base class
@@ -226,8 +227,8 @@ def engine_used(classifier: Classifier, choice: EngineChoice, settings: Settings
     )
 
 
-def _start(graph: Graph, settings: Settings, choice: EngineChoice) -> Classifier:
-    return Classifier(graph, settings.providers, settings.threads, choice.engine, choice.precision)
+def _start(graph: Graph, settings: Settings, choice: EngineChoice, at_once: int = 1) -> Classifier:
+    return Classifier(graph, settings.providers, settings.threads, choice.engine, choice.precision, at_once)
 
 
 def _lacking() -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -19,8 +19,8 @@ def test_both_ways_run_on_the_engine_that_was_chosen_once(tmp_path: Path, monkey
     chosen: list[EngineChoice] = []
     used: list[EngineChoice | None] = []
 
-    def recorded(graph: Graph, settings: Settings) -> tuple[Classifier, EngineChoice]:
-        found = start_chosen(graph, settings)
+    def recorded(graph: Graph, settings: Settings, *more: Any) -> tuple[Classifier, EngineChoice]:
+        found = start_chosen(graph, settings, *more)
         chosen.append(found[1])
         return found
 

@@ -14,10 +14,10 @@ from sgn_serve.classify.objects import is_object
 from sgn_serve.classify.on_ray.cluster import GO_ON, Cluster
 from sgn_serve.classify.on_ray.worker import Started, Worker
 from sgn_serve.classify.reading import UNREADABLE
-from sgn_serve.classify.rows import Row
+from sgn_serve.classify.rows import Row, error_row
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import LOOK_SECONDS, TRIES, Head, Size, reason_of_loss
+from sgn_serve.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss
 from sgn_serve.records import ModelCard
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.engine_choice import EngineChoice
@@ -28,6 +28,11 @@ _AT_A_TIME = 2
 _AHEAD = 4
 """Chunks for each worker that are begun before the oldest is written. Fast workers need not wait for a slow one."""
 _WAIT_SECONDS = 30.0
+WORKER_ENDED = "worker_ended"
+"""Code of a row whose input ends the processes of workers."""
+_HOPELESS = 40
+"""Workers lost in a row, without an answer between them, after which the inputs are not to blame."""
+_MEND = f"give workers more memory, or a smaller --max-batch, and {GO_ON}"
 
 
 @dataclass(eq=False)
@@ -73,6 +78,7 @@ class Chunk:
         items: Its inputs.
         rows: Their rows, None until they are there.
         losses: Number of workers that were lost while they had it.
+        halves: Its two halves, once it has ended TRIES workers. They are classified in its place.
     """
 
     pool: "Pool"
@@ -80,6 +86,7 @@ class Chunk:
     items: Sequence[Item]
     rows: list[Row] | None = None
     losses: int = 0
+    halves: "tuple[Chunk, Chunk] | None" = None
 
     def result(self) -> list[Row]:
         """Wait for the rows, and return them.
@@ -89,8 +96,21 @@ class Chunk:
             OSError: A worker's decoders do not start.
         """
         while self.rows is None:
-            self.pool.advance()
+            if self.halves is not None:
+                self.rows = [row for half in self.halves for row in half.result()]
+            else:
+                self.pool.advance()
         return self.rows
+
+    def halve(self) -> "tuple[Chunk, Chunk]":
+        """Divide it, and return its halves. A half is divided at its first loss, a single input after a second one."""
+        middle = len(self.items) // 2
+        parts = self.items[:middle], self.items[middle:]
+        first, second = (
+            Chunk(self.pool, self.number, part, losses=TRIES - (1 if len(part) > 1 else 2)) for part in parts
+        )
+        self.halves = first, second
+        return self.halves
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,7 @@ class Pool:
         self._waiting: deque[Chunk] = deque()
         self._submitted = 0
         self._missing = 0
+        self._lost_in_a_row = 0
         self._first: Started | None = None
         self._choosing: _Member | None = None
         self._head = Head(cluster, GO_ON)
@@ -295,6 +316,7 @@ class Pool:
                 member.chunks.remove(chunk)
                 chunk.rows = rows
                 self.answered += len(rows)
+                self._lost_in_a_row = 0
 
             self._call(member, member.actor.classify.remote(chunk.items), finish)
 
@@ -323,14 +345,17 @@ class Pool:
         if member is self._choosing:
             self._choosing = None
         reason = reason_of_loss(error)
+        self._lost_in_a_row += bool(member.chunks)
+        if self._lost_in_a_row == _HOPELESS:
+            raise ClassifyError(
+                f"{_HOPELESS} workers in a row have ended, the last on {member.machine} ({reason}); {_MEND}"
+            )
         for chunk in sorted(member.chunks, key=lambda one: -one.number):
             chunk.losses += 1
-            if chunk.losses == TRIES:
-                raise ClassifyError(
-                    f"{len(chunk.items)} inputs from {chunk.items[0].name} on have ended {TRIES} workers, the last on "
-                    f"{member.machine} ({reason}); give workers more memory, or a smaller --max-batch, and {GO_ON}"
-                )
-            self._waiting.appendleft(chunk)
+            if chunk.losses < TRIES:
+                self._waiting.appendleft(chunk)
+            else:
+                self._blame(chunk, member, reason)
         if member.started is not None:
             self._note(f"{member.name} is lost ({reason}); what it had is done again")
             self._missing += 1
@@ -340,6 +365,24 @@ class Pool:
         for other in self._members if self.choice is None else ():
             if other.machine and self._choosing is None:
                 self._start(other)
+
+    def _blame(self, chunk: Chunk, member: _Member, reason: str) -> None:
+        """Divide a chunk that has ended TRIES workers. A single input gets the row of an error.
+
+        Raises:
+            ClassifyError: Something else than the inputs is to blame.
+        """
+        count, name = len(chunk.items), chunk.items[0].name
+        inputs = f"the chunk of {count} inputs that begins with {name} has" if count > 1 else f"{name} has"
+        if reason != PROCESS_ENDED:
+            raise ClassifyError(f"{inputs} ended {TRIES} workers, the last on {member.machine} ({reason}); {_MEND}")
+        if count == 1:
+            message = f"it has ended {TRIES} workers, the last on {member.machine} ({reason})"
+            chunk.rows = [error_row(name, self.card.default_mode, WORKER_ENDED, message)]
+            self.answered += 1
+            return
+        self._note(f"{inputs} ended {TRIES} workers; its halves are tried one by one")
+        self._waiting.extendleft(reversed(chunk.halve()))
 
     def _remove(self, member: _Member) -> None:
         import ray
@@ -368,7 +411,11 @@ def _check_files(member: _Member, chunk: Chunk, rows: list[Row]) -> None:
     Raises:
         ClassifyError: It could read none of the files of a chunk, and this machine can read the first one.
     """
-    found = [(item.file, row) for item, row in zip(chunk.items, rows, strict=True) if item.file is not None]
+    found = [
+        (path, row)
+        for item, row in zip(chunk.items, rows, strict=True)
+        if (path := item.file if item.table is None else item.table) is not None
+    ]
     if found and all(row.error_code == UNREADABLE for _, row in found) and _is_readable(found[0][0]):
         raise ClassifyError(
             f"{member.name} cannot read {found[0][1].path} ({found[0][1].error_message}), and this machine can; mount "

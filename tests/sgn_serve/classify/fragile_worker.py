@@ -27,7 +27,9 @@ class FragileWorker:
 
     def start(self, choice: Any) -> Any:
         """Start nothing."""
-        return SimpleNamespace(card=None, choice="none", version=package_version(), decisive={})
+        return SimpleNamespace(
+            card=SimpleNamespace(default_mode="on"), choice="none", version=package_version(), decisive={}
+        )
 
     def classify(self, items: Sequence[Item]) -> list[str]:
         """Return the names of the inputs, or end the process."""

@@ -3,17 +3,27 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-from release.kill_classify import ROOT, Outcome, kill_runs, main
+from release.kill_classify import ROOT, Outcome, hostile_inputs, kill_runs, main, make_inputs
 
 
 def test_kill_9_at_random_instants_and_resume_gives_the_rows_of_an_uninterrupted_run(tiny, tmp_path):
-    outcome = kill_runs(tmp_path, tiny, kills=5, seed=1)
+    outcome = kill_runs(tmp_path, tiny, 5, 1, make_inputs(tmp_path, 24), [".parquet"])
     assert outcome.kills == 5
     assert outcome.runs == outcome.equal
+    assert outcome.formats == {".parquet": outcome.runs}
     assert outcome.rows == 24 + 17
     assert outcome.errors >= 9
     assert sum(outcome.states.values()) == 5
+
+
+def test_hostile_files_are_those_that_fuzzing_has_left(tmp_path):
+    (source,) = hostile_inputs(tmp_path)
+    paths = [Path(line) for line in Path(source).read_text().splitlines()]
+    assert len(paths) >= 40
+    assert all(path.is_file() for path in paths)
+    assert {path.name.partition("-")[0] for path in paths} >= {"png", "jpeg", "gif", "webp", "bmp", "tiff"}
 
 
 def test_a_kill_before_any_access_to_a_file_and_resume_gives_the_rows_of_an_uninterrupted_run(tmp_path):

@@ -25,9 +25,11 @@ from sgn_serve.classify.items import Item
 from sgn_serve.classify.on_ray import pool as pool_module
 from sgn_serve.classify.on_ray.cluster import Cluster
 from sgn_serve.classify.on_ray.pool import Chunk, Pool
+from sgn_serve.classify.reading import DAMAGED_TABLE, UNREADABLE
+from sgn_serve.classify.rows import error_row
 from sgn_serve.classify.unfinished import PartsFolder
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import RayError, RayOptions, Size, fitting_size
+from sgn_serve.ray_cluster import PROCESS_ENDED, RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.local_ray import kill_head, wait_until, workers
@@ -200,7 +202,7 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_pat
 
 
 @with_ray
-def test_a_chunk_that_ends_three_workers_ends_the_run(cluster, tiny, monkeypatch):
+def test_an_input_that_ends_workers_is_an_error_of_its_row(cluster, tiny, monkeypatch):
     notes: list[str] = []
     monkeypatch.setattr(pool_module, "Worker", FragileWorker)
     with (
@@ -209,14 +211,23 @@ def test_a_chunk_that_ends_three_workers_ends_the_run(cluster, tiny, monkeypatch
     ):
         pool.start()
         assert pool.ahead == 8
+        poisoned = pool.submit([Item("before it"), Item(POISON), Item("after it")])
         chunks = [pool.submit([Item(str(number))]) for number in range(6)]
+        rows: list[Any] = poisoned.result()
         names: list[Any] = [chunk.result() for chunk in chunks]
         assert names == [[str(number)] for number in range(6)]
-        poisoned = pool.submit([Item(POISON), Item("after it")])
-        with pytest.raises(ClassifyError, match=r"^2 inputs from poison on have ended 3 workers, the last on here \("):
-            poisoned.result()
-    assert len(notes) == 2
-    assert all("is lost (its process has ended); what it had is done again" in note for note in notes)
+    assert (rows[0], rows[2]) == ("before it", "after it")
+    assert rows[1] == error_row(
+        POISON, "on", "worker_ended", "it has ended 3 workers, the last on here (its process has ended)"
+    )
+    assert pool.answered == 9
+    lost = [note for note in notes if "is lost (its process has ended); what it had is done again" in note]
+    told = [note for note in notes if note not in lost]
+    assert told == [
+        "the chunk of 3 inputs that begins with before it has ended 3 workers; its halves are tried one by one",
+        "the chunk of 2 inputs that begins with poison has ended 3 workers; its halves are tried one by one",
+    ]
+    assert len(lost) == 3 + 1 + 2
 
 
 @with_ray
@@ -356,9 +367,33 @@ def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, mo
     other.chunks.clear()
     pool._hand_out()
     assert (member.chunks, other.chunks) == ([guilty], [later])
-    with pytest.raises(ClassifyError, match=r"^1 inputs from guilty on have ended 3 workers"):
-        pool._lose(member, RuntimeError())
+    pool._first = SimpleNamespace(card=SimpleNamespace(default_mode="off"))  # type: ignore[assignment]
+    pool.choice = EngineChoice("onnxruntime", None, "it is asked for")
+    pool._lose(member, RuntimeError())
+    assert [(row.path, row.mode, row.error_code) for row in guilty.result()] == [("guilty", "off", "worker_ended")]
     assert innocent.losses == 1
+
+
+def test_workers_that_end_with_every_chunk_end_the_run(tiny, monkeypatch):
+    """A network that takes too much memory ends its workers whatever they are given."""
+    monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
+    monkeypatch.setattr(pool_module, "reason_of_loss", lambda error: PROCESS_ENDED)
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    pool._first = SimpleNamespace(card=SimpleNamespace(default_mode="on"))  # type: ignore[assignment]
+    pool.submit([Item(f"{number}.png") for number in range(1000)])
+
+    def lose() -> None:
+        actor = SimpleNamespace(classify=SimpleNamespace(remote=lambda items: object()))
+        pool._members.append(pool_module._Member(actor, "one", 7, SimpleNamespace()))  # type: ignore[arg-type]
+        pool._hand_out()
+        pool._lose(pool._members[0], RuntimeError())
+
+    for _ in range(39):
+        lose()
+    with pytest.raises(
+        ClassifyError, match=r"^40 workers in a row have ended, the last on one \(its process has ended\); give"
+    ):
+        lose()
 
 
 @with_ray
@@ -392,15 +427,12 @@ def test_a_full_store_counts_as_a_lost_worker(within_a_task, name, tiny, monkeyp
         assert (list(pool._waiting), chunk.losses, pool._missing, pool._members) == ([chunk], losses, losses, [])
     assert notes == [f"the worker on one (process 7) is lost ({name}); what it had is done again"] * 2
     with pytest.raises(
-        ClassifyError, match=rf"^1 inputs from a\.png on have ended 3 workers, the last on one \({name}"
+        ClassifyError, match=rf"^a\.png has ended 3 workers, the last on one \({name}\); give workers more memory"
     ):
         lose()
 
 
 def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
-    from sgn_serve.classify.reading import UNREADABLE
-    from sgn_serve.classify.rows import error_row
-
     (tmp_path / "a.png").write_bytes(b"x")
     names = ["a.png", "b.png"]
     items = [Item(name, file=os.fsencode(tmp_path / name)) for name in names]
@@ -409,6 +441,10 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     unread = [error_row(name, "on", UNREADABLE, "No such file or directory") for name in names]
     with pytest.raises(ClassifyError, match=r"^the worker on node7 \(process 12\) cannot read a\.png \(No such file"):
         pool_module._check_files(member, chunk, unread)
+    in_table = Chunk(None, 0, [Item("t:0", table=items[0].file, column="image")])  # type: ignore[arg-type]
+    with pytest.raises(ClassifyError, match=r"cannot read t:0 \(gone\), and this machine can"):
+        pool_module._check_files(member, in_table, [error_row("t:0", "on", UNREADABLE, "gone")])
+    pool_module._check_files(member, in_table, [error_row("t:0", "on", DAMAGED_TABLE, "damaged")])
     pool_module._check_files(member, chunk, [error_row("a.png", "on", "empty_file", ""), unread[1]])
     (tmp_path / "a.png").unlink()
     pool_module._check_files(member, chunk, unread)

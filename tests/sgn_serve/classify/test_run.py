@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image
 
 from release.kill_classify import make_inputs
-from sgn_serve.classify import formats
+from sgn_serve.classify import formats, inputs
+from sgn_serve.classify import run as run_module
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
@@ -372,3 +374,42 @@ def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, 
         row.pop("path")
     rows[2].pop("error_message"), wanted[2].pop("error_message")
     assert rows == wanted
+
+
+def test_a_damaged_table_costs_the_rows_that_are_damaged(classify, tmp_path):
+    cells = [encode(Image.fromarray(noise(8, 8, number))) for number in range(9)]
+    table = pyarrow.table({"image": pyarrow.array(cells, pyarrow.binary())})
+    path = tmp_path / "t.parquet"
+    plain: dict[str, Any] = {
+        "compression": "none",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "write_page_checksum": True,
+    }
+    pyarrow.parquet.write_table(table, path, row_group_size=3, **plain)
+    assert classify(path, "--out", tmp_path / "whole.jsonl") == 0
+    content = bytearray(path.read_bytes())
+    place = content.index(cells[4][45:75])
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    assert classify(path, "--out", tmp_path / "a.jsonl") == 0
+    whole, rows = read_rows(tmp_path / "whole.jsonl"), read_rows(tmp_path / "a.jsonl")
+    assert rows[:3] + rows[6:] == whole[:3] + whole[6:]
+    assert [row["error_code"] for row in rows[3:6]] == ["damaged_table"] * 3
+    assert all("the table is damaged at row 3 (" in row["error_message"] for row in rows[3:6])
+
+
+def test_a_table_that_vanishes_costs_its_rows(classify, tmp_path, monkeypatch):
+    table = pyarrow.table({"image": [encode(Image.fromarray(noise(8, 8, 1)))] * 2})
+    pyarrow.parquet.write_table(table, path := tmp_path / "t.parquet")
+    write = inputs.write_inputs
+
+    def vanish(*given):
+        write(*given)
+        path.unlink()
+
+    monkeypatch.setattr(run_module, "write_inputs", vanish)
+    Image.fromarray(noise(8, 8, 0)).save(tmp_path / "z.png")
+    assert classify(path, tmp_path / "z.png", "--out", tmp_path / "a.jsonl") == 0
+    codes = [row["error_code"] for row in read_rows(tmp_path / "a.jsonl")]
+    assert codes == ["unreadable_file", "unreadable_file", None]

@@ -167,7 +167,7 @@ def test_an_engine_whose_outputs_are_far_off_gives_way(
     class FarOff:
         """Answers as ONNX Runtime does, with a self-gradient that is wrong."""
 
-        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None, at_once: int):
             assert precision == "bf16"
             self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
 
@@ -186,7 +186,7 @@ def test_an_engine_that_fails_for_several_pictures_gives_way(agreeing: Graph, mo
     class OnePicture:
         """Answers single pictures only, as a graph with a fixed size inside does."""
 
-        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None, at_once: int):
             self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
 
         def run(self, outputs: list[str], inputs: Any) -> Any:
@@ -207,14 +207,14 @@ def test_a_graph_that_onnx_runtime_cannot_run_for_several_pictures_is_not_blamed
     class Ready:
         """Answers whatever the batch is."""
 
-        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None, at_once: int):
             self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
 
         def run(self, outputs: list[str], inputs: Any) -> Any:
             return self.right.run(outputs, inputs)
 
-    def started(graph: Graph, settings: Settings, choice: EngineChoice) -> Any:
-        classifier = start(graph, settings, choice)
+    def started(graph: Graph, settings: Settings, choice: EngineChoice, at_once: int) -> Any:
+        classifier = start(graph, settings, choice, at_once)
         if choice.engine == "onnxruntime":
             monkeypatch.setattr(classifier, "logits", lambda *_: 1 // 0)
         return classifier
@@ -262,15 +262,15 @@ def test_an_engine_that_takes_longer_gives_way(
     class Timed:
         """Answers as ONNX Runtime does, in some seconds where ONNX Runtime takes 0.01."""
 
-        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None):
+        def __init__(self, model: onnx.ModelProto, threads: int, precision: str | None, at_once: int):
             self.right = engines.onnx_runtime_session(model, threads, ["CPUExecutionProvider"])
 
         def run(self, outputs: list[str], inputs: Any) -> Any:
             clock[0] += seconds
             return self.right.run(outputs, inputs)
 
-    def started(graph: Graph, settings: Settings, choice: engine_choice.EngineChoice) -> Any:
-        classifier = start(graph, settings, choice)
+    def started(graph: Graph, settings: Settings, choice: engine_choice.EngineChoice, at_once: int) -> Any:
+        classifier = start(graph, settings, choice, at_once)
         if choice.engine == "onnxruntime":
             logits = classifier.logits
 
