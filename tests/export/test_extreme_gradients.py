@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from export.check.extreme_gradients import verify_extreme_gradients
 from export.check.verify import TOLERANCES, VerificationError
+from export.formats.onnx import onnx_second_pass
 from export.formats.table import ONNX, Format
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.settings import BUNDLED_MODEL
 from tests.export.engines import FORMATS, IMAGE_SIZE, OPENVINO_FORMAT, InEveryEngine
+from training.checkpoint import load_checkpoint
 from training.networks.self_gradient import rms_normalised
 
 BRIGHTNESSES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
@@ -111,3 +114,9 @@ def test_the_derivative_of_a_small_gradient_does_not_overflow(size: float) -> No
     rms_normalised(gradient).square().sum().backward()
     assert gradient.grad is not None
     assert gradient.grad.isfinite().all()
+
+
+def test_the_bundled_graph_agrees_with_pytorch() -> None:
+    network, info = load_checkpoint(BUNDLED_MODEL.with_suffix(".safetensors"))
+    picture = torch.rand(1, 3, *info.image_size, generator=torch.Generator().manual_seed(1))
+    verify_extreme_gradients(onnx_second_pass(BUNDLED_MODEL), network, picture, TOLERANCES[LOGITS])
