@@ -33,16 +33,20 @@ from sgn_serve.classify.inputs import Found, write_inputs
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.run import classify_chunks
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures import decoding
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.serving.engine_choice import start_chosen
+from sgn_serve.serving.engine_choice import FLOAT32, start_chosen
+from sgn_serve.setting_types import ONNX_RUNTIME
 from sgn_serve.settings import Settings, current_settings
 from training.common.markdown import table
 
 RESULT = Path(__file__).parents[1] / "results" / "classify.json"
 CHUNK = 1024
 LARGE = (4000, 3000)
+AIMS = {"PNG files on the engine that is chosen": ("small", 0.95), "JPEG files": ("large", 0.8)}
+"""Wanted ratios of the command to the part alone, with their place in the result."""
 _SAMPLE_SECONDS = 0.5
 _WARM_SHARE = 0.25
 """Share of the rows after which the memory should grow no more."""
@@ -73,7 +77,7 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
     """Compare the command with the engine alone, on PNG files of the network's size."""
     classifier, choice = start_chosen(graph := read_graph(settings.model_path), settings, None, AT_ONCE)
     height, width = graph.description.image_size
-    files = folder / "small"
+    files = folder / f"small-{choice.engine}"
     files.mkdir()
     for number in range(count):
         _picture(number, (width, height)).save(files / f"{number:06d}.png")
@@ -89,7 +93,8 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
             "engine": lambda: list(threads.map(answer, range(0, count, settings.max_batch))),
             "classify": partial(_classify, chunks, files, folder),
         }
-        return _alternate(ways, count, rounds, "engine")
+        found = _alternate(ways, count, rounds, "engine")
+    return {"engine": f"{ENGINE_NAMES[choice.engine]}, {choice.precision or FLOAT32}", **found}
 
 
 def large_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -238,7 +243,10 @@ def _memory_mb(own: psutil.Process) -> float:
 
 def speed_table(result: dict[str, Any]) -> str:
     """Return the speeds and their ratios as Markdown: medians of the rounds, with the range of the ratio."""
-    parts = (("small", "engine", "32x32 PNG, the engine"), ("large", "pillow", "12-megapixel JPEG, Pillow"))
+    parts = [
+        *((name, "engine", f"32x32 PNG, {result[name]['engine']}") for name in result if name.startswith("small")),
+        ("large", "pillow", "12-megapixel JPEG, Pillow"),
+    ]
     lines = []
     for name, part, words in parts:
         rounds = result[name]["rounds"]
@@ -265,9 +273,13 @@ def shown(result: dict[str, Any]) -> str:
     if not {"small", "large", "memory"} <= result.keys():
         return "Not measured yet."
     memory = result["memory"]
-    peak = max(memory["peak_mb_until_a_quarter"], memory["peak_mb_after"])
+    peak = max(value for name, value in memory.items() if name.startswith("peak"))
+    missed = [f"{aim} for {what}" for what, (name, aim) in AIMS.items() if result[name]["ratio"] < aim]
+    aims = f"Missed: {' and '.join(missed)}." if missed else "Both are reached."
     return (
-        f"{speed_table(result)}\n\nOver {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
+        f"{speed_table(result)}\n\n"
+        f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}\n\n"
+        f"Over {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
         f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
     )
 
@@ -293,6 +305,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(name)
         if options.small:
             result["small"] = small_pictures(settings, options.small, options.rounds, folder)
+            if not result["small"]["engine"].startswith(ENGINE_NAMES[ONNX_RUNTIME]):
+                slower = settings.model_copy(update={"engine": ONNX_RUNTIME})
+                result["small_onnxruntime"] = small_pictures(slower, options.small // 2, options.rounds, folder)
         if options.large:
             result["large"] = large_pictures(settings, options.large, options.rounds, folder)
         if options.links:
@@ -300,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     rows = [
         (name, str(result[name]["ratio"]), str(result[name]["cpu_ratio"]))
-        for name in ("small", "large")
+        for name in ("small", "small_onnxruntime", "large")
         if name in result
     ]
     if rows:

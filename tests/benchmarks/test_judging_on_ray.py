@@ -51,16 +51,24 @@ def test_the_ways_take_turns_and_a_run_goes_on(without_work, tmp_path, capsys):
     assert main([*argv, "--rounds=1"]) == 0
     assert without_work == list(WAYS)
     result = json.loads((tmp_path / "x.json").read_text())
-    assert result["ratios"] == {"speed-up": 2.0, "speed-up of plain processes": 2.041, "overhead of one worker": 0.04}
+    assert result["ratios"] == {
+        "speed-up": 2.0,
+        "speed-up over one worker": 2.08,
+        "speed-up of plain processes": 2.041,
+        "overhead of one worker": 0.04,
+    }
     assert result["answers"].keys() == WAYS.keys() - {"two processes"}
     assert result["same_answers"] is True
     told = judging_on_ray.shown(result)
-    assert "Two workers were 2.00 times as fast" in told
+    assert "Two workers were 2.00 times as fast as one process, and 2.08 times as fast as one worker." in told
+    assert "The aim of 1.8 is reached." in told
     assert "One worker took 4.0 % more time" in told
     assert told.startswith("On 200 pictures in batches of 10, by `quick`, `apgd-ce`, `apgd-t`:")
     assert told.endswith("Ray gave each picture the same answer.")
     faster = {**result, "same_answers": False, "ratios": {**result["ratios"], "overhead of one worker": -0.01}}
     assert "One worker took 1.0 % less time" in judging_on_ray.shown(faster)
+    slower = {**result, "ratios": {**result["ratios"], "speed-up": 1.79}}
+    assert "The aim of 1.8 is missed." in judging_on_ray.shown(slower)
     assert "Ray did not give each picture the same answer" in judging_on_ray.shown(faster)
     assert judging_on_ray.shown({**result, "ratios": {}}) == "Not measured yet."
     assert result["command"] == f"python -m benchmarks.judging_on_ray {' '.join([*argv, '--rounds=1'])}"
