@@ -41,6 +41,7 @@ The graph has the input `{INPUT}` (batch, 3, H, W) in [0, 1] and the outputs `{L
 `{PLAIN_LOGITS}` (block off) and `{SELF_GRADIENT}`; a network without a block has `{PLAIN_LOGITS}` alone.
 TorchScript and AOTInductor return the outputs as a tuple in this order.
 Before the file gets its name, it is checked against PyTorch on {PICTURES} pictures at batch 1, 4 and 7.
+Standard error gets a line for each stage that begins, with the seconds so far.
 An existing file is replaced by a good graph only.
 
 exit status: 0 written and checked

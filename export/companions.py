@@ -12,6 +12,7 @@ from export.examples import ExamplesWanted, Target, load_candidates, make_exampl
 from export.figures import Evaluation, check_place, find_evaluation, judge_command, stale_figures, write_figures
 from export.network_passes import passes_of
 from export.options import SERVED, FileKind
+from export.stages import begin
 from sgn_serve.graph_format import file_sha256
 from training.data.picture_set import PictureSet
 from training.foreign.loading import UNKNOWN, Source, load_network
@@ -107,6 +108,7 @@ class Companions:
     def _made(self, examples: Examples) -> Mapping[str, Any]:
         """Return the examples' content, made once for all graphs of the command."""
         if self._content is None:
+            begin("attack pictures for the examples")
             self._content = make_examples(examples.wanted, examples.candidates, examples.targets, examples.source)
             shown = self._content["examples"]
             if len(shown) < examples.wanted.count:

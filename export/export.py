@@ -17,6 +17,7 @@ from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
+from export.stages import begin, told_on_stderr
 from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.data.class_names import read_class_names
@@ -31,7 +32,7 @@ def export_all(options: argparse.Namespace, command: str) -> int:
         command: The command line as it was given.
     """
     try:
-        with allocations_told():
+        with allocations_told(), told_on_stderr():
             return _export_all(options, command)
     except torch.OutOfMemoryError as error:
         return print_ending(error, out_of_memory=MORE_MEMORY, interrupted="", device="cpu")
@@ -56,6 +57,7 @@ def _export_all(options: argparse.Namespace, command: str) -> int:
         status = export_one(kind, source, target, options) or _complete(companions, kind, source, target, options)
         if status:
             return status
+    begin("done")
     return 0
 
 
@@ -63,6 +65,7 @@ def _complete(companions: Companions, kind: FileKind, source: Source, target: Pa
     """Measure bfloat16 on a graph that is written, write what goes with it, and return the exit status."""
     try:
         if options.bf16_agreement is not None and kind == ONNX.kind:
+            begin("compare the answers of bfloat16 on OpenVINO with float32's")
             print(store_bf16_agreement(target, source, options.bf16_agreement, _agreement_pictures(options)))
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
@@ -109,6 +112,7 @@ def _report(file_format: Format, source: Source, target: Path, options: argparse
     found = ""
     if options.auto_agreement is not None:
         asked = AutoRequest(options.auto_agreement, options.data_root, options.dataset)
+        begin("find the threshold of auto on the validation pictures")
         metadata = auto_metadata(source, asked)
         file_format, found = replace(file_format, metadata=metadata), f"\n{told(metadata)}"
     return _written(file_format, source, target, options) + found

@@ -23,6 +23,7 @@ from export.network_passes import passes_of
 from export.options import PICTURES
 from export.output import OutputError, replacing
 from export.rewrite import rewrite
+from export.stages import begin
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.foreign.loading import Source, load_network
 from training.networks.self_gradient import SelfGradientNetwork
@@ -87,13 +88,18 @@ def export_graph(
     metadata = {METADATA_KEY: info.to_json(), SHA256_KEY: file_sha256(source.path), **file_format.metadata}
     passes = passes_of(network)
     with replacing(target, source.path) as partial:
+        begin("try the network in PyTorch")
         require_suitable(network, pictures[:SUITABILITY_PICTURES], len(info.class_names))
+        begin("capture the passes")
         graph = capture(passes, info.image_size)
+        begin("rewrite the graph")
         if fused:
             fuse_block(graph, network.block)
         rewrite(graph)
+        begin(f"write {file_format.content}")
         with naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
+        begin("compare it with PyTorch")
         for runner in _runners(file_format, partial, passes.output_names):
             verification = verify(runner, passes, pictures)
             if not verification.passed:
@@ -101,6 +107,7 @@ def export_graph(
                 cause = _cause_of_difference(network, graph) if wrong == {SELF_GRADIENT} else ""
                 raise VerificationError(f"the graph's outputs differ from PyTorch's{cause}", verification)
         if SELF_GRADIENT in passes.output_names and file_format.second_pass is not None:
+            begin("check the second pass on extreme self-gradients")
             verify_extreme_gradients(file_format.second_pass(partial), network, pictures[:1], TOLERANCES[LOGITS])
     return verification
 

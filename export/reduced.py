@@ -21,6 +21,7 @@ from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRE
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
+from export.stages import begin
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
@@ -142,13 +143,18 @@ def export_reduced(
         **file_format.metadata,
     }
     with replacing(target, source.path) as partial:
+        begin("try the network in PyTorch")
         require_suitable(network, checked[:SUITABILITY_PICTURES], len(info.class_names))
+        begin("capture the passes")
         graph = capture(passes, info.image_size)
+        begin("rewrite the graph")
         rewrite(graph)
         if not file_format.engine_lowers:
             lower_precision(graph, getattr(torch, REDUCED_PRECISIONS[reduced.precision]))
+        begin(f"write {file_format.content} in {reduced.precision}")
         with naming_layers(network, graph):
             file_format.save(graph, metadata, partial)
+        begin("compare it with PyTorch")
         runner = file_format.runner(partial, passes.output_names)
         verification = verify(runner, passes, checked, REDUCED_TOLERANCES)
         if not verification.passed:
@@ -156,7 +162,9 @@ def export_reduced(
                 f"the graph's outputs differ from float32's by more than {reduced.precision} explains", verification
             )
         if SELF_GRADIENT in passes.output_names and file_format.second_pass is not None:
+            begin("check the second pass on extreme self-gradients")
             verify_extreme_gradients(file_format.second_pass(partial), network, checked[:1], REDUCED_TOLERANCES[LOGITS])
+        begin(f"compare its answers to {len(pictures):,} pictures, as they are and attacked, with float32's")
         agreements = measure_agreement(runner, network, pictures, info.epsilon or EPS)
         if min(agreement.lowest for agreement in agreements) < reduced.min_agreement:
             raise AgreementError(

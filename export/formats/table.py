@@ -15,7 +15,12 @@ from export.check.verify import GraphRunner
 from export.formats.aot import annotate_aot, aot_runner, require_compiler, require_gpu, save_aot
 from export.formats.onnx import annotate_onnx, onnx_runner, onnx_second_pass, save_onnx, to_onnx
 from export.formats.openvino import openvino_runner, openvino_second_pass, require_openvino
-from export.formats.torchscript import annotate_torchscript, save_torchscript, torchscript_runner
+from export.formats.torchscript import (
+    annotate_torchscript,
+    save_torchscript,
+    torchscript_runner,
+    torchscript_second_pass,
+)
 from export.kernels.fuse import add_bodies, onnx_translations
 from export.kernels.operators import load
 from export.onnx_passes.blocked_layout import keep_masks_in_blocked_layout
@@ -44,7 +49,7 @@ class Format:
         reduced: Reduced precisions that the file can hold and that its engine runs on the CPU.
         annotate: Replaces the metadata of a written file.
         second_pass: Loads the second pass alone of a file with two passes, for pictures and self-gradients on the CPU.
-            None where a file cannot be cut: PyTorch's own operators run there.
+            None where a file cannot be cut, as one that is compiled as a whole.
         engine_lowers: Whether the engine itself lowers the precision of a float32 graph, as the metadata tell it.
         metadata: Entries for the metadata of the file, beside those that describe the network.
     """
@@ -134,6 +139,7 @@ TORCHSCRIPT = Format(
     torchscript_runner,
     reduced=("fp16", "bf16"),
     annotate=annotate_torchscript,
+    second_pass=torchscript_second_pass,
 )
 AOT = Format(
     options.AOT,

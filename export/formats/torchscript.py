@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from export.capture.graph import example_image, output_names_of
+from export.check.extreme_gradients import SecondPassRunner
 from export.check.verify import EngineError, GraphRunner
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.rewrite import store_weights
 from export.rewrite.sizes import ask_sizes_as_methods
+from sgn_serve.graph_format import LOGITS, SELF_GRADIENT
 from training.common.errors import first_line
 
 
@@ -75,8 +77,7 @@ def torchscript_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
         raise EngineError(f"PyTorch cannot load the graph: {first_line(error)}") from error
-    found = extra[OUTPUT_NAMES_KEY]
-    require_outputs((found.decode() if isinstance(found, bytes) else found).split(","), output_names)
+    require_outputs(_output_names(extra), output_names)
 
     def run(images: Tensor) -> dict[str, Tensor]:
         try:
@@ -87,3 +88,44 @@ def torchscript_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner
             raise EngineError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
 
     return run
+
+
+def torchscript_second_pass(path: Path) -> SecondPassRunner:
+    """Load the second pass of a written file into PyTorch on the CPU.
+
+    Raises:
+        EngineError: The logits do not follow from the picture and its self-gradient.
+    """
+    extra: dict[str, str | bytes] = {OUTPUT_NAMES_KEY: ""}
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
+        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    try:
+        graph = module.graph.copy()
+        (outputs,) = graph.outputs()
+        values = dict(zip(_output_names(extra), outputs.node().inputs(), strict=True))
+        logits, gradient = values[LOGITS], values[SELF_GRADIENT]
+        given = graph.addInput(SELF_GRADIENT).setType(gradient.type())
+        gradient.replaceAllUsesWith(given)
+        graph.eraseOutput(0)
+        graph.registerOutput(logits)
+        torch._C._jit_pass_dce(graph)
+        dependent = bool(given.uses())
+        graph.eraseInput(0)  # the module, of which freezing left no use
+        second_pass = torch._C._create_function_from_graph("second_pass", graph)
+    except Exception as error:  # PyTorch raises several kinds
+        raise EngineError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
+    if not dependent:
+        raise EngineError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
+
+    def run(images: Tensor, gradients: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = second_pass(images, gradients)
+        return found
+
+    return run
+
+
+def _output_names(extra: Mapping[str, str | bytes]) -> list[str]:
+    """Return the outputs' names from the extra files of a module."""
+    names = extra[OUTPUT_NAMES_KEY]
+    return (names.decode() if isinstance(names, bytes) else names).split(",")

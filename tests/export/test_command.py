@@ -29,6 +29,7 @@ from tests.export.conftest import Exported, Printed
 from tests.export.evaluations import report_of
 from tests.export.networks import checkpoint_info, randomise
 from tests.export.processes import start_export
+from tests.export.stage_lines import lines_but_stages, stages
 from training.checkpoint import build_model, save_checkpoint
 from training.evaluate.command import build_parser
 
@@ -49,7 +50,18 @@ def test_writes_a_checked_graph_beside_the_checkpoint(project_root: Path, checkp
     result = export_command(project_root, "--ckpt", own, "--onnx")
 
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert lines_but_stages(result.stderr) == []
+    seconds, names = zip(*stages(result.stderr), strict=True)
+    assert list(names) == [
+        "try the network in PyTorch",
+        "capture the passes",
+        "rewrite the graph",
+        "write an ONNX graph",
+        "compare it with PyTorch",
+        "check the second pass on extreme self-gradients",
+        "done",
+    ]
+    assert list(seconds) == sorted(seconds)
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:-2]] == [
         [batch, output] for batch in ("1", "4", "7") for output in ("logits", "plain_logits", "self_gradient")
@@ -73,8 +85,7 @@ def test_the_command_that_judges_weights_of_another_program_names_the_reader_of_
 
 
 def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    captured = capsys.readouterr()
-    (line,) = captured.err.splitlines()
+    (line,) = lines_but_stages(capsys.readouterr().err)
     assert line.startswith("error: ")
     return line
 
@@ -105,10 +116,7 @@ def test_a_network_that_answers_with_nan_is_not_exported(
         state[f"backbone.{name}"].fill_(value)
     save_checkpoint(checkpoint, state, info)
     assert main(["--ckpt", str(checkpoint), "--onnx"]) == status
-    told = capsys.readouterr().err
-    (line,) = told.strip().splitlines()
-    assert line.startswith("error: ")
-    assert complaint in line
+    assert complaint in one_error_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -291,7 +299,8 @@ def test_a_kill_leaves_no_file(number: signal.Signals, checkpoint: Path, tmp_pat
     os.kill(process.pid, number)
     process.join(timeout=120)
     assert process.exitcode == 130
-    assert (told / "error.txt").read_text() == f"error: interrupted; {target} was not written\n"
+    (line,) = lines_but_stages((told / "error.txt").read_text())
+    assert line == f"error: interrupted; {target} was not written"
     assert not list(target.parent.iterdir())
 
 
@@ -311,7 +320,7 @@ def test_figures_beside_the_checkpoint_go_with_the_graph(
     report_of(file_sha256(own), graph_sha256="a" * 64).save(tmp_path / "evaluation.json")
     assert main(["--ckpt", str(own), "--onnx", str(graph)]) == 0
     told = capsys.readouterr()
-    assert told.err == ""
+    assert lines_but_stages(told.err) == []
     assert told.out.splitlines()[-1] == (
         f"wrote {figures} (figures of {tmp_path / 'evaluation.json'}, but for 1 measured on another exported graph)"
     )
@@ -322,7 +331,7 @@ def test_figures_beside_the_checkpoint_go_with_the_graph(
     # A report of another checkpoint is no reason to write no graph, unless it was asked for.
     report_of("f" * 64).save(tmp_path / "evaluation.json")
     assert main(["--ckpt", str(own), "--onnx", str(graph)]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = lines_but_stages(capsys.readouterr().err)
     assert line.startswith(
         f"warning: no figures go with the graph: {tmp_path / 'evaluation.json'}: is of another check"
     )
@@ -353,7 +362,7 @@ def test_figures_of_an_older_graph_are_told(
     stale = tmp_path / "m.json"
     stale.write_text('{"format": "self-gradient-figures/1", "graph_sha256": "abc"}')
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "m.onnx")]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = lines_but_stages(capsys.readouterr().err)
     assert line.startswith(f"warning: {stale} has the figures of an older graph, which will not be shown")
 
 

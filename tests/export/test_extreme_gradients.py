@@ -3,36 +3,23 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.check.extreme_gradients import verify_extreme_gradients
-from export.check.verify import TOLERANCES, VerificationError
+from export.check.verify import TOLERANCES, EngineError, VerificationError
 from export.formats.onnx import onnx_second_pass
-from export.formats.table import ONNX, Format
+from export.formats.table import TORCHSCRIPT, Format
+from export.formats.torchscript import torchscript_second_pass
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.settings import BUNDLED_MODEL
-from tests.export.engines import FORMATS, IMAGE_SIZE, OPENVINO_FORMAT, InEveryEngine
+from tests.export.engines import FORMATS, IMAGE_SIZE, InEveryEngine
+from tests.export.extremes import BrightnessScaled, assert_equal_at_extremes, pictures_by_brightness
 from training.checkpoint import load_checkpoint
 from training.networks.self_gradient import rms_normalised
-
-BRIGHTNESSES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
-"""Brightness of each test picture, which sets the size of its gradient: see BrightnessScaled."""
-
-
-class BrightnessScaled(nn.Module):
-    """A classifier whose logits, and so their gradient, grow with the picture's brightness from 0 to about 1e32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.layers = nn.Sequential(*layers, nn.Linear(8, 10))
-
-    def forward(self, images: Tensor) -> Tensor:
-        # Normalised images are 4 * (brightness - 0.5). exp(-125) is zero in float32.
-        return self.layers(images) * torch.exp(50 * images.mean(dim=(1, 2, 3)) - 25).unsqueeze(1)
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +30,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> InEveryEngine:
 
 @pytest.fixture
 def pictures() -> Tensor:
-    noise = torch.rand(len(BRIGHTNESSES), 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
-    return torch.tensor(BRIGHTNESSES).view(-1, 1, 1, 1) + 1e-3 * (noise - 0.5)
+    return pictures_by_brightness(IMAGE_SIZE)
 
 
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
 def test_every_engine_agrees_with_pytorch(exported: InEveryEngine, pictures: Tensor, file_format: Format) -> None:
     expected, found = exported.outputs(file_format, pictures)
-    sizes = expected[SELF_GRADIENT].abs().amax(dim=(1, 2, 3))
-    assert sizes[0] == 0, "the first picture's gradient is zero"
-    assert sizes[1] ** 2 == 0 < sizes[1], "the second's underflows when it is squared"
-    assert (sizes[-1] ** 2).isinf(), "the last one's overflows"
-    for name in (LOGITS, PLAIN_LOGITS, SELF_GRADIENT):
-        assert expected[name].isfinite().all()
-        for brightness, want, got in zip(BRIGHTNESSES, expected[name].double(), found[name].double(), strict=True):
-            difference = (got - want).norm()
-            assert difference <= 1e-3 * want.norm(), f"{name} at brightness {brightness}: {got} is not {want}"
+    assert_equal_at_extremes(expected, found)
 
 
 @pytest.mark.parametrize("file_format", FORMATS[:2], ids=lambda file_format: file_format.name)
@@ -73,7 +51,7 @@ def test_a_picture_with_nan_gets_nan_logits(exported: InEveryEngine, pictures: T
     assert found[SELF_GRADIENT].isnan().flatten(1).any(dim=1).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("file_format", [ONNX, OPENVINO_FORMAT])
+@pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
 def test_the_check_of_every_export_finds_an_unguarded_norm(
     exported: InEveryEngine, file_format: Format, tmp_path: Path
 ) -> None:
@@ -90,6 +68,29 @@ def test_the_check_of_every_export_finds_an_unguarded_norm(
     file_format.save(unguarded, {}, path)
     with pytest.raises(VerificationError, match=r"logits for a self-gradient of size 0 are off by (nan|inf)"):
         verify_extreme_gradients(file_format.second_pass(path), network, picture, TOLERANCES[LOGITS])
+
+
+def test_the_second_pass_of_torchscript_is_that_of_the_file(
+    exported: InEveryEngine, pictures: Tensor, tmp_path: Path
+) -> None:
+    """It gives the file's logits for the file's gradient, and others for another gradient."""
+    path = exported.file(TORCHSCRIPT)
+    outputs = TORCHSCRIPT.runner(path, exported.passes.output_names)(pictures)
+    second_pass = torchscript_second_pass(path)
+    torch.testing.assert_close(second_pass(pictures, outputs[SELF_GRADIENT]), outputs[LOGITS], rtol=1e-3, atol=0)
+    assert not torch.equal(second_pass(pictures, -outputs[SELF_GRADIENT]), outputs[LOGITS])
+    assert second_pass(pictures[:3], outputs[SELF_GRADIENT][:3]).shape == (3, 10)
+
+    independent = copy.deepcopy(exported.graph)
+    output = independent.graph.output_node()
+    returned: Any = output.args[0]
+    _, plain_logits, gradient = returned
+    output.args = ((plain_logits, plain_logits, gradient),)
+    independent.graph.eliminate_dead_code()
+    independent.recompile()
+    TORCHSCRIPT.save(independent, {}, tmp_path / "independent.pt")
+    with pytest.raises(EngineError, match="logits do not depend on its self_gradient"):
+        torchscript_second_pass(tmp_path / "independent.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

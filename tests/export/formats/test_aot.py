@@ -13,10 +13,12 @@ from export.check.agreement import Agreement
 from export.check.verify import EngineError
 from export.command import main
 from export.formats.aot import CompilerError, aot_runner, require_compiler
+from export.network_passes import passes_of
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY
 from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY, file_sha256
+from tests.export.extremes import BrightnessScaled, assert_equal_at_extremes, pictures_by_brightness
 from tests.export.networks import OUTPUTS, checkpoint_info, randomise
-from training.checkpoint import build_model, save_checkpoint
+from training.checkpoint import build_model, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -27,15 +29,21 @@ def small_backbone() -> nn.Module:
 
 
 @pytest.fixture
-def small_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the checkpoint of a network that compiles faster than a residual one, for the command line to read."""
-    monkeypatch.setattr("training.checkpoint.build_backbone", lambda *_, **__: small_backbone())
-    info = checkpoint_info(image_size=(16, 16), architecture="small")
+def small_checkpoint(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the checkpoint of a network that compiles faster than a residual one, for the command line to read.
+
+    The parameter makes its backbone.
+    """
+    backbone = getattr(request, "param", small_backbone)
+    monkeypatch.setattr("training.checkpoint.build_backbone", lambda *_, **__: backbone())
+    torch.manual_seed(0)
+    info = checkpoint_info(scale=0.03, image_size=(16, 16), architecture="small")
     save_checkpoint(tmp_path / "model.safetensors", randomise(build_model(info)).state_dict(), info)
     return tmp_path / "model.safetensors"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("small_checkpoint", [BrightnessScaled], indirect=True)
 def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--ckpt", str(small_checkpoint), "--aot"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -45,6 +53,11 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.safetensors"]
     package = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
     assert package.get_metadata()[SHA256_KEY] == file_sha256(small_checkpoint)
+    network, _ = load_checkpoint(small_checkpoint)
+    pictures, passes = pictures_by_brightness((16, 16)), passes_of(network)
+    with torch.no_grad():
+        expected = dict(zip(passes.output_names, passes(pictures), strict=True))
+    assert_equal_at_extremes(expected, aot_runner(tmp_path / "model.pt2", passes.output_names)(pictures))
     with pytest.raises(EngineError, match="outputs are logits, plain_logits, self_gradient, expected plain_logits"):
         aot_runner(tmp_path / "model.pt2", ("plain_logits",))
 

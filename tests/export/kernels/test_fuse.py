@@ -22,6 +22,7 @@ from sgn_serve.inference.graph import read_graph
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, network_around
 from tests.export.processes import start_export
+from tests.export.stage_lines import lines_but_stages
 from training.networks.names import GradientScaling
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
@@ -109,7 +110,7 @@ def test_a_library_that_onnx_runtime_cannot_load_is_one_line(
     library.write_bytes(b"half a library")
     monkeypatch.setattr(export.exporter, "library_path", lambda: library)
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "fused.onnx"), "--fused"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = lines_but_stages(capsys.readouterr().err)
     assert line.startswith("error: ONNX Runtime cannot load the graph: ")
     assert list(tmp_path.iterdir()) == [library]
 

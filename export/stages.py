@@ -1,0 +1,37 @@
+"""Tell how far an export is, because that of a large network takes minutes."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+def begin(stage: str) -> None:
+    """Tell whoever listens that a stage begins, and so that the one before it has ended.
+
+    Args:
+        stage: What is done from now on, such as "capture both passes".
+    """
+    listener = _listener.get()
+    if listener is not None:
+        listener(stage)
+
+
+@contextmanager
+def told_on_stderr(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Write a line to standard error for each stage that begins in the block. Nothing is written without it.
+
+    A line has the seconds since the block began. What a stage took is the difference to the next line.
+
+    Args:
+        clock: Tells the time in seconds.
+    """
+    started = clock()
+    token = _listener.set(lambda stage: print(f"{clock() - started:7.1f} s: {stage}", file=sys.stderr, flush=True))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
