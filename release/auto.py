@@ -262,11 +262,20 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     if "slow_down" not in result:
         save(slow_down=measure_slow_down(some).as_dict())
     chosen, attacked = trial(options.pictures)
-    report = Report(setting={**setting, "pictures": len(chosen), "auto_margin": model.auto_margin})
-    report.setting["pictures_sha256"] = chosen.sha256()
+    report = Report(setting={**setting, **own_setting(chosen, options.batch, model)})
     before = judged_before(chosen, test, judged)
     for to_come in attack_auto(attacked, report, options.out.with_suffix(".rows.json")):
         save(attacked=_attacked(report, before, to_come))
+
+
+def own_setting(chosen: PictureSet, batch: int, model: SelfGradientNetwork) -> dict[str, Any]:
+    """Return what the report's setting has of its own, in the place of what block on and off were judged with."""
+    return {
+        "pictures": len(chosen),
+        "pictures_sha256": chosen.sha256(),
+        "batch_size": batch,
+        "auto_margin": model.auto_margin,
+    }
 
 
 def _attacked(report: Report, before: dict[str, float], to_come: list[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ Writes results/endurance.json. Some servers stand behind nginx with the configur
 without a pause. A cycle is three events, each at another server: SIGTERM with a restart, a reload (SIGHUP, another
 file), and SIGKILL of a worker. After each the clients go on until their share of the requests is answered.
 
-The file is written after every cycle. A run that was interrupted goes on where it was, with the same options.
+The file is written after every cycle. A run that was interrupted goes on where it was, with the same options, on the
+same commit and processor.
 """
 
 import argparse
@@ -85,17 +86,24 @@ def read_result(path: Path, plan: Plan, command: str) -> dict[str, Any]:
     """Return the result of the run that is to go on, or that of a new run.
 
     Raises:
-        BenchmarkError: The file is of a run with another plan that is not complete.
+        BenchmarkError: The file is of a run that is not complete, and has another plan, commit or processor.
     """
+    new = new_result(plan, command)
     if not path.exists():
-        return new_result(plan, command)
+        return new
     found: dict[str, Any] = json.loads(path.read_text())
     if found["complete"]:
-        return new_result(plan, command)
+        return new
     if found["plan"] != asdict(plan):
         raise BenchmarkError(
             f"{path} is of a run with other options that is not complete: go on with those, or delete it"
         )
+    for key, what in (("git_commit", "commit"), ("processor", "processor")):
+        if found[key] != new[key]:
+            raise BenchmarkError(
+                f"{path} is of a run that is not complete, on the {what} {found[key]}, not on this {new[key]}: "
+                "go on there, delete it, or pass another --out"
+            )
     return found
 
 

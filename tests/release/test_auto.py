@@ -84,6 +84,32 @@ def test_the_other_modes_are_judged_on_the_same_pictures(tmp_path):
         judged_before(chosen, replace(test, images=images + 1), judged)
 
 
+def test_the_saved_rows_name_the_size_of_a_batch_that_was_asked_for(trial, tmp_path, monkeypatch):
+    """It is that of the command, not that with which block on and off were judged."""
+    pictures = PictureSet((255 * trial.images).to(torch.uint8), trial.labels, tuple("abcde"))
+    checkpoint, judged, out = tmp_path / "model", tmp_path / "judged.json", tmp_path / "auto.json"
+    checkpoint.write_bytes(b"a network")
+    setting = {"checkpoint_sha256": file_sha256(checkpoint), "eps": EPS, "seed": 0, "pictures": 16, "batch_size": 250}
+    judged.write_text(json.dumps({"setting": setting}))
+    info = type("Info", (), {"class_names": tuple("abcde"), "dataset": "tiny"})
+    monkeypatch.setattr(auto, "ATTACKS", ("clean",))
+    monkeypatch.setattr(auto, "CHECKPOINT", checkpoint)
+    monkeypatch.setattr(auto, "JUDGED", judged)
+    monkeypatch.setattr(auto, "load_checkpoint", lambda _: (trial.model, info))
+    monkeypatch.setattr(auto, "load_pictures", lambda *_: pictures)
+    monkeypatch.setattr(auto, "judged_before", lambda *_: {"block on": 1.0, "block off": 1.0})
+    measured = {
+        "margin": {"margin": trial.model.auto_margin},
+        "pgd_20": {"pictures": 16},
+        "slow_down": {"pictures": 16},
+    }
+    out.write_text(json.dumps({"checkpoint_sha256": setting["checkpoint_sha256"], **measured}))
+    assert auto.main([f"--out={out}", "--batch=4", "--pictures=16", "--pgd-pictures=16"]) == 0
+    saved = json.loads((tmp_path / "auto.rows.json").read_text())["setting"]
+    assert (saved["batch_size"], saved["pictures"]) == (4, 16)
+    assert saved["auto_margin"] == trial.model.auto_margin
+
+
 def test_what_is_published_is_a_threshold_that_the_service_takes():
     result = json.loads(auto.RESULT.read_text())
     published = auto_figures(result)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.endurance import command
 from benchmarks.endurance.clients import Tally
 from benchmarks.endurance.command import EVENTS, Plan, add_cycle, main, new_result, read_result, write_result
 from benchmarks.endurance.proxy import nginx_is_there
@@ -55,6 +56,25 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_complete_begins_anew
     add_cycle(again, Tally(answered=50), 1.0)
     write_result(out, again)
     assert read_result(out, PLAN, "x")["cycles_done"] == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "what"), [("commit", "commit abc123"), ("processor", "processor abc123")], ids=["commit", "processor"]
+)
+def test_a_run_of_another_commit_or_processor_does_not_go_on(
+    source: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "endurance.json"
+    with monkeypatch.context() as before:
+        before.setattr(command, source, lambda: "abc123")
+        result = new_result(PLAN, "x")
+    add_cycle(result, Tally(answered=50), 1.0)
+    write_result(out, result)
+    with pytest.raises(BenchmarkError, match=f"not complete, on the {what}, not on this .*: go on there, delete it"):
+        read_result(out, PLAN, "x")
+    add_cycle(result, Tally(answered=50), 1.0)
+    write_result(out, result)
+    assert read_result(out, PLAN, "x")["cycles_done"] == 0, "one that is complete begins anew"
 
 
 def test_every_event_gets_its_share_of_the_requests() -> None:
