@@ -54,17 +54,21 @@ def auto_sentences(report: Report) -> list[str]:
     sentences = []
     difference = report.auto_difference()
     if difference is not None:
+        points = f"auto: lowest accuracy {100 * abs(difference):.1f} points"
         verdict = "no more than" if difference <= AUTO_TOLERANCE else "MORE than"
         sentences.append(
-            f"auto: lowest accuracy {100 * difference:+.1f} points under the lower of block on and off, {verdict} the "
-            f"{100 * AUTO_TOLERANCE:g} points up to which it may be a default"
+            f"{points} over the lower of block on and off, so it may be a default"
+            if difference < 0
+            else f"{points} under the lower of block on and off, {verdict} the {100 * AUTO_TOLERANCE:g} points up to "
+            "which it may be a default"
         )
     slow = report.measured.get("slow_down")
     if slow is not None:
+        each, same = (max(0, slow[name]) for name in ("per_picture_taken", "universal_taken"))
         sentences.append(
             f"auto: second pass for {slow['second_pass']:.1%} of the pictures; an attack on the saving makes it "
-            f"{slow['per_picture']:.1%} (a perturbation each: {slow['per_picture_taken']:.0%} of the saving), one "
-            f"perturbation for all {slow['universal']:.1%} ({slow['universal_taken']:.0%})"
+            f"{slow['per_picture']:.1%} (a perturbation each: {each:.0%} of the saving), one perturbation for all "
+            f"{slow['universal']:.1%} ({same:.0%})"
         )
     return sentences
 

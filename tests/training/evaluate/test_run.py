@@ -208,7 +208,8 @@ def test_auto_is_a_column_of_its_own_and_its_lowest_is_compared(with_auto):
     assert report.as_dict()["auto_below_on_and_off"] == pytest.approx(below)
     assert report.headline() == lows["block on"], "the network in use is the one with its block on"
     text = summary(report, findings)
-    assert f"auto: lowest accuracy {100 * below:+.1f} points under the lower of block on and off" in text
+    place = "under" if below >= 0 else "over"
+    assert f"auto: lowest accuracy {100 * abs(below):.1f} points {place} the lower of block on and off" in text
     assert ("MORE than" in text) == (below > 0.003)
 
 
