@@ -59,6 +59,10 @@ ENGINE, LEDGER = "engine", "ledger"
 """Contenders besides the systems: the engine alone, and this service while it tells its ledger."""
 AT = 32
 """Number of connections, and batch size of the engine, at which the service is compared with the engine."""
+NOISE = 0.05
+"""A difference of this share or less is noise on a shared machine."""
+MOST_OVER_ENGINE_MS = 1.0
+"""Aim: how much longer a client at one connection waits than the engine alone takes."""
 START_LIMIT_SECONDS = 120
 PACKAGES = ("bentoml", "starlette", "uvicorn", "onnxruntime", "fastapi", "litserve", "uvloop", "httptools")
 
@@ -195,6 +199,48 @@ def table(result: dict[str, Any]) -> str:
             cells = [f"{row[key]:.0f}" for key in ("requests_per_second", "p50_ms", "p99_ms")]
             lines.append([connections, name, *cells])
     return markdown.table(("connections", "service", "requests/s", "p50, ms", "p99, ms"), lines, "rlrrr")
+
+
+def comparison_table(result: dict[str, Any]) -> str:
+    """Return the throughput in that of each other service, block always on, as a Markdown table with a verdict."""
+    lines = []
+    for connections, others in result["throughput_in_that_of"].items():
+        for name, found in others.items():
+            if name in SYSTEMS.values():
+                each = ", ".join(f"{ratio:.2f}" for ratio in found["by_round"])
+                lines.append([connections, name, each, _verdict(name, found["by_round"])])
+    header = ("connections", "in the answers a second of", "round by round", "more answers")
+    return markdown.table(header, lines, "rlll")
+
+
+def _verdict(other: str, by_round: Sequence[float]) -> str:
+    """Return which service answers more by more than noise, in every round."""
+    if min(by_round) > 1 + NOISE:
+        return "this service"
+    return other if max(by_round) < 1 - NOISE else "neither in every round"
+
+
+def steps_table(result: dict[str, Any]) -> str:
+    """Return where the time of a request goes at one connection: a Markdown table, and a sentence on the longest steps.
+
+    The client's time is the load generator's. What it is longer than the total lies outside of the service.
+    """
+    ledger = result["ledger_us"]["1"]
+    client = ledger["client"]
+    steps = {stage: ledger.get(stage, 0) for stage in STAGES}
+    steps["between these"] = ledger["total"] - sum(steps.values())
+    steps["outside of the service"] = client - ledger["total"]
+    lines = [[name, str(spent), f"{100 * spent / client:.0f}"] for name, spent in steps.items()]
+    lines.append(["what the client waits", str(client), "100"])
+    shown = markdown.table(("step", "microseconds", "%"), lines, "lrr")
+    first, second, third = sorted(steps, key=steps.__getitem__, reverse=True)[:3]
+    shares = {name: f"{100 * steps[name] / client:.0f} %" for name in (first, second, third)}
+    alone = 1e6 / result["engine_alone"]["1"]
+    return (
+        f"{shown}\n\nMost of the time is {first} with {shares[first]}, then {second} with {shares[second]} and "
+        f"{third} with {shares[third]}.\nThe client waits {(client - alone) / 1000:.1f} ms longer than ONNX Runtime "
+        f"alone takes for a picture ({alone / 1000:.1f} ms); at most {MOST_OVER_ENGINE_MS:.1f} ms was aimed for."
+    )
 
 
 def ledger_table(result: dict[str, Any]) -> str:

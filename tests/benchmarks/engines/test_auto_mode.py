@@ -17,6 +17,7 @@ from sgn_serve.inference.graph import read_graph
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 AUTO = "auto: ONNX Runtime, float32"
+TWICE = "auto, every picture both ways: ONNX Runtime, float32"
 
 
 def test_a_real_run(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +36,8 @@ def test_a_real_run(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFi
         assert auto["answers"][ALWAYS_ON][kind] == {"agreement": 1, "second_pass": 1}
         assert auto["answers"][REFERENCE][kind]["second_pass"] == 0
         assert auto["answers"][AUTO][kind]["second_pass"] < 1
+        assert auto["answers"][TWICE][kind] == auto["answers"][ALWAYS_ON][kind], "the dearest answer is the same one"
+    assert rows[TWICE]["best_ms"] > 0
     assert f"| {AUTO} | {rows[AUTO]['ratio_of_best']:.2f} |" in capsys.readouterr().out
 
 

@@ -22,12 +22,14 @@ from benchmarks.service.command import (
     Running,
     auto_gains,
     check_precision,
+    comparison_table,
     ledger_table,
     main,
     order_of_turns,
     ratios,
     running,
     shares_by_round,
+    steps_table,
     summary,
 )
 
@@ -135,6 +137,38 @@ def test_figures_of_several_rounds() -> None:
     assert told["ledger_us"] == {"1": {"infer": 12, "total": 31}}
     (line,) = [line for line in ledger_table(told).splitlines() if line.startswith("| 1 ")]
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["1", "", "", "", "", "12", "", "31", "", "5000"]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_service_answers_more_only_where_it_does_by_more_than_noise_in_every_round() -> None:
+    fastapi, litserve = "FastAPI and ONNX Runtime", "LitServe and ONNX Runtime"
+    compared = {
+        "1": {fastapi: {"by_round": [0.826, 0.949]}, "engine alone": {"by_round": [0.5, 0.5]}},
+        "8": {fastapi: {"by_round": [1.001, 1.2]}, litserve: {"by_round": [1.051, 1.2]}},
+    }
+    shown = comparison_table({"throughput_in_that_of": compared}).splitlines()[2:]
+    assert [cells(line) for line in shown] == [
+        ["1", fastapi, "0.83, 0.95", fastapi],
+        ["8", fastapi, "1.00, 1.20", "neither in every round"],
+        ["8", litserve, "1.05, 1.20", "this service"],
+    ]
+
+
+def test_the_steps_of_a_request_add_up_to_what_the_client_waits() -> None:
+    ledger = {"parse": 50, "decode": 500, "infer": 3000, "serialise": 250, "total": 4000, "client": 5000}
+    shown = steps_table({"ledger_us": {"1": ledger}, "engine_alone": {"1": 400.0}})
+    table, _, sentences = shown.partition("\n\n")
+    rows = {name: int(spent) for name, spent, _ in map(cells, table.splitlines()[2:])}
+    assert rows.pop("what the client waits") == 5000 == sum(rows.values())
+    assert (rows["between these"], rows["outside of the service"], rows["queue"]) == (200, 1000, 0)
+    assert sentences.splitlines() == [
+        "Most of the time is infer with 60 %, then outside of the service with 20 % and decode with 10 %.",
+        "The client waits 2.5 ms longer than ONNX Runtime alone takes for a picture (2.5 ms); "
+        "at most 1.0 ms was aimed for.",
+    ]
 
 
 def test_ratios_are_of_the_same_round() -> None:
