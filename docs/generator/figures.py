@@ -27,6 +27,7 @@ from docs.generator.results import (
     frozen_verdict,
     paired,
     percent,
+    processor,
     reproduced,
     result,
     rows,
@@ -113,6 +114,12 @@ def _wide(engine: str) -> str:
 
 def _narrow(engine: str) -> str:
     return _ratios("wrn-16-2", engine)
+
+
+def _share_of_times(engine: str, other: str) -> str:
+    networks = result("engines")["architectures"].values()
+    batches = [row for net in networks for row in net["batches"].values()]
+    return _low_and_high([row[engine]["best_ms"] / row[other]["best_ms"] for row in batches])
 
 
 def _openvino_build() -> str:
@@ -285,11 +292,15 @@ NAMED: dict[str, Callable[[], str]] = {
     "engines.wide bf16": lambda: _wide("ours, OpenVINO bf16"),
     "engines.narrow": lambda: _narrow("ours, ONNX Runtime"),
     "engines.narrow bf16": lambda: _narrow("ours, OpenVINO bf16"),
+    "engines.bf16 share": lambda: _share_of_times("ours, OpenVINO bf16", "ours, ONNX Runtime"),
+    "engines.processor": lambda: processor(result("engines")),
     "engines.openvino build": _openvino_build,
     "engines.fused": _fused,
     "engines.strided": _strided,
     "service.share": lambda: f"{service.share_of_engine(result('service')):.2f}",
-    "service.processor": lambda: str(result("service")["processor"]).partition(" (")[0],
+    "service.processor": lambda: processor(result("service")),
+    "service.rounds": lambda: str(result("service")["rounds"]),
+    "service.command": lambda: str(result("service")["command"]),
     "service.shares": lambda: ", ".join(f"{one:.2f}" for one in result("service")["share_of_engine_by_round"]),
     "service.alone 1": lambda: _engine_alone(1),
     "service.alone 8": lambda: _engine_alone(8),

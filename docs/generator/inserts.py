@@ -9,11 +9,10 @@ from typing import Any
 from torch import nn
 
 from benchmarks import classify, judging_on_ray, precisions
-from benchmarks.engines import auto_mode
 from benchmarks.engines import command as engines
 from benchmarks.service import command as service
 from benchmarks.start_up import start_up_table
-from docs.generator import gpu
+from docs.generator import auto, gpu
 from docs.generator.command_lines import describe
 from docs.generator.constructs import constructs_table
 from docs.generator.judge_cost import judge_cost
@@ -233,87 +232,6 @@ def _disagreement() -> str:
     return figures_table(header, rows)
 
 
-def _auto() -> str:
-    """Return what the bundled network's threshold does, on the pictures that were measured so far."""
-    measured = result("auto")
-    rows = []
-    for title, found in (
-        ("validation, on which it was found", measured["margin"]["validation"]),
-        ("test", measured["margin"]["test"]),
-        ("test, after PGD-20 on the block-on network", measured.get("pgd_20")),
-    ):
-        if found is not None:
-            accuracies = found.get("accuracy", {})
-            shown = [percent(accuracies[name]) if accuracies else "-" for name in ("auto", ON, OFF)]
-            rows.append(
-                (
-                    title,
-                    f"{found['pictures']:,}",
-                    percent(found["second_pass"]),
-                    f"{100 * found['agreement']:.2f}",
-                    *shown,
-                )
-            )
-    header = ("pictures", "number", "second pass, %", "answer as block on, %", "auto right, %", "block on", "block off")
-    return figures_table(header, rows)
-
-
-def _auto_cost() -> str:
-    """Return what auto costs in plain passes, if that was measured."""
-    measured = result("engines").get("auto")
-    if measured is None:
-        return "Not measured yet on this machine: `python -m benchmarks.engines --data-root DIR`."
-    return (
-        f"{auto_mode.auto_table(measured)}\n\n"
-        f"On {measured['pictures']:,} test pictures, {measured['attacked_pictures']:,} of them attacked "
-        f"(`{measured['command']}`)."
-    )
-
-
-def _auto_service() -> str:
-    """Return how many times as many answers auto gives as the other services, if that was measured."""
-    lines = []
-    for name, gains in service.auto_gains(result("service")).items():
-        each = ", ".join(f"{ratio:.1f} at {connections}" for connections, ratio in gains.items())
-        lines.append(f"- {name[0].upper()}{name[1:]}: {each} connections.")
-    if not lines:
-        return "With `self_gradient=auto` it was not measured yet."
-    return "Answers a second with `self_gradient=auto`, in those of the faster of the other services:\n\n" + "\n".join(
-        lines
-    )
-
-
-def _auto_attacked() -> str:
-    """Return what auto withstood of the attacks that were run so far, and what an attack takes from its saving."""
-    measured = result("auto")
-    attacked, slow = measured.get("attacked"), measured.get("slow_down")
-    lines = []
-    if attacked is not None:
-        low, high = attacked["interval_95"]
-        lows = attacked["lowest"]
-        lines += [
-            figures_table(
-                ("attack on auto, each on what those above left", "left, %"),
-                [(row["title"], percent(row["left"])) for row in attacked["rows"]],
-            ),
-            "",
-            f"On these {attacked['pictures']} test pictures {percent(lows['auto'])} % are left (95 % confidence "
-            f"interval {percent(low)} to {percent(high)} %). After all attacks of their own report "
-            f"{percent(lows[ON])} % are left with the block on, and {percent(lows[OFF])} % with it off.",
-        ]
-        if attacked["not_run"]:
-            lines.append(f"Not run yet: {', '.join(attacked['not_run'])}. So the first figure is an upper bound.")
-    if slow is not None:
-        lines += [
-            "",
-            f"An attack on the saving makes {percent(slow['per_picture'])} % of {slow['pictures']} pictures need the "
-            f"second pass instead of {percent(slow['second_pass'])} %: it takes "
-            f"{100 * slow['per_picture_taken']:.0f} % of the saving. One perturbation for all pictures makes it "
-            f"{percent(slow['universal'])} %, which is {100 * slow['universal_taken']:.0f} % of the saving.",
-        ]
-    return "\n".join(lines) or "Not measured yet."
-
-
 def _fast_judge() -> str:
     """Return the comparison of cheap attacks with AutoAttack, if it was measured on every picture."""
     if fast_judge.RESULT.is_file():
@@ -448,10 +366,14 @@ INSERTS: dict[str, Callable[[], str]] = {
     "disagreement": _disagreement,
     "fast-judge": _fast_judge,
     "referee": _referee,
-    "auto": _auto,
-    "auto-attacked": _auto_attacked,
-    "auto-cost": _auto_cost,
-    "auto-service": _auto_service,
+    "auto": auto.auto,
+    "auto-attacked": auto.auto_attacked,
+    "auto-verdict": auto.auto_verdict,
+    "auto-cost": auto.auto_cost,
+    "auto-aims": auto.auto_aims,
+    "auto-most": auto.auto_most,
+    "auto-service": auto.auto_service,
+    "auto-sizing": auto.auto_sizing,
     "block-cost": _block_cost,
     "judge-cost": judge_cost,
     "training-cost": _training_cost,
@@ -467,6 +389,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "gpu-recipes-long": lambda: gpu.recipes_table(180),
     "gpu-winner": gpu.winner_table,
     "service": lambda: service.table(result("service")),
+    "service-compared": lambda: service.comparison_table(result("service")),
+    "service-ledger": lambda: service.steps_table(result("service")),
     "command-hostile": lambda: describe(hostile_parser()),
     "hostile": lambda: hostile.table(result("hostile")),
     "hostile-together": lambda: hostile.together_table(result("hostile")),

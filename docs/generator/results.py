@@ -45,6 +45,11 @@ def training_log(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def processor(measured: dict[str, Any]) -> str:
+    """Return the name of the processor that a result was measured on."""
+    return str(measured["processor"]).partition(" (")[0]
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share of 1 in percent, without the sign."""
     return f"{100 * share:.{digits}f}"
