@@ -376,6 +376,11 @@ def test_a_clone_in_an_empty_environment_serves_ones_own_folder():
     assert "+changes" not in measured["git_commit"]
 
 
+def test_autos_rows_are_of_the_batches_that_its_command_gives():
+    command = result("auto")["command"].split()
+    assert result("auto.rows")["setting"]["batch_size"] == int(command[command.index("--batch") + 1])
+
+
 def test_kills_changed_no_row():
     measured = result("classify_kills")
     assert measured["kills"] >= 100
