@@ -39,6 +39,10 @@ _QUICK_SECONDS = 0.3
 _CHUNK = 4
 _DELAY_SECONDS = 0.05
 """Longest time from a part to a kill. In it, several parts are written."""
+_FURTHER = 6
+"""Parts that a run writes more before a kill, at most."""
+_END_SECONDS = 4.0
+"""Longest time from the start to a kill where all parts are written: about that in which the run ends."""
 _POLL_SECONDS = 0.002
 
 
@@ -155,9 +159,11 @@ def kill_runs(
         attempt = [*command, "--out", str(output), "--resume"]
         seconds = None
         while seconds is None and outcome.kills < kills:
-            # Most of a short run is its start. So every other kill is aimed at what comes after, or at the very end.
-            parts = (0, instants.randint(1, chunks), 0, chunks)[outcome.kills % 4]
-            delay = instants.uniform(0, _DELAY_SECONDS if parts else longest)
+            # Most of a short run is its start. So most kills are aimed at the parts that come next, or at the last.
+            written = _count_parts(output)
+            following = instants.randint(written + 1, max(written + 1, min(written + _FURTHER, chunks)))
+            parts = (0, following, following, chunks)[outcome.kills % 4] if written < chunks else 0
+            delay = instants.uniform(0, _DELAY_SECONDS if parts else longest if written < chunks else _END_SECONDS)
             seconds = _run(attempt, _Kill(output, parts, delay))
             if seconds is None:
                 outcome.kills += 1
