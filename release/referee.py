@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.gpu import flops
 from release.referee_figures import Judged, figures, shown
@@ -55,7 +56,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.devices import checked_device
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
-from training.common.provenance import current_versions, git_commit, today
+from training.common.provenance import current_versions, today
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -327,7 +328,7 @@ def begun(
     Raises:
         SavedReportError: The file is no report, or one of another setting.
     """
-    about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
+    about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": commit()}
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     saved, earlier = spared
     report = Report(setting, {**about, "device": named, "date": today()}, earlier, dict(saved))
@@ -393,7 +394,7 @@ def referee(
         result.update(
             command=options.command,
             versions=current_versions(),
-            git_commit=git_commit(ignore=("results",)),
+            git_commit=commit(),
             checkpoints={name: file_sha256(source.path) for name, source in sources.items()},
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},

@@ -117,8 +117,8 @@ def test_a_damaged_corpus_is_told_of(tmp_path):
     corpus.save()
     (stored,) = tmp_path.glob("gif-*.bin")
     stored.write_bytes(b"other")
-    with pytest.raises(ValueError, match="not the file that the index tells of"):
+    with pytest.raises(BenchmarkError, match="not the file that the index tells of"):
         Corpus(tmp_path)
     stored.rename(tmp_path / "no-archive")
-    with pytest.raises(ValueError, match="no archive of a corpus"):
+    with pytest.raises(BenchmarkError, match="no archive of a corpus"):
         unpack(tmp_path / "no-archive", tmp_path / "again")
