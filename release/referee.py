@@ -82,7 +82,7 @@ class RefereeError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedCheckpoint:
     """A checkpoint that rows are made of.
 
     Attributes:
@@ -96,14 +96,14 @@ class Source:
     info: CheckpointInfo
 
 
-def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo) -> dict[str, Source]:
+def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo) -> dict[str, LoadedCheckpoint]:
     """Return the checkpoints by the option that names each: "ckpt", and "denoiser" where it is given.
 
     Raises:
         RefereeError: The denoiser was trained by another method, or for other pictures or classes.
         CheckpointError: It cannot be read.
     """
-    sources = {"ckpt": Source(options.ckpt, model, info)}
+    sources = {"ckpt": LoadedCheckpoint(options.ckpt, model, info)}
     if options.denoiser is not None:
         network, about = load_checkpoint(options.denoiser)
         if about.method != DENOISER or about.defence is not None:
@@ -114,11 +114,11 @@ def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: Ch
             )
         if (about.class_names, about.image_size) != (info.class_names, info.image_size):
             raise RefereeError(f"--denoiser {options.denoiser}: it has other classes or pictures than {options.ckpt}")
-        sources["denoiser"] = Source(options.denoiser, network.requires_grad_(False), about)
+        sources["denoiser"] = LoadedCheckpoint(options.denoiser, network.requires_grad_(False), about)
     return sources
 
 
-def network_of(contender: Contender, source: Source) -> SelfGradientNetwork:
+def network_of(contender: Contender, source: LoadedCheckpoint) -> SelfGradientNetwork:
     """Return the network of a row, around the backbone of its checkpoint.
 
     Raises:
@@ -253,7 +253,7 @@ def check_names(options: argparse.Namespace) -> None:
 
 
 def setting_of(
-    contender: Contender, source: Source, eps: float, options: argparse.Namespace, chosen: PictureSet
+    contender: Contender, source: LoadedCheckpoint, eps: float, options: argparse.Namespace, chosen: PictureSet
 ) -> dict[str, Any]:
     """Return everything that a row's figures depend on."""
     return {
