@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgn_serve.decoders.decoder import DecoderLimits
 from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.decoders.sharing import SharedDecoder
-from sgn_serve.inference.batch_contract import BatchLimits, Observer, BatchRun
+from sgn_serve.inference.batch_contract import BatchLimits, BatchRun, Observer
 from sgn_serve.inference.batching import Batcher, Place
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Graph
