@@ -32,7 +32,7 @@ SHOWN = (
 EPILOG = """\
 Every option but the first two is a setting, which its environment variable sets too: --max-batch is SGN_MAX_BATCH.
 SGN_API_TOKEN, the bearer token that requests need, is an environment variable alone, for options can be seen by others.
-What follows -- is handed to `bentoml serve`.
+Everything after -- is handed to `bentoml serve`.
 """
 
 
