@@ -96,7 +96,9 @@ class LoadedCheckpoint:
     info: CheckpointInfo
 
 
-def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo) -> dict[str, LoadedCheckpoint]:
+def sources_of(
+    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo
+) -> dict[str, LoadedCheckpoint]:
     """Return the checkpoints by the option that names each: "ckpt", and "denoiser" where it is given.
 
     Raises:

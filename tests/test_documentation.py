@@ -157,10 +157,14 @@ def test_sentences_are_short(page: Path) -> None:
         assert len(words) <= MOST_WORDS, f"{len(words)} words: {sentence}"
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if page.name not in ("CHANGELOG.md", "changelog.md")], ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in WRITTEN if page.name not in ("CHANGELOG.md", "changelog.md")], ids=name
+)
 def test_sentences_begin_with_their_subject_or_verb(page: Path) -> None:
     """CONTRIBUTING.md names the words, under Style."""
-    assert [sentence for sentence in sentences(page.read_text()) if re.match(r"\W*(Of|As|Within|What)\b", sentence)] == []
+    assert [
+        sentence for sentence in sentences(page.read_text()) if re.match(r"\W*(Of|As|Within|What)\b", sentence)
+    ] == []
 
 
 def test_sentences_are_found() -> None:

@@ -341,7 +341,11 @@ NAMED: dict[str, Callable[[], str]] = {
     "gpu.fused, small": lambda: gpu.fused_saving("wrn-16-2, bf16, batch 1"),
     "gpu.fused, large": lambda: gpu.fused_saving("wrn-28-10, bf16, batch 1"),
     "gpu.training peak": gpu.training_share_of_peak,
-    **{f"gpu.seconds {stage.name}": partial(format, stage.seconds, "g") for stage in gpu_plan.ALL if stage.seconds < _LONG},
+    **{
+        f"gpu.seconds {stage.name}": partial(format, stage.seconds, "g")
+        for stage in gpu_plan.ALL
+        if stage.seconds < _LONG
+    },
     "gpu.share train-plain": lambda: percent(_gpu_stage("train-plain").share or 0, 0),
     "gpu.reserved attacks": lambda: f"{_gpu_stage('attacks').reserved:g}",
     "gpu.attacked pictures": lambda: f"{gpu_attacks.PICTURES[0]:,}",

@@ -82,7 +82,9 @@ def _batches(shown: dict[str, NDArray[np.float32]], largest: int) -> Iterator[li
 
 def _check(name: str, values: NDArray[np.float32], expected: tuple[int, ...], pictures: list[str]) -> None:
     if values.shape != expected:
-        raise NetworkOutputError(f"its {name} for {len(pictures)} pictures are of shape {values.shape} and not {expected}")
+        raise NetworkOutputError(
+            f"its {name} for {len(pictures)} pictures are of shape {values.shape} and not {expected}"
+        )
     if values.dtype != np.float32:
         raise NetworkOutputError(f"its {name} are {values.dtype} and not float32")
     for picture, row in zip(pictures, values, strict=True):

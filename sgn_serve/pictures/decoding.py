@@ -101,7 +101,9 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, formats: tuple[str, .
         raise
     except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
         if isinstance(error, NotImplementedError) or str(error).startswith("Unsupported "):
-            raise UnsupportedPixels(f"the picture's pixels are of a kind that is not read ({one_line(error, _MOST_LETTERS)})") from None
+            raise UnsupportedPixels(
+                f"the picture's pixels are of a kind that is not read ({one_line(error, _MOST_LETTERS)})"
+            ) from None
         raise DamagedImage(f"the picture's header cannot be read ({one_line(error, _MOST_LETTERS)})") from None
     width, height = picture.size
     if width * height > max_pixels:
@@ -190,7 +192,9 @@ def to_rgb(
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
             if _NO_RAW_MODE in str(error):
                 raise UnsupportedPixels(f"this layout of a {picture.format} picture's pixels is not read") from None
-            raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({one_line(error, _MOST_LETTERS)})") from None
+            raise DamagedImage(
+                f"the {picture.format} picture is truncated or damaged ({one_line(error, _MOST_LETTERS)})"
+            ) from None
         colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)
         width, height = picture.size if size is None else (size[1], size[0])
@@ -295,7 +299,9 @@ def _resized_rgb(picture: Image.Image, geometry: resizing.Geometry, colours: _Co
         try:
             rgb = _strip_to_rgb(strip, colours)
         except ValueError as error:
-            raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({one_line(error, _MOST_LETTERS)})") from None
+            raise UnsupportedPixels(
+                f"pixels of kind {picture.mode} cannot be read as RGB ({one_line(error, _MOST_LETTERS)})"
+            ) from None
         if colours.covered is not None:
             rgb = _covered_part(rgb, top, colours.covered, colours.background)
         row = rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR, (left, 0, right, rgb.height))

@@ -162,7 +162,7 @@ BROKEN = {
     "classify": ("sgn_serve.classify.command", ["data", "--out=out.csv"], "sgn_serve.classify.run.classify"),
     "report": (
         "sgn_serve.classify.report.command",
-        ["file", "--truth=file"],
+        ["file", "--truth=file", "--out=report"],
         "sgn_serve.classify.report.write.write_report",
     ),
     "serve": ("sgn_serve.command", [], "sgn_serve.command.Settings.from_environment"),
