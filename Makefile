@@ -3,10 +3,11 @@
 #   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make ray-image  a container image for the Ray jobs of deploy/ray, self-gradient-network:ray (RAY_IMAGE=name:tag)
-#   make test    every test
+#   make test    every test but those marked slow
+#   make test-slow  the tests marked slow: each takes minutes, or is much like one that always runs
 #   make check   format, lint, which package imports which, and types
 #   make check-results  committed figures against the tables and sentences that show them
-#   make coverage  every test, and which lines of the programs they run: the total and the ten lowest files
+#   make coverage  the tests of make test, and which lines of the programs they run: the total and the ten lowest files
 #   make docs    the documentation as a site, in build/site (make docs-serve: at http://127.0.0.1:8000)
 #   make constraints  constraints.txt, with what pyproject.toml newly asks for (UPGRADE=--upgrade: everything anew)
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
@@ -41,7 +42,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest test-slow coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -117,6 +118,11 @@ test-hostile:
 
 test-rest:
 	@$(call LANE,tests $(addprefix --ignore tests/,training export benchmarks release sgn_serve deploy),the rest)
+
+# Status 5: no test of that part is marked slow.
+test-slow: $(TESTING)
+	@status=0; for part in $(PARTS); do \
+	$(OUTSIDE) $(BIN)/python $(PYTEST) -m slow $$part || [ $$? = 5 ] || status=1; done; exit $$status
 
 coverage: $(TESTING)
 	@rm -rf build/coverage && mkdir -p build/coverage

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
 from training.checkpoint import BlockConfig
 from training.common import markdown
 from training.common.errors import TrainingError
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions
 from training.config import TrainConfig, recipe_defaults
 from training.hardware import hardware_precision
 from training.methods import build_method
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "versions": current_versions(),
-        "git_commit": git_commit(),
+        "git_commit": commit(),
         **summary(seconds, setting.batch_size),
     }
     rows = []

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.provenance import commit
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, projected_gradient
@@ -34,7 +35,7 @@ from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.common.errors import TrainingError
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
 from training.derivatives.smooth_surrogate import SmoothSurrogate
@@ -257,7 +258,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "eps": EPS,
         "attacks": rows,
         "versions": current_versions(),
-        "git_commit": git_commit(),
+        "git_commit": commit(),
     }
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
 from sgn_serve.confidence import interval_95
@@ -39,7 +40,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.markdown import table
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -357,7 +358,7 @@ def measure(
         result.update(
             command="python -m release.fast_judge",
             versions=current_versions(),
-            git_commit=git_commit(ignore=("results",)),
+            git_commit=commit(),
             setting=setting,
             calls_counted=options.report is None,
             done=_done(rows) if whole else 0,

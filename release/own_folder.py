@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
+from sgn_serve.http.paths import READY
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
@@ -298,7 +299,7 @@ def wait_until_ready(
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            if client.get("/readyz").status_code == 200:
+            if client.get(READY).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import commit
 from training.attacks.rows import STATES, RowId, State
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions
 from training.evaluate.report import Row, saved_rows
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +134,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     about = {
         "command": "python -m release.paired",
         "versions": current_versions(),
-        "git_commit": git_commit(ignore=("results",)),
+        "git_commit": commit(),
         # All reports are on the same pictures: comparing them picture by picture rests on that.
         "data": {
             name: [setting["data"], setting["pictures"], setting["pictures_sha256"]]

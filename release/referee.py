@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.gpu import flops
 from release.referee_figures import Judged, figures, shown
@@ -55,7 +56,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.devices import checked_device
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
-from training.common.provenance import current_versions, git_commit, today
+from training.common.provenance import current_versions, today
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -81,7 +82,7 @@ class RefereeError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedCheckpoint:
     """A checkpoint that rows are made of.
 
     Attributes:
@@ -95,14 +96,16 @@ class Source:
     info: CheckpointInfo
 
 
-def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo) -> dict[str, Source]:
+def sources_of(
+    options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo
+) -> dict[str, LoadedCheckpoint]:
     """Return the checkpoints by the option that names each: "ckpt", and "denoiser" where it is given.
 
     Raises:
         RefereeError: The denoiser was trained by another method, or for other pictures or classes.
         CheckpointError: It cannot be read.
     """
-    sources = {"ckpt": Source(options.ckpt, model, info)}
+    sources = {"ckpt": LoadedCheckpoint(options.ckpt, model, info)}
     if options.denoiser is not None:
         network, about = load_checkpoint(options.denoiser)
         if about.method != DENOISER or about.defence is not None:
@@ -113,11 +116,11 @@ def sources_of(options: argparse.Namespace, model: SelfGradientNetwork, info: Ch
             )
         if (about.class_names, about.image_size) != (info.class_names, info.image_size):
             raise RefereeError(f"--denoiser {options.denoiser}: it has other classes or pictures than {options.ckpt}")
-        sources["denoiser"] = Source(options.denoiser, network.requires_grad_(False), about)
+        sources["denoiser"] = LoadedCheckpoint(options.denoiser, network.requires_grad_(False), about)
     return sources
 
 
-def network_of(contender: Contender, source: Source) -> SelfGradientNetwork:
+def network_of(contender: Contender, source: LoadedCheckpoint) -> SelfGradientNetwork:
     """Return the network of a row, around the backbone of its checkpoint.
 
     Raises:
@@ -252,7 +255,7 @@ def check_names(options: argparse.Namespace) -> None:
 
 
 def setting_of(
-    contender: Contender, source: Source, eps: float, options: argparse.Namespace, chosen: PictureSet
+    contender: Contender, source: LoadedCheckpoint, eps: float, options: argparse.Namespace, chosen: PictureSet
 ) -> dict[str, Any]:
     """Return everything that a row's figures depend on."""
     return {
@@ -327,7 +330,7 @@ def begun(
     Raises:
         SavedReportError: The file is no report, or one of another setting.
     """
-    about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": git_commit()}
+    about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": commit()}
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     saved, earlier = spared
     report = Report(setting, {**about, "device": named, "date": today()}, earlier, dict(saved))
@@ -393,7 +396,7 @@ def referee(
         result.update(
             command=options.command,
             versions=current_versions(),
-            git_commit=git_commit(ignore=("results",)),
+            git_commit=commit(),
             checkpoints={name: file_sha256(source.path) for name, source in sources.items()},
             setting={name: setting[name] for name in setting if name not in ("row", "defence")},
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.provenance import commit
 from export.auto_margin import AutoRequest, validation_pictures
 from release.gpu import flops
 from release.recipes import COMMON, RECIPES
@@ -35,7 +36,7 @@ from training.command import main as train
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.markdown import table
-from training.common.provenance import current_versions, git_commit
+from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate.measuring import Trial, withstood
@@ -311,7 +312,7 @@ def run(options: argparse.Namespace) -> None:
             command=entry.command(options),
             training_command=entry.training_line(options),
             versions=current_versions(),
-            git_commit=git_commit(),
+            git_commit=commit(),
         )
         while judge(entry, options, row):
             save()

@@ -32,7 +32,7 @@ SHOWN = (
 EPILOG = """\
 Every option but the first two is a setting, which its environment variable sets too: --max-batch is SGN_MAX_BATCH.
 SGN_API_TOKEN, the bearer token that requests need, is an environment variable alone, for options can be seen by others.
-What follows -- is handed to `bentoml serve`.
+Everything after -- is handed to `bentoml serve`.
 """
 
 
@@ -127,8 +127,8 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
     end_server_quietly()
-    from bentoml_cli.cli import cli  # its import takes seconds
+    from sgn_serve.process.bentoml_internals import run_bentoml  # its import takes seconds
 
     where = [*(["--host", host] if host else []), *(["--port", str(port)] if port else [])]
-    cli(["serve", SERVICE, *where, *arguments[len(ours) + 1 :]], prog_name="bentoml")
+    run_bentoml(["serve", SERVICE, *where, *arguments[len(ours) + 1 :]])
     return 0

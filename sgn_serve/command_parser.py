@@ -113,7 +113,7 @@ def path_text(text: str) -> str:
 _PATHS = (Path, file_to_write, folder_to_write, path_text)
 """Types of arguments that are paths."""
 _READ = (Path, path_text)
-"""Those of paths that may be read. A path to write that a command may add to is a plain Path too."""
+"""Types of paths to read. A plain Path may also be a file that a command adds to."""
 
 
 def _fault(path: str) -> str:

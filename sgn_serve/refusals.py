@@ -8,6 +8,8 @@ import sys
 from types import MappingProxyType
 from typing import ClassVar
 
+from sgn_serve.error_text import one_line as one_line
+
 CODES = MappingProxyType(
     {
         "bad_http": "the connection carries no HTTP request, or a damaged one",
@@ -116,8 +118,3 @@ def refused(error: ServingError, told: str | None = None) -> int:
     """
     print(f"error: {told or error}", file=sys.stderr)
     return error.exit_status
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an error's message on one line, cut after `limit` characters, or its type where it has no message."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__

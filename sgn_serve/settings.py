@@ -42,6 +42,8 @@ BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model.onnx"
 
 _QUEUE_A_CORE = 16
 _SMALLEST_QUEUE = 32
+_MAX_MIB = 10
+_MAX_MEGAPIXELS = 25
 _MOST = 1_000_000
 """Largest value of most numbers. One that no machine can use fails where it is used, which no longer tells its name."""
 _SHOWN_CHARACTERS = 200
@@ -155,11 +157,11 @@ class Settings(BaseSettings):
     max_images: WholeNumber = Field(
         16, ge=1, le=_MOST, description="pictures in one request, no more than SGN_MAX_QUEUE"
     )
-    max_bytes: Annotated[WholeNumber, Default("10 MiB")] = Field(
-        10 * 1024 * 1024, ge=1, le=1 << 30, description="largest request body, in bytes"
+    max_bytes: Annotated[WholeNumber, Default(f"{_MAX_MIB} MiB")] = Field(
+        _MAX_MIB << 20, ge=1, le=1 << 30, description="largest request body, in bytes"
     )
-    max_pixels: Annotated[WholeNumber, Default("25 million")] = Field(
-        25_000_000,
+    max_pixels: Annotated[WholeNumber, Default(f"{_MAX_MEGAPIXELS} million")] = Field(
+        _MAX_MEGAPIXELS * 1_000_000,
         ge=1,
         le=10**12,
         description="largest picture, width times height, checked before it is decoded. A format whose decoder takes "

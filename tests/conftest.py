@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.sgn_serve.server import Server
 
-# Read when torch is first imported, by these processes and those that they start. Two lanes of tests share the cores,
+# Read when torch is first imported, by these processes and those that they start. Five lanes of tests share the cores,
 # and the networks are tiny. A second thread gains nothing, and waiting for one that does not get a core costs up to ten
 # times the work. So a lane has one thread, and threads do not spin while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import pytest
 
 
 def loaded_packages(project_root: Path, modules: list[str]) -> set[str]:
@@ -33,3 +36,13 @@ def test_serving_loads_no_pytorch(project_root: Path) -> None:
     loaded = loaded_packages(project_root, modules)
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "training", "export", "benchmarks", "release", "safetensors"}
+
+
+@pytest.mark.parametrize(("source", "allowed"), [("pictures", {"error_text"}), ("client", {"records"})])
+def test_what_a_package_may_not_import_is_everything_else(project_root: Path, source: str, allowed: set[str]) -> None:
+    """A new module of the service is forbidden until somebody allows it."""
+    contracts = tomllib.loads((project_root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (one for one in contracts if one.get("source_modules") == [f"sgn_serve.{source}"])
+    forbidden = {name.partition(".")[2] for name in contract["forbidden_modules"] if name.startswith("sgn_serve.")}
+    there = {name.split(".")[1] for name in modules_of(project_root, "sgn_serve") if "." in name}
+    assert forbidden == there - {source, "__main__"} - allowed

@@ -14,9 +14,11 @@ of one page share a folder and are run in order; a test of one block runs those 
 - `--pictures 10` becomes `--pictures 4`;
 - what commands write stays out of the checkout.
 
-A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001.
+A ```json block directly after a block is what that block prints: the same keys and words, numbers within 0.001. A
+```text block there is too, whatever its numbers are.
 """
 
+import argparse
 import importlib
 import json
 import math
@@ -25,7 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -46,10 +48,13 @@ BLOCK_LIMIT_SECONDS = 600
 LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "__pycache__"}
 
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.*?)(?:; see (?P<instead>\S+))? -->\n+)?"
-    r"^```(?P<language>sh|python)\n(?P<commands>.*?)^```\n(?:\n*^```json\n(?P<output>.*?)^```)?",
+    r"(?:^<!-- not run: (?P<reason>[^\n]*?)(?:; see (?P<instead>\S+))? -->\n+)?"
+    r"^```(?P<language>sh|python)\n(?P<commands>.*?)^```\n(?:\n*^```(?P<form>json|text)\n(?P<output>.*?)^```)?",
     re.MULTILINE | re.DOTALL,
 )
+OUTPUT = re.compile(r"(?:^(<!-- not run: [^\n]* -->)\n+)?^```(json|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+"""A block that shows an output, wherever it stands."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Block:
         commands: as they stand
         reason: why they are not run, or None
         instead: where the same is shown in small, for blocks that are not run
-        output: the JSON that they print, or None
+        form: json or text, or None
+        output: what they print in this form, or None
     """
 
     page: Path
@@ -72,6 +78,7 @@ class Block:
     commands: str
     reason: str | None
     instead: str | None
+    form: str | None
     output: str | None
 
     @property
@@ -156,8 +163,11 @@ def run_block(
         told = f"{block.name}\n{block.commands}\n{ran.stdout}\n{ran.stderr}"
         assert ran.returncode == 0, told
         assert '{"error":' not in ran.stdout, told
-        if block.output is not None:
+        if block.output is not None and block.form == "json":
             assert same(json.loads(block.output), json.loads(ran.stdout)), told
+        elif block.output is not None:
+            documented, printed = (NUMBER.sub("1", text).split() for text in (block.output, ran.stdout))
+            assert documented == printed, told
         done.add(block)
 
     return run
@@ -168,6 +178,29 @@ def test_a_block_does_what_it_says(block: Block, run_block: Callable[[Block], No
     for earlier in RUN:
         if earlier.page == block.page and earlier.number <= block.number:
             run_block(earlier)
+
+
+def unchecked_outputs(text: str) -> list[str]:
+    """Return the outputs on a page that neither follow a block that is run nor say why they do not.
+
+    JSON is an output, and so is a text with a number that was measured. Other texts are sketches and formulas.
+    """
+    checked = [match["output"] for match in BLOCK.finditer(text) if match["output"] and match["reason"] is None]
+    return [
+        output
+        for mark, form, output in OUTPUT.findall(text)
+        if not mark and output not in checked and (form == "json" or re.search(r"\d\.\d", output))
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_output_is_compared_or_says_why_not(page: Path) -> None:
+    text = page.read_text()
+    assert unchecked_outputs(text) == []
+    marks = re.findall(r"^<!-- not run: (.*?)(?:; see (\S+))? -->\n+```(?:json|text)$", text, re.MULTILINE)
+    for reason, instead in marks:
+        assert len(reason) > 10
+        assert (page.parent / instead).is_file(), "write `; see PATH` after the reason"
 
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.name)
@@ -182,21 +215,38 @@ PROGRAMS = {importlib.import_module(command.module).PROGRAM: name for name, comm
 """Commands of `sgn` by their long names."""
 
 
-def lines_of_programs(block: Block) -> list[list[str]]:
-    """Return the arguments of each line that is a command of `sgn`, its name first. Variables are filled in."""
-    found = []
+def command_lines(block: Block) -> Iterator[list[str]]:
+    """Yield the words of each line, without assignments before its command. Variables are filled in."""
     variables: dict[str, str] = {}
     for line in fill(block.commands).replace("\\\n", " ").splitlines():
         variables.update(re.findall(r'^([a-z_]+)="(.*)"$', line))
         words = shlex.split(Template(line).safe_substitute(variables), comments=True)
         while words and re.match(r"\w+=", words[0]):
             words.pop(0)
+        yield words
+
+
+def lines_of_programs(block: Block) -> list[list[str]]:
+    """Return the arguments of each line that is a command of `sgn`, its name first."""
+    found = []
+    for words in command_lines(block):
         long_name = " ".join(words[:3])
         if words[:1] == ["sgn"]:
             found.append(words[1:])
         elif long_name in PROGRAMS:
             found.append([PROGRAMS[long_name], *words[3:]])
     return found
+
+
+def lines_of_modules(block: Block) -> list[tuple[str, list[str]]]:
+    """Return the module and the arguments of each line that runs another program of this project."""
+    return [
+        (words[2], words[3:])
+        for words in command_lines(block)
+        if words[:2] == ["python", "-m"]
+        and " ".join(words[:3]) not in PROGRAMS
+        and words[2].partition(".")[0] in ("training", "release", "benchmarks")
+    ]
 
 
 PARSED = [block for block in NOT_RUN if block.language != "python" and lines_of_programs(block)]
@@ -206,6 +256,43 @@ PARSED = [block for block in NOT_RUN if block.language != "python" and lines_of_
 def test_a_command_that_is_not_run_is_one_that_its_program_takes(block: Block) -> None:
     for name, *arguments in lines_of_programs(block):
         importlib.import_module(COMMANDS[name].module).build_parser().parse_args(arguments)
+
+
+MODULES = [block for block in NOT_RUN if block.language != "python" and lines_of_modules(block)]
+
+
+class Parsed(BaseException):
+    """A command line was taken. No program catches this."""
+
+
+def main_of(module: str) -> Callable[[], int]:
+    """Return what `python -m MODULE` calls: the main function of a module, or of a package's command.py."""
+    imported = importlib.import_module(module)
+    main = getattr(imported, "main", None) or importlib.import_module(f"{module}.command").main
+    assert callable(main)
+    return main
+
+
+@pytest.mark.parametrize("block", MODULES, ids=lambda block: block.name)
+def test_options_of_a_program_that_is_not_run_are_taken(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
+        parse(parser, args, namespace)
+        raise Parsed
+
+    for module, arguments in lines_of_modules(block):
+        main = main_of(module)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", [module, *arguments])
+            patched.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+            with pytest.raises(Parsed):
+                main()
+
+
+def test_programs_that_are_not_run_are_found() -> None:
+    modules = {module for block in MODULES for module, _ in lines_of_modules(block)}
+    assert {"training.defend", "release.referee", "release.gpu"} <= modules
 
 
 def test_install_serve_test_and_a_request_are_in_the_readme() -> None:
@@ -251,7 +338,11 @@ def test_the_convention_itself() -> None:
     first, second, third, fourth = read_blocks(README, text)
     assert (first.commands, first.reason, first.name) == ("make serve\n", None, "README.md:1")
     assert (second.commands, second.reason, second.instead) == ("python -m training\n", "takes an hour", "x.md")
-    assert (third.output, fourth.language) == ("{}\n", "python")
+    assert (third.form, third.output, fourth.language) == ("json", "{}\n", "python")
+    assert unchecked_outputs(text) == []
+    unmarked = "As prose says:\n\n```json\n{}\n```\n\n```text\ntook 1.5 s\n```\n\n```text\na -> b\n```\n"
+    assert unchecked_outputs(unmarked) == ["{}\n", "took 1.5 s\n"]
+    assert unchecked_outputs(f"<!-- not run: it fails; see x.md -->\n{unmarked[16:]}") == ["took 1.5 s\n"]
     (shell,) = read_blocks(
         README, "```sh\nmake serve\nSGN_TOP_K=2 bentoml serve\ncurl localhost:3000/x\nsgn judge --pictures 10\n```\n"
     )

@@ -144,7 +144,7 @@ class CheckpointInfo:
         if values["defence"] is not None:
             try:
                 values["defence"] = DefenceConfig.from_values(values["defence"])
-            except ValueError as error:
+            except ArchitectureError as error:
                 raise CheckpointError(f"its JSON's defence is none: {error}") from None
             if values["block"] is not None:
                 raise CheckpointError("its JSON has both a block and a defence, of which a network has one")

@@ -81,7 +81,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         )
         defence, info = defended(*load_checkpoint(options.ckpt), config)
         save_checkpoint(options.out, defence.state_dict(), info)
-    except (ArchitectureError, ValueError) as error:  # what the options ask for
+    except ArchitectureError as error:  # what the options ask for
         print(f"error: --defence {options.defence}: {error}", file=sys.stderr)
         return TrainingError.exit_status
     except TrainingError as error:

@@ -23,6 +23,7 @@ from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
+from sgn_serve.graph_format import INPUT, PLAIN_LOGITS
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 IMAGE_SIZE = (32, 32)
@@ -95,7 +96,7 @@ def write_block_off(write_both: Callable[[Path, Path], None]) -> Callable[[Path,
 
     def write(checkpoint: Path, path: Path) -> None:
         write_both(checkpoint, path)
-        part = onnx.utils.Extractor(onnx.load(path)).extract_model(["image"], ["plain_logits"])
+        part = onnx.utils.Extractor(onnx.load(path)).extract_model([INPUT], [PLAIN_LOGITS])
         save_onnx(part, path)
 
     return write

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engines.process import answer_lines, peak_mb
+from sgn_serve.graph_format import INPUT
 from sgn_serve.onnx_runtime import start_session
 
 BatchRunner = Callable[[int], object]
@@ -48,7 +49,7 @@ def onnx_runtime(path: str, threads: int, kernels: Path | None = None) -> BatchR
     # Its threads must not go on spinning after the run, on the cores of the engine whose turn is next.
     session = start_session(Path(path), threads, spinning="in a run", custom_operators=kernels)
     size = tuple(session.get_inputs()[0].shape[1:])
-    return lambda batch: session.run(None, {"image": _cached(batch, size)})
+    return lambda batch: session.run(None, {INPUT: _cached(batch, size)})
 
 
 def openvino(path: str, threads: int, precision: str) -> BatchRunner:

@@ -19,6 +19,7 @@ from export.kernels import operators
 from export.network_passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
+from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.onnx_runtime import start_session
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -240,12 +241,12 @@ def in_onnx_runtime(graph: fx.GraphModule, images: Tensor, provider: str, settin
         session = start_session(path, providers=[(provider, dict(settings))])
     if session.get_providers()[0] != provider:
         raise BenchmarkError(f"ONNX Runtime did not start its {provider}: see the lines above, or uninstall it")
-    shapes = {"logits": (len(images), classes), "plain_logits": (len(images), classes), "self_gradient": images.shape}
+    shapes = {LOGITS: (len(images), classes), PLAIN_LOGITS: (len(images), classes), SELF_GRADIENT: images.shape}
     outputs = [torch.empty(shapes[name], device=images.device) for name in names]
     given = images.clone()
     binding = session.io_binding()
     kind, number = images.device.type, images.device.index or 0
-    binding.bind_input("image", kind, number, numpy.float32, tuple(given.shape), given.data_ptr())
+    binding.bind_input(INPUT, kind, number, numpy.float32, tuple(given.shape), given.data_ptr())
     for name, output in zip(names, outputs, strict=True):
         binding.bind_output(name, kind, number, numpy.float32, tuple(output.shape), output.data_ptr())
 

@@ -11,7 +11,7 @@ A page writes {{ NAME }}. A name is one of these:
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from benchmarks.precisions import SERVED
 from benchmarks.service import command as service
@@ -38,21 +38,28 @@ from docs.generator.results import (
 from export.reduced import Reduced
 from release import own_folder, own_weights
 from release.bundle import core_minutes
+from release.gpu import attacks as gpu_attacks
+from release.gpu import plan as gpu_plan
 from release.hostile import fuzz, session
 from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
 from sgn_serve.decoders import child, decoder, job, lane, large_pictures
+from sgn_serve.graph_format import MAX_EXAMPLES, MAX_EXAMPLES_BYTES
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
 from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor
 from sgn_serve.settings import Settings, settings_table
+from training.config import FINETUNE, TrainConfig
+from training.data.random_crops import ROOM
 
 MAIN, START, LONGER, SILU, HELD = (
     *("bundled/self-gradient", "bundled/start", "bundled/longer"),
     *("tried/wrn-10-2-silu", "tried/wrn-16-2-held"),
 )
 WITH_AUTO_ATTACK = (*QUICK, *AUTO_ATTACK)
+_LONG = 3600
+"""Seconds of a stage of `make gpu` whose limit is the time that is left."""
 SHARED = (*SHARED_QUICK, *AUTO_ATTACK, "CW-10", "CW-40", "CW-100", "PGD-40", "PGD-100")
 
 
@@ -92,6 +99,12 @@ def _commits(name: str) -> str:
             later.setdefault(row["commit"], []).append(file_format)
     anew = "".join(f"; `{commit}` for {', '.join(formats)}" for commit, formats in later.items())
     return f"`{result(name)['git_commit']}`{anew}"
+
+
+def _gpu_stage(name: str) -> gpu_plan.Stage:
+    """Return a stage of `make gpu`."""
+    (stage,) = (stage for stage in gpu_plan.ALL if stage.name == name)
+    return stage
 
 
 def _low_and_high(values: list[float]) -> str:
@@ -336,6 +349,25 @@ NAMED: dict[str, Callable[[], str]] = {
     "hostile.bounded": lambda: max(hostile.BOUNDED, key=lambda kind: int(kind.split()[0])).split()[0],
     "hostile.crowd": lambda: str(max(fuzz.CROWDS)),
     "hostile.many": lambda: str(session.MANY),
+    "gpu.fused, small": lambda: gpu.fused_saving("wrn-16-2, bf16, batch 1"),
+    "gpu.fused, large": lambda: gpu.fused_saving("wrn-28-10, bf16, batch 1"),
+    "gpu.training peak": gpu.training_share_of_peak,
+    **{
+        f"gpu.seconds {stage.name}": partial(format, stage.seconds, "g")
+        for stage in gpu_plan.ALL
+        if stage.seconds < _LONG
+    },
+    "gpu.share train-plain": lambda: percent(_gpu_stage("train-plain").share or 0, 0),
+    "gpu.reserved attacks": lambda: f"{_gpu_stage('attacks').reserved:g}",
+    "gpu.attacked pictures": lambda: f"{gpu_attacks.PICTURES[0]:,}",
+    "paper.epochs": lambda: str(TrainConfig.epochs),
+    "paper.lr": lambda: f"{TrainConfig.lr:g}",
+    "paper.lr_schedule": lambda: TrainConfig.lr_schedule,
+    **{f"finetune.{option}": partial(str, value) for option, value in FINETUNE.items()},
+    "crops.room": lambda: f"{ROOM**2:.1f}",
+    "crops.room, reading": lambda: f"{1 + ROOM**2:.1f}",
+    "limit.examples": lambda: str(MAX_EXAMPLES),
+    "limit.examples megabytes": lambda: f"{MAX_EXAMPLES_BYTES / 1e6:g}",
     "winner.lowest": lambda: percent(result("gpu_winner/plain")["lowest"]["block off"]),
     "winner.low": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][0]),
     "winner.high": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][1]),

@@ -35,6 +35,23 @@ def speed_table() -> str:
     return figures_table(("network", *CONTENDERS.values(), "exported graph, share of the card's peak"), rows)
 
 
+def fused_saving(name: str) -> str:
+    """Return how many percent of the exported graph's time the fused block saves.
+
+    Args:
+        name: The network, its precision and its batch, as the stage "speed" calls them.
+    """
+    best = stage("speed")["best"][name]
+    plain, fused = (best[contender]["best_ms"] for contender in ("graph, CUDA graph", "graph, fused block, CUDA graph"))
+    return percent(1 - fused / plain, 0)
+
+
+def training_share_of_peak() -> str:
+    """Return how many percent of the peak of matrix products the training of the self-gradient network reached."""
+    peak = stage("peak")["bf16_matmul_tflops"]
+    return percent(stage("train-self-gradient", 1)["tflops"] / peak)
+
+
 def training_table() -> str:
     """Return what the two trainings took and gave."""
     rows = []

@@ -57,6 +57,7 @@ from training.common.described_options import option_rows
 from training.config import TrainConfig
 from training.convert.command import build_parser as convert_parser
 from training.convert.options import Options as ConvertOptions
+from training.defend import build_parser as defend_parser
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
 from training.networks.self_gradient import SelfGradientNetwork
@@ -339,6 +340,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     ),
     "command-convert": lambda: describe(convert_parser(), elsewhere=[row.name for row in option_rows(ConvertOptions)]),
     "command-reproduce": lambda: describe(reproduce_parser()),
+    "command-defend": lambda: describe(defend_parser()),
     "command-export": lambda: describe(export_parser()),
     "command-serve": lambda: describe(serve_parser()),
     "command-classify": lambda: describe(classify_parser()),

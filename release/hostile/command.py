@@ -170,7 +170,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         with terminable():
             return _run(arguments, shlex.join(["python", "-m", "release.hostile", *given]))
-    except (BenchmarkError, TrainingError, ValueError) as error:
+    except (BenchmarkError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
@@ -199,7 +199,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     state = State(arguments.work / "state.json", {name: _text(getattr(arguments, name)) for name in names})
     if arguments.again is not None and not state.tallies:
         write_atomically(arguments.work / "sent.jsonl", _list_of(arguments.again, arguments.replay))
-        state.take_over(json.loads(arguments.again.read_text()), arguments.anew)  # last: it marks the list as there
+        state.take_over(_finished(arguments.again), arguments.anew)  # last: it marks the list as there
     most_bytes = 1e9 * arguments.most_gigabytes if arguments.most_gigabytes else MEMORY_SHARE * available_bytes()
     fuzz.trim_list(arguments.work, {name: tally.files for name, tally in state.tallies.items()})
     corpus_folder = arguments.work / "corpus"
@@ -268,6 +268,15 @@ def _list_of(result: Path, replayed: Path | None) -> bytes:
         raise BenchmarkError(
             f"--again {result}: the list of its files cannot be read ({error}); put {sent} there, or leave --again out"
         ) from None
+
+
+def _finished(path: Path) -> dict[str, Any]:
+    """Return the result of a finished run."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise BenchmarkError(f"--again {path}: no result of a run ({error}); name another one") from None
+    return result
 
 
 def _text(value: Any) -> Any:

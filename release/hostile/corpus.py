@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+from benchmarks.errors import BenchmarkError
 from release.hostile.recipes import FILE, Recipe, digest
+from training.common.errors import one_line
 from training.common.files import write_atomically
 
 INDEX = "index.json"
@@ -59,7 +61,7 @@ class Corpus:
         folder: Where they are kept. What is there already is read.
 
     Raises:
-        ValueError: The folder holds a damaged index or file.
+        BenchmarkError: The folder holds a damaged index or file.
     """
 
     def __init__(self, folder: Path):
@@ -71,15 +73,20 @@ class Corpus:
             self._read()
 
     def _read(self) -> None:
-        for entry in json.loads((self.folder / INDEX).read_text()):
-            kept = Kept(**entry)
+        index = self.folder / INDEX
+        try:
+            entries = [Kept(**entry) for entry in json.loads(index.read_text())]
+            formats = [kept.file_format for kept in entries]
+        except (TypeError, ValueError) as error:
+            raise BenchmarkError(f"{index}: no index of a corpus ({one_line(error)}); restore or delete it") from None
+        for kept, file_format in zip(entries, formats, strict=True):
             stored = self._place(kept)
             if stored.is_file():
                 data = stored.read_bytes()
                 if digest(data) != kept.digest:
-                    raise ValueError(f"{stored}: not the file that the index tells of; restore or delete it")
+                    raise BenchmarkError(f"{stored}: not the file that the index tells of; restore or delete it")
                 self.files[kept.digest] = data
-            self.kept.setdefault(kept.file_format, []).append(kept)
+            self.kept.setdefault(file_format, []).append(kept)
 
     def _place(self, kept: Kept) -> Path:
         return self.folder / f"{kept.file_format.lower()}-{kept.digest}.bin"
@@ -159,14 +166,14 @@ def unpack(source: Path, folder: Path) -> None:
     """Write the files of an archive that Corpus.pack wrote into a folder.
 
     Raises:
-        ValueError: It is no such archive.
+        BenchmarkError: It is no such archive.
     """
     try:
         with tarfile.open(source, "r:xz") as archive:
             for entry in archive:
                 content = archive.extractfile(entry)
                 if not _NAME.fullmatch(entry.name) or content is None:
-                    raise ValueError(f"{source}: holds {entry.name!r}, which no corpus does")
+                    raise BenchmarkError(f"{source}: holds {entry.name!r}, which no corpus does; name another --corpus")
                 write_atomically(folder / entry.name, content.read())
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{source}: no archive of a corpus ({error})") from None
+        raise BenchmarkError(f"{source}: no archive of a corpus ({error}); name another --corpus") from None

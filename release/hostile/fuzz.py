@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.errors import BenchmarkError
 from release.hostile.client import Answer, many_pictures, one_picture
 from release.hostile.corpus import Corpus, Kept
 from release.hostile.observer import BUCKET_SECONDS, Window
@@ -273,7 +274,7 @@ def read_list(path: Path) -> dict[str, list[Recipe]]:
     """Return the recipes of a list that pack_list wrote, by format.
 
     Raises:
-        ValueError: It is no such list.
+        BenchmarkError: It is no such list.
     """
     found: dict[str, list[Recipe]] = {}
     try:
@@ -281,5 +282,5 @@ def read_list(path: Path) -> dict[str, list[Recipe]]:
             recipe = Recipe.parse(json.loads(line)[0])
             found.setdefault(recipe.file_format, []).append(recipe)
     except (lzma.LZMAError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path}: no list of files that were sent ({error})") from None
+        raise BenchmarkError(f"{path}: no list of files that were sent ({error}); name another --replay") from None
     return found

@@ -11,9 +11,10 @@ ANSWER_SECONDS = 5.0
 SMALL_SECONDS = 1.0
 """Bounds that the service promises: memory beyond idle, the longest answer, the wait of a small picture."""
 BOUNDED = ("16 in one request", "16 requests", "32 requests")
-"""Costs of many at a time for which every bound is promised."""
+"""Ways to send many files at a time for which the service promises every bound."""
 TOGETHER = (*BOUNDED, *(f"{crowd} requests" for crowd in CROWDS))
-"""All such costs. For the last, memory alone is bounded: sending and refusing gigabytes takes the two cores seconds."""
+"""All ways to send many files at a time. For the crowds only memory is bounded, because sending and refusing gigabytes
+takes the two cores seconds."""
 NAMED = ("alone", "sixteen in one request", "sixteen requests")
 
 

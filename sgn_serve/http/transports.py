@@ -1,4 +1,7 @@
-"""Stand between a connection and its socket: close it without losing an answer, and write an answer as a whole."""
+"""Stand between a connection and its socket: close it without losing an answer, and write an answer as a whole.
+
+uvicorn_internals.py lists what is used of uvicorn's class of a request and its answer.
+"""
 
 import asyncio
 import weakref

@@ -1,4 +1,7 @@
-"""uvicorn's HTTP connection with the limits that it lacks. It offers no hook for them, so its class is subclassed."""
+"""uvicorn's HTTP connection with the limits that it lacks. It offers no hook for them, so its class is subclassed.
+
+uvicorn_internals.py lists the undocumented parts that are overridden and used here.
+"""
 
 import asyncio
 import re

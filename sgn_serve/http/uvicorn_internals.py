@@ -2,6 +2,9 @@
 
 uvicorn offers no limits for the cases of sgn_serve/http/uvicorn_connection.py and no hook to add them. pyproject.toml
 pins its minor version to the one that was tested, and missing_parts says which part a newer one has lost.
+
+Two more modules touch such parts: uvicorn_connection.py, whose class is uvicorn's connection with limits, and
+transports.py, which stands between it and its socket. What they use is listed here, so that there is one list.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from sgn_serve.inference.classifier import Logits
 
 
 @dataclass(frozen=True)
-class Run:
+class BatchRun:
     """One run of the network.
 
     Attributes:
@@ -51,7 +51,7 @@ class Observer:
             waited: Seconds since the pictures of each request in it were decoded.
         """
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: BatchRun) -> None:
         """Take note that the network has run once."""
 
     def answered(self, seconds: list[float], failed: bool) -> None:

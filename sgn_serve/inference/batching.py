@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.inference.batch_contract import Answered, BatchLimits, LogitsFunction, Observer, Run
+from sgn_serve.inference.batch_contract import Answered, BatchLimits, BatchRun, LogitsFunction, Observer
 from sgn_serve.inference.classifier import Logits, needs_second_pass
 from sgn_serve.records import AUTO, SelfGradient
 from sgn_serve.refusals import Overloaded
@@ -52,7 +52,7 @@ class _Worked:
     """
 
     answers: list[Logits | Exception]
-    runs: list[Run]
+    runs: list[BatchRun]
     begun: float
     ended: float
 
@@ -286,7 +286,7 @@ class Batcher:
         # Later, so that neither the answers nor the next batch wait for it: the requests' tasks are scheduled already.
         asyncio.get_running_loop().call_soon(self._tell_answered, worked.runs, seconds)
 
-    def _tell_answered(self, runs: list[Run], seconds: dict[bool, list[float]]) -> None:
+    def _tell_answered(self, runs: list[BatchRun], seconds: dict[bool, list[float]]) -> None:
         """Tell the observer of a batch's runs, and of its requests' seconds by whether they failed."""
         for run in runs:
             self._tell(self._observer.ran, run)
@@ -354,7 +354,7 @@ class Batcher:
         """Run a batch in the inference thread."""
         begun = time.perf_counter()
         answers: dict[_Item, Logits | Exception] = {}
-        runs: list[Run] = []
+        runs: list[BatchRun] = []
         plain = [_Part(item, item.images, item.since) for item in items if item.self_gradient is not True]
         answers |= self._run_together(plain, False, runs)
         chosen = self._choose(items, answers)
@@ -393,7 +393,7 @@ class Batcher:
         return chosen
 
     def _run_together(
-        self, parts: list[_Part], self_gradient: bool, runs: list[Run]
+        self, parts: list[_Part], self_gradient: bool, runs: list[BatchRun]
     ) -> dict[_Item, Logits | Exception]:
         """Run the network once, and return the answer of each part's item, or the error. A good run is added to runs.
 
@@ -420,7 +420,7 @@ class Batcher:
             logger.exception("a batch of %d pictures failed", pictures)
             return dict.fromkeys((part.item for part in parts), error)
         runs.append(
-            Run(
+            BatchRun(
                 self_gradient=self_gradient,
                 pictures=pictures,
                 requests=len(parts),

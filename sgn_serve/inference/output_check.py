@@ -19,7 +19,7 @@ OTHERS_SECONDS = 1.0
 """Time for batches of all other sizes. A fast network answers each of them."""
 
 
-class OutputError(Exception):
+class NetworkOutputError(Exception):
     """A network does not answer as it should. The message says which output of it, and for which picture."""
 
 
@@ -34,7 +34,7 @@ def check_outputs(classifier: Classifier, largest: int) -> None:
         largest: Most pictures that it will get together.
 
     Raises:
-        OutputError: An output has another shape or type than it should, or is not finite.
+        NetworkOutputError: An output has another shape or type than it should, or is not finite.
     """
     description = classifier.description
     shown = _pictures(description.image_size)
@@ -82,9 +82,11 @@ def _batches(shown: dict[str, NDArray[np.float32]], largest: int) -> Iterator[li
 
 def _check(name: str, values: NDArray[np.float32], expected: tuple[int, ...], pictures: list[str]) -> None:
     if values.shape != expected:
-        raise OutputError(f"its {name} for {len(pictures)} pictures are of shape {values.shape} and not {expected}")
+        raise NetworkOutputError(
+            f"its {name} for {len(pictures)} pictures are of shape {values.shape} and not {expected}"
+        )
     if values.dtype != np.float32:
-        raise OutputError(f"its {name} are {values.dtype} and not float32")
+        raise NetworkOutputError(f"its {name} are {values.dtype} and not float32")
     for picture, row in zip(pictures, values, strict=True):
         if not np.isfinite(row).all():
-            raise OutputError(f"its {name} for {picture} in a batch of {len(pictures)} are not finite")
+            raise NetworkOutputError(f"its {name} for {picture} in a batch of {len(pictures)} are not finite")

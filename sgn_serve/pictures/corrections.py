@@ -31,7 +31,7 @@ _WHITE = 65535
 
 
 @dataclass(frozen=True)
-class Source:
+class PillowFile:
     """A file as Pillow is to open it.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Later:
     file: IO[bytes] | None = None
 
 
-def prepare(file: IO[bytes], formats: tuple[str, ...]) -> Source:
+def prepare(file: IO[bytes], formats: tuple[str, ...]) -> PillowFile:
     """Choose what Pillow is given of a file, and as which formats it may read it.
 
     Args:
@@ -82,27 +82,27 @@ def prepare(file: IO[bytes], formats: tuple[str, ...]) -> Source:
     if start.startswith(png_chunks.SIGNATURE):
         shortened = png_chunks.without_texts(file.read())
         file.seek(position)
-        return Source(file if shortened is None else BytesIO(shortened), formats)
+        return PillowFile(file if shortened is None else BytesIO(shortened), formats)
     if start.startswith(jpeg_end.START):
         data = file.read()
         file.seek(position)
         first_scan = jpeg_end.first_scan(data)
         ended = jpeg_end.with_end(data, first_scan)
-        return Source(file, formats) if ended is None else Source(BytesIO(ended), formats, lacks_end=first_scan)
+        return PillowFile(file, formats) if ended is None else PillowFile(BytesIO(ended), formats, lacks_end=first_scan)
     if start.startswith(icons.SIGNATURE) and "ICO" in formats:
         largest = icons.largest(file.read())
         if largest.startswith(png_chunks.SIGNATURE):
-            return Source(BytesIO(png_chunks.without_texts(largest) or largest), ("PNG",))
-        return Source(BytesIO(largest), ("ICO",), icon=True)
+            return PillowFile(BytesIO(png_chunks.without_texts(largest) or largest), ("PNG",))
+        return PillowFile(BytesIO(largest), ("ICO",), icon=True)
     said = iso_media.formats_of(start)
     if said is not None:
-        return Source(file, tuple(name for name in formats if name in said))
+        return PillowFile(file, tuple(name for name in formats if name in said))
     unfit = set()
     if start.startswith(_PPM_EXTENSIONS):
         unfit.add("PPM")
     if not targa.is_targa(start):
         unfit.add("TGA")
-    return Source(file, tuple(name for name in formats if name not in unfit))
+    return PillowFile(file, tuple(name for name in formats if name not in unfit))
 
 
 def correct(picture: Any, file: IO[bytes]) -> None:
@@ -144,7 +144,7 @@ def correct(picture: Any, file: IO[bytes]) -> None:
         picture.info[_KEY] = _Later(samples=samples, data=data)
 
 
-def check_end(source: Source) -> None:
+def check_end(source: PillowFile) -> None:
     """Refuse a JPEG that lacks more than its end.
 
     Raises:

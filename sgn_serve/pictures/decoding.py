@@ -10,6 +10,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
+from sgn_serve.error_text import one_line
 from sgn_serve.pictures import corrections, gamma, icons, resizing, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -35,6 +36,8 @@ _STRIP_PIXELS = 1_000_000
 """Pixels that are converted to RGB at a time."""
 _NO_RAW_MODE = "unknown raw mode"
 """Part of Pillow's message where its decoder does not know a layout that its header knows, such as reversed bits."""
+_MOST_LETTERS = 200
+"""Characters of an error of Pillow that a message repeats."""
 _HALVED_PIXELS = 4_000_000
 _HALVED_SHRINKING = 16
 """A JPEG with more pixels, shrunk at least this much in both directions, is decoded at half its size. The average of so
@@ -98,8 +101,10 @@ def open_picture(data: bytes | IO[bytes], max_pixels: int, formats: tuple[str, .
         raise
     except Exception as error:  # Pillow's parsers raise exceptions of any kind for a broken header
         if isinstance(error, NotImplementedError) or str(error).startswith("Unsupported "):
-            raise UnsupportedPixels(f"the picture's pixels are of a kind that is not read ({_reason(error)})") from None
-        raise DamagedImage(f"the picture's header cannot be read ({_reason(error)})") from None
+            raise UnsupportedPixels(
+                f"the picture's pixels are of a kind that is not read ({one_line(error, _MOST_LETTERS)})"
+            ) from None
+        raise DamagedImage(f"the picture's header cannot be read ({one_line(error, _MOST_LETTERS)})") from None
     width, height = picture.size
     if width * height > max_pixels:
         raise TooManyPixels(
@@ -187,7 +192,9 @@ def to_rgb(
         except Exception as error:  # Pillow's decoders raise exceptions of any kind for broken pixels
             if _NO_RAW_MODE in str(error):
                 raise UnsupportedPixels(f"this layout of a {picture.format} picture's pixels is not read") from None
-            raise DamagedImage(f"the {picture.format} picture is truncated or damaged ({_reason(error)})") from None
+            raise DamagedImage(
+                f"the {picture.format} picture is truncated or damaged ({one_line(error, _MOST_LETTERS)})"
+            ) from None
         colours = _Colours(_levels(picture), exponent, background, covered)
         turn = _orientation(picture)
         width, height = picture.size if size is None else (size[1], size[0])
@@ -292,7 +299,9 @@ def _resized_rgb(picture: Image.Image, geometry: resizing.Geometry, colours: _Co
         try:
             rgb = _strip_to_rgb(strip, colours)
         except ValueError as error:
-            raise UnsupportedPixels(f"pixels of kind {picture.mode} cannot be read as RGB ({_reason(error)})") from None
+            raise UnsupportedPixels(
+                f"pixels of kind {picture.mode} cannot be read as RGB ({one_line(error, _MOST_LETTERS)})"
+            ) from None
         if colours.covered is not None:
             rgb = _covered_part(rgb, top, colours.covered, colours.background)
         row = rgb.resize((size[0], rgb.height), Image.Resampling.BILINEAR, (left, 0, right, rgb.height))
@@ -352,8 +361,3 @@ def _levels(picture: Image.Image) -> tuple[int, int]:
     highest = 4095 if tuple(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))) == (12,) else 65535
     white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
     return (highest, 0) if white_is_zero else (0, highest)
-
-
-def _reason(error: Exception) -> str:
-    """Return an exception's message as part of one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

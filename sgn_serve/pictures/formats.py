@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image, features
 
+from sgn_serve.error_text import one_line
+
 
 @dataclass(frozen=True)
 class _Format:
@@ -93,8 +95,7 @@ def lacking(name: str) -> str | None:
         for plugin in wanted.plugins:
             importlib.import_module(plugin)
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        return f'{reason}; install it: pip install "{wanted.package or "pillow"}"'
+        return f'{one_line(error)}; install it: pip install "{wanted.package or "pillow"}"'
     return None
 
 

@@ -6,11 +6,13 @@ add_asgi_middleware, and the method __is_ready__.
 """
 
 import atexit
+import importlib.util
 import inspect
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import bentoml._internal.utils.circus as bentoml_circus
@@ -21,6 +23,9 @@ from circus.sockets import CircusSockets
 from circus.watcher import Watcher
 
 _STOPPING = "arbiter_stop"
+PROGRAM = ("bentoml_cli.cli", "cli")
+"""The module and the name of the program `bentoml`, which is called. It is looked for in the source, because its import
+takes seconds."""
 
 
 class Part(NamedTuple):
@@ -86,7 +91,18 @@ def missing_parts() -> list[str]:
             for name, why in attributes.items()
             if not re.search(rf"\bself\.{name}\b", source)
         ]
+    module, name = PROGRAM
+    found = importlib.util.find_spec(module)
+    source = Path(found.origin).read_text() if found is not None and found.origin is not None else ""
+    if not re.search(rf"^{name} = ", source, re.MULTILINE):
+        missing.append(f"{module} has no {name} any more, which is called: the program bentoml")
     return missing
+
+
+def run_bentoml(arguments: Sequence[str]) -> None:
+    """Run the program `bentoml` with these arguments, as a command line would."""
+    module, name = PROGRAM
+    getattr(importlib.import_module(module), name)(arguments, prog_name="bentoml")
 
 
 def use_arbiter(arbiter: type[Arbiter]) -> None:

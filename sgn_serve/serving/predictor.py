@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgn_serve.decoders.decoder import DecoderLimits
 from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.decoders.sharing import SharedDecoder
-from sgn_serve.inference.batch_contract import BatchLimits, Observer, Run
+from sgn_serve.inference.batch_contract import BatchLimits, BatchRun, Observer
 from sgn_serve.inference.batching import Batcher, Place
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.inference.graph import Graph
@@ -293,7 +293,7 @@ class CountBatches(Observer):
         for seconds in waited:
             metrics.QUEUE_SECONDS.observe(seconds)
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: BatchRun) -> None:
         """Count one run of the network."""
         block = metrics.BLOCK[run.self_gradient]
         metrics.child(metrics.INFERENCE_SECONDS, block).observe(run.infer_seconds)

@@ -15,7 +15,7 @@ from typing import Any
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
-from sgn_serve.inference.output_check import OutputError, check_outputs
+from sgn_serve.inference.output_check import NetworkOutputError, check_outputs
 from sgn_serve.onnx_runtime import CPU
 from sgn_serve.parent_process import end_with_starting_thread
 from sgn_serve.process.confinement import bound_resources
@@ -63,7 +63,7 @@ def try_here(settings: Settings) -> dict[str, Any]:
         card = model_card(graph, settings, read_examples(graph), engine_used(classifier, choice, settings))
         try:
             check_outputs(classifier, max(settings.max_batch, settings.max_images))
-        except OutputError as error:
+        except NetworkOutputError as error:
             raise GraphError(f"{path}: {error}; export another checkpoint") from None
         except Exception as error:  # the engines' exceptions share no base class
             raise GraphError(f"{path}: it cannot answer several pictures at once ({one_line(error)})") from None

@@ -148,3 +148,55 @@ def test_errors_call_the_program_as_it_was_called(capsys):
         assert error.startswith("error: unknown option --no-such-option")
         assert usage.startswith(f"usage: sgn {name} ")
         assert usage.endswith(f"; all options: sgn {name} --help")
+
+
+BROKEN = {
+    "train": ("training.command", ["--data-root=data", "--device=cpu"], "training.train.load_pictures"),
+    "convert": (
+        "training.convert.command",
+        ["--weights=file", "--classes=a,b", "--out=out.safetensors"],
+        "training.convert.convert.convert",
+    ),
+    "judge": ("training.evaluate.command", ["--ckpt=file", "--data-root=data"], "training.evaluate.evaluate.prepare"),
+    "export": ("export.command", ["--ckpt=file", "--onnx=out.onnx"], "export.export.Companions"),
+    "classify": ("sgn_serve.classify.command", ["data", "--out=out.csv"], "sgn_serve.classify.run.classify"),
+    "report": (
+        "sgn_serve.classify.report.command",
+        ["file", "--truth=file", "--out=report"],
+        "sgn_serve.classify.report.write.write_report",
+    ),
+    "serve": ("sgn_serve.command", [], "sgn_serve.command.Settings.from_environment"),
+    "reproduce": (
+        "training.reproduce.command",
+        ["table2", "--data-root=data"],
+        "training.reproduce.reproduce.reproduce",
+    ),
+    "defend": (
+        "training.defend",
+        ["--ckpt=file", "--defence=energy-step", "--out=out.safetensors"],
+        "training.defend.load_checkpoint",
+    ),
+}
+"""A module with a main function, arguments that pass its checks, and what then fails, by the command."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_programming_error_keeps_its_traceback(name, tmp_path, monkeypatch):
+    """Mistakes that a user can put right, and no others, become one line."""
+
+    def broken(*_, **__):
+        raise ValueError("a mistake of ours")
+
+    module, arguments, function = BROKEN[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+    monkeypatch.setattr(function, broken)
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        importlib.import_module(module).main(arguments)
+
+
+def test_every_command_is_broken_once():
+    assert set(BROKEN) == {*COMMANDS, "defend"}
+    assert all(BROKEN[name][0] == command.module for name, command in COMMANDS.items())

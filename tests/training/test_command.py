@@ -60,17 +60,6 @@ def test_a_number_that_is_none_is_refused_by_its_flag(picture_folder, capsys):
         assert usage.startswith("usage: python -m training --data-root ")
 
 
-def test_a_programming_error_keeps_its_traceback(picture_folder, runs, monkeypatch):
-    """Mistakes that a user can put right, and no others, become one line."""
-
-    def broken(*_):
-        raise ValueError("a mistake of ours")
-
-    monkeypatch.setattr("training.train.load_pictures", broken)
-    with pytest.raises(ValueError, match="a mistake of ours"):
-        main(arguments(picture_folder, "a"))
-
-
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(picture_folder, runs, capsys):
     standard = ("--method", "standard")
     assert main(arguments(picture_folder, "a", *standard, epochs=1)) == 0

@@ -1,5 +1,8 @@
 """Errors that a user of training/ can put right."""
 
+from sgn_serve.error_text import first_line as first_line
+from sgn_serve.error_text import one_line as one_line
+
 
 class TrainingError(Exception):
     """Base of what a user can put right: a file, a data set, a device or an option.
@@ -9,13 +12,3 @@ class TrainingError(Exception):
     """
 
     exit_status = 2
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's whole message on one line, cut after 300 characters, or its type where it has no message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

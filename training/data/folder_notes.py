@@ -1,11 +1,11 @@
 """Tell what a person should know of a folder of pictures before a network is trained on it."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder, walk_pictures
 
 _PARTS = ("train", "test")
@@ -115,7 +115,7 @@ def _same_contents(root: Path) -> list[str]:
     candidates = [path for group in by_content(files, (path.stat().st_size for path in files)) for path in group]
     with ThreadPoolExecutor() as pool:
         chunks = (candidates[first : first + _CHUNK] for first in range(0, len(candidates), _CHUNK))
-        together = by_content(candidates, [digest for chunk in chunks for digest in pool.map(_digest, chunk)])
+        together = by_content(candidates, [digest for chunk in chunks for digest in pool.map(file_sha256, chunk)])
     train = root / "train"
     parts = [([path for path in group if path.is_relative_to(train)], group) for group in together]
     notes = [in_several_classes(train, [inside for inside, _ in parts if len(inside) > 1])]
@@ -143,7 +143,3 @@ def _names(names: set[str]) -> str:
     listed = sorted(names)
     shown = ", ".join(repr(name) for name in listed[:_SHOWN])
     return f"{shown}, ..." if len(listed) > _SHOWN else shown
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,22 +61,12 @@ class BatchResult:
     Attributes:
         withstood: A character for each picture: 1 still classified rightly, 0 not.
         core_seconds: Processor time that it took.
-        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong. None where
-            they were not counted, as in files of before.
+        not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong.
     """
 
     withstood: str
     core_seconds: float
-    not_finite: int | None = 0
-
-
-def saved_count(value: Any) -> int | None:
-    """Return a saved BatchResult.not_finite.
-
-    Raises:
-        TypeError, ValueError: It is none.
-    """
-    return None if value is None else int(value)
+    not_finite: int = 0
 
 
 def withstood(trial: Trial[Target], attack: AttackOn[Target]) -> Tensor:

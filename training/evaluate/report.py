@@ -14,7 +14,7 @@ from training.attacks.base import AttackOn
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
 from training.common.markdown import table
-from training.evaluate.measuring import lowest, saved_count
+from training.evaluate.measuring import lowest
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
 FORMAT = "self-gradient-evaluation/2"
@@ -41,7 +41,7 @@ class Row:
         attack: The attack's parameters, AttackOn.parameters().
         core_seconds: Processor time of the attack, None where it was not taken.
         not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong. None where
-            they were not counted, as in reports of before.
+            they were not counted, as in the committed reports.
     """
 
     withstood: str
@@ -108,7 +108,7 @@ class Report:
         right: Tensor,
         attacked: Tensor | None = None,
         core_seconds: float | None = None,
-        not_finite: int | None = 0,
+        not_finite: int = 0,
     ) -> None:
         """Add a row.
 
@@ -117,8 +117,7 @@ class Report:
             right: Which of all pictures are classified rightly, (N) bool.
             attacked: Which pictures were attacked, (N) bool; None for all.
             core_seconds: Processor time of the attack.
-            not_finite: Number of attacked pictures with a logit that is NaN or infinite, None where they were not
-                counted.
+            not_finite: Number of attacked pictures with a logit that is NaN or infinite.
         """
         marks = ["1" if value else "0" for value in right.tolist()]
         if attacked is not None:
@@ -352,7 +351,10 @@ def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
         if pictures is not None and len(withstood) != pictures:
             raise ValueError(f"a row is of {len(withstood)} pictures, the report of {pictures}")
         rows[RowId.from_dict(entry["id"])] = Row(
-            withstood, dict(entry["attack"]), entry["core_seconds"], saved_count(entry.get("not_finite"))
+            withstood,
+            dict(entry["attack"]),
+            entry["core_seconds"],
+            int(entry["not_finite"]) if "not_finite" in entry else None,
         )
     return rows
 

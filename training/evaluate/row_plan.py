@@ -42,8 +42,7 @@ class PlannedRow:
 
     Attributes:
         core_seconds: Processor time of its batches so far.
-        not_finite: Number of its pictures so far with a logit that is NaN or infinite. None where those of a batch were
-            not counted.
+        not_finite: Number of its pictures so far with a logit that is NaN or infinite.
         done: Number of pictures whose result is there.
     """
 
@@ -58,7 +57,7 @@ class PlannedRow:
         self.number = number
         self.attack = attack
         self.core_seconds = 0.0
-        self.not_finite: int | None = 0
+        self.not_finite = 0
         self.done = 0
         self._allowed: list[bool] = allowed.tolist()
         self._sources = sources
@@ -105,10 +104,7 @@ class PlannedRow:
             self._right[picture] = mark == "1"
         self.done += len(batch.pictures)
         self.core_seconds += result.core_seconds
-        if self.not_finite is None or result.not_finite is None:
-            self.not_finite = None
-        else:
-            self.not_finite += result.not_finite
+        self.not_finite += result.not_finite
 
     def _consider(self) -> None:
         """Decide which of the next pictures are attacked, as far as the rows before have decided them."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.attacks.base import AttackOn
 from training.common.files import write_atomically
-from training.evaluate.measuring import BatchResult, saved_count
+from training.evaluate.measuring import BatchResult
 
 
 class BatchProgress:
@@ -38,7 +38,7 @@ class BatchProgress:
             rows = {
                 _key(row["attack"]): {
                     tuple(map(int, batch["pictures"])): BatchResult(
-                        _marks(batch), float(batch["core_seconds"]), saved_count(batch.get("not_finite"))
+                        _marks(batch), float(batch["core_seconds"]), int(batch["not_finite"])
                     )
                     for batch in row["batches"]
                 }

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.service.server import free_port
 from release.hostile import fuzz, report, session
 from release.hostile.bombs import BOMBS
-from release.hostile.command import build_parser, main
+from release.hostile.command import RESULT, build_parser, main
 from release.hostile.observer import exact, peaks_since, reset_peaks, tree, upper_bound
 from release.hostile.report import MEMORY_MB, TOGETHER, exceeded, named_table, profile_table, table, together_table
 from release.hostile.seeds import seeds
@@ -227,6 +227,9 @@ def test_a_format_of_a_finished_run_is_tried_anew(run, tmp_path):
         (["--replay", "missing.xz"], "no such file"),
         (["--before", "missing"], "no checkout of this project"),
         (["--anew", "GIF"], "--anew goes with --again"),
+        (["--replay", __file__], "no list of files that were sent"),
+        (["--corpus", __file__], "no archive of a corpus"),
+        (["--again", __file__, "--replay", str(RESULT.with_suffix("") / "sent.jsonl.xz")], "no result of a run"),
     ],
 )
 def test_options_that_cannot_work_are_one_line(run, options, told):
@@ -235,6 +238,15 @@ def test_options_that_cannot_work_are_one_line(run, options, told):
     assert said.startswith("error: ")
     assert told in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_programming_error_keeps_its_traceback(run, monkeypatch):
+    def broken(*_):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(fuzz, "trim_list", broken)
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        run()
 
 
 def test_every_option_is_explained():

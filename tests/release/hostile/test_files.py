@@ -6,6 +6,7 @@ from random import Random
 import pytest
 from PIL import Image
 
+from benchmarks.errors import BenchmarkError
 from release.hostile.bombs import BOMBS
 from release.hostile.corpus import COSTLY, Corpus, Kept, unpack
 from release.hostile.mutators import LARGEST_BYTES, MUTATORS, mutate
@@ -117,8 +118,11 @@ def test_a_damaged_corpus_is_told_of(tmp_path):
     corpus.save()
     (stored,) = tmp_path.glob("gif-*.bin")
     stored.write_bytes(b"other")
-    with pytest.raises(ValueError, match="not the file that the index tells of"):
+    with pytest.raises(BenchmarkError, match="not the file that the index tells of"):
+        Corpus(tmp_path)
+    (tmp_path / "index.json").write_text('[{"recipe": "GIF seed 1"}]')
+    with pytest.raises(BenchmarkError, match="no index of a corpus"):
         Corpus(tmp_path)
     stored.rename(tmp_path / "no-archive")
-    with pytest.raises(ValueError, match="no archive of a corpus"):
+    with pytest.raises(BenchmarkError, match="no archive of a corpus"):
         unpack(tmp_path / "no-archive", tmp_path / "again")

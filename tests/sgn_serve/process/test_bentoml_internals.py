@@ -27,3 +27,9 @@ def test_a_parameter_that_is_gone_is_named(monkeypatch):
 def test_an_attribute_that_is_gone_is_named(monkeypatch):
     monkeypatch.setitem(bentoml_internals.WATCHER_ATTRIBUTES, "reaper", "read: an example")
     assert missing_parts() == ["circus.watcher.Watcher has no attribute reaper any more, which is read: an example"]
+
+
+@pytest.mark.parametrize("program", [("bentoml_cli.cli", "main"), ("bentoml_cli.program", "cli")])
+def test_a_program_that_is_gone_is_named(monkeypatch, program):
+    monkeypatch.setattr(bentoml_internals, "PROGRAM", program)
+    assert missing_parts() == [f"{program[0]} has no {program[1]} any more, which is called: the program bentoml"]

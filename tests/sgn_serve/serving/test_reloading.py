@@ -33,6 +33,7 @@ from tests.sgn_serve.serving.test_model_card import FIGURES
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+REPLACING = ROOT / "docs" / "how-to" / "replace-the-model.md"
 WORKERS = 2
 COLOURS = ("red", "blue", "green")
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
@@ -156,6 +157,13 @@ def test_a_bad_model_is_refused_and_the_old_one_keeps_serving(reloadable, bad):
     assert "Traceback" not in reloadable.server.log.read_text()
 
 
+def documented_refusal(request_id: str) -> dict[str, str]:
+    """Return the refused reload that a page shows, with this id of the request."""
+    found = re.search(r"^```json\n(.*?)^```", REPLACING.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return {**json.loads(found[1])["error"], "request_id": request_id}
+
+
 def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloadable):
     good = reloadable.model.read_bytes()
     before = reloadable.workers_by_model()
@@ -168,6 +176,11 @@ def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloada
             assert error["code"] == "model_refused"
             assert BAD_GRAPHS[kind][1] in error["message"]
             assert "\n" not in error["message"]
+            if kind == "NaN weights":
+                assert documented_refusal(error["request_id"]) == {
+                    **error,
+                    "message": error["message"].replace(str(reloadable.model), "model.onnx"),
+                }
             assert reloadable.workers_by_model() == before
         reloadable.write("one", "two", "three")
         swapped = reloadable.reload()

@@ -5,7 +5,7 @@ import pytest
 from training.checkpoint import CheckpointError
 from training.common.command_line import OptionError
 from training.common.devices import DeviceError
-from training.common.errors import TrainingError, first_line, one_line
+from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.data.picture_set import DatasetError
 from training.loop.state import TrainerError
@@ -32,14 +32,3 @@ def test_what_a_user_can_put_right_has_one_base_and_a_status(error):
     assert issubclass(error, TrainingError)
     assert not issubclass(error, ValueError)
     assert error("x").exit_status == 2
-
-
-def test_first_line():
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(ValueError()) == "ValueError"
-
-
-def test_one_line():
-    assert one_line(ValueError("one\n  two")) == "one two"
-    assert len(one_line(ValueError("x" * 1000))) == 300
-    assert one_line(ValueError()) == "ValueError"

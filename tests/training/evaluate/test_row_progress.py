@@ -16,7 +16,6 @@ from training.attacks.gate import GateAttack
 from training.attacks.gradient_attack import Attack, pgd_attack
 from training.attacks.registry import Context, build_attacks
 from training.evaluate.measuring import BatchResult, Trial, measure_batch
-from training.evaluate.row_plan import Batch, PlannedRow
 from training.evaluate.row_progress import BatchProgress, CheckProgress
 from training.networks.names import SelfGradient
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
@@ -132,19 +131,6 @@ def test_saved_batches_are_found_by_attack_and_pictures(tmp_path: Path) -> None:
     assert (third.find(one, (0, 2, 3)), third.find(other, (5,))) == (None, second)
     third.forget(other)
     assert not path.exists()
-
-
-def test_saved_batches_of_before_did_not_count_what_is_not_finite(tmp_path: Path) -> None:
-    path, attack = tmp_path / "evaluation.json.row", pgd_attack(3)
-    BatchProgress(path, {}).add(attack, (0, 1), BatchResult("10", 1.0, 1))
-    path.write_text(path.read_text().replace(', "not_finite": 1', ""))
-    progress = BatchProgress(path, {})
-    progress.restore()
-    assert progress.find(attack, (0, 1)) == BatchResult("10", 1.0, None)
-    row = PlannedRow(0, attack, torch.ones(4, dtype=torch.bool), (), 2)
-    for pictures, result in (((0, 1), BatchResult("10", 1.0, None)), ((2, 3), BatchResult("11", 1.0, 2))):
-        row.take(Batch(0, pictures), result)
-    assert row.not_finite is None
 
 
 @pytest.mark.parametrize("content", ["half a fi", "[1, 2]", '{"setting": {"eps": 0.1}, "rows": []}'])

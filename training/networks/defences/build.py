@@ -37,17 +37,17 @@ class DefenceConfig:
         """Return the configuration that a checkpoint's JSON describes.
 
         Raises:
-            ValueError: It describes none.
+            ArchitectureError: It describes none.
         """
         names = set(cls.__dataclass_fields__)
         if not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f"it does not have the fields {', '.join(sorted(names))}")
+            raise ArchitectureError(f"it does not have the fields {', '.join(sorted(names))}")
         if values["name"] not in DEFENCES:
-            raise ValueError(f"{str(values['name'])[:60]!r} is none of {', '.join(DEFENCES)}")
+            raise ArchitectureError(f"{str(values['name'])[:60]!r} is none of {', '.join(DEFENCES)}")
         if type(values["steps"]) is not int or not 1 <= values["steps"] <= MOST_STEPS:
-            raise ValueError(f"its steps are {str(values['steps'])[:60]}, not a number from 1 to {MOST_STEPS}")
+            raise ArchitectureError(f"its steps are {str(values['steps'])[:60]}, not a number from 1 to {MOST_STEPS}")
         if type(values["scale"]) not in (int, float) or not math.isfinite(values["scale"]):
-            raise ValueError("its scale is no finite number")
+            raise ArchitectureError("its scale is no finite number")
         return cls(**values)
 
 
