@@ -1,13 +1,12 @@
 """Start a Ray cluster on this machine, for benchmarks and tests."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,9 @@ from benchmarks.errors import BenchmarkError
 
 START_SECONDS = 120.0
 _ROOT = Path(__file__).parents[1]
+_HOST = "127.0.0.1"
+_STARTED = b"will now block forever"
+"""What `ray start --block` says once it has written down the address of the head for --ray auto."""
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2, gpus: int = 0)
     Its value is the address of its head.
 
     Args:
-        environment: Variables for its workers.
+        environment: Variables for its workers. With RAY_TMPDIR its files stay in that folder; else they are removed.
         cores: Cores that it hands out.
         gpus: GPUs that it hands out. Ray takes our word for it.
 
@@ -32,13 +34,44 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2, gpus: int = 0)
         BenchmarkError: It does not start; the message holds what it printed.
     """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((_HOST, 0))
         port = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of its sockets must be short
-    options = ["--head", "--block", "--disable-usage-stats", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    options += [f"--num-cpus={cores}", f"--num-gpus={gpus}", "--object-store-memory=80000000"]
-    options += ["--include-dashboard=false"]
-    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options]
+    # The names of its sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        options = ["--head", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
+        options += [f"--num-cpus={cores}", f"--num-gpus={gpus}"]
+        with _node(options, {"RAY_TMPDIR": folder, **environment}):
+            yield f"{_HOST}:{port}"
+
+
+@contextmanager
+def joined_node(address: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """Start another node of a cluster, as a second machine with one core would, and end it.
+
+    Args:
+        address: The address of the head.
+        environment: Variables for its workers.
+
+    Raises:
+        BenchmarkError: See local_cluster.
+    """
+    with _node([f"--address={address}", "--num-cpus=1", "--num-gpus=0"], environment):
+        yield
+
+
+@contextmanager
+def _node(options: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """Run `ray start` for a while.
+
+    Args:
+        options: Options that differ between nodes.
+        environment: Variables for it and its workers.
+
+    Raises:
+        BenchmarkError: See local_cluster.
+    """
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", *options]
+    command += [f"--node-ip-address={_HOST}", "--object-store-memory=80000000"]
     variables = {
         **os.environ,
         "RAY_enable_worker_prestart": "0",
@@ -51,22 +84,19 @@ def local_cluster(environment: Mapping[str, str], cores: int = 2, gpus: int = 0)
     }
     with (
         tempfile.TemporaryFile() as told,
-        subprocess.Popen(
-            [*command, f"--temp-dir={folder}"], cwd=_ROOT, env=variables, stdout=told, stderr=subprocess.STDOUT
-        ) as process,
+        subprocess.Popen(command, cwd=_ROOT, env=variables, stdout=told, stderr=subprocess.STDOUT) as process,
     ):
         try:
             ends = time.monotonic() + START_SECONDS
             while True:
                 told.seek(0)
                 said = told.read()
-                if b"To connect to this Ray cluster" in said:
+                if _STARTED in said:
                     break
                 if process.poll() is not None or time.monotonic() > ends:
                     raise BenchmarkError(f"Ray does not start: {said.decode(errors='replace')}")
                 time.sleep(0.05)
-            yield f"127.0.0.1:{port}"
+            yield
         finally:
             process.terminate()
             process.wait()
-            shutil.rmtree(folder, ignore_errors=True)

@@ -65,7 +65,7 @@ class RayOptions:
     Attributes:
         address: HOST:PORT of the cluster's head, or AUTO for the cluster that this machine belongs to.
         workers: Number of workers, None for as many as the cluster has room for.
-        cores: Cores of each worker, None for all cores of a machine: of the one with the fewest.
+        cores: Cores of each worker, None for as many as the smallest machine has.
     """
 
     address: str
@@ -96,7 +96,7 @@ def add_ray_options(parser: argparse.ArgumentParser, does: str) -> None:
         "--ray-cores",
         type=positive_number,
         metavar="N",
-        help="cores of each worker on Ray (default: all of a machine, that of the fewest)",
+        help="cores of each worker on Ray (default: as many as the smallest machine has)",
     )
 
 

@@ -44,7 +44,7 @@ _DEFAULTS = {"SGN_DECODERS": "all cores"}
 """Defaults that differ from those of the service."""
 
 EPILOG = """\
-PATH is a picture, a folder with pictures in it or in the folders below, a glob in quotes, a text file with a path a
+PATH is a picture, a folder with pictures in it or in the folders below, a glob in quotes, a text file with one path per
 line (.txt), or a Parquet file with a column of paths or of pictures. The rows are in the order of the inputs.
 """
 

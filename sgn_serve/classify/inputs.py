@@ -1,4 +1,8 @@
-"""Find the inputs that a command line names, and keep their list in a file, so that no list of them is in memory."""
+"""Find the inputs that a command line names, and keep their list in a file.
+
+Names are in memory together where they are sorted: those in one folder, the matches of a glob, and all objects below an
+address.
+"""
 
 import glob
 import hashlib

@@ -30,6 +30,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="progress", daemon=True)
+        self._drawing = threading.Lock()
         self._drawn = 0
         self.show("starting", lambda: 0)
 
@@ -68,8 +69,9 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._clear()
-        print(text, file=self._stream, flush=True)
+        with self._drawing:
+            self._clear()
+            print(text, file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -86,9 +88,10 @@ class Progress:
             turn += 1
             if self._terminal:
                 text = f"{_SPINNER[turn % len(_SPINNER)]} {self.line()}"
-                padded = text.ljust(self._drawn)
-                self._drawn = len(text)
-                print(f"\r{padded}", end="", file=self._stream, flush=True)
+                with self._drawing:
+                    padded = text.ljust(self._drawn)
+                    self._drawn = len(text)
+                    print(f"\r{padded}", end="", file=self._stream, flush=True)
             else:
                 print(self.line(), file=self._stream, flush=True)
 

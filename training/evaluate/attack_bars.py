@@ -51,11 +51,11 @@ class SideBySide(AbstractContextManager["SideBySide"]):
     """Shows a bar for each row that is being measured, and leaves a line for each one that is done.
 
     Args:
-        make_bar: Makes a bar at a line of the screen, from 0.
+        make_bar: Makes a bar, and draws it, from its line of the screen, from 0, its title and its total.
         attacks: Number of all attacks.
     """
 
-    def __init__(self, make_bar: Callable[[int], tqdm], attacks: int):
+    def __init__(self, make_bar: Callable[[int, str, int], tqdm], attacks: int):
         self._make_bar = make_bar
         self._attacks = attacks
         self._bars: dict[int, tuple[int, tqdm]] = {}
@@ -64,8 +64,7 @@ class SideBySide(AbstractContextManager["SideBySide"]):
         """Show a row that has begun or moved on. See AttackBars."""
         if row.number not in self._bars:
             line = min(set(range(len(self._bars) + 1)) - {line for line, _ in self._bars.values()})
-            self._bars[row.number] = line, self._make_bar(line)
-            self._bars[row.number][1].set_description(_title(row, self._attacks), refresh=False)
+            self._bars[row.number] = line, self._make_bar(line, _title(row, self._attacks), row.most)
         bar = self._bars[row.number][1]
         bar.total = row.most
         bar.update(row.done - bar.n)

@@ -135,6 +135,8 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
     ]
     for entry in report.earlier:
         lines += ["", _earlier_sentence(len(entry.rows), entry.about)]
+    if report.earlier:
+        lines += ["", "Each command runs at the commit beside it. Later commits may lack its options."]
     return "\n".join(lines) + "\n"
 
 

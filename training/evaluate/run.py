@@ -339,13 +339,20 @@ class Evaluation:
         self._save()
         return iterations
 
-    def _bar(self, line: int | None = None) -> tqdm:
-        """Return a bar.
+    def _bar(self, line: int | None = None, title: str | None = None, total: int | None = None) -> tqdm:
+        """Return a bar, which is drawn already.
 
         Args:
             line: The line of the screen, from 0, of a bar that vanishes at its end. None is for one that stays.
+            title: What is in front of it.
+            total: Number of pictures.
         """
         options = {} if line is None else {"position": line if sys.stderr.isatty() else 0, "leave": False}
         return tqdm(
-            unit="picture", mininterval=0.5 if sys.stderr.isatty() else 60, disable=not self.progress, **options
+            desc=title,
+            total=total,
+            unit="picture",
+            mininterval=0.5 if sys.stderr.isatty() else 60,
+            disable=not self.progress,
+            **options,
         )

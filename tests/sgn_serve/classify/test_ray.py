@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.local_ray import START_SECONDS, local_cluster
+from benchmarks.local_ray import START_SECONDS, joined_node, local_cluster
 from release.kill_classify import make_inputs
 from sgn_serve import ray_cluster
 from sgn_serve.classify.errors import ClassifyError
@@ -34,7 +35,7 @@ from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.local_ray import kill_head, wait_until, workers
 from tests.sgn_serve.classify.conftest import read_rows
-from tests.sgn_serve.classify.fragile_worker import POISON, FaultyWorker, FragileWorker
+from tests.sgn_serve.classify.fragile_worker import MEETING, POISON, FaultyWorker, FragileWorker
 from tests.sgn_serve.classify.object_server import BUCKET, object_server
 from tests.sgn_serve.sample_pictures import noise
 
@@ -116,6 +117,37 @@ def test_a_picture_that_ends_its_decoder_is_an_error_of_its_row(classify, cluste
     crashed = "decoder_crashed"
     assert [row["error_code"] for row in read_rows(output)] == [None, crashed, None, crashed, None]
     assert "is lost" not in capsys.readouterr().err
+
+
+AUTO_CLIENT = """
+import sys
+from sgn_serve.classify.command import main
+from sgn_serve.classify.on_ray import pool
+from tests.sgn_serve.classify.fragile_worker import MeetingWorker
+pool.Worker = MeetingWorker
+sys.exit(main())
+"""
+
+
+@with_ray
+def test_auto_without_an_address_is_the_cluster_of_this_machine_with_all_its_nodes(classify, tiny, tmp_path):
+    """Its files are in a folder of its own, as they are in /tmp for users, and no other cluster is found there."""
+    folder, marks = pictures(tmp_path / "p", 8), tmp_path / "marks"
+    marks.mkdir()
+    assert classify(folder, "--out", tmp_path / "one.csv") == 0
+    arguments = [str(folder), "--out", str(tmp_path / "many.csv"), "--model", str(tiny), "--chunk", "1"]
+    arguments += ["--threads", "1", "--decoders", "1", "--ray", "auto"]
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as files:
+        machine = {"RAY_TMPDIR": files, MEETING: str(marks)}
+        environment = {**os.environ, **machine, "PYTHONPATH": str(Path(__file__).parents[3])}
+        environment.pop("RAY_ADDRESS", None)
+        with local_cluster(machine, cores=1) as address, joined_node(address, machine):
+            done = subprocess.run(
+                [sys.executable, "-c", AUTO_CLIENT, *arguments], env=environment, capture_output=True, text=True
+            )
+    assert done.returncode == 0, done.stderr
+    assert len(list(marks.iterdir())) == 2, "a worker on each node has classified"
+    assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 CLIENT = """

@@ -6,6 +6,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,51 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
     assert capsys.readouterr().out == f"{output} is finished already; to make it anew, remove it\n"
     assert classify(folder, "--out", output) == 1
     assert "it exists already; give another --out, or remove it" in capsys.readouterr().err
+
+
+INTERRUPTED = """
+import os
+import signal
+import sys
+import threading
+from sgn_serve.classify.command import main
+from sgn_serve.classify.unfinished import PartsFolder
+
+write_part = PartsFolder.write_part
+
+def write_and_interrupt(self, number, *rest):
+    write_part(self, number, *rest)
+    if number == 1:
+        threading.Thread(target=os.killpg, args=(0, signal.SIGINT)).start()
+
+PartsFolder.write_part = write_and_interrupt
+sys.exit(main())
+"""
+"""After its second part, it sends itself and what it has started what a terminal does at Ctrl-C, and goes on."""
+
+
+def test_a_signal_of_the_terminal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path):
+    folder, output = pictures(tmp_path / "p", 40), tmp_path / "a.csv"
+    arguments = [str(folder), "--out", str(output), "--model", str(tiny), "--chunk", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments, "--threads", "1", "--decoders", "1"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == ""
+    told = done.stderr.splitlines()[-1]
+    assert told == f"interrupted; what is done is in {output}.parts: the same command with --resume goes on"
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+    kept = sorted(int(path.name.split(".")[0]) for path in Path(f"{output}.parts").glob("*.part"))
+    assert kept == list(range(len(kept)))
+    assert 2 <= len(kept) < 40
+    assert classify(folder, "--out", output, "--chunk", 1, "--resume") == 0
+    assert classify(folder, "--out", tmp_path / "b.csv", "--chunk", 1) == 0
+    assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,6 @@ from tests.local_ray import kill_head, wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
 from tests.training.evaluate.fragile_task import BATCHES, EVER, ONCE, fragile_task, short_task
-from tests.training.evaluate.gpu_task import gpu_task
 from tests.training.evaluate.large_answer import large_answer
 from training.attacks.black_box import SourceNetwork
 from training.attacks.registry import Context, build_attacks
@@ -448,27 +447,6 @@ def test_a_machine_with_other_software_or_without_its_gpu_is_told(monkeypatch):
 )
 def test_a_machine_has_room_for_what_its_cores_and_gpus_hold(machine, size, expected):
     assert places(machine, size) == expected
-
-
-@with_ray
-def test_a_task_is_given_its_share_of_a_gpu(tmp_path, monkeypatch):
-    """Ray takes the word of its --num-gpus, and nothing is computed there."""
-    monkeypatch.setattr(runner_module, "run_task", gpu_task)
-    with local_cluster({}, gpus=1) as address, connected(address) as there:
-        # With halves first, two workers have started when a whole one is asked for.
-        for gpus, together in ((0.5, True), (None, False)):
-            folder = tmp_path / str(gpus)
-            folder.mkdir()
-            size = task_size(there, None, gpus, on_cpu=False)
-            subject: Any = None
-            with closing(RayRunner(there, subject, [], size, pytest.fail)) as runner:
-                for number in range(2):
-                    work: Any = (str(folder), number, together)
-                    assert runner.has_room()
-                    runner.submit(work)
-                assert runner.has_room() == together
-                told = [runner._tasks.next()[1] for _ in range(2)]
-            assert told == [([0], "0", together)] * 2
 
 
 def test_gpus_are_used_where_there_are_any():

@@ -175,6 +175,7 @@ def test_every_row_keeps_the_command_and_commit_that_measured_it(tmp_path):
     assert "Command: `evaluate three`, commit three." in text
     assert "2 of the rows (`earlier` in the JSON names them): `evaluate one`, commit one." in text
     assert "1 of the rows (`earlier` in the JSON names them): `evaluate two`, commit two." in text
+    assert text.endswith("\n\nEach command runs at the commit beside it. Later commits may lack its options.\n")
 
 
 def test_rows_of_several_reports_come_together_each_with_its_command_and_its_figures(tmp_path):

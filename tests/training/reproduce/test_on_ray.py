@@ -6,12 +6,13 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from training.common.errors import TrainingError
 from training.common.ray_tasks import OnRayError, Tasks, Words, connected, task_of
 from training.evaluate.on_ray import subject
 from training.loop.run_lock import LOCK, Owner
+from training.loop.trainer import Trainer
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.on_ray import runner as runner_module
 from training.reproduce.on_ray.claim import claimed
@@ -43,9 +45,10 @@ with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="R
 def test_a_table_on_two_workers_is_that_of_one_process(
     cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
 ):
-    """It is interrupted first, which ends all programs. Then a worker is killed, and its training goes on.
+    """It begins in one process. On Ray it is interrupted, which ends all programs. Then a worker is killed.
 
-    Another machine has left the lock of a run by then.
+    Another machine has left the lock of a run by then. One process finishes what the killed worker leaves, and so does
+    Ray.
     """
     address, folder = cluster
     budget = BUDGETS["smoke"]
@@ -60,9 +63,13 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert smoke("table1", *data) == 0
     printed = capsys.readouterr().out
     expected = rows()
-    in_this_process.clear()
 
     monkeypatch.chdir(tmp_path / "many")
+    with interrupted_after_an_epoch():
+        assert smoke("table1", *data) != 0
+    assert len(list(Path("runs").rglob("state.pt"))) == 1
+    capsys.readouterr()
+    in_this_process.clear()
     look = Logs.look
 
     def interrupt(self):
@@ -80,6 +87,14 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert not list(Path("runs").glob(".on-ray*"))
 
     (folder / KILL).touch()
+    show = runner_module._show
+
+    def keep(line):
+        show(line)
+        if line.startswith("a worker is lost"):
+            copy_running(tmp_path / "many", tmp_path / "left")
+
+    monkeypatch.setattr(runner_module, "_show", keep)
     with left_on_another_machine(Path("runs/reproduce/smoke/cifar10/pgd")):
         assert smoke("table1", *on_ray) == 0
     assert not (folder / KILL).exists()
@@ -94,7 +109,7 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert in_this_process == [], "it was made here"
     assert told.err.count("a worker is lost (its process has ended), and what it had is done again: cifar10/") == 1
     resumed = [line for line in told.err.splitlines() if line.startswith("cifar10/") and line.endswith(" --resume")]
-    assert resumed
+    assert len(resumed) >= 2, "that which began in one process, and that of the lost worker"
     for system in ("pgd", "gradient-oracle"):
         assert f"cifar10/{system}: $ python -m training --dataset image-folder" in told.err
         assert f"cifar10/{system}: $ python -m training.evaluate" in told.err
@@ -102,6 +117,41 @@ def test_a_table_on_two_workers_is_that_of_one_process(
     assert smoke("table1", *data) == 0
     assert [command[1] for command in in_this_process] == ["training.evaluate"] * 2, "it goes on without Ray"
     assert rows() == expected
+
+    in_this_process.clear()
+    monkeypatch.chdir(tmp_path / "left")
+    for lock in Path("runs").rglob(LOCK):
+        lock.unlink()  # as people do who know that a training on another machine has ended
+    assert smoke("table1", *data) == 0
+    assert [command for command in in_this_process if command[-1] == "--resume"]
+    assert rows() == expected
+    for before, after in zip(one, weights(tmp_path / "left"), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+@contextmanager
+def interrupted_after_an_epoch() -> Iterator[None]:
+    """Interrupt trainings of this process once they have saved their first epoch."""
+    save = Trainer._save_state
+
+    def saving(self: Trainer) -> None:
+        save(self)
+        if self.progress.epoch:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_save_state", saving)
+        yield
+
+
+def copy_running(source: Path, target: Path) -> None:
+    """Copy a folder that others write to: files that go meanwhile are left out."""
+
+    def copy(one: str, other: str) -> None:
+        with suppress(FileNotFoundError):
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, copy_function=copy)
 
 
 @contextmanager
