@@ -157,18 +157,7 @@ def test_sentences_are_short(page: Path) -> None:
         assert len(words) <= MOST_WORDS, f"{len(words)} words: {sentence}"
 
 
-NOT_YET = (
-    "CHANGELOG.md",
-    "docs/changelog.md",
-    "docs/how-to/more-than-one-machine.md",
-    "docs/how-to/own-backbone.md",
-    "docs/how-to/size-the-service.md",
-    "docs/results/speed.md",
-)
-"""Pages with a sentence that begins with one of the words that CONTRIBUTING.md names under Style."""
-
-
-@pytest.mark.parametrize("page", [page for page in WRITTEN if name(page) not in NOT_YET], ids=name)
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
 def test_sentences_begin_with_their_subject_or_verb(page: Path) -> None:
     begun = [one for one in sentences(page.read_text()) if re.match(r"\W*(Of|As|Within|What)\b", one)]
     assert begun == []
