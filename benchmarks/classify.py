@@ -307,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
             result["small"] = small_pictures(settings, options.small, options.rounds, folder)
             if not result["small"]["engine"].startswith(ENGINE_NAMES[ONNX_RUNTIME]):
                 slower = settings.model_copy(update={"engine": ONNX_RUNTIME})
-                result["small_onnxruntime"] = small_pictures(slower, options.small // 2, options.rounds, folder)
+                result["small_onnxruntime"] = small_pictures(slower, max(1, options.small // 2), options.rounds, folder)
         if options.large:
             result["large"] = large_pictures(settings, options.large, options.rounds, folder)
         if options.links:

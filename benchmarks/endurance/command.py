@@ -101,8 +101,8 @@ def read_result(path: Path, plan: Plan, command: str) -> dict[str, Any]:
     for key, what in (("git_commit", "commit"), ("processor", "processor")):
         if found[key] != new[key]:
             raise BenchmarkError(
-                f"{path} is of a run that is not complete, on the {what} {found[key]}, not on this {new[key]}: "
-                "go on there, delete it, or pass another --out"
+                f"{path} is of a run that is not complete, on the {what} {found[key]} and not on this {new[key]}: "
+                "go on with that one, delete the file, or pass another --out"
             )
     return found
 

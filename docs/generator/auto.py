@@ -154,7 +154,8 @@ def most_table(measured: Mapping[str, Any]) -> str:
         ("as multiples of the block always on", *(f"batch {one}" for one in measured["batches"])), rows
     )
     way = (
-        "The times of a plain pass and of both passes are added up. The two in a row were not measured yet."
+        "The times of a plain pass and of both passes are added up. "
+        "A picture that takes one after the other was not measured yet."
         if added
         else "Every picture was sent both ways for that."
     )

@@ -97,9 +97,9 @@ def torchscript_second_pass(path: Path) -> SecondPassRunner:
         EngineError: The logits do not follow from the picture and its self-gradient.
     """
     extra: dict[str, str | bytes] = {OUTPUT_NAMES_KEY: ""}
-    with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
-        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     try:
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
         graph = module.graph.copy()
         (outputs,) = graph.outputs()
         values = dict(zip(_output_names(extra), outputs.node().inputs(), strict=True))

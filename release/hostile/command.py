@@ -98,7 +98,7 @@ class State:
         options: Options of the run.
 
     Raises:
-        BenchmarkError: The file is of a run with other options.
+        BenchmarkError: The file is damaged, or of a run with other options.
     """
 
     def __init__(self, path: Path, options: dict[str, Any]):
@@ -112,7 +112,12 @@ class State:
         self.facts: dict[str, Any] | None = None
         self._options = options
         if path.is_file():
-            content = json.loads(path.read_text())
+            try:
+                content = json.loads(path.read_text())
+            except ValueError as error:
+                raise BenchmarkError(
+                    f"{path}: no state of a run ({error}); give another --work, or --restart"
+                ) from None
             if content["options"] != options:
                 raise BenchmarkError(
                     f"{path} is of a run with other options; give the same ones, another --work, or --restart"
@@ -276,6 +281,8 @@ def _finished(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise BenchmarkError(f"--again {path}: no result of a run ({error}); name another one") from None
+    if not isinstance(result, dict) or "formats" not in result:
+        raise BenchmarkError(f"--again {path}: no result of a run; name another one")
     return result
 
 

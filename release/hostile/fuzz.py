@@ -256,7 +256,10 @@ def trim_list(work: Path, counted: Mapping[str, int]) -> None:
         return
     lines = []
     for line in path.read_bytes().splitlines(keepends=True):
-        name = json.loads(line)[0].partition(" ")[0]
+        try:
+            name = json.loads(line)[0].partition(" ")[0]
+        except ValueError:  # it was killed while it wrote the last line
+            continue
         left[name] = left.get(name, 0) - 1
         if left[name] >= 0:
             lines.append(line)

@@ -28,8 +28,8 @@ from sgn_serve.serving.model_card import model_card
 from sgn_serve.serving.predictor import picture_options
 from sgn_serve.settings import Settings
 
-AT_ONCE = 4
-"""Batches that run at once, at most: each on its share of the threads. More of them would take more memory."""
+AT_ONCE = 2
+"""Batches that run at once, at most. They share the threads. More of them would take more memory."""
 _BATCHES_AHEAD = 3
 """Further batches, whose pictures are being decoded or are waiting."""
 _BYTES_AHEAD = 64 << 20

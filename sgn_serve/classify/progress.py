@@ -93,7 +93,8 @@ class Progress:
                     self._drawn = len(text)
                     print(f"\r{padded}", end="", file=self._stream, flush=True)
             else:
-                print(self.line(), file=self._stream, flush=True)
+                with self._drawing:
+                    print(self.line(), file=self._stream, flush=True)
 
     def _clear(self) -> None:
         if self._terminal and self._drawn:

@@ -29,7 +29,8 @@ class CellUnreadable(Exception):
 class TableReader:
     """Reads the pictures in a column of bytes. Rows that are asked for in their order are read once.
 
-    Where a row group is damaged, the rows in it from there on cannot be read. Those before it, and other groups, can.
+    Rows are read _ROWS at a time. Where a row group is damaged, those that are read together and the rest of the group
+    are lost. Rows before them, and other groups, are not.
 
     Args:
         path: The Parquet file.
@@ -56,6 +57,7 @@ class TableReader:
 
         Raises:
             CellUnreadable: The table is damaged there.
+            ClassifyError: The system cannot read it now.
         """
         if row < self._first:
             self._start(row)
@@ -67,8 +69,13 @@ class TableReader:
             if after not in self._damaged:
                 try:
                     self._rows = _contents(next(self._batches).column(0).to_pylist())
-                except Exception as error:  # pyarrow's, and the system's
-                    self._damaged[after] = f"the table is damaged at row {after} ({one_line(error)})"
+                except Exception as error:  # pyarrow's, which has no number for what is damaged, and the system's
+                    if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                        raise ClassifyError(
+                            f"{shown(self._path)}: row {after} cannot be read ({one_line(error)}); mend that, and go "
+                            "on with --resume"
+                        ) from None
+                    self._damaged[after] = f"the table is damaged from row {after} on ({one_line(error)})"
             if after in self._damaged:
                 raise CellUnreadable(self._damaged[after])
             self._first = after
@@ -142,6 +149,15 @@ def _byte_items(table: bytes, column: str, rows: int) -> Iterator[Item]:
     name = shown(table)
     for row in range(rows):
         yield Item(f"{name}:{row}", table=table, column=column, row=row)
+
+
+def can_be_opened(path: bytes) -> bool:
+    """Return whether a file is a Parquet file that this machine can read."""
+    try:
+        _open(path).close()
+    except ClassifyError:
+        return False
+    return True
 
 
 def _open(path: bytes) -> Any:

@@ -91,14 +91,15 @@ class Classifier:
         graph: The graph, from read_graph.
         providers: ONNX Runtime's execution providers in order of preference, such as ("cuda", "cpu"). If empty, CUDA
             where it works, else the CPU.
-        threads: CPU threads of one inference. 0 for all cores that this process may use.
+        threads: CPU threads of all inferences together. 0 for all cores that this process may use.
         engine: onnxruntime or openvino. OpenVINO has no providers to choose from.
         precision: The precision that OpenVINO computes in, such as bf16; None for the graph's own.
         at_once: Inferences that may run at once, at most. They share the threads. One with two threads takes longer
             than half as long as one with one: each operator waits for the thread that ends last.
 
     Attributes:
-        at_once: Inferences that may run at once: no more than there are threads, and one on a GPU.
+        at_once: Inferences that may run at once: no more than there are threads, and one where a provider other than
+            the CPU was tried.
 
     Raises:
         EngineError: The engine cannot be used, or a requested provider is not active.
@@ -173,7 +174,8 @@ class Classifier:
         """Start a part of the graph. explicit: whether somebody asked for these providers."""
         if self.engine == OPENVINO:
             return OpenVinoSession(model, self._threads, self.precision, self.at_once)
-        session = onnx_runtime_session(model, self._threads // self.at_once, self.providers)
+        # Whoever calls a session computes too. All that call it share its other threads.
+        session = onnx_runtime_session(model, self._threads - self.at_once + 1, self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:
             session.disable_fallback()

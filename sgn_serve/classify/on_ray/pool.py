@@ -15,6 +15,7 @@ from sgn_serve.classify.on_ray.cluster import GO_ON, Cluster
 from sgn_serve.classify.on_ray.worker import Started, Worker
 from sgn_serve.classify.reading import UNREADABLE
 from sgn_serve.classify.rows import Row, error_row
+from sgn_serve.classify.tables import can_be_opened
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
 from sgn_serve.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss
@@ -65,7 +66,7 @@ class _Member:
         """
         if self.started is None or len(self.chunks) == _AT_A_TIME:
             return False
-        return not self.chunks or not (chunk.losses or any(one.losses for one in self.chunks))
+        return not self.chunks or not any(one.losses or one.mishaps for one in (chunk, *self.chunks))
 
 
 @dataclass(eq=False)
@@ -77,7 +78,9 @@ class Chunk:
         number: Its number, from 0.
         items: Its inputs.
         rows: Their rows, None until they are there.
-        losses: Number of workers that were lost while they had it.
+        losses: Number of workers whose process ended while they had it.
+        mishaps: Number of workers that were lost for another reason while they had it.
+        is_half: Whether it is half of another chunk.
         halves: Its two halves, once it has ended TRIES workers. They are classified in its place.
     """
 
@@ -86,6 +89,8 @@ class Chunk:
     items: Sequence[Item]
     rows: list[Row] | None = None
     losses: int = 0
+    mishaps: int = 0
+    is_half: bool = False
     halves: "tuple[Chunk, Chunk] | None" = None
 
     def result(self) -> list[Row]:
@@ -103,11 +108,17 @@ class Chunk:
         return self.rows
 
     def halve(self) -> "tuple[Chunk, Chunk]":
-        """Divide it, and return its halves. A half is divided at its first loss, a single input after a second one."""
-        middle = len(self.items) // 2
+        """Divide it, and return its halves. A half is divided at its first loss, a single input after a second one.
+
+        Where it holds more than a batch it is divided between two batches, which are then filled as before.
+        """
+        middle, batch = len(self.items) // 2, self.pool.max_batch
+        if len(self.items) > batch:
+            middle = max(1, middle // batch) * batch
         parts = self.items[:middle], self.items[middle:]
         first, second = (
-            Chunk(self.pool, self.number, part, losses=TRIES - (1 if len(part) > 1 else 2)) for part in parts
+            Chunk(self.pool, self.number, part, losses=TRIES - (1 if len(part) > 1 else 2), is_half=True)
+            for part in parts
         )
         self.halves = first, second
         return self.halves
@@ -141,12 +152,14 @@ class Pool:
         choice: The engine of the run, None before the start where none was given.
         answered: Number of inputs that have their row.
         ahead: Chunks to submit before the oldest is written.
+        max_batch: Pictures that go through the network together, at most.
     """
 
     def __init__(self, settings: Settings, choice: EngineChoice | None, cluster: Cluster, note: Callable[[str], None]):
         self.choice = choice
         self.answered = 0
         self.ahead = _AHEAD
+        self.max_batch = settings.max_batch
         model_path = Path(os.path.abspath(settings.model_path))
         # The service's tokens are nobody's business on the cluster, which keeps what actors are made with.
         self._settings = settings.model_copy(update={"model_path": model_path, "api_tokens": ()})
@@ -312,7 +325,8 @@ class Pool:
             member.chunks.append(chunk)
 
             def finish(member: _Member, rows: list[Row], chunk: Chunk = chunk) -> None:
-                _check_files(member, chunk, rows)
+                if not chunk.is_half:
+                    _check_files(member, chunk, rows)
                 member.chunks.remove(chunk)
                 chunk.rows = rows
                 self.answered += len(rows)
@@ -351,8 +365,11 @@ class Pool:
                 f"{_HOPELESS} workers in a row have ended, the last on {member.machine} ({reason}); {_MEND}"
             )
         for chunk in sorted(member.chunks, key=lambda one: -one.number):
-            chunk.losses += 1
-            if chunk.losses < TRIES:
+            if reason == PROCESS_ENDED:
+                chunk.losses += 1
+            else:
+                chunk.mishaps += 1
+            if max(chunk.losses, chunk.mishaps) < TRIES:
                 self._waiting.appendleft(chunk)
             else:
                 self._blame(chunk, member, reason)
@@ -369,20 +386,25 @@ class Pool:
     def _blame(self, chunk: Chunk, member: _Member, reason: str) -> None:
         """Divide a chunk that has ended TRIES workers. A single input gets the row of an error.
 
+        Where no worker has answered anything yet, the network may be to blame. So others are tried before.
+
         Raises:
-            ClassifyError: Something else than the inputs is to blame.
+            ClassifyError: The machine, the memory or the store is to blame.
         """
         count, name = len(chunk.items), chunk.items[0].name
         inputs = f"the chunk of {count} inputs that begins with {name} has" if count > 1 else f"{name} has"
-        if reason != PROCESS_ENDED:
-            raise ClassifyError(f"{inputs} ended {TRIES} workers, the last on {member.machine} ({reason}); {_MEND}")
-        if count == 1:
+        if chunk.mishaps == TRIES:
+            raise ClassifyError(f"{inputs} lost {TRIES} workers, the last on {member.machine} ({reason}); {_MEND}")
+        if count > 1:
+            self._note(f"{inputs} ended {TRIES} workers; its halves are tried one by one")
+            self._waiting.extendleft(reversed(chunk.halve()))
+        elif not self.answered:
+            chunk.losses -= 1
+            self._waiting.append(chunk)
+        else:
             message = f"it has ended {TRIES} workers, the last on {member.machine} ({reason})"
             chunk.rows = [error_row(name, self.card.default_mode, WORKER_ENDED, message)]
             self.answered += 1
-            return
-        self._note(f"{inputs} ended {TRIES} workers; its halves are tried one by one")
-        self._waiting.extendleft(reversed(chunk.halve()))
 
     def _remove(self, member: _Member) -> None:
         import ray
@@ -412,9 +434,9 @@ def _check_files(member: _Member, chunk: Chunk, rows: list[Row]) -> None:
         ClassifyError: It could read none of the files of a chunk, and this machine can read the first one.
     """
     found = [
-        (path, row)
+        (item, row)
         for item, row in zip(chunk.items, rows, strict=True)
-        if (path := item.file if item.table is None else item.table) is not None
+        if item.file is not None or item.table is not None
     ]
     if found and all(row.error_code == UNREADABLE for _, row in found) and _is_readable(found[0][0]):
         raise ClassifyError(
@@ -423,5 +445,7 @@ def _check_files(member: _Member, chunk: Chunk, rows: list[Row]) -> None:
         )
 
 
-def _is_readable(path: bytes) -> bool:
-    return os.path.isfile(path) and os.access(path, os.R_OK)
+def _is_readable(item: Item) -> bool:
+    if item.table is not None:
+        return can_be_opened(item.table)
+    return item.file is not None and os.path.isfile(item.file) and os.access(item.file, os.R_OK)

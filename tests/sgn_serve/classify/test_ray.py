@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -390,6 +393,7 @@ def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, mo
         return member
 
     guilty, innocent, later = (pool.submit([Item(name)]) for name in ("guilty", "innocent", "later"))
+    pool.answered = 1
     for chunks in ([guilty, innocent], [guilty]):
         member = join()
         assert member.chunks == chunks
@@ -404,15 +408,14 @@ def test_a_chunk_is_not_blamed_for_workers_that_the_one_beside_it_ended(tiny, mo
     pool._lose(member, RuntimeError())
     assert [(row.path, row.mode, row.error_code) for row in guilty.result()] == [("guilty", "off", "worker_ended")]
     assert innocent.losses == 1
+    assert not guilty.mishaps
 
 
-def test_workers_that_end_with_every_chunk_end_the_run(tiny, monkeypatch):
-    """A network that takes too much memory ends its workers whatever they are given."""
+def losing(pool: Pool, reasons: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that gives a worker what waits, and has it lost for the next reason."""
     monkeypatch.setattr(Pool, "_remove", lambda self, member: self._members.remove(member))
-    monkeypatch.setattr(pool_module, "reason_of_loss", lambda error: PROCESS_ENDED)
-    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    monkeypatch.setattr(pool_module, "reason_of_loss", lambda error: next(reasons))
     pool._first = SimpleNamespace(card=SimpleNamespace(default_mode="on"))  # type: ignore[assignment]
-    pool.submit([Item(f"{number}.png") for number in range(1000)])
 
     def lose() -> None:
         actor = SimpleNamespace(classify=SimpleNamespace(remote=lambda items: object()))
@@ -420,12 +423,58 @@ def test_workers_that_end_with_every_chunk_end_the_run(tiny, monkeypatch):
         pool._hand_out()
         pool._lose(pool._members[0], RuntimeError())
 
+    return lose
+
+
+def test_a_lost_machine_is_no_inputs_fault(tiny, monkeypatch):
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    pool.answered = 1
+    away = "its machine does not answer"
+    lose = losing(pool, iter([away, away, *[PROCESS_ENDED] * 3, away, PROCESS_ENDED, PROCESS_ENDED]), monkeypatch)
+    chunk = pool.submit([Item("a.png"), Item("b.png")])
+    for _ in range(8):
+        lose()
+    assert chunk.halves is not None
+    assert [(half.losses, half.mishaps, half.rows is None) for half in chunk.halves] == [(3, 1, False), (1, 0, True)]
+    lose = losing(pool, iter([away] * 3), monkeypatch)
+    lose()
+    lose()
+    with pytest.raises(
+        ClassifyError, match=r"^b\.png has lost 3 workers, the last on one \(its machine does not answer"
+    ):
+        lose()
+
+
+def test_an_input_is_not_blamed_before_a_worker_has_answered(tiny, monkeypatch):
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    lose = losing(pool, repeat(PROCESS_ENDED), monkeypatch)
+    first, second = pool.submit([Item("a.png")]), pool.submit([Item("b.png")])
+    for _ in range(3):
+        lose()
+    assert (first.rows, list(pool._waiting)) == (None, [second, first])
+
+
+def test_a_chunk_is_halved_between_two_batches(tiny):
+    pool = Pool(Settings(model_path=tiny, max_batch=32), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    sizes = {}
+    for count in (1000, 65, 40, 32, 3, 2):
+        sizes[count] = [len(half.items) for half in Chunk(pool, 0, [Item("x")] * count).halve()]
+    assert sizes == {1000: [480, 520], 65: [32, 33], 40: [32, 8], 32: [16, 16], 3: [1, 2], 2: [1, 1]}
+
+
+def test_workers_that_end_with_every_chunk_end_the_run(tiny, monkeypatch):
+    """A network that takes too much memory ends its workers whatever they are given."""
+    pool = Pool(Settings(model_path=tiny), None, Cluster(RayOptions("nowhere")), lambda note: None)
+    lose = losing(pool, repeat(PROCESS_ENDED), monkeypatch)
+    chunks = [pool.submit([Item(f"{number}.png")]) for number in range(3)]
+    chunks.append(pool.submit([Item(f"{number}.png") for number in range(1000)]))
     for _ in range(39):
         lose()
     with pytest.raises(
         ClassifyError, match=r"^40 workers in a row have ended, the last on one \(its process has ended\); give"
     ):
         lose()
+    assert [chunk.rows for chunk in chunks] == [None] * 4
 
 
 @with_ray
@@ -456,10 +505,10 @@ def test_a_full_store_counts_as_a_lost_worker(within_a_task, name, tiny, monkeyp
 
     for losses in (1, 2):
         lose()
-        assert (list(pool._waiting), chunk.losses, pool._missing, pool._members) == ([chunk], losses, losses, [])
+        assert (list(pool._waiting), chunk.mishaps, pool._missing, pool._members) == ([chunk], losses, losses, [])
     assert notes == [f"the worker on one (process 7) is lost ({name}); what it had is done again"] * 2
     with pytest.raises(
-        ClassifyError, match=rf"^a\.png has ended 3 workers, the last on one \({name}\); give workers more memory"
+        ClassifyError, match=rf"^a\.png has lost 3 workers, the last on one \({name}\); give workers more memory"
     ):
         lose()
 
@@ -473,7 +522,10 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     unread = [error_row(name, "on", UNREADABLE, "No such file or directory") for name in names]
     with pytest.raises(ClassifyError, match=r"^the worker on node7 \(process 12\) cannot read a\.png \(No such file"):
         pool_module._check_files(member, chunk, unread)
-    in_table = Chunk(None, 0, [Item("t:0", table=items[0].file, column="image")])  # type: ignore[arg-type]
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"x"]}), tmp_path / "t")
+    table, damaged = ([Item("t:0", table=os.fsencode(tmp_path / name), column="image")] for name in ("t", "a.png"))
+    pool_module._check_files(member, Chunk(None, 0, damaged), [error_row("t:0", "on", UNREADABLE, "")])  # type: ignore[arg-type]
+    in_table = Chunk(None, 0, table)  # type: ignore[arg-type]
     with pytest.raises(ClassifyError, match=r"cannot read t:0 \(gone\), and this machine can"):
         pool_module._check_files(member, in_table, [error_row("t:0", "on", UNREADABLE, "gone")])
     pool_module._check_files(member, in_table, [error_row("t:0", "on", DAMAGED_TABLE, "damaged")])

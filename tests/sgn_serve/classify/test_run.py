@@ -442,7 +442,7 @@ def test_a_damaged_table_costs_the_rows_that_are_damaged(classify, tmp_path):
     whole, rows = read_rows(tmp_path / "whole.jsonl"), read_rows(tmp_path / "a.jsonl")
     assert rows[:3] + rows[6:] == whole[:3] + whole[6:]
     assert [row["error_code"] for row in rows[3:6]] == ["damaged_table"] * 3
-    assert all("the table is damaged at row 3 (" in row["error_message"] for row in rows[3:6])
+    assert all("the table is damaged from row 3 on (" in row["error_message"] for row in rows[3:6])
 
 
 def test_a_table_that_vanishes_costs_its_rows(classify, tmp_path, monkeypatch):
@@ -459,3 +459,20 @@ def test_a_table_that_vanishes_costs_its_rows(classify, tmp_path, monkeypatch):
     assert classify(path, tmp_path / "z.png", "--out", tmp_path / "a.jsonl") == 0
     codes = [row["error_code"] for row in read_rows(tmp_path / "a.jsonl")]
     assert codes == ["unreadable_file", "unreadable_file", None]
+
+
+def test_batches_that_run_at_once_give_the_rows_of_one_at_a_time(classify, tmp_path):
+    sources = [pictures(tmp_path / "p", 90), *make_inputs(tmp_path, 2)]
+    options = ("--max-batch", 3, "--chunk", 20)
+    assert classify(*sources, "--out", tmp_path / "one.jsonl", *options) == 0
+    for run in range(3):
+        assert classify(*sources, "--out", tmp_path / f"{run}.jsonl", *options, "--threads", 2) == 0
+        rows, wanted = read_rows(tmp_path / f"{run}.jsonl"), read_rows(tmp_path / "one.jsonl")
+        assert [(row["path"], row["label"], row["error_code"]) for row in rows] == [
+            (row["path"], row["label"], row["error_code"]) for row in wanted
+        ]
+        assert all(
+            row["probability"] == pytest.approx(other["probability"], abs=1e-5)
+            for row, other in zip(rows, wanted, strict=True)
+            if row["error_code"] is None
+        )
