@@ -9,6 +9,7 @@ from PIL import Image
 from benchmarks.errors import BenchmarkError
 from release.hostile.bombs import BOMBS
 from release.hostile.corpus import COSTLY, Corpus, Kept, unpack
+from release.hostile.fuzz import trim_list
 from release.hostile.mutators import LARGEST_BYTES, MUTATORS, mutate
 from release.hostile.named import NAMED
 from release.hostile.recipes import MOST_STEPS, Recipe, digest, from_bomb, from_seed
@@ -126,3 +127,10 @@ def test_a_damaged_corpus_is_told_of(tmp_path):
     stored.rename(tmp_path / "no-archive")
     with pytest.raises(BenchmarkError, match="no archive of a corpus"):
         unpack(tmp_path / "no-archive", tmp_path / "again")
+
+
+def test_a_list_that_was_cut_while_it_was_written_keeps_its_whole_lines(tmp_path):
+    lines = [b'["PNG seed 1", "a"]\n', b'["PNG seed 2", "b"]\n']
+    (tmp_path / "sent.jsonl").write_bytes(b"".join(lines) + b'["PNG se')
+    trim_list(tmp_path, {"PNG": 2})
+    assert (tmp_path / "sent.jsonl").read_bytes() == b"".join(lines)
