@@ -44,8 +44,7 @@ class TableReader:
     def __init__(self, path: bytes, column: str):
         self._path, self._column = path, column
         self._file = _open(path)
-        groups = self._file.metadata.num_row_groups
-        self._group_rows = [self._file.metadata.row_group(group).num_rows for group in range(groups)]
+        self._group_rows = _group_rows(self._file)
         self._damaged: dict[int, str] = {}
         self._first = self._next_group_begin = 0
         self._rows: list[bytes | None] = []
@@ -111,6 +110,12 @@ def table_items(path: bytes, column: str | None) -> tuple[str, Iterator[Item]]:
     """
     file = _open(path)
     names = file.schema_arrow.names
+    if sum(_group_rows(file)) != file.metadata.num_rows:
+        raise ClassifyError(
+            f"{shown(path)}: it is damaged, for its row groups have other rows than it has; write it anew"
+        )
+    if column is not None and names.count(column) > 1:
+        raise ClassifyError(f"{shown(path)}: it has several columns {column!r}; give each another name")
     if column is None:
         column = next((name for name in _USUAL if name in names), names[0] if len(names) == 1 else None)
     if column is None or column not in names:
@@ -151,6 +156,11 @@ def _byte_items(table: bytes, column: str, rows: int) -> Iterator[Item]:
         yield Item(f"{name}:{row}", table=table, column=column, row=row)
 
 
+def _group_rows(file: Any) -> list[int]:
+    metadata = file.metadata
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
 def can_be_opened(path: bytes) -> bool:
     """Return whether a file is a Parquet file that this machine can read."""
     try:
@@ -176,12 +186,12 @@ def _kind(kind: Any) -> str | None:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "paths"
     if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
-    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    return "bytes" if is_bytes else None
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return "bytes" if any(test(kind) for test in tests) else None
 
 
 def _contents(cells: list[Any]) -> list[bytes | None]:

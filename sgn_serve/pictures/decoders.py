@@ -66,11 +66,19 @@ class _PlainPpmDecoder(_PpmDecoder):
     def decode(self, buffer: Any) -> tuple[int, int]:
         white = self.args[-1]
         text = re.sub(rb"#[^\r\n]*", b"", self._read(sys.maxsize))
-        values = np.fromstring(text.decode("latin-1"), np.int64, self._samples(), sep=" ")
+        # Given a count, NumPy fills up what is missing with whatever lies in memory. So the text is cut instead.
+        values = np.fromstring(_first_words(text, self._samples()).decode("latin-1"), np.int64, sep=" ")
         if len(values) and not 0 <= values.min() <= values.max() <= white:
             raise ValueError("a sample lies beyond white or below black")
         self._set(values, white)
         return -1, 0
+
+
+def _first_words(text: bytes, count: int) -> bytes:
+    """Return the beginning of a text up to so many words, all of it if there are fewer."""
+    is_space = np.frombuffer(text, np.uint8) <= ord(" ")
+    begins = np.flatnonzero(~is_space & np.concatenate([[True], is_space[:-1]]))
+    return text[: begins[count]] if len(begins) > count else text
 
 
 class _DdsDecoder(_WholeDecoder):

@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sgn_serve.classify import tables
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
 from sgn_serve.classify.reading import Reader, Unread
@@ -78,3 +79,17 @@ def test_reading_stops_once_there_are_enough_bytes(tmp_path):
     assert isinstance(too_large, Unread)
     assert too_large.code == "body_too_large"
     assert "SGN_MAX_BYTES" in too_large.message
+
+
+def test_odd_tables_are_read_or_refused_in_one_line(tmp_path, monkeypatch):
+    image = pyarrow.array([b"one", b"two"], pyarrow.binary())
+    view = tmp_path / "view.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": image.cast(pyarrow.binary_view())}), view)
+    assert [item.row for item in listed(tmp_path, view)] == [0, 1]
+    double = tmp_path / "double.parquet"
+    pyarrow.parquet.write_table(pyarrow.table([image, image], names=["image", "image"]), double)
+    with pytest.raises(ClassifyError, match=r"it has several columns 'image'; give each another name"):
+        listed(tmp_path, double, column="image")
+    monkeypatch.setattr(tables, "_group_rows", lambda file: [1])
+    with pytest.raises(ClassifyError, match=r"view\.parquet: it is damaged, for its row groups have other rows than"):
+        listed(tmp_path, view)

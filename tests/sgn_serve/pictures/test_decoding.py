@@ -564,3 +564,18 @@ def test_a_bmp_that_pillow_knows_in_headers_only_is_no_damage():
     data[28:30] = (2).to_bytes(2, "little")
     with pytest.raises(UnsupportedPixels, match="not read"):
         decode(bytes(data), (4, 4), LIMIT)
+
+
+@pytest.mark.parametrize("head", [b"P2\n40 30\n255\n", b"P3\n40 30\n255\n", b"P2\n40 30\n65535\n"])
+def test_a_plain_pgm_with_too_few_samples_is_damaged(head):
+    """NumPy would fill up the rest with what another picture has left in memory."""
+    samples = 3600 if head.startswith(b"P3") else 1200
+    for _ in range(50):
+        left_behind = [np.full(samples, 7) for _ in range(9)]
+        del left_behind[::2]
+        with pytest.raises(DamagedImage):
+            decode(head + b"1 2 3\n", SIZE, LIMIT)
+    with pytest.raises(DamagedImage):
+        decode(head + b"1 " * 600 + b"x" + b" 1" * 3000, SIZE, LIMIT)
+    whole = decode(head + b"9 " * 3600 + b"P2 another", SIZE, LIMIT)
+    assert np.ptp(whole) == 0
