@@ -70,7 +70,7 @@ def test_a_run_of_another_commit_or_processor_does_not_go_on(
         result = new_result(PLAN, "x")
     add_cycle(result, Tally(answered=50), 1.0)
     write_result(out, result)
-    with pytest.raises(BenchmarkError, match=f"not complete, on the {what}, not on this .*: go on there, delete it"):
+    with pytest.raises(BenchmarkError, match=f"not complete, on the {what} and not on this .*: go on with that one, d"):
         read_result(out, PLAN, "x")
     add_cycle(result, Tally(answered=50), 1.0)
     write_result(out, result)
