@@ -390,6 +390,17 @@ def test_kills_changed_no_row():
     assert {"before the first part", "between parts", "after the last part"} <= set(measured["states"])
 
 
+def test_classify_was_measured_against_its_parts():
+    measured = result("classify")
+    assert measured["small"]["ratio"] >= 0.9, "the aim of 0.95 is missed on OpenVINO in bfloat16, as the page says"
+    assert measured["small_onnxruntime"]["ratio"] >= 0.95
+    assert measured["large"]["ratio"] >= 0.8
+    assert min(len(measured[part]["ratios"]) for part in ("small", "small_onnxruntime", "large")) >= 3
+    assert measured["memory"]["links"] >= 200_000
+    assert measured["memory"]["growth_mb"] < 20, "the memory is flat"
+    assert "+changes" not in measured["git_commit"]
+
+
 def test_judging_on_ray_was_measured_as_the_page_says():
     measured = result("judging_on_ray")
     assert measured["setting"]["pictures"] == 200
