@@ -51,6 +51,7 @@ def one_thread() -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
     info = checkpoint_info(gradient_scaling="rms", scale=1.0)
+    torch.manual_seed(0)  # in one network of many, a ReLU switches within the rounding of float32
     save_checkpoint(path, randomise(build_model(info)).state_dict(), info)
     return path
 
