@@ -16,7 +16,7 @@ START_SECONDS = 120.0
 _ROOT = Path(__file__).parents[1]
 _HOST = "127.0.0.1"
 _STARTED = b"will now block forever"
-"""What `ray start --block` says once it has written down the address of the head for --ray auto."""
+"""Line that `ray start --block` says once it has written down the address of the head for --ray auto."""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ REMARKS = {
     "47e56e2c07ae": "On that commit ONNX Runtime's threads never spun. They spin within a run since, so these figures "
     "are older than the code.",
 }
-"""What a reader must know of figures of a commit. An entry goes when its figures are measured anew."""
+"""Remarks for readers on figures of a commit. An entry goes when its figures are measured anew."""
 
 
 def auto() -> str:

@@ -174,7 +174,7 @@ class Classifier:
         """Start a part of the graph. explicit: whether somebody asked for these providers."""
         if self.engine == OPENVINO:
             return OpenVinoSession(model, self._threads, self.precision, self.at_once)
-        # Whoever calls a session computes too. All that call it share its other threads.
+        # A thread that calls a session computes too. All callers share its other threads.
         session = onnx_runtime_session(model, self._threads - self.at_once + 1, self.providers)
         inactive = [name for name in self.providers if name not in session.get_providers()]
         if not inactive:

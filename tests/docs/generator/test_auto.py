@@ -1,4 +1,4 @@
-"""What the site says of self_gradient=auto follows from the figures, also from others than those of today."""
+"""The site's sentences on self_gradient=auto follow from the figures, also from others than those of today."""
 
 from typing import Any
 
