@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.objects import AT_A_TIME, ObjectMissing, ObjectReader, ObjectTooLarge, is_object
-from sgn_serve.classify.tables import CellUnreadable, TableReader, TableUnreadable
+from sgn_serve.classify.tables import CellTooLarge, CellUnreadable, TableReader, TableUnreadable
 
 UNREADABLE = "unreadable_file"
 """Code of a row whose file cannot be read: it is gone, it is a folder, or its bytes do not come."""
@@ -62,8 +62,10 @@ class Reader:
         return contents
 
     def give_up(self) -> None:
-        """End all waits for object stores, at once. Any thread may call it."""
+        """End all waits for object stores and tables, at once. Any thread may call it."""
         self._objects.give_up()
+        for table in list(self._tables.values()):
+            table.give_up()
 
     def close(self) -> None:
         """Close the tables, and end what reads objects."""
@@ -126,12 +128,14 @@ class Reader:
         key = (item.table, item.column)
         try:
             if key not in self._tables:
-                self._tables[key] = TableReader(*key)
+                self._tables[key] = TableReader(*key, self._max_bytes)
             content = self._tables[key].cell(item.row)
         except TableUnreadable as error:
             raise Unread(UNREADABLE, str(error)) from None
         except CellUnreadable as error:
             raise Unread(DAMAGED_TABLE, str(error)) from None
+        except CellTooLarge as error:
+            raise self._too_large(error.length) from None
         if content is None:
             raise Unread(EMPTY, "the cell is empty")
         return content

@@ -1,21 +1,51 @@
-"""Read columns of Parquet files a few rows at a time. Everything that needs pyarrow to read is here."""
+"""Read columns of Parquet files, a few rows at a time, in a confined process for each (table_process.py)."""
 
+import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from struct import error as StructError
 
 from sgn_serve.classify.errors import ClassifyError, needs_pyarrow
 from sgn_serve.classify.items import Item, shown
-from sgn_serve.refusals import one_line
+from sgn_serve.classify.table_messages import (
+    CELL,
+    CONTINUE,
+    COUNT,
+    CPU_SECONDS,
+    HEAD,
+    NO_COLUMN,
+    ORDER,
+    START,
+    Answer,
+    Cell,
+    receive,
+)
+from sgn_serve.error_text import one_line
 
 _ROWS = 16
-"""Rows of pictures that are read at a time."""
+"""Rows of pictures that are read at a time. Where that fails, the row group is read again one by one."""
 _PATHS = 4096
 """Rows of paths that are read at a time."""
-_BUFFER = 1 << 20
-_USUAL = ("path", "file", "image")
-"""Columns that are taken where none is named, the first that exists."""
+_LONGEST_PATH = 1 << 16
+_MEMORY, _MEMORY_A_BYTE, _MOST_MEMORY = 1 << 30, 3, 7 << 30
+"""Address space that reading may take: this, so much more for each byte of the file, and no more than that. A page is
+in memory as it is in the file and unpacked. Writers pack large pictures into pages of up to a gigabyte or two."""
+_NONSENSE = "its reader tells nothing that makes sense"
+_TRIES = 3
+_END_SECONDS = 5.0
+"""How long a process may take to end once it has closed its socket."""
+_PACKAGES = str(Path(__file__).parents[2])
+_MALLOC = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+"""Has pyarrow take what it needs and no more: its own pools reserve a gigabyte of address space first."""
 
 
 class TableUnreadable(ClassifyError):
@@ -26,73 +56,336 @@ class CellUnreadable(Exception):
     """A row of a damaged table cannot be read. Its text says why."""
 
 
+class CellTooLarge(Exception):
+    """A cell has more bytes than allowed.
+
+    Attributes:
+        length: Its bytes.
+    """
+
+    def __init__(self, length: int):
+        super().__init__(length)
+        self.length = length
+
+
+class _Failed(Exception):
+    """The process has answered with an error, or has ended.
+
+    Attributes:
+        answer: The kind of the answer. None where there was none.
+        text: What it says.
+        killed: Whether the process was killed from outside.
+    """
+
+    def __init__(self, answer: Answer | None, text: str, killed: bool = False):
+        super().__init__(text)
+        self.answer = answer
+        self.text = text
+        self.killed = killed
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a table holds.
+
+    Attributes:
+        column: The column of the inputs.
+        holds: "paths" or "bytes".
+        groups: Rows of each row group.
+    """
+
+    column: str
+    holds: str
+    groups: list[int]
+
+
+class _Process:
+    """A confined process that reads a column.
+
+    Args:
+        path: The Parquet file.
+        column: The column. None takes a usual one.
+        rows: Rows to read at a time.
+        most_bytes: Largest cell that is sent.
+
+    Attributes:
+        rows: See above.
+        about: What the table holds.
+
+    Raises:
+        _Failed: It cannot be read.
+        OSError: The file cannot be opened, or the process cannot be started.
+    """
+
+    def __init__(self, path: bytes, column: str | None, rows: int, most_bytes: int):
+        self.rows = rows
+        self._most_answer = max(1 << 26, rows * (most_bytes + CELL.size) + COUNT.size)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.fstat(file).st_size
+            self._memory = min(_MEMORY + _MEMORY_A_BYTE * size, _MOST_MEMORY)
+            self._connection, far_end = socket.socketpair()
+            with far_end:
+                self._program = _start_program(file, far_end)
+        finally:
+            os.close(file)
+        try:
+            name = None if column is None else column.encode("utf-8", "surrogateescape")
+            length = NO_COLUMN if name is None else len(name)
+            with suppress(ConnectionError):  # the answer tells
+                self._connection.sendall(START.pack(rows, most_bytes, self._memory, length) + (name or b""))
+            about = json.loads(self._answer(Answer.TABLE))
+            self.about = _About(about["column"], about["holds"], about["groups"])
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, group: int, wanted: int) -> tuple[int, list[bytes | int | None]]:
+        """Return how many rows were read, and their cells if the wanted row is among them.
+
+        A cell that is too large is its length, an empty one is None.
+
+        Args:
+            group: The row group to begin with, or CONTINUE.
+            wanted: The row of the group that is wanted.
+
+        Raises:
+            _Failed: They cannot be read.
+        """
+        with suppress(ConnectionError):  # the answer tells
+            self._connection.sendall(ORDER.pack(group, wanted))
+        content = self._answer(Answer.CELLS)
+        try:
+            count, cells = _unpacked(content)
+        except StructError:
+            count, cells = 0, []
+        if count < 1 or len(cells) not in (0, count):
+            raise _Failed(None, _NONSENSE)
+        return count, cells
+
+    def kill(self) -> None:
+        """End it at once. Any thread may call it."""
+        self._program.kill()
+
+    def close(self) -> None:
+        """End it."""
+        self._connection.close()
+        self._program.kill()
+        self._program.wait()
+
+    def _answer(self, wanted: Answer) -> bytearray:
+        """Return the content of the next answer.
+
+        Raises:
+            _Failed: It is of another kind, or the process has ended.
+        """
+        try:
+            head = receive(self._connection, HEAD.size)
+            kind, length = (None, 0) if head is None else HEAD.unpack(head)
+            content = receive(self._connection, length) if length <= self._most_answer else None
+        except ConnectionError:
+            head = content = None
+        if head is None or content is None:
+            raise self._ended()
+        if kind == wanted:
+            return content
+        if kind == Answer.MEMORY:
+            raise _Failed(Answer.MEMORY, self._takes_too_much)
+        if kind not in iter(Answer) or kind in (Answer.TABLE, Answer.CELLS):
+            raise _Failed(None, _NONSENSE)
+        raise _Failed(Answer(kind), " ".join(content.decode("utf-8", "replace").split()))
+
+    @property
+    def _takes_too_much(self) -> str:
+        return f"reading it takes more than {self._memory >> 20} MB of memory"
+
+    def _ended(self) -> _Failed:
+        self._connection.close()
+        try:
+            status = self._program.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()
+            return _Failed(None, _NONSENSE)
+        if status == -signal.SIGPROF:
+            return _Failed(None, f"reading it takes more than {CPU_SECONDS:g} s")
+        if status == -signal.SIGKILL:
+            return _Failed(None, "its reader was killed", killed=True)
+        return _Failed(
+            None, f"its reader has crashed, or {self._takes_too_much}"
+        )  # many libraries crash without memory
+
+
+def _unpacked(content: bytearray) -> tuple[int, list[bytes | int | None]]:
+    """Return the number of rows in an answer, and their cells."""
+    view = memoryview(content)
+    (count,) = COUNT.unpack_from(view)
+    cells: list[bytes | int | None] = []
+    place = COUNT.size
+    while place < len(view):
+        kind, length = CELL.unpack_from(view, place)
+        place += CELL.size
+        if kind == Cell.CONTENT:
+            cells.append(bytes(view[place : place + length]))
+            place += length
+        else:
+            cells.append(None if kind == Cell.EMPTY else length)
+    return count, cells
+
+
+def _start_program(file: int, far_end: socket.socket) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, **_MALLOC}
+    environment["PYTHONPATH"] = os.pathsep.join([_PACKAGES, *(path or os.getcwd() for path in sys.path)])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "sgn_serve.classify.table_process", str(far_end.fileno())],
+        env=environment,
+        pass_fds=[far_end.fileno()],
+        stdin=file,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # C++ writes there as it ends, in the middle of a progress bar
+        start_new_session=True,  # Ctrl-C is for this process, which ends it
+    )
+
+
+def _start(path: bytes, column: str | None, rows: int, most_bytes: int) -> _Process:
+    """Return a process that reads a table.
+
+    Raises:
+        TableUnreadable: It is no table, or it cannot be read.
+        ClassifyError: There is no such column, pyarrow is missing, or the processes are killed from outside.
+    """
+    name = shown(path)
+    for _ in range(_TRIES):
+        try:
+            return _Process(path, column, rows, most_bytes)
+        except OSError as error:
+            raise _unreadable(path, error.strerror or one_line(error)) from None
+        except _Failed as failed:
+            if failed.answer is Answer.REFUSED:
+                raise ClassifyError(f"{name}: {failed.text}") from None
+            if failed.answer is Answer.NO_PYARROW:
+                raise needs_pyarrow(name) from None
+            if not failed.killed:
+                raise _unreadable(path, failed.text) from None
+        except (ValueError, KeyError, TypeError):  # what no honest process says
+            raise _unreadable(path, _NONSENSE) from None
+    raise _killed(path)
+
+
+def _unreadable(path: bytes, reason: str) -> TableUnreadable:
+    return TableUnreadable(f"{shown(path)}: it cannot be read as a Parquet file ({reason})")
+
+
+def _killed(path: bytes) -> ClassifyError:
+    return ClassifyError(
+        f"{shown(path)}: the process that reads it was killed {_TRIES} times; free memory, and go on with --resume"
+    )
+
+
 class TableReader:
     """Reads the pictures in a column of bytes. Rows that are asked for in their order are read once.
 
-    Rows are read _ROWS at a time. Where a row group is damaged, those that are read together and the rest of the group
-    are lost. Rows before them, and other groups, are not.
+    Where a row group is damaged, the first row that cannot be read and the rest of the group are lost. Rows before it,
+    and other groups, are not.
 
     Args:
         path: The Parquet file.
         column: The column.
+        most_bytes: Largest cell.
 
     Raises:
         TableUnreadable: It cannot be read any more.
         ClassifyError: pyarrow is missing.
     """
 
-    def __init__(self, path: bytes, column: str):
-        self._path, self._column = path, column
-        self._file = _open(path)
-        self._group_rows = _group_rows(self._file)
-        self._damaged: dict[int, str] = {}
-        self._first = self._next_group_begin = 0
-        self._rows: list[bytes | None] = []
-        self._batches: Iterator[Any] = iter(())
-        self._start(0)
+    def __init__(self, path: bytes, column: str, most_bytes: int):
+        self._path, self._column, self._most_bytes = path, column, most_bytes
+        self._given_up = False
+        self._process: _Process | None = _start(path, column, _ROWS, most_bytes)
+        about = self._process.about
+        if about.holds != "bytes":
+            self.close()
+            raise _unreadable(path, f"the column {column!r} holds no bytes any more")
+        self._begins = [0, *accumulate(about.groups)]
+        self._one_by_one: set[int] = set()
+        self._damaged: dict[int, tuple[int, str]] = {}
+        self._group = -1
+        self._next = 0
+        self._cells: list[bytes | int | None] = []
 
     def cell(self, row: int) -> bytes | None:
         """Return the bytes of a row, counted from 0. None for an empty cell.
 
         Raises:
+            CellTooLarge: It is too large.
             CellUnreadable: The table is damaged there.
             ClassifyError: The system cannot read it now.
         """
-        if row < self._first:
-            self._start(row)
-        while row >= self._first + len(self._rows):
-            after = self._first + len(self._rows)
-            if row >= self._next_group_begin:
-                self._start(row)
-                continue
-            if after not in self._damaged:
-                try:
-                    self._rows = _contents(next(self._batches).column(0).to_pylist())
-                except Exception as error:  # pyarrow's, which has no number for what is damaged, and the system's
-                    if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-                        raise ClassifyError(
-                            f"{shown(self._path)}: row {after} cannot be read ({one_line(error)}); mend that, and go "
-                            "on with --resume"
-                        ) from None
-                    self._damaged[after] = f"the table is damaged from row {after} on ({one_line(error)})"
-            if after in self._damaged:
-                raise CellUnreadable(self._damaged[after])
-            self._first = after
-        return self._rows[row - self._first]
+        if not self._next - len(self._cells) <= row < self._next:
+            self._read(row)
+        cell = self._cells[row - self._next]
+        if isinstance(cell, int):
+            raise CellTooLarge(cell)
+        return cell
+
+    def give_up(self) -> None:
+        """End all waits, at once. Any thread may call it."""
+        self._given_up = True
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
-    def _start(self, row: int) -> None:
-        """Read from the row group on that holds a row."""
-        begin = group = 0
-        while row >= begin + self._group_rows[group]:
-            begin += self._group_rows[group]
-            group += 1
-        self._first, self._next_group_begin = begin, begin + self._group_rows[group]
-        self._rows = []
-        self._batches = self._file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[self._column])
+    def _read(self, row: int) -> None:
+        """Read the cells around a row."""
+        if row >= self._begins[-1]:
+            raise CellUnreadable(f"the table has {self._begins[-1]} rows now")
+        group = bisect_right(self._begins, row) - 1
+        killed = 0
+        while True:
+            first_lost, reason = self._damaged.get(group, (row + 1, ""))
+            if row >= first_lost:
+                raise CellUnreadable(f"the table is damaged from row {first_lost} on ({reason})")
+            try:
+                self._read_in_group(group, row)
+                return
+            except _Failed as failed:
+                self.close()
+                self._cells = []
+                if failed.killed:
+                    killed += 1
+                    if killed == _TRIES or self._given_up:
+                        raise _killed(self._path) from None
+                elif failed.answer is Answer.SYSTEM:
+                    raise ClassifyError(
+                        f"{shown(self._path)}: row {self._next} cannot be read ({failed.text}); mend that, and go on "
+                        "with --resume"
+                    ) from None
+                elif group not in self._one_by_one:
+                    # In a new process, row by row: what is lost then depends on nothing but the row group.
+                    self._one_by_one.add(group)
+                else:
+                    self._damaged[group] = self._next, failed.text
+
+    def _read_in_group(self, group: int, row: int) -> None:
+        rows = 1 if group in self._one_by_one else _ROWS
+        if self._process is not None and self._process.rows != rows:
+            self.close()
+        begin = CONTINUE
+        if self._process is None:
+            self._process = _start(self._path, self._column, rows, self._most_bytes)
+            self._group = -1
+        if group != self._group or row < self._next:
+            self._group, self._next, begin = group, self._begins[group], group
+        while row >= self._next:
+            count, self._cells = self._process.read(begin, row - self._begins[group])
+            self._next += count
+            begin = CONTINUE
 
 
 def table_items(path: bytes, column: str | None) -> tuple[str, Iterator[Item]]:
@@ -108,46 +401,39 @@ def table_items(path: bytes, column: str | None) -> tuple[str, Iterator[Item]]:
     Raises:
         ClassifyError: It is no Parquet file, pyarrow is missing, or there is no such column.
     """
-    file = _open(path)
-    names = file.schema_arrow.names
-    if sum(_group_rows(file)) != file.metadata.num_rows:
-        raise ClassifyError(
-            f"{shown(path)}: it is damaged, for its row groups have other rows than it has; write it anew"
-        )
-    if column is not None and names.count(column) > 1:
-        raise ClassifyError(f"{shown(path)}: it has several columns {column!r}; give each another name")
-    if column is None:
-        column = next((name for name in _USUAL if name in names), names[0] if len(names) == 1 else None)
-    if column is None or column not in names:
-        wanted = "more than one column" if column is None else f"no column {column!r}"
-        raise ClassifyError(f"{shown(path)}: it has {wanted}; name one with --column: {', '.join(names)}")
-    kind = _kind(file.schema_arrow.field(column).type)
-    if kind is None:
-        raise ClassifyError(f"{shown(path)}: the column {column!r} holds neither paths nor bytes; name another one")
-    rows = file.metadata.num_rows
-    return column, _path_items(file, path, column) if kind == "paths" else _byte_items(path, column, rows)
+    process = _start(path, column, _PATHS, _LONGEST_PATH)
+    about = process.about
+    if about.holds == "paths":
+        return about.column, _path_items(process, path)
+    process.close()
+    return about.column, _byte_items(path, about.column, sum(about.groups))
 
 
-def _path_items(file: Any, table: bytes, column: str) -> Iterator[Item]:
+def _path_items(process: _Process, table: bytes) -> Iterator[Item]:
     row = 0
-    for cells in _cells(file, table, column):
-        for text in cells:
-            if text and "\0" not in text:
-                encoded = text.encode("utf-8", "surrogateescape")
-                yield Item(shown(encoded), file=encoded)
-            else:
-                yield Item(f"{shown(table)}:{row}", missing="the cell holds no path")
-            row += 1
+    with closing(process):
+        for cells in _all_cells(process, table):
+            for cell in cells:
+                if isinstance(cell, bytes) and cell and b"\0" not in cell:
+                    yield Item(shown(cell), file=cell)
+                else:
+                    yield Item(f"{shown(table)}:{row}", missing="the cell holds no path")
+                row += 1
 
 
-def _cells(file: Any, table: bytes, column: str) -> Iterator[list[Any]]:
-    try:
-        for batch in file.iter_batches(batch_size=_PATHS, columns=[column]):
-            yield batch.column(0).to_pylist()
-    except Exception as error:  # pyarrow's, and the system's
-        raise ClassifyError(
-            f"{shown(table)}: the column {column!r} cannot be read ({one_line(error)}); write the file anew"
-        ) from None
+def _all_cells(process: _Process, table: bytes) -> Iterator[list[bytes | int | None]]:
+    for group, rows in enumerate(process.about.groups):
+        done, begin = 0, group
+        while done < rows:
+            try:
+                count, cells = process.read(begin, done)
+            except _Failed as failed:
+                raise ClassifyError(
+                    f"{shown(table)}: the column {process.about.column!r} cannot be read ({failed.text}); write the "
+                    "file anew"
+                ) from None
+            done, begin = done + count, CONTINUE
+            yield cells
 
 
 def _byte_items(table: bytes, column: str, rows: int) -> Iterator[Item]:
@@ -156,43 +442,10 @@ def _byte_items(table: bytes, column: str, rows: int) -> Iterator[Item]:
         yield Item(f"{name}:{row}", table=table, column=column, row=row)
 
 
-def _group_rows(file: Any) -> list[int]:
-    metadata = file.metadata
-    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-
-
-def can_be_opened(path: bytes) -> bool:
-    """Return whether a file is a Parquet file that this machine can read."""
+def can_be_opened(path: bytes, column: str) -> bool:
+    """Return whether this machine can read a column of a Parquet file."""
     try:
-        _open(path).close()
+        _start(path, column, _ROWS, 0).close()
     except ClassifyError:
         return False
     return True
-
-
-def _open(path: bytes) -> Any:
-    try:
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError:
-        raise needs_pyarrow(shown(path)) from None
-    try:
-        return parquet.ParquetFile(Path(os.fsdecode(path)), buffer_size=_BUFFER, page_checksum_verification=True)
-    except Exception as error:  # pyarrow's, and the system's
-        raise TableUnreadable(f"{shown(path)}: it cannot be read as a Parquet file ({one_line(error)})") from None
-
-
-def _kind(kind: Any) -> str | None:
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return "paths"
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    return "bytes" if any(test(kind) for test in tests) else None
-
-
-def _contents(cells: list[Any]) -> list[bytes | None]:
-    return [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]

@@ -447,5 +447,5 @@ def _check_files(member: _Member, chunk: Chunk, rows: list[Row]) -> None:
 
 def _is_readable(item: Item) -> bool:
     if item.table is not None:
-        return can_be_opened(item.table)
+        return can_be_opened(item.table, item.column)
     return item.file is not None and os.path.isfile(item.file) and os.access(item.file, os.R_OK)

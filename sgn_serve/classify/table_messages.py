@@ -1,0 +1,71 @@
+"""Messages between a process that wants the rows of a Parquet file and the confined one that reads them.
+
+A file may have taken the reading process over. So nothing here is unpickled, and lengths are checked.
+"""
+
+import socket
+from enum import IntEnum
+from struct import Struct
+
+CPU_SECONDS = 60.0
+"""Processor time that some rows may take."""
+START = Struct("<QQQq")
+"""First message: rows to read at a time, largest cell to send and address space that reading may take, both in bytes.
+Last comes the length of the column's name, which follows, or NO_COLUMN."""
+NO_COLUMN = -1
+HEAD = Struct("<BQ")
+"""Begin of every answer: its kind, and the length of its content in bytes."""
+ORDER = Struct("<qQ")
+"""Order to read some rows: the row group to begin with or CONTINUE, and the row of the group that is wanted."""
+CONTINUE = -1
+COUNT = Struct("<Q")
+"""Begin of the content of CELLS: the number of rows that were read. They are left out if the wanted row is behind."""
+CELL = Struct("<BQ")
+"""Begin of a cell: its kind, and its length in bytes."""
+
+
+class Answer(IntEnum):
+    """Kinds of answers. What follows an error is its text, in UTF-8.
+
+    Attributes:
+        TABLE: The file is open. JSON tells the column, what it holds ("paths" or "bytes"), and the rows of each group.
+        CELLS: Some rows.
+        REFUSED: The table cannot be used. The text names the fix.
+        DAMAGED: The table is damaged.
+        MEMORY: Reading takes more memory than allowed.
+        SYSTEM: The system cannot read the file now.
+        NO_PYARROW: pyarrow is not installed.
+    """
+
+    TABLE = 1
+    CELLS = 2
+    REFUSED = 3
+    DAMAGED = 4
+    MEMORY = 5
+    SYSTEM = 6
+    NO_PYARROW = 7
+
+
+class Cell(IntEnum):
+    """Kinds of cells. Only CONTENT is followed by its bytes."""
+
+    CONTENT = 0
+    EMPTY = 1
+    TOO_LARGE = 2
+
+
+def receive(connection: socket.socket, length: int) -> bytearray | None:
+    """Return that many bytes, None if the connection is closed before.
+
+    Args:
+        connection: A blocking socket.
+        length: Number of bytes.
+    """
+    content = bytearray(length)
+    view, done = memoryview(content), 0
+    while done < length:
+        received = connection.recv_into(view[done:])
+        if not received:
+            return None
+        done += received
+    return content
