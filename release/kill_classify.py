@@ -36,7 +36,7 @@ _CORPUS_SHARE = 4
 """One file of the corpus in so many is taken."""
 _QUICK_SECONDS = 0.3
 """A file that took longer is left out: whether it is too slow might depend on what else runs."""
-_CHUNK = 4
+_PART = 4
 _DELAY_SECONDS = 0.05
 """Longest time from a part to a kill. In it, several parts are written."""
 _FURTHER = 6
@@ -145,13 +145,14 @@ def kill_runs(
         sources: The inputs, as a command line names them.
         suffixes: Suffixes of the outputs' names, which take turns.
     """
-    options = ["--model", str(model), "--chunk", str(_CHUNK), "--decoders", "1", "--threads", "1", "--max-batch", "3"]
+    numbers = ["--chunk", str(2 * _PART), "--decoders", "1", "--threads", "1", "--max-batch", "3"]
+    options = ["--model", str(model), *numbers]
     command = [sys.executable, "-m", "sgn_serve.classify", *sources, *options]
     whole = {suffix: folder / f"whole{suffix}" for suffix in suffixes}
     longest = min(_run([*command, "--out", str(path)]) or 0.0 for path in whole.values())
     first = whole[suffixes[0]]
     outcome = Outcome(rows=_rows(first, None), errors=_rows(first, "error_code"))
-    chunks = -(-outcome.rows // _CHUNK)
+    chunks = -(-outcome.rows // _PART)
     instants = random.Random(seed)
     while outcome.kills < kills:
         suffix = suffixes[outcome.runs % len(suffixes)]

@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
+from sgn_serve.termination import terminable
 from training.checkpoint import CheckpointError, CheckpointInfo
 from training.common.described_options import given_options
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
-from training.common.signals import terminable
 from training.config import TrainConfig, check_side, recipe_line
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER

@@ -25,8 +25,8 @@ from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from release.recipes import COSTS
+from sgn_serve.termination import Terminated, terminable
 from training.common.errors import TrainingError
-from training.common.signals import Terminated, terminable
 
 MINUTES = (9.0, 3.0)
 """Defaults of --minutes: in a run, in a rehearsal."""

@@ -32,10 +32,10 @@ from release.hostile.report import ANSWER_SECONDS, MEMORY_MB, SMALL_SECONDS, exc
 from release.hostile.seeds import FORMATS, seeds
 from release.hostile.server import Server, running_server
 from release.hostile.session import Session, available_bytes, session
+from sgn_serve.termination import Terminated, terminable
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.provenance import git_commit
-from training.common.signals import Terminated, terminable
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "hostile.json"

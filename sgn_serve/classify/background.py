@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from sgn_serve.interrupts import INTERRUPTED
+from sgn_serve.termination import Terminated
 
 Result = TypeVar("Result")
 
@@ -35,14 +36,14 @@ class BackgroundCall(Generic[Result]):
         self._thread.start()
 
     def result(self) -> Result:
-        """Wait for the function, and return what it returns or raise what it raises. Ctrl-C ends the wait.
+        """Wait for the function, and return what it returns or raise what it raises. Ctrl-C and SIGTERM end the wait.
 
         Raises:
             CancelledError: The call was given up.
         """
         try:
             return self._answer.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             self.give_up()
             raise
 

@@ -9,10 +9,12 @@ from sgn_serve.interrupts import INTERRUPTED, importing
 from sgn_serve.ray_cluster import add_ray_options, ray_options
 from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
+from sgn_serve.termination import TERMINATED, Terminated, terminable
 
 PROGRAM = "python -m sgn_serve.classify"
 
-CHUNK = 1024
+CHUNK = 2048
+"""Rows that a kill loses at most."""
 BLOCK = "SGN_SELF_GRADIENT"
 SWITCH = {"on": "true", "off": "false", "auto": "auto"}
 SETTINGS = (
@@ -87,8 +89,8 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
         type=_chunk,
         default=CHUNK,
         metavar="N",
-        help="rows that are written at a time; a killed run loses two times as many at most, and on Ray four times as "
-        "many for each worker (default: %(default)s)",
+        help="rows that a killed run loses at most, and on Ray two times as many for each worker; half as many are "
+        "written at a time (default: %(default)s)",
     )
     add_ray_options(parser, "classify")
     rows = {row.variable: row for row in settings_table()}
@@ -134,7 +136,8 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         ray,
     )
     try:
-        print(classify(options, settings))
+        with terminable():
+            print(classify(options, settings))
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
     except OSError as error:
@@ -143,4 +146,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     except KeyboardInterrupt:
         print(interrupted(parsed.out), file=sys.stderr)
         return INTERRUPTED
+    except Terminated:
+        print(interrupted(parsed.out), file=sys.stderr)
+        return TERMINATED
     return 0

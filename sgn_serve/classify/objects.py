@@ -17,6 +17,7 @@ from sgn_serve.classify.items import Item, item_of_file, shown
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Reason, Skipped, skipped_folder
 from sgn_serve.refusals import one_line
+from sgn_serve.termination import Terminated
 
 _SCHEMES = (b"s3://", b"gs://")
 AT_A_TIME = 16
@@ -180,9 +181,9 @@ class ObjectReader:
                 call.give_up()
 
     def close(self) -> None:
-        """Give up the reads, and wait until they have ended. After Ctrl-C, and from one on, nothing is waited for."""
+        """Give up the reads, and wait until they have ended. After Ctrl-C or SIGTERM, nothing is waited for."""
         self.give_up()
-        if not isinstance(sys.exception(), KeyboardInterrupt):
+        if not isinstance(sys.exception(), KeyboardInterrupt | Terminated):
             for call in self._coming.values():
                 call.join()
         self._coming.clear()

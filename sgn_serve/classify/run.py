@@ -41,7 +41,7 @@ class Options:
         sources: See inputs.write_inputs.
         output: The file to write.
         column: The column of Parquet inputs, None for the usual one.
-        chunk: Inputs of one chunk. A killed run loses as many as Classifies.ahead says.
+        chunk: Rows that a killed run loses at most.
         resume: Whether to go on with an unfinished run.
         wants_block: Whether the block was asked for explicitly.
         ray: The cluster to run on, None for this process.
@@ -54,6 +54,11 @@ class Options:
     resume: bool
     wants_block: bool
     ray: RayOptions | None = None
+
+    @property
+    def part(self) -> int:
+        """Rows that are written at a time: half a chunk, for the next part has begun when one is written."""
+        return max(1, self.chunk // ChunkClassifier.ahead)
 
 
 class Result(Protocol):
@@ -69,7 +74,7 @@ class Classifies(Protocol):
     Attributes:
         choice: The engine that it runs on.
         answered: Number of inputs that have their row.
-        ahead: Chunks to submit before the oldest is written. A kill loses them.
+        ahead: Parts to submit before the oldest is written. A kill loses them.
     """
 
     choice: EngineChoice | None
@@ -136,6 +141,8 @@ def classify(options: Options, settings: Settings) -> str:
         classifier: Classifies = ChunkClassifier(settings, choice)
         if cluster is not None:
             classifier = Pool(settings, choice, cluster, bar.note)
+        else:
+            classifier.ahead = min(classifier.ahead, options.chunk)  # or a chunk of one row would lose two
         with closing(classifier) as chunks:
             _start(chunks, settings, folder)
             card = chunks.card
@@ -149,7 +156,7 @@ def classify(options: Options, settings: Settings) -> str:
             if manifest is None:
                 tables = [[table, column] for table, column in found.tables]
                 engine = None if chunks.choice is None else asdict(chunks.choice)
-                manifest = Manifest(identity, tables, found.count, options.chunk, engine)
+                manifest = Manifest(identity, tables, found.count, options.part, engine)
                 folder.begin(manifest)
             else:
                 _check_same(folder, manifest, identity)
@@ -181,10 +188,10 @@ def _start(chunks: Classifies, settings: Settings, folder: PartsFolder) -> None:
 
 
 def classify_chunks(chunks: Classifies, folder: PartsFolder, manifest: Manifest, format: Format, bar: Progress) -> None:
-    """Classify what is not done yet, and write a part for each chunk.
+    """Classify what is not done yet, and write it part by part.
 
     Args:
-        chunks: Classifies a chunk.
+        chunks: Classifies the inputs of a part.
         folder: Has the list of inputs, and gets the parts.
         manifest: Describes the run.
         format: Format of the parts.

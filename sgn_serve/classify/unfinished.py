@@ -1,4 +1,4 @@
-"""Keep an unfinished run in a folder of parts beside its output: a killed run loses no more than two chunks."""
+"""Keep an unfinished run in a folder of parts beside its output: a killed run loses one chunk at most."""
 
 import fcntl
 import json

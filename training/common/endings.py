@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+from sgn_serve.interrupts import INTERRUPTED
+from sgn_serve.termination import TERMINATED, Terminated
 from training.common.devices import gib
 from training.common.errors import TrainingError, first_line
-from training.common.signals import Terminated
 
 _ALLOCATION = re.compile(r"you tried to allocate (\d+) bytes")
 """PyTorch's words for memory that a processor lacks."""
@@ -64,4 +65,4 @@ def print_ending(
         return TrainingError.exit_status
     if interrupted:
         print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
-    return 143 if isinstance(error, Terminated) else 130
+    return TERMINATED if isinstance(error, Terminated) else INTERRUPTED

@@ -5,10 +5,10 @@ from contextlib import ExitStack, closing
 
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.ray_cluster import Cluster
+from sgn_serve.termination import terminable
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.ray_tasks import connected
-from training.common.signals import terminable
 from training.evaluate.attack_bars import print_above
 from training.evaluate.gradient_oracle import judge_oracle
 from training.evaluate.on_ray.runner import RayRunner, TaskSize, begin_processes, task_size

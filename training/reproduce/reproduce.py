@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sgn_serve.ray_cluster import RayOptions
+from sgn_serve.termination import terminable
 from training.common.devices import check_threads
 from training.common.endings import ENDINGS, print_ending
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit
-from training.common.signals import terminable
 from training.data.datasets import IMAGE_SIZE
 from training.data.loading import load_pictures
 from training.data.picture_set import DatasetError

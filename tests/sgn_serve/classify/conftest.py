@@ -24,7 +24,7 @@ def classify(tiny: Path) -> Classify:
 
     def run(*arguments: Any) -> int:
         return main(
-            ["--model", str(tiny), "--decoders", "1", "--threads", "1", "--chunk", "3", *map(str, arguments)],
+            ["--model", str(tiny), "--decoders", "1", "--threads", "1", "--chunk", "6", *map(str, arguments)],
             "sgn classify",
         )
 

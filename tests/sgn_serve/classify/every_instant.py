@@ -31,10 +31,11 @@ _WATCHED = ("open", "os.mkdir", "os.scandir", "os.listdir")
 class Digests:
     """Answers as ChunkClassifier does, with a digest of each file instead of a class."""
 
+    ahead = 2
+
     def __init__(self, settings: Settings, choice: EngineChoice | None):
         self._reader = Reader(settings.max_bytes)
         self.answered = 0
-        self.ahead = 2
         graph = read_graph(settings.model_path)
         card = model_card(graph, settings)
         self.choice = choice or choose_engine(graph, settings)

@@ -161,7 +161,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
     for other, reason in (
         (["--top-k", 1], "--top-k=5, and this one --top-k=1;"),
         (["--self-gradient", "off"], "--self-gradient 'on', and this one --self-gradient 'off';"),
-        (["--chunk", 4], "--chunk 3, and this one --chunk 4;"),
+        (["--chunk", 4], "--chunk 6, and this one --chunk 4;"),
     ):
         assert classify(folder, "--out", output, "--resume", *other) == 1
         error = capsys.readouterr().err
@@ -213,17 +213,19 @@ sys.exit(main())
 """After its second part, it sends itself and what it has started what a terminal does at Ctrl-C, and goes on."""
 
 
-def test_a_signal_of_the_terminal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path):
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path, name, status):
+    """Ctrl-C of a terminal reaches all processes. A scheduler's SIGTERM may too."""
     folder, output = pictures(tmp_path / "p", 40), tmp_path / "a.csv"
     arguments = [str(folder), "--out", str(output), "--model", str(tiny), "--chunk", "1"]
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *arguments, "--threads", "1", "--decoders", "1"],
+        [sys.executable, "-c", INTERRUPTED.replace("SIGINT", name), *arguments, "--threads", "1", "--decoders", "1"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         start_new_session=True,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == status, done.stderr
     assert done.stdout == ""
     told = done.stderr.splitlines()[-1]
     assert told == f"interrupted; what is done is in {output}.parts: the same command with --resume goes on"
@@ -369,27 +371,28 @@ def test_a_run_that_began_on_an_engine_that_is_not_here_says_so(classify, tmp_pa
         )
 
 
-def test_a_kill_loses_two_chunks_at_most(classify, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("chunk", "risked"), [(6, [3, 6, 6, 4]), (3, [1, 2] + [2] * 8), (1, [1] * 10)])
+def test_a_kill_loses_one_chunk_at_most(classify, tmp_path, monkeypatch, chunk, risked):
     """Whatever was begun and is not written is lost."""
-    at_risk, seen = 0, []
+    at_risk: list[int] = []
+    seen = []
 
     def submit(self, items):
-        nonlocal at_risk
-        at_risk += 1
-        seen.append(at_risk)
+        at_risk.append(len(items))
+        seen.append(sum(at_risk))
         return begin(self, items)
 
     def write(self, *part):
-        nonlocal at_risk
         write_part(self, *part)
-        at_risk -= 1
+        del at_risk[0]
 
     begin, write_part = ChunkClassifier.submit, PartsFolder.write_part
     monkeypatch.setattr(ChunkClassifier, "submit", submit)
     monkeypatch.setattr(PartsFolder, "write_part", write)
-    assert classify(pictures(tmp_path / "p", 10), "--out", tmp_path / "a.csv") == 0
-    assert seen == [1, 2, 2, 2]
-    assert at_risk == 0
+    assert classify(pictures(tmp_path / "p", 10), "--out", tmp_path / "a.csv", "--chunk", chunk) == 0
+    assert seen == risked
+    assert max(seen) <= chunk
+    assert not at_risk
 
 
 def test_pictures_in_a_table_are_classified_from_any_row_on(classify, tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from sgn_serve.termination import Terminated
 from training.command import main as train
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
-from training.common.signals import Terminated
 from training.evaluate.command import main as judge
 
 

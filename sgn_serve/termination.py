@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+TERMINATED = 143
+"""Exit status after SIGTERM, by the shell's convention: 128 and the signal's number."""
+
 
 class Terminated(BaseException):
     """SIGTERM arrived. It is no Exception, like KeyboardInterrupt, so that nothing handles it as a failure."""
