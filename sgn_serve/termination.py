@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from sgn_serve.interrupts import INTERRUPTED
+
 TERMINATED = 143
 """Exit status after SIGTERM, by the shell's convention: 128 and the signal's number."""
 
@@ -14,11 +16,21 @@ class Terminated(BaseException):
     """SIGTERM arrived. It is no Exception, like KeyboardInterrupt, so that nothing handles it as a failure."""
 
 
+_has_arrived = False
+
+
+def exit_status() -> int:
+    """Return the exit status of a process that Ctrl-C or SIGTERM ends."""
+    return TERMINATED if _has_arrived else INTERRUPTED
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Make SIGTERM raise Terminated, once, so that unfinished files are removed and a message can be printed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _has_arrived
+        _has_arrived = True
         # The next one would interrupt the cleaning up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated

@@ -9,8 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from sgn_serve.interrupts import INTERRUPTED
-from sgn_serve.termination import Terminated
+from sgn_serve.termination import Terminated, exit_status
 
 Result = TypeVar("Result")
 
@@ -71,11 +70,11 @@ class BackgroundCall(Generic[Result]):
 def _leave() -> None:
     """End the process at once if a call that was given up still runs. Its thread would crash in an interpreter's end.
 
-    Only Ctrl-C leaves a call behind, so the exit status is that of Ctrl-C.
+    Only Ctrl-C and SIGTERM leave a call behind, so the exit status is theirs.
     """
     if not any(isinstance(thread, _Thread) for thread in threading.enumerate()):
         return
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(exit_status())

@@ -2,10 +2,11 @@
 
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sgn_serve.classify.items import Item
+from sgn_serve.classify.items import Item, shown
 from sgn_serve.classify.objects import AT_A_TIME, ObjectMissing, ObjectReader, ObjectTooLarge, is_object
 from sgn_serve.classify.tables import CellTooLarge, CellUnreadable, TableReader, TableUnreadable
 
@@ -41,7 +42,11 @@ class Reader:
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._tables: dict[tuple[bytes, str], TableReader] = {}
+        self._table: TableReader | None = None  # the one that was read last: tables come one after another
+        self._table_key = (b"", "")
+        self._unreadable: dict[tuple[bytes, str], str] = {}
+        self._changing = threading.Lock()
+        self._given_up = False
         self._objects = ObjectReader(max_bytes)
 
     def read_some(self, items: Sequence[Item], enough_bytes: int) -> list[bytes | Unread]:
@@ -64,14 +69,15 @@ class Reader:
     def give_up(self) -> None:
         """End all waits for object stores and tables, at once. Any thread may call it."""
         self._objects.give_up()
-        for table in list(self._tables.values()):
-            table.give_up()
+        with self._changing:
+            self._given_up = True
+            if self._table is not None:
+                self._table.give_up()
 
     def close(self) -> None:
-        """Close the tables, and end what reads objects."""
-        for table in self._tables.values():
-            table.close()
-        self._tables.clear()
+        """Close the table, and end what reads objects."""
+        if self._table is not None:
+            self._table.close()
         self._objects.close()
 
     def _read(self, item: Item) -> bytes:
@@ -126,11 +132,12 @@ class Reader:
     def _read_cell(self, item: Item) -> bytes:
         assert item.table is not None, "an item has one of the three"
         key = (item.table, item.column)
+        if key in self._unreadable:
+            raise Unread(UNREADABLE, self._unreadable[key])
         try:
-            if key not in self._tables:
-                self._tables[key] = TableReader(*key, self._max_bytes)
-            content = self._tables[key].cell(item.row)
+            content = self._table_of(key).cell(item.row)
         except TableUnreadable as error:
+            self._unreadable[key] = str(error)
             raise Unread(UNREADABLE, str(error)) from None
         except CellUnreadable as error:
             raise Unread(DAMAGED_TABLE, str(error)) from None
@@ -139,6 +146,20 @@ class Reader:
         if content is None:
             raise Unread(EMPTY, "the cell is empty")
         return content
+
+    def _table_of(self, key: tuple[bytes, str]) -> TableReader:
+        if self._table is not None and self._table_key == key:
+            return self._table
+        if self._table is not None:
+            self._table.close()
+        table = TableReader(*key, self._max_bytes)
+        with self._changing:
+            self._table, self._table_key = table, key
+            if self._given_up:
+                table.give_up()
+        if table.open().holds != "bytes":
+            raise TableUnreadable(f"{shown(key[0])}: the column {key[1]!r} holds no pictures any more")
+        return table
 
     def _too_large(self, length: int) -> Unread:
         return Unread(

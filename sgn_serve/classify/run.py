@@ -141,10 +141,10 @@ def classify(options: Options, settings: Settings) -> str:
         classifier: Classifies = ChunkClassifier(settings, choice)
         if cluster is not None:
             classifier = Pool(settings, choice, cluster, bar.note)
-        else:
-            classifier.ahead = min(classifier.ahead, options.chunk)  # or a chunk of one row would lose two
         with closing(classifier) as chunks:
             _start(chunks, settings, folder)
+            if options.chunk < ChunkClassifier.ahead:
+                chunks.ahead //= ChunkClassifier.ahead  # a part is a whole chunk
             card = chunks.card
             for note in card.notes if manifest is None else ():
                 bar.note(f"warning: {note}")
@@ -260,7 +260,7 @@ def _check_same(folder: PartsFolder, manifest: Manifest, identity: dict[str, Any
 
 
 def interrupted(output: Path) -> str:
-    """Return what to say after Ctrl-C."""
+    """Return what to say after Ctrl-C or SIGTERM."""
     folder = PartsFolder(output, format_of(output))
     if not folder.exists():
         return "interrupted"

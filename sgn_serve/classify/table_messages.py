@@ -7,6 +7,7 @@ import socket
 from enum import IntEnum
 from struct import Struct
 
+_PART = 1 << 20
 CPU_SECONDS = 60.0
 """Processor time that some rows may take."""
 START = Struct("<QQQq")
@@ -20,6 +21,8 @@ ORDER = Struct("<qQ")
 CONTINUE = -1
 COUNT = Struct("<Q")
 """Begin of the content of CELLS: the number of rows that were read. They are left out if the wanted row is behind."""
+LONGEST_TEXT = 4000
+"""Most characters of an error."""
 CELL = Struct("<BQ")
 """Begin of a cell: its kind, and its length in bytes."""
 
@@ -31,19 +34,15 @@ class Answer(IntEnum):
         TABLE: The file is open. JSON tells the column, what it holds ("paths" or "bytes"), and the rows of each group.
         CELLS: Some rows.
         REFUSED: The table cannot be used. The text names the fix.
-        DAMAGED: The table is damaged.
+        FAILED: It cannot be read.
         MEMORY: Reading takes more memory than allowed.
-        SYSTEM: The system cannot read the file now.
-        NO_PYARROW: pyarrow is not installed.
     """
 
     TABLE = 1
     CELLS = 2
     REFUSED = 3
-    DAMAGED = 4
+    FAILED = 4
     MEMORY = 5
-    SYSTEM = 6
-    NO_PYARROW = 7
 
 
 class Cell(IntEnum):
@@ -61,11 +60,10 @@ def receive(connection: socket.socket, length: int) -> bytearray | None:
         connection: A blocking socket.
         length: Number of bytes.
     """
-    content = bytearray(length)
-    view, done = memoryview(content), 0
-    while done < length:
-        received = connection.recv_into(view[done:])
-        if not received:
+    content = bytearray()  # it grows by what has come, and not by what a length says
+    while len(content) < length:
+        part = connection.recv(min(length - len(content), _PART))
+        if not part:
             return None
-        done += received
+        content += part
     return content

@@ -1,14 +1,16 @@
 """Read a column of a Parquet file in a confined process, which answers with a few rows at a time.
 
 A small Parquet file may hold gigabytes, and a faulty one may crash its reader. Both end this process and no other.
-tables.py starts it:
+table_connection.py starts it:
 
-    python -m sgn_serve.classify.table_process SOCKET
+    python -m sgn_serve.classify.table_process SOCKET PARENT
 
-The file is standard input. SOCKET is a number. table_messages.py has the form of the orders and of the answers.
+The file is standard input. SOCKET is a number, PARENT the process id of what started it. table_messages.py has the
+form of the orders and of the answers.
 """
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -22,6 +24,7 @@ from sgn_serve.classify.table_messages import (
     COUNT,
     CPU_SECONDS,
     HEAD,
+    LONGEST_TEXT,
     NO_COLUMN,
     ORDER,
     START,
@@ -30,6 +33,7 @@ from sgn_serve.classify.table_messages import (
     receive,
 )
 from sgn_serve.error_text import one_line
+from sgn_serve.parent_process import end_with_starting_thread
 from sgn_serve.process import confinement
 
 _BUFFER = 1 << 20
@@ -94,11 +98,12 @@ class Rows:
 
     def __init__(self, file: Any, column: str, rows: int, most_bytes: int):
         self._file, self._column, self._rows, self._most_bytes = file, column, rows, most_bytes
+        self._leaf = f"{column}.bytes" if hasattr(file.schema_arrow.field(column).type, "get_field_index") else column
         self._batches: Iterator[Any] = iter(())
         self._begin = 0
 
-    def read(self, group: int, wanted: int) -> list[bytes]:
-        """Return the content of the next answer.
+    def read(self, group: int, wanted: int) -> list[Any]:
+        """Return the content of the next answer: bytes, and buffers of pyarrow's.
 
         Args:
             group: The row group to begin with, or CONTINUE.
@@ -110,11 +115,14 @@ class Rows:
         if group != CONTINUE:
             self._begin = 0
             self._batches = self._file.iter_batches(
-                batch_size=self._rows, row_groups=[group], columns=[self._column], use_threads=False
+                batch_size=self._rows, row_groups=[group], columns=[self._leaf], use_threads=False
             )
-        cells = next(self._batches).column(0)
+        batch = next(self._batches, None)
+        if batch is None:
+            raise ValueError("it has fewer rows than it says")
+        cells = batch.column(self._column)  # by its name: a record's field may be called like another column
         self._begin += len(cells)
-        parts = [COUNT.pack(len(cells))]
+        parts: list[Any] = [COUNT.pack(len(cells))]
         for cell in cells if wanted < self._begin else ():
             content = _content(cell)
             if content is None:
@@ -122,12 +130,12 @@ class Rows:
             elif len(content) > self._most_bytes:
                 parts.append(CELL.pack(Cell.TOO_LARGE, len(content)))
             else:
-                parts += [CELL.pack(Cell.CONTENT, len(content)), bytes(content)]
+                parts += [CELL.pack(Cell.CONTENT, len(content)), content]
         return parts
 
 
 def _content(cell: Any) -> Any:
-    """Return the buffer of a cell, without a copy. None for an empty one."""
+    """Return the buffer of a cell, None for an empty one."""
     import pyarrow
 
     if isinstance(cell, pyarrow.StructScalar):
@@ -139,13 +147,11 @@ def _content(cell: Any) -> Any:
 
 def failure(error: Exception) -> tuple[Answer, bytes]:
     """Return the answer that tells an error."""
-    text = one_line(error)
     if isinstance(error, Refused):
-        kind = Answer.REFUSED
-    elif isinstance(error, MemoryError) or "bad_alloc" in text:
-        kind = Answer.MEMORY
+        kind, text = Answer.REFUSED, one_line(error, LONGEST_TEXT)
     else:
-        kind = Answer.DAMAGED if getattr(error, "errno", None) is None else Answer.SYSTEM
+        text = one_line(error)
+        kind = Answer.MEMORY if isinstance(error, MemoryError) or "bad_alloc" in text else Answer.FAILED
     return kind, text.encode("utf-8", "backslashreplace")
 
 
@@ -158,52 +164,65 @@ def serve(connection: socket.socket, rows: int, most_bytes: int, memory: int, co
         most_bytes: Largest cell that is sent.
         memory: Address space in bytes that reading may take.
         column: See describe.
+
+    Raises:
+        Exception: It cannot be read.
     """
+    import pyarrow
+    import pyarrow.parquet
 
-    def answer(kind: Answer, *parts: bytes) -> None:
-        content = b"".join(parts)
-        connection.sendall(HEAD.pack(kind, len(content)) + content)
-
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        answer(Answer.NO_PYARROW)
-        return
     pyarrow.set_cpu_count(1)
     pyarrow.set_io_thread_count(1)
+    pyarrow.default_memory_pool()  # its kind is in the environment
+    os.environ.clear()
+
+    def answer(kind: Answer, *parts: Any) -> None:
+        length = sum(map(len, parts))
+        head = HEAD.pack(kind, length)
+        for part in (head, *parts) if length > _BUFFER else (b"".join([head, *parts]),):
+            connection.sendall(part)
+
     with open(0, "rb", buffering=0) as file:
+        confinement.be_ended_first()
         confinement.confine(memory, threads=True)
-        try:
-            table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER, page_checksum_verification=True)
-            about = describe(table, column)
-        except Exception as error:  # pyarrow's and the system's, which share no base class
-            answer(*failure(error))
-            return
+        _limit_time()
+        table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER, page_checksum_verification=True)
+        about = describe(table, column)
         answer(Answer.TABLE, json.dumps(about).encode())
         reader = Rows(table, about["column"], rows, most_bytes)
         while order := receive(connection, ORDER.size):
-            # The kernel ends the process at the end of this processor time, even in the middle of C++ code.
-            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-            try:
-                kind, parts = Answer.CELLS, reader.read(*ORDER.unpack(order))
-            except Exception as error:  # as above
-                answer(*failure(error))
-                return
-            answer(kind, *parts)
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            _limit_time()
+            answer(Answer.CELLS, *reader.read(*ORDER.unpack(order)))
+
+
+def _limit_time() -> None:
+    """Have the kernel end this process after some more processor time, even in the middle of C++ code."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
 
 
 def main() -> None:
     """Serve what the first message says."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    end_with_starting_thread()
+    if os.getppid() != parent:
+        return  # it has ended before
+    # What started it ends it. A signal to the whole group is not for it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     with suppress(ConnectionError):  # nobody asks any more
         start = receive(connection, START.size)
-        if start is not None:
-            rows, most_bytes, memory, length = START.unpack(start)
-            name = b"" if length == NO_COLUMN else receive(connection, length) or b""
-            column = None if length == NO_COLUMN else name.decode("utf-8", "surrogateescape")
+        if start is None:
+            return
+        rows, most_bytes, memory, length = START.unpack(start)
+        name = b"" if length == NO_COLUMN else receive(connection, length) or b""
+        column = None if length == NO_COLUMN else name.decode("utf-8", "surrogateescape")
+        try:
             serve(connection, rows, most_bytes, memory, column)
+        except ConnectionError:
+            raise
+        except Exception as error:  # pyarrow's and the system's, which share no base class
+            kind, text = failure(error)
+            connection.sendall(HEAD.pack(kind, len(text)) + text)
 
 
 if __name__ == "__main__":

@@ -6,26 +6,21 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sgn_serve.decoders.child import Bounds
 from sgn_serve.decoders.contract import Kind
 from sgn_serve.decoders.messages import ENDED, KILL, ORDER
 from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
+from sgn_serve.process.bare_program import start_bare
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
-_PACKAGES = str(Path(__file__).parents[2])
-_LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that keep NumPy's libraries from starting threads, which no fork would take along."""
 _MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 20)}
 """Settings of glibc that give the memory of a large picture back as soon as it is decoded."""
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -172,15 +167,11 @@ class ForkServer:
                 program.wait()
 
 
-def _start_program(far_end: socket.socket, malloc: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start the program with no more of the environment than Python needs, and in a session of its own."""
-    environment = {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
-    environment |= dict.fromkeys(_THREADS, "1") | malloc
-    environment["PYTHONPATH"] = os.pathsep.join([_PACKAGES, *(path or os.getcwd() for path in sys.path)])
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "sgn_serve.decoders.fork_server", str(far_end.fileno()), str(os.getpid())],
-        env=environment,
+def _start_program(far_end: socket.socket, malloc: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return start_bare(
+        "sgn_serve.decoders.fork_server",
+        [str(far_end.fileno()), str(os.getpid())],
+        malloc,
         pass_fds=[far_end.fileno()],
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the service, which ends its decoders when it has answered
     )

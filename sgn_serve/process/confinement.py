@@ -184,10 +184,15 @@ def bound_resources(cpu_seconds: int, more_bytes: int | None) -> None:
     """
     limit_processor_time(cpu_seconds)
     _lower(resource.RLIMIT_CORE, 0)
-    with suppress(OSError):
-        _OOM_SCORE.write_text("1000")
+    be_ended_first()
     if more_bytes is not None:
         limit_memory(more_bytes)
+
+
+def be_ended_first() -> None:
+    """Have the kernel end this process before others where memory runs out. Linux only."""
+    with suppress(OSError):
+        _OOM_SCORE.write_text("1000")
 
 
 def limit_processor_time(seconds: int) -> None:

@@ -1,7 +1,11 @@
 """Reading a column of a Parquet file in a confined process: what a hostile or damaged file costs."""
 
+import errno
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,10 +17,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sgn_serve.classify import tables
+from sgn_serve.classify import table_connection, table_messages, table_process
 from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.items import Item
+from sgn_serve.classify.reading import Reader, Unread
+from sgn_serve.classify.table_connection import TableProcess
 from sgn_serve.classify.table_process import Refused, describe
 from sgn_serve.classify.tables import CellTooLarge, CellUnreadable, TableReader, TableUnreadable, table_items
+from sgn_serve.process import bare_program
 
 MIB = 1 << 20
 
@@ -56,13 +64,13 @@ def reader_of():
 
 
 def test_a_small_file_of_gigabytes_costs_the_rows_that_take_too_much(tmp_path, monkeypatch, reader_of):
-    monkeypatch.setattr(tables, "_MEMORY", 256 * MIB)
-    bomb = [b"\0" * (20 * MIB)] * 16  # together 320 MB, and one of them in the file
-    cells = [*bomb, b"first", b"\0" * (300 * MIB), *[b"."] * 14, b"last"]
+    monkeypatch.setattr(table_connection, "MEMORY", 100 * MIB)
+    bomb = [b"\0" * (8 * MIB)] * 16  # together 128 MB, and one of them in the file
+    cells = [*bomb, b"first", b"\0" * (120 * MIB), *[b"."] * 14, b"last"]
     path = write(tmp_path / "t", cells, row_group_size=16, compression="zstd")
     assert os.path.getsize(path) < MIB
     found = contents(reader_of(path), range(33))
-    assert found[:16] + found[32:] == [20 * MIB] * 16 + [b"last"]
+    assert found[:16] + found[32:] == [8 * MIB] * 16 + [b"last"]
     # The whole group is lost with it, for its contents are in one page.
     assert all("damaged from row 16 on (" in str(text) and "MB of memory)" in str(text) for text in found[16:32])
 
@@ -102,7 +110,7 @@ def test_a_row_that_crashes_its_process_is_lost_with_the_rest_of_its_group(
 ):
     cells: list[bytes | None] = [bytes([65 + row]) for row in range(9)]
     path = write(tmp_path / "t", cells, row_group_size=6)
-    read = tables._Process.read
+    read = TableProcess.read
 
     def crash(process, group, wanted):
         answer = read(process, group, wanted)
@@ -112,7 +120,7 @@ def test_a_row_that_crashes_its_process_is_lost_with_the_rest_of_its_group(
             return read(process, group, wanted)
         return answer
 
-    monkeypatch.setattr(tables._Process, "read", crash)
+    monkeypatch.setattr(TableProcess, "read", crash)
     found = contents(reader_of(path), range(9))
     assert found[:4] + found[6:] == cells[:4] + cells[6:]
     assert all(
@@ -120,54 +128,225 @@ def test_a_row_that_crashes_its_process_is_lost_with_the_rest_of_its_group(
     )
 
 
-def test_a_process_that_is_killed_again_and_again_ends_the_run(tmp_path, monkeypatch, reader_of):
-    reader = reader_of(write(tmp_path / "t", [b"a"]))
-    read = tables._Process.read
+def test_a_process_that_is_killed_again_and_again_costs_the_rest_of_its_group(tmp_path, monkeypatch, reader_of):
+    cells = [bytes([65 + row]) for row in range(6)]
+    reader = reader_of(write(tmp_path / "t", cells, row_group_size=3))
+    read, killed = TableProcess.read, []
 
     def kill(process, group, wanted):
-        process.kill()
-        process._program.wait()
+        if group == 0 or reader._group == 0:
+            process.kill()
+            process._program.wait()
+            killed.append(process.rows)
         return read(process, group, wanted)
 
-    monkeypatch.setattr(tables._Process, "read", kill)
-    with pytest.raises(
-        ClassifyError, match=r"the process that reads it was killed 3 times; free memory, and go on with"
-    ):
-        reader.cell(0)
+    monkeypatch.setattr(TableProcess, "read", kill)
+    found = contents(reader, range(6))
+    assert found[3:] == cells[3:]
+    assert found[:3] == ["the table is damaged from row 0 on (its reader was killed, perhaps for want of memory)"] * 3
+    assert killed == [16] * 3 + [1] * 3
 
 
-def test_a_wait_can_be_given_up(tmp_path, reader_of):
-    reader = reader_of(write(tmp_path / "t", [b"a"]))
-    assert reader._process is not None
-    os.kill(reader._process._program.pid, signal.SIGSTOP)
+@pytest.mark.parametrize("started", [True, False])
+def test_a_wait_can_be_given_up(tmp_path, monkeypatch, started):
+    """Also the wait for a process that has not opened its table yet."""
+    path = write(tmp_path / "t", [b"a", b"b"], row_group_size=1)
+    reader, stopped = Reader(100), threading.Event()
+    items = list(table_items(path, None)[1])
+    opened = TableProcess.open
+
+    def stop(process):
+        os.kill(process._program.pid, signal.SIGSTOP)
+        stopped.set()
+        return opened(process)
+
+    if started:
+        assert reader.read_some(items[:1], 1) == [b"a"]
+        assert reader._table is not None
+        assert reader._table._process is not None
+        os.kill(reader._table._process._program.pid, signal.SIGSTOP)
+        stopped.set()
+    else:
+        monkeypatch.setattr(TableProcess, "open", stop)
     failed = []
 
     def wait() -> None:
-        with pytest.raises(ClassifyError) as raised:
-            reader.cell(0)
-        failed.append(str(raised.value))
+        try:
+            reader.read_some(items[1:], 1)
+        except ClassifyError as error:
+            failed.append(str(error))
 
-    thread = threading.Thread(target=wait)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
+    assert stopped.wait(60)
     reader.give_up()
     thread.join(60)
+    assert not thread.is_alive()
     assert len(failed) == 1
+    reader.close()
+    with pytest.raises(ClassifyError, match="it was given up"):
+        reader.read_some(items[:1], 1)
 
 
-@pytest.mark.parametrize("sent", [b"", b"\xff" * 100, b"\x02" + b"\0" * 8, b"\x01\x02" + b"\0" * 7 + b"{}"])
-def test_a_process_that_makes_no_sense_is_a_table_that_cannot_be_read(tmp_path, monkeypatch, sent):
+def test_one_table_at_a_time_has_a_process(tmp_path):
+    reader = Reader(100)
+    processes = []
+    for number in range(3):
+        _, items = table_items(write(tmp_path / str(number), [bytes([number + 65])]), None)
+        assert reader.read_some(list(items), 1) == [bytes([number + 65])]
+        assert reader._table is not None
+        assert reader._table._process is not None
+        processes.append(reader._table._process._program)
+    assert [process.poll() is None for process in processes] == [False, False, True]
+    reader.close()
+    assert processes[-1].poll() is not None
+
+
+def test_a_table_that_cannot_be_opened_starts_no_process_for_each_row(tmp_path, monkeypatch):
+    path = write(tmp_path / "t", [b"a"] * 3)
+    items = list(table_items(path, None)[1])
+    Path(os.fsdecode(path)).write_bytes(b"overwritten")
+    started = []
+    start = table_connection._start_program
+
+    def count(*given):
+        started.append(given)
+        return start(*given)
+
+    monkeypatch.setattr(table_connection, "_start_program", count)
+    reader = Reader(100)
+    assert {error.code for error in reader.read_some(items, 9)} == {"unreadable_file"}  # type: ignore[union-attr]
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("what", ["open", "socketpair"])
+def test_what_the_system_lacks_is_no_fault_of_the_table(tmp_path, monkeypatch, reader_of, what):
+    path = write(tmp_path / "t", [b"a"])
+
+    def fail(*given):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        if what == "open":
+            patched.setattr(os, "open", fail)
+        else:
+            patched.setattr(socket, "socketpair", fail)
+        with pytest.raises(
+            ClassifyError, match=r"it cannot be read now \(.*Too many open files\); mend that, and go on"
+        ):
+            reader_of(path).cell(0)
+    assert reader_of(path).cell(0) == b"a"
+
+
+NOTHING = b'{"column": "image", "holds": "bytes", "groups": [3]}'
+OPENED = table_messages.HEAD.pack(1, len(NOTHING)) + NOTHING
+
+
+def cells_answer(count: int, *cells: tuple[int, int, bytes]) -> bytes:
+    """Return an answer with cells: kind, length and content."""
+    parts = [table_messages.COUNT.pack(count)]
+    parts += [table_messages.CELL.pack(kind, length) + content for kind, length, content in cells]
+    content = b"".join(parts)
+    return OPENED + table_messages.HEAD.pack(2, len(content)) + content
+
+
+def opened(about: object) -> bytes:
+    content = json.dumps(about).encode()
+    return table_messages.HEAD.pack(1, len(content)) + content
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff" * 100,
+        b"\x02" + b"\0" * 8,
+        table_messages.HEAD.pack(1, 1 << 62),
+        table_messages.HEAD.pack(1, 100_000) + b"[" * 100_000,
+        opened({}),
+        opened([]),
+        opened({"column": ["l"], "holds": "bytes", "groups": [1]}),
+        opened({"column": "other", "holds": "bytes", "groups": [1]}),
+        opened({"column": "image", "holds": "all", "groups": [1]}),
+        opened({"column": "image", "holds": "bytes", "groups": ["x"]}),
+        opened({"column": "image", "holds": "bytes", "groups": [-1, 2]}),
+        opened({"column": "image", "holds": "bytes", "groups": [10**18]}),
+        cells_answer(5),
+        cells_answer(0),
+        cells_answer(1),
+        cells_answer(1, (0, 2, b"a")),
+        cells_answer(1, (0, 101, b"a" * 101)),
+        cells_answer(1, (2, 5, b"")),
+        cells_answer(1, (9, 0, b"")),
+        cells_answer(2, (0, 1, b"a")),
+        OPENED + table_messages.HEAD.pack(2, 1 << 62),
+    ],
+    ids=range(21),
+)
+def test_an_answer_that_makes_no_sense_costs_rows_and_no_run(tmp_path, monkeypatch, reader_of, sent):
     def start(file, far_end):
+        program = f"import socket; s = socket.socket(fileno={far_end.fileno()}); s.sendall({sent!r}); s.recv(9)"
+        return subprocess.Popen([sys.executable, "-I", "-c", program], pass_fds=[far_end.fileno()])
+
+    monkeypatch.setattr(table_connection, "_start_program", start)
+    path = write(tmp_path / "t", [b"a"] * 3)
+    (error,) = Reader(100).read_some([Item("t:0", table=path, column="image")], 1)
+    assert isinstance(error, Unread)
+    if sent.startswith(OPENED):
+        assert error.code == "damaged_table"
+        assert error.message == "the table is damaged from row 0 on (its reader tells nothing that makes sense)"
+    else:
+        assert error.code == "unreadable_file"
+        assert re.search(
+            "its reader tells nothing that makes sense|it says that it has 1000000000000000000", error.message
+        )
+
+
+def test_what_a_process_says_is_short_and_printable(tmp_path, monkeypatch):
+    text = ("\x1b[31m" + "x" * 5000).encode()
+
+    def start(file, far_end):
+        sent = table_messages.HEAD.pack(4, len(text)) + text
         program = f"import socket; socket.socket(fileno={far_end.fileno()}).sendall({sent!r})"
         return subprocess.Popen([sys.executable, "-I", "-c", program], pass_fds=[far_end.fileno()])
 
-    monkeypatch.setattr(tables, "_start_program", start)
-    path = write(tmp_path / "t", [b"a"])
-    with pytest.raises(TableUnreadable, match=r"t: it cannot be read as a Parquet file \(its reader (has|tells)"):
-        table_items(path, None)
+    monkeypatch.setattr(table_connection, "_start_program", start)
+    with pytest.raises(TableUnreadable) as raised:
+        table_items(write(tmp_path / "t", [b"a"]), None)
+    assert "\x1b" not in str(raised.value)
+    assert len(str(raised.value)) < 4200 + len(str(tmp_path))
+
+
+def test_a_record_is_not_taken_for_a_column_with_a_dot(tmp_path, reader_of):
+    table = pyarrow.table({"image": [{"bytes": b"record", "path": "x"}], "image.bytes": [b"flat"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t")
+    path = os.fsencode(tmp_path / "t")
+    reader = reader_of(path)
+    assert reader.cell(0) == b"record"
+    reader = TableReader(path, "image.bytes", 100)
+    assert reader.cell(0) == b"flat"
+    reader.close()
+
+
+def test_reading_takes_no_longer_than_its_processor_time(tmp_path, monkeypatch, reader_of):
+    source = Path(table_process.__file__).read_text()
+    (tmp_path / "slow").mkdir()
+    looping = source.replace("batch = next(self._batches, None)", "while True: pass")
+    assert looping != source
+    (tmp_path / "slow" / "looping.py").write_text(looping.replace("CPU_SECONDS)", "0.2)"))
+    start = bare_program.start_bare
+
+    def start_looping(module, *given, **options):
+        monkeypatch.syspath_prepend(tmp_path / "slow")
+        return start("looping", *given, **options)
+
+    monkeypatch.setattr(table_connection, "start_bare", start_looping)
+    found = contents(reader_of(write(tmp_path / "t", [b"a"])), range(1))
+    assert found == ["the table is damaged from row 0 on (reading it takes more than 60 s)"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has a filter of system calls")
-def test_the_process_is_confined(tmp_path, reader_of):
+def test_the_process_is_confined_and_knows_no_secret(tmp_path, monkeypatch, reader_of):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
     reader = reader_of(write(tmp_path / "t", [b"a"]))
     assert reader.cell(0) == b"a"
     assert reader._process is not None
@@ -176,6 +355,12 @@ def test_the_process_is_confined(tmp_path, reader_of):
     limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
     assert limits["Max open files"] == "0"
     assert limits["Max address space"] != "unlimited"
+    assert (folder / "oom_score_adj").read_text().strip() == "1000"
+    assert b"a-secret" not in (folder / "environ").read_bytes()
+    assert len(list((folder / "fd").iterdir())) == 4  # the table, two of /dev/null, and the socket
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(reader._process._program.pid, number)
+    assert reader._process._program.poll() is None
 
 
 def test_row_groups_that_have_other_rows_than_the_table_are_told():
