@@ -19,14 +19,18 @@ from sgn_serve.pictures.folders import Reason, Skipped, skipped_folder
 from sgn_serve.refusals import one_line
 from sgn_serve.termination import Terminated
 
-_SCHEMES = (b"s3://", b"gs://")
+_GOOGLE = b"gs://"
+_SCHEMES = (b"s3://", _GOOGLE)
 AT_A_TIME = 16
 """Objects that are read at a time. Each takes some round trips, in which nothing else could be done."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 """Variables that Amazon's own programs read. pyarrow knows those of the credentials by itself."""
+_GOOGLE_ENDPOINTS = ("CLOUD_STORAGE_EMULATOR_ENDPOINT", "STORAGE_EMULATOR_HOST")
+"""Variables that Google's clients read: that in pyarrow the first, before any option, and most others the second."""
 GCS_RETRIES = timedelta(seconds=10)
 """How long Google's client repeats what fails. Its own limit is 15 minutes, also where there are no credentials."""
+_GCS_PART_BYTES = 2**20
 
 
 class ObjectMissing(Exception):
@@ -48,6 +52,11 @@ class ObjectTooLarge(Exception):
 def is_object(path: bytes) -> bool:
     """Return whether a path is the address of an object, such as s3://bucket/name."""
     return path.startswith(_SCHEMES)
+
+
+def _is_google(address: bytes) -> bool:
+    """Return whether an address is that of an object in Google Cloud Storage."""
+    return address.startswith(_GOOGLE)
 
 
 def object_items(address: str, skipped: Skipped) -> Iterator[Item]:
@@ -88,14 +97,17 @@ def _names_below(address: str, path: str) -> list[str] | None:
         from pyarrow import fs
 
         store = _open_store(address.encode())
-        found = store.get_file_info(path)
-        if found.type == fs.FileType.File:
+        bucket = path.partition("/")[0]
+        # Whoever may list the objects of a bucket of Google's need not be allowed to ask about the bucket itself.
+        listed = path == bucket and _is_google(address.encode())
+        found = fs.FileType.Directory if listed else store.get_file_info(path).type
+        if found == fs.FileType.File:
             return None
-        if found.type == fs.FileType.Directory:
-            below = store.get_file_info(fs.FileSelector(path, recursive=True))
-            return [one.path for one in below if one.type == fs.FileType.File]
-        bucket = store.get_file_info(path.partition("/")[0])
-        missing = "bucket" if bucket.type == fs.FileType.NotFound else "object or folder"
+        if found == fs.FileType.Directory:
+            below = store.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+            if below or _is_bucket(store, bucket):
+                return [one.path for one in below if one.type == fs.FileType.File]
+        missing = "object or folder" if _is_bucket(store, bucket) else "bucket"
         raise ClassifyError(f"{address}: there is no such {missing}; correct the address")
     except ModuleNotFoundError:
         raise needs_pyarrow_for(address) from None
@@ -103,12 +115,27 @@ def _names_below(address: str, path: str) -> list[str] | None:
         raise
     except ObjectMissing as error:
         raise ClassifyError(f"{address}: {error}; correct the address") from None
-    except ValueError as error:  # pyarrow's ArrowInvalid, and that of a name that is not UTF-8
-        raise ClassifyError(f"{address}: it is no address of an object ({one_line(error)}); correct it") from None
     except Exception as error:  # pyarrow's, and the system's
+        if _lacks_credentials(error):
+            raise _no_credentials(address, error) from None
+        if isinstance(error, ValueError):  # pyarrow's ArrowInvalid, and that of a name that is not UTF-8
+            raise ClassifyError(f"{address}: it is no address of an object ({one_line(error)}); correct it") from None
         if _is_denied(error):
             raise ClassifyError(f"{address}: access is denied; set credentials that may read and list it") from None
         raise _unanswered(address, error) from None
+
+
+def _is_bucket(store: Any, name: str) -> bool:
+    """Return whether there is such a bucket. One that may not be asked about is taken for one."""
+    from pyarrow import fs
+
+    try:
+        found: bool = store.get_file_info(name).type != fs.FileType.NotFound
+    except OSError as error:
+        if _is_denied(error):
+            return True
+        raise
+    return found
 
 
 def _is_passed_over(name: PurePosixPath, folders: set[PurePosixPath], skipped: Skipped) -> bool:
@@ -194,6 +221,8 @@ class ObjectReader:
             if not bucket or not key or key.endswith("/"):
                 raise ObjectMissing("it names no object")
             store = self._store_of(address)
+            if _is_google(address):
+                return _read_google(store, f"{bucket}/{key}", self._max_bytes)
             with store.open_input_file(f"{bucket}/{key}") as file:
                 length = file.size()
                 if length > self._max_bytes:
@@ -207,9 +236,11 @@ class ObjectReader:
             raise ObjectMissing("there is no such object") from None
         except UnicodeDecodeError:
             raise ObjectMissing("its name is not UTF-8") from None
-        except ValueError as error:  # pyarrow's ArrowInvalid: the name has an empty part
-            raise ObjectMissing(f"it names no object ({one_line(error)})") from None
         except Exception as error:  # pyarrow's, and the system's
+            if _lacks_credentials(error):
+                raise _no_credentials(shown(address), error) from None
+            if isinstance(error, ValueError):  # pyarrow's ArrowInvalid: the name has an empty part
+                raise ObjectMissing(f"it names no object ({one_line(error)})") from None
             if _is_denied(error):
                 raise ObjectMissing("access is denied") from None
             raise _unanswered(shown(address), error) from None
@@ -230,6 +261,32 @@ class ObjectReader:
         return store
 
 
+def _read_google(store: Any, name: str, max_bytes: int) -> bytes:
+    """Return the content of an object of Google's.
+
+    It is read as a stream, in one request. pyarrow's file asks for the content in its property `closed`, and keeps
+    Python's lock: no thread runs, and Ctrl-C does nothing, until the server answers. Source: measured, pyarrow 26.0.1.
+
+    Args:
+        store: The file system.
+        name: The bucket and the name in it.
+        max_bytes: Largest object.
+
+    Raises:
+        ObjectTooLarge: It is larger.
+        OSError: It cannot be read.
+    """
+    parts: list[bytes] = []
+    with store.open_input_stream(name, compression=None) as stream:
+        read = 0
+        while read <= max_bytes and (part := stream.read(_GCS_PART_BYTES)):
+            parts.append(part)
+            read += len(part)
+    if read > max_bytes:
+        raise ObjectTooLarge(store.get_file_info(name).size)
+    return b"".join(parts)
+
+
 def _open_store(address: bytes) -> Any:
     """Return the file system of an address.
 
@@ -240,9 +297,17 @@ def _open_store(address: bytes) -> Any:
     """
     from pyarrow import fs
 
-    if address.startswith(b"gs://"):
-        return fs.GcsFileSystem(retry_time_limit=GCS_RETRIES)
-    endpoint = _endpoint()
+    if _is_google(address):
+        endpoint = _endpoint(_GOOGLE_ENDPOINTS)
+        if endpoint is None:
+            return fs.GcsFileSystem(retry_time_limit=GCS_RETRIES)
+        return fs.GcsFileSystem(
+            anonymous=endpoint.scheme == "http",  # an emulator has no accounts, and others could read along
+            endpoint_override=endpoint.netloc,
+            scheme=endpoint.scheme,
+            retry_time_limit=GCS_RETRIES,
+        )
+    endpoint = _endpoint(_ENDPOINTS)
     region = next((os.environ[name] for name in _REGIONS if os.environ.get(name)), None)
     if endpoint is not None:
         return fs.S3FileSystem(endpoint_override=endpoint.netloc, scheme=endpoint.scheme, region=region or "us-east-1")
@@ -276,13 +341,13 @@ def _region_of(bucket: str, otherwise: str | None) -> str:
     return region
 
 
-def _endpoint() -> SplitResult | None:
-    """Return the address of the S3 server, None for Amazon's.
+def _endpoint(variables: Sequence[str]) -> SplitResult | None:
+    """Return the address of the server that the first variable which is set names, None for Amazon's or Google's own.
 
     Raises:
         ClassifyError: The variable holds no such address.
     """
-    variable = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    variable = next((name for name in variables if os.environ.get(name)), None)
     if variable is None:
         return None
     with suppress(ValueError):  # half an address of version 6
@@ -296,8 +361,26 @@ def _is_denied(error: Exception) -> bool:
     return isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
 
 
+def _lacks_credentials(error: Exception) -> bool:
+    """Return whether Google's client has none, or none that are taken. Its error for that may be of any type."""
+    return "Could not create a OAuth2 access token" in str(error)
+
+
+def _no_credentials(address: str, error: Exception) -> ClassifyError:
+    reason = _reason(error).rpartition("The underlying error message was: ")[2]
+    return ClassifyError(
+        f"{address}: Google gives no access to it ({reason[:300]}); let GOOGLE_APPLICATION_CREDENTIALS name a file of "
+        "credentials, or run gcloud auth application-default login; then --resume goes on"
+    )
+
+
 def _unanswered(address: str, error: Exception) -> ClassifyError:
     return ClassifyError(
-        f"{address}: the object store does not answer ({one_line(error)}); once it does, the same command with "
+        f"{address}: the object store does not answer ({_reason(error)[:300]}); once it does, the same command with "
         "--resume goes on"
     )
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's message on one line. Google's client repeats it behind error_info=, which is left out."""
+    return one_line(error, limit=2000).partition(" error_info=")[0]
