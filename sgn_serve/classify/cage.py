@@ -63,6 +63,7 @@ class Cage:
             cpu_seconds=settings.decode_seconds,
             small_file_bytes=_LARGE_FILE,
             huge_pages=True,
+            new_process=True,
         )
         self._decoder = Decoder(options, limits, _JOB)
         cpu_seconds = self.places * SMALL_CPU_SECONDS

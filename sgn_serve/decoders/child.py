@@ -17,6 +17,7 @@ from sgn_serve.decoders.job import IsLarge, Job
 from sgn_serve.decoders.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outcome
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process import confinement
+from sgn_serve.process.heap import fill_heap
 
 LIFE_CPU_SECONDS = 20.0
 """Processor time after which a process ends between two pictures. Another one takes its place.
@@ -55,6 +56,7 @@ def serve(connection: socket.socket, region: mmap.mmap, job: Job, bounds: Bounds
     """
     error_number = _error_number()
     confinement.limit_processor_time(math.ceil(LIFE_CPU_SECONDS + bounds.cpu_seconds) + _SPARE_CPU_SECONDS)
+    fill_heap()
     confined = confinement.confine(bounds.memory_bytes, bounds.threads)
     connection.sendall(HELLO.pack(os.getpid(), confined.landlock, confined.seccomp, confined.memory))
     while head := _receive(connection, TASK.size):

@@ -39,6 +39,11 @@ class Result:
     pixels: NDArray[np.uint8] | None = None
     end: End | None = None
 
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether the picture takes more memory than its process may have."""
+        return self.end is End.MEMORY or self.outcome is Outcome.NO_MEMORY
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -72,6 +72,7 @@ class DecoderLimits:
         cpu_seconds: Processor time that a large picture may take. None for as much as `seconds`.
         small_file_bytes: A larger file is a large picture without a look at its header.
         huge_pages: See launcher.ForkServer.
+        new_process: Whether a large picture that lacks memory is decoded again in a new process; see Lane.
     """
 
     processes: int = 2
@@ -81,6 +82,7 @@ class DecoderLimits:
     cpu_seconds: float | None = None
     small_file_bytes: int = SMALL_FILE
     huge_pages: bool = False
+    new_process: bool = False
 
     @property
     def told_seconds(self) -> float:
@@ -138,6 +140,7 @@ class Decoder:
             Kind(True, self.limits.file_bytes, options.size),
             self.limits.large_processes,
             {Class.QUICK: large, Class.LONGER: large},
+            self.limits.new_process,
         )
         self._waiting = LargePictures(MAX_WAITING - 1 + self.limits.large_processes)
         self._accounts: dict[Hashable, _Account] = {}
@@ -249,7 +252,7 @@ class Decoder:
             return decoding.to_input(result.pixels)
         if result.end is End.TIME:
             raise self._too_slow()
-        if result.end is End.MEMORY or result.outcome is Outcome.NO_MEMORY:
+        if result.lacks_memory:
             raise errors.TooManyPixels(
                 f"decoding the picture takes more than {LARGE_MEMORY // _MIB} MB of memory; send a smaller one"
             )
@@ -267,7 +270,7 @@ class Decoder:
 
 def _needs_more(result: Result) -> bool:
     """Return whether a picture may need more than a process for small pictures has."""
-    return result.outcome in (Outcome.LARGE, Outcome.NO_MEMORY) or result.end in (End.TIME, End.MEMORY)
+    return result.outcome is Outcome.LARGE or result.end is End.TIME or result.lacks_memory
 
 
 def _is_longer(result: Result) -> bool:

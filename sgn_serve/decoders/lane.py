@@ -35,17 +35,42 @@ class Waiter:
     kind: Class = Class.LONGER
 
 
+class _Start(ProcessObserver):
+    """Tells when a process has started, or has ended instead."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    def free(self, process: DecoderProcess) -> None:
+        self.over.set()
+
+    def ended(self, process: DecoderProcess, end: End) -> None:
+        self.over.set()
+
+
 class Lane(ProcessObserver):
     """Keeps some processes running, and gives each picture to a free one.
+
+    Earlier pictures leave less of the address space to later ones: freed memory lies in pieces. A picture may thus fit
+    into one process and not into another. Where `new_process` is set, one that lacks memory is decoded again in a
+    process that has decoded nothing. Its answer then depends on the file alone.
 
     Args:
         fork_server: Starts the processes.
         kind: Kind of the processes.
         processes: Number of them.
         limits: Limits of pictures of each class.
+        new_process: Whether a picture that lacks memory in a used process is decoded again in a new one.
     """
 
-    def __init__(self, fork_server: ForkServer, kind: Kind, processes: int, limits: dict[Class, Limits]):
+    def __init__(
+        self,
+        fork_server: ForkServer,
+        kind: Kind,
+        processes: int,
+        limits: dict[Class, Limits],
+        new_process: bool = False,
+    ):
         self.kind = kind
         self.processes: list[DecoderProcess] = []
         self.seconds_each = _SLOW_SECONDS
@@ -55,6 +80,7 @@ class Lane(ProcessObserver):
         self._fork_server = fork_server
         self._wanted = processes
         self._limits = limits
+        self._new_process = new_process
         self._idle: list[DecoderProcess] = []
         self._turns: Turns[asyncio.Future[DecoderProcess]] = Turns(
             Share(QUICK_WEIGHT, limits[Class.QUICK].cpu_seconds),
@@ -97,10 +123,14 @@ class Lane(ProcessObserver):
         loop = asyncio.get_running_loop()
         waited = not self._idle
         process = await self._turn(waiter) if waited else self._idle.pop()
-        limits = self._limits[waiter.kind]
+        is_final = not self._new_process or process.is_new
         started = loop.time()
         try:
-            return await process.decode(file, limits, min(limits.seconds, waiter.deadline - started))
+            result = await self._decode(process, file, waiter)
+            if is_final or not result.lacks_memory:
+                return result
+            file.seek(0)
+            return await self._decode_in_new(file, waiter)
         finally:
             seconds = loop.time() - started
             self.seconds_each += _NEW_SHARE * (seconds - self.seconds_each)
@@ -134,6 +164,22 @@ class Lane(ProcessObserver):
     def _add(self) -> None:
         if not self._closed:
             self.processes.append(self._fork_server.fork(self.kind, self))
+
+    async def _decode(self, process: DecoderProcess, file: IO[bytes], waiter: Waiter) -> Result:
+        limits = self._limits[waiter.kind]
+        seconds = waiter.deadline - asyncio.get_running_loop().time()
+        return await process.decode(file, limits, min(limits.seconds, seconds))
+
+    async def _decode_in_new(self, file: IO[bytes], waiter: Waiter) -> Result:
+        """Have a picture decoded in a process that is for it alone."""
+        start = _Start()
+        process = self._fork_server.fork(self.kind, start)
+        try:
+            async with asyncio.timeout_at(waiter.deadline):
+                await start.over.wait()
+            return await self._decode(process, file, waiter)
+        finally:
+            process.kill(End.AGE)
 
     async def _turn(self, waiter: Waiter) -> DecoderProcess:
         """Wait for a process."""

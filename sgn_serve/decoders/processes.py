@@ -52,6 +52,8 @@ class DecoderProcess:
         self.pid = 0
         """Its process id, 0 until it has started."""
         self.confinement: Confinement | None = None
+        self.is_new = True
+        """Whether it was given no picture yet."""
         self._observer = observer
         self._order_kill = kill
         self._answer: asyncio.Future[Result] | None = None
@@ -90,6 +92,7 @@ class DecoderProcess:
         """
         if not self._alive:
             return Result(None, end=End.STOPPED)
+        self.is_new = False
         self._answer = answer = self._loop.create_future()
         self._region.seek(0)
         while chunk := file.read(_CHUNK):

@@ -117,7 +117,7 @@ def correct(picture: Any, file: IO[bytes]) -> None:
         DamagedImage: A header that Pillow does not read is broken.
     """
     planes.correct(picture)
-    if picture.format in ("DDS", "PPM", "QOI"):
+    if picture.format in ("BMP", "DDS", "PPM", "QOI"):
         decoders.correct(picture)
     keyed = picture.format == "PNG" and colour_key.correct(picture)
     if picture.format == "PNG" and not keyed:

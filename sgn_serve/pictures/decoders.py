@@ -1,4 +1,4 @@
-"""Decode with NumPy the pixels that Pillow decodes one at a time in Python, in a tenth of the time."""
+"""Decode here the pixels that Pillow decodes one at a time in Python, in a tenth of the time."""
 
 import re
 import sys
@@ -9,14 +9,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 _BLOCK = 1 << 18
-_NAMES = {"qoi": "sgn_qoi", "ppm": "sgn_ppm", "ppm_plain": "sgn_ppm_plain", "dds_rgb": "sgn_dds_rgb"}
+_NAMES = {
+    "qoi": "sgn_qoi",
+    "ppm": "sgn_ppm",
+    "ppm_plain": "sgn_ppm_plain",
+    "dds_rgb": "sgn_dds_rgb",
+    "bmp_rle": "sgn_bmp_rle",
+}
 """Pillow's decoders, and those here in their place. They take the same arguments."""
+
+_HALVES = [bytes([byte >> 4, byte & 15]) for byte in range(256)]
+"""The two pixels of a byte of a BMP with 16 colours."""
 
 
 def correct(picture: Any) -> None:
     """Have an opened picture decoded here, if it is of such a kind."""
     for index, tile in enumerate(picture.tile):
-        if tile[0] in _NAMES and picture.mode != "1":
+        if tile[0] in _NAMES and (picture.mode != "1" or tile[0] == "bmp_rle"):
             picture.tile[index] = type(tile)(_NAMES[tile[0]], *tile[1:])
 
 
@@ -163,7 +172,53 @@ class _QoiDecoder(_WholeDecoder):
         return -1, 0
 
 
+class _BmpRleDecoder(_WholeDecoder):
+    """Decodes a BMP with run-length encoding. Pillow fills up lines a pixel at a time: 25 million took 4 s.
+
+    Source: Pillow's BmpImagePlugin.BmpRleDecoder, whose pixels these are, those of broken files included.
+    """
+
+    def decode(self, buffer: Any) -> tuple[int, int]:
+        half_bytes = self.args[1]
+        width, wanted = self.state.xsize, self._pixels()
+        position = self.fd.tell() if self.fd is not None else 0
+        stored = self._read(sys.maxsize)
+        data = bytearray()
+        at = x = 0
+        while len(data) < wanted and at + 1 < len(stored):
+            count, value = stored[at], stored[at + 1]
+            at += 2
+            if count:  # a run
+                count = max(0, min(count, width - x))
+                data += (_HALVES[value] * 128)[:count] if half_bytes else stored[at - 1 : at] * count
+                x += count
+            elif value == 0:  # the end of a line
+                data += bytes(-len(data) % width)
+                x = 0
+            elif value == 1:  # the end of the picture
+                break
+            elif value == 2:  # a step to the right and up
+                if at + 2 > len(stored):
+                    break
+                data += bytes(min(wanted - len(data), stored[at] + stored[at + 1] * width))
+                at += 2
+                x = len(data) % width
+            else:  # pixels as they are
+                count = min(wanted - len(data), value)
+                size = (count + 1) // 2 if half_bytes else count
+                part = stored[at : at + size]
+                at += len(part)
+                data += b"".join([_HALVES[byte] for byte in part])[:count] if half_bytes else part
+                if len(part) < size or len(data) == wanted:
+                    break
+                x += value
+                at += (position + at) % 2
+        self.set_as_raw(data, "L" if self.mode in ("1", "L") else "P", (0, self.args[-1]))
+        return -1, 0
+
+
 Image.register_decoder("sgn_qoi", _QoiDecoder)
 Image.register_decoder("sgn_ppm", _PpmDecoder)
 Image.register_decoder("sgn_ppm_plain", _PlainPpmDecoder)
 Image.register_decoder("sgn_dds_rgb", _DdsDecoder)
+Image.register_decoder("sgn_bmp_rle", _BmpRleDecoder)

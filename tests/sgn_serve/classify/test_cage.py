@@ -44,6 +44,15 @@ def test_a_file_that_ends_its_process_is_the_only_one_with_an_error(monkeypatch)
     assert values == pytest.approx([0.2, 0.2, 1, 0.2])
 
 
+def test_a_picture_that_fits_only_a_new_process_is_answered_whatever_came_before(monkeypatch):
+    monkeypatch.setattr(cage, "_JOB", JOB)
+    first, *others = decode([b"large keep 100", b"large take 120", b"large take 120", b"large take 500", b"large well"])
+    good, again, refused, last = others
+    assert all(isinstance(one, np.ndarray) for one in (first, good, again, last))
+    assert isinstance(refused, PictureRefused)
+    assert refused.code == "too_many_pixels"
+
+
 def test_files_are_decoded_as_each_is_alone():
     pictures = [encode(Image.fromarray(noise(4, 6, 1))), encode(Image.fromarray(noise(30, 20, 2)), "JPEG"), b"no"]
     pictures.append(encode(Image.new("L", (1200, 900), 77)))  # more than a megapixel: a large one

@@ -26,6 +26,9 @@ SHORT_LIVED = "tests.sgn_serve.decoders.faults:make_job_of_short_lives"
 WITHOUT_KERNEL = "tests.sgn_serve.decoders.faults:make_job_without_kernel"
 
 
+_KEPT: list[bytearray] = []
+
+
 class _Attempt(Exception):
     """An attempt succeeded."""
 
@@ -99,6 +102,11 @@ def _allocate() -> None:
 
 def _take(mebibytes: str) -> None:
     bytearray(int(mebibytes) << 20)
+
+
+def _keep(mebibytes: str) -> None:
+    """Leave less of the process's memory to what it decodes later."""
+    _KEPT.append(bytearray(int(mebibytes) << 20))
 
 
 def _fail_to_allocate_in_c() -> None:
@@ -187,6 +195,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "work": _work,
     "allocate": _allocate,
     "take": _take,
+    "keep": _keep,
     "fail_to_allocate_in_c": _fail_to_allocate_in_c,
     "open": _open,
     "write": _write,

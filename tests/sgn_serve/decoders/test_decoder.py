@@ -204,6 +204,18 @@ def test_what_passes_the_limits_of_small_pictures_is_decoded_as_a_large_one() ->
     asyncio.run(ask())
 
 
+def test_the_service_decodes_nothing_again_that_lacks_memory() -> None:
+    """A hostile picture would cost twice as much."""
+
+    async def ask() -> None:
+        async with running() as decoder:
+            assert await value(decoder, "large keep 100") == LARGE
+            with pytest.raises(TooManyPixels):
+                await value(decoder, "large take 120")
+
+    asyncio.run(ask())
+
+
 def test_what_is_no_quick_picture_is_decoded_all_the_same_where_pictures_wait() -> None:
     async def ask() -> None:
         async with running() as decoder:

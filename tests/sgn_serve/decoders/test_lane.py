@@ -4,7 +4,7 @@ import asyncio
 from io import BytesIO
 from typing import IO, Any
 
-from sgn_serve.decoders.contract import Kind, Limits, Result
+from sgn_serve.decoders.contract import End, Kind, Limits, Result
 from sgn_serve.decoders.lane import Lane, Waiter
 from sgn_serve.decoders.processes import ProcessObserver
 from sgn_serve.decoders.turns import Class
@@ -21,19 +21,25 @@ class _Process:
 
     def __init__(self, lane: ProcessObserver):
         self._lane: Any = lane
+        self.is_new = True
+        self.end: End | None = None
         self.given: list[tuple[bytes, Limits]] = []
         self._answer: asyncio.Future[Result] | None = None
 
     async def decode(self, file: IO[bytes], limits: Limits, seconds: float) -> Result:
         assert seconds <= limits.seconds
+        self.is_new = False
         self.given.append((file.read(), limits))
         self._answer = asyncio.get_running_loop().create_future()
         return await self._answer
 
-    async def finish(self) -> None:
+    def kill(self, reason: End) -> None:
+        self.end = reason
+
+    async def finish(self, end: End | None = None) -> None:
         """Answer the picture, and let all that waits for it go on."""
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Result(None))
+            self._answer.set_result(Result(None, end=end))
         self._lane.free(self)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -52,11 +58,17 @@ class _ForkServer:
 
 
 async def _one_process() -> tuple[Lane, _Process]:
+    lane, started = await _lane()
+    return lane, started[0]
+
+
+async def _lane(new_process: bool = False) -> tuple[Lane, list[_Process]]:
+    """Return a lane of one process, and the list of all that are started."""
     server = _ForkServer()
     limits = {Class.QUICK: QUICK, Class.LONGER: LONGER}
-    lane = Lane(server, Kind(False, 100, (8, 8)), 1, limits)  # type: ignore[arg-type]
+    lane = Lane(server, Kind(False, 100, (8, 8)), 1, limits, new_process)  # type: ignore[arg-type]
     await lane.start()
-    return lane, server.started[0]
+    return lane, server.started
 
 
 async def _ask(lane: Lane, name: str, kind: Class, request: str = "") -> asyncio.Task[Result]:
@@ -111,5 +123,28 @@ def test_who_goes_away_leaves_the_process_and_the_time_to_others() -> None:
         await asyncio.gather(running, new, *left)
         assert gone.cancelled()
         assert [name.decode() for name, _ in process.given] == ["running", "new", "b", "c"]
+
+    asyncio.run(ask())
+
+
+def test_what_lacks_memory_in_a_used_process_is_decoded_once_more_in_a_new_one() -> None:
+    async def ask() -> None:
+        lane, started = await _lane(new_process=True)
+        new = await _ask(lane, "in a new process", Class.LONGER)
+        await started[0].finish(End.MEMORY)
+        assert (await new).end is End.MEMORY
+        assert len(started) == 1, "it is final"
+        for end in (None, End.TIME, End.CRASH):
+            other = await _ask(lane, "no want of memory", Class.LONGER)
+            await started[0].finish(end)
+            assert (await other).end is end
+            assert len(started) == 1
+        used = await _ask(lane, "in a used process", Class.LONGER)
+        await started[0].finish(End.MEMORY)
+        assert started[1].given == [(b"in a used process", LONGER)]
+        await started[1].finish(End.MEMORY)
+        assert (await used).end is End.MEMORY
+        assert started[1].end is End.AGE, "it is for one picture"
+        assert len(started) == 2
 
     asyncio.run(ask())
