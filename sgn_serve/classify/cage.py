@@ -28,6 +28,8 @@ _LARGE_FILE = 512 * 1024
 """A larger file mostly has more than a megapixel. Trying it as a small picture first would read it twice."""
 _HEAD_BYTES = 1024
 _PACK_SECONDS = 60.0
+_LENIENCE = 2.0
+"""How many times `decode_seconds` of processor time a picture is refused after: load of the machine makes it vary."""
 _PATIENCE = 10.0
 """How many times longer than its processor time decoding a picture may take: nobody waits, and the network is busy."""
 _FOR_EVER = 1e9
@@ -55,12 +57,13 @@ class Cage:
     def __init__(self, options: PictureOptions, settings: Settings, processes: int):
         self._size = options.size
         self.places = places(options.size)
+        cpu_limit = _LENIENCE * settings.decode_seconds
         limits = DecoderLimits(
             processes,
-            _PATIENCE * settings.decode_seconds,
+            _PATIENCE * cpu_limit,
             settings.max_bytes + _HEAD_BYTES,
             large_processes=processes,
-            cpu_seconds=settings.decode_seconds,
+            cpu_seconds=cpu_limit,
             small_file_bytes=_LARGE_FILE,
             huge_pages=True,
             new_process=True,

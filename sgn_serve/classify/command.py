@@ -39,7 +39,8 @@ _MEANINGS = {
     "SGN_DECODERS": "processes that decode small pictures, and as many for large ones",
     "SGN_MAX_BATCH": "pictures that go through the network together",
     "SGN_MAX_BYTES": "largest file, in bytes",
-    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds",
+    "SGN_DECODE_SECONDS": "processor time that decoding one picture may take, in seconds; it is refused after twice as "
+    "much, since other programs make it vary",
 }
 """Meanings that differ from those in the service."""
 _DEFAULTS = {"SGN_DECODERS": "all cores"}

@@ -18,6 +18,7 @@ _NAMES = {
 }
 """Pillow's decoders, and those here in their place. They take the same arguments."""
 
+_BYTES = [bytes([byte]) for byte in range(256)]
 _HALVES = [bytes([byte >> 4, byte & 15]) for byte in range(256)]
 """The two pixels of a byte of a BMP with 16 colours."""
 
@@ -182,15 +183,21 @@ class _BmpRleDecoder(_WholeDecoder):
         half_bytes = self.args[1]
         width, wanted = self.state.xsize, self._pixels()
         position = self.fd.tell() if self.fd is not None else 0
+        colours = _HALVES if half_bytes else _BYTES
         stored = self._read(sys.maxsize)
+        last = len(stored) - 1
         data = bytearray()
         at = x = 0
-        while len(data) < wanted and at + 1 < len(stored):
+        while len(data) < wanted and at < last:
             count, value = stored[at], stored[at + 1]
             at += 2
             if count:  # a run
-                count = max(0, min(count, width - x))
-                data += (_HALVES[value] * 128)[:count] if half_bytes else stored[at - 1 : at] * count
+                if count > width - x:
+                    count = max(0, width - x)
+                if count == 1 and not half_bytes:
+                    data.append(value)
+                else:
+                    data += colours[value] * count if not half_bytes else (colours[value] * 128)[:count]
                 x += count
             elif value == 0:  # the end of a line
                 data += bytes(-len(data) % width)
@@ -198,7 +205,7 @@ class _BmpRleDecoder(_WholeDecoder):
             elif value == 1:  # the end of the picture
                 break
             elif value == 2:  # a step to the right and up
-                if at + 2 > len(stored):
+                if at >= last:
                     break
                 data += bytes(min(wanted - len(data), stored[at] + stored[at + 1] * width))
                 at += 2

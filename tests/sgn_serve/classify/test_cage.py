@@ -53,6 +53,14 @@ def test_a_picture_that_fits_only_a_new_process_is_answered_whatever_came_before
     assert refused.code == "too_many_pixels"
 
 
+def test_a_picture_that_takes_longer_than_its_time_on_a_busy_machine_is_answered(monkeypatch):
+    monkeypatch.setattr(cage, "_JOB", JOB)
+    slow, too_slow = decode([b"large work 0.5", b"large loop"], decode_seconds=0.4)
+    assert isinstance(slow, np.ndarray)
+    assert isinstance(too_slow, PictureRefused)
+    assert str(too_slow) == "the request's pictures take more than 0.8 s to decode"
+
+
 def test_files_are_decoded_as_each_is_alone():
     pictures = [encode(Image.fromarray(noise(4, 6, 1))), encode(Image.fromarray(noise(30, 20, 2)), "JPEG"), b"no"]
     pictures.append(encode(Image.new("L", (1200, 900), 77)))  # more than a megapixel: a large one
