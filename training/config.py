@@ -63,23 +63,6 @@ BATCH_SIZE = 128
 FEWEST_STEPS = 4
 ATTACKED_SHARE, ATTACKED_AT_LEAST, ATTACKED_AT_MOST = 0.02, 32, 500
 """Validation pictures that are attacked, where nobody says how many, as a share of the pictures that are trained on."""
-_LATER = (
-    "resize",
-    "random_resized_crop",
-    "test_share",
-    "freeze_backbone",
-    "pretrained",
-    "recipe",
-    "minutes_of",
-    "nuclear_weight",
-    "liet_weight",
-    "start_consistency",
-    "joint_pass",
-    "noise_deviation",
-    "denoising_weight",
-)
-"""Options that the bundled checkpoint is older than. A saved configuration without them has their defaults, so these
-must not change."""
 
 
 def _in_words(settings: dict[str, Any]) -> str:
@@ -537,12 +520,8 @@ class TrainConfig:
         return "--pretrained" if self.pretrained else "--init-from"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as checkpoints and resumable states hold them.
-
-        Options that came later are left out where they have their default, as in files from before there were any.
-        """
-        later = _later_defaults()
-        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        """Return the fields by name, as checkpoints and resumable states hold them."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
@@ -552,16 +531,9 @@ class TrainConfig:
             OptionError: Fields are missing or unknown, or their values are not allowed.
         """
         wanted = {item.name for item in fields(cls)}
-        values = {**_later_defaults(), **values}
         if values.keys() != wanted:
             raise OptionError(f"other options than this version's: {', '.join(sorted(values.keys() ^ wanted))}")
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
-
-
-def _later_defaults() -> dict[str, Any]:
-    """Return the options that the bundled checkpoint is older than, with their defaults."""
-    defaults = {item.name: item.default for item in fields(TrainConfig)}
-    return {name: defaults[name] for name in _LATER}
 
 
 def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[str, Any]:

@@ -129,12 +129,6 @@ def test_a_configuration_survives_its_dictionary():
     assert TrainConfig.from_dict(values | {"lr_milestones": [1, 2]}) == config
 
 
-def test_what_came_later_is_left_out_of_a_dictionary_while_it_is_off():
-    values = TrainConfig("cifar10").as_dict()
-    assert not {"resize", "random_resized_crop", "test_share", "freeze_backbone"} & values.keys()
-    assert TrainConfig.from_dict(values) == TrainConfig("cifar10")
-
-
 def test_a_dictionary_with_other_options_is_refused():
     values = TrainConfig("cifar10").as_dict()
     missing = {name: value for name, value in values.items() if name != "cutmix"}

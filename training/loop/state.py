@@ -72,8 +72,8 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dic
     write_atomically(path, buffer.getbuffer())
 
 
-_DATA = {"class_names": [], "pictures": 0, "mean": []}
-"""Result of describe_pictures for no pictures."""
+_DATA = {"class_names", "pictures", "mean", "sha256"}
+"""What describe_pictures tells."""
 
 
 def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, Any], TrainConfig]:
@@ -95,7 +95,7 @@ def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, A
         Progress(**state["progress"])
         wanted = {"data", "model", "optimizer"} | ({"average", "average_steps"} if saved.ema_decay else set())
         wanted |= {"perturbations"} if saved.attack_start == "prior" else set()
-        missing = (wanted - state.keys()) | ({"class_names", "pictures", "mean"} - state.get("data", _DATA).keys())
+        missing = (wanted - state.keys()) | (_DATA - state.get("data", dict.fromkeys(_DATA)).keys())
     except Exception as error:  # torch raises pickle, runtime and attribute errors for the many ways to be foreign
         # The second sentence of PyTorch's refusal tells how to load any file, which runs whatever it says.
         reason = one_line(error).partition(". ")[0]
@@ -166,12 +166,9 @@ def describe_pictures(pictures: PictureSet, mean: Sequence[float]) -> dict[str, 
 
 
 def differing_pictures(state: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how the pictures of a saved run differ from those that `now` describes, as text; "" if they do not.
-
-    States from before there were digests are compared by the rest.
-    """
+    """Return how the pictures of a saved run differ from those that `now` describes, as text; "" if they do not."""
     saved = state["data"]
-    if all(now[name] == value for name, value in saved.items() if name in now):
+    if all(saved[name] == value for name, value in now.items()):
         return ""
     counts = [f"{data['pictures']} of {len(data['class_names'])}" for data in (saved, now)]
     if counts[0] == counts[1]:

@@ -119,9 +119,7 @@ class Trainer:
             validation_batch_size(config, shard),
         )
         saved = None if state is None else saved_normalisation(state)
-        # States from before they held the normalisation leave it to the file.
-        reads_start = config.start and (state is None or (config.freeze_backbone and saved is None))
-        start = read_start(config) if reads_start else None
+        start = read_start(config) if config.start and state is None else None
         self.normalisation = saved if start is None else start.normalisation
         torch.manual_seed(config.seed)
         mean, std = (self.pictures if whole is None else pictures).channel_statistics(train)
@@ -151,7 +149,7 @@ class Trainer:
         self.model = build_model(self.info)
         self.start_line = ""
         self.new_head: Collection[str] = [] if state is None else state.get("new_head", [])
-        if start is not None and state is None:
+        if start is not None:
             taken = take_over(start, self.model.backbone, self.info, config)
             self.start_line, self.new_head = taken.line, sorted(taken.new_head)
         if config.freeze_backbone:
