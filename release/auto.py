@@ -293,7 +293,10 @@ def _attacked(report: Report, before: dict[str, float], to_come: list[str]) -> d
         "pictures": report.pictures(),
         "seed": report.setting["seed"],
         "eps": report.setting["eps"],
-        "rows": [{"title": one.title, "left": round(row.accuracy, 4)} for one, row in report.rows.items()],
+        "rows": [
+            {"id": one.as_dict(), "title": one.title, "left": round(row.accuracy, 4)}
+            for one, row in report.rows.items()
+        ],
         "lowest": {"auto": round(lowest, 4), **before},
         "interval_95": [round(low, 4), round(high, 4)],
         "not_run": to_come,

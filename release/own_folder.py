@@ -34,6 +34,7 @@ from PIL import Image
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.http.paths import READY
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
+from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
 from training.common.markdown import table
@@ -221,7 +222,7 @@ def go(work: Path, size: Size, way: str, told: Callable[[Step], None] = lambda _
     return {
         "steps": [asdict(step) for step in steps],
         "judged_pictures": report["setting"]["pictures"],
-        "accuracy": {f"{row['id']['state']}: {row['title']}": row["accuracy"] for row in report["rows"]},
+        "rows": [{name: row[name] for name in ("id", "title", "accuracy")} for row in report["rows"]],
         "lowest": report["headline"]["lowest accuracy per picture"],
         "served": answers,
     }
@@ -328,8 +329,9 @@ def steps_table(result: dict[str, Any]) -> str:
 
 def figures_table(result: dict[str, Any]) -> str:
     """Return the accuracies of both ways as Markdown."""
-    whole, *_ = ways = [result["ways"][way] for way in WAYS]
-    lines = [[name, *(f"{100 * way['accuracy'][name]:.1f}" for way in ways)] for name in whole["accuracy"]]
+    ways = [result["ways"][way] for way in WAYS]
+    whole, *_ = found = [{RowId.from_dict(row["id"]): row["accuracy"] for row in way["rows"]} for way in ways]
+    lines = [[row.label, *(f"{100 * rows[row]:.1f}" for rows in found)] for row in whole]
     lines.append(["**lowest, per picture**", *(f"**{100 * way['lowest']:.1f}**" for way in ways)])
     return table(["accuracy in percent", *(words for words, _ in WAYS.values())], lines, "lrr")
 

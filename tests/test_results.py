@@ -64,7 +64,10 @@ def test_the_readme_gets_a_column_for_auto_once_its_cost_is_measured(figures):
     engines = {"batches": {"1": {AUTO_CHOSEN: {"best_ms": 1.23, "ratio_of_best": 0.87}}}}
     attacked = {
         "pictures": 100,
-        "rows": [{"title": "clean", "left": 0.743}, {"title": "PGD-20", "left": 0.4}],
+        "rows": [
+            {"id": {"state": "auto", "family": "clean"}, "title": "clean", "left": 0.743},
+            {"id": {"state": "auto", "family": "pgd", "steps": 20}, "title": "PGD-20", "left": 0.4},
+        ],
         "lowest": {"auto": 0.365},
     }
     assert auto_column(figures, {"attacked": attacked}, None) is None
@@ -472,7 +475,8 @@ def test_the_recipes_of_a_gpu_rank_as_the_site_says():
     assert max(recipe["lowest"] for recipe in long.values()) == long["prior-ema"]["lowest"]
 
     def p_value(recipes: dict, name: str) -> float:
-        ours, uniform = ([mark == "1" for mark in recipes[one]["right"]["APGD-T"]] for one in (name, "uniform-ema"))
+        rows = (gpu.recipe_row(recipes[one], "apgd-t") for one in (name, "uniform-ema"))
+        ours, uniform = ([mark == "1" for mark in row["right"]] for row in rows)
         return paired.compare(ours, uniform)["p"]
 
     assert p_value(short, "prior-ema") > 0.05 > p_value(long, "prior-ema")

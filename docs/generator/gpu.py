@@ -7,7 +7,7 @@ import torch
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
 from release.paired import anywhere, compare, in_words, sign_test, withstood
-from training.attacks.rows import RowId, State
+from training.attacks.rows import Family, RowId, State
 from training.common.markdown import table
 from training.config import BATCH_SIZE
 from training.evaluate.report import Row, saved_rows
@@ -73,23 +73,23 @@ def training_table() -> str:
 def attacks_table() -> str:
     """Return the accuracies after the attacks, with their intervals."""
     rows = []
-    accuracy = stage("attacks", 1)["accuracy"]
-    for name, measured in accuracy.items():
+    columns = stage("attacks", 1)["rows"]
+    for name, measured in columns.items():
         cells = []
-        for figures in measured.values():
+        for figures in measured:
             low, high = figures["interval_95"]
             cells.append(f"{percent(figures['accuracy'])} ({percent(low)} to {percent(high)})")
         rows.append((name, *cells))
-    return figures_table(("network", *(f"{row}, %" for row in next(iter(accuracy.values())))), rows)
+    return figures_table(("network", *(f"{row['title']}, %" for row in next(iter(columns.values())))), rows)
 
 
 def resnet_table() -> str:
     """Return what the ResNet-18 withstands after each attack of AutoAttack."""
     rows = []
-    for name, figures in stage("attacks", 2)["accuracy"]["resnet-18"].items():
-        low, high = figures["interval_95"]
+    for row in stage("attacks", 2)["rows"]["resnet-18"]:
+        low, high = row["interval_95"]
         rows.append(
-            (name, percent(figures["accuracy"]), f"{percent(low)} to {percent(high)}", str(figures["pictures"]))
+            (row["title"], percent(row["accuracy"]), f"{percent(low)} to {percent(high)}", str(row["pictures"]))
         )
     return figures_table(("after", "accuracy, %", "95 % interval", "pictures"), rows)
 
@@ -104,21 +104,28 @@ def recipes(minutes: float) -> dict[str, Any]:
     raise KeyError(f"results/gpu_run.json has no recipes of {minutes:g} minutes")
 
 
+def recipe_row(recipe: dict[str, Any], family: Family) -> dict[str, Any]:
+    """Return the row of a recipe that this attack made, on what the attacks before it had left."""
+    (row,) = (row for row in recipe["rows"] if RowId.from_dict(row["id"]).family == family)
+    found: dict[str, Any] = row
+    return found
+
+
 def recipes_table(minutes: float) -> str:
     """Return the recipes that were trained for so many minutes of a core, the most robust first."""
     found = recipes(minutes)
-    reference = found["uniform-ema"]["right"]["APGD-T"]
+    reference = recipe_row(found["uniform-ema"], "apgd-t")["right"]
     rows = []
     for name in sorted(found, key=lambda name: -found[name]["lowest"]):
         recipe = found[name]
-        right = recipe["right"]["APGD-T"]
+        right = recipe_row(recipe, "apgd-t")["right"]
         more, fewer = (
             sum(a > b for a, b in zip(*pair, strict=True)) for pair in ((right, reference), (reference, right))
         )
         p_value = sign_test(more, fewer)
         told = "" if name == "uniform-ema" else f"{p_value:.2f}" if p_value >= 0.01 else "below 0.01"
-        figures = (percent(recipe[row]) for row in ("clean", "APGD-CE", "lowest"))
-        rows.append((name, recipe["about"], str(recipe["epochs"]), *figures, told))
+        alone = (percent(recipe_row(recipe, family)["accuracy"]) for family in ("clean", "apgd-ce"))
+        rows.append((name, recipe["about"], str(recipe["epochs"]), *alone, percent(recipe["lowest"]), told))
     header = (
         "recipe",
         "what it is",

@@ -81,9 +81,9 @@ def auto_column(
         return None
     found = attacked.get("attacked", {})
     same = found.get("pictures") == figures["setting"]["pictures"]
-    left = {row["title"]: percent(row["left"]) for row in found["rows"]} if same else {}
+    left = {RowId.from_dict(row["id"]): percent(row["left"]) for row in found["rows"]} if same else {}
     return (
-        *(left.get(attack, "-") for attack in ("clean", "PGD-20")),
+        *(left.get(row, "-") for row in (RowId("auto", "clean"), RowId("auto", "pgd", 20))),
         "-",
         f"**{percent(found['lowest']['auto'])}**" if same else "-",
         f"{figures['training_core_minutes']['self-gradient']:.0f}; {cost['best_ms']:.1f} ({cost['ratio_of_best']:.1f})",

@@ -20,6 +20,7 @@ from sgn_serve.confidence import interval_95
 from training.attacks import base, gradient_attack
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import AnyAttack
+from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
@@ -70,8 +71,8 @@ def attack(run: Run) -> None:
     labels = chosen.labels.to(device)
     tf32 = "TF32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
     run.record(eps=EPS, seed=SEED, pictures_wanted=len(labels), convolutions=tf32, data=run.settings.dataset_name)
-    withstood: dict[str, dict[str, list[bool]]] = {
-        column.name: {row.id.title: [] for row in (*column.rows, *column.later)} for column in columns
+    withstood: dict[str, dict[RowId, list[bool]]] = {
+        column.name: {row.id: [] for row in (*column.rows, *column.later)} for column in columns
     }
     left = {column.name: torch.ones(len(labels), dtype=torch.bool) for column in columns}
     size = BATCH[run.rehearse]
@@ -89,7 +90,7 @@ def attack(run: Run) -> None:
                     standing = left[column.name][some]
                     if standing.any():
                         standing[standing.clone()] = measuring.withstood(trial.chosen(standing), row)
-                    withstood[column.name][row.id.title] += standing.tolist()
+                    withstood[column.name][row.id] += standing.tolist()
                     record(run, withstood)
             longest = max(longest, time.monotonic() - began)
 
@@ -148,31 +149,35 @@ def _has_auto_attack() -> bool:
     return importlib.util.find_spec("pyautoattack") is not None
 
 
-def record(run: Run, withstood: dict[str, dict[str, list[bool]]]) -> None:
-    """Record every column's accuracies with the number of pictures and the 95 % confidence interval.
+def record(run: Run, withstood: dict[str, dict[RowId, list[bool]]]) -> None:
+    """Record every column's rows: accuracy with the number of pictures and the 95 % confidence interval.
 
     Args:
         run: The stage's view of the run.
-        withstood: Whether each picture so far withstood an attack and all before it, by column and attack.
+        withstood: Whether each picture so far withstood an attack and all before it, by column and row.
     """
-    accuracy: dict[str, dict[str, Any]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     says = []
     for name, attacked in withstood.items():
-        accuracy[name] = {}
+        rows[name] = []
         for row, right in attacked.items():
             if right:
                 low, high = interval_95(sum(right), len(right))
-                accuracy[name][row] = {
-                    "accuracy": round(sum(right) / len(right), 4),
-                    "interval_95": [round(low, 4), round(high, 4)],
-                    "pictures": len(right),
-                }
-        if accuracy[name]:
-            row, last = list(accuracy[name].items())[-1]
+                rows[name].append(
+                    {
+                        "id": row.as_dict(),
+                        "title": row.title,
+                        "accuracy": round(sum(right) / len(right), 4),
+                        "interval_95": [round(low, 4), round(high, 4)],
+                        "pictures": len(right),
+                    }
+                )
+        if rows[name]:
+            last = rows[name][-1]
             low, high = (100 * end for end in last["interval_95"])
             share = f"{100 * last['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
-            says.append(f"{name} {share} of {last['pictures']} after {row}")
-    run.record("; ".join(says), accuracy=accuracy)
+            says.append(f"{name} {share} of {last['pictures']} after {last['title']}")
+    run.record("; ".join(says), rows=rows)
 
 
 if __name__ == "__main__":

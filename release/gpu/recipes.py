@@ -132,12 +132,13 @@ def try_recipe(run: Run, recipe: str) -> None:
     images = to_float(judged.images).to(device, memory_format=torch.channels_last)
     trial = measuring.Trial(model, images, judged.labels.to(device), config.epsilon, config.seed, 250)
     left = torch.ones(len(judged), dtype=torch.bool)
-    figures |= {"kept_epoch": info.history["epoch"], "pictures": len(judged), "right": {}}
+    figures |= {"kept_epoch": info.history["epoch"], "pictures": len(judged), "rows": []}
     for row in rows(False, ITERATIONS[run.rehearse]):
         if left.any():
             left[left.clone()] = measuring.withstood(trial.chosen(left), row)
-        figures["right"][row.id.title] = "".join("1" if right else "0" for right in left.tolist())
-        figures[row.id.title] = round(left.float().mean().item(), 4)
+        marks = "".join("1" if right else "0" for right in left.tolist())
+        accuracy = round(left.float().mean().item(), 4)
+        figures["rows"].append({"id": row.id.as_dict(), "title": row.id.title, "accuracy": accuracy, "right": marks})
         write_atomically(file, json.dumps(figures).encode())
     count = int(left.sum())
     figures |= {"lowest": round(count / len(left), 4), "interval_95": interval_95(count, len(left))}

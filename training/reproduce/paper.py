@@ -5,18 +5,21 @@ All are accuracies of WRN-28-10 at epsilon 8/255. A system, attack or data set t
 
 from dataclasses import dataclass
 
-ATTACKS = (
-    "clean",
-    "FGSM",
-    "PGD-10",
-    "PGD-20",
-    "PGD-40",
-    "PGD-100",
-    "CW-10",
-    "CW-20",
-    "CW-40",
-    "CW-100",
-)
+from training.attacks.rows import Family
+
+ATTACKS: dict[str, tuple[Family, int | None]] = {
+    "clean": ("clean", None),
+    "FGSM": ("fgsm", None),
+    "PGD-10": ("pgd", 10),
+    "PGD-20": ("pgd", 20),
+    "PGD-40": ("pgd", 40),
+    "PGD-100": ("pgd", 100),
+    "CW-10": ("cw", 10),
+    "CW-20": ("cw", 20),
+    "CW-40": ("cw", 40),
+    "CW-100": ("cw", 100),
+}
+"""The headings of the tables' columns, with the algorithm and the steps of the row that belongs below each."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class PaperRow:
     Attributes:
         system: Key of training.reproduce.systems.SYSTEMS.
         dataset: cifar10, cifar100 or svhn.
-        figures: Accuracy in percent by attack.
+        figures: Accuracy in percent by heading.
         block: Whether the self-gradient block was on; False for every other system.
     """
 

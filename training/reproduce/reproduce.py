@@ -68,7 +68,7 @@ def reproduce_table(
             experiment.train()
             report = experiment.judge()
         lines.append(line(table, row, experiment, report))
-        content.append(details(lines[-1], experiment, report))
+        content.append(details(lines[-1], row.block, experiment, report))
     return markdown(lines, columns(table)), {"rows": content}
 
 

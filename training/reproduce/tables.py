@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.attacks.base import block_state
+from training.attacks.rows import RowId, State
 from training.common.markdown import table as markdown_table
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.reproduce.experiment import Experiment
@@ -22,8 +23,8 @@ class Line:
     Attributes:
         title: The system's name, with the block's state in table 5.
         dataset: cifar10, cifar100 or svhn.
-        measured: The measured accuracies by attack.
-        paper: The paper's by attack.
+        measured: The measured accuracies by heading.
+        paper: The paper's by heading.
         note: A caveat about the measured ones, or "".
     """
 
@@ -35,15 +36,38 @@ class Line:
 
 
 def measured(report: dict[str, Any], block: bool) -> dict[str, float]:
-    """Return the accuracies in percent by attack, for one state of the block, from an evaluation's report."""
+    """Return the accuracies in percent by heading, for one state of the block, from an evaluation's report."""
     state = block_state(block)
     if report["format"] == ORACLE_FORMAT:
-        figures = {name: 100 * value for name, value in report["accuracy"].items()}
-    else:
-        figures = {row["title"]: 100 * row["accuracy"] for row in report["rows"] if row["id"]["state"] == state}
+        return {name: 100 * value for name, value in report["accuracy"].items() if name in ATTACKS}
+    rows = _rows(report, state)
+    wanted = {heading: RowId(state, family, steps) for heading, (family, steps) in ATTACKS.items()}
+    figures = {heading: 100 * rows[row] for heading, row in wanted.items() if row in rows}
     if state in report.get("lowest", {}):
         figures[LOWEST] = 100 * report["lowest"][state]
     return figures
+
+
+def other_rows(report: dict[str, Any], block: bool) -> list[dict[str, Any]]:
+    """Return the report's figures in percent that no heading of the paper's stands above, each with its title.
+
+    Those of a gradient oracle, which is told the labels, are no rows of an attack and have no id.
+    """
+    state = block_state(block)
+    if report["format"] == ORACLE_FORMAT:
+        figures = report["accuracy"].items()
+        return [{"title": name, "accuracy": 100 * value} for name, value in figures if name not in ATTACKS]
+    shown = {RowId(state, family, steps) for family, steps in ATTACKS.values()}
+    return [
+        {"id": row.as_dict(), "title": row.title, "accuracy": 100 * accuracy}
+        for row, accuracy in _rows(report, state).items()
+        if row not in shown
+    ]
+
+
+def _rows(report: dict[str, Any], state: State) -> dict[RowId, float]:
+    rows = {RowId.from_dict(row["id"]): row["accuracy"] for row in report["rows"]}
+    return {row: accuracy for row, accuracy in rows.items() if row.state == state}
 
 
 def line(table: str, row: PaperRow, experiment: Experiment, report: dict[str, Any]) -> Line:
@@ -83,10 +107,11 @@ def markdown(lines: list[Line], attacks: list[str]) -> str:
     return "\n".join([written, *(text for note in notes for text in ("", note))])
 
 
-def details(item: Line, experiment: Experiment, report: dict[str, Any]) -> dict[str, Any]:
+def details(item: Line, block: bool, experiment: Experiment, report: dict[str, Any]) -> dict[str, Any]:
     """Return a row for the JSON file: its figures, and the commands that they came from."""
     content = {
         **asdict(item),
+        "other_rows": other_rows(report, block),
         "training": experiment.shell_command(experiment.training_command(resume=False)),
         "evaluation": experiment.shell_command(experiment.evaluation_command()),
         "setting": report["setting"],

@@ -8,6 +8,7 @@ from release.gpu import attacks, pictures
 from release.gpu.record import NAME
 from release.gpu.stage import Settings
 from tests.release.gpu.rehearsals import run_of, settings_in
+from training.attacks.rows import RowId
 
 
 def test_attacks_end_with_their_time_and_say_how_many_pictures_were_attacked(
@@ -19,15 +20,19 @@ def test_attacks_end_with_their_time_and_say_how_many_pictures_were_attacked(
         pictures.prepare(run_of("pictures", settings))
         run = run_of("attacks", settings, seconds=0)
         attacks.attack(run)
-        accuracy = run.figures_of("attacks")["accuracy"]
+        rows = run.figures_of("attacks")["rows"]
     finally:
         (Path(settings.out) / NAME).write_text(kept)
-    assert set(accuracy) == {"self-gradient, block on", "self-gradient, block off", "plain"}
-    for column in accuracy.values():
-        assert list(column) == ["clean", "APGD-CE", "APGD-T"]
-        for row in column.values():
+    assert set(rows) == {"self-gradient, block on", "self-gradient, block off", "plain"}
+    for name, column in rows.items():
+        state = "block on" if name.endswith("block on") else "block off"
+        assert [RowId.from_dict(row["id"]) for row in column] == [
+            RowId(state, family) for family in ("clean", "apgd-ce", "apgd-t")
+        ]
+        for row in column:
             low, high = row["interval_95"]
             assert row["pictures"] == attacks.BATCH[True] < attacks.PICTURES[True]
             assert low <= row["accuracy"] <= high
             assert high - low > 0.2
-        assert column["clean"]["accuracy"] >= column["APGD-CE"]["accuracy"] >= column["APGD-T"]["accuracy"]
+        left = [row["accuracy"] for row in column]
+        assert left == sorted(left, reverse=True)

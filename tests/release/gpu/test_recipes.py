@@ -11,6 +11,7 @@ from release.gpu.record import NAME
 from release.gpu.stage import Skip
 from release.recipes import COSTS, RECIPES
 from tests.release.gpu.rehearsals import run_of, settings_in
+from training.attacks.rows import AUTO_ATTACK
 from training.checkpoint import load_checkpoint
 
 
@@ -26,19 +27,21 @@ def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack
     assert trained["epochs"] >= 1
     assert (tmp_path / trained["checkpoint"]).is_file()
     assert trained["config"]["weight_perturbation"] > 0
-    attacked = found["attacks"]["figures"]["accuracy"]["resnet-18"]
-    assert list(attacked) == ["clean", "APGD-CE", "APGD-T", "FAB-T", "Square"]
-    rows = [row["accuracy"] for row in attacked.values()]
+    attacked = found["attacks"]["figures"]["rows"]["resnet-18"]
+    assert [row["id"]["family"] for row in attacked] == ["clean", *AUTO_ATTACK]
+    rows = [row["accuracy"] for row in attacked]
     assert rows == sorted(rows, reverse=True)
-    assert all(row["pictures"] == 10 for row in attacked.values())
+    assert all(row["pictures"] == 10 for row in attacked)
     compared = found["recipes"]["figures"]["recipes"]
     assert list(compared) == ["prior-ema", "uniform-ema"]
     for name, recipe in compared.items():
         _, info = load_checkpoint(tmp_path / recipe["checkpoint"])
         assert info.recipe["attack_start"] == ("prior" if name == "prior-ema" else "uniform")
         assert recipe["epochs_done"] == recipe["epochs"] == 2
-        assert {len(right) for right in recipe["right"].values()} == {recipe["pictures"]} == {10}
-        assert recipe["right"]["APGD-T"].count("1") / 10 == recipe["lowest"] <= recipe["clean"]
+        assert {len(row["right"]) for row in recipe["rows"]} == {recipe["pictures"]} == {10}
+        clean, *_, last = recipe["rows"]
+        assert (clean["id"]["family"], last["id"]["family"]) == ("clean", "apgd-t")
+        assert last["right"].count("1") / 10 == last["accuracy"] == recipe["lowest"] <= clean["accuracy"]
 
 
 def test_the_compared_recipes_are_those_of_speedrun() -> None:

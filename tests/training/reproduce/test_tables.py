@@ -8,7 +8,7 @@ from training.evaluate.report import FORMAT
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.paper import TABLES
 from training.reproduce.systems import BUDGETS, SYSTEMS
-from training.reproduce.tables import LOWEST, Line, columns, line, markdown, measured
+from training.reproduce.tables import LOWEST, Line, columns, line, markdown, measured, other_rows
 from training.reproduce.targets import lines_of
 
 
@@ -51,7 +51,22 @@ def test_the_measured_figures_are_those_of_one_state_of_the_block():
     report = {"format": FORMAT, "rows": rows, "lowest": {"block on": 0.25}}
     assert measured(report, block=True) == {"clean": 75, LOWEST: 25}
     assert measured(report, block=False) == {"clean": 50}
-    assert measured({"format": ORACLE_FORMAT, "accuracy": {"PGD-10": 0.5}}, block=False) == {"PGD-10": 50}
+    told = {"format": ORACLE_FORMAT, "accuracy": {"PGD-10": 0.5, "clean, not told the labels": 0.25}}
+    assert measured(told, block=False) == {"PGD-10": 50}
+    assert other_rows(told, block=False) == [{"title": "clean, not told the labels", "accuracy": 25}]
+
+
+def test_a_figure_stands_below_a_heading_by_what_its_row_is_and_not_by_its_title():
+    state = "block off"
+    surrogate = {"state": state, "family": "cw", "steps": 20, "view": "smooth", "beta": 20.0}
+    rows = [
+        {"id": {"state": state, "family": "cw", "steps": 20}, "title": "renamed", "accuracy": 0.5},
+        {"id": surrogate, "title": "CW-20", "accuracy": 0.25},
+    ]
+    report = {"format": FORMAT, "rows": rows}
+    assert measured(report, block=False) == {"CW-20": 50}
+    title = "CW-20, smooth surrogate, beta 20"
+    assert other_rows(report, block=False) == [{"id": surrogate, "title": title, "accuracy": 25}]
 
 
 def test_a_table_has_a_row_of_measured_figures_and_one_of_the_papers():
