@@ -22,8 +22,8 @@ from benchmarks.provenance import commit
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.markdown import table
 from sgn_serve.settings import BUNDLED_MODEL
-from training.common.markdown import table
 
 LOADS = 10
 RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"

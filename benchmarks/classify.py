@@ -35,12 +35,12 @@ from sgn_serve.classify.run import classify_chunks
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
 from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.graph import read_graph
+from sgn_serve.markdown import table
 from sgn_serve.pictures import decoding
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.serving.engine_choice import FLOAT32, start_chosen
 from sgn_serve.setting_types import ONNX_RUNTIME
 from sgn_serve.settings import Settings, current_settings
-from training.common.markdown import table
 
 RESULT = Path(__file__).parents[1] / "results" / "classify.json"
 CHUNK = 1024

@@ -27,10 +27,10 @@ from benchmarks.untrained import untrained_network
 from export.errors import ExportError
 from export.exporter import export_onnx
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS
+from sgn_serve.markdown import table
 from sgn_serve.onnx_runtime import start_session
 from training.checkpoint import save_checkpoint
 from training.common.files import write_atomically
-from training.common.markdown import table
 from training.networks.errors import ArchitectureError
 from training.networks.timm_networks import timm_input_size
 

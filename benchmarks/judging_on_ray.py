@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
-from training.common.markdown import table
+from sgn_serve.markdown import table
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "judging_on_ray.json"

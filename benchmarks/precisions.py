@@ -28,8 +28,8 @@ from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
+from sgn_serve import markdown
 from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
-from training.common import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from sgn.command import COMMANDS
-from training.common.markdown import table
+from sgn_serve.markdown import table
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "start_up.json"

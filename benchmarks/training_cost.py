@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
+from sgn_serve import markdown
 from training.checkpoint import BlockConfig
-from training.common import markdown
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.config import TrainConfig, recipe_defaults

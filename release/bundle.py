@@ -29,9 +29,9 @@ from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
 from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, file_sha256
+from sgn_serve.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common.errors import TrainingError
-from training.common.markdown import table
 from training.evaluate.report import FORMAT
 from training.evaluate.saved_report import different_settings
 

@@ -34,12 +34,12 @@ from release.bundle import BUNDLED
 from release.paired import sign_test
 from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
+from sgn_serve.markdown import table
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
-from training.common.markdown import table
 from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures

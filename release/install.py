@@ -28,9 +28,9 @@ import httpx
 
 from benchmarks.provenance import processor
 from release.own_folder import CLASSES, OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from sgn_serve.markdown import table
 from training.common.errors import TrainingError
 from training.common.files import check_writable
-from training.common.markdown import table
 from training.common.provenance import git_commit
 
 ROOT = Path(__file__).parents[1]

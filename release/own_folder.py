@@ -33,11 +33,11 @@ from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.http.paths import READY
+from sgn_serve.markdown import table
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
-from training.common.markdown import table
 from training.data.picture_folder import in_test_part
 
 ROOT = Path(__file__).parents[1]

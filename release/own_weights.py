@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
 from release.own_folder import OwnFolderError, Step, stopwatch
+from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
-from training.common.markdown import table
 from training.data.class_names import CIFAR10_CLASSES
 
 ROOT = Path(__file__).parents[1]

@@ -30,12 +30,12 @@ from release.recipes import COMMON, RECIPES
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.confidence import interval_95
 from sgn_serve.graph_format import file_sha256
+from sgn_serve.markdown import table
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main as train
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
-from training.common.markdown import table
 from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import choose_pictures

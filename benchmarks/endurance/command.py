@@ -12,7 +12,6 @@ same commit and processor.
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
 import sys
@@ -32,6 +31,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
 from benchmarks.service.server import ROOT, ended_by_sigterm
+from sgn_serve.graph_format import file_sha256
 
 RESULT = ROOT / "results" / "endurance.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"
@@ -198,7 +198,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         if not nginx_is_there():
             raise BenchmarkError("nginx is not there: apt-get install nginx-light")
-        sha256 = hashlib.sha256(arguments.graph.read_bytes()).hexdigest()
+        sha256 = file_sha256(arguments.graph)
         plan = Plan(sha256, arguments.requests, arguments.cycles, arguments.servers, arguments.clients)
         result = read_result(arguments.out, plan, command)
         with ended_by_sigterm():

@@ -25,13 +25,13 @@ from benchmarks.errors import BenchmarkError
 from export.check.agreement import STEP_SIZE, STEPS
 from export.check.pictures import pictures_under
 from export.reduced import EPS
+from sgn_serve import markdown
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import BUNDLED_MODEL, Settings
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
-from training.common import markdown
 from training.common.in_batches import in_batches
 
 WORKER = "benchmarks.engines.auto_worker"

@@ -36,7 +36,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
 from export.kernels.onnx_functions import library_path
-from training.common import markdown
+from sgn_serve import markdown
 from training.common.errors import first_line
 
 ROOT = Path(__file__).parents[2]

@@ -45,7 +45,7 @@ from benchmarks.gpu.contenders import (
     network_of,
 )
 from benchmarks.provenance import commit
-from training.common import markdown
+from sgn_serve import markdown
 from training.common.errors import first_line
 from training.common.files import write_atomically
 from training.common.provenance import current_versions

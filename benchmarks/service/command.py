@@ -36,8 +36,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service import server
 from benchmarks.service.server import ROOT, free_port, service_command, service_environment, wait_until_ready
+from sgn_serve import markdown
 from sgn_serve.telemetry.ledger import STAGES
-from training.common import markdown
 
 RESULT = ROOT / "results" / "service.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"

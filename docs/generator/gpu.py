@@ -7,8 +7,8 @@ import torch
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
 from release.paired import anywhere, compare, in_words, sign_test, withstood
+from sgn_serve.markdown import table
 from training.attacks.rows import Family, RowId, State
-from training.common.markdown import table
 from training.config import BATCH_SIZE
 from training.evaluate.report import Row, saved_rows
 

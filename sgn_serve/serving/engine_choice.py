@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
+from sgn_serve.graph_format import BF16, BF16_KEY, GRAPH_SHA256_FIELD, MIN_AGREEMENT
 from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier, Logits
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.inference.graph import Graph, GraphError, checked_measured
@@ -110,7 +110,7 @@ def bf16_agreement(graph: Graph) -> Mapping[str, Any] | None:
     except ValueError as error:
         logger.warning("the figures beside %s: %s; export it again", graph.path, error)
         return None
-    return checked if checked is None or checked.get("graph_sha256") == graph.file_sha256 else None
+    return checked if checked is None or checked.get(GRAPH_SHA256_FIELD) == graph.file_sha256 else None
 
 
 def start_chosen(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
+from sgn_serve.graph_format import GRAPH_SHA256_FIELD, INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
 from sgn_serve.onnx_runtime import start_session
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.names import graph_fix
@@ -105,7 +105,7 @@ class OnExportedGraph:
 
     def parameters(self) -> dict[str, Any]:
         """Return the attack's parameters and the graph's hash, as JSON can hold them."""
-        return {**self.attack.parameters(), "graph_sha256": self.graph_sha256}
+        return {**self.attack.parameters(), GRAPH_SHA256_FIELD: self.graph_sha256}
 
     def perturb(self, model: TargetModel, images: Tensor, labels: Tensor, eps: float) -> Tensor:
         """Return attacked images, (N, 3, H, W), detached, within the epsilon ball and [0, 1]."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sgn_serve.markdown import table
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.common.files import write_atomically
-from training.common.markdown import table
 from training.evaluate.measuring import Trial
 from training.evaluate.saved_report import read_saved
 from training.networks.gradient_oracle import GradientOracle

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sgn_serve.confidence import interval_95
+from sgn_serve.markdown import table
 from training.attacks.base import AttackOn
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically
-from training.common.markdown import table
 from training.evaluate.measuring import lowest
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from sgn_serve.markdown import table
 from training.checkpoint import load_checkpoint
-from training.common.markdown import table
 from training.data.automatic_split import Part
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures

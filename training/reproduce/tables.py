@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sgn_serve.markdown import table as markdown_table
 from training.attacks.base import block_state
 from training.attacks.rows import RowId, State
-from training.common.markdown import table as markdown_table
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
 from training.reproduce.experiment import Experiment
 from training.reproduce.paper import ATTACKS, TABLES, PaperRow

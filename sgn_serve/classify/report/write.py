@@ -11,6 +11,7 @@ from sgn_serve.classify.formats import write_whole
 from sgn_serve.classify.report.counts import BINS, Counts, count_answers
 from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
 from sgn_serve.confidence import interval_95
+from sgn_serve.markdown import table
 
 _WORST = 20
 """Most frequent mistakes that the page lists."""
@@ -108,16 +109,17 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
         )
     if notes:
         lines += ["Notes:", "", *(f"- {note}." for note in notes), ""]
-    lines += ["| class | pictures | accuracy | 95 % interval |", "| --- | ---: | ---: | ---: |"]
+    classes = []
     for label, row in figures["classes"].items():
         shown = "–", "–"
         if row["accuracy"] is not None:
             shown = _percent(row["accuracy"]), " to ".join(_percent(bound) for bound in row["interval_95"])
-        lines.append(f"| {_cell(label)} | {row['pictures']:,} | {shown[0]} | {shown[1]} |")
+        classes.append((_cell(label), f"{row['pictures']:,}", *shown))
+    lines.append(table(("class", "pictures", "accuracy", "95 % interval"), classes, "lrrr"))
     mistakes = [pair for pair in counts.confusion.most_common() if pair[0][0] != pair[0][1]][:_WORST]
     if mistakes:
-        lines += ["", "| true | given | pictures |", "| --- | --- | ---: |"]
-        lines += [f"| {_cell(true)} | {_cell(given)} | {count:,} |" for (true, given), count in mistakes]
+        rows = [(_cell(true), _cell(given), f"{count:,}") for (true, given), count in mistakes]
+        lines += ["", table(("true", "given", "pictures"), rows, "llr")]
     if _has_matrix(figures):
         lines += ["", "![confusion matrix](confusion.png)"]
     if any(sum(bins) for bins in counts.disagreement.values()):

@@ -1,6 +1,6 @@
 import pytest
 
-from training.common.markdown import table
+from sgn_serve.markdown import table
 
 
 def test_a_table_has_a_rule_that_aligns_its_columns():
