@@ -1,8 +1,8 @@
 """Watch a server from a process of its own: the memory of all its processes, and how long a small picture waits.
 
 Memory is the private and shared memory (PSS) of every process of the tree: what several share counts once. Files that
-are mapped, such as libraries, do not count. Reading PSS takes milliseconds, so each round reads the cheap sum first
-(RssAnon and RssShmem, never less than PSS) and PSS only where that sum exceeds the peak so far.
+are mapped, such as libraries, do not count. Reading PSS takes milliseconds. So each round reads a cheap sum first:
+RssAnon and RssShmem, never less than PSS. It reads PSS only where that sum exceeds the peak so far.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Take a worker's signals in a thread that waits for them, so that none interrupts a thread that computes.
 
-Linux cannot always set up the frame of a signal's handler in a process that has used a processor's tiles (AMX), as
-OpenVINO does for bfloat16. Then it ends the process with SIGSEGV. This was seen with Linux 6.18 in a virtual machine:
+OpenVINO computes bfloat16 with a processor's tiles (AMX). Linux cannot always set up the frame of a signal's handler in
+a process that has used them. Then it ends the process with SIGSEGV. This was seen with Linux 6.18 in a virtual machine:
 under load, SIGHUP after a reload ended nearly every worker, with bfloat16 alone. A thread in sigwait needs no frame.
 """
 

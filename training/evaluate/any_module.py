@@ -124,7 +124,7 @@ def as_network(module: nn.Module) -> SelfGradientNetwork:
 def being_judged(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Put a module into the state in which it is judged, and leave it, and torch's generators, as they were.
 
-    What its forward writes into its buffers, such as a counter, is taken back too. It is in evaluation mode, and no
+    It also takes back what the forward writes into buffers, such as a counter. The module is in evaluation mode, and no
     parameter requires a gradient. Gradients are recorded even where the caller has switched them off.
     """
     modes = [(child, child.training) for child in module.modules()]

@@ -344,7 +344,7 @@ class Evaluation:
 
         Args:
             line: The line of the screen, from 0, of a bar that vanishes at its end. None is for one that stays.
-            title: What is in front of it.
+            title: Text in front of it.
             total: Number of pictures.
         """
         options = {} if line is None else {"position": line if sys.stderr.isatty() else 0, "leave": False}

@@ -73,7 +73,7 @@ def save_state(path: Path, config: TrainConfig, progress: Progress, tensors: dic
 
 
 _DATA = {"class_names", "pictures", "mean", "sha256"}
-"""What describe_pictures tells."""
+"""Names of what describe_pictures returns."""
 
 
 def load_state(path: Path, fix: str, *, mmap: bool = False) -> tuple[dict[str, Any], TrainConfig]:

@@ -57,19 +57,16 @@ def test_each_attack_that_runs_has_a_line_with_its_name_its_count_and_the_time_l
         assert "\n\r3/3 block on: APGD-CE:   0%|" in begun, "on a line of its own"
         assert begun.count("| 0/24 [00:00<?, ?picture/s]") == 2
 
-        now += 10
-        attack_next(pgd, "110000000000")
-        bars.show(pgd)
-        drawn = terminal.take()
-        assert "\r1/3 block on: PGD-10:  50%|" in drawn
-        assert "| 12/24 [00:10<00:10,  1.20picture/s]" in drawn
-
-        now += 110
-        attack_next(apgd, "000000000000")
-        bars.show(apgd)
-        drawn = terminal.take()
-        assert "\n\r3/3 block on: APGD-CE:  50%|" in drawn
-        assert "| 12/24 [02:00<02:00, 10.00s/picture]" in drawn
+        for row, marks, seconds, place, shown in (
+            (pgd, "110000000000", 10, "\r1/3 block on: PGD-10", "[00:10<00:10,  1.20picture/s]"),
+            (apgd, "000000000000", 110, "\n\r3/3 block on: APGD-CE", "[02:00<02:00, 10.00s/picture]"),
+        ):
+            now += seconds
+            attack_next(row, marks)
+            bars.show(row)
+            drawn = terminal.take()
+            assert f"{place}:  50%|" in drawn
+            assert f"| 12/24 {shown}" in drawn
 
         attack_next(pgd, "100000000000")
         bars.show(pgd)

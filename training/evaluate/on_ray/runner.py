@@ -68,7 +68,7 @@ class RayRunner:
 
     Args:
         cluster: The connection.
-        subject: What is attacked.
+        subject: Network and pictures under attack.
         attacks: All attacks, for messages.
         size: What Ray reserves for a batch.
         note: Prints a line for the user.
@@ -164,7 +164,7 @@ def places(machine: dict[str, float], size: TaskSize) -> int:
 
     Args:
         machine: Its resources, as Ray names them.
-        size: What a task needs.
+        size: Cores and GPUs of a task.
     """
     by_cores = int(machine.get("CPU", 0) // size.cores)
     if not size.gpus:

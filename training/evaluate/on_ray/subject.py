@@ -63,7 +63,7 @@ class Subject:
         graph: The exported graph, None where none is attacked.
         threads: CPU threads of a batch.
         on_gpu: Whether batches are attacked on a GPU.
-        software: What must be the same on every machine, by name.
+        software: Versions that must be the same on every machine, by name.
     """
 
     images: NDArray[np.float32]
@@ -192,7 +192,7 @@ def check_software(wanted: dict[str, str]) -> None:
     """Check that this machine has the same software as another one.
 
     Args:
-        wanted: What software() gives there.
+        wanted: Versions that software() gives there.
 
     Raises:
         MachineError: It has not.

@@ -11,7 +11,7 @@ class TweedieStep(Correction):
     """Take the gradient of a log-density, in units of the noise's variance, for the step that it is.
 
     Args:
-        share: What is taken of the step.
+        share: Share of the step that is taken.
     """
 
     def __init__(self, share: float):
@@ -30,8 +30,8 @@ class GradientDenoiser(LogDensityDefence):
     """Classify the image without its noise, by Tweedie's formula: image plus the gradient of log-sum-exp.
 
     Taken from the source: a logit is the logarithm of the joint density of an image and its class, but for a constant.
-    So the log-sum-exp of the logits is that of the image, and its gradient gives the mean of all images that noise may
-    have led to this one. The network is trained for both, by --method gradient-denoiser.
+    So the log-sum-exp of the logits is the image's log-density. Its gradient gives the mean of all images that noise
+    may have turned into this one. The network is trained for both, by --method gradient-denoiser.
 
     Chosen here: to classify that mean, because the source denoises and classifies, and does not do one for the other.
     The unit of the log-density is the variance of the noise, so that the gradient is the whole step; see
@@ -45,7 +45,7 @@ class GradientDenoiser(LogDensityDefence):
         backbone: The static network, from normalised images to logits.
         mean: Per-channel mean of images in [0, 1].
         std: Per-channel standard deviation.
-        share: What is taken of the step; 1 is Tweedie's formula.
+        share: Share of the step that is taken; 1 is Tweedie's formula.
 
     Source: Thiry and Guth, Classification-Denoising Networks (2024).
     """

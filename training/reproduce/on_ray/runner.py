@@ -142,7 +142,7 @@ def _work_off(works: Sequence[Work], tasks: Tasks[Work], workers: int) -> None:
 
     Args:
         works: The works.
-        tasks: What is under way.
+        tasks: Tasks under way.
         workers: The most that are under way at once.
 
     Raises:
