@@ -26,9 +26,10 @@ from sgn_serve import markdown
 from training.checkpoint import BlockConfig
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
-from training.config import TrainConfig, recipe_defaults
+from training.config import TrainConfig
 from training.hardware import hardware_precision
 from training.methods import build_method
+from training.options import recipe_defaults
 
 RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
 REFERENCE = "PGD-10"

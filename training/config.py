@@ -5,7 +5,6 @@ documentation follow from that; see training.common.described_options.
 """
 
 import math
-from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 from sgn_serve.graph_format import MAX_SIDE
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, LARGEST_FLOAT, Option, OptionError, flag
-from training.common.described_options import check_options, described_options
+from training.common.described_options import check_options
 from training.data.automatic_split import TEST_SHARE
 from training.data.datasets import DATASETS, IMAGE_FOLDER, VALIDATION_AT_MOST, VALIDATION_SHARE
 from training.networks.names import ACTIVATIONS, KNOWN, TIMM_PREFIX, GradientScaling
@@ -39,14 +38,10 @@ _NOT_BILATERAL = tuple(method for method in METHODS if method != "bilateral")
 _MIXED_LABELS = tuple(method for method in _NOT_BILATERAL if method != "liet")
 _SELF_GRADIENT = ("self-gradient",)
 _DENOISER = ("gradient-denoiser",)
-_OWN_START = ("bilateral", "trades", "nuat")
+OWN_START = ("bilateral", "trades", "nuat")
 """Methods whose attack starts where their source says, or at the last perturbation."""
-_OF_THE_ATTACK = ("attack", "attack_steps", "attack_step_size", "attack_start")
 _TWO_PASSES = ("trades", "nuat")
 """Methods whose loss has a clean and an attacked pass."""
-_OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
-"""Options that one schedule alone has."""
-
 
 TIMM_WEIGHTS = "timm"
 """Value of --pretrained that stands for the weights that timm offers for the backbone."""
@@ -65,7 +60,7 @@ ATTACKED_SHARE, ATTACKED_AT_LEAST, ATTACKED_AT_MOST = 0.02, 32, 500
 """Validation pictures that are attacked, where nobody says how many, as a share of the pictures that are trained on."""
 
 
-def _in_words(settings: dict[str, Any]) -> str:
+def options_in_words(settings: dict[str, Any]) -> str:
     """Return options with their values as they are written on a command line."""
     return ", ".join(f"{flag(name)} {value}" for name, value in settings.items())
 
@@ -145,7 +140,7 @@ class TrainConfig:
     recipe: Annotated[
         Literal["paper", "finetune"],
         Option(
-            f"what sets the defaults of other options; finetune: {_in_words(FINETUNE)}",
+            f"what sets the defaults of other options; finetune: {options_in_words(FINETUNE)}",
             default="finetune with --pretrained, else paper",
         ),
     ] = "paper"
@@ -232,7 +227,7 @@ class TrainConfig:
         Option(
             "where the pgd training attack starts: at a uniform draw from the ball, at the picture, or at the "
             "picture's last perturbation (prior, also in place of the own start of bilateral, trades and nuat)",
-            methods=(*_ATTACKED_BY_PGD, *_OWN_START),
+            methods=(*_ATTACKED_BY_PGD, *OWN_START),
         ),
     ] = "uniform"
     start_consistency: Annotated[
@@ -491,7 +486,7 @@ class TrainConfig:
 
     def _check_prior(self) -> None:
         """Raise OptionError for settings that exclude a start at the last perturbation."""
-        if self.method not in (*_ATTACKED_BY_PGD, *_OWN_START):
+        if self.method not in (*_ATTACKED_BY_PGD, *OWN_START):
             raise OptionError(f"--attack-start prior has no attack to start in --method {self.method}; leave it away")
         if self.attack == "n-fgsm":
             raise OptionError("--attack-start prior takes the place of the noise of --attack n-fgsm; leave one away")
@@ -536,45 +531,6 @@ class TrainConfig:
         return cls(**{**values, "lr_milestones": tuple(values["lr_milestones"])})
 
 
-def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[str, Any]:
-    """Return what a recipe changes with the data set and the method, as TrainConfig's arguments.
-
-    Args:
-        dataset: One of DATASETS.
-        method: One of METHODS.
-        recipe: "paper", or "finetune", which changes some of it.
-
-    Source: section 5.1.2; one-step attack for self-gradient, ten steps of 2/255 for pgd (Madry), its equal with a
-    gradient oracle, and trades; labels of bilateral as its authors recommend; steps of nuat as in its code.
-    """
-    defaults: dict[str, Any] = {}
-    if dataset == "svhn":
-        # House numbers are not mirror-symmetric.
-        defaults |= {"lr": 0.01, "flip": False}
-    if method in ("pgd", "trades", "gradient-oracle"):
-        defaults |= {"attack_steps": 10, "attack_step_size": 2 / 255}
-    if method == "nuat":
-        defaults |= {"attack_step_size": 8 / 255}
-    if method == "bilateral" and dataset == "cifar100":
-        defaults |= {"label_beta": 11.0}
-    return defaults | FINETUNE if recipe == "finetune" else defaults
-
-
-def recipe_line(config: TrainConfig, given: Collection[str]) -> str:
-    """Return a line that says what the recipe "finetune" set, "" for the paper's.
-
-    Args:
-        config: The configuration.
-        given: Names of the fields that were set on purpose, and not by the recipe.
-    """
-    if config.recipe != "finetune":
-        return ""
-    by_it = {name: getattr(config, name) for name in FINETUNE if name not in given}
-    others = [f"{flag(name)} {getattr(config, name)}" for name in FINETUNE if name in given]
-    kept = f"; given instead: {', '.join(others)}" if others else ""
-    return f"recipe finetune sets {_in_words(by_it) or 'nothing'}{kept}"
-
-
 def check_side(config: TrainConfig, side: int) -> None:
     """Refuse holes and paddings that are larger than the pictures.
 
@@ -592,47 +548,3 @@ def check_side(config: TrainConfig, side: int) -> None:
                 f"{flag(name)} {pixels} is more than the {side} pixels of a picture's side; pass a smaller one, such "
                 f"as {flag(name)} {side // 8}"
             )
-
-
-def check_given(config: TrainConfig, given: Iterable[str]) -> None:
-    """Refuse options that somebody gave and that would be ignored.
-
-    Args:
-        config: The configuration that they led to.
-        given: Names of the fields that were set on purpose.
-
-    Raises:
-        OptionError: One of them does nothing for this method or this attack.
-    """
-    options = {item.name: item.option for item in described_options(TrainConfig)}
-    for name in given:
-        methods = options[name].methods
-        if methods and config.method not in methods:
-            raise OptionError(f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}")
-        if name == "attack_start" and config.method in _OWN_START and config.attack_start != "prior":
-            raise OptionError(
-                f"--attack-start {config.attack_start} does nothing for --method {config.method}, whose attack has a "
-                "start of its own; pass --attack-start prior, or leave it away"
-            )
-        if config.method in _DENOISER and config.epsilon == 0 and name in _OF_THE_ATTACK:
-            raise OptionError(f"{flag(name)} does nothing with --epsilon 0, which attacks nothing; leave one away")
-        if name == "minutes_of" and not config.minutes:
-            raise OptionError("--minutes-of says what --minutes counts; add --minutes, or leave it away")
-        if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
-            raise OptionError(
-                f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
-            )
-        if name in _OF_A_SCHEDULE and config.lr_schedule != _OF_A_SCHEDULE[name]:
-            raise OptionError(
-                f"{flag(name)} does nothing for --lr-schedule {config.lr_schedule}; add --lr-schedule "
-                f"{_OF_A_SCHEDULE[name]}, or leave it away"
-            )
-        if name == "lr_milestones" and (late := [epoch for epoch in config.lr_milestones if epoch >= config.epochs]):
-            raise OptionError(
-                f"--lr-milestones {' '.join(map(str, late))} would never come in a training of --epochs "
-                f"{config.epochs}; give earlier ones, or more epochs"
-            )
-        if config.random_resized_crop > 0 and name == "crop_padding":
-            raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")
-        if name == "attack_beta" and config.attack_view != "smooth":
-            raise OptionError("--attack-beta is the smooth surrogate's; add --attack-view smooth")

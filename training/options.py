@@ -1,17 +1,17 @@
-"""The command line of `python -m training`, made from what TrainConfig says of its options."""
+"""The command line of `python -m training`: its parser, made from TrainConfig, its defaults, and what it refuses."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgn_serve.command_parser import CommandParser
-from training.common.command_line import OptionError
-from training.common.described_options import DescribedOption, add_options, given_options
+from training.common.command_line import OptionError, flag
+from training.common.described_options import DescribedOption, add_options, described_options, given_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
 from training.common.given_paths import PathError
-from training.config import FINETUNE, METHODS, TrainConfig, check_given, recipe_defaults
+from training.config import FINETUNE, METHODS, OWN_START, TrainConfig, options_in_words
 from training.data.datasets import DATASETS
 from training.networks.names import check_spelling
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 PROGRAM = "python -m training"
+
+_OF_THE_ATTACK = ("attack", "attack_steps", "attack_step_size", "attack_start")
+"""Options that do nothing where nothing is attacked."""
+_OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
+"""Options that one schedule alone has."""
 
 
 def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
@@ -71,6 +76,89 @@ def checked(arguments: argparse.Namespace) -> TrainConfig:
     check_given(config, given)
     check_spelling(config.arch)
     return config
+
+
+def recipe_defaults(dataset: str, method: str, recipe: str = "paper") -> dict[str, Any]:
+    """Return what a recipe changes with the data set and the method, as TrainConfig's arguments.
+
+    Args:
+        dataset: One of DATASETS.
+        method: One of METHODS.
+        recipe: "paper", or "finetune", which changes some of it.
+
+    Source: section 5.1.2; one-step attack for self-gradient, ten steps of 2/255 for pgd (Madry), its equal with a
+    gradient oracle, and trades; labels of bilateral as its authors recommend; steps of nuat as in its code.
+    """
+    defaults: dict[str, Any] = {}
+    if dataset == "svhn":
+        # House numbers are not mirror-symmetric.
+        defaults |= {"lr": 0.01, "flip": False}
+    if method in ("pgd", "trades", "gradient-oracle"):
+        defaults |= {"attack_steps": 10, "attack_step_size": 2 / 255}
+    if method == "nuat":
+        defaults |= {"attack_step_size": 8 / 255}
+    if method == "bilateral" and dataset == "cifar100":
+        defaults |= {"label_beta": 11.0}
+    return defaults | FINETUNE if recipe == "finetune" else defaults
+
+
+def recipe_line(config: TrainConfig, given: Collection[str]) -> str:
+    """Return a line that says what the recipe "finetune" set, "" for the paper's.
+
+    Args:
+        config: The configuration.
+        given: Names of the fields that were set on purpose, and not by the recipe.
+    """
+    if config.recipe != "finetune":
+        return ""
+    by_it = {name: getattr(config, name) for name in FINETUNE if name not in given}
+    others = [f"{flag(name)} {getattr(config, name)}" for name in FINETUNE if name in given]
+    kept = f"; given instead: {', '.join(others)}" if others else ""
+    return f"recipe finetune sets {options_in_words(by_it) or 'nothing'}{kept}"
+
+
+def check_given(config: TrainConfig, given: Iterable[str]) -> None:
+    """Refuse options that somebody gave and that would be ignored.
+
+    Args:
+        config: The configuration that they led to.
+        given: Names of the fields that were set on purpose.
+
+    Raises:
+        OptionError: One of them does nothing for this method or this attack.
+    """
+    options = {item.name: item.option for item in described_options(TrainConfig)}
+    for name in given:
+        methods = options[name].methods
+        if methods and config.method not in methods:
+            raise OptionError(f"{flag(name)} does nothing for --method {config.method}; it is for {', '.join(methods)}")
+        if name == "attack_start" and config.method in OWN_START and config.attack_start != "prior":
+            raise OptionError(
+                f"--attack-start {config.attack_start} does nothing for --method {config.method}, whose attack has a "
+                "start of its own; pass --attack-start prior, or leave it away"
+            )
+        if config.method == "gradient-denoiser" and config.epsilon == 0 and name in _OF_THE_ATTACK:
+            raise OptionError(f"{flag(name)} does nothing with --epsilon 0, which attacks nothing; leave one away")
+        if name == "minutes_of" and not config.minutes:
+            raise OptionError("--minutes-of says what --minutes counts; add --minutes, or leave it away")
+        if config.attack == "n-fgsm" and name in ("attack_start", "attack_steps", "attack_step_size"):
+            raise OptionError(
+                f"{flag(name)} does nothing for --attack n-fgsm, one step from noise; leave one of them away"
+            )
+        if name in _OF_A_SCHEDULE and config.lr_schedule != _OF_A_SCHEDULE[name]:
+            raise OptionError(
+                f"{flag(name)} does nothing for --lr-schedule {config.lr_schedule}; add --lr-schedule "
+                f"{_OF_A_SCHEDULE[name]}, or leave it away"
+            )
+        if name == "lr_milestones" and (late := [epoch for epoch in config.lr_milestones if epoch >= config.epochs]):
+            raise OptionError(
+                f"--lr-milestones {' '.join(map(str, late))} would never come in a training of --epochs "
+                f"{config.epochs}; give earlier ones, or more epochs"
+            )
+        if config.random_resized_crop > 0 and name == "crop_padding":
+            raise OptionError("--crop-padding does nothing beside --random-resized-crop; leave one of them away")
+        if name == "attack_beta" and config.attack_view != "smooth":
+            raise OptionError("--attack-beta is the smooth surrogate's; add --attack-view smooth")
 
 
 _LONGEST_PART = 255

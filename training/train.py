@@ -16,7 +16,7 @@ from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.common.files import WriteError
-from training.config import TrainConfig, check_side, recipe_line
+from training.config import TrainConfig, check_side
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER
 from training.data.folder_notes import folder_notes
@@ -28,7 +28,7 @@ from training.loop.run_lock import run_lock
 from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
-from training.options import check_run, configure, run_folder
+from training.options import check_run, configure, recipe_line, run_folder
 from training.parallel.distributed import (
     DistributedError,
     Shard,

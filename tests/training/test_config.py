@@ -6,7 +6,7 @@ import pytest
 
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
-from training.config import METHODS, TrainConfig, check_given, recipe_defaults
+from training.config import METHODS, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -74,46 +74,6 @@ def test_impossible_settings_name_the_fix(settings, fix):
     with pytest.raises(OptionError, match=re.escape(fix)) as caught:
         TrainConfig(**({"dataset": "cifar10"} | settings))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "given", "fix"),
-    [
-        ({"method": "pgd"}, "trades_beta", "it is for trades"),
-        ({"method": "bilateral"}, "attack_steps", "does nothing for --method bilateral"),
-        ({"method": "standard"}, "block_scale", "it is for self-gradient"),
-        ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, nuat, liet, self-gradient"),
-        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, nuat, self-gradient, gradient-d"),
-        ({"method": "trades"}, "attack_start", "pass --attack-start prior, or leave it away"),
-        ({"method": "pgd"}, "nuclear_weight", "it is for nuat"),
-        ({"method": "pgd"}, "noise_deviation", "it is for gradient-denoiser"),
-        (
-            {"method": "gradient-denoiser", "epsilon": 0.0},
-            "attack_steps",
-            "does nothing with --epsilon 0, which attacks",
-        ),
-        ({}, "minutes_of", "add --minutes, or leave it away"),
-        ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
-        ({}, "attack_beta", "--attack-view smooth"),
-        ({"lr_schedule": "cyclic"}, "lr_milestones", "does nothing for --lr-schedule cyclic; add --lr-schedule step"),
-        ({"lr_schedule": "cyclic"}, "lr_decay", "does nothing for --lr-schedule cyclic"),
-        ({"epochs": 50}, "lr_milestones", "--lr-milestones 50 100 150 would never come in a training of --epochs 50;"),
-        ({"epochs": 120}, "lr_milestones", "--lr-milestones 150 would never come in a training of --epochs 120; give"),
-        ({}, "lr_warmup", "does nothing for --lr-schedule step; add --lr-schedule cyclic"),
-    ],
-)
-def test_flags_that_would_be_ignored_are_refused(settings, given, fix):
-    with pytest.raises(OptionError, match=re.escape(fix)):
-        check_given(TrainConfig("cifar10", **settings), [given])
-    check_given(TrainConfig("cifar10", **settings), ["epochs", "lr", "seed", "ema_decay"])
-
-
-def test_recipes_are_the_sources():
-    assert recipe_defaults("cifar10", "trades") == {"attack_steps": 10, "attack_step_size": 2 / 255}
-    assert recipe_defaults("cifar100", "bilateral") == {"label_beta": 11.0}
-    assert TrainConfig("cifar10", **recipe_defaults("cifar10", "bilateral")).label_beta == 9
-    for method in METHODS:
-        TrainConfig("svhn", **({"method": method} | recipe_defaults("svhn", method)))
 
 
 def test_a_configuration_survives_its_dictionary():

@@ -1,11 +1,14 @@
 """The command line and the documentation's table follow from TrainConfig."""
 
+import re
+
 import pytest
 import torch
 
+from training.common.command_line import OptionError
 from training.common.described_options import OptionRow, described_options, option_rows
-from training.config import METHODS, TrainConfig, recipe_defaults
-from training.options import build_parser, checked, configure, variations
+from training.config import METHODS, TrainConfig
+from training.options import build_parser, check_given, checked, configure, recipe_defaults, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -17,6 +20,46 @@ def test_what_is_not_given_is_the_recipes(monkeypatch):
         parsed = build_parser().parse_args(["--data-root", "x", "--dataset", "svhn", "--method", method])
         recipe = recipe_defaults("svhn", method)
         assert configure(parsed, CPU) == TrainConfig("svhn", method=method, precision="float32", **recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "fix"),
+    [
+        ({"method": "pgd"}, "trades_beta", "it is for trades"),
+        ({"method": "bilateral"}, "attack_steps", "does nothing for --method bilateral"),
+        ({"method": "standard"}, "block_scale", "it is for self-gradient"),
+        ({"method": "standard"}, "gradient_alignment", "it is for pgd, bilateral, trades, nuat, liet, self-gradient"),
+        ({"method": "bilateral"}, "cutmix", "it is for standard, pgd, trades, nuat, self-gradient, gradient-d"),
+        ({"method": "trades"}, "attack_start", "pass --attack-start prior, or leave it away"),
+        ({"method": "pgd"}, "nuclear_weight", "it is for nuat"),
+        ({"method": "pgd"}, "noise_deviation", "it is for gradient-denoiser"),
+        (
+            {"method": "gradient-denoiser", "epsilon": 0.0},
+            "attack_steps",
+            "does nothing with --epsilon 0, which attacks",
+        ),
+        ({}, "minutes_of", "add --minutes, or leave it away"),
+        ({"attack": "n-fgsm"}, "attack_steps", "leave one of them away"),
+        ({}, "attack_beta", "--attack-view smooth"),
+        ({"lr_schedule": "cyclic"}, "lr_milestones", "does nothing for --lr-schedule cyclic; add --lr-schedule step"),
+        ({"lr_schedule": "cyclic"}, "lr_decay", "does nothing for --lr-schedule cyclic"),
+        ({"epochs": 50}, "lr_milestones", "--lr-milestones 50 100 150 would never come in a training of --epochs 50;"),
+        ({"epochs": 120}, "lr_milestones", "--lr-milestones 150 would never come in a training of --epochs 120; give"),
+        ({}, "lr_warmup", "does nothing for --lr-schedule step; add --lr-schedule cyclic"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(settings, given, fix):
+    with pytest.raises(OptionError, match=re.escape(fix)):
+        check_given(TrainConfig("cifar10", **settings), [given])
+    check_given(TrainConfig("cifar10", **settings), ["epochs", "lr", "seed", "ema_decay"])
+
+
+def test_recipes_are_the_sources():
+    assert recipe_defaults("cifar10", "trades") == {"attack_steps": 10, "attack_step_size": 2 / 255}
+    assert recipe_defaults("cifar100", "bilateral") == {"label_beta": 11.0}
+    assert TrainConfig("cifar10", **recipe_defaults("cifar10", "bilateral")).label_beta == 9
+    for method in METHODS:
+        TrainConfig("svhn", **({"method": method} | recipe_defaults("svhn", method)))
 
 
 def test_every_kind_of_option_is_parsed():

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from training.config import TrainConfig, check_given
+from training.config import TrainConfig
 from training.evaluate.diagnostics.block_effect import measure_block_effect
 from training.loop.validation import Validation, attacked_pictures, collapse, validation_batch_size
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.wide_resnet import WideResNet
+from training.options import check_given
 from training.parallel.distributed import ALONE, Shard
 
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import TrainConfig, recipe_defaults
+from training.config import TrainConfig
 from training.methods import Batch, Method, Step, StepContext
 from training.methods.step import OUT_OF_TRAINING
 from training.networks.self_gradient import SelfGradientNetwork
+from training.options import recipe_defaults
 
 EPS = 8 / 255
 PRECISIONS = ("float32", "bf16")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.common.command_line import flag
 from training.common.described_options import described_options
-from training.config import METHODS, TrainConfig, recipe_defaults
+from training.config import METHODS, TrainConfig
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.loading import load_pictures, split_validation
 from training.loop.augmentation import Augmentation
@@ -23,6 +23,7 @@ from training.networks.activations import with_activation
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, without_running_updates
 from training.networks.wide_resnet import WideResNet
+from training.options import recipe_defaults
 
 PRECISIONS = ("float32", "bf16")
 SMOOTH = {"attack_view": "smooth"}
