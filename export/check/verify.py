@@ -137,7 +137,7 @@ class VerificationError(ExportError):
         return "" if self.verification is None else self.verification.table()
 
 
-class EngineError(VerificationError):
+class UnusableGraphError(VerificationError):
     """A graph that an engine cannot load or run, or whose outputs are not the expected ones."""
 
 
@@ -159,7 +159,7 @@ def verify(
 
     Raises:
         VerificationError: The network's own outputs are not finite.
-        EngineError: The graph cannot be run at one of the batch sizes, or gives outputs of another shape.
+        UnusableGraphError: The graph cannot be run at one of the batch sizes, or gives outputs of another shape.
     """
     reference = _reference(passes, pictures)
     for name, expected in reference.items():
@@ -175,7 +175,7 @@ def verify(
         outputs = {name: torch.cat([part[name] for part in parts]) for name in reference}
         for name, expected in reference.items():
             if outputs[name].shape != expected.shape:
-                raise EngineError(
+                raise UnusableGraphError(
                     f"the graph's {name} for {len(pictures)} pictures at batch {batch} is "
                     f"{tuple(outputs[name].shape)}, not {tuple(expected.shape)}, as where one of the layers fixes the "
                     "batch size"

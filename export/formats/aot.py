@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from export.capture.graph import example_image, output_names_of
-from export.check.verify import EngineError, GraphRunner
+from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import CaptureError, ExportError, operator_in
 from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.formats.placement import move_graph
@@ -108,7 +108,7 @@ def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
     On a GPU float32 convolutions are computed in float32, not in TF32.
 
     Raises:
-        EngineError: The package cannot be loaded, or was compiled for other outputs than `output_names`.
+        UnusableGraphError: The package cannot be loaded, or was compiled for other outputs than `output_names`.
     """
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.pt2"  # the loader insists on the suffix, too
@@ -117,7 +117,7 @@ def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
             module = torch._inductor.aoti_load_package(str(package))
             metadata = module.get_metadata()
         except Exception as error:
-            raise EngineError(f"the compiled package cannot be loaded: {first_line(error)}") from error
+            raise UnusableGraphError(f"the compiled package cannot be loaded: {first_line(error)}") from error
     require_outputs(metadata.get(OUTPUT_NAMES_KEY, "unknown").split(","), output_names)
     device = metadata["AOTI_DEVICE_KEY"]  # the compiler's own
 
@@ -127,6 +127,8 @@ def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
                 outputs = module(images.contiguous().to(device))
             return {name: output.cpu() for name, output in zip(output_names, outputs, strict=True)}
         except Exception as error:
-            raise EngineError(f"the package cannot be run at batch {len(images)}: {first_line(error)}") from error
+            raise UnusableGraphError(
+                f"the package cannot be run at batch {len(images)}: {first_line(error)}"
+            ) from error
 
     return run

@@ -19,7 +19,7 @@ from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[at
 
 from export.capture.graph import example_image, output_names_of
 from export.check.extreme_gradients import SecondPassRunner
-from export.check.verify import EngineError, GraphRunner
+from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
 from sgn_serve.graph_format import INPUT, LOGITS, SELF_GRADIENT
@@ -141,19 +141,19 @@ def onnx_runner(
         custom_operators: A library of operators to register with ONNX Runtime.
 
     Raises:
-        EngineError: The graph cannot be loaded, or its outputs are others.
+        UnusableGraphError: The graph cannot be loaded, or its outputs are others.
     """
     try:
         session = start_session(model, torch.get_num_threads(), custom_operators=custom_operators)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise EngineError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
+        raise UnusableGraphError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
     require_outputs([output.name for output in session.get_outputs()], output_names)
 
     def run(images: Tensor) -> dict[str, Tensor]:
         try:
             arrays = session.run(list(output_names), {INPUT: images.numpy()})
         except Exception as error:
-            raise EngineError(
+            raise UnusableGraphError(
                 f"ONNX Runtime cannot run the graph at batch {len(images)}: {first_line(error)}"
             ) from error
         return {name: torch.from_numpy(array) for name, array in zip(output_names, arrays, strict=True)}
@@ -165,16 +165,16 @@ def second_pass_of(model: onnx.ModelProto) -> bytes:
     """Return the part of a two-pass model that maps the image and its self-gradient to the logits, as a file's content.
 
     Raises:
-        EngineError: The logits do not follow from these two.
+        UnusableGraphError: The logits do not follow from these two.
     """
     try:
         # The extractor takes what it needs of the nodes by reference; a copy keeps the model as it is.
         extractor = onnx.utils.Extractor(onnx.ModelProto.FromString(model.SerializeToString()))
         part = extractor.extract_model([INPUT, SELF_GRADIENT], [LOGITS])
     except Exception as error:  # the library raises several kinds
-        raise EngineError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
+        raise UnusableGraphError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
     if not any(SELF_GRADIENT in node.input for node in part.graph.node):
-        raise EngineError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
+        raise UnusableGraphError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
     return part.SerializeToString()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from export.check.extreme_gradients import SecondPassRunner
-from export.check.verify import EngineError, GraphRunner
+from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import ExportError
 from export.formats.onnx import second_pass_of
 from export.formats.output_names import require_outputs
@@ -46,7 +46,7 @@ def _compiled(content: bytes, precision: str) -> Any:
 
     Raises:
         OpenVinoError: OpenVINO is missing, or this machine's processor computes in another precision.
-        EngineError: The model cannot be loaded.
+        UnusableGraphError: The model cannot be loaded.
     """
     require_openvino()
     import openvino
@@ -57,7 +57,7 @@ def _compiled(content: bytes, precision: str) -> Any:
         model = core.read_model(io.BytesIO(content))  # given a path, it would judge by the file's name
         compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # OpenVINO's exceptions share no base class of their own
-        raise EngineError(f"OpenVINO cannot load the graph: {first_line(error)}") from error
+        raise UnusableGraphError(f"OpenVINO cannot load the graph: {first_line(error)}") from error
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used not in (hint, {"f32": "float32", "bf16": "bfloat16"}[hint]):
         raise OpenVinoError(f"this machine's processor computes in {used}, not in {precision}; leave --precision out")
@@ -80,7 +80,7 @@ def openvino_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
 
     Raises:
         OpenVinoError: OpenVINO is missing, or this machine's processor computes in another precision.
-        EngineError: The file cannot be loaded, or its outputs are others than `output_names`.
+        UnusableGraphError: The file cannot be loaded, or its outputs are others than `output_names`.
     """
     compiled = _compiled(path.read_bytes(), _precision(path))
     require_outputs(sorted(output.any_name for output in compiled.outputs), sorted(output_names))
@@ -89,7 +89,9 @@ def openvino_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
         try:
             results = compiled([images.numpy()])
         except Exception as error:
-            raise EngineError(f"OpenVINO cannot run the graph at batch {len(images)}: {first_line(error)}") from error
+            raise UnusableGraphError(
+                f"OpenVINO cannot run the graph at batch {len(images)}: {first_line(error)}"
+            ) from error
         return {name: torch.from_numpy(results[name].copy()) for name in output_names}
 
     return run

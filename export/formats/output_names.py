@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from export.check.verify import EngineError
+from export.check.verify import UnusableGraphError
 
 OUTPUT_NAMES_KEY = "output_names"
 """Key of a TorchScript file's and an AOTInductor package's metadata: the outputs' names, in order, with commas."""
@@ -17,7 +17,7 @@ def require_outputs(found: Sequence[str], expected: Sequence[str]) -> None:
     """Check that a graph has the expected outputs, in order.
 
     Raises:
-        EngineError: The outputs are others.
+        UnusableGraphError: The outputs are others.
     """
     if tuple(found) != tuple(expected):
-        raise EngineError(f"the graph's outputs are {', '.join(found)}, expected {', '.join(expected)}")
+        raise UnusableGraphError(f"the graph's outputs are {', '.join(found)}, expected {', '.join(expected)}")

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from export.capture.graph import example_image, output_names_of
 from export.check.extreme_gradients import SecondPassRunner
-from export.check.verify import EngineError, GraphRunner
+from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.rewrite import store_weights
@@ -69,14 +69,14 @@ def torchscript_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner
     """Load a TorchScript file into PyTorch on the CPU.
 
     Raises:
-        EngineError: The file cannot be loaded, or was written for other outputs than `output_names`.
+        UnusableGraphError: The file cannot be loaded, or was written for other outputs than `output_names`.
     """
     extra: dict[str, str | bytes] = {OUTPUT_NAMES_KEY: ""}
     try:
         with warnings.catch_warnings(action="ignore"):  # TorchScript is superseded
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
-        raise EngineError(f"PyTorch cannot load the graph: {first_line(error)}") from error
+        raise UnusableGraphError(f"PyTorch cannot load the graph: {first_line(error)}") from error
     require_outputs(_output_names(extra), output_names)
 
     def run(images: Tensor) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ def torchscript_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner
                 return dict(zip(output_names, module(images), strict=True))
         except Exception as error:
             hint = "; one of the network's layers fixes the batch size in TorchScript: export it with --onnx"
-            raise EngineError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
+            raise UnusableGraphError(f"PyTorch cannot run the graph at batch {len(images)}{hint}") from error
 
     return run
 
@@ -94,7 +94,7 @@ def torchscript_second_pass(path: Path) -> SecondPassRunner:
     """Load the second pass of a written file into PyTorch on the CPU.
 
     Raises:
-        EngineError: The logits do not follow from the picture and its self-gradient.
+        UnusableGraphError: The logits do not follow from the picture and its self-gradient.
     """
     extra: dict[str, str | bytes] = {OUTPUT_NAMES_KEY: ""}
     try:
@@ -113,9 +113,9 @@ def torchscript_second_pass(path: Path) -> SecondPassRunner:
         graph.eraseInput(0)  # the module, of which freezing left no use
         second_pass = torch._C._create_function_from_graph("second_pass", graph)
     except Exception as error:  # PyTorch raises several kinds
-        raise EngineError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
+        raise UnusableGraphError(f"the graph's second pass cannot be taken by itself: {first_line(error)}") from error
     if not dependent:
-        raise EngineError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
+        raise UnusableGraphError(f"the graph's {LOGITS} do not depend on its {SELF_GRADIENT}")
 
     def run(images: Tensor, gradients: Tensor) -> Tensor:
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from export.check.pictures import structured_pictures
-from export.check.verify import Check, EngineError, Tolerance, Verification, verify
+from export.check.verify import Check, Tolerance, UnusableGraphError, Verification, verify
 from export.formats.onnx import onnx_runner
 from export.options import PICTURES
 from tests.export.conftest import Exported
@@ -145,7 +145,7 @@ def test_a_slightly_wrong_weight_fails(exported: Exported) -> None:
 
 def test_outputs_of_another_shape_are_refused(exported: Exported) -> None:
     twice = [helper.make_node("Concat", ["true_logits", "true_logits"], ["logits"], axis=0)]
-    with pytest.raises(EngineError, match=r"logits for 28 pictures at batch 1 is \(56, 10\), not \(28, 10\)"):
+    with pytest.raises(UnusableGraphError, match=r"logits for 28 pictures at batch 1 is \(56, 10\), not \(28, 10\)"):
         verification_of(exported, replace_value(exported.model(), "logits", twice))
 
 
@@ -157,7 +157,7 @@ def test_not_a_number_fails() -> None:
 def test_other_outputs_are_refused(exported: Exported) -> None:
     model = exported.model()
     del model.graph.output[2]
-    with pytest.raises(EngineError, match="outputs are logits, plain_logits, expected"):
+    with pytest.raises(UnusableGraphError, match="outputs are logits, plain_logits, expected"):
         onnx_runner(model.SerializeToString(), OUTPUTS)
 
 
@@ -165,12 +165,12 @@ def test_a_frozen_batch_size_is_refused(exported: Exported) -> None:
     model = exported.model()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     runner = onnx_runner(model.SerializeToString(), OUTPUTS)
-    with pytest.raises(EngineError, match="batch 4"):
+    with pytest.raises(UnusableGraphError, match="batch 4"):
         verify(runner, exported.passes, structured_pictures(PICTURES, 3, IMAGE_SIZE))
 
 
 def test_what_is_not_a_graph_is_refused() -> None:
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(UnusableGraphError, match="cannot load"):
         onnx_runner(b"not a graph", OUTPUTS)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import export.reduced
 from export.check.agreement import Agreement
-from export.check.verify import EngineError
+from export.check.verify import UnusableGraphError
 from export.command import main
 from export.formats.aot import CompilerError, aot_runner, require_compiler
 from export.network_passes import passes_of
@@ -58,7 +58,9 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
     with torch.no_grad():
         expected = dict(zip(passes.output_names, passes(pictures), strict=True))
     assert_equal_at_extremes(expected, aot_runner(tmp_path / "model.pt2", passes.output_names)(pictures))
-    with pytest.raises(EngineError, match="outputs are logits, plain_logits, self_gradient, expected plain_logits"):
+    with pytest.raises(
+        UnusableGraphError, match="outputs are logits, plain_logits, self_gradient, expected plain_logits"
+    ):
         aot_runner(tmp_path / "model.pt2", ("plain_logits",))
 
 
@@ -117,5 +119,5 @@ def test_a_checked_package_for_the_gpu(small_checkpoint: Path, tmp_path: Path) -
 
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"something else")
-    with pytest.raises(EngineError, match="cannot be loaded"):
+    with pytest.raises(UnusableGraphError, match="cannot be loaded"):
         aot_runner(tmp_path / "model.pt2", ("logits",))

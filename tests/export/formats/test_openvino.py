@@ -15,7 +15,7 @@ import export.formats.table
 import export.reduced
 from export.check.agreement import Agreement
 from export.check.pictures import structured_pictures
-from export.check.verify import EngineError
+from export.check.verify import UnusableGraphError
 from export.command import main
 from export.formats.openvino import OpenVinoError, openvino_runner, require_openvino
 from export.formats.table import to_openvino
@@ -85,7 +85,7 @@ def test_bf16_is_computed_by_openvino_as_the_metadata_say(
 
 
 def test_another_graph_is_refused(exported: Exported) -> None:
-    with pytest.raises(EngineError, match="the graph's outputs are"):
+    with pytest.raises(UnusableGraphError, match="the graph's outputs are"):
         openvino_runner(exported.graph, ("logits",))
 
 

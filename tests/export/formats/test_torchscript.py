@@ -16,7 +16,7 @@ from torch.utils.cpp_extension import include_paths
 
 from export.capture.graph import capture
 from export.check.pictures import structured_pictures
-from export.check.verify import EngineError, Verification, verify
+from export.check.verify import UnusableGraphError, Verification, verify
 from export.errors import CaptureError
 from export.exporter import export_graph
 from export.formats.output_names import OUTPUT_NAMES_KEY
@@ -65,7 +65,7 @@ def test_the_file_explains_itself(module_path: Path, checkpoint: Path) -> None:
 
 def test_a_file_that_is_not_torchscript(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"something else")
-    with pytest.raises(EngineError, match="PyTorch cannot load the graph"):
+    with pytest.raises(UnusableGraphError, match="PyTorch cannot load the graph"):
         torchscript_runner(tmp_path / "model.pt", ("logits",))
 
 
@@ -164,7 +164,7 @@ def test_a_batch_size_that_tracing_fixes_is_found(tmp_path: Path) -> None:
         module = torch.jit.trace(TwoPictures(), torch.zeros(2, 1, 1, 1))
         torch.jit.save(module, tmp_path / "model.pt", _extra_files={OUTPUT_NAMES_KEY: "plain_logits"})
     runner = torchscript_runner(tmp_path / "model.pt", ("plain_logits",))
-    with pytest.raises(EngineError, match="fixes the batch size"):
+    with pytest.raises(UnusableGraphError, match="fixes the batch size"):
         runner(torch.zeros(1, 1, 1, 1))
 
 
