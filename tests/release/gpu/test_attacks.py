@@ -8,7 +8,7 @@ from release.gpu import attacks, pictures
 from release.gpu.record import NAME
 from release.gpu.stage import Settings
 from tests.release.gpu.rehearsals import run_of, settings_in
-from training.attacks.rows import RowId
+from training.attacks.base import block_state
 
 
 def test_attacks_end_with_their_time_and_say_how_many_pictures_were_attacked(
@@ -25,9 +25,9 @@ def test_attacks_end_with_their_time_and_say_how_many_pictures_were_attacked(
         (Path(settings.out) / NAME).write_text(kept)
     assert set(rows) == {"self-gradient, block on", "self-gradient, block off", "plain"}
     for name, column in rows.items():
-        state = "block on" if name.endswith("block on") else "block off"
-        assert [RowId.from_dict(row["id"]) for row in column] == [
-            RowId(state, family) for family in ("clean", "apgd-ce", "apgd-t")
+        state = block_state(name.endswith("block on"))
+        assert [row["id"] for row in column] == [
+            {"state": state, "family": family} for family in ("clean", "apgd-ce", "apgd-t")
         ]
         for row in column:
             low, high = row["interval_95"]
