@@ -24,6 +24,7 @@ from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
 from sgn_serve import markdown
 from training.checkpoint import BlockConfig
+from training.common.devices import device_name
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.config import TrainConfig
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         "image_size": setting.image_size,
         "batch_size": setting.batch_size,
         "precision": precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "versions": current_versions(),

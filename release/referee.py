@@ -53,7 +53,7 @@ from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.attacks.rows import CLEAN, RowId
 from training.checkpoint import CheckpointInfo, load_checkpoint
-from training.common.devices import checked_device
+from training.common.devices import checked_device, device_name
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.provenance import current_versions, today
@@ -331,9 +331,8 @@ def begun(
         SavedReportError: The file is no report, or one of another setting.
     """
     about = {"command": "python -m release.referee", "versions": current_versions(), "git_commit": commit()}
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     saved, earlier = spared
-    report = Report(setting, {**about, "device": named, "date": today()}, earlier, dict(saved))
+    report = Report(setting, {**about, "device": device_name(device), "date": today()}, earlier, dict(saved))
     report.take_over(path, attacks)
     wanted = {attack.id for attack in attacks}
     report.rows = {row: result for row, result in report.rows.items() if row in wanted}

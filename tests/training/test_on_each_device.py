@@ -101,3 +101,6 @@ def test_the_judge_attacks(device):
     assert len(judged.rows) > 2 * len(QUICK)
     assert judged.lowest <= min(row.right.float().mean() for row in judged.rows.values()) <= 1
     assert next(network.parameters()).device.type == device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    assert judged.report.about["device"] == name
+    assert judged.report.measured["batch_dependence"] < 1e-5

@@ -47,6 +47,13 @@ def checked_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def device_name(device: "torch.device") -> str:
+    """Return what a result calls a device: the GPU's name, such as "NVIDIA H200", or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def check_threads(count: int | None) -> None:
     """Check a number of CPU threads. None leaves it to PyTorch.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.attacks.registry import Context, build_attacks
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
+from training.common.devices import device_name
 from training.common.files import check_writable
 from training.common.provenance import current_versions, git_commit, today
 from training.derivatives.piecewise_linear import is_piecewise_linear
@@ -206,7 +207,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "versions": current_versions(),
         "git_commit": git_commit(),
         "date": today(),
-        "device": str(trial.images.device),
+        "device": device_name(trial.images.device),
     }
     names = facts.class_names or tuple(map(str, range(logits.shape[1])))
     return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress, fix=run.fix)

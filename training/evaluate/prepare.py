@@ -15,7 +15,7 @@ from training.attacks.exported_graph import ExportedGraph
 from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint
 from training.common.command_line import OptionError
-from training.common.devices import checked_device, default_device
+from training.common.devices import checked_device, default_device, device_name
 from training.common.files import check_writable
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit, today
@@ -126,7 +126,7 @@ def prepare(options: Options, command: str) -> Prepared:
             "versions": current_versions(),
             "git_commit": git_commit(),
             "date": today(),
-            "device": str(device),
+            "device": device_name(device),
             "core_seconds_of_training": info.history.get("core_seconds"),
             **_about_pictures(_reader(options, info), options.data_root, chosen),
         },

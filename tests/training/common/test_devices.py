@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from training.common import devices
-from training.common.devices import DeviceError, check_threads, checked_device
+from training.common.devices import DeviceError, check_threads, checked_device, device_name
 
 CPU = torch.device("cpu")
 
@@ -31,6 +31,12 @@ def test_without_a_gpu_there_is_the_cpu(name, monkeypatch):
     machine_with(monkeypatch, gpus=0)
     with pytest.raises(DeviceError, match=f"^--device {name}: .* finds no GPU that it can use; pass --device cpu$"):
         checked_device(name)
+
+
+def test_results_name_a_gpu_by_its_model(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
+    assert device_name(torch.device("cuda:1")) == "model of cuda:1"
+    assert device_name(CPU) == "cpu"
 
 
 def test_threads():

@@ -17,7 +17,7 @@ from training.attacks import gradient_attack
 from training.attacks.rows import STATES, RowId
 from training.data.loading import choose_pictures
 from training.data.picture_set import PictureSet
-from training.evaluate import measuring
+from training.evaluate import measuring, prepare
 from training.evaluate.command import main
 from training.evaluate.diagnostics import accuracy_curve
 from training.evaluate.report import Report
@@ -90,7 +90,8 @@ def checkpoint(request, tmp_path):
     return save_untrained(tmp_path, block=request.param)
 
 
-def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
+def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "device_name", lambda device: f"the model of {device}")
     argv = [f"--ckpt={checkpoint}", f"--data-root={picture_folder}", "--pictures=9", "--beta", "20", "--device=cpu"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
@@ -112,6 +113,7 @@ def test_report_of_a_checkpoint(checkpoint, picture_folder, capsys):
     assert headline == pytest.approx(recomputed, abs=1e-4)
     assert report["setting"]["pictures"] == 9
     assert report["about"]["command"].startswith("python -m training.evaluate --ckpt=")
+    assert report["about"]["device"] == "the model of cpu"
     assert f"lowest accuracy per picture: {headline:.1%}" in printed
 
 

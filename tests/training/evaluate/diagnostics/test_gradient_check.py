@@ -4,7 +4,7 @@ import torch
 from training.attacks.projected_gradient import cross_entropy, margin
 from training.attacks.registry import Context, build_attacks
 from training.attacks.views import averaged_view
-from training.evaluate.diagnostics.determinism import batch_dependence, randomness
+from training.evaluate.diagnostics.determinism import batch_dependence, products_on_a_gpu, randomness
 from training.evaluate.diagnostics.gradient_check import finite_difference_correlations, zero_gradient_share
 from training.evaluate.measuring import Trial, withstood
 
@@ -105,3 +105,17 @@ def test_answers_that_depend_on_the_batch_or_on_chance_are_measured(linear):
     assert batch_dependence(together, images) > 0.01
     assert randomness(alone, images) == 0
     assert randomness(chance, images) > 1e-4
+
+
+def test_the_rounding_of_tf32_is_no_dependence_on_the_batch(linear):
+    """A GPU's convolutions round to TF32 by default, for each size of the batch otherwise."""
+    images = torch.rand(4, 3, 4, 4)
+    products = products_on_a_gpu()
+    before = [kind.fp32_precision for kind in products]
+
+    def rounded(inputs, self_gradient=True):
+        rounding = any(kind.fp32_precision != "ieee" for kind in products)
+        return linear(inputs) * (1 + 0.001 * len(inputs) * rounding)
+
+    assert batch_dependence(rounded, images) < 1e-5
+    assert [kind.fp32_precision for kind in products] == before
