@@ -1,4 +1,4 @@
-"""Compare the bundled network with its baselines picture by picture, from the reports in results/bundled.
+"""Compare networks picture by picture: the bundled one with its baselines, and those of the most robust recipe.
 
     python -m release.paired
 
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from benchmarks.provenance import commit
 from training.attacks.rows import STATES, RowId, State
@@ -20,11 +21,11 @@ from training.common.provenance import current_versions
 from training.evaluate.report import Row, saved_rows
 
 ROOT = Path(__file__).parents[1]
-REPORTS = ROOT / "results" / "bundled"
-RESULT = ROOT / "results" / "paired.json"
+RESULTS = ROOT / "results"
+RESULT = RESULTS / "paired.json"
 
 Side = tuple[str, State]
-"""A report, and a state of its network."""
+"""A report under results/, and a state of its network."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,46 @@ class Comparison:
     Attributes:
         first: One side.
         second: The other side.
-        clean_only: Whether clean accuracy is compared; otherwise the pictures that withstood every attack are.
+        counted: "all" compares the pictures that withstood every attack, "shared" those that withstood the attacks that
+            both sides had, and "clean" the clean accuracy.
     """
 
     first: Side
     second: Side
-    clean_only: bool = False
+    counted: Literal["all", "shared", "clean"] = "all"
 
 
+_ON: Side = ("bundled/self-gradient", "block on")
+_OFF: Side = ("bundled/self-gradient", "block off")
+_EQUAL_TIME: Side = ("bundled/longer", "block off")
 COMPARISONS = {
-    "block on against off": Comparison(("self-gradient", "block on"), ("self-gradient", "block off")),
-    "block on against the plain network of equal time": Comparison(
-        ("self-gradient", "block on"), ("longer", "block off")
-    ),
-    "the same, clean accuracy": Comparison(("self-gradient", "block on"), ("longer", "block off"), clean_only=True),
-    "block off against the plain network that it started from": Comparison(
-        ("self-gradient", "block off"), ("start", "block off")
-    ),
+    "block on against off": Comparison(_ON, _OFF),
+    "block on against the plain network of equal time": Comparison(_ON, _EQUAL_TIME),
+    "the same, clean accuracy": Comparison(_ON, _EQUAL_TIME, counted="clean"),
+    "block off against the plain network that it started from": Comparison(_OFF, ("bundled/start", "block off")),
 }
+"""Comparisons of the bundled network."""
+
+_PLAIN: Side = ("gpu_winner/plain", "block off")
+_WHOLE_ON: Side = ("gpu_winner/block", "block on")
+_WHOLE_OFF: Side = ("gpu_winner/block", "block off")
+_ALONE_ON: Side = ("gpu_winner/frozen", "block on")
+_ALONE_OFF: Side = ("gpu_winner/frozen", "block off")
+OF_THE_RECIPE = {
+    "plain against the bundled plain network": Comparison(_PLAIN, _EQUAL_TIME),
+    "plain against the bundled network, block on": Comparison(_PLAIN, _ON),
+    "trained whole, block on, against plain": Comparison(_WHOLE_ON, _PLAIN),
+    "trained whole, block on against off": Comparison(_WHOLE_ON, _WHOLE_OFF),
+    "trained whole, block on, against the bundled network, block on": Comparison(_WHOLE_ON, _ON),
+    "block alone, block on, against plain": Comparison(_ALONE_ON, _PLAIN),
+    "the same, on the attacks that both had": Comparison(_ALONE_ON, _PLAIN, counted="shared"),
+    "block alone, block off, against plain": Comparison(_ALONE_OFF, _PLAIN),
+    "block alone, block on against off": Comparison(_ALONE_ON, _ALONE_OFF),
+    "block alone, block on, against the bundled network, block on": Comparison(_ALONE_ON, _ON),
+    "the same, clean accuracy": Comparison(_ALONE_ON, _ON, counted="clean"),
+    "block alone, block on, against the bundled plain network": Comparison(_ALONE_ON, _EQUAL_TIME),
+}
+"""Comparisons of the networks of the most robust recipe: plain, trained whole with a block, and the block alone."""
 
 Rows = Mapping[RowId, Row]
 
@@ -62,14 +85,29 @@ def withstood(rows: Rows, state: State, counts: Callable[[RowId], bool]) -> list
     return [all(mark == "1" for mark in picture) for picture in zip(*chosen, strict=True)]
 
 
-def run_on_one_only(one: Rows, one_state: State, other: Rows, other_state: State) -> tuple[RowId, ...]:
+def run_on_one_only(
+    one: Rows, one_state: State, other: Rows, other_state: State, shared_only: bool = False
+) -> tuple[RowId, ...]:
     """Return the attacks that one side's lowest figure counts and the other's could count, but does not.
 
-    They would make the comparison unfair. The rows are returned in a neutral state, by title.
+    They would make the comparison unfair. A side without its block on could not count an attack that needs a block.
+
+    Args:
+        one: The rows of one side's report.
+        one_state: Its state.
+        other: The rows of the other side's report.
+        other_state: Its state.
+        shared_only: Return every attack that one side alone had, whether the other could have it or not.
+
+    Returns:
+        The rows in a neutral state, by title.
     """
+    all_of_them = shared_only or one_state == other_state == "block on"
     first = {anywhere(row) for row in one if row.state == one_state}
     second = {anywhere(row) for row in other if row.state == other_state}
-    return tuple(sorted((row for row in first ^ second if not row.needs_block), key=lambda row: row.title))
+    return tuple(
+        sorted((row for row in first ^ second if all_of_them or not row.needs_block), key=lambda row: row.title)
+    )
 
 
 def anywhere(row: RowId) -> RowId:
@@ -105,20 +143,37 @@ def in_words(row: Mapping[str, Any]) -> str:
     return f"{row['won']} won, {row['lost']} lost, {p}"
 
 
-def comparisons(folder: Path = REPORTS) -> dict[str, Any]:
-    """Return every comparison by name, with the attacks that it leaves out because they were run on one side only."""
-    reports = {path.stem: saved_rows(json.loads(path.read_text())) for path in folder.glob("*.json")}
-    return {name: _compare_reports(reports, comparison) for name, comparison in COMPARISONS.items()}
+def comparisons(
+    wanted: Mapping[str, Comparison] = MappingProxyType(COMPARISONS), folder: Path = RESULTS
+) -> dict[str, Any]:
+    """Return comparisons by name, with the attacks that each leaves out because they were run on one side only.
+
+    Args:
+        wanted: The comparisons.
+        folder: The folder of the reports.
+    """
+    reports = {name: saved_rows(_report(name, folder)) for name in _reports(wanted)}
+    return {name: _compare_reports(reports, comparison) for name, comparison in wanted.items()}
+
+
+def _reports(wanted: Mapping[str, Comparison]) -> list[str]:
+    return sorted({side[0] for one in wanted.values() for side in (one.first, one.second)})
+
+
+def _report(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return report
 
 
 def _compare_reports(reports: Mapping[str, Rows], comparison: Comparison) -> dict[str, Any]:
     (one, one_state), (other, other_state) = comparison.first, comparison.second
     left_out: tuple[RowId, ...] = ()
-    if not comparison.clean_only:
-        left_out = run_on_one_only(reports[one], one_state, reports[other], other_state)
+    if comparison.counted != "clean":
+        shared_only = comparison.counted == "shared"
+        left_out = run_on_one_only(reports[one], one_state, reports[other], other_state, shared_only)
 
     def counts(row: RowId) -> bool:
-        return row.kind == "clean" if comparison.clean_only else anywhere(row) not in left_out
+        return row.kind == "clean" if comparison.counted == "clean" else anywhere(row) not in left_out
 
     compared = compare(withstood(reports[one], one_state, counts), withstood(reports[other], other_state, counts))
     return {**compared, "left_out": [row.title for row in left_out]}
@@ -129,8 +184,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser("python -m release.paired", description=(__doc__ or "").splitlines()[0]).parse_args(
         command_line
     )
-    result = comparisons()
-    settings = {path.stem: json.loads(path.read_text())["setting"] for path in sorted(REPORTS.glob("*.json"))}
+    results = {"comparisons": comparisons(), "of_the_recipe": comparisons(OF_THE_RECIPE)}
+    settings = {name: _report(name)["setting"] for name in _reports({**COMPARISONS, **OF_THE_RECIPE})}
     about = {
         "command": "python -m release.paired",
         "versions": current_versions(),
@@ -141,8 +196,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             for name, setting in settings.items()
         },
     }
-    RESULT.write_text(json.dumps({**about, "comparisons": result}, indent=1) + "\n")
-    for name, row in result.items():
+    RESULT.write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    for name, row in (one for result in results.values() for one in result.items()):
         first, second = (f"{accuracy:.1%}" for accuracy in row["accuracy"])
         print(f"{name}: {first} and {second}, {in_words(row)}")
         if row["left_out"]:

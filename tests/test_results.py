@@ -442,14 +442,34 @@ def test_a_comparison_leaves_out_what_was_run_on_one_side_only(tmp_path):
     surrogate = RowId("block on", "cw", steps=20, view="smooth", beta=20.0)
     fab = RowId("block off", "fab-t")
     own = {on: "111", off: "111", surrogate: "011", fab: "001"}
-    (tmp_path / "self-gradient.json").write_text(report_of(own))
+    (tmp_path / "bundled").mkdir()
+    (tmp_path / f"{MAIN}.json").write_text(report_of(own))
     for name in ("start", "longer"):
-        (tmp_path / f"{name}.json").write_text(report_of({off: "111", fab: "101"}))
-    compared = paired.comparisons(tmp_path)
+        (tmp_path / "bundled" / f"{name}.json").write_text(report_of({off: "111", fab: "101"}))
+    compared = paired.comparisons(folder=tmp_path)
     against_off = compared["block on against off"]
     assert (against_off["won"], against_off["lost"], against_off["left_out"]) == (0, 1, ["FAB-T"])
     off_against_start = compared["block off against the plain network that it started from"]
     assert (off_against_start["won"], off_against_start["lost"], off_against_start["left_out"]) == (0, 1, [])
+
+
+def test_two_networks_with_their_blocks_on_are_compared_on_the_attacks_that_both_had(tmp_path):
+    on, off = (RowId("block on", "clean"), RowId("block off", "clean"))
+    shared, sharper = (RowId("block on", "cw", steps=20, view="smooth", beta=beta) for beta in (20.0, 100.0))
+    for name, rows_of in {
+        "one": {on: "1111", shared: "1011", sharper: "0001"},
+        "other": {on: "1111", shared: "1101"},
+        "plain": {off: "1111"},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(report_of(rows_of))
+    one: paired.Side = ("one", "block on")
+    wanted = {
+        "both on": paired.Comparison(one, ("other", "block on")),
+        "plain": paired.Comparison(one, ("plain", "block off")),
+        "plain, shared": paired.Comparison(one, ("plain", "block off"), counted="shared"),
+    }
+    found = {name: (row["won"], row["lost"]) for name, row in paired.comparisons(wanted, tmp_path).items()}
+    assert found == {"both on": (1, 1), "plain": (0, 3), "plain, shared": (0, 0)}
 
 
 REPRODUCED = sorted((Path(__file__).parents[1] / "results" / "reproduce").glob("*/table*.json"))
@@ -486,29 +506,60 @@ def test_the_recipes_of_a_gpu_rank_as_the_site_says():
         gpu.recipes(7)
 
 
-def test_the_most_robust_recipe_gains_nothing_by_a_block():
-    found = gpu.winner_rows()
-    plain = torch.stack([row.right for row in found[gpu.PLAIN].values()]).all(dim=0).tolist()
-    compared = {
-        side: paired.compare(torch.stack([row.right for row in rows.values()]).all(dim=0).tolist(), plain)
-        for side, rows in found.items()
-        if side != gpu.PLAIN
+def test_the_most_robust_recipe_gains_nothing_by_a_block_as_readme_and_site_say():
+    """Words that the figures must bear out: what is significant, what is not, and which attacks were run."""
+    compared = result("paired")["of_the_recipe"]
+    assert compared == paired.comparisons(paired.OF_THE_RECIPE)
+    against_plain = {name: row for name, row in compared.items() if name.endswith(", against plain")}
+    assert len(against_plain) == 3
+    assert all(row["won"] < row["lost"] for row in against_plain.values())
+    assert against_plain["trained whole, block on, against plain"]["p"] < 0.01
+    assert 0.01 < against_plain["block alone, block on, against plain"]["p"] < 0.05
+    assert compared["the same, on the attacks that both had"]["p"] > 0.1
+    for name in ("trained whole, block on against off", "block alone, block on against off"):
+        assert compared[name]["p"] > 0.1
+    for name in ("plain against the bundled plain network", "plain against the bundled network, block on"):
+        assert compared[name]["won"] > compared[name]["lost"]
+        assert compared[name]["p"] < 0.01
+
+
+def test_the_block_alone_over_the_most_robust_recipe_beats_the_bundled_network_as_the_site_says():
+    compared = result("paired")["of_the_recipe"]
+    for name, bound in (
+        ("block alone, block on, against the bundled network, block on", 0.01),
+        ("block alone, block on, against the bundled plain network", 0.05),
+    ):
+        assert compared[name]["won"] > compared[name]["lost"]
+        assert compared[name]["p"] < bound
+    clean = compared["the same, clean accuracy"]
+    assert clean["won"] < clean["lost"]
+    assert clean["p"] > 0.1
+    raised = {
+        name: [item["name"] for item in result(f"gpu_winner/{name}")["checklist"] if item["verdict"] == "raised"]
+        for name in ("plain", "block", "frozen")
     }
-    assert all(row["won"] < row["lost"] for row in compared.values())
-    assert compared["block", "block on"]["p"] < 0.01
-    assert compared["frozen", "block on"]["p"] > 0.1
-    attacks = [row.family for row in found[gpu.PLAIN]]
-    assert attacks == ["clean", "fgsm", "pgd", "pgd", "cw", "apgd-ce"]
-    share, longer = (100 * result(name)["lowest"]["block off"] for name in ("gpu_winner/plain", "bundled/longer"))
+    assert raised == {
+        "plain": ["batch dependence"],
+        "block": ["batch dependence"],
+        "frozen": ["gradient correlation", "batch dependence"],
+    }
+
+
+def test_the_networks_of_the_most_robust_recipe_had_every_attack_on_the_bundled_ones_pictures():
+    bundled, plain = (result(name) for name in (MAIN, "gpu_winner/plain"))
+    share, longer = (100 * one["lowest"]["block off"] for one in (plain, result(LONGER)))
     assert f": {share:.1f} % instead of {longer:.1f} %, after as many epochs on a GPU (p < 0.01)" in README.read_text()
-    assert gpu.winner_against_longer().endswith("p < 0.01")
     epochs = sum(int(training_log(f"bundled/{name}")[-1]["epoch"]) for name in ("first", "start", "longer"))
     assert epochs == gpu.recipes(180)["prior-ema"]["epochs"]
-    titles = [row["title"] for row in result("gpu_winner/plain")["rows"]]
-    assert titles[-2:] == ["APGD-T", "FAB-T"], "Square was not run"
-    pictures = {result(f"gpu_winner/{name}")["setting"]["pictures_sha256"] for name, _ in found}
-    assert pictures == {result(MAIN)["setting"]["pictures_sha256"]}
+    cascade = {"APGD-CE", "APGD-T", "FAB-T", "Square"}
+    surrogate = {f"{attack}, smooth surrogate, beta 20" for attack in ("CW-20", "PGD-20", "APGD-CE", "APGD-T")}
     for name in ("plain", "block", "frozen"):
+        report = result(f"gpu_winner/{name}")
+        wanted = cascade if name == "plain" else cascade | surrogate
+        assert {row["title"] for row in report["rows"]} >= wanted
+        assert report["setting"]["pictures_sha256"] == bundled["setting"]["pictures_sha256"]
         network = RESULTS / "gpu_winner" / f"{name}.safetensors"
-        digest = hashlib.sha256(network.read_bytes()).hexdigest()
-        assert digest == result(f"gpu_winner/{name}")["setting"]["checkpoint_sha256"]
+        assert hashlib.sha256(network.read_bytes()).hexdigest() == report["setting"]["checkpoint_sha256"]
+        assert {about["device"] for about in (report["about"], *(one["about"] for one in report["earlier"]))} == {
+            "NVIDIA H200"
+        }

@@ -5,6 +5,7 @@ A page writes {{ NAME }}. A name is one of these:
     SGN_TOP_K                                  a setting's default
     bundled/self-gradient: block on: CW-20     an accuracy in percent; also ": lowest" and ": AutoAttack"
     paired: block on against off               a comparison of results/paired.json, in words
+    of the recipe: block alone, block on against off    likewise, of the most robust recipe
     table2 | self-gradient | lowest            a measured figure of results/reproduce/small, in percent
     anything else                              an entry of NAMED
 """
@@ -73,6 +74,8 @@ def figure(name: str) -> str:
         return {row.variable: row.default for row in settings_table()}[name]
     if name.startswith("paired: "):
         return in_words(result("paired")["comparisons"][name.removeprefix("paired: ")])
+    if name.startswith("of the recipe: "):
+        return in_words(result("paired")["of_the_recipe"][name.removeprefix("of the recipe: ")])
     report, colon, row = name.partition(": ")
     if colon:
         return percent(accuracy(report, row))
@@ -260,6 +263,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "correlation, smooth": lambda: _correlation(MAIN, "smooth, beta 100"),
     "correlation, averaged": lambda: _correlation(MAIN, "smooth, beta 400, averaged"),
     "correlation, longer": lambda: _correlation(LONGER),
+    "correlation, block alone": lambda: _correlation("gpu_winner/frozen"),
     "correlation, silu": lambda: _correlation(SILU),
     "points on over off": lambda: percent(accuracy(MAIN, f"{ON}: lowest") - accuracy(MAIN, f"{OFF}: lowest")),
     "points longer over on, clean": lambda: percent(accuracy(LONGER, f"{OFF}: clean") - accuracy(MAIN, f"{ON}: clean")),
@@ -371,7 +375,6 @@ NAMED: dict[str, Callable[[], str]] = {
     "winner.lowest": lambda: percent(result("gpu_winner/plain")["lowest"]["block off"]),
     "winner.low": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][0]),
     "winner.high": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][1]),
-    "winner.against-longer": gpu.winner_against_longer,
     "longer.lowest": lambda: percent(result("bundled/longer")["lowest"]["block off"]),
     "winner.clean": lambda: percent(accuracy("gpu_winner/plain", "block off: clean")),
     "own-folder.smallest": lambda: str(own_folder.SMALLEST),

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import torch
-
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
-from release.paired import anywhere, compare, in_words, sign_test, withstood
+from release.paired import sign_test
 from sgn_serve.markdown import table
 from training.attacks.rows import Family, RowId, State
 from training.config import BATCH_SIZE
-from training.evaluate.report import Row, saved_rows
+from training.evaluate.report import saved_rows
 
 CONTENDERS = {
     "eager, one pass": "PyTorch, one pass, ms",
@@ -138,52 +136,27 @@ def recipes_table(minutes: float) -> str:
     return table(header, rows, "llrrrrr")
 
 
-PLAIN: tuple[str, State] = ("plain", "block off")
 WINNER: dict[tuple[str, State], str] = {
-    PLAIN: "plain, all of the time",
-    ("block", "block on"): "with a block, block on",
+    ("plain", "block off"): "plain, all of the time",
+    ("block", "block on"): "trained whole, block on",
     ("block", "block off"): "the same, block off",
-    ("frozen", "block on"): "block alone trained, block on",
+    ("frozen", "block on"): "block alone, block on",
     ("frozen", "block off"): "the same, block off",
 }
 """Networks of the most robust recipe, by their reports in results/gpu_winner and their states."""
 
 
-def winner_rows() -> dict[tuple[str, State], dict[RowId, Row]]:
-    """Return for each of WINNER the attacks that all of them had, by their row in a neutral state."""
-    saved = {name: saved_rows(result(f"gpu_winner/{name}")) for name, _ in WINNER}
-    found = {
-        (name, state): {anywhere(row): answers for row, answers in saved[name].items() if row.state == state}
-        for name, state in WINNER
-    }
-    common = set.intersection(*(set(rows) for rows in found.values()))
-    return {side: {row: rows[row] for row in rows if row in common} for side, rows in found.items()}
-
-
 def winner_table() -> str:
-    """Return what each network of the most robust recipe withstands of the attacks that all had, and the sign test."""
-    found = winner_rows()
-    lines = [
-        [row.title, *(percent(rows[row].right.float().mean().item()) for rows in found.values())]
-        for row in found[PLAIN]
-    ]
-    right_on_all = {side: torch.stack([row.right for row in rows.values()]).all(dim=0) for side, rows in found.items()}
-    lowest = {side: percent(right.float().mean().item()) for side, right in right_on_all.items()}
-    lines.append(["**lowest of these, per picture**", *(f"**{share}**" for share in lowest.values())])
-    plain = right_on_all[PLAIN].tolist()
-    tests = ["" if side == PLAIN else in_words(compare(right.tolist(), plain)) for side, right in right_on_all.items()]
-    lines.append(["that against plain", *tests])
-    return table(["accuracy in percent", *WINNER.values()], lines, "lrrrrr")
-
-
-def winner_against_longer() -> str:
-    """Return the sign test of the plain network against the bundled one's counterpart of equal time, in words.
-
-    Raises:
-        ValueError: They were not put to the same attacks.
-    """
-    ours, theirs = (saved_rows(result(name)) for name in ("gpu_winner/plain", "bundled/longer"))
-    if ours.keys() != theirs.keys():
-        raise ValueError("results/gpu_winner/plain.json and results/bundled/longer.json are of different attacks")
-    sides = (withstood(rows, "block off", lambda _: True) for rows in (ours, theirs))
-    return in_words(compare(*sides))
+    """Return what each network of the most robust recipe withstands of every attack."""
+    reports = {name: result(f"gpu_winner/{name}") for name, _ in WINNER}
+    found = {
+        name: {(row.state, row.title): answers for row, answers in saved_rows(reports[name]).items()}
+        for name in reports
+    }
+    lines = []
+    for title in dict.fromkeys(title for rows in found.values() for _, title in rows):
+        cells = [found[name].get((state, title)) for name, state in WINNER]
+        lines.append([title, *("-" if row is None else percent(row.accuracy) for row in cells)])
+    lowest = (percent(reports[name]["lowest"][state]) for name, state in WINNER)
+    lines.append(["**lowest, per picture**", *(f"**{share}**" for share in lowest)])
+    return figures_table(["accuracy, %", *WINNER.values()], lines)

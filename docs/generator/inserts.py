@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,8 @@ def _bundled() -> str:
     return readme_table(summary()).replace("](results/", "](../../results/")
 
 
-def _paired() -> str:
+def _paired(part: str) -> str:
+    """Return the comparisons of a part of results/paired.json."""
     rows = [
         (
             name,
@@ -203,7 +205,7 @@ def _paired() -> str:
             str(row["lost"]),
             f"{row['p']:.2f}" if row["p"] >= 0.01 else "< 0.01",
         )
-        for name, row in result("paired")["comparisons"].items()
+        for name, row in result("paired")[part].items()
     ]
     return figures_table(("comparison", "first, %", "second, %", "won", "lost", "p"), rows)
 
@@ -360,7 +362,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     "picture-formats": _picture_formats,
     "five-rows": lambda: five_rows(summary()),
     "bundled": _bundled,
-    "paired": _paired,
+    "paired": partial(_paired, "comparisons"),
+    "paired-recipe": partial(_paired, "of_the_recipe"),
     "checklist": _checklist,
     "block-effect": _block_effect,
     "earlier-networks": _earlier,
