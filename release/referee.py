@@ -14,7 +14,8 @@ With --report, what a report of the same checkpoint and pictures has of the rows
 from there. --first judges the first of these pictures alone.
 
 It writes results/referee.json and results/referee.md after every attack, and each row's report to runs/referee. The
-same command goes on after the last batch that was done.
+same command goes on after the last batch that was done. A row with all of AutoAttack is shown, with the attacks that it
+lacks.
 
 The cost of an answer is counted in multiplications of one forward pass of the static network. The sign test compares a
 row with the static network picture by picture, on the attacks that both had or that need a defence.
@@ -339,6 +340,10 @@ def begun(
     return report
 
 
+def _missing(judged: Judged, attacks: Sequence[AnyAttack]) -> tuple[str, ...]:
+    return tuple(attack.id.title for attack in attacks if attack.id not in judged.report.rows)
+
+
 def referee(
     options: argparse.Namespace, model: SelfGradientNetwork, info: CheckpointInfo, drawn: PictureSet
 ) -> dict[str, Any]:
@@ -389,7 +394,7 @@ def referee(
     result: dict[str, Any] = {}
 
     def save() -> None:
-        done = [judged for judged, _, attacks in rows if all(attack.id in judged.report.rows for attack in attacks)]
+        done = [replace(judged, missing=_missing(judged, attacks)) for judged, _, attacks in rows if judged.is_shown]
         by_name = {judged.contender.name: judged for judged in done}
         setting = setting_of(CONTENDERS[STATIC], sources["ckpt"], context.eps, options, chosen)
         result.update(

@@ -16,17 +16,24 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Judged:
-    """A row whose attacks are all done.
+    """A row, with what of its attacks is done.
 
     Attributes:
         contender: The row.
         report: Its report.
         cost: Multiplications of an answer, over those of a forward pass of the static network.
+        missing: Titles of the attacks that are not done. They could only lower the row's figures.
     """
 
     contender: Contender
     report: Report
     cost: float
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the row belongs in the table: all of AutoAttack is done."""
+        return self.report.auto_attack(self.contender.state) is not None
 
 
 def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
@@ -34,7 +41,8 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
 
     Returns:
         name, about, trained, cost, clean, claimed, adaptive, lowest (accuracies with their 95 % intervals), by_attack,
-        core_seconds and against_static: for clean, claimed and lowest the pictures won and lost, and the sign test's p.
+        core_seconds, devices, missing and against_static: for clean, claimed and lowest the pictures won and lost, and
+        the sign test's p.
     """
     contender, rows = judged.contender, judged.report.rows
     counted = {
@@ -54,6 +62,8 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
             found[name] = _accuracy(_right(judged, filters))
     found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
     found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
+    found["devices"] = devices_of(judged.report)
+    found["missing"] = list(judged.missing)
     if static is not None:
         others = run_on_one_only(rows, contender.state, static.report.rows, static.contender.state)
         fair = tuple(RowFilter.exactly(row) for row in {*rows, *static.report.rows} if anywhere(row) not in others)
@@ -63,6 +73,13 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
             if name != "adaptive"
         }
     return found
+
+
+def devices_of(report: Report) -> list[str]:
+    """Return the names of the devices that measured the rows of a report."""
+    by_row = dict.fromkeys(report.rows, report.about["device"])
+    by_row |= {row: entry.about["device"] for entry in report.earlier for row in entry.rows}
+    return sorted(set(by_row.values()))
 
 
 def is_adaptive(row: RowId) -> bool:
@@ -81,26 +98,35 @@ def _accuracy(right: Sequence[bool]) -> dict[str, Any]:
 
 
 def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one sentence which rows gain anything over the static network."""
-    compared = [row for row in rows if "against_static" in row]
+    """Return which rows gain anything over the static network in one sentence, and in another which lose by it.
+
+    A row that lacks attacks and is ahead so far is left out.
+    """
+    compared = [
+        row for row in rows if "against_static" in row and not (row["missing"] and _is_significant(row, gained=True))
+    ]
     if not compared:
         return "No defence is compared with the static network yet."
-    gaining = [
-        row
-        for row in compared
-        if row["against_static"]["lowest"]["p"] < SIGNIFICANT
-        and row["against_static"]["lowest"]["won"] > row["against_static"]["lowest"]["lost"]
-    ]
+    gaining = [row for row in compared if _is_significant(row, gained=True)]
+    losing = ", ".join(row["name"] for row in compared if _is_significant(row, gained=False))
+    fewer = f" Significantly fewer: {losing}." if losing else ""
     costs = sorted(row["cost"] for row in compared)
     price = f"{costs[0]:.1f}" if costs[0] == costs[-1] else f"{costs[0]:.1f} to {costs[-1]:.1f}"
     if not gaining:
         named = ", ".join(row["name"] for row in compared)
         return (
             f"None of {named} withstands significantly more pictures than the static network in it (p < "
-            f"{SIGNIFICANT}), at {price} times the cost of an answer."
+            f"{SIGNIFICANT}), at {price} times the cost of an answer.{fewer}"
         )
     named = ", ".join(f"{row['name']} (at {row['cost']:.1f} times the cost)" for row in gaining)
-    return f"Of {len(compared)} defences these withstand significantly more than the static network in them: {named}."
+    these = f"Of {len(compared)} defences these withstand significantly more than the static network in them"
+    return f"{these}: {named}.{fewer}"
+
+
+def _is_significant(row: Mapping[str, Any], *, gained: bool) -> bool:
+    """Tell whether a row withstands significantly more pictures than the static network, or fewer."""
+    lowest = row["against_static"]["lowest"]
+    return bool(lowest["p"] < SIGNIFICANT and (lowest["won"] > lowest["lost"]) == gained)
 
 
 def shown(result: Mapping[str, Any]) -> str:
@@ -111,7 +137,7 @@ def shown(result: Mapping[str, Any]) -> str:
         against = row.get("against_static", {}).get("lowest")
         lines.append(
             (
-                row["name"],
+                row["name"] + " ‡" * bool(row["missing"]),
                 row["about"],
                 row["trained"],
                 f"{row['cost']:.1f}",
@@ -125,13 +151,15 @@ def shown(result: Mapping[str, Any]) -> str:
         )
     header = ("row", "what it is", "trained for it", "cost", "clean", "claimed", "adaptive", "lowest", "95 % interval")
     setting = result["setting"]
+    lacking = [f"{row['name']} lacks {', '.join(row['missing'])}" for row in rows if row["missing"]]
+    bounds = f" ‡ Upper bounds: {'; '.join(lacking)}." if lacking else ""
     return (
         f"{conclusion(rows)}\n\n"
         + table((*header, "lowest against static"), lines, "lllrrrrrrl")
         + f"\n\nAccuracy in percent on {setting['pictures']:,} test pictures, L-inf budget "
         f"{255 * setting['eps']:g}/255, seed {setting['seed']}, one restart. "
         "Cost: multiplications of an answer over those of one forward pass. Claimed: AutoAttack on the whole. "
-        "Adaptive: what withstands every attack that knows the rule; some are run on what earlier ones left."
+        f"Adaptive: what withstands every attack that knows the rule; some are run on what earlier ones left.{bounds}"
     )
 
 

@@ -30,6 +30,7 @@ from release.hostile import fuzz
 from release.hostile import report as hostile
 from release.hostile.named import NAMED
 from release.hostile.recipes import Recipe, digest
+from release.referee_figures import conclusion, shown
 from sgn.command import COMMANDS
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.rows import RowId
@@ -563,3 +564,33 @@ def test_the_networks_of_the_most_robust_recipe_had_every_attack_on_the_bundled_
         assert {about["device"] for about in (report["about"], *(one["about"] for one in report["earlier"]))} == {
             "NVIDIA H200"
         }
+
+
+def test_no_defence_of_the_referee_gains_anything_as_the_site_says():
+    found = result("referee")
+    rows_of = {row["name"]: row for row in found["rows"]}
+    assert list(rows_of) == ["static", "self-gradient", "anti-adversary", "energy-step", "noise-average"]
+    assert conclusion(found["rows"]).startswith("None of self-gradient, anti-adversary, energy-step, noise-average ")
+    assert (RESULTS / "referee.md").read_text().startswith(f"# The referee\n\n{shown(found)}\n")
+    assert found["setting"]["checkpoint_sha256"] == result(MAIN)["setting"]["checkpoint_sha256"]
+    for name, row in rows_of.items():
+        attacks = list(row["by_attack"])
+        assert {"APGD-CE", "APGD-T", "FAB-T", "Square"} <= set(attacks)
+        surrogate = "APGD-T, smooth surrogate, beta 20" in attacks
+        assert surrogate == (name in ("self-gradient", "anti-adversary", "energy-step"))
+        kinds = ("claimed", "adaptive") if name != "static" else ("claimed",)
+        assert row["lowest"]["accuracy"] <= min(row[kind]["accuracy"] for kind in kinds)
+    layer = rows_of["anti-adversary"]
+    assert layer["claimed"]["accuracy"] > rows_of["static"]["claimed"]["accuracy"] + 0.1
+    assert layer["against_static"]["lowest"]["won"] < layer["against_static"]["lowest"]["lost"]
+    assert layer["against_static"]["lowest"]["p"] < 0.05
+
+
+def test_the_referees_rows_of_the_bundled_network_are_those_of_its_report():
+    """The first pictures of the report are the referee's, and the costly rows are taken from it."""
+    found = {row["name"]: row for row in result("referee")["rows"]}
+    count = result("referee")["setting"]["pictures"]
+    for name, state in (("static", "block off"), ("self-gradient", "block on")):
+        for attack, accuracy in found[name]["by_attack"].items():
+            withstood = rows(MAIN)[f"{state}: {attack}"]["withstood"][:count]
+            assert accuracy == pytest.approx(withstood.count("1") / count, abs=1e-4), attack

@@ -6,6 +6,7 @@ A page writes {{ NAME }}. A name is one of these:
     bundled/self-gradient: block on: CW-20     an accuracy in percent; also ": lowest" and ": AutoAttack"
     paired: block on against off               a comparison of results/paired.json, in words
     of the recipe: block alone, block on against off    likewise, of the most robust recipe
+    referee: anti-adversary, claimed           an accuracy of results/referee.json, in percent
     table2 | self-gradient | lowest            a measured figure of results/reproduce/small, in percent
     anything else                              an entry of NAMED
 """
@@ -13,6 +14,7 @@ A page writes {{ NAME }}. A name is one of these:
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 from benchmarks.precisions import SERVED
 from benchmarks.service import command as service
@@ -45,6 +47,7 @@ from release.hostile import fuzz, session
 from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
+from release.referee_figures import conclusion
 from sgn_serve.decoders import child, decoder, job, lane, large_pictures
 from sgn_serve.graph_format import MAX_EXAMPLES, MAX_EXAMPLES_BYTES
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
@@ -76,6 +79,9 @@ def figure(name: str) -> str:
         return in_words(result("paired")["comparisons"][name.removeprefix("paired: ")])
     if name.startswith("of the recipe: "):
         return in_words(result("paired")["of_the_recipe"][name.removeprefix("of the recipe: ")])
+    if name.startswith("referee: "):
+        defence, share_of = name.removeprefix("referee: ").split(", ")
+        return percent(_referee_rows()[defence][share_of]["accuracy"])
     report, colon, row = name.partition(": ")
     if colon:
         return percent(accuracy(report, row))
@@ -84,6 +90,10 @@ def figure(name: str) -> str:
         title, attack = cell.split(" | ")
         return f"{reproduced(table, title)['measured'][attack]:.1f}"
     return NAMED[name]()
+
+
+def _referee_rows() -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in result("referee")["rows"]}
 
 
 def _on_against_off(report: str, rows: tuple[str, ...]) -> str:
@@ -372,6 +382,7 @@ NAMED: dict[str, Callable[[], str]] = {
     "crops.room, reading": lambda: f"{1 + ROOM**2:.1f}",
     "limit.examples": lambda: str(MAX_EXAMPLES),
     "limit.examples megabytes": lambda: f"{MAX_EXAMPLES_BYTES / 1e6:g}",
+    "referee.conclusion": lambda: conclusion(result("referee")["rows"]),
     "winner.lowest": lambda: percent(result("gpu_winner/plain")["lowest"]["block off"]),
     "winner.low": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][0]),
     "winner.high": lambda: percent(result("gpu_winner/plain")["headline_interval_95"][1]),

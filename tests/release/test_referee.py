@@ -110,6 +110,7 @@ def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, de
         low, high = row["lowest"]["interval_95"]
         assert low <= row["lowest"]["accuracy"] <= high
         assert row["core_seconds"] >= 0
+        assert row["devices"] == ["cpu"]
     for name in (STATIC, DENOISER_STATIC):
         assert "adaptive" not in rows[name]
         assert "against_static" not in rows[name]
@@ -286,8 +287,23 @@ def test_a_network_without_a_block_has_no_row_for_it(folder, capsys):
     assert "--rows static anti-adversary energy-step noise-average" in capsys.readouterr().err
 
 
+def test_a_row_that_lacks_attacks_is_shown_with_them(folder):
+    options = ["--whole", "autoattack", "--rows", STATIC, "anti-adversary", "--adaptive", "transfer"]
+    assert main(command(*options)) == 0
+    before = result(folder)
+    assert all(row["missing"] == [] for row in before["rows"])
+    assert "‡" not in shown(before)
+    assert main(command("--whole", "autoattack", "--rows", STATIC, "--adaptive", "transfer", "transfer-apgd-t")) == 0
+    static, layer = result(folder)["rows"]
+    assert static["missing"] == []
+    assert layer["missing"] == ["APGD-T, transfer from block off"]
+    assert "| anti-adversary ‡ |" in shown(result(folder))
+    assert "‡ Upper bounds: anti-adversary lacks APGD-T, transfer from block off." in shown(result(folder))
+
+
 def compared(name, cost, won, lost, p):
-    return {"name": name, "cost": cost, "against_static": {"lowest": {"won": won, "lost": lost, "p": p}}}
+    lowest = {"won": won, "lost": lost, "p": p}
+    return {"name": name, "cost": cost, "missing": [], "against_static": {"lowest": lowest}}
 
 
 def test_the_conclusion_follows_the_sign_test_and_its_direction():
@@ -295,12 +311,18 @@ def test_the_conclusion_follows_the_sign_test_and_its_direction():
     assert "yet" in conclusion([static])
     same, worse = compared("one", 3.0, 20, 18, 0.87), compared("two", 5.1, 3, 40, 0.001)
     assert conclusion([static, same, worse]).startswith("None of one, two withstands significantly more")
-    assert "3.0 to 5.1 times" in conclusion([static, same, worse])
+    assert conclusion([static, same, worse]).endswith(
+        "3.0 to 5.1 times the cost of an answer. Significantly fewer: two."
+    )
+    assert conclusion([static, same]).endswith("3.0 times the cost of an answer.")
     better = compared("three", 4.0, 40, 3, 0.001)
     assert conclusion([same, worse, better]) == (
         "Of 3 defences these withstand significantly more than the static network in them: "
-        "three (at 4.0 times the cost)."
+        "three (at 4.0 times the cost). Significantly fewer: two."
     )
+    unfinished = {**better, "missing": ["FAB-T"]}
+    assert conclusion([same, unfinished]).startswith("None of one withstands significantly more")
+    assert conclusion([same, {**worse, "missing": ["FAB-T"]}]).endswith("Significantly fewer: two.")
 
 
 def test_every_row_has_autoattack_and_a_defence_has_attacks_that_know_of_it():
