@@ -218,7 +218,7 @@ NOT_MEASURED = {
     "docs/explanation/fast-graph.md": {"2.25"},  # multiplications that Winograd saves
     "docs/how-to/call-from-python.md": {"0.5"},  # a first wait in seconds
     "docs/how-to/defences.md": {"0.15"},  # the step of a source
-    "docs/how-to/gpu.md": {"2.11", "0.05", "0.01"},  # a version, levels of significance
+    "docs/how-to/gpu.md": {"2.11", "0.05", "0.1", "0.01"},  # a version, levels of significance
     "docs/how-to/kubernetes.md": {"1.29", "1.37"},  # versions
     "docs/how-to/more-than-one-machine.md": {"0.5"},  # an example of an option
     "docs/how-to/secure-the-service.md": {"5.13"},  # a version of Linux
