@@ -46,10 +46,14 @@ import atexit, os, signal, sys
 seen = []
 
 class Before:
-    # It notes what is imported after a package of ours is asked for and before our handler is in place.
+    # It notes what is imported after a package of ours is asked for and before our handler is in place, and ends the
+    # process then: what is imported later takes seconds.
     def find_spec(self, name, path=None, target=None):
         ours = name.partition(".")[0] in os.environ["PACKAGES"].split()
-        if (seen or ours) and getattr(signal.getsignal(signal.SIGINT), "__module__", "") != "sgn_serve.interrupts":
+        if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "sgn_serve.interrupts":
+            print("before:", *seen, flush=True)
+            os._exit(0)
+        if seen or ours:
             seen.append(name)
 
 if os.getppid() == int(os.environ["PARENT"]):
