@@ -96,16 +96,16 @@ def test_every_kind_of_attack_is_tried() -> None:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.label)
 def test_a_batch_depends_on_its_pictures_alone(attack: Any) -> None:
     """Neither the batches before it nor the process change what an attack makes of it."""
-    images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     trial = Trial(NETWORK, images, NETWORK(images).argmax(dim=1), eps=8 / 255, seed=3)
-    batches = [(0, 1, 2, 3), (4, 6, 7), (8, 9)]
+    batches = [(0, 1, 3), (2, 5)]
     forwards: Any = Recorded(attack)
     backwards: Any = Recorded(attack)
     there = [measure_batch(trial, forwards, batch).withstood for batch in batches]
     torch.rand(7)  # whatever another process draws before
     back = [measure_batch(trial, backwards, batch).withstood for batch in reversed(batches)]
     assert there == back[::-1]
-    assert [len(marks) for marks in there] == [4, 3, 2]
+    assert [len(marks) for marks in there] == [3, 2]
     for one, other in zip(forwards.made, reversed(backwards.made), strict=True):
         assert torch.equal(one, other)
 
