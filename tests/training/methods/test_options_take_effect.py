@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.training.small_backbone import SmallBackbone
 from training.common.command_line import flag
 from training.common.described_options import described_options
 from training.config import METHODS, TrainConfig
@@ -22,7 +23,6 @@ from training.methods.weight_perturbation import WeightPerturbation, perturbed_w
 from training.networks.activations import with_activation
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork, without_running_updates
-from training.networks.wide_resnet import WideResNet
 from training.options import recipe_defaults
 
 PRECISIONS = ("float32", "bf16")
@@ -170,7 +170,7 @@ def configured(options: dict) -> TrainConfig:
 def network_for(config: TrainConfig) -> SelfGradientNetwork:
     """Return a small network in training, whose weights depend on the seed alone."""
     torch.manual_seed(0)
-    backbone = with_activation(WideResNet(10, 1, num_classes=5), config.activation)
+    backbone = with_activation(SmallBackbone(5), config.activation)
     if config.method == "gradient-oracle":
         return GradientOracle(with_gradient_input(backbone, 3), (0.5,) * 3, (0.25,) * 3).train()
     block = None
