@@ -1,14 +1,18 @@
 """Train, judge and export on the processor and, where there is one, on a GPU, whose kernels are others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.training.small_backbone import SmallBackbone
 from tests.training.tiny_run import arguments, rows
+from training.attacks.auto_attack import GradientStage
+from training.attacks.registry import build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main
-from training.evaluate import judge
+from training.evaluate import judge, judging
 from training.networks.defences.build import DEFENCES, build_defence
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 from training.networks.wide_resnet import WideResNet
@@ -79,12 +83,23 @@ def test_the_block_alone_trains(device, picture_folder, runs):
         assert torch.equal(after.backbone.state_dict()[name], value), name
 
 
+@pytest.fixture
+def short_stages(monkeypatch):
+    """Give AutoAttack's stages ten steps: another device computes each of them alike."""
+
+    def short(attack):
+        return replace(attack, iterations=10) if isinstance(attack, GradientStage) else attack
+
+    monkeypatch.setattr(judging, "build_attacks", lambda *given: [short(attack) for attack in build_attacks(*given)])
+
+
 @pytest.mark.parametrize("name", DEFENCES)
-def test_a_defence_is_attacked(device, name):
+def test_a_defence_is_attacked(device, name, short_stages):
     torch.manual_seed(0)
-    backbone = WideResNet(10, 1, num_classes=5)
-    defence = build_defence(DEFENCES[name], backbone, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (16, 16)).eval()
-    images, labels = torch.rand(6, 3, 16, 16), torch.arange(6) % 5
+    defence = build_defence(DEFENCES[name], SmallBackbone(5), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (16, 16)).eval()
+    images = torch.rand(6, 3, 16, 16)
+    with torch.no_grad():
+        labels = defence(images).argmax(dim=1)  # all are right, so that all are attacked
     attacks = ("fgsm", "straight-through", "transfer", "apgd-ce", "smooth-apgd-ce")
     judged = judge(defence.to(device), images, labels, eps=2 / 255, attacks=attacks, beta=[20.0], progress=False)
     assert 0 <= judged.lowest <= 1
@@ -92,7 +107,7 @@ def test_a_defence_is_attacked(device, name):
         assert defence(images.to(device)).isfinite().all()
 
 
-def test_the_judge_attacks(device):
+def test_the_judge_attacks(device, short_stages):
     torch.manual_seed(0)
     network = SelfGradientNetwork(WideResNet(10, 1, num_classes=5), SelfGradientBlock(gradient_scaling="rms")).eval()
     images = torch.rand(6, 3, 16, 16)
