@@ -16,6 +16,7 @@ from release.referee_figures import conclusion, shown
 from release.referee_rows import CONTENDERS, DENOISER, DENOISER_STATIC, SELF_GRADIENT, STATIC
 from tests.short_attacks import shorten_gradient_attacks
 from tests.training.checkpoints import save_untrained, tiny_info
+from tests.training.small_backbone import SmallBackbone
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import CLEAN, RowFilter
@@ -26,7 +27,11 @@ from training.evaluate.report import FORMAT, saved_rows
 
 CLASSES = ("a", "b", "c", "d", "e")
 INFO = tiny_info(
-    class_names=CLASSES, epsilon=2 / 255, image_size=(8, 8), block=BlockConfig(scale=8 / 255, gradient_scaling="rms")
+    architecture="small",
+    class_names=CLASSES,
+    epsilon=2 / 255,
+    image_size=(8, 8),
+    block=BlockConfig(scale=8 / 255, gradient_scaling="rms"),
 )
 
 
@@ -38,7 +43,9 @@ def short(attack):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A checkpoint and test pictures; every attack takes few steps."""
+    """A checkpoint of a small network and test pictures; every attack takes few steps."""
+    # The block's share of an answer's cost is as small as in a deep network: less than 1 %.
+    monkeypatch.setattr("training.checkpoint.build_backbone", lambda _, classes, *__: SmallBackbone(classes, width=64))
     build = build_attacks
     monkeypatch.setattr(referee, "build_attacks", lambda *given: [short(attack) for attack in build(*given)])
     monkeypatch.setattr(referee, "GradientStage", partial(GradientStage, iterations=2))
@@ -67,7 +74,8 @@ def save_pictures(folder, checkpoint):
 
 
 def command(*more):
-    return ["--ckpt=model.safetensors", "--pictures=10", "--batch=4", "--beta", "5", "--out=.", *more]
+    """Return a command line with all pictures in a batch: the attacks' steps cost the same for one as for ten."""
+    return ["--ckpt=model.safetensors", "--pictures=10", "--batch=10", "--beta", "5", "--out=.", *more]
 
 
 def result(folder):
@@ -88,7 +96,8 @@ def denoiser(folder):
 
 def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, denoiser, capsys):
     denoisers = [f"--denoiser={denoiser}"]
-    assert main(command(*denoisers, "--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw")) == 0
+    adaptive = ["--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw"]
+    assert main(command(*denoisers, *adaptive, "--batch=6")) == 0
     found = result(folder)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == list(CONTENDERS)
@@ -138,7 +147,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(folder, capsys):
 
 
 def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
-    rows = ["--rows", STATIC, "anti-adversary", "--whole", "autoattack", "--adaptive", "transfer"]
+    rows = ["--rows", STATIC, "anti-adversary", "--whole", "autoattack", "--adaptive", "transfer", "--batch=4"]
     assert main(command(*rows)) == 0
     whole = result(folder)
     calls: list[Any] = []
