@@ -18,7 +18,7 @@ from training.checkpoint import load_checkpoint
 def bundled(project_root):
     model, _ = load_checkpoint(project_root / "sgn_serve" / "bundled" / "model.safetensors")
     images, labels = disagreement.example_pictures()
-    return model, images[::5], labels[::5]
+    return model, images[::7], labels[::7]
 
 
 def test_the_measure_is_the_services(bundled):
@@ -31,8 +31,8 @@ def test_the_measure_is_the_services(bundled):
 def test_an_attacker_who_knows_fools_the_network_with_less_disagreement(bundled):
     model, images, labels = bundled
     torch.manual_seed(0)
-    unknowing = gradient_attack.pgd_attack(10).perturb(model, images, labels, EPS)
-    knowing = KnowingAttack(steps=10, step_size=2 / 255).perturb(model, images, labels, EPS)
+    unknowing = gradient_attack.pgd_attack(6).perturb(model, images, labels, EPS)
+    knowing = KnowingAttack(steps=6, step_size=3 / 255).perturb(model, images, labels, EPS)
     assert (knowing - images).abs().max() <= EPS + 1e-6
     assert 0 <= knowing.min() <= knowing.max() <= 1
 
@@ -60,7 +60,7 @@ def test_the_area_and_the_limits():
 
 def test_the_command_writes_a_row_for_every_attack(tmp_path, capsys):
     out = tmp_path / "result.json"
-    options = ["--pictures", "4", "--iterations", "2", "--queries", "5", "--out", str(out)]
+    options = ["--pictures", "2", "--iterations", "2", "--queries", "5", "--out", str(out)]
     assert disagreement.main(["--attacks", "pgd", "autoattack", "knowing", *options]) == 0
     result = json.loads(out.read_text())
     assert list(result["attacks"]) == ["PGD-20", "AutoAttack", "knowing attacker"]
