@@ -10,25 +10,31 @@ from export.formats.table import TORCHSCRIPT
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, randomise
+from tests.training.small_backbone import SmallBackbone
 from training.checkpoint import build_model, load_checkpoint, save_checkpoint
 from training.defend import defended
 from training.networks.defences.build import DEFENCES
+
+PLAIN = checkpoint_info(block=False, architecture="small")
+"""Of SmallBackbone: a defence passes through its network several times, and each pass is traced."""
 
 
 @pytest.fixture(scope="module", params=list(DEFENCES))
 def exported_defence(request, tmp_path_factory):
     """A checkpoint of a defence, and its graph."""
-    folder, plain = tmp_path_factory.mktemp("defence"), checkpoint_info(block=False)
+    folder = tmp_path_factory.mktemp("defence")
     torch.manual_seed(0)
-    defence, info = defended(randomise(build_model(plain)), plain, DEFENCES[request.param])
+    network = randomise(build_model(PLAIN, SmallBackbone(10)))
+    network.backbone.get_parameter("classifier.weight").data.mul_(4)  # a denoiser's step is as long as the gradient
+    defence, info = defended(network, PLAIN, DEFENCES[request.param])
     save_checkpoint(folder / "model.safetensors", defence.state_dict(), info)
-    export_onnx(folder / "model.safetensors", folder / "model.onnx")
+    export_onnx(folder / "model.safetensors", folder / "model.onnx", backbone=SmallBackbone(10))
     return folder / "model.safetensors", folder / "model.onnx"
 
 
 def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence):
     checkpoint, path = exported_defence
-    defence, info = load_checkpoint(checkpoint)
+    defence, info = load_checkpoint(checkpoint, SmallBackbone(10))
     graph = read_graph(path)
     assert graph.description.has_block
     assert graph.description.has_gradient == defence.uses_gradient
@@ -49,12 +55,12 @@ def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence
 
 @pytest.mark.parametrize("size", [0.0, 1e-36, 1e20])
 def test_a_denoisers_graph_is_right_for_gradients_of_any_size(tmp_path, size):
-    plain = checkpoint_info(block=False)
-    network = randomise(build_model(plain))
+    torch.manual_seed(0)
+    network = randomise(build_model(PLAIN, SmallBackbone(10)))
     network.backbone.get_parameter("classifier.weight").data.mul_(size)
-    defence, info = defended(network, plain, DEFENCES["gradient-denoiser"])
+    defence, info = defended(network, PLAIN, DEFENCES["gradient-denoiser"])
     save_checkpoint(tmp_path / "model.safetensors", defence.state_dict(), info)
-    export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx")
+    export_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx", backbone=SmallBackbone(10))
     images = torch.rand(2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = defence(images)
@@ -70,8 +76,10 @@ def test_the_graph_draws_nothing(exported_defence):
 
 
 def test_other_formats_do_not_need_a_gradient_either(tmp_path):
-    plain = checkpoint_info(block=False)
-    defence, info = defended(randomise(build_model(plain)), plain, DEFENCES["noise-average"])
+    torch.manual_seed(0)
+    defence, info = defended(randomise(build_model(PLAIN, SmallBackbone(10))), PLAIN, DEFENCES["noise-average"])
     save_checkpoint(tmp_path / "model.safetensors", defence.state_dict(), info)
-    checked = export_graph(TORCHSCRIPT, tmp_path / "model.safetensors", tmp_path / "model.pt")
+    checked = export_graph(
+        TORCHSCRIPT, tmp_path / "model.safetensors", tmp_path / "model.pt", backbone=SmallBackbone(10)
+    )
     assert {check.output for check in checked.checks} == {"logits", "plain_logits"}
