@@ -263,5 +263,5 @@ def interrupted(output: Path) -> str:
     """Return what to say after Ctrl-C or SIGTERM."""
     folder = PartsFolder(output, format_of(output))
     if not folder.exists():
-        return "interrupted"
+        return "interrupted; nothing was classified yet"
     return f"interrupted; what is done is in {folder.path}: the same command with --resume goes on"

@@ -6,6 +6,7 @@ A file may have taken the process over. So every answer is checked, and none of 
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -35,6 +36,8 @@ from sgn_serve.process.bare_program import start_bare
 MEMORY, MEMORY_A_BYTE, MOST_MEMORY = 1 << 30, 3, 7 << 30
 """Address space that reading may take: this, so much more for each byte of the file, and no more than that. A page is
 in memory as it is in the file and unpacked. Writers pack large pictures into pages of up to a gigabyte or two."""
+_USUAL_MEMORY = 1 << 30
+"""Address space that a process with pyarrow has before it reads, and some more."""
 _ROWS_A_BYTE = 1000
 """Rows that a file may have for each of its bytes. More of them are a footer that lies."""
 _PATIENCE = 10.0
@@ -226,8 +229,21 @@ class TableProcess:
         return ReadingFailed(f"its reader has crashed, or {self._takes_too_much}")
 
 
-def is_readable(path: bytes) -> str:
-    """Return "" if the system can read a file's beginning and end, else why it cannot."""
+def shortage_of_memory() -> str:
+    """Return how much memory is missing, "" where the limit of this process suffices for any small table."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= MEMORY + _USUAL_MEMORY:
+        return ""
+    return f"ulimit -v allows {limit >> 20} MB, and it may take {(MEMORY + _USUAL_MEMORY) >> 20}"
+
+
+def shortage(path: bytes) -> str:
+    """Return what the system lacks to read a file, "" where the file itself is to blame.
+
+    The system may give too little memory, or may not read the file's beginning and end now.
+    """
+    if reason := shortage_of_memory():
+        return reason
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:

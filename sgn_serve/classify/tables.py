@@ -9,7 +9,15 @@ from itertools import accumulate
 
 from sgn_serve.classify.errors import ClassifyError, needs_pyarrow
 from sgn_serve.classify.items import Item, shown
-from sgn_serve.classify.table_connection import About, Content, ReadingFailed, SystemShort, TableProcess, is_readable
+from sgn_serve.classify.table_connection import (
+    About,
+    Content,
+    ReadingFailed,
+    SystemShort,
+    TableProcess,
+    shortage,
+    shortage_of_memory,
+)
 from sgn_serve.classify.table_messages import CONTINUE
 
 _ROWS = 16
@@ -122,8 +130,12 @@ class TableReader:
                 raise self._postponed(str(short)) from None
             except ReadingFailed as failed:
                 self.close()
-                if failed.was_killed and attempt < _TRIES - 1:
+                if failed.was_killed:
+                    if attempt == _TRIES - 1:
+                        raise self._postponed(str(failed)) from None
                     continue
+                if reason := shortage_of_memory():
+                    raise self._postponed(reason) from None
                 if failed.is_refusal and self._about is None:
                     raise ClassifyError(f"{shown(self._path)}: {failed}") from None
                 raise TableUnreadable(f"{shown(self._path)}: it cannot be read as a Parquet file ({failed})") from None
@@ -164,13 +176,13 @@ class TableReader:
                 killed += failed.was_killed
                 if self._given_up:
                     raise self._postponed("it was given up") from None
-                if failed.was_killed and killed < _TRIES:
-                    continue
-                if group not in self._one_by_one:
+                if failed.was_killed:
+                    if killed == _TRIES:
+                        raise self._postponed(str(failed)) from None
+                elif group not in self._one_by_one:
                     # In a new process, row by row: what is lost then depends on nothing but the row group.
                     self._one_by_one.add(group)
-                    killed = 0
-                elif reason := is_readable(self._path):
+                elif reason := shortage(self._path):
                     raise self._postponed(reason) from None
                 else:
                     self._damaged[group] = self._next, str(failed)

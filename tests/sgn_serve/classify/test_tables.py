@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -128,23 +129,43 @@ def test_a_row_that_crashes_its_process_is_lost_with_the_rest_of_its_group(
     )
 
 
-def test_a_process_that_is_killed_again_and_again_costs_the_rest_of_its_group(tmp_path, monkeypatch, reader_of):
-    cells = [bytes([65 + row]) for row in range(6)]
-    reader = reader_of(write(tmp_path / "t", cells, row_group_size=3))
-    read, killed = TableProcess.read, []
+@pytest.mark.parametrize("when", ["open", "read"])
+def test_a_process_that_is_killed_again_and_again_ends_the_run_and_costs_no_row(tmp_path, monkeypatch, reader_of, when):
+    """Somebody kills it, or the kernel for want of memory. The table is not to blame."""
+    reader = reader_of(write(tmp_path / "t", [b"a", b"b"], row_group_size=1))
+    assert reader.cell(0) == b"a"
+    if when == "open":
+        reader.close()
+    with monkeypatch.context() as patched:
+        killed = kill_before(patched, when)
+        with pytest.raises(
+            ClassifyError, match=r"t: it cannot be read now \(its reader was killed, perhaps for want of"
+        ):
+            reader.cell(1)
+    assert len(killed) == 3
+    assert [reader.cell(0), reader.cell(1)] == [b"a", b"b"]
 
-    def kill(process, group, wanted):
-        if group == 0 or reader._group == 0:
-            process.kill()
-            process._program.wait()
-            killed.append(process.rows)
-        return read(process, group, wanted)
 
-    monkeypatch.setattr(TableProcess, "read", kill)
-    found = contents(reader, range(6))
-    assert found[3:] == cells[3:]
-    assert found[:3] == ["the table is damaged from row 0 on (its reader was killed, perhaps for want of memory)"] * 3
-    assert killed == [16] * 3 + [1] * 3
+def kill_before(patched, when: str) -> list[int]:
+    """Have every process killed before it is asked, and return a list of them."""
+    ask, killed = getattr(TableProcess, when), []
+
+    def kill(process, *given):
+        process.kill()
+        process._program.wait()
+        killed.append(process._program.pid)
+        return ask(process, *given)
+
+    patched.setattr(TableProcess, when, kill)
+    return killed
+
+
+def test_a_limit_of_the_shell_is_no_fault_of_the_table(tmp_path, monkeypatch, reader_of):
+    path = write(tmp_path / "t", [b"\0" * (40 * MIB)])
+    monkeypatch.setattr(table_connection, "MEMORY", 1)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (700 * MIB, 700 * MIB))
+    with pytest.raises(ClassifyError, match=r"it cannot be read now \(ulimit -v allows 700 MB, and it may take 1024\)"):
+        reader_of(path).cell(0)
 
 
 @pytest.mark.parametrize("started", [True, False])
