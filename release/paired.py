@@ -62,8 +62,10 @@ _ALONE_ON: Side = ("gpu_winner/frozen", "block on")
 _ALONE_OFF: Side = ("gpu_winner/frozen", "block off")
 OF_THE_RECIPE = {
     "plain against the bundled plain network": Comparison(_PLAIN, _EQUAL_TIME),
+    "plain against the bundled plain network, clean": Comparison(_PLAIN, _EQUAL_TIME, counted="clean"),
     "plain against the bundled network, block on": Comparison(_PLAIN, _ON),
     "trained whole, block on, against plain": Comparison(_WHOLE_ON, _PLAIN),
+    "trained whole, on the attacks that both had": Comparison(_WHOLE_ON, _PLAIN, counted="shared"),
     "trained whole, block on against off": Comparison(_WHOLE_ON, _WHOLE_OFF),
     "trained whole, block on, against the bundled network, block on": Comparison(_WHOLE_ON, _ON),
     "block alone, block on, against plain": Comparison(_ALONE_ON, _PLAIN),

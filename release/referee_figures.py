@@ -61,7 +61,8 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
         if name != "adaptive" or any(is_adaptive(row) for row in rows):
             found[name] = _accuracy(_right(judged, filters))
     found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
-    found["core_seconds"] = round(sum(result.core_seconds or 0 for result in rows.values()))
+    seconds = [result.core_seconds for result in rows.values()]
+    found["core_seconds"] = None if None in seconds else round(sum(one or 0.0 for one in seconds))
     found["devices"] = devices_of(judged.report)
     found["missing"] = list(judged.missing)
     if static is not None:
@@ -109,7 +110,10 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         return "No defence is compared with the static network yet."
     gaining = [row for row in compared if _is_significant(row, gained=True)]
     losing = ", ".join(row["name"] for row in compared if _is_significant(row, gained=False))
-    fewer = f" Significantly fewer: {losing}." if losing else ""
+    fewer = f" Significantly fewer, under more attacks: {losing}." if losing else ""
+    ahead = [row["name"] for row in rows if "against_static" in row and row not in compared]
+    if ahead:
+        fewer += f" Not counted, for attacks are missing, but ahead so far: {', '.join(ahead)}."
     costs = sorted(row["cost"] for row in compared)
     price = f"{costs[0]:.1f}" if costs[0] == costs[-1] else f"{costs[0]:.1f} to {costs[-1]:.1f}"
     if not gaining:
