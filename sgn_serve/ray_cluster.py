@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from sgn_serve.command_parser import positive_number
 from sgn_serve.refusals import ServingError, one_line
+from sgn_serve.termination import Terminated, check_terminated
 
 AUTO = "auto"
 _ADDRESS = "RAY_ADDRESS"
@@ -244,7 +245,7 @@ class Cluster:
         head, ends = Head(self, go_on), time.monotonic() + _MACHINE_SECONDS
         waiting, answers, silent = list(asked), [], []
         while waiting and time.monotonic() < ends:
-            done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_SECONDS)
+            done, waiting = wait_for(waiting, len(waiting))
             for answer in done:
                 try:
                     answers.append(ray.get(answer))
@@ -275,6 +276,8 @@ class Cluster:
         try:
             with _working_folder_hidden():
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except SystemExit:  # Ray's own handler of SIGTERM, which stands while it connects
+            raise Terminated from None
         except Exception as error:  # Ray's, the system's, and RuntimeError for another version of Ray or Python
             if address == AUTO and isinstance(error, ConnectionError):
                 raise RayError(
@@ -291,6 +294,29 @@ class Cluster:
         # Ray prints what it knows of a lost worker on standard output, in a paragraph. The pool tells it in one line.
         vars(ray._private.worker)["_worker_logs_enabled"] = False
         self._head = _split(ray.get_runtime_context().gcs_address)
+
+
+def wait_for(references: Sequence[Any], count: int = 1) -> tuple[list[Any], list[Any]]:
+    """Return which of Ray's references are there, and which are not, after LOOK_SECONDS at most.
+
+    Ray runs the handlers of signals inside its C++, where an exception becomes SystemError, or is lost.
+
+    Args:
+        references: References of Ray.
+        count: How many are waited for.
+
+    Raises:
+        Terminated: SIGTERM has arrived.
+    """
+    import ray
+
+    try:
+        found: tuple[list[Any], list[Any]] = ray.wait(list(references), num_returns=count, timeout=LOOK_SECONDS)
+    except SystemError:
+        check_terminated()
+        raise
+    check_terminated()
+    return found
 
 
 class Head:

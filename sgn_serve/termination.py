@@ -19,6 +19,16 @@ class Terminated(BaseException):
 _has_arrived = False
 
 
+def check_terminated() -> None:
+    """Raise Terminated if SIGTERM has arrived. Foreign code, such as Ray's, may have swallowed the exception.
+
+    Raises:
+        Terminated: It has.
+    """
+    if _has_arrived:
+        raise Terminated
+
+
 def exit_status() -> int:
     """Return the exit status of a process that Ctrl-C or SIGTERM ends."""
     return TERMINATED if _has_arrived else INTERRUPTED
@@ -27,6 +37,7 @@ def exit_status() -> int:
 @contextmanager
 def terminable() -> Iterator[None]:
     """Make SIGTERM raise Terminated, once, so that unfinished files are removed and a message can be printed."""
+    global _has_arrived
 
     def stop(number: int, frame: FrameType | None) -> None:
         global _has_arrived
@@ -39,6 +50,7 @@ def terminable() -> Iterator[None]:
         # Only the main thread may set signal handlers.
         yield
         return
+    _has_arrived = False
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield

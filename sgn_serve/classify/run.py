@@ -28,6 +28,7 @@ from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings
+from sgn_serve.termination import check_terminated
 
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
 """Settings that rows depend on, as they are given."""
@@ -41,7 +42,7 @@ class Options:
         sources: See inputs.write_inputs.
         output: The file to write.
         column: The column of Parquet inputs, None for the usual one.
-        chunk: Rows that a killed run loses at most.
+        chunk: Rows that a killed run loses at most, on Ray twice as many for each worker.
         resume: Whether to go on with an unfinished run.
         wants_block: Whether the block was asked for explicitly.
         ray: The cluster to run on, None for this process.
@@ -215,6 +216,7 @@ def classify_chunks(chunks: Classifies, folder: PartsFolder, manifest: Manifest,
         if len(running) == chunks.ahead:
             write_next()
             number += 1
+        check_terminated()
     while running:
         write_next()
         number += 1
@@ -262,6 +264,8 @@ def _check_same(folder: PartsFolder, manifest: Manifest, identity: dict[str, Any
 def interrupted(output: Path) -> str:
     """Return what to say after Ctrl-C or SIGTERM."""
     folder = PartsFolder(output, format_of(output))
+    if folder.is_finished():
+        return f"interrupted; {output} is finished"
     if not folder.exists():
         return "interrupted; nothing was classified yet"
     return f"interrupted; what is done is in {folder.path}: the same command with --resume goes on"

@@ -92,7 +92,7 @@ class TableProcess:
     """A confined process that reads a column. It has started once it is made, and open() waits for it.
 
     Args:
-        path: The Parquet file.
+        file: Descriptor of the Parquet file. The caller closes it.
         column: The column. None takes a usual one.
         rows: Rows to read at a time.
         most_bytes: Largest cell that is sent.
@@ -101,20 +101,18 @@ class TableProcess:
         rows: See above.
 
     Raises:
-        ReadingFailed: The file cannot be opened.
         SystemShort: The process cannot be started.
     """
 
-    def __init__(self, path: bytes, column: str | None, rows: int, most_bytes: int):
+    def __init__(self, file: int, column: str | None, rows: int, most_bytes: int):
         self.rows = rows
         self._column = column
         self._most_bytes = most_bytes
         self._groups: list[int] = []
         self._group = self._next = 0
-        file = _open(path)
         try:
             self._size = os.fstat(file).st_size
-            self._memory = min(MEMORY + MEMORY_A_BYTE * self._size, MOST_MEMORY)
+            self._memory = _memory(self._size)
             self._connection, far_end = socket.socketpair()
             with far_end:
                 try:
@@ -124,8 +122,6 @@ class TableProcess:
                     raise
         except OSError as error:
             raise SystemShort(one_line(error)) from None
-        finally:
-            os.close(file)
         self._connection.settimeout(_PATIENCE * CPU_SECONDS)
 
     def open(self) -> About:
@@ -133,10 +129,17 @@ class TableProcess:
 
         Raises:
             ReadingFailed: It cannot be read.
+            SystemShort: The process does not start, or the file does not come.
         """
         name = None if self._column is None else self._column.encode("utf-8", "surrogateescape")
         length = NO_COLUMN if name is None else len(name)
         self._send(START.pack(self.rows, self._most_bytes, self._memory, length) + (name or b""))
+        try:
+            self._answer(Answer.READY, 0)
+        except ReadingFailed as failed:
+            if failed.was_killed:
+                raise
+            raise SystemShort(f"the process that reads tables does not start: {failed}") from None
         about = _about(self._answer(Answer.TABLE, self._size))
         if about is None or self._column not in (None, about.column):
             raise ReadingFailed(_NONSENSE)
@@ -154,6 +157,7 @@ class TableProcess:
 
         Raises:
             ReadingFailed: They cannot be read.
+            SystemShort: The file does not come.
         """
         if group != CONTINUE:
             self._group, self._next = group, 0
@@ -188,6 +192,7 @@ class TableProcess:
 
         Raises:
             ReadingFailed: It is of another kind or too long, or the process has ended.
+            SystemShort: There is none.
         """
         content = None
         try:
@@ -197,8 +202,8 @@ class TableProcess:
                 if length > (most_bytes if kind == wanted else LONGEST_TEXT * 4):
                     raise ReadingFailed(_NONSENSE)
                 content = receive(self._connection, length)
-        except TimeoutError:
-            raise ReadingFailed(f"reading it takes more than {_PATIENCE * CPU_SECONDS:g} s") from None
+        except TimeoutError:  # it took little processor time, so it waits for the file
+            raise SystemShort(f"no answer in {_PATIENCE * CPU_SECONDS:g} s") from None
         except ConnectionError:
             pass
         if content is None:
@@ -229,12 +234,18 @@ class TableProcess:
         return ReadingFailed(f"its reader has crashed, or {self._takes_too_much}")
 
 
-def shortage_of_memory() -> str:
-    """Return how much memory is missing, "" where the limit of this process suffices for any small table."""
+def shortage_of_memory(path: bytes) -> str:
+    """Return how much memory the limit of this process leaves a table too little, "" where it suffices."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or limit >= MEMORY + _USUAL_MEMORY:
+    size = os.stat(path).st_size if os.path.exists(path) else 0
+    wanted = _memory(size) + _USUAL_MEMORY
+    if limit == resource.RLIM_INFINITY or limit >= wanted:
         return ""
-    return f"ulimit -v allows {limit >> 20} MB, and it may take {(MEMORY + _USUAL_MEMORY) >> 20}"
+    return f"ulimit -v allows {limit >> 20} MB, and it may take {wanted >> 20}"
+
+
+def _memory(size: int) -> int:
+    return min(MEMORY + MEMORY_A_BYTE * size, MOST_MEMORY)
 
 
 def shortage(path: bytes) -> str:
@@ -242,7 +253,7 @@ def shortage(path: bytes) -> str:
 
     The system may give too little memory, or may not read the file's beginning and end now.
     """
-    if reason := shortage_of_memory():
+    if reason := shortage_of_memory(path):
         return reason
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -256,7 +267,13 @@ def shortage(path: bytes) -> str:
     return ""
 
 
-def _open(path: bytes) -> int:
+def open_table(path: bytes) -> int:
+    """Return a descriptor of a Parquet file.
+
+    Raises:
+        ReadingFailed: It cannot be opened.
+        SystemShort: The system lacks something.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -286,6 +303,7 @@ def _about(content: bytearray) -> About | None:
     try:
         told: Any = json.loads(content)
         column, holds, groups = told["column"], told["holds"], told["groups"]
+        str(column).encode("utf-8", "surrogateescape")
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError):
         return None
     makes_sense = isinstance(column, str) and holds in ("paths", "bytes") and isinstance(groups, list)

@@ -31,6 +31,7 @@ class Answer(IntEnum):
     """Kinds of answers. What follows an error is its text, in UTF-8.
 
     Attributes:
+        READY: The process has started, and looks at the file now.
         TABLE: The file is open. JSON tells the column, what it holds ("paths" or "bytes"), and the rows of each group.
         CELLS: Some rows.
         REFUSED: The table cannot be used. The text names the fix.
@@ -38,6 +39,7 @@ class Answer(IntEnum):
         MEMORY: Reading takes more memory than allowed.
     """
 
+    READY = 0
     TABLE = 1
     CELLS = 2
     REFUSED = 3

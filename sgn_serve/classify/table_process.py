@@ -182,6 +182,7 @@ def serve(connection: socket.socket, rows: int, most_bytes: int, memory: int, co
         for part in (head, *parts) if length > _BUFFER else (b"".join([head, *parts]),):
             connection.sendall(part)
 
+    answer(Answer.READY)
     with open(0, "rb", buffering=0) as file:
         confinement.be_ended_first()
         confinement.confine(memory, threads=True)

@@ -1,5 +1,6 @@
 """Read columns of Parquet files, a few rows at a time, in a confined process for each."""
 
+import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sgn_serve.classify.table_connection import (
     ReadingFailed,
     SystemShort,
     TableProcess,
+    open_table,
     shortage,
     shortage_of_memory,
 )
@@ -59,10 +61,12 @@ class TableReader:
         column: The column. None takes `path`, `file` or `image`, or the only one.
         most_bytes: Largest cell.
         rows: Rows to read at a time.
+        was_listed: Whether it was a good table before. What is refused now has changed since.
     """
 
-    def __init__(self, path: bytes, column: str | None, most_bytes: int, rows: int = _ROWS):
+    def __init__(self, path: bytes, column: str | None, most_bytes: int, rows: int = _ROWS, was_listed: bool = True):
         self._path, self._column, self._most_bytes, self._rows = path, column, most_bytes, rows
+        self._was_listed = was_listed
         self._about: About | None = None
         self._process: TableProcess | None = None
         self._given_up = False
@@ -121,12 +125,17 @@ class TableReader:
             raise needs_pyarrow(shown(self._path))
         for attempt in range(_TRIES):
             try:
-                with self._starting:
-                    if self._given_up:
-                        break
-                    self._process = TableProcess(self._path, self._column, rows, self._most_bytes)
+                file = open_table(self._path)
+                try:
+                    with self._starting:
+                        if self._given_up:
+                            break
+                        self._process = TableProcess(file, self._column, rows, self._most_bytes)
+                finally:
+                    os.close(file)
                 about = self._process.open()
             except SystemShort as short:
+                self.close()
                 raise self._postponed(str(short)) from None
             except ReadingFailed as failed:
                 self.close()
@@ -134,9 +143,9 @@ class TableReader:
                     if attempt == _TRIES - 1:
                         raise self._postponed(str(failed)) from None
                     continue
-                if reason := shortage_of_memory():
+                if reason := shortage_of_memory(self._path):
                     raise self._postponed(reason) from None
-                if failed.is_refusal and self._about is None:
+                if failed.is_refusal and not self._was_listed:
                     raise ClassifyError(f"{shown(self._path)}: {failed}") from None
                 raise TableUnreadable(f"{shown(self._path)}: it cannot be read as a Parquet file ({failed})") from None
             except BaseException:
@@ -170,6 +179,10 @@ class TableReader:
             try:
                 self._read_in_group(group, row)
                 return
+            except SystemShort as short:
+                self.close()
+                self._cells = []
+                raise self._postponed(str(short)) from None
             except ReadingFailed as failed:
                 self.close()
                 self._cells = []
@@ -221,7 +234,7 @@ def table_items(path: bytes, column: str | None) -> tuple[str, Iterator[Item]]:
     Raises:
         ClassifyError: It is no Parquet file, pyarrow is missing, or there is no such column.
     """
-    reader = TableReader(path, column, _LONGEST_PATH, _PATHS)
+    reader = TableReader(path, column, _LONGEST_PATH, _PATHS, was_listed=False)
     about = reader.open()
     rows = sum(about.groups)
     if about.holds == "paths":

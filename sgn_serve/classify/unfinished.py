@@ -1,4 +1,4 @@
-"""Keep an unfinished run in a folder of parts beside its output: a killed run loses one chunk at most."""
+"""Keep an unfinished run in a folder of parts beside its output: a killed run loses the parts in work."""
 
 import fcntl
 import json

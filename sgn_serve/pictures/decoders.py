@@ -176,7 +176,7 @@ class _QoiDecoder(_WholeDecoder):
 class _BmpRleDecoder(_WholeDecoder):
     """Decodes a BMP with run-length encoding. Pillow fills up lines a pixel at a time: 25 million took 4 s.
 
-    Source: Pillow's BmpImagePlugin.BmpRleDecoder, whose pixels these are, those of broken files included.
+    Source: Pillow 13's BmpImagePlugin.BmpRleDecoder, whose pixels these are, those of broken files included.
     """
 
     def decode(self, buffer: Any) -> tuple[int, int]:

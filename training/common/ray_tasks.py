@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sgn_serve.ray_cluster import LOOK_SECONDS, TRIES, Cluster, Head, RayError, check_found, reason_of_loss
+from sgn_serve.ray_cluster import TRIES, Cluster, Head, RayError, check_found, reason_of_loss, wait_for
 from training.common.errors import TrainingError
 
 GO_ON = "the same command goes on"
@@ -117,7 +117,7 @@ class Tasks(Generic[_Work]):
         import ray
 
         while True:
-            done, _ = ray.wait(list(self._running), timeout=LOOK_SECONDS)
+            done, _ = wait_for(list(self._running))
             if not done:
                 self._head.wait()
                 look()

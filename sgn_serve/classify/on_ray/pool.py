@@ -18,7 +18,7 @@ from sgn_serve.classify.rows import Row, error_row
 from sgn_serve.classify.tables import can_be_opened
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss
+from sgn_serve.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss, wait_for
 from sgn_serve.records import ModelCard
 from sgn_serve.refusals import ServingError, one_line
 from sgn_serve.serving.engine_choice import EngineChoice
@@ -229,15 +229,13 @@ class Pool:
             ServingError: See Chunk.result.
             OSError: See there.
         """
-        import ray
-
         if self._missing and self._head.answers():
             for _ in range(self._missing):
                 self._recruit()
             self._missing = 0
         done: list[Any] = []
         if self._calls:
-            done, _ = ray.wait(list(self._calls), timeout=LOOK_SECONDS)
+            done, _ = wait_for(list(self._calls))
         else:
             time.sleep(LOOK_SECONDS)  # no worker can be asked for without a head
         if not done:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import repeat
@@ -216,12 +217,26 @@ def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_pat
             raise KeyboardInterrupt
         write_part(self, number, *rest)
 
+    def terminate(self, number, *rest):
+        """Have SIGTERM come while Ray waits in C++, which swallows what a handler raises."""
+        import ray
+
+        if number == 2:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            never = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
+            while True:
+                ray_cluster.wait_for([never])
+        write_part(self, number, *rest)
+
     on_ray = ["--ray", cluster, "--ray-workers", "1"]
-    for name, first, then in (("a.jsonl", [], on_ray), ("b.jsonl", on_ray, [])):
+    for name, first, then, stop, status in (
+        ("a.jsonl", [], on_ray, interrupt, 130),
+        ("b.jsonl", on_ray, [], terminate, 143),
+    ):
         output = tmp_path / name
         with monkeypatch.context() as patched:
-            patched.setattr(PartsFolder, "write_part", interrupt)
-            assert classify(*sources, "--out", output, *first) == 130
+            patched.setattr(PartsFolder, "write_part", stop)
+            assert classify(*sources, "--out", output, *first) == status
             wait_until(lambda: not workers(cluster), "Ctrl-C ends the workers")
         assert f"interrupted; what is done is in {output}.parts" in capsys.readouterr().err
         with monkeypatch.context() as patched:

@@ -163,9 +163,12 @@ def kill_before(patched, when: str) -> list[int]:
 def test_a_limit_of_the_shell_is_no_fault_of_the_table(tmp_path, monkeypatch, reader_of):
     path = write(tmp_path / "t", [b"\0" * (40 * MIB)])
     monkeypatch.setattr(table_connection, "MEMORY", 1)
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (700 * MIB, 700 * MIB))
-    with pytest.raises(ClassifyError, match=r"it cannot be read now \(ulimit -v allows 700 MB, and it may take 1024\)"):
-        reader_of(path).cell(0)
+    for limit, size, wanted in ((700, 0, 1029), (3000, 1 << 30, 4096)):
+        if size:
+            os.truncate(path, size)
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit * MIB, limit * MIB))
+        with pytest.raises(ClassifyError, match=rf"\(ulimit -v allows {limit} MB, and it may take {wanted}\)"):
+            reader_of(path).cell(0)
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -259,8 +262,9 @@ def test_what_the_system_lacks_is_no_fault_of_the_table(tmp_path, monkeypatch, r
     assert reader_of(path).cell(0) == b"a"
 
 
+READY = table_messages.HEAD.pack(0, 0)
 NOTHING = b'{"column": "image", "holds": "bytes", "groups": [3]}'
-OPENED = table_messages.HEAD.pack(1, len(NOTHING)) + NOTHING
+OPENED = READY + table_messages.HEAD.pack(1, len(NOTHING)) + NOTHING
 
 
 def cells_answer(count: int, *cells: tuple[int, int, bytes]) -> bytes:
@@ -273,16 +277,16 @@ def cells_answer(count: int, *cells: tuple[int, int, bytes]) -> bytes:
 
 def opened(about: object) -> bytes:
     content = json.dumps(about).encode()
-    return table_messages.HEAD.pack(1, len(content)) + content
+    return READY + table_messages.HEAD.pack(1, len(content)) + content
 
 
 @pytest.mark.parametrize(
     "sent",
     [
-        b"\xff" * 100,
-        b"\x02" + b"\0" * 8,
-        table_messages.HEAD.pack(1, 1 << 62),
-        table_messages.HEAD.pack(1, 100_000) + b"[" * 100_000,
+        READY + b"\xff" * 100,
+        READY + b"\x02" + b"\0" * 8,
+        READY + table_messages.HEAD.pack(1, 1 << 62),
+        READY + table_messages.HEAD.pack(1, 100_000) + b"[" * 100_000,
         opened({}),
         opened([]),
         opened({"column": ["l"], "holds": "bytes", "groups": [1]}),
@@ -322,11 +326,68 @@ def test_an_answer_that_makes_no_sense_costs_rows_and_no_run(tmp_path, monkeypat
         )
 
 
+def test_a_column_that_is_no_name_makes_no_sense(tmp_path, monkeypatch):
+    sent = opened({"column": "\ud800", "holds": "bytes", "groups": [1]})
+
+    def start(file, far_end):
+        program = f"import socket; s = socket.socket(fileno={far_end.fileno()}); s.sendall({sent!r}); s.recv(9)"
+        return subprocess.Popen([sys.executable, "-I", "-c", program], pass_fds=[far_end.fileno()])
+
+    monkeypatch.setattr(table_connection, "_start_program", start)
+    with pytest.raises(TableUnreadable, match="its reader tells nothing that makes sense"):
+        table_items(write(tmp_path / "t", [b"a"]), None)
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_table(tmp_path, monkeypatch, reader_of):
+    def start(file, far_end):
+        return subprocess.Popen([sys.executable, "-I", "-c", "raise SystemExit(1)"], pass_fds=[far_end.fileno()])
+
+    path = write(tmp_path / "t", [b"a"])
+    with monkeypatch.context() as patched:
+        patched.setattr(table_connection, "_start_program", start)
+        with pytest.raises(
+            ClassifyError, match=r"it cannot be read now \(the process that reads tables does not start"
+        ):
+            reader_of(path).cell(0)
+    assert reader_of(path).cell(0) == b"a"
+
+
+def test_a_table_that_has_another_column_now_costs_its_rows(tmp_path):
+    path = write(tmp_path / "t", [b"a", b"b"])
+    items = list(table_items(path, None)[1])
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1], "y": [2]}), tmp_path / "t")
+    found = Reader(100).read_some(items, 9)
+    assert [one.code for one in found if isinstance(one, Unread)] == ["unreadable_file"] * 2
+
+
+def test_a_run_that_begins_anywhere_gives_the_rows_of_a_whole_one(tmp_path, reader_of):
+    """Where a run was interrupted changes no row, also behind a damaged page."""
+    cells = [bytes([65 + row]) * 40 for row in range(40)]
+    path = write(
+        tmp_path / "t",
+        cells,
+        row_group_size=25,
+        use_dictionary=False,
+        compression="none",
+        data_page_size=200,
+        write_batch_size=5,
+        write_page_checksum=True,
+    )
+    content = bytearray(Path(os.fsdecode(path)).read_bytes())
+    content[content.index(cells[12]) + 3] ^= 0xFF
+    Path(os.fsdecode(path)).write_bytes(content)
+    whole = contents(reader_of(path), range(40))
+    lost = [row for row, cell in enumerate(whole) if cell != cells[row]]
+    assert lost == list(range(10, 25))
+    for begin in (3, 10, 11, 13, 24, 26):
+        assert contents(reader_of(path), range(begin, 40)) == whole[begin:]
+
+
 def test_what_a_process_says_is_short_and_printable(tmp_path, monkeypatch):
     text = ("\x1b[31m" + "x" * 5000).encode()
 
     def start(file, far_end):
-        sent = table_messages.HEAD.pack(4, len(text)) + text
+        sent = READY + table_messages.HEAD.pack(4, len(text)) + text
         program = f"import socket; socket.socket(fileno={far_end.fileno()}).sendall({sent!r})"
         return subprocess.Popen([sys.executable, "-I", "-c", program], pass_fds=[far_end.fileno()])
 
