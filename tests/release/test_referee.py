@@ -321,17 +321,20 @@ def test_the_conclusion_follows_the_sign_test_and_its_direction():
     same, worse = compared("one", 3.0, 20, 18, 0.87), compared("two", 5.1, 3, 40, 0.001)
     assert conclusion([static, same, worse]).startswith("None of one, two withstands significantly more")
     assert conclusion([static, same, worse]).endswith(
-        "3.0 to 5.1 times the cost of an answer. Significantly fewer: two."
+        "3.0 to 5.1 times the cost of an answer. Significantly fewer, under more attacks: two."
     )
     assert conclusion([static, same]).endswith("3.0 times the cost of an answer.")
     better = compared("three", 4.0, 40, 3, 0.001)
     assert conclusion([same, worse, better]) == (
         "Of 3 defences these withstand significantly more than the static network in them: "
-        "three (at 4.0 times the cost). Significantly fewer: two."
+        "three (at 4.0 times the cost). Significantly fewer, under more attacks: two."
     )
     unfinished = {**better, "missing": ["FAB-T"]}
-    assert conclusion([same, unfinished]).startswith("None of one withstands significantly more")
-    assert conclusion([same, {**worse, "missing": ["FAB-T"]}]).endswith("Significantly fewer: two.")
+    assert conclusion([same, unfinished]) == (
+        "None of one withstands significantly more pictures than the static network in it (p < 0.05), at 3.0 times the "
+        "cost of an answer. Not counted, for attacks are missing, but ahead so far: three."
+    )
+    assert conclusion([same, {**worse, "missing": ["FAB-T"]}]).endswith("Significantly fewer, under more attacks: two.")
 
 
 def test_every_row_has_autoattack_and_a_defence_has_attacks_that_know_of_it():
