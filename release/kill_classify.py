@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,9 @@ def _state(output: Path, chunks: int) -> str:
 
 
 def _count_parts(output: Path) -> int:
-    return len(list(_parts(output).glob("*.part")))
+    with suppress(FileNotFoundError):  # the run puts its parts together, and removes their folder
+        return len(list(_parts(output).glob("*.part")))
+    return 0
 
 
 def _rows(path: Path, column: str | None) -> int:
