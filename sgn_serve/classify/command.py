@@ -13,7 +13,7 @@ from sgn_serve.termination import TERMINATED, Terminated, terminable
 
 PROGRAM = "python -m sgn_serve.classify"
 _NO_THREAD = "can't start new thread"
-"""What Python says where the system has no more memory or threads."""
+"""Python says so where the system has no more memory or threads."""
 
 CHUNK = 2048
 """Rows that a kill loses at most."""

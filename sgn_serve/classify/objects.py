@@ -98,7 +98,7 @@ def _names_below(address: str, path: str) -> list[str] | None:
 
         store = _open_store(address.encode())
         bucket = path.partition("/")[0]
-        # Whoever may list the objects of a bucket of Google's need not be allowed to ask about the bucket itself.
+        # Google may let a user list the objects of a bucket, and not ask about the bucket itself.
         listed = path == bucket and _is_google(address.encode())
         found = fs.FileType.Directory if listed else store.get_file_info(path).type
         if found == fs.FileType.File:

@@ -48,11 +48,11 @@ _MALLOC = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
 """Has pyarrow take what it needs and no more: its own pools reserve a gigabyte of address space first."""
 _NONSENSE = "its reader tells nothing that makes sense"
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""What the system may lack. The file is not to blame."""
+"""The system lacks something. The file is not to blame."""
 _FROM_OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 Content = bytes | int | None
-"""What a cell holds: its content, its length if it is too large, None if it is empty."""
+"""A cell: its content, its length if it is too large, None if it is empty."""
 
 
 class ReadingFailed(Exception):

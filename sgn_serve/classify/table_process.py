@@ -207,7 +207,7 @@ def main() -> None:
     end_with_starting_thread()
     if os.getppid() != parent:
         return  # it has ended before
-    # What started it ends it. A signal to the whole group is not for it.
+    # The process that started it ends it. A signal to the whole group is not for it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(ConnectionError):  # nobody asks any more

@@ -16,7 +16,7 @@ from training.defend import defended
 from training.networks.defences.build import DEFENCES
 
 PLAIN = checkpoint_info(block=False, architecture="small")
-"""Of SmallBackbone: a defence passes through its network several times, and each pass is traced."""
+"""It describes a SmallBackbone: a defence passes through its network several times, and each pass is traced."""
 
 
 @pytest.fixture(scope="module", params=list(DEFENCES))
