@@ -44,6 +44,7 @@ class PlannedRow:
         core_seconds: Processor time of its batches so far.
         not_finite: Number of its pictures so far with a logit that is NaN or infinite.
         done: Number of pictures whose result is there.
+        calls_ahead: Network calls on a picture that withstands it and, one after the other, the rows that wait for it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PlannedRow:
         self.core_seconds = 0.0
         self.not_finite = 0
         self.done = 0
+        self.calls_ahead = 0
         self._allowed: list[bool] = allowed.tolist()
         self._sources = sources
         self._batch_size = batch_size
@@ -66,6 +68,16 @@ class PlannedRow:
         self._attacked: list[int] = []
         self._considered = 0
         self._in_batches = 0
+
+    def count_calls(self, classes: int) -> None:
+        """Set calls_ahead, given that those of every row after it are set, or that none waits for it.
+
+        Args:
+            classes: Number of classes.
+        """
+        self.calls_ahead += self.attack.network_calls(classes)
+        for row in self._sources:
+            row.calls_ahead = max(row.calls_ahead, self.calls_ahead)
 
     @property
     def most(self) -> int:
@@ -129,6 +141,7 @@ class RowPlan:
         chosen: Those that are run now. Those whose rows are there are left out.
         pictures: Number of pictures.
         batch_size: Pictures that are attacked at once.
+        classes: Number of classes.
 
     Attributes:
         rows: The planned rows that were not given out as finished, in the order of the attacks.
@@ -141,6 +154,7 @@ class RowPlan:
         chosen: Collection[AttackOn[Any]],
         pictures: int,
         batch_size: int,
+        classes: int,
     ):
         self.rows: list[PlannedRow] = []
         for number, attack in enumerate(attacks):
@@ -153,10 +167,18 @@ class RowPlan:
             ]
             self.rows.append(PlannedRow(number, attack, report.survivors(attack, pictures), sources, batch_size))
         self._by_number = {row.number: row for row in self.rows}
+        for row in reversed(self.rows):
+            row.count_calls(classes)
 
-    def next_batch(self) -> Batch | None:
-        """Return a batch of the first row that has one ready, None where all wait for results."""
-        for row in self.rows:
+    def next_batch(self, *, longest_first: bool = False) -> Batch | None:
+        """Return a batch of the first row that has one ready, None where all wait for results.
+
+        Args:
+            longest_first: Take the row first that most network calls wait for. Then quick batches are left for the end,
+                so that workers which attack side by side end at about the same time.
+        """
+        rows = sorted(self.rows, key=lambda row: -row.calls_ahead) if longest_first else self.rows
+        for row in rows:
             batch = row.next_batch()
             if batch is not None:
                 return batch
