@@ -38,6 +38,7 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.markdown import table
 from sgn_serve.pictures import decoding
 from sgn_serve.process.cores import usable_cores
+from sgn_serve.process.scheduling import schedule_as_batch
 from sgn_serve.serving.engine_choice import FLOAT32, start_chosen
 from sgn_serve.setting_types import ONNX_RUNTIME
 from sgn_serve.settings import Settings, current_settings
@@ -287,12 +288,13 @@ def shown(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--small", type=int, default=8192, help="PNG files (default: %(default)s)")
+    parser.add_argument("--small", type=int, default=16384, help="PNG files (default: %(default)s)")
     parser.add_argument("--large", type=int, default=64, help="JPEG files of 12 megapixels (default: %(default)s)")
     parser.add_argument("--links", type=int, default=200_000, help="inputs of the measurement of memory; 0 for none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify.json)")
     options = parser.parse_args(arguments)
+    schedule_as_batch()  # as the command does, and so the parts alone have it too
     settings = current_settings()
     result: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.classify", *(sys.argv[1:] if arguments is None else arguments)]),

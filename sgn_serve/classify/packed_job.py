@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sgn_serve.decoders.job import Job, make_job
 
 _NUMBER = Struct("<I")
-_MOST_FILES = 32
+_MOST_FILES = 128
+"""Most files of one message. A process that wakes up for fewer finds its caches full of the network's weights."""
 _MOST_BYTES = 1 << 20
 """Most bytes of the pixels in one answer."""
 DECODED, NOT_DECODED = 0, 1

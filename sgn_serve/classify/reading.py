@@ -54,8 +54,10 @@ class Reader:
         contents: list[bytes | Unread] = []
         total = 0
         objects = [item.file if item.file is not None and is_object(item.file) else None for item in items]
+        any_objects = any(objects)
         for number, item in enumerate(items):
-            self._objects.begin([one for one in objects[number : number + AT_A_TIME] if one is not None])
+            if any_objects:
+                self._objects.begin([one for one in objects[number : number + AT_A_TIME] if one is not None])
             try:
                 content = self._read(item)
                 total += len(content)

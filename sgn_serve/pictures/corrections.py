@@ -199,6 +199,8 @@ def _may_lack_pixels(picture: Image.Image) -> bool:
     The last pass of an interlaced picture has the last odd row, or every second pixel of a single row.
     """
     height = picture.size[1]
+    if not picture.info.get("interlace"):
+        return not _is_drawn(picture, height - 1)
     return height == 1 or not all(_is_drawn(picture, row) for row in (height - 2, height - 1))
 
 

@@ -67,22 +67,22 @@ def find_pictures(folder: Path, skipped: Skipped, recursive: bool = True) -> lis
     Raises:
         OSError: A folder cannot be read.
     """
-    return list(_walk(folder, skipped, recursive, set()))
+    return [Path(path) for path in _walk(str(folder), skipped, recursive, set())]
 
 
-def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[Path]:
-    """Yield what find_pictures returns, one by one. A folder that cannot be read is yielded itself, in its place.
+def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:
+    """Yield the paths that find_pictures returns, one by one. A folder that cannot be read is yielded in its place.
 
     Args:
         folder: See find_pictures.
         skipped: See find_pictures.
     """
-    return _walk(folder, skipped, True, set(), yield_unreadable=True)
+    return _walk(str(folder), skipped, True, set(), yield_unreadable=True)
 
 
 def _walk(
-    folder: Path, skipped: Skipped, recursive: bool, seen: set[str], yield_unreadable: bool = False
-) -> Iterator[Path]:
+    folder: str, skipped: Skipped, recursive: bool, seen: set[str], yield_unreadable: bool = False
+) -> Iterator[str]:
     place = os.path.realpath(folder)
     if place in seen:
         return
@@ -95,16 +95,17 @@ def _walk(
             raise
         yield folder
         return
+    within = "" if folder == os.curdir else folder  # as pathlib names what is in the current folder
     for entry in ordered:
         if entry.is_dir():
             reason = skipped_folder(entry.name)
             if reason is not None:
                 skipped.add(reason, entry.name)
             elif recursive:
-                yield from _walk(folder / entry.name, skipped, recursive, seen, yield_unreadable)
+                yield from _walk(os.path.join(within, entry.name), skipped, recursive, seen, yield_unreadable)
         elif entry.name.startswith("."):
             skipped.add(Reason.HIDDEN_FILE, entry.name)
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield folder / entry.name
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            yield os.path.join(within, entry.name)
         else:
             skipped.add(Reason.OTHER_SUFFIX, entry.name)

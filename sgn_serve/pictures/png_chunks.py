@@ -13,6 +13,7 @@ _FRAME = 12
 """Bytes of a chunk beside its content: length, name and checksum."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PROFILE = b"iCCP"
+_REMOVED = frozenset((*_TEXTS, _PROFILE))
 _ORIENTATIONS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 """Keywords of texts in which Pillow finds an orientation, as if it were EXIF. The first of each is kept."""
 _MOST_BYTES = 1 << 18
@@ -34,17 +35,17 @@ def without_texts(data: bytes) -> bytes | None:
     Args:
         data: The whole file.
     """
-    if not any(name in data for name in (*_TEXTS, _PROFILE)):
+    if not any(name in _REMOVED for name, _, _ in chunks(data)):
         return None
     kept, seen = [SIGNATURE], set()
     for name, start, end in chunks(data):
-        content = data[start + 8 : end - 4] if name in (*_TEXTS, _PROFILE) else b""
+        content = data[start + 8 : end - 4] if name in _REMOVED else b""
         key = _PROFILE if name == _PROFILE else content.partition(b"\0")[0]
         if name in _TEXTS and (key not in _ORIENTATIONS or key in seen or not _is_small(name, content)):
             continue
         if name == _PROFILE and key in seen:
             continue  # a second profile is an error that readers pass over
-        if name in (*_TEXTS, _PROFILE):
+        if name in _REMOVED:
             seen.add(key)
         if name == _PROFILE and _inflates_beyond(content.partition(b"\0")[2][1:], _MOST_PROFILE_BYTES):
             kept.append(_chunk(_PROFILE, b"none\0\0" + zlib.compress(b"")))

@@ -1,5 +1,6 @@
 """Tell what a person should know of a folder of pictures before a network is trained on it."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,9 +94,7 @@ def _other_classes(root: Path) -> str | None:
 def _beside(root: Path) -> str | None:
     """Return a line if there are folders of pictures beside train/, which nothing reads."""
     others = {
-        name
-        for name in _folders(root) - {*_PARTS}
-        if any(path.is_file() for path in walk_pictures(root / name, Skipped()))
+        name for name in _folders(root) - {*_PARTS} if any(map(os.path.isfile, walk_pictures(root / name, Skipped())))
     }
     if not others:
         return None

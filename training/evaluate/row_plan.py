@@ -45,6 +45,7 @@ class PlannedRow:
         not_finite: Number of its pictures so far with a logit that is NaN or infinite.
         done: Number of pictures whose result is there.
         calls_ahead: Network calls on a picture that withstands it and, one after the other, the rows that wait for it.
+            0 until they are counted.
     """
 
     def __init__(
@@ -141,7 +142,6 @@ class RowPlan:
         chosen: Those that are run now. Those whose rows are there are left out.
         pictures: Number of pictures.
         batch_size: Pictures that are attacked at once.
-        classes: Number of classes.
 
     Attributes:
         rows: The planned rows that were not given out as finished, in the order of the attacks.
@@ -154,7 +154,6 @@ class RowPlan:
         chosen: Collection[AttackOn[Any]],
         pictures: int,
         batch_size: int,
-        classes: int,
     ):
         self.rows: list[PlannedRow] = []
         for number, attack in enumerate(attacks):
@@ -167,18 +166,21 @@ class RowPlan:
             ]
             self.rows.append(PlannedRow(number, attack, report.survivors(attack, pictures), sources, batch_size))
         self._by_number = {row.number: row for row in self.rows}
+
+    def put_longest_first(self, classes: int) -> None:
+        """Let rows come first that most network calls wait for, and not those that are first in the list.
+
+        Quick batches are left for the end then, so that workers which attack side by side end at about the same time.
+
+        Args:
+            classes: Number of classes.
+        """
         for row in reversed(self.rows):
             row.count_calls(classes)
 
-    def next_batch(self, *, longest_first: bool = False) -> Batch | None:
-        """Return a batch of the first row that has one ready, None where all wait for results.
-
-        Args:
-            longest_first: Take the row first that most network calls wait for. Then quick batches are left for the end,
-                so that workers which attack side by side end at about the same time.
-        """
-        rows = sorted(self.rows, key=lambda row: -row.calls_ahead) if longest_first else self.rows
-        for row in rows:
+    def next_batch(self) -> Batch | None:
+        """Return a batch of the first row that has one ready, None where all wait for results."""
+        for row in sorted(self.rows, key=lambda row: -row.calls_ahead):
             batch = row.next_batch()
             if batch is not None:
                 return batch

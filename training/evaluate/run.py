@@ -228,10 +228,9 @@ class Evaluation:
             progress: The batches that an earlier process has saved, and those of this one.
             other_checks: Checks that are measured beside them.
         """
-        plan = RowPlan(
-            self.report, attacks, chosen_attacks, len(self.trial), self.trial.batch_size, len(self.class_names)
-        )
-        elsewhere = self.runner is not None
+        plan = RowPlan(self.report, attacks, chosen_attacks, len(self.trial), self.trial.batch_size)
+        if self.runner is not None:
+            plan.put_longest_first(len(self.class_names))
         self._planned = plan.rows
         running = 0
         with ExitStack() as stack:
@@ -242,7 +241,7 @@ class Evaluation:
                 while waiting and runner.has_room():
                     runner.submit(waiting.pop(0))
                     running += 1
-                while runner.has_room() and (batch := plan.next_batch(longest_first=elsewhere)) is not None:
+                while runner.has_room() and (batch := plan.next_batch()) is not None:
                     row = plan.row_of(batch)
                     bars.show(row)
                     saved = progress.find(row.attack, batch.pictures)

@@ -32,10 +32,12 @@ def run(at_once: int, seed: int, *, longest_first: bool = False) -> tuple[Report
     report, begun = Report({"pictures": PICTURES}), []
     draw = random.Random(seed)
     for chosen in ([attack for attack in ATTACKS if attack.id.family == "clean"], ATTACKS):
-        plan = RowPlan(report, ATTACKS, chosen, PICTURES, BATCH_SIZE, CLASSES)
+        plan = RowPlan(report, ATTACKS, chosen, PICTURES, BATCH_SIZE)
+        if longest_first:
+            plan.put_longest_first(CLASSES)
         running: list[Batch] = []
         while plan.rows:
-            while len(running) < at_once and (batch := plan.next_batch(longest_first=longest_first)) is not None:
+            while len(running) < at_once and (batch := plan.next_batch()) is not None:
                 running.append(batch)
                 begun.append(batch)
             for row in plan.finished():
@@ -88,7 +90,7 @@ def test_survivors_flow_on_before_the_row_before_is_done() -> None:
     costly = next(number for number, attack in enumerate(ATTACKS) if attack.id.family == "apgd-t")
     state = ATTACKS[costly].id.state
     before = next(number for number, one in enumerate(ATTACKS) if one.id.family == "apgd-ce" and one.id.state == state)
-    plan = RowPlan(Report({}), ATTACKS, ATTACKS, PICTURES, BATCH_SIZE, CLASSES)
+    plan = RowPlan(Report({}), ATTACKS, ATTACKS, PICTURES, BATCH_SIZE)
     rows = {row.number: row for row in plan.rows}
     assert rows[costly].next_batch() is None
     while (batch := plan.next_batch()) is not None:
