@@ -1,6 +1,9 @@
 import os
+from pathlib import Path
 
-from sgn_serve.pictures.folders import Skipped, find_pictures
+import pytest
+
+from sgn_serve.pictures.folders import Skipped, find_pictures, walk_pictures
 
 
 def write(folder, *names):
@@ -40,3 +43,20 @@ def test_a_link_back_is_not_followed_for_ever(tmp_path):
     os.symlink(tmp_path / "cats", tmp_path / "cats" / "again")
     os.symlink(tmp_path / "elsewhere", tmp_path / "cats" / "more")
     assert [path.name for path in find_pictures(tmp_path / "cats", Skipped())] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("place", [".", "./p", "p//q/", "..", "p/../p"])
+def test_names_are_those_of_pathlib(tmp_path, monkeypatch, place):
+    write(tmp_path, "here/1.png", "here/p/2.png", "here/p/q/3.PNG", "here/p/x..png", "4.png")
+    monkeypatch.chdir(tmp_path / "here")
+    folder = Path(place)
+    pictures = [path for path in folder.rglob("*") if path.suffix.lower() == ".png"]
+    found = list(walk_pictures(folder, Skipped()))
+    assert sorted(found) == sorted(map(str, pictures))
+    assert found == [str(path) for path in find_pictures(folder, Skipped())]
+    assert found
+
+
+def test_a_name_that_is_not_utf_8_stays(tmp_path):
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    assert [os.fsencode(path) for path in walk_pictures(tmp_path, Skipped())] == [os.fsencode(tmp_path) + b"/\xff.png"]
