@@ -9,6 +9,7 @@ import pytest
 _PROGRAM = """
 import os, subprocess, sys, threading
 from sgn_serve.process.scheduling import schedule_as_batch
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever these tests run under
 {before}
 schedule_as_batch()
 def show(): print(os.sched_getscheduler(0), flush=True)
