@@ -38,7 +38,6 @@ from sgn_serve.inference.graph import read_graph
 from sgn_serve.markdown import table
 from sgn_serve.pictures import decoding
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.process.scheduling import schedule_as_batch
 from sgn_serve.serving.engine_choice import FLOAT32, start_chosen
 from sgn_serve.setting_types import ONNX_RUNTIME
 from sgn_serve.settings import Settings, current_settings
@@ -294,7 +293,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify.json)")
     options = parser.parse_args(arguments)
-    schedule_as_batch()  # as the command does, and so the parts alone have it too
     settings = current_settings()
     result: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.classify", *(sys.argv[1:] if arguments is None else arguments)]),

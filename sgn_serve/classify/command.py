@@ -6,7 +6,6 @@ import sys
 
 from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
 from sgn_serve.interrupts import INTERRUPTED, importing
-from sgn_serve.process.scheduling import schedule_as_batch
 from sgn_serve.ray_cluster import add_ray_options, ray_options
 from sgn_serve.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
@@ -127,7 +126,6 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         settings = Settings.from_environment({**os.environ, **given})
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
-    schedule_as_batch()
     with importing():
         from sgn_serve.classify.run import Options, classify, interrupted  # its import takes seconds
 

@@ -9,7 +9,6 @@ from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.rows import Row
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.process.scheduling import schedule_as_batch
 from sgn_serve.process.version import package_version
 from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import EngineChoice
@@ -70,7 +69,6 @@ class Worker:
             ServingError: The model cannot be used here.
             OSError: The decoders do not start.
         """
-        schedule_as_batch()
         self._chunks = ChunkClassifier(self._settings, choice)
         self._chunks.start()
         assert self._chunks.choice is not None, "it was started"
