@@ -60,7 +60,9 @@ def figures(judged: Judged, static: Judged | None) -> dict[str, Any]:
     for name, filters in counted.items():
         if name != "adaptive" or any(is_adaptive(row) for row in rows):
             found[name] = _accuracy(_right(judged, filters))
-    found["by_attack"] = {row.title: round(result.accuracy, 4) for row, result in rows.items()}
+    found["by_attack"] = [
+        {"id": row.as_dict(), "title": row.title, "accuracy": round(result.accuracy, 4)} for row, result in rows.items()
+    ]
     seconds = [result.core_seconds for result in rows.values()]
     found["core_seconds"] = None if None in seconds else round(sum(one or 0.0 for one in seconds))
     found["devices"] = devices_of(judged.report)

@@ -416,7 +416,8 @@ def test_judging_on_ray_was_measured_as_the_page_says():
     assert ratios == judging_on_ray.summary(measured["seconds"])
     assert ratios["overhead of one worker"] < judging_on_ray.MOST_OVERHEAD
     assert ratios["speed-up"] > 0.9 * ratios["speed-up of plain processes"]
-    assert ratios["speed-up"] >= 1.7, "the aim of 1.8 is missed, as the page says"
+    assert ratios["speed-up"] >= judging_on_ray.AIM
+    assert ratios["speed-up over one worker"] >= judging_on_ray.AIM
     assert "+changes" not in measured["git_commit"]
 
 
@@ -595,8 +596,7 @@ def test_no_defence_of_the_referee_gains_anything_as_the_site_says():
     assert (RESULTS / "referee.md").read_text().startswith(f"# The referee\n\n{shown(found)}\n")
     assert found["setting"]["checkpoint_sha256"] == result(MAIN)["setting"]["checkpoint_sha256"]
     for name, row in rows_of.items():
-        attacks = list(row["by_attack"])
-        assert {"APGD-CE", "APGD-T", "FAB-T", "Square"} <= set(attacks)
+        assert {"APGD-CE", "APGD-T", "FAB-T", "Square"} <= {one["title"] for one in row["by_attack"]}
         lacks = {
             "self-gradient": ["APGD-T, transfer from block off"],
             "energy-step": ["APGD-CE, smooth surrogate, beta 20", "APGD-T, smooth surrogate, beta 20"],
@@ -617,6 +617,10 @@ def test_the_referees_rows_of_the_bundled_network_are_those_of_its_report():
     found = {row["name"]: row for row in result("referee")["rows"]}
     count = result("referee")["setting"]["pictures"]
     for name, state in (("static", "block off"), ("self-gradient", "block on")):
-        for attack, accuracy in found[name]["by_attack"].items():
-            withstood = rows(MAIN)[f"{state}: {attack}"]["withstood"][:count]
-            assert accuracy == pytest.approx(withstood.count("1") / count, abs=1e-4), attack
+        by_id = {RowId.from_dict(row["id"]): row for row in result(MAIN)["rows"]}
+        for one in found[name]["by_attack"]:
+            attack = RowId.from_dict(one["id"])
+            assert attack.state == state
+            assert attack.title == one["title"]
+            withstood = by_id[attack]["withstood"][:count]
+            assert one["accuracy"] == pytest.approx(withstood.count("1") / count, abs=1e-4), attack
