@@ -12,14 +12,11 @@ from torch import Tensor
 from training.attacks.views import check_view
 from training.checkpoint import (
     BlockConfig,
-    CheckpointError,
     CheckpointInfo,
     build_model,
-    load_checkpoint,
     not_finite,
     save_checkpoint,
 )
-from training.common.command_line import OptionError
 from training.common.devices import MIB, gib, peak_memory
 from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
@@ -27,8 +24,9 @@ from training.config import BATCH_SIZE, TrainConfig
 from training.data.batches import Placement, batches, to_float
 from training.data.loading import split_indices
 from training.data.picture_set import PictureSet
+from training.loop import kept_checkpoint
 from training.loop.augmentation import Augmentation
-from training.loop.epoch_choice import EpochChoice
+from training.loop.kept_checkpoint import KeptEpoch, choice_of, with_choice
 from training.loop.log import EpochLog
 from training.loop.perturbations import PerturbationStore
 from training.loop.progress_bar import ProgressBar, passes_counted
@@ -40,7 +38,6 @@ from training.loop.state import (
     TrainerError,
     describe_pictures,
     differing_pictures,
-    differing_settings,
     save_state,
 )
 from training.loop.time_left import TimeLeft, Work
@@ -50,9 +47,6 @@ from training.methods import StepContext, build_method
 from training.networks.self_gradient import SelfGradientNetwork
 from training.parallel.distributed import ALONE, Shard
 from training.parallel.synchronised import synchronised_steps
-
-_OF_A_RUN = ("architecture", "class_names", "image_size", "mean", "std", "method", "seed", "activation", "resize")
-"""Attributes of CheckpointInfo that are the same for every epoch of a run."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +112,7 @@ class Trainer:
             shard,
             validation_batch_size(config, shard),
         )
+        self._kept = KeptEpoch(config, self.validation.attacked)
         saved = None if state is None else saved_normalisation(state)
         start = read_start(config) if config.start and state is None else None
         self.normalisation = saved if start is None else start.normalisation
@@ -370,15 +365,12 @@ class Trainer:
         problem = collapse(figures, self.progress.best_pgd, *judged, self.config) if adversarial else None
         # The first epoch's network is kept even after a collapse: there is no other one that could be judged.
         keep = problem is None or epoch == 0
-        choice, best = self._choose(figures) if keep else (self._choice, False)
+        choice, best = self._kept.choose(self.progress, figures) if keep else (choice_of(self.progress), False)
         progress = replace(
-            self._with_time(wall, core),
+            with_choice(self._with_time(wall, core), choice),
             epoch=epoch + 1,
-            best_lowest=choice.highest,
             best_pgd=max(self.progress.best_pgd, figures["val_pgd10"]),
             problem=problem or "",
-            kept_lowest=choice.kept_lowest,
-            kept_clean=choice.kept_clean,
             trained=None,
             validation_seconds=seconds,
         )
@@ -405,19 +397,6 @@ class Trainer:
         )
         bar.epoch_done()
         return problem
-
-    @property
-    def _choice(self) -> EpochChoice:
-        return EpochChoice(self.progress.best_lowest, self.progress.kept_lowest, self.progress.kept_clean)
-
-    def _choose(self, figures: dict[str, Any]) -> tuple[EpochChoice, bool]:
-        """Return the updated choice and whether to keep an epoch with these figures."""
-        return self._choice.after(figures[self._chosen_by], figures["val_clean"], self.validation.attacked)
-
-    @property
-    def _chosen_by(self) -> str:
-        """The figure that chooses the kept epoch. Training without an attack is not meant to withstand any."""
-        return "val_lowest" if self.config.adversarial else "val_clean"
 
     def _train_epoch(self, epoch: int, bar: ProgressBar) -> dict[str, float]:
         """Train one epoch and return its figures. The end of a time budget cuts it short."""
@@ -581,12 +560,9 @@ class Trainer:
                 f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "
                 "or start again under another --run"
             ) from None
-        if self.progress.epoch and not self.checkpoint_path.is_file():
-            raise TrainerError(
-                f"{self.checkpoint_path} is missing, which holds the epoch that was kept: {self.state_path} holds the "
-                "last one; start again under another --run"
-            )
-        self._take_over_best()
+        self.progress = kept_checkpoint.take_over(
+            self.checkpoint_path, self.state_path, self.info, self._kept, self.progress
+        )
         self._lengthen(state["config"]["epochs"])
 
     def _lengthen(self, before: int) -> None:
@@ -598,53 +574,3 @@ class Trainer:
         self.progress = replace(
             self.progress, finished=False, lengthened=(*self.progress.lengthened, (self.progress.epoch, before))
         )
-
-    def _differing_history(self, info: CheckpointInfo) -> list[str]:
-        """Return what tells a checkpoint from that of the kept epoch; nothing for one that is newer than the state."""
-        try:
-            then = TrainConfig.from_dict({**info.recipe, "epochs": self.config.epochs})  # a run may be lengthened
-        except OptionError:
-            return ["its options"]
-        if differing := differing_settings(then, self.config):
-            return [differing]
-        if not self.progress.epoch or info.history.get("epoch", 0) > self.progress.epoch:
-            return []
-        kept = (self._choice.kept_lowest, self._choice.kept_clean)
-        found = (info.history.get(self._chosen_by), info.history.get("val_clean"))
-        return [] if found == kept else ["an epoch that is not the kept one"]
-
-    def _take_over_best(self) -> None:
-        """Take over the figures of a checkpoint that is newer than the state.
-
-        A run that is killed between saving the two leaves such a checkpoint.
-
-        Raises:
-            TrainerError: The state counts on a checkpoint that is damaged, or another run's.
-        """
-        try:
-            _, info = load_checkpoint(self.checkpoint_path)
-        except CheckpointError as error:
-            if not self.progress.epoch:
-                return
-            reason = str(error).partition("; ")[0]
-            raise TrainerError(
-                f"{reason}; it holds the epoch that was kept: restore it from a copy, or start again under another "
-                "--run"
-            ) from None
-        epoch = info.history.get("epoch", 0)
-        differing = [name for name in _OF_A_RUN if getattr(info, name) != getattr(self.info, name)]
-        differing += [] if differing else self._differing_history(info)
-        if differing or epoch > self.progress.epoch + 1:
-            what = ", ".join(name.replace("_", " ") for name in differing) or "a later epoch"
-            raise TrainerError(
-                f"{self.checkpoint_path} is not of the run in {self.state_path} ({what}); restore it from a copy, or "
-                "start again under another --run"
-            )
-        if epoch > self.progress.epoch:
-            choice, _ = self._choose(info.history)
-            self.progress = replace(
-                self.progress,
-                best_lowest=choice.highest,
-                kept_lowest=choice.kept_lowest,
-                kept_clean=choice.kept_clean,
-            )
