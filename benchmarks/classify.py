@@ -167,15 +167,15 @@ def memory(links: int, folder: Path) -> dict[str, Any]:
 
 def _classify(chunks: ChunkClassifier, files: Path, folder: Path) -> None:
     """Do what the command does once its network has started: list, read, decode, classify, write, put together."""
-    output = folder / "answers.csv"
+    output = folder / "answers.parquet"
     output.unlink(missing_ok=True)
     found = Found()
-    with PartsFolder(output, FORMATS[".csv"]) as parts, open(os.devnull, "w") as nowhere:
+    with PartsFolder(output, FORMATS[".parquet"]) as parts, open(os.devnull, "w") as nowhere:
         parts.list_inputs(lambda file: write_inputs([str(files)], None, file, found))
         manifest = Manifest({}, [], found.count, CHUNK)
         parts.begin(manifest)
         with Progress(nowhere) as bar:
-            classify_chunks(chunks, parts, manifest, FORMATS[".csv"], bar)
+            classify_chunks(chunks, parts, manifest, FORMATS[".parquet"], bar)
         parts.finish()
 
 
@@ -288,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", type=int, default=16384, help="PNG files (default: %(default)s)")
-    parser.add_argument("--large", type=int, default=64, help="JPEG files of 12 megapixels (default: %(default)s)")
+    parser.add_argument("--large", type=int, default=256, help="JPEG files of 12 megapixels (default: %(default)s)")
     parser.add_argument("--links", type=int, default=200_000, help="inputs of the measurement of memory; 0 for none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify.json)")

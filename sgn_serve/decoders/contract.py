@@ -20,7 +20,7 @@ class End(StrEnum):
     """It has answered, and has taken the processor time of a whole life: no picture's fault."""
     CANCELLED = "cancelled"
     STOPPED = "stopped"
-    """The fork server has ended, and all processes with it: no picture's fault."""
+    """The fork server has ended, and all its processes, or the file did not reach its process: no picture's fault."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def with_end(data: bytes, first_scan: int) -> bytes | None:
         data: The whole file.
         first_scan: Result of the function first_scan. The end of a thumbnail may stand before it.
     """
-    if not first_scan or data.find(_END, first_scan) >= 0:
+    if not first_scan or data.rfind(_END, first_scan) >= 0:  # it mostly stands last
         return None
     return data + (_END[1:] if data.endswith(_END[:1]) else _END)
 

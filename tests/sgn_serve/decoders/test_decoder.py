@@ -393,6 +393,41 @@ def test_a_cancelled_picture_frees_its_process(command: str) -> None:
     asyncio.run(ask())
 
 
+def test_a_file_that_cannot_be_read_costs_its_process_and_nobody_else_anything() -> None:
+    class Unreadable(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("the disk fails")
+
+    async def run() -> None:
+        async with running() as decoder:
+            for _ in range(3):
+                with pytest.raises(TooManyWaiting):
+                    await decoder.decode(Unreadable(b"x"), 0)
+                assert await value(decoder, "well") == SMALL
+
+    asyncio.run(run())
+
+
+def test_a_file_on_disk_is_decoded_as_one_in_memory(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(noise(1200, 900)), "BMP")
+    assert len(data) > 3 << 20, "it is read in several pieces"
+    (tmp_path / "picture.bmp").write_bytes(data)
+
+    async def run() -> None:
+        decoder = Decoder(OPTIONS)
+        await decoder.start()
+        try:
+            expected = decoding.decode(data, OPTIONS.size, OPTIONS.max_pixels)
+            for _ in range(2):
+                with (tmp_path / "picture.bmp").open("rb") as file:
+                    assert np.array_equal(await decoder.decode(file, 0), expected)
+                assert np.array_equal(await decoder.decode(BytesIO(data), 0), expected)
+        finally:
+            await decoder.close()
+
+    asyncio.run(run())
+
+
 def test_an_ended_fork_server_is_replaced() -> None:
     async def ask() -> None:
         async with running() as decoder:
