@@ -140,18 +140,22 @@ def memory(links: int, folder: Path) -> dict[str, Any]:
     (files / "8.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
     for number in range(links):
         (linked / f"{number:07d}.png").symlink_to(files / f"{number % 9}.png")
-    output = folder / "answers.parquet"
+    output = folder / "links.parquet"
     command = [sys.executable, "-m", "sgn_serve.classify", str(linked), "--out", str(output), "--self-gradient", "off"]
     samples: list[tuple[float, float]] = []
     parts = output.with_name(output.name + ".parts")
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
+    ):
         own = psutil.Process(process.pid)
         while process.poll() is None:
             done = len(list(parts.glob("*.part"))) * CHUNK / links if parts.exists() else 0.0
             samples.append((done, _memory_mb(own)))
             time.sleep(_SAMPLE_SECONDS)
-    if process.returncode:
-        raise SystemExit(f"the command ended with status {process.returncode}")
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"the command ended with status {process.returncode}: {said.read().strip()}")
     start = max((mb for done, mb in samples if not done), default=0.0)
     warm = max((mb for done, mb in samples if 0 < done <= _WARM_SHARE), default=0.0)
     later = max((mb for done, mb in samples if done > _WARM_SHARE), default=0.0)
@@ -301,18 +305,24 @@ def main(arguments: list[str] | None = None) -> int:
         "cores": usable_cores(),
         "versions": versions(["onnxruntime", "openvino", "pillow", "numpy", "pyarrow"]),
     }
+
+    def save(**measured: dict[str, Any]) -> None:
+        """Write what is measured so far: a fault in a later part costs nothing of it."""
+        result.update(measured)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.small:
-            result["small"] = small_pictures(settings, options.small, options.rounds, folder)
+            save(small=small_pictures(settings, options.small, options.rounds, folder))
             if not result["small"]["engine"].startswith(ENGINE_NAMES[ONNX_RUNTIME]):
                 slower = settings.model_copy(update={"engine": ONNX_RUNTIME})
-                result["small_onnxruntime"] = small_pictures(slower, max(1, options.small // 2), options.rounds, folder)
+                count = max(1, options.small // 2)
+                save(small_onnxruntime=small_pictures(slower, count, options.rounds, folder))
         if options.large:
-            result["large"] = large_pictures(settings, options.large, options.rounds, folder)
+            save(large=large_pictures(settings, options.large, options.rounds, folder))
         if options.links:
-            result["memory"] = memory(options.links, folder)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+            save(memory=memory(options.links, folder))
     rows = [
         (name, str(result[name]["ratio"]), str(result[name]["cpu_ratio"]))
         for name in ("small", "small_onnxruntime", "large")

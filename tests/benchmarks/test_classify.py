@@ -1,5 +1,6 @@
 """Compare `sgn classify` with its parts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,22 @@ def test_both_ways_run_on_the_engine_that_was_chosen_once(tmp_path: Path, monkey
     found = classify.small_pictures(settings, 2, 1, tmp_path)
     assert used == chosen
     assert set(found["rounds"]) == {"engine", "classify"}
+
+
+def test_all_parts_are_measured_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGN_ENGINE", "onnxruntime")
+    out = tmp_path / "classify.json"
+    options = ["--small=2", "--large=1", "--links=9", "--rounds=1", f"--out={out}"]
+    assert classify.main(options) == 0
+    assert {"small", "large", "memory"} <= json.loads(out.read_text()).keys()
+
+    def fails(links: int, folder: Path) -> dict[str, Any]:
+        raise SystemExit("the command ended with status 1")
+
+    monkeypatch.setattr(classify, "memory", fails)
+    with pytest.raises(SystemExit):
+        classify.main([*options, "--large=0"])
+    assert "small" in json.loads(out.read_text()), "what was measured before is kept"
 
 
 def test_rounds_too_short_for_the_processors_clock_have_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
