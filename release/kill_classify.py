@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.provenance import commit, processor, versions
 from release.hostile.corpus import unpack
 from sgn_serve.classify.formats import FORMATS, format_of
+from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.settings import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -174,8 +175,21 @@ def kill_runs(
         longest = min(longest, seconds or _run(attempt) or longest)  # a later kill would often come too late
         outcome.runs += 1
         outcome.formats[suffix] = outcome.formats.get(suffix, 0) + 1
-        outcome.equal += output.read_bytes() == whole[suffix].read_bytes() and not _parts(output).exists()
+        if output.read_bytes() == whole[suffix].read_bytes() and not _parts(output).exists():
+            outcome.equal += 1
+        else:
+            print(f"{output.name}: {_difference(output, whole[suffix])}", file=sys.stderr, flush=True)
     return outcome
+
+
+def _difference(output: Path, whole: Path) -> str:
+    """Return how a file differs from that of the uninterrupted run."""
+    if _parts(output).exists():
+        return "the folder of parts is left"
+    found, expected = (list(format_of(path).read(path, COLUMNS)) for path in (output, whole))
+    differing = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
+    rows = f"{len(found)} rows and {len(expected)}, {len(differing)} of them differ"
+    return f"{rows}; the first is {differing[0][0]} and not {differing[0][1]}" if differing else rows
 
 
 def _run(command: list[str], kill: _Kill | None = None) -> float | None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from sgn_serve.decoders import fork_server
 from sgn_serve.decoders.child import Bounds
 from sgn_serve.decoders.contract import Kind
 from sgn_serve.decoders.messages import ENDED, KILL, ORDER
@@ -169,7 +170,7 @@ class ForkServer:
 
 def _start_program(far_end: socket.socket, malloc: dict[str, str]) -> "subprocess.Popen[bytes]":
     return start_bare(
-        "sgn_serve.decoders.fork_server",
+        fork_server.__name__,
         [str(far_end.fileno()), str(os.getpid())],
         malloc,
         pass_fds=[far_end.fileno()],

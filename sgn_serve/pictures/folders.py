@@ -67,7 +67,7 @@ def find_pictures(folder: Path, skipped: Skipped, recursive: bool = True) -> lis
     Raises:
         OSError: A folder cannot be read.
     """
-    return [Path(path) for path in _walk(str(folder), skipped, recursive, set())]
+    return [Path(path) for path in _walk(str(folder), skipped, recursive)]
 
 
 def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:
@@ -77,35 +77,60 @@ def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:
         folder: See find_pictures.
         skipped: See find_pictures.
     """
-    return _walk(str(folder), skipped, True, set(), yield_unreadable=True)
+    return _walk(str(folder), skipped, True, yield_unreadable=True)
 
 
-def _walk(
-    folder: str, skipped: Skipped, recursive: bool, seen: set[str], yield_unreadable: bool = False
-) -> Iterator[str]:
-    place = os.path.realpath(folder)
-    if place in seen:
-        return
-    seen.add(place)
-    try:
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        if not yield_unreadable:
-            raise
-        yield folder
-        return
-    within = "" if folder == os.curdir else folder  # as pathlib names what is in the current folder
-    for entry in ordered:
-        if entry.is_dir():
+def _walk(top: str, skipped: Skipped, recursive: bool, yield_unreadable: bool = False) -> Iterator[str]:
+    seen: set[tuple[int, int]] = set()
+    levels: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
+    folder: str | None = top
+    while folder is not None or levels:
+        if folder is not None:
+            try:
+                within = "" if folder == os.curdir else folder  # as pathlib names what is in the current folder
+                levels.append((within, iter(_unseen_entries(folder, seen))))
+            except OSError:
+                if not yield_unreadable:
+                    raise
+                yield folder
+            folder = None
+            continue
+        within, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
+        elif _is_folder(entry):
             reason = skipped_folder(entry.name)
             if reason is not None:
                 skipped.add(reason, entry.name)
             elif recursive:
-                yield from _walk(os.path.join(within, entry.name), skipped, recursive, seen, yield_unreadable)
+                folder = os.path.join(within, entry.name)
         elif entry.name.startswith("."):
             skipped.add(Reason.HIDDEN_FILE, entry.name)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             yield os.path.join(within, entry.name)
         else:
             skipped.add(Reason.OTHER_SUFFIX, entry.name)
+
+
+def _unseen_entries(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, in the order of names. Nothing for one that was seen before, by a link to it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = os.stat(folder)
+    place = (found.st_dev, found.st_ino)
+    if place in seen:
+        return []
+    seen.add(place)
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or leads to one. A link that leads nowhere is none."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, through a file, or into a folder that nobody may enter
+        return False

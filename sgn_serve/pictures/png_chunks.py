@@ -81,8 +81,9 @@ def lacks_pixels(data: bytes) -> bool:
     for name, start, end in chunks(data):
         if name == b"IHDR":
             wanted = _bytes_of_pixels(data[start + 8 : end - 4])
-        elif name == b"IDAT":
-            packed = data[start + 8 : end - 4]
+        elif name == b"IDAT" or (not name and data[start + 4 : start + 8] == b"IDAT"):
+            (length,) = struct.unpack_from(">L", data, start)
+            packed = data[start + 8 : min(start + 8 + length, end)]  # the file may end within its last chunk
             while packed and inflated < wanted and not inflater.eof:
                 inflated += len(inflater.decompress(packed, _PIECE))
                 packed = inflater.unconsumed_tail

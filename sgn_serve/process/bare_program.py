@@ -18,6 +18,9 @@ def start_bare(
 ) -> "subprocess.Popen[bytes]":
     """Start a module in a session of its own, so that Ctrl-C of a terminal does not reach it.
 
+    It writes no compiled modules. One that compiles has another heap than one that finds them, so its next start would
+    differ from its first. Import in the calling process what it imports of this package: that one writes them.
+
     Args:
         module: The module, as for `python -m`.
         arguments: Its arguments.
@@ -30,5 +33,5 @@ def start_bare(
     environment = {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
     environment |= dict.fromkeys(_THREADS, "1") | dict(variables)
     environment["PYTHONPATH"] = os.pathsep.join([_PACKAGES, *(path or os.getcwd() for path in sys.path)])
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    command = [sys.executable, "-P", "-B", "-m", module, *arguments]
     return subprocess.Popen(command, env=environment, start_new_session=True, **options)

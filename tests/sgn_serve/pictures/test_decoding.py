@@ -559,6 +559,22 @@ def test_a_png_whose_data_end_before_its_pixels_is_refused(depth, colour, adam7,
         decode(short, size, LIMIT)
 
 
+@pytest.mark.parametrize("level", [0, 200])
+@pytest.mark.parametrize("packing", [0, 9])
+def test_a_png_that_is_cut_behind_its_pixels_is_read_whatever_they_are(level, packing):
+    """The file ends within its last chunk of data, and only the checksums behind the pixels are lost."""
+    header = encode(Image.new("RGB", (6, 5), (level,) * 3))
+    packed = zlib.compress(bytes([0, *[level] * 18]) * 5, packing)
+    whole = header[: header.index(b"IDAT") - 4] + png_chunk(b"IDAT", packed)
+    expected = np.full((3, 5, 6), np.float32(level) / np.float32(255))
+    assert np.array_equal(decode(whole + png_chunk(b"IEND", b""), (5, 6), LIMIT), expected)
+    for cut in range(1, 8):  # a checksum of the chunk, and part of that of the compressed data
+        assert np.array_equal(decode(whole[:-cut], (5, 6), LIMIT), expected), cut
+    for cut in range(len(packed) - 3, len(packed)):
+        with pytest.raises(DamagedImage):
+            decode(whole[: -cut - 4], (5, 6), LIMIT)
+
+
 def test_a_bmp_that_pillow_knows_in_headers_only_is_no_damage():
     data = bytearray(encode(Image.new("RGB", (4, 4)), "BMP"))
     data[28:30] = (2).to_bytes(2, "little")

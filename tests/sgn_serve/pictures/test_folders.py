@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,34 @@ def test_a_link_back_is_not_followed_for_ever(tmp_path):
     os.symlink(tmp_path / "cats", tmp_path / "cats" / "again")
     os.symlink(tmp_path / "elsewhere", tmp_path / "cats" / "more")
     assert [path.name for path in find_pictures(tmp_path / "cats", Skipped())] == ["a.png", "b.png"]
+
+
+def test_a_link_that_leads_nowhere_is_a_file_like_any_other(tmp_path):
+    write(tmp_path, "a.png")
+    for name, target in (("self", "self"), ("loop.png", "loop.png"), ("through.png", "a.png/x"), ("b.png", "x" * 300)):
+        os.symlink(target, tmp_path / name)
+    os.symlink("gone.png", tmp_path / "c.png")
+    skipped = Skipped()
+    names = ["a.png", "b.png", "c.png", "loop.png", "through.png"]
+    assert [path.name for path in find_pictures(tmp_path, skipped)] == names
+    assert [os.path.basename(path) for path in walk_pictures(tmp_path, Skipped())] == names
+    assert str(skipped) == "1 file without the suffix of a picture (self)"
+
+
+def test_folders_as_deep_as_a_path_may_be_are_walked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        for level in range(1500):
+            os.mkdir("d")
+            if level in (0, 900):
+                write(Path(), "d/1.png")
+            os.chdir("d")
+        os.chdir(tmp_path)
+        found = [path.count("/") for path in walk_pictures(Path(), Skipped())]
+        assert found == [1, 901]
+        assert found == [len(path.parts) - 1 for path in find_pictures(Path(), Skipped())]
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil.rmtree goes no deeper than its recursion
 
 
 @pytest.mark.parametrize("place", [".", "./p", "p//q/", "..", "p/../p"])
