@@ -44,6 +44,11 @@ class Result:
         """Whether the picture takes more memory than its process may have."""
         return self.end is End.MEMORY or self.outcome is Outcome.NO_MEMORY
 
+    @property
+    def may_lack_memory(self) -> bool:
+        """Whether it does, or its process has crashed: some decoders use memory that they did not get."""
+        return self.lacks_memory or self.end is End.CRASH
+
 
 @dataclass(frozen=True)
 class Kind:

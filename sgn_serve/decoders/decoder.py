@@ -72,7 +72,7 @@ class DecoderLimits:
         cpu_seconds: Processor time that a large picture may take. None for as much as `seconds`.
         small_file_bytes: A larger file is a large picture without a look at its header.
         huge_pages: See launcher.ForkServer.
-        new_process: Whether a large picture that lacks memory is decoded again in a new process; see Lane.
+        new_process: Whether a picture that may lack memory in a used process is decoded again in a new one; see Lane.
     """
 
     processes: int = 2
@@ -201,7 +201,7 @@ class Decoder:
         with self._deadline(request) as deadline:
             if length <= self.small.kind.file_bytes:
                 result = await self._decode_small(file, length, request, deadline)
-                if not _needs_more(result):
+                if not (_needs_more(result) or (self.limits.new_process and result.may_lack_memory)):
                     return self._array(result)
             with self._waiting.wait(request, self.large.seconds_each), step_aside():
                 return self._array(await self._decode(self.large, file, Waiter(request, deadline)))

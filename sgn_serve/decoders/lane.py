@@ -52,7 +52,7 @@ class Lane(ProcessObserver):
     """Keeps some processes running, and gives each picture to a free one.
 
     Earlier pictures leave less of the address space to later ones: freed memory lies in pieces. A picture may thus fit
-    into one process and not into another. Where `new_process` is set, one that lacks memory is decoded again in a
+    into one process and not into another. Where `new_process` is set, one that may lack memory is decoded again in a
     process that has decoded nothing. Its answer then depends on the file alone.
 
     Args:
@@ -60,7 +60,7 @@ class Lane(ProcessObserver):
         kind: Kind of the processes.
         processes: Number of them.
         limits: Limits of pictures of each class.
-        new_process: Whether a picture that lacks memory in a used process is decoded again in a new one.
+        new_process: Whether a picture that may lack memory in a used process is decoded again in a new one.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Lane(ProcessObserver):
         started = loop.time()
         try:
             result = await self._decode(process, file, waiter)
-            if is_final or not result.lacks_memory:
+            if is_final or not result.may_lack_memory:
                 return result
             file.seek(0)
             return await self._decode_in_new(file, waiter)

@@ -53,6 +53,21 @@ def test_a_picture_that_fits_only_a_new_process_is_answered_whatever_came_before
     assert refused.code == "too_many_pixels"
 
 
+def test_a_picture_that_crashes_only_a_used_process_is_answered_whatever_came_before(monkeypatch):
+    monkeypatch.setattr(cage, "_JOB", JOB)
+    commands = [
+        b"keep 20",
+        b"take_or_crash 20",
+        b"large keep 100",
+        b"large take_or_crash 120",
+        b"large take_or_crash 500",
+    ]
+    found = decode(commands)
+    assert all(isinstance(one, np.ndarray) for one in found[:-1])
+    assert isinstance(found[-1], PictureRefused)
+    assert found[-1].code == "decoder_crashed"
+
+
 def test_a_picture_that_takes_longer_than_its_time_on_a_busy_machine_is_answered(monkeypatch):
     monkeypatch.setattr(cage, "_JOB", JOB)
     slow, too_slow = decode([b"large work 0.5", b"large loop"], decode_seconds=0.4)

@@ -104,6 +104,14 @@ def _take(mebibytes: str) -> None:
     bytearray(int(mebibytes) << 20)
 
 
+def _take_or_crash(mebibytes: str) -> None:
+    """Crash as a decoder does that uses memory without a look at whether it got any."""
+    try:
+        _take(mebibytes)
+    except MemoryError:
+        ctypes.string_at(0)
+
+
 def _keep(mebibytes: str) -> None:
     """Leave less of the process's memory to what it decodes later."""
     _KEPT.append(bytearray(int(mebibytes) << 20))
@@ -195,6 +203,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "work": _work,
     "allocate": _allocate,
     "take": _take,
+    "take_or_crash": _take_or_crash,
     "keep": _keep,
     "fail_to_allocate_in_c": _fail_to_allocate_in_c,
     "open": _open,

@@ -134,7 +134,7 @@ def test_what_lacks_memory_in_a_used_process_is_decoded_once_more_in_a_new_one()
         await started[0].finish(End.MEMORY)
         assert (await new).end is End.MEMORY
         assert len(started) == 1, "it is final"
-        for end in (None, End.TIME, End.CRASH):
+        for end in (None, End.TIME):
             other = await _ask(lane, "no want of memory", Class.LONGER)
             await started[0].finish(end)
             assert (await other).end is end
@@ -146,5 +146,9 @@ def test_what_lacks_memory_in_a_used_process_is_decoded_once_more_in_a_new_one()
         assert (await used).end is End.MEMORY
         assert started[1].end is End.AGE, "it is for one picture"
         assert len(started) == 2
+        crashed = await _ask(lane, "crashes", Class.LONGER)
+        await started[0].finish(End.CRASH)
+        await started[2].finish()
+        assert (await crashed).end is None, "its decoder may have crashed for want of memory"
 
     asyncio.run(ask())
