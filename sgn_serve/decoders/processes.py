@@ -114,7 +114,7 @@ class DecoderProcess:
     def _share(self, file: IO[bytes]) -> int:
         """Put a file into the shared memory, and return its length.
 
-        Writing to the memory's descriptor takes half the time of writing to its mapping, whose pages are cleared first.
+        It is written to the memory's descriptor. The pages of a mapping would be cleared before they are written.
         """
         size = -1 if isinstance(file, BytesIO) else _CHUNK  # the whole of a BytesIO is not copied
         length = 0
