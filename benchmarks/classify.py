@@ -212,7 +212,9 @@ def _alternate(ways: dict[str, Callable[[], object]], pictures: int, rounds: int
 
     ratios = ratios_of("classify")
     cpu = [  # the clock of processor time ticks every 10 ms, so that few pictures may take none
-        other.cpu_ms / one.cpu_ms for one, other in zip(measured["classify"], measured[base], strict=True) if one.cpu_ms > 0
+        other.cpu_ms / one.cpu_ms
+        for one, other in zip(measured["classify"], measured[base], strict=True)
+        if one.cpu_ms > 0
     ]
     return {
         "pictures": pictures,
@@ -298,9 +300,19 @@ def shown(result: dict[str, Any]) -> str:
     peak = max(value for name, value in memory.items() if name.startswith("peak"))
     missed = [f"{aim} for {what}" for what, (name, aim) in AIMS.items() if result[name]["ratio"] < aim]
     aims = f"Missed: {' and '.join(missed)}." if missed else "Both are reached."
+    name, amx = result["processor"].split(" (")[0], "amx_bf16" in result["processor"]
+    plain = [
+        f"On {part['engine']}, a plain program reached {part['plain_ratio']:.2f} of the engine alone."
+        for part in (result[one] for one in result if one.startswith("small"))
+        if "plain_ratio" in part
+    ]
+    if plain:
+        plain += ["This program reads, decodes with Pillow and classifies in threads, without a cage and without rows."]
     return (
+        f"On {result['cores']} cores of {name}, {'with' if amx else 'without'} AMX:\n\n"
         f"{speed_table(result)}\n\n"
-        f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}\n\n"
+        f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}"
+        f"{chr(10).join(['', *plain])}\n\n"
         f"Over {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
         f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
     )

@@ -394,10 +394,18 @@ def test_kills_changed_no_row():
     assert {"before the first part", "between parts", "after the last part"} <= set(measured["states"])
 
 
-def test_classify_was_measured_against_its_parts():
-    measured = result("classify")
-    assert measured["small"]["ratio"] >= 0.9, "the aim of 0.95 is missed on OpenVINO in bfloat16, as the page says"
-    assert measured["small_onnxruntime"]["ratio"] >= 0.95
+@pytest.mark.parametrize(
+    ("name", "small", "onnxruntime"),
+    [  # the aim of 0.95 is missed on OpenVINO in bfloat16, as the page says
+        ("classify", 0.9, 0.95),
+        ("classify-amx", 0.75, 0.9),
+    ],
+)
+def test_classify_was_measured_against_its_parts(name, small, onnxruntime):
+    measured = result(name)
+    assert ("amx_bf16" in measured["processor"]) == (name == "classify-amx")
+    assert measured["small"]["ratio"] >= small
+    assert measured["small_onnxruntime"]["ratio"] >= onnxruntime
     assert measured["large"]["ratio"] >= 0.8
     assert min(len(measured[part]["ratios"]) for part in ("small", "small_onnxruntime", "large")) >= 3
     assert measured["memory"]["links"] >= 200_000

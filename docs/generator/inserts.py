@@ -389,7 +389,9 @@ INSERTS: dict[str, Callable[[], str]] = {
     "gpu-attacks": gpu.attacks_table,
     "gpu-resnet": gpu.resnet_table,
     "judging-on-ray": lambda: _once_measured("judging_on_ray", judging_on_ray.shown),
-    "classify-speed": lambda: _once_measured("classify", classify.shown),
+    "classify-speed": lambda: "\n\n".join(
+        _once_measured(name, classify.shown) for name in ("classify", "classify-amx")
+    ),
     "gpu-recipes": lambda: gpu.recipes_table(60),
     "gpu-recipes-long": lambda: gpu.recipes_table(180),
     "gpu-winner": gpu.winner_table,

@@ -90,12 +90,20 @@ def test_the_page_gets_medians_the_range_of_the_ratio_and_the_memory() -> None:
             "peak_mb_after": 390.0,
             "growth_mb": -10.4,
         },
+        "processor": "Some(R) Processor (avx2, amx_bf16)",
+        "cores": 2,
     }
     assert classify.shown({"small": result["small"]}) == "Not measured yet."
     told = classify.shown(result)
     assert "| 32x32 PNG, OpenVINO, bf16 | 200.0 | 196.0 | 0.98 | 0.90 to 0.99 | 0.90 |" in told
     assert "| 12-megapixel JPEG, Pillow | 10.0 | 8.5 | 0.85 | 0.80 to 0.90 | - |" in told
     assert "The aims were 0.95 for PNG files on the engine that is chosen and 0.8 for JPEG files. Both are" in told
+    assert told.startswith("On 2 cores of Some(R) Processor, with AMX:\n\n| pictures")
+    assert "plain program" not in told, "it was not measured"
+    beside = {**result, "small": {**result["small"], "plain_ratio": 0.934}}
+    assert "On OpenVINO, bf16, a plain program reached 0.93 of the engine alone.\nThis program reads" in classify.shown(
+        beside
+    )
     slow = {**result, "large": {**result["large"], "ratio": 0.7}}
     assert "0.8 for JPEG files. Missed: 0.8 for JPEG files.\n" in classify.shown(slow)
     assert told.endswith("Over 200,000 inputs the memory was 400 MB at most. After the first quarter it grew by 0 MB.")
