@@ -108,7 +108,7 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
 def _plainly_decoded(path: Path) -> NDArray[np.float32]:
     """Decode a picture of the network's size with Pillow alone: RGB in [0, 1], (3, height, width)."""
     with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+        return np.asarray(picture.convert("RGB"), np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
 def large_pictures(settings: Settings, count: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -302,17 +302,19 @@ def shown(result: dict[str, Any]) -> str:
     aims = f"Missed: {' and '.join(missed)}." if missed else "Both are reached."
     name, amx = result["processor"].split(" (")[0], "amx_bf16" in result["processor"]
     plain = [
-        f"On {part['engine']}, a plain program reached {part['plain_ratio']:.2f} of the engine alone."
+        f"\nOn {part['engine']}, a plain program reached {part['plain_ratio']:.2f} of the engine alone."
         for part in (result[one] for one in result if one.startswith("small"))
         if "plain_ratio" in part
     ]
     if plain:
-        plain += ["This program reads, decodes with Pillow and classifies in threads, without a cage and without rows."]
+        plain += [
+            "\nThis program reads, decodes with Pillow and classifies in threads, without a cage and without rows."
+        ]
     return (
         f"On {result['cores']} cores of {name}, {'with' if amx else 'without'} AMX:\n\n"
         f"{speed_table(result)}\n\n"
         f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}"
-        f"{chr(10).join(['', *plain])}\n\n"
+        f"{''.join(plain)}\n\n"
         f"Over {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
         f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
     )
