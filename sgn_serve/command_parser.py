@@ -23,17 +23,19 @@ _SHOWN = 60
 _Number = TypeVar("_Number", int, float)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return a question that suggests the known names nearest to a name, such as "did you mean silu? ".
 
     Args:
         name: The name that is not known.
         known: The names that are.
+        prefix: What all names begin with. It is not compared.
 
     Returns:
         The question with a space at its end, "" where no known name is similar.
     """
-    by_lower = {one.lower(): one for one in known}
+    by_lower = {one.removeprefix(prefix).lower(): one for one in known}
+    name = name.removeprefix(prefix)
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=_MOST_SUGGESTIONS, cutoff=_SIMILAR)
     if not nearest:  # pdg stands for pgd-20, say
         by_lower = {one.lower().partition("-")[0]: one for one in reversed(by_lower.values())}

@@ -10,6 +10,7 @@ from pydantic import AliasGenerator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from sgn_serve.command_parser import did_you_mean
 from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.records import MAX_TOP_K
@@ -286,7 +287,8 @@ class Settings(BaseSettings):
         by_variable = {_variable(field): field for field in cls.model_fields.values()}
         for variable in source.env_vars:
             if variable not in by_variable:
-                raise SettingsError(f"{variable} is not a setting; the settings are: {', '.join(by_variable)}")
+                meant = did_you_mean(variable, by_variable, PREFIX)
+                raise SettingsError(f"{variable} is not a setting; {meant}the settings are: {', '.join(by_variable)}")
         try:
             return cls(**source())
         except ValidationError as errors:

@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -243,3 +244,14 @@ def test_the_table_tells_what_the_code_does():
 )
 def test_flags(text, value):
     assert parse_flag(text) is value
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("SGN_THREDS", "did you mean SGN_THREADS? "), ("SGN_HOST", ""), ("SGN_engine", "did you mean SGN_ENGINE? ")],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_setting(variable, meant):
+    with pytest.raises(
+        SettingsError, match=re.escape(f"{variable} is not a setting; {meant}the settings are: SGN_MODEL")
+    ):
+        Settings.from_environment({variable: "2"})
