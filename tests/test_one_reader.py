@@ -18,7 +18,7 @@ import export.command
 import training.command
 from export.check.pictures import PicturesError, pictures_in, pictures_under
 from sgn_serve.classify.cage import Cage, Decoded, input_batch
-from sgn_serve.decoders.decoder import Decoder
+from sgn_serve.decoders.decoder import Decoder, DecoderLimits
 from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import PictureRefused
@@ -56,7 +56,8 @@ def served(files: list[bytes], size: int, resize: str = "stretch") -> list[NDArr
     """Return what the service's decoder makes of some files, or why it refuses them."""
 
     async def decode() -> list[NDArray[np.float32] | PictureRefused]:
-        decoder = Decoder(PictureOptions((size, size), 25_000_000, resize=resize))
+        limits = DecoderLimits(processes=2, seconds=3.5, file_bytes=10 << 20)
+        decoder = Decoder(PictureOptions((size, size), 25_000_000, resize=resize), limits)
         await decoder.start()
         made: list[NDArray[np.float32] | PictureRefused] = []
         try:

@@ -45,7 +45,7 @@ SMALL_FILE = 2 * _MIB
 """A larger file, in bytes, is a large picture without a look at its header."""
 SMALL_CPU_SECONDS = 0.06
 _SMALL_SECONDS = 1.0
-"""Limits of a small picture. What needs longer is a large one."""
+"""Limits of a small picture. A picture that needs longer is a large one."""
 QUICK_FILE = 256 * 1024
 QUICK_PIXELS = 128 * 1024
 QUICK_CPU_SECONDS = 0.01
@@ -75,9 +75,9 @@ class DecoderLimits:
         new_process: Whether a picture that may lack memory in a used process is decoded again in a new one; see Lane.
     """
 
-    processes: int = 2
-    seconds: float = 3.5
-    file_bytes: int = 10 * _MIB
+    processes: int
+    seconds: float
+    file_bytes: int
     large_processes: int = 1
     cpu_seconds: float | None = None
     small_file_bytes: int = SMALL_FILE
@@ -115,9 +115,9 @@ class Decoder:
         job: Function that makes the job, as "module:function". Tests give another one.
     """
 
-    def __init__(self, options: PictureOptions, limits: DecoderLimits | None = None, job: str = JOB):
+    def __init__(self, options: PictureOptions, limits: DecoderLimits, job: str = JOB):
         self.options = options
-        self.limits = limits or DecoderLimits()
+        self.limits = limits
         height, width = options.size
         more = _BYTES_A_PIXEL_WANTED * height * width
         small_bounds, large_bounds = (

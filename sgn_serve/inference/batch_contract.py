@@ -82,10 +82,10 @@ class BatchLimits:
         max_queue: Most pictures that are accepted and not yet answered.
     """
 
-    max_batch: int = 32
-    batch_seconds: float = 0.1
-    max_wait: float = 0.004
-    max_queue: int = 32
+    max_batch: int
+    batch_seconds: float
+    max_wait: float
+    max_queue: int
 
 
 @dataclass(frozen=True)

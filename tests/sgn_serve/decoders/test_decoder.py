@@ -40,6 +40,7 @@ from tests.sgn_serve.decoders import faults
 from tests.sgn_serve.sample_pictures import encode, noise
 
 OPTIONS = PictureOptions((8, 8), 25_000_000)
+FILE_BYTES = 10 << 20
 SMALL, LARGE = 51, 255
 """Values of the pixels that the planted jobs answer, in processes for small and for large pictures."""
 
@@ -47,7 +48,7 @@ SMALL, LARGE = 51, 255
 @asynccontextmanager
 async def running(job: str = faults.JOB, seconds: float = 20.0) -> AsyncIterator[Decoder]:
     """Run a decoder until the block ends. It has one process for small pictures."""
-    decoder = Decoder(OPTIONS, DecoderLimits(processes=1, seconds=seconds), job)
+    decoder = Decoder(OPTIONS, DecoderLimits(processes=1, seconds=seconds, file_bytes=FILE_BYTES), job)
     await decoder.start()
     try:
         yield decoder
@@ -142,7 +143,7 @@ def test_a_process_that_blocks_every_signal_is_ended_by_its_processor_time() -> 
     """Nothing else would end it here within minutes: neither the timer of the picture nor the service."""
 
     async def ask() -> None:
-        limits = DecoderLimits(processes=1, seconds=600.0, cpu_seconds=1.0)
+        limits = DecoderLimits(processes=1, seconds=600.0, file_bytes=FILE_BYTES, cpu_seconds=1.0)
         decoder = Decoder(OPTIONS, limits, faults.SHORT_LIVED)
         await decoder.start()
         try:
@@ -414,7 +415,7 @@ def test_a_file_on_disk_is_decoded_as_one_in_memory(tmp_path: Path) -> None:
     (tmp_path / "picture.bmp").write_bytes(data)
 
     async def run() -> None:
-        decoder = Decoder(OPTIONS)
+        decoder = Decoder(OPTIONS, DecoderLimits(processes=2, seconds=3.5, file_bytes=FILE_BYTES))
         await decoder.start()
         try:
             expected = decoding.decode(data, OPTIONS.size, OPTIONS.max_pixels)

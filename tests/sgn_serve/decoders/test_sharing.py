@@ -8,7 +8,7 @@ from sgn_serve.decoders.job import PictureOptions
 from sgn_serve.decoders.sharing import SharedDecoder
 from tests.sgn_serve.decoders import faults
 
-LIMITS = DecoderLimits(processes=1, seconds=20.0)
+LIMITS = DecoderLimits(processes=1, seconds=20.0, file_bytes=10 << 20)
 
 
 def test_equal_decoders_share_their_processes_until_the_last_one_is_closed() -> None:

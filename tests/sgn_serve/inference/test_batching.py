@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from sgn_serve.inference.batch_contract import BatchLimits, Observer
 from sgn_serve.inference.batching import Batcher
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.refusals import Overloaded
+
+LIMITS = BatchLimits(max_batch=32, batch_seconds=0.1, max_wait=0.004, max_queue=32)
 
 
 class Network:
@@ -41,7 +44,7 @@ def with_batcher(network, work, observer=None, auto_margin=None, **limits):
     """Return `work(batcher)`, run with a batcher that is stopped afterwards and must have lost nothing."""
 
     async def run():
-        batcher = Batcher(network, BatchLimits(**limits), observer, auto_margin)
+        batcher = Batcher(network, replace(LIMITS, **limits), observer, auto_margin)
         batcher.start()
         try:
             return await work(batcher)
@@ -323,7 +326,7 @@ def test_cancelled_requests_take_neither_places_nor_time_of_a_batch(self_gradien
     """Nine cancelled requests of 10 ms each in front of ten others: all ten fit into a batch of 100 ms."""
 
     async def run():
-        batcher = Batcher(Network(), BatchLimits(max_batch=10, batch_seconds=0.1))  # not started: nothing is taken
+        batcher = Batcher(Network(), replace(LIMITS, max_batch=10))  # not started: nothing is taken
         measured(batcher, 0.01)
         gone = await enqueue(batcher, 9, self_gradient)
         kept = await enqueue(batcher, 10, self_gradient)
@@ -345,7 +348,7 @@ def test_a_cancelled_request_gives_its_room_back_at_once():
         observed: list[int] = []
         observer: Any = Observer()
         observer.queued = observed.append
-        batcher = Batcher(Network(), BatchLimits(max_queue=4), observer)
+        batcher = Batcher(Network(), replace(LIMITS, max_queue=4), observer)
         measured(batcher, 1.0)
         gone = await enqueue(batcher, 1, pictures=3)
         with pytest.raises(Overloaded) as refusal:
@@ -407,7 +410,7 @@ def test_stopping_cancels_those_whose_batch_runs_and_those_who_wait():
         observed: list[int] = []
         observer: Any = Observer()
         observer.queued = observed.append
-        batcher = Batcher(network, BatchLimits(max_batch=2), observer)
+        batcher = Batcher(network, replace(LIMITS, max_batch=2), observer)
         batcher.start()
         tasks = [asyncio.create_task(ask(batcher, value)) for value in range(3)]
         await asyncio.sleep(0.05)
