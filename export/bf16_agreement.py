@@ -15,8 +15,8 @@ from export.check.verify import GraphRunner
 from export.formats.onnx import annotate_onnx
 from export.formats.openvino import OpenVinoError, require_openvino
 from export.network_passes import passes_of
+from export.options import EPS
 from export.output import replacing
-from export.reduced import EPS
 from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
 from sgn_serve.openvino_runtime import compile_model
 from training.data.picture_folder import in_test_part

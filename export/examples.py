@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from export.errors import ExportError
+from export.options import EPS
 from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, examples_path
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
@@ -36,8 +37,6 @@ from training.data.picture_set import PictureSet
 from training.networks.self_gradient import SelfGradientNetwork
 
 SEED = 0
-EPS = 8 / 255
-"""Radius where the checkpoint names none."""
 _CANDIDATES = 10
 """Pictures that are looked at for each one that is wanted: an example must be classified rightly."""
 _FURTHER = 2

@@ -17,7 +17,7 @@ from export.errors import ExportError
 from export.exporter import naming_layers
 from export.formats.table import FORMATS, Format
 from export.network_passes import passes_of
-from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
+from export.options import ENOUGH_PICTURES, EPS, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
 from export.output import replacing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
@@ -31,9 +31,6 @@ AGREEMENT_KEY = "agreement_with_float32"
 
 ERRORS_KEY = "errors_against_float32"
 """Metadata key of such a graph: JSON of each output's relative error, for the median and the worst picture."""
-
-EPS = 8 / 255
-"""The attack's radius where the checkpoint names none, in units of pixel intensity."""
 
 
 class PrecisionError(ExportError):

@@ -41,13 +41,13 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 
 class JudgeOptions(TypedDict, total=False):
-    """Options of judge that are seldom needed.
+    """Options of judge that are seldom needed. The first four have the defaults of `python -m training.evaluate`.
 
     Attributes:
-        seed: Seed of the attacks' starts; 0.
-        batch_size: Pictures that are attacked at once; 250.
-        restarts: Restarts of PGD-K and CW-K; 1.
-        beta: Sharpness of the smooth surrogates, for a network with a block; 5, 20 and 100.
+        seed: Seed of the attacks' starts.
+        batch_size: Pictures that are attacked at once.
+        restarts: Restarts of PGD-K and CW-K.
+        beta: Sharpness of the smooth surrogates, for a network with a block.
         class_names: Names of the classes, for the page.
         data: Name of the pictures, for the report.
         progress: Whether progress is shown on standard error; True.
@@ -147,8 +147,8 @@ class RunOptions:
     """
 
     path: Path
-    restarts: int = 1
-    betas: tuple[float, ...] = (5.0, 20.0, 100.0)
+    restarts: int = Options.restarts
+    betas: tuple[float, ...] = Options.beta
     progress: bool = True
     command: str = "training.evaluate.judge"
     fix: str = "pass another save=, or delete that file to measure anew"
@@ -259,7 +259,7 @@ def judge(
     names_of_classes = tuple(given.get("class_names", ()))
     facts = ModuleFacts(type(module).__qualname__, names_of_classes, data=given.get("data", ""))
     with ExitStack() as stack:
-        seed = given.get("seed", 0)
+        seed = given.get("seed", Options.seed)
         stack.enter_context(being_judged(network, device, seed))
         trial = Trial(
             model=network,
@@ -267,12 +267,12 @@ def judge(
             labels=indices.to(device, copy=True),
             eps=eps,
             seed=seed,
-            batch_size=given.get("batch_size", 250),
+            batch_size=given.get("batch_size", Options.batch_size),
         )
         run = RunOptions(
             path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
-            restarts=given.get("restarts", 1),
-            betas=tuple(given.get("beta", (5.0, 20.0, 100.0))),
+            restarts=given.get("restarts", Options.restarts),
+            betas=tuple(given.get("beta", Options.beta)),
             progress=given.get("progress", True),
         )
         evaluation = module_evaluation(trial, facts, run)

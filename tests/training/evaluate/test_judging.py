@@ -23,6 +23,7 @@ from training.attacks.registry import Context, build_attacks
 from training.checkpoint import CheckpointError, save_checkpoint
 from training.evaluate import judge, judging
 from training.evaluate.any_module import JudgeError, checked_images, checked_labels
+from training.evaluate.options import Options
 from training.evaluate.saved_report import SavedReportError
 from training.networks.self_gradient import SelfGradientNetwork
 
@@ -554,6 +555,26 @@ def test_a_module_on_two_devices(module):
     module.linear.to("meta")
     with pytest.raises(JudgeError, match="on cpu and meta: move it to one device"):
         judge(module, images, labels)
+
+
+def test_defaults_are_those_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signature writes two of them out, for the documentation; the others are read from the options."""
+    signature = inspect.signature(judge).parameters
+    assert signature["eps"].default == Options.eps
+    assert (signature["attacks"].default,) == Options.attacks
+    seen = []
+
+    def stop(trial: Any, facts: Any, run: Any) -> None:
+        seen.append((trial.seed, trial.batch_size, run.restarts, run.betas))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "module_evaluation", stop)
+    for name, value in {"seed": 7, "batch_size": 3, "restarts": 2, "beta": (4.0,)}.items():
+        monkeypatch.setattr(Options, name, value)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 3))
+    with pytest.raises(KeyboardInterrupt):
+        judge(module, torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
+    assert seen == [(7, 3, 2, (4.0,))]
 
 
 def test_importing_the_package_loads_no_pytorch(project_root: Path) -> None:
