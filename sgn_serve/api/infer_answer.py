@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from sgn_serve.api.infer_request import HEADER_LENGTH, InferRequest
+from sgn_serve.api.infer_request import BLOCK_PARAMETER, HEADER_LENGTH, InferRequest
 from sgn_serve.api.served_models import VERSION, ServedModel, tensor
 from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Logits
@@ -52,7 +52,7 @@ def write_answer(asked: InferRequest, logits: Logits, model: ServedModel) -> Res
     if logits.second_pass is not None:
         # The protocol's parameters are texts, numbers and booleans, so that the one for each picture is a text.
         ran = ",".join("true" if value else "false" for value in logits.second_pass)
-        told["parameters"] = {"mode": AUTO, SELF_GRADIENT: ran}
+        told["parameters"] = {"mode": AUTO, BLOCK_PARAMETER: ran}
     header = f'{_json(told)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()
     if not binary:
         return Response(header, media_type="application/json")

@@ -19,6 +19,8 @@ from sgn_serve.http.errors import RequestError
 from sgn_serve.records import AUTO, SelfGradient
 
 HEADER_LENGTH = "inference-header-content-length"
+BLOCK_PARAMETER = "self_gradient"
+"""Parameter of a request, and of an answer in auto mode: which pictures get the second pass."""
 DATATYPES = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "UINT8": "u1"}
 """Datatypes of an input, and how NumPy names their bytes. The network itself takes FP32."""
 _BYTE = "UINT8"
@@ -187,10 +189,11 @@ def _parse_outputs(asked: dict[str, Any], model: ServedModel) -> dict[str, Wante
 def _parse_self_gradient(parameters: Any, outputs: Iterable[str], model: ServedModel) -> SelfGradient:
     """Return which passes a request needs: those of its outputs, or AUTO for its logits."""
     default = AUTO if model.auto else True
-    asked = parameters.get(SELF_GRADIENT, default) if isinstance(parameters, dict) else default
+    asked = parameters.get(BLOCK_PARAMETER, default) if isinstance(parameters, dict) else default
     if asked is not True and not (isinstance(asked, str) and asked == AUTO):
         raise _bad(
-            f"the parameter {SELF_GRADIENT!r} must be {AUTO!r} or true; for the block off ask for {PLAIN_LOGITS!r} only"
+            f"the parameter {BLOCK_PARAMETER!r} must be {AUTO!r} or true; "
+            f"for the block off ask for {PLAIN_LOGITS!r} only"
         )
     wanted = set(outputs)
     if wanted <= {PLAIN_LOGITS}:
@@ -198,7 +201,7 @@ def _parse_self_gradient(parameters: Any, outputs: Iterable[str], model: ServedM
     if asked is True:
         return True
     if SELF_GRADIENT in wanted:
-        raise _bad(f"the output {SELF_GRADIENT!r} needs the second pass: leave out the parameter {SELF_GRADIENT!r}")
+        raise _bad(f"the output {SELF_GRADIENT!r} needs the second pass: leave out the parameter {BLOCK_PARAMETER!r}")
     return AUTO
 
 

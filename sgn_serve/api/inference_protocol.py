@@ -24,7 +24,7 @@ from sgn_serve.api.served_models import VERSION, ServedModel, served_models
 from sgn_serve.graph_format import SELF_GRADIENT
 from sgn_serve.http.body_limits import limit_time
 from sgn_serve.http.errors import NOT_READY, RequestError
-from sgn_serve.http.paths import PROTOCOL_LIVE, PROTOCOL_READY
+from sgn_serve.http.paths import MODEL_PATHS, PROTOCOL, PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.process.version import package_version
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.telemetry.ledger import current_ledger
@@ -49,12 +49,12 @@ class InferenceProtocol:
     def routes(self) -> list[BaseRoute]:
         """Return the routes, each with and without the version in its path. There is one version."""
         routes: list[BaseRoute] = [
-            Route("/v2", self.server),
+            Route(PROTOCOL, self.server),
             Route(PROTOCOL_LIVE, self.live),
             Route(PROTOCOL_READY, self.ready),
-            Route("/v2/models/stats", self.all_statistics),
+            Route(f"{PROTOCOL}/models/stats", self.all_statistics),
         ]
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        for model in MODEL_PATHS:
             routes += [
                 Route(f"{model}/infer", self.infer, methods=["POST"]),
                 Route(f"{model}/ready", self.model_ready),

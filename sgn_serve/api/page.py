@@ -9,6 +9,8 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.staticfiles import StaticFiles
 
+from sgn_serve.http.paths import API_PAGE, PAGE, PAGE_FILES
+
 FOLDER = Path(__file__).parents[1] / "ui"
 
 STATIC = tuple(sorted(file.name for file in (FOLDER / "static").iterdir()))
@@ -47,11 +49,11 @@ class Page:
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
         return [
-            Route("/", self.api),
+            Route(API_PAGE, self.api),
             Route("/docs", self.docs),
-            Route("/ui", self.ui),
-            Route("/ui/", self.without_slash),
-            Route("/ui/static/{file}", self.static),
+            Route(PAGE, self.ui),
+            Route(f"{PAGE}/", self.without_slash),
+            Route(PAGE_FILES, self.static),
         ]
 
     async def api(self, request: Request) -> Response:

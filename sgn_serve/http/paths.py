@@ -3,16 +3,19 @@
 LIVE, HEALTH, READY = "/livez", "/healthz", "/readyz"
 """Probes that BentoML's application answers."""
 BENTOML_PROBES = frozenset({LIVE, HEALTH, READY})
-PROTOCOL_LIVE = "/v2/health/live"
-PROTOCOL_READY = "/v2/health/ready"
+PROTOCOL = "/v2"
+"""Prefix of the Open Inference Protocol, which has its own form of errors."""
+PROTOCOL_LIVE = f"{PROTOCOL}/health/live"
+PROTOCOL_READY = f"{PROTOCOL}/health/ready"
+MODEL_PATHS = (f"{PROTOCOL}/models/{{name}}", f"{PROTOCOL}/models/{{name}}/versions/{{version}}")
+"""Paths of a model, without and with its version."""
 PROBES = BENTOML_PROBES | {PROTOCOL_LIVE, PROTOCOL_READY}
 """Paths that orchestrators ask. They need no token, count towards no rate limit and are not logged while they succeed.
 They say whether the server is there, and nothing else."""
 METRICS = "/metrics"
 API_PAGE = "/"
 PAGE = "/ui"
-PROTOCOL = "/v2"
-"""Prefix of the Open Inference Protocol, which has its own form of errors."""
+PAGE_FILES = f"{PAGE}/static/{{file}}"
 
 
 def is_page(path: str) -> bool:

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from sgn_serve.api.form import IMAGE, IMAGES, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.paths import HEALTH, LIVE, PROBES, READY, is_open
+from sgn_serve.http.paths import HEALTH, LIVE, METRICS, PROBES, READY, is_open, is_protocol
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
@@ -83,7 +83,7 @@ def describe_api(settings: Settings, description: Description, prefix: str = "")
             for status, meaning in _for_all(settings, is_open(path), path in PROBES).items():
                 told = answers.get(str(status.value), {}).get("description", meaning)
                 early = status in _AT_THE_CONNECTION
-                error = inference_protocol.error(told, early) if path.startswith("/v2") else _answer(told, ErrorAnswer)
+                error = inference_protocol.error(told, early) if is_protocol(path) else _answer(told, ErrorAnswer)
                 answers[str(status.value)] = error
             for number, answer in answers.items():
                 answer["headers"] = _headers(int(number))
@@ -153,7 +153,7 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             HEALTH: _text("healthz", "Tells whether the process answers."),
             LIVE: _text("livez", "Tells whether the process answers."),
             READY: _text("readyz", "Tells whether the network answers.", may_fail=True),
-            "/metrics": _text("metrics", "Returns metrics in Prometheus' text format."),
+            METRICS: _text("metrics", "Returns metrics in Prometheus' text format."),
             "/admin/reload": {
                 "post": {
                     "operationId": "reload",

@@ -7,6 +7,7 @@ from typing import Any
 from sgn_serve.api.infer_request import DATATYPES, HEADER_LENGTH
 from sgn_serve.api.served_models import VERSION, output_names, served_models
 from sgn_serve.graph_format import INPUT
+from sgn_serve.http.paths import MODEL_PATHS, PROTOCOL, PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.inference.graph import Description
 from sgn_serve.records import AUTO
 from sgn_serve.settings import Settings
@@ -119,18 +120,16 @@ def paths(settings: Settings, description: Description, errors: Mapping[HTTPStat
         errors: Meaning of each status that an inference may be refused with.
     """
     described: dict[str, Any] = {
-        "/v2": _get("v2_server", "Returns the server's name, version and extensions.", "ServerMetadata"),
-        "/v2/health/live": _get("v2_live", "Tells whether the process answers.", "ServerLive"),
-        "/v2/health/ready": _get("v2_ready", "Tells whether the network answers.", "ServerReady", may_fail=True),
+        PROTOCOL: _get("v2_server", "Returns the server's name, version and extensions.", "ServerMetadata"),
+        PROTOCOL_LIVE: _get("v2_live", "Tells whether the process answers.", "ServerLive"),
+        PROTOCOL_READY: _get("v2_ready", "Tells whether the network answers.", "ServerReady", may_fail=True),
     }
-    described["/v2/models/stats"] = _get("v2_stats", _STATISTICS, "ModelStatistics")
+    described[f"{PROTOCOL}/models/stats"] = _get("v2_stats", _STATISTICS, "ModelStatistics")
     names = [model.name for model in served_models(settings, description)]
     name = {"name": "name", "in": "path", "required": True, "schema": {"enum": names}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"const": VERSION}}
-    for model, suffix, parameters in (
-        ("/v2/models/{name}", "", [name]),
-        ("/v2/models/{name}/versions/{version}", "_version", [name, version]),
-    ):
+    of_one = (("", [name]), ("_version", [name, version]))
+    for model, (suffix, parameters) in zip(MODEL_PATHS, of_one, strict=True):
         unknown = {"404": _answer("there is no such model", "ProtocolError")}
         described[model] = _get(
             f"v2_model{suffix}", "Returns the names and shapes of the graph's input and outputs.", "ModelMetadata"

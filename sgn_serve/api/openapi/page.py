@@ -3,14 +3,15 @@
 from typing import Any
 
 from sgn_serve.api.page import STATIC
+from sgn_serve.http.paths import API_PAGE, PAGE, PAGE_FILES
 
 
 def paths() -> dict[str, Any]:
     """Return the descriptions of the pages and of their files."""
     return {
-        "/": {"get": _get("api_page", "Returns a page that describes the API.", "text/html")},
-        "/ui": {"get": _get("ui", "Returns a page to try the network on, and to try to fool it.", "text/html")},
-        "/ui/static/{file}": _files("ui_static", "Returns a style sheet or script of the page.", STATIC),
+        API_PAGE: {"get": _get("api_page", "Returns a page that describes the API.", "text/html")},
+        PAGE: {"get": _get("ui", "Returns a page to try the network on, and to try to fool it.", "text/html")},
+        PAGE_FILES: _files("ui_static", "Returns a style sheet or script of the page.", STATIC),
     }
 
 
