@@ -182,10 +182,10 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.judging_on_ray", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True, help="image folder with test/<class>/")
-    parser.add_argument("--pictures", type=int, default=200, help="test pictures (default: 200)")
+    parser.add_argument("--pictures", type=int, default=200, help="test pictures (default: %(default)s)")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), help="default: quick apgd-ce apgd-t")
-    parser.add_argument("--batch", type=int, default=10, help="pictures of a task (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: 3)")
+    parser.add_argument("--batch", type=int, default=10, help="pictures of a task (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/judging_on_ray.json)")
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
@@ -235,7 +235,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
                     print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
     except (BenchmarkError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(seconds_table(result))
     print(json.dumps(result["ratios"]))
     return 0

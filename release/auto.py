@@ -158,9 +158,11 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.auto", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
-    parser.add_argument("--pictures", type=int, default=200, help="test pictures that are attacked (default: 200)")
-    parser.add_argument("--pgd-pictures", type=int, default=500, help="test pictures for PGD-20 (default: 500)")
-    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
+    parser.add_argument(
+        "--pictures", type=int, default=200, help="test pictures that are attacked (default: %(default)s)"
+    )
+    parser.add_argument("--pgd-pictures", type=int, default=500, help="test pictures for PGD-20 (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
     parser.add_argument("--publish", action="store_true", help="renew the figures beside the bundled graph, and end")

@@ -210,8 +210,8 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
     parser.add_argument("--data-root", type=Path, help="image folder with test/<class>/ (default: the examples)")
     parser.add_argument("--data-name", default="CIFAR-10 (JPEG copy)", help="what the pictures are, for the result")
-    parser.add_argument("--pictures", type=int, default=100, help="how many, drawn with seed 1 (default: 100)")
-    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: 100)")
+    parser.add_argument("--pictures", type=int, default=100, help="how many, drawn with seed 1 (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: %(default)s)")
     parser.add_argument(
         "--iterations", type=int, default=100, help="iterations of AutoAttack's runs and of the knowing attacker"
     )

@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser("python -m release.own_weights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the file, the checkpoint, the graph")
-    parser.add_argument("--pictures", type=int, default=20, help="example pictures to ask about (default: 20)")
+    parser.add_argument("--pictures", type=int, default=20, help="example pictures to ask about (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
     options = parser.parse_args(arguments)
     # The files of a class follow each other, so every n-th is taken.

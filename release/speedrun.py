@@ -327,8 +327,10 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names of recipes (default: all)")
     parser.add_argument("--minutes", type=float, default=20.0, help="minutes of a core for each (default: 20)")
     parser.add_argument("--arch", default="wrn-16-2", help="backbone (default: wrn-16-2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of training and judgement (default: 0)")
-    parser.add_argument("--pictures", type=int, default=500, help="validation pictures to judge on (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training and judgement (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=500, help="validation pictures to judge on (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--training", default="", help="more options of python -m training, in one text")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")

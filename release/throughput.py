@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser("python -m release.throughput", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--before", type=Path, required=True, help="checkout of another version")
-    parser.add_argument("--rounds", type=int, default=4, help="loads of each server (default: 4)")
+    parser.add_argument("--rounds", type=int, default=4, help="loads of each server (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each of them is (default: 4)")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/throughput.json)")
     options = parser.parse_args(arguments)

@@ -25,7 +25,8 @@ from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from release.recipes import COSTS
-from sgn_serve.termination import Terminated, terminable
+from sgn_serve.interrupts import INTERRUPTED
+from sgn_serve.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
 
 MINUTES = (9.0, 3.0)
@@ -168,7 +169,7 @@ def run_stages(stages: Sequence[Stage], settings: Settings, about: dict[str, obj
                 run_stage(stage, limit(stages, index, left), record, saved, settings)
                 print(f"[{time.monotonic() - began:5.1f} s] {line(stage.name, record.stage(stage.name))}", flush=True)
     except (KeyboardInterrupt, Terminated) as stop:
-        status = 143 if isinstance(stop, Terminated) else 130
+        status = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
         for name, stage_record in record.read()["stages"].items():
             if stage_record["status"] in ("waiting", "running"):
                 record.update(name, status="stopped", reason="the run was told to stop")

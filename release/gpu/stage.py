@@ -9,7 +9,7 @@ from typing import Any
 
 from release.gpu.record import NAME, SAYS, Record
 from release.gpu.supervise import seconds_until
-from sgn_serve.termination import Terminated, terminable
+from sgn_serve.termination import TERMINATED, Terminated, terminable
 
 SKIPPED = 75
 """Exit status of a stage that cannot run on this machine. The last line of its output is the reason."""
@@ -152,5 +152,5 @@ def main(work: Callable[[Run], None], argv: list[str] | None = None) -> int:
         print(reason)
         return SKIPPED
     except Terminated:
-        return 143
+        return TERMINATED
     return 0

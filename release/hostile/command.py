@@ -32,7 +32,8 @@ from release.hostile.report import ANSWER_SECONDS, MEMORY_MB, SMALL_SECONDS, exc
 from release.hostile.seeds import FORMATS, seeds
 from release.hostile.server import Server, running_server
 from release.hostile.session import Session, available_bytes, session
-from sgn_serve.termination import Terminated, terminable
+from sgn_serve.interrupts import INTERRUPTED
+from sgn_serve.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.provenance import git_commit
@@ -180,7 +181,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace, command: str) -> int:

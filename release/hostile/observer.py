@@ -51,7 +51,7 @@ def _kilobytes(path: Path, names: tuple[str, ...]) -> int:
 
 
 def upper_bound(pids: list[int]) -> float:
-    """Return the private and shared memory of processes in bytes. What several share counts for each of them."""
+    """Return the private and shared memory of processes in bytes. Memory that several share counts for each of them."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):

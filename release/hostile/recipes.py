@@ -14,7 +14,7 @@ SEED, BOMB, FILE = "seed", "bomb", "file"
 NUMBERS = 1 << 20
 """Numbers that a step may follow from. Larger ones would double the size of a list of thousands of files."""
 MOST_STEPS = 12
-"""Changes that a file is made by, at most. What comes from a hundred is hardly a picture any more."""
+"""Changes that a file is made by, at most. After a hundred changes hardly a picture is left."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def test_the_ways_take_turns_and_a_run_goes_on(without_work, tmp_path, capsys):
     assert result["same_answers"] is False
     assert main([*argv, "--rounds=2"]) == 0
     assert without_work == list(WAYS) * 2, "nothing was missing"
-    assert main([*argv, "--pictures=7"]) == 1
+    assert main([*argv, "--pictures=7"]) == 2
     assert "x.json differs in setting; pass another --out" in capsys.readouterr().err
 
 
