@@ -231,10 +231,6 @@ def _hostile_count(name: str, *counts: str) -> int:
     return sum(row[count] for row in result(name)["formats"].values() for count in counts)
 
 
-def _cost_ratio() -> str:
-    return f"{result('block_cost')['latency']['1']['ratio']:.1f}"
-
-
 NAMED: dict[str, Callable[[], str]] = {
     "limit.head": lambda: f"{connections.MAX_HEAD_BYTES // 1024} KiB",
     "limit.headers": lambda: str(connections.MAX_HEADERS),

@@ -114,7 +114,7 @@ def _split(pictures: PictureSet, shares: list[int], seed: int) -> tuple[Tensor, 
 
 
 def _even_shares(count: int, most: list[int]) -> list[int]:
-    """Divide a number among classes evenly. What a class cannot give, the others give.
+    """Divide a number among classes evenly. Larger classes give what smaller ones lack.
 
     Args:
         count: The number. Less is divided where the classes have no more.
@@ -130,12 +130,6 @@ def _even_shares(count: int, most: list[int]) -> list[int]:
             extra = left // len(able) + (turn < left % len(able))
             shares[index] = min(most[index], shares[index] + extra)
     return shares
-
-
-def split_validation(pictures: PictureSet, count: int | None, seed: int) -> tuple[PictureSet, PictureSet]:
-    """Return copies of the rest and of the held-out part that split_indices finds."""
-    rest, held_out = split_indices(pictures, count, seed)
-    return pictures.subset(rest), pictures.subset(held_out)
 
 
 def choose_pictures(pictures: PictureSet, count: int, seed: int, *, strict: bool = True) -> PictureSet:

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from training.data.batches import augment, batches
-from training.data.loading import choose_pictures, load_pictures, split_indices, split_validation
+from training.data.loading import choose_pictures, load_pictures, split_indices
 from training.data.picture_set import DatasetError, PictureSet
 
 
@@ -113,19 +113,19 @@ def numbered(count: int, classes: int) -> PictureSet:
 
 def test_validation_part_is_balanced_disjoint_and_repeatable():
     pictures = numbered(60, 3)
-    train, validation = split_validation(pictures, 13, seed=1)
+    train, validation = (pictures.subset(part) for part in split_indices(pictures, 13, seed=1))
     assert torch.bincount(validation.labels).tolist() == [5, 4, 4]
     held_out = set(validation.images[:, 0, 0, 0].tolist())
     assert len(held_out) == 13
     assert held_out.isdisjoint(train.images[:, 0, 0, 0].tolist())
     assert len(train) == 47
-    assert torch.equal(split_validation(pictures, 13, seed=1)[1].images, validation.images)
-    assert not torch.equal(split_validation(pictures, 13, seed=2)[1].images, validation.images)
+    assert torch.equal(pictures.subset(split_indices(pictures, 13, seed=1)[1]).images, validation.images)
+    assert not torch.equal(pictures.subset(split_indices(pictures, 13, seed=2)[1]).images, validation.images)
 
 
 def test_too_small_a_class_is_named():
     with pytest.raises(DatasetError, match="class '0' has 4 pictures"):
-        split_validation(numbered(12, 3), 12, seed=0)
+        split_indices(numbered(12, 3), 12, seed=0)
 
 
 def of_classes(*members: int) -> PictureSet:

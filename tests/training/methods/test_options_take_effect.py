@@ -15,7 +15,7 @@ from training.common.command_line import flag
 from training.common.described_options import described_options
 from training.config import METHODS, TrainConfig
 from training.data.automatic_split import AutomaticSplit, Part
-from training.data.loading import load_pictures, split_validation
+from training.data.loading import load_pictures, split_indices
 from training.loop.augmentation import Augmentation
 from training.loop.schedule import learning_rate
 from training.methods import StepContext, build_method
@@ -322,8 +322,8 @@ def test_options_of_the_folder_change_what_is_trained_on(name, photos):
     def trained_and_validated(config: TrainConfig) -> tuple[str, str]:
         part = Part("train", AutomaticSplit(config.test_share, config.seed))
         pictures = load_pictures(config.dataset, photos, part, config.image_size, resize=config.resize)
-        train, held_out = split_validation(pictures, config.validation_pictures, config.seed)
-        return train.sha256(), held_out.sha256()
+        train, held_out = split_indices(pictures, config.validation_pictures, config.seed)
+        return pictures.subset(train).sha256(), pictures.subset(held_out).sha256()
 
     base: dict[str, Any] = {"dataset": "image-folder", "image_size": 8, "validation_pictures": 4}
     before, again = (trained_and_validated(TrainConfig(**base)) for _ in range(2))
