@@ -140,12 +140,12 @@ class CheckpointInfo:
             try:
                 values["split"] = AutomaticSplit.from_values(values["split"])
             except ValueError as error:
-                raise CheckpointError(f"its JSON's split is none: {error}") from None
+                raise CheckpointError(f"its JSON's split cannot be used: {error}") from None
         if values["defence"] is not None:
             try:
                 values["defence"] = DefenceConfig.from_values(values["defence"])
             except ArchitectureError as error:
-                raise CheckpointError(f"its JSON's defence is none: {error}") from None
+                raise CheckpointError(f"its JSON's defence cannot be used: {error}") from None
             if values["block"] is not None:
                 raise CheckpointError("its JSON has both a block and a defence, of which a network has one")
         _check_values(values)
@@ -401,7 +401,7 @@ def _read_state_dict(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file"
         ) from None
-    except Exception as error:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+    except Exception as error:  # torch raises any type, such as KeyError(101), mostly with a useless text
         if lacks_memory(error):
             raise
         raise CheckpointError(f"{path}: not a plain state dict, or damaged; {_fix(flag)}") from None

@@ -263,7 +263,7 @@ def _settings(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     try:
         httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"url: {url!r} is none ({error})") from None
+        raise ValueError(f"url: {url!r} is not a URL ({error})") from None
     headers = {}
     if token is not None:
         if not (token and token.isascii() and token.isprintable() and " " not in token):

@@ -166,7 +166,7 @@ def _read_pickle(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or first_line(error)}); check the file") from None
-    except Exception as error:  # torch raises anything, such as KeyError(101): the text of few of them tells anything
+    except Exception as error:  # torch raises any type, such as KeyError(101), mostly with a useless text
         if lacks_memory(error):
             raise
         raise WeightsError(f"{path}: not a file that torch.save wrote, or damaged; copy or save it again") from None

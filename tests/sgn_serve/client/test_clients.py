@@ -416,7 +416,7 @@ def test_an_unreadable_picture_is_not_sent(ask) -> None:
     ("options", "message"),
     [
         ({"url": "localhost:3000"}, "must begin with http://"),
-        ({"url": "http://localhost:abc"}, "'http://localhost:abc' is none"),
+        ({"url": "http://localhost:abc"}, "'http://localhost:abc' is not a URL"),
         ({"url": URL, "token": "two words"}, "one word"),
         ({"url": URL, "token": "line\n"}, "one word"),
         ({"url": URL, "timeout": -1.0}, "timeout must be"),

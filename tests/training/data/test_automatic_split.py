@@ -223,5 +223,5 @@ def test_a_description_carries_the_split_and_refuses_others() -> None:
     for change in changes:
         changed = json.loads(json.dumps(values))
         change(changed["split"])
-        with pytest.raises(CheckpointError, match="its JSON's split is none: "):
+        with pytest.raises(CheckpointError, match="its JSON's split cannot be used: "):
             CheckpointInfo.from_json(json.dumps(changed))
