@@ -60,7 +60,7 @@ class Companions:
         except ExportError as error:
             if options.evaluation is not None:
                 raise
-            # It was found, not asked for: no reason to write no graph.
+            # Nobody asked for this evaluation: the graph is written without its figures.
             self._evaluation = None
             print(f"warning: no figures go with the graph: {error}", file=sys.stderr)
             self._told = True

@@ -37,7 +37,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     by_lower = {one.removeprefix(prefix).lower(): one for one in known}
     name = name.removeprefix(prefix)
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=_MOST_SUGGESTIONS, cutoff=_SIMILAR)
-    if not nearest:  # pdg stands for pgd-20, say
+    if not nearest:  # compare without the part after "-": pdg suggests pgd-20
         by_lower = {one.lower().partition("-")[0]: one for one in reversed(by_lower.values())}
         nearest = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_SIMILAR)
     return f"did you mean {' or '.join(by_lower[one] for one in nearest)}? " if nearest else ""

@@ -1,4 +1,6 @@
-"""Compile a graph with OpenVINO: serving and export's checks take their compiled models from here.
+"""Compile a graph with OpenVINO: the service, and export's measure of what it would answer, use it.
+
+export.formats.openvino compiles a written file itself and unchanged, as any other program would.
 
 The module imports nothing of this repository, and OpenVINO only when a model is compiled.
 """
@@ -119,7 +121,7 @@ class _Writer:
         """Yield the comparison of a mask, and its numbers for whoever does not multiply by them."""
         (features,), (mask,) = node.input, node.output
         slope, offset = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
-        threshold = float(np.float32(-offset / slope)) + 0.0  # not -0
+        threshold = float(np.float32(-offset / slope)) + 0.0  # turns -0.0 into 0.0
         found = _Mask(features, f"{mask}_condition", slope > 0, threshold)
         self.masks[mask] = found
         operator = "Greater" if found.greater else "Less"

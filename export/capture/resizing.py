@@ -35,7 +35,7 @@ def resize_input_gradient(resize: torch._ops.OpOverload) -> Callable[..., Tensor
     def input_gradient(
         gradient: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
     ) -> Tensor:
-        row_scale, column_scale = (*options[corners:], None, None)[:2]  # None may be left out
+        row_scale, column_scale = (*options[corners:], None, None)[:2]  # trailing scales of None may be missing
 
         def matrix(outputs: int, inputs: int, scale: float | None) -> Tensor:
             identity = torch.eye(inputs, dtype=gradient.dtype, device=gradient.device)[None, None]

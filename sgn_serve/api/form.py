@@ -136,7 +136,7 @@ class _PictureParser(MultiPartParser):
     """Name of a part with pictures that does not belong here."""
 
     def on_part_begin(self) -> None:
-        """Take a part's begin."""
+        """Take the beginning of a part."""
         self.begun = True
         super().on_part_begin()
 

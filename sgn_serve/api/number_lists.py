@@ -69,7 +69,7 @@ def flatten(values: list[Any]) -> tuple[list[int | float], tuple[int, ...]]:
     lengths: tuple[int, ...] = ()
     for _ in range(DEEPEST):
         types = set(map(type, values))
-        if types <= {int, float}:  # true is none
+        if types <= {int, float}:  # bool is a subclass of int, but not a number here
             return values, lengths
         if types != {list}:
             raise JsonError("a list holds something else than numbers")

@@ -46,7 +46,7 @@ def read_whole_form(first: bytes, body: bytes, file_field: str) -> FormData | No
     items: list[tuple[str, str | UploadFile]] = []
     for number, whole in enumerate(parts):
         part = whole
-        if number:  # a delimiter is a line of its own, or else part of nothing plain
+        if number:  # a delimiter must be a line of its own; otherwise the form is not plain
             if not whole.startswith(b"\r\n"):
                 return None
             part = whole[2:]

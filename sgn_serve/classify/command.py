@@ -1,4 +1,4 @@
-"""The command `sgn classify`: its options. What does the work is imported once they are checked."""
+"""The command `sgn classify`: its options. Its other modules are imported once they are checked."""
 
 import argparse
 import os

@@ -62,7 +62,7 @@ class JsonLines(Format):
 
 
 class Csv(Format):
-    """A header, and a line a row. What is None is empty, and top_k is JSON."""
+    """CSV: a header, and one line for each row. None is an empty field, and top_k is JSON."""
 
     def encode(self, rows: Sequence[Row]) -> bytes:
         """Return the content of a part. The header is in none of them."""
@@ -186,7 +186,7 @@ def _append(parts: Iterable[Path], target: BinaryIO) -> None:
 
 def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
-    # This end of a line has names quoted that hold either of its characters.
+    # With this line end, the writer quotes names that contain \r or \n.
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()
 

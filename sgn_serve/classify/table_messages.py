@@ -15,20 +15,20 @@ START = Struct("<QQQq")
 Last comes the length of the column's name, which follows, or NO_COLUMN."""
 NO_COLUMN = -1
 HEAD = Struct("<BQ")
-"""Begin of every answer: its kind, and the length of its content in bytes."""
+"""Head of every answer: its kind, and the length of its content in bytes."""
 ORDER = Struct("<qQ")
 """Order to read some rows: the row group to begin with or CONTINUE, and the row of the group that is wanted."""
 CONTINUE = -1
 COUNT = Struct("<Q")
-"""Begin of the content of CELLS: the number of rows that were read. They are left out if the wanted row is behind."""
+"""Head of the content of CELLS: the number of rows that were read. They are left out if the wanted row is behind."""
 LONGEST_TEXT = 4000
 """Most characters of an error."""
 CELL = Struct("<BQ")
-"""Begin of a cell: its kind, and its length in bytes."""
+"""Head of a cell: its kind, and its length in bytes."""
 
 
 class Answer(IntEnum):
-    """Kinds of answers. What follows an error is its text, in UTF-8.
+    """Kinds of answers. An error is followed by its text, in UTF-8.
 
     Attributes:
         READY: The process has started, and looks at the file now.

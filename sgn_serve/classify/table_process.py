@@ -120,7 +120,7 @@ class Rows:
         batch = next(self._batches, None)
         if batch is None:
             raise ValueError("it has fewer rows than it says")
-        cells = batch.column(self._column)  # by its name: a record's field may be called like another column
+        cells = batch.column(self._column)  # the top-level column: a field of a record may have the same name
         self._begin += len(cells)
         parts: list[Any] = [COUNT.pack(len(cells))]
         for cell in cells if wanted < self._begin else ():

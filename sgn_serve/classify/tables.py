@@ -31,7 +31,7 @@ _TRIES = 3
 
 
 class TableUnreadable(ClassifyError):
-    """It is no Parquet file, or it cannot be read, or it has gone."""
+    """The file is not Parquet, cannot be read, or has been removed. The message names it."""
 
 
 class CellUnreadable(Exception):

@@ -141,7 +141,7 @@ class PartsFolder:
         raise ClassifyError(f"{self.path}: this is no run of this version; remove the folder to start again")
 
     def list_inputs(self, write: Callable[[BinaryIO], None]) -> None:
-        """Write the list of inputs. What a run without a manifest has left is removed before.
+        """Write the list of inputs. Files of a run without a manifest are removed first.
 
         Args:
             write: Writes the list.

@@ -43,7 +43,7 @@ def picture_file(picture: "Picture") -> File:
         return File(path.name, path.read_bytes())
     if isinstance(picture, bytes | bytearray | memoryview):
         return File("picture", bytes(picture))
-    if hasattr(picture, "getexif"):  # an image of Pillow's, which is not imported for those who have none
+    if hasattr(picture, "getexif"):  # a Pillow image; Pillow is imported only where it is used
         return File("picture.png", _image_png(picture))
     if hasattr(picture, "read"):
         content = picture.read()

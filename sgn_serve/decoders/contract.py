@@ -17,10 +17,10 @@ class End(StrEnum):
     MEMORY = "memory"
     CRASH = "crash"
     AGE = "age"
-    """It has answered, and has taken the processor time of a whole life: no picture's fault."""
+    """The process has used up the processor time of its lifetime, after an answer. No picture is at fault."""
     CANCELLED = "cancelled"
     STOPPED = "stopped"
-    """The fork server has ended, and all its processes, or the file did not reach its process: no picture's fault."""
+    """The fork server and its processes have ended, or the file did not arrive. No picture is at fault."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def may_lack_memory(self) -> bool:
-        """Whether it does, or its process has crashed: some decoders use memory that they did not get."""
+        """Whether it takes too much memory, or its process crashed: some decoders crash when memory is refused."""
         return self.lacks_memory or self.end is End.CRASH
 
 

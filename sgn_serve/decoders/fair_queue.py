@@ -35,7 +35,7 @@ class FairQueue(Generic[Item]):
         item = items.popleft()
         self._length -= 1
         if items:
-            self._items[request] = items  # now the last one
+            self._items[request] = items  # the request goes to the end of the queue
         return item
 
     def remove(self, request: Hashable, item: Item) -> None:

@@ -51,7 +51,7 @@ class DecoderProcess:
         self.number = number
         self.kind = kind
         self.pid = 0
-        """Its process id, 0 until it has started."""
+        """Process id, 0 until the process has started."""
         self.confinement: Confinement | None = None
         self.is_new = True
         """Whether it was given no picture yet."""
@@ -190,7 +190,7 @@ class DecoderProcess:
         answer, self._answer = self._answer, None
         outcome = _OUTCOMES.get(code)
         if answer is None or outcome is None:
-            self.kill(End.CRASH)  # it says what it should not: it is no longer what it was
+            self.kill(End.CRASH)  # an unexpected answer: a picture may have taken the process over
             if answer is not None and not answer.done():
                 answer.set_result(Result(None, end=End.CRASH))
             return

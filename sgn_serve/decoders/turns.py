@@ -72,7 +72,7 @@ class Turns(Generic[Item]):
     def put(self, kind: Class, request: Hashable, item: Item) -> None:
         """Add a picture behind those of its class and request."""
         line = self._lines[kind]
-        if not line.items:  # a class saves no time up while none of it waits
+        if not line.items:  # a class without waiting pictures earns no time in advance
             line.used = max(line.used, self._now)
         line.items.put(request, item)
 

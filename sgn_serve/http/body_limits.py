@@ -16,7 +16,7 @@ decoding, and room for 48 uploads of any size at the same time."""
 SMALL_BYTES = 16 * 1024
 """A body up to this is taken even when RECEIVED_BYTES are used up: stalled uploads keep no small picture out."""
 IN_MEMORY_BYTES = 256 * 1024
-"""Memory that all files of one form may take. What is larger waits on the disk to be decoded."""
+"""Memory that all files of one form may take. Larger files wait on the disk to be decoded."""
 _RETRY_SECONDS = 1
 
 
@@ -74,7 +74,7 @@ class LimitBody:
         # there. A refusal of that body would then break the answer off. From this version of ASGI on it does not.
         scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
         headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0").lstrip(b"0")  # int() takes no thousands of them
+        declared = headers.get(b"content-length", b"0").lstrip(b"0")  # int() refuses thousands of leading zeros
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise self._too_large()
         whole = is_protocol(scope["path"]) or is_json(headers.get(b"content-type", b"").decode("latin-1"))
@@ -85,7 +85,7 @@ class LimitBody:
 
         async def counted() -> Message:
             nonlocal received, held, more_body
-            if more_body:  # later, it is the client's going that is waited for
+            if more_body:  # after the body's end, receive waits until the client disconnects
                 since = clock()
                 try:
                     message = await receive()

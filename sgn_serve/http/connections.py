@@ -24,9 +24,9 @@ read. Closed at once, the connection would be reset, and the answer lost."""
 LINGER_BYTES = 64 * 1024 * 1024
 """Bytes that are read and thrown away on such a connection."""
 LINGER_REFUSED_BYTES = 1024 * 1024
-"""The same where the connection carries no request, or a damaged one."""
+"""Bytes that are read and thrown away where the connection carries no request, or a damaged one."""
 MAX_LINGERING = 32
-"""Connections beyond the limit that may wait for their clients like this."""
+"""Connections beyond the limit that may linger at a time."""
 
 OTHER_FILES = 128
 """Files that a worker may have open besides its connections: libraries, metrics, forms that wait on the disk, and

@@ -18,7 +18,7 @@ from sgn_serve.refusals import Refusal
 _SIGNS = ("origin", "referer", "sec-fetch-site")
 """Headers that browsers send, and programs do not. Sec-Fetch-Mode is none of them: Node.js sends it too."""
 _BROWSER = "mozilla/"
-"""Begin of every browser's User-Agent."""
+"""First bytes of every browser's User-Agent."""
 
 
 class RefuseForeignHosts:

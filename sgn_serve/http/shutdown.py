@@ -14,7 +14,7 @@ from sgn_serve.process.parent import CHECK_SECONDS, is_worker, supervisor_pid
 from sgn_serve.refusals import Refusal
 
 _LONGEST_ANSWER_SECONDS = 60
-"""A little more than a request may take. Whatever takes longer is cut off when the process ends."""
+"""Time that uvicorn waits for requests at the end, a little more than one may take. Later ones are cut off."""
 _RETRY_SECONDS = 1
 
 

@@ -1,4 +1,4 @@
-"""Work as tasks of a Ray cluster. What a lost worker had is done again by another one, so that nothing is lost."""
+"""Work as tasks of a Ray cluster. The tasks of a lost worker are done again by another one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -27,7 +27,7 @@ def folder_notes(root: Path) -> Iterator[str]:
     try:
         notes = (_missing_test(root), _other_classes(root), _beside(root), *_same_contents(root))
         yield from (note for note in notes if note)
-    except OSError:  # reading the pictures says it better
+    except OSError:  # reading the pictures raises the same error with a better message
         return
 
 

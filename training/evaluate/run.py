@@ -181,7 +181,7 @@ class Evaluation:
         return names <= self.report.measured.get("gradient_correlation", {}).keys()
 
     def _take(self, found: dict[str, Any]) -> None:
-        """Put what a check has found into the report, and save it. What earlier commands found of other names stays."""
+        """Put the results of a check into the report, and save it. Those of earlier commands, of other names, stay."""
         if BLOCK_EFFECT in found:
             self.report.block_effect = found[BLOCK_EFFECT]
         measured = self.report.measured

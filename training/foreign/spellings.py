@@ -64,7 +64,7 @@ TIMM = Spelling("timm's, and torchvision's of the same name")
 
 
 def spellings_of(arch: str) -> tuple[Spelling, ...]:
-    """Return the spellings that are tried for an architecture. Of those that fit equally well the first is taken."""
+    """Return the spellings that are tried for an architecture. The first of those that fit equally well is taken."""
     if arch.startswith(TIMM_PREFIX):
         theirs = TORCHVISION.get(arch.removeprefix(TIMM_PREFIX))
         return (TIMM,) if theirs is None else (TIMM, theirs)

@@ -242,7 +242,7 @@ class Pool:
             self._head.answers()
         for answer in done:
             call = self._calls.pop(answer, None)
-            if call is not None:  # its worker was not lost by an answer before
+            if call is not None:  # an earlier answer of this round may have lost its worker
                 self._take(call, answer)
         self._hand_out()
 

@@ -55,7 +55,7 @@ class AntiAdversary(Defence):
             Plain logits (N, classes), and the sum (N, 3, H, W), from -steps to steps.
         """
         if torch.is_inference_mode_enabled():
-            # The label, made there, could not be differentiated past.
+            # Autograd refuses tensors made in inference mode, such as the label.
             with torch.inference_mode(False), torch.no_grad():
                 return self.first_pass(images.clone())
         plain, gradient = self.input_gradient(images, lambda logits: log_probability(logits, first_answer(logits)))
