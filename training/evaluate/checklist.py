@@ -266,7 +266,7 @@ def _not_finite(report: Report, rows: _Rows) -> list[Finding]:
     uncounted = ", ".join(row.title for row, count in counts.items() if count is None)
     name = "finite answers"
     threshold = "raised above 0, share of pictures with a logit that is NaN or infinite, which counts as wrong"
-    unknown = f"not counted, for the report is of before: {uncounted}" if uncounted else ""
+    unknown = f"not counted by the older version that wrote this report: {uncounted}" if uncounted else ""
     if not shares:
         return [_missing(name, threshold, unknown)] if uncounted else []
     row = max(shares, key=shares.__getitem__)

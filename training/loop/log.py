@@ -86,7 +86,7 @@ class EpochLog:
         """
         self._rows.append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in figures.items()})
         text = io.StringIO(newline="")
-        # Rows of before may have columns that this version does not know.
+        # Rows of an older version may have other columns.
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows for name in row)))
         writer.writeheader()
         writer.writerows(self._rows)

@@ -326,7 +326,7 @@ def test_a_report_that_did_not_count_answers_that_are_not_finite_says_so(module,
     assert [row.not_finite for row in resumed.rows.values()] == [None, None, None, 0]
     (line,) = (line for line in str(resumed).splitlines() if " finite answers: " in line)
     assert line.startswith("  not measured  finite answers: -, raised above 0, ")
-    assert line.endswith(" (not counted, for the report is of before: clean, FGSM, PGD-3)")
+    assert line.endswith(" (not counted by the older version that wrote this report: clean, FGSM, PGD-3)")
     again = judge(module, images, labels, attacks="fgsm,pgd-3,pgd-5", save=tmp_path, progress=False)
     assert again.rows == resumed.rows
 
