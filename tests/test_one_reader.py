@@ -18,8 +18,8 @@ import export.command
 import training.command
 from export.check.pictures import PicturesError, pictures_in, pictures_under
 from sgn_serve.classify.cage import Cage, Decoded, input_batch
-from sgn_serve.decoders.decoder import Decoder, DecoderLimits
-from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoder_processes.decoder import Decoder, DecoderLimits
+from sgn_serve.decoder_processes.job import PictureOptions
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import read_rgb

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgn_serve.classify.packed_job import answer_shape, pack, places, read_answer
-from sgn_serve.decoders.contract import Kind, Limits
-from sgn_serve.decoders.decoder import SMALL_CPU_SECONDS, Decoder, DecoderLimits
-from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
-from sgn_serve.decoders.lane import Lane, Waiter
-from sgn_serve.decoders.turns import Class
+from sgn_serve.decoder_processes.contract import Kind, Limits
+from sgn_serve.decoder_processes.decoder import SMALL_CPU_SECONDS, Decoder, DecoderLimits
+from sgn_serve.decoder_processes.job import LARGE_PIXELS, PictureOptions
+from sgn_serve.decoder_processes.lane import Lane, Waiter
+from sgn_serve.decoder_processes.turns import Class
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import PictureRefused, TooManyWaiting
 from sgn_serve.settings import Settings

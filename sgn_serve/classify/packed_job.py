@@ -10,7 +10,7 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.job import Job, make_job
+from sgn_serve.decoder_processes.job import Job, make_job
 
 _NUMBER = Struct("<I")
 _MOST_FILES = 128
@@ -65,7 +65,7 @@ def make_packed_job(size: list[int], max_pixels: int, background: list[int], res
     """Return the job of a decoder process whose messages are those of `pack`.
 
     Args:
-        size: See decoders.job.PictureOptions, as for all others.
+        size: See decoder_processes.job.PictureOptions, as for all others.
         max_pixels: See there.
         background: See there.
         resize: See there.

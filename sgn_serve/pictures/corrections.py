@@ -8,8 +8,8 @@ from PIL import AvifImagePlugin, Image
 
 from sgn_serve.pictures import (
     colour_key,
-    decoders,
     direct_draw,
+    fast_decoders,
     icons,
     iso_media,
     jpeg2000,
@@ -118,7 +118,7 @@ def correct(picture: Any, file: IO[bytes]) -> None:
     """
     planes.correct(picture)
     if picture.format in ("BMP", "DDS", "PPM", "QOI"):
-        decoders.correct(picture)
+        fast_decoders.correct(picture)
     keyed = picture.format == "PNG" and colour_key.correct(picture)
     if picture.format == "PNG" and not keyed:
         picture.info[_KEY] = _Later(file=file)

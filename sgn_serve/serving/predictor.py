@@ -8,9 +8,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.decoder import DecoderLimits
-from sgn_serve.decoders.job import PictureOptions
-from sgn_serve.decoders.sharing import SharedDecoder
+from sgn_serve.decoder_processes.decoder import DecoderLimits
+from sgn_serve.decoder_processes.job import PictureOptions
+from sgn_serve.decoder_processes.sharing import SharedDecoder
 from sgn_serve.inference.batch_contract import BatchLimits, BatchRun, Observer
 from sgn_serve.inference.batching import Batcher, Place
 from sgn_serve.inference.classifier import Logits

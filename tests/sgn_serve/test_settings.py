@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sgn_serve.decoders.decoder import LARGE_MEMORY, SMALL_MEMORY
-from sgn_serve.decoders.large_pictures import MAX_WAITING
+from sgn_serve.decoder_processes.decoder import LARGE_MEMORY, SMALL_MEMORY
+from sgn_serve.decoder_processes.large_pictures import MAX_WAITING
 from sgn_serve.pictures import formats
 from sgn_serve.setting_types import parse_flag
 from sgn_serve.settings import BUNDLED_MODEL, Settings, SettingsError, settings_table

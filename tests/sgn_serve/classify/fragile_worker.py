@@ -42,7 +42,7 @@ class FragileWorker:
 
 
 class FaultyWorker(Worker):
-    """Does what each file says, as tests.sgn_serve.decoders.faults has it, in place of decoding it."""
+    """Does what each file says, as tests.sgn_serve.decoder_processes.faults has it, in place of decoding it."""
 
     def __init__(self, settings: Settings, cores: int):
         vars(cage)["_JOB"] = JOB

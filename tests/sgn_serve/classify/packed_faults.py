@@ -1,10 +1,10 @@
-"""The job of tests.sgn_serve.decoders.faults, several commands in one message."""
+"""The job of tests.sgn_serve.decoder_processes.faults, several commands in one message."""
 
 from typing import Any
 
 from sgn_serve.classify.packed_job import packed
-from sgn_serve.decoders.job import Job
-from tests.sgn_serve.decoders import faults
+from sgn_serve.decoder_processes.job import Job
+from tests.sgn_serve.decoder_processes import faults
 
 JOB = "tests.sgn_serve.classify.packed_faults:make_job"
 

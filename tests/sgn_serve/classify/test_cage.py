@@ -10,7 +10,7 @@ from PIL import Image
 from sgn_serve.classify import cage
 from sgn_serve.classify.cage import Cage, input_batch
 from sgn_serve.classify.packed_job import answer_shape, make_packed_job, pack, places, read_answer
-from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoder_processes.job import PictureOptions
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.settings import Settings

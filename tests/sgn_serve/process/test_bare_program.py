@@ -28,8 +28,10 @@ def test_a_bare_program_leaves_no_compiled_modules(tmp_path: Path, monkeypatch: 
 
 def test_who_starts_decoders_has_imported_what_they_import() -> None:
     """So it has written their compiled forms, if it may write any."""
-    decoders = own_modules("sgn_serve.decoders.fork_server", "sgn_serve.classify.packed_job", "sgn_serve.decoders.job")
+    decoders = own_modules(
+        "sgn_serve.decoder_processes.fork_server", "sgn_serve.classify.packed_job", "sgn_serve.decoder_processes.job"
+    )
     assert "sgn_serve.pictures.decoding" in decoders
     assert decoders <= own_modules("sgn_serve.classify.cage")
-    decoders = own_modules("sgn_serve.decoders.fork_server", "sgn_serve.decoders.job")
-    assert decoders <= own_modules("sgn_serve.decoders.decoder")
+    decoders = own_modules("sgn_serve.decoder_processes.fork_server", "sgn_serve.decoder_processes.job")
+    assert decoders <= own_modules("sgn_serve.decoder_processes.decoder")

@@ -8,7 +8,7 @@ import pytest
 
 from sgn_serve.process import confinement
 from sgn_serve.process.confinement import Confinement, landlock_version
-from tests.sgn_serve.decoders.test_decoder import FORBIDDEN, LARGE, SMALL
+from tests.sgn_serve.decoder_processes.test_decoder import FORBIDDEN, LARGE, SMALL
 
 LINUX = sys.platform.startswith("linux")
 
@@ -165,7 +165,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from sgn_serve.pictures.errors import PictureRefused
-from tests.sgn_serve.decoders.test_decoder import FORBIDDEN, running, value
+from tests.sgn_serve.decoder_processes.test_decoder import FORBIDDEN, running, value
 from tests.sgn_serve.process.container_filter import confine_as_a_container
 
 async def main():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgn_serve.decoders.large_pictures import MAX_WAITING
-from sgn_serve.decoders.sharing import SharedDecoder
+from sgn_serve.decoder_processes.large_pictures import MAX_WAITING
+from sgn_serve.decoder_processes.sharing import SharedDecoder
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -24,7 +24,7 @@ from sgn_serve.records import Prediction
 from sgn_serve.refusals import Refusal
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
-from tests.sgn_serve.decoders import faults
+from tests.sgn_serve.decoder_processes import faults
 from tests.sgn_serve.sample_pictures import encode
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 

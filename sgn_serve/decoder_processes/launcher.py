@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from sgn_serve.decoders import fork_server
-from sgn_serve.decoders.child import Bounds
-from sgn_serve.decoders.contract import Kind
-from sgn_serve.decoders.messages import ENDED, KILL, ORDER
-from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
+from sgn_serve.decoder_processes import fork_server
+from sgn_serve.decoder_processes.child import Bounds
+from sgn_serve.decoder_processes.contract import Kind
+from sgn_serve.decoder_processes.messages import ENDED, KILL, ORDER
+from sgn_serve.decoder_processes.processes import DecoderProcess, ProcessObserver
 from sgn_serve.process.bare_program import start_bare
 
 logger = logging.getLogger("bentoml.sgn_serve")

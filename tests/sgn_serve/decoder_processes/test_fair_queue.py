@@ -1,6 +1,6 @@
 import pytest
 
-from sgn_serve.decoders.fair_queue import FairQueue
+from sgn_serve.decoder_processes.fair_queue import FairQueue
 
 
 def test_requests_take_turns_and_keep_their_own_order() -> None:

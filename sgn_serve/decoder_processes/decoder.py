@@ -21,14 +21,14 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.child import Bounds
-from sgn_serve.decoders.contract import End, Kind, Limits, Result
-from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
-from sgn_serve.decoders.lane import Lane, Waiter
-from sgn_serve.decoders.large_pictures import MAX_WAITING, LargePictures
-from sgn_serve.decoders.launcher import ForkServer
-from sgn_serve.decoders.messages import Outcome
-from sgn_serve.decoders.turns import Class
+from sgn_serve.decoder_processes.child import Bounds
+from sgn_serve.decoder_processes.contract import End, Kind, Limits, Result
+from sgn_serve.decoder_processes.job import LARGE_PIXELS, PictureOptions
+from sgn_serve.decoder_processes.lane import Lane, Waiter
+from sgn_serve.decoder_processes.large_pictures import MAX_WAITING, LargePictures
+from sgn_serve.decoder_processes.launcher import ForkServer
+from sgn_serve.decoder_processes.messages import Outcome
+from sgn_serve.decoder_processes.turns import Class
 from sgn_serve.pictures import decoding, errors
 from sgn_serve.telemetry import metrics
 
@@ -53,7 +53,7 @@ _QUICK_SECONDS = 0.3
 """Limits of a quick picture. Where pictures wait, what needs more waits for the quick ones."""
 _NO_LIMIT = 0xFFFFFFFF
 """Pixels of a large picture. PictureOptions limits them."""
-JOB = "sgn_serve.decoders.job:make_job"
+JOB = "sgn_serve.decoder_processes.job:make_job"
 _TRIES = 2
 _START_SECONDS = 60.0
 _MOST_DIGITS = 12

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders import child
-from sgn_serve.decoders.job import LARGE_PIXELS, IsLarge, Job
-from sgn_serve.decoders.messages import ANSWER, Outcome
+from sgn_serve.decoder_processes import child
+from sgn_serve.decoder_processes.job import LARGE_PIXELS, IsLarge, Job
+from sgn_serve.decoder_processes.messages import ANSWER, Outcome
 from sgn_serve.pictures.errors import DamagedImage
 from sgn_serve.process import confinement
 
-JOB = "tests.sgn_serve.decoders.faults:make_job"
-SHORT_LIVED = "tests.sgn_serve.decoders.faults:make_job_of_short_lives"
-WITHOUT_KERNEL = "tests.sgn_serve.decoders.faults:make_job_without_kernel"
+JOB = "tests.sgn_serve.decoder_processes.faults:make_job"
+SHORT_LIVED = "tests.sgn_serve.decoder_processes.faults:make_job_of_short_lives"
+WITHOUT_KERNEL = "tests.sgn_serve.decoder_processes.faults:make_job_without_kernel"
 
 
 _KEPT: list[bytearray] = []

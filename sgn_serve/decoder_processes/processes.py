@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.contract import End, Kind, Limits, Result
-from sgn_serve.decoders.messages import ANSWER, FORK, HELLO, NO_MEMORY_STATUS, ORDER, TASK, Outcome
+from sgn_serve.decoder_processes.contract import End, Kind, Limits, Result
+from sgn_serve.decoder_processes.messages import ANSWER, FORK, HELLO, NO_MEMORY_STATUS, ORDER, TASK, Outcome
 from sgn_serve.process.confinement import Confinement
 from sgn_serve.telemetry import metrics
 

@@ -19,11 +19,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sgn_serve.decoders import decoder as decoder_module
-from sgn_serve.decoders.child import _SPARE_CPU_SECONDS, LIFE_CPU_SECONDS
-from sgn_serve.decoders.decoder import QUICK_FILE, QUICK_PIXELS, Decoder, DecoderLimits
-from sgn_serve.decoders.job import LARGE_PIXELS, PictureOptions
-from sgn_serve.decoders.large_pictures import MAX_WAITING
+from sgn_serve.decoder_processes import decoder as decoder_module
+from sgn_serve.decoder_processes.child import _SPARE_CPU_SECONDS, LIFE_CPU_SECONDS
+from sgn_serve.decoder_processes.decoder import QUICK_FILE, QUICK_PIXELS, Decoder, DecoderLimits
+from sgn_serve.decoder_processes.job import LARGE_PIXELS, PictureOptions
+from sgn_serve.decoder_processes.large_pictures import MAX_WAITING
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -36,7 +36,7 @@ from sgn_serve.pictures.errors import (
 )
 from sgn_serve.process import confinement
 from sgn_serve.telemetry import metrics
-from tests.sgn_serve.decoders import faults
+from tests.sgn_serve.decoder_processes import faults
 from tests.sgn_serve.sample_pictures import encode, noise
 
 OPTIONS = PictureOptions((8, 8), 25_000_000)
@@ -465,7 +465,7 @@ def test_no_process_is_left() -> None:
 def test_no_process_outlives_a_killed_service(project_root: Path) -> None:
     program = (
         "import asyncio, os, sys\n"
-        "from tests.sgn_serve.decoders.test_decoder import process_ids, running, value\n"
+        "from tests.sgn_serve.decoder_processes.test_decoder import process_ids, running, value\n"
         "async def main():\n"
         "    async with running() as decoder:\n"
         "        task = asyncio.create_task(value(decoder, 'large sleep'))\n"

@@ -6,9 +6,9 @@ from itertools import count
 
 import pytest
 
-from sgn_serve.decoders.decoder import QUICK_CPU_SECONDS, SMALL_CPU_SECONDS
-from sgn_serve.decoders.lane import LONGER_WEIGHT, QUICK_WEIGHT
-from sgn_serve.decoders.turns import Class, Share, Turns
+from sgn_serve.decoder_processes.decoder import QUICK_CPU_SECONDS, SMALL_CPU_SECONDS
+from sgn_serve.decoder_processes.lane import LONGER_WEIGHT, QUICK_WEIGHT
+from sgn_serve.decoder_processes.turns import Class, Share, Turns
 
 QUICK, LONGER = Class.QUICK, Class.LONGER
 

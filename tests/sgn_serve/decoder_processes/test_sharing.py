@@ -3,10 +3,10 @@ from io import BytesIO
 
 import psutil
 
-from sgn_serve.decoders.decoder import DecoderLimits
-from sgn_serve.decoders.job import PictureOptions
-from sgn_serve.decoders.sharing import SharedDecoder
-from tests.sgn_serve.decoders import faults
+from sgn_serve.decoder_processes.decoder import DecoderLimits
+from sgn_serve.decoder_processes.job import PictureOptions
+from sgn_serve.decoder_processes.sharing import SharedDecoder
+from tests.sgn_serve.decoder_processes import faults
 
 LIMITS = DecoderLimits(processes=1, seconds=20.0, file_bytes=10 << 20)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from sgn_serve.decoders.fair_queue import FairQueue
+from sgn_serve.decoder_processes.fair_queue import FairQueue
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from sgn_serve.pictures import decoders
+from sgn_serve.pictures import fast_decoders
 
 _END_OF_LINE, _END, _STEP = b"\0\0", b"\0\1", b"\0\2"
 
@@ -57,7 +57,7 @@ def test_a_bmp_with_run_length_encoding_is_what_pillow_makes_of_it(bits):
         size = generator.randint(1, 12), generator.choice((-1, 1)) * generator.randint(1, 6)
         data = _bmp(*size, bits, generator.choice((2, 1 << bits)), _operations(generator, bits))
         picture = Image.open(BytesIO(data))
-        decoders.correct(picture)
+        fast_decoders.correct(picture)
         assert picture.tile[0][0] == "sgn_bmp_rle"
         answer = _pixels(picture)
         assert answer == _pixels(Image.open(BytesIO(data)))

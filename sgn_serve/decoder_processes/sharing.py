@@ -9,8 +9,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.decoder import JOB, Decoder, DecoderLimits
-from sgn_serve.decoders.job import PictureOptions
+from sgn_serve.decoder_processes.decoder import JOB, Decoder, DecoderLimits
+from sgn_serve.decoder_processes.job import PictureOptions
 
 
 @dataclass

@@ -4,10 +4,10 @@ import asyncio
 from io import BytesIO
 from typing import IO, Any
 
-from sgn_serve.decoders.contract import End, Kind, Limits, Result
-from sgn_serve.decoders.lane import Lane, Waiter
-from sgn_serve.decoders.processes import ProcessObserver
-from sgn_serve.decoders.turns import Class
+from sgn_serve.decoder_processes.contract import End, Kind, Limits, Result
+from sgn_serve.decoder_processes.lane import Lane, Waiter
+from sgn_serve.decoder_processes.processes import ProcessObserver
+from sgn_serve.decoder_processes.turns import Class
 from sgn_serve.process.confinement import Confinement
 
 QUICK = Limits(100, 0.01, 0.3)

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.decoders.messages import Outcome
+from sgn_serve.decoder_processes.messages import Outcome
 
 
 class End(StrEnum):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sgn_serve.decoders.job import IsLarge, Job
-from sgn_serve.decoders.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outcome
+from sgn_serve.decoder_processes.job import IsLarge, Job
+from sgn_serve.decoder_processes.messages import ANSWER, HELLO, LONGEST_TEXT, TASK, Outcome
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process import confinement
 from sgn_serve.process.heap import fill_heap

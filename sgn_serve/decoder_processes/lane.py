@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from typing import IO
 
-from sgn_serve.decoders.contract import End, Kind, Limits, Result
-from sgn_serve.decoders.launcher import ForkServer
-from sgn_serve.decoders.processes import DecoderProcess, ProcessObserver
-from sgn_serve.decoders.turns import Class, Share, Turns
+from sgn_serve.decoder_processes.contract import End, Kind, Limits, Result
+from sgn_serve.decoder_processes.launcher import ForkServer
+from sgn_serve.decoder_processes.processes import DecoderProcess, ProcessObserver
+from sgn_serve.decoder_processes.turns import Class, Share, Turns
 from sgn_serve.process.confinement import Confinement
 
 _RETRY_SECONDS = 1.0

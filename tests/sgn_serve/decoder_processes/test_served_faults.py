@@ -7,10 +7,10 @@ from platform import machine
 
 import pytest
 
-from sgn_serve.decoders.sharing import SharedDecoder
+from sgn_serve.decoder_processes.sharing import SharedDecoder
 from sgn_serve.process.confinement import _MACHINES, landlock_version
 from sgn_serve.settings import Settings
-from tests.sgn_serve.decoders import faults
+from tests.sgn_serve.decoder_processes import faults
 from tests.sgn_serve.server import application_client
 from tests.sgn_serve.tiny_graph import save_tiny_graph
 
