@@ -1,4 +1,4 @@
-"""Put an error's message on one line. It needs nothing but Python, so that every package can use it."""
+"""Put an error's message on one line, and tell what can be written. It needs nothing but Python, for every package."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -9,3 +9,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8. JSON can hold half a surrogate pair, which UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

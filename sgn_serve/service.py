@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
-from sgn_serve.process.parent import CANNOT_SERVE, Start
 from sgn_serve.process.signal_thread import take_signals
+from sgn_serve.process.supervised import CANNOT_SERVE, Start
 from sgn_serve.refusals import ServingError
 from sgn_serve.serving.trial import TRIED_VARIABLE, Tried, read_tried_graph, try_model
 from sgn_serve.settings import current_settings

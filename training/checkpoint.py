@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sgn_serve.error_text import is_utf8
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
 from training.common.endings import lacks_memory
@@ -159,7 +160,7 @@ def _check_values(values: Mapping[str, Any]) -> None:
         CheckpointError: One is of another type or out of range. The message does not name the file.
     """
     names, size, block = values["class_names"], values["image_size"], values["block"]
-    if not names or not all(isinstance(name, str) and _is_text(name) for name in names):
+    if not names or not all(isinstance(name, str) and is_utf8(name) for name in names):
         raise CheckpointError("its JSON's class_names are no list of texts")
     if len(size) != 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size):
         raise CheckpointError(
@@ -177,15 +178,6 @@ def _check_values(values: Mapping[str, Any]) -> None:
         raise CheckpointError(f"its JSON's auto_margin is {str(margin)[:60]}, not a number from 0 to 1")
     if not isinstance(values["architecture"], str) or len(values["architecture"]) > 200:
         raise CheckpointError("its JSON's architecture is no text of at most 200 characters")
-
-
-def _is_text(value: str) -> bool:
-    """Return whether a text can be written as UTF-8, which half a surrogate pair cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def build_model(info: CheckpointInfo, backbone: nn.Module | None = None) -> SelfGradientNetwork:

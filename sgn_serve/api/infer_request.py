@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, is_text
+from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values
 from sgn_serve.api.number_lists import flatten, parse_with_arrays
 from sgn_serve.api.served_models import ServedModel
+from sgn_serve.error_text import is_utf8
 from sgn_serve.graph_format import INPUT, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import RequestError
 from sgn_serve.records import AUTO, SelfGradient
@@ -97,7 +98,7 @@ def parse_request(body: bytes | bytearray, header_length: str | None, model: Ser
         raise _bad(f"'inputs' must be a list of one tensor, {INPUT!r}")
     images = _parse_tensor(inputs[0], body[length:], model)
     name = asked.get("id")
-    if name is not None and not (isinstance(name, str) and len(name) <= _LONGEST_ID and is_text(name)):
+    if name is not None and not (isinstance(name, str) and len(name) <= _LONGEST_ID and is_utf8(name)):
         raise _bad(f"'id' must be a string of {_LONGEST_ID} characters at most")
     outputs = _parse_outputs(asked, model)
     return InferRequest(images, outputs, name, _parse_self_gradient(asked.get("parameters"), outputs, model))

@@ -79,14 +79,5 @@ async def parse_beside(size: int, parse: Callable[..., Result], *arguments: Any)
     return await asyncio.get_running_loop().run_in_executor(_THREAD, parse, *arguments)
 
 
-def is_text(value: str) -> bool:
-    """Return whether a string can be repeated in an answer. JSON can hold unpaired surrogates, UTF-8 cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise JsonError(f"{name} is no number in JSON")

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgn_serve.http.connections import NEW_CONNECTION, ConnectionLimits
 from sgn_serve.http.uvicorn_internals import RunningServer
-from sgn_serve.process.parent import CHECK_SECONDS, is_worker, supervisor_pid
+from sgn_serve.process.supervised import CHECK_SECONDS, is_worker, supervisor_pid
 from sgn_serve.refusals import Refusal
 
 _LONGEST_ANSWER_SECONDS = 60

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from sgn_serve.process.bentoml_internals import BentomlArbiter, use_arbiter
-from sgn_serve.process.parent import CANNOT_SERVE, PID_VARIABLE
+from sgn_serve.process.supervised import CANNOT_SERVE, PID_VARIABLE
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
