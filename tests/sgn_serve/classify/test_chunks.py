@@ -2,12 +2,14 @@
 
 import asyncio
 import pickle
+import threading
 from io import StringIO
 
+import pytest
 from PIL import Image
 
 from sgn_serve.classify.cage import Cage
-from sgn_serve.classify.chunks import ChunkClassifier
+from sgn_serve.classify.chunks import ChunkClassifier, _Running
 from sgn_serve.classify.items import Item, item_of_file
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.window import Window
@@ -48,6 +50,33 @@ def test_small_files_go_together_whatever_their_size(tiny, tmp_path, monkeypatch
         assert [row.error_code for row in chunks(items)] == [None] * 40
     assert sum(messages) == 40
     assert not alone
+
+
+def test_an_interrupt_while_decoders_start_ends_them(tiny, monkeypatch):
+    """Else their start would be told as a task that was destroyed, and their processes would be left."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def never(self):
+        begun.set()
+        await asyncio.sleep(600)
+
+    async def close(self):
+        ended.set()
+
+    def interrupted(self, task):
+        if task.__name__ != "_prepare":
+            return waited(self, task)
+        asyncio.run_coroutine_threadsafe(task, self._loop)
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+
+    waited = _Running._wait_for
+    monkeypatch.setattr(Cage, "start", never)
+    monkeypatch.setattr(Cage, "close", close)
+    monkeypatch.setattr(_Running, "_wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ChunkClassifier(Settings(model_path=tiny, decoders=1, threads=1)).start()
+    assert ended.is_set()
 
 
 def test_a_window_gives_room_in_order_and_takes_more_than_itself_when_it_is_empty():
