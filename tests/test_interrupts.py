@@ -129,7 +129,7 @@ CHECKPOINT = "sgn_serve/bundled/model.safetensors"
 """A file that is there: one that is not would be refused before the imports."""
 
 
-@pytest.mark.parametrize("moment", [40, 300])
+@pytest.mark.parametrize("moment", [40, 200])
 @pytest.mark.parametrize(
     "arguments",
     [
