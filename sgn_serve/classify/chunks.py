@@ -178,6 +178,7 @@ class _Running:
         try:
             self._cage, self._window, self._feeding = self._wait_for(self._prepare(processes))
         except BaseException:
+            self._wait_for(self._end_tasks())  # Ctrl-C and SIGTERM leave the preparing behind
             self._end_threads()
             raise
 
@@ -212,12 +213,16 @@ class _Running:
         return cage, Window(ahead * max(self._batch, cage.places), most_bytes), asyncio.Lock()
 
     async def _stop(self) -> None:
+        await self._end_tasks()
+        await self._cage.close()
+
+    @staticmethod
+    async def _end_tasks() -> None:
         own = asyncio.current_task()
         others = [task for task in asyncio.all_tasks() if task is not own]
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._cage.close()
 
     async def _classify(self, items: Sequence[Item], count: _Count) -> list[Row]:
         """Return the rows of a chunk."""

@@ -1,9 +1,12 @@
 """The step from inputs to rows can be sent to another process, and limits what is in memory."""
 
 import asyncio
+import os
 import pickle
+import signal
 from io import StringIO
 
+import pytest
 from PIL import Image
 
 from sgn_serve.classify.cage import Cage
@@ -89,3 +92,24 @@ def test_progress_tells_the_speed_of_the_last_minute_and_the_time_left():
     assert bar.line() == "classifying  50 % |##########..........| 500/1,000 [02:10<01:40, 5 pictures/s]"
     bar.note("a note")
     assert shown.getvalue() == "a note\n"
+
+
+def test_ctrl_c_while_the_decoders_start_ends_them(tiny, monkeypatch):
+    """Else the loop closed with a task in it, which told so in a traceback."""
+    ended = []
+
+    async def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("start")
+
+    async def close(self):
+        ended.append("close")
+
+    monkeypatch.setattr(Cage, "start", start)
+    monkeypatch.setattr(Cage, "close", close)
+    with pytest.raises(KeyboardInterrupt):
+        ChunkClassifier(Settings(model_path=tiny, decoders=1, threads=1)).start()
+    assert ended == ["start", "close"]
