@@ -1,5 +1,7 @@
 """Put an error's message on one line. It needs nothing but Python, so that every package can use it."""
 
+import sys
+
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's message on one line, cut after `limit` characters, or its type where it has no message."""
@@ -9,3 +11,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def encodable(text: str) -> str:
+    """Return a text as standard output can take it: what its encoding lacks, such as a byte of a name, is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def visible(text: str) -> str:
+    """Return a text without characters that move a terminal's cursor or change its colours: they are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
