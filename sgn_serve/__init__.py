@@ -4,6 +4,10 @@ from sgn_serve.interrupts import end_quietly
 
 end_quietly()
 
+import os  # noqa: E402
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its official builds report to Microsoft, without asking
+
 from typing import TYPE_CHECKING, Any  # noqa: E402 (it takes milliseconds, in which Ctrl-C would be a traceback)
 
 if TYPE_CHECKING:

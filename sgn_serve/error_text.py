@@ -1,5 +1,7 @@
 """Put an error's message on one line, and tell what can be written. It needs nothing but Python, for every package."""
 
+import sys
+
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's message on one line, cut after `limit` characters, or its type where it has no message."""
@@ -18,3 +20,14 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def encodable(text: str) -> str:
+    """Return a text as standard output can take it: what its encoding lacks, such as a byte of a name, is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def visible(text: str) -> str:
+    """Return a text without characters that move a terminal's cursor or change its colours: they are escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

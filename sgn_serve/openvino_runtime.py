@@ -6,6 +6,7 @@ The module imports nothing of this repository, and OpenVINO only when a model is
 """
 
 import io
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,30 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 STEEP = 2.0**20
 """Slope from which on clip(slope * x + offset, 0, 1) is a comparison of x with a number, written as arithmetic."""
+
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, and return it.
+
+    With it, each import reports to Google Analytics without asking, and writes to the folder intel in the home folder.
+    Ctrl-C just then left a thread that the end of the process waited for, for ever. Without that package OpenVINO
+    takes a stub of its own.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    hidden = "openvino" not in sys.modules and _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[_TELEMETRY]
+    return openvino
 
 
 def compile_model(model: ModelProto, settings: Mapping[str, object]) -> Any:
@@ -29,9 +54,7 @@ def compile_model(model: ModelProto, settings: Mapping[str, object]) -> Any:
         ImportError: OpenVINO is not installed.
         Exception: It cannot compile the model. Its exceptions share no base class.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     lowered = settings.get("INFERENCE_PRECISION_HINT") == "bf16"
     content = written_for_openvino(model, lowered).SerializeToString()
     return core.compile_model(core.read_model(io.BytesIO(content)), "CPU", dict(settings))

@@ -15,6 +15,7 @@ from export.errors import ExportError
 from export.formats.onnx import second_pass_of
 from export.formats.output_names import require_outputs
 from sgn_serve.graph_format import INPUT, LOGITS, PRECISION_KEY, SELF_GRADIENT
+from sgn_serve.openvino_runtime import import_openvino
 from training.common.errors import first_line
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -49,11 +50,9 @@ def _compiled(content: bytes, precision: str) -> Any:
         UnusableGraphError: The model cannot be loaded.
     """
     require_openvino()
-    import openvino
-
     hint = HINTS[precision]
     try:
-        core = openvino.Core()
+        core = import_openvino().Core()
         model = core.read_model(io.BytesIO(content))  # given a path, it would judge by the file's name
         compiled: Any = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # OpenVINO's exceptions share no base class of their own

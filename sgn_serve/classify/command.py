@@ -5,6 +5,7 @@ import os
 import sys
 
 from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
+from sgn_serve.error_text import encodable
 from sgn_serve.interrupts import INTERRUPTED, importing
 from sgn_serve.ray_cluster import add_ray_options, ray_options
 from sgn_serve.refusals import ServingError, refused
@@ -106,7 +107,7 @@ def build_parser(program: str = PROGRAM) -> CommandParser:
 
 
 def _chunk(text: str) -> int:
-    return positive_number(text, " of rows")
+    return min(positive_number(text, " of rows"), sys.maxsize)
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     )
     try:
         with terminable():
-            print(classify(options, settings))
+            print(encodable(classify(options, settings)))
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
     except (OSError, MemoryError, RuntimeError) as error:

@@ -7,6 +7,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,8 @@ from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.refusals import one_line
 
 _JSON = json.JSONEncoder(ensure_ascii=False)
+_LONGEST_CELL = 1 << 30
+"""A cell of top_k with long labels is longer than the 128 kB that the csv module takes by itself."""
 _GROUP_ROWS = 1 << 16
 """Rows of one row group of the Parquet file that is put together."""
 
@@ -78,6 +81,7 @@ class Csv(Format):
 
     def read(self, path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield some columns of a file of answers, row by row. Numbers are texts here."""
+        csv.field_size_limit(_LONGEST_CELL)
         try:
             with path.open(encoding="utf-8", newline="") as lines:
                 for row in csv.DictReader(lines):
@@ -162,11 +166,22 @@ def require_pyarrow(path: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, also after a power cut."""
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
+    with naming(unfinished), unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that names none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _schema() -> Any:

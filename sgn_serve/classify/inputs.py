@@ -27,6 +27,7 @@ _FOOTER = 1 << 16
 _FILE, _ROW, _MISSING = b"F", b"R", b"M"
 """Kinds of records in the list of inputs: a file, a row of a table, and a row of a table without a path."""
 _UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass
@@ -143,6 +144,11 @@ def _items(source: str, column: str | None, found: Found) -> Iterator[Item]:
 
 
 def _matching(pattern: str, found: Found) -> Iterator[Item]:
+    if pattern.lower().endswith(LISTS + TABLES):
+        raise ClassifyError(
+            f"{pattern}: a pattern is for pictures; name each list or table, as a shell does without quotes"
+        )
+    _refuse_endless(pattern)
     matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
         raise ClassifyError(f"{pattern}: no file matches it; correct the pattern")
@@ -154,11 +160,26 @@ def _matching(pattern: str, found: Found) -> Iterator[Item]:
             yield item_of_file(match)
 
 
+def _refuse_endless(pattern: str) -> None:
+    """Refuse a ** that follows a link into a folder above it: with two of them, glob would never end."""
+    before, recursive, _ = pattern.partition("**")
+    if not recursive:
+        return
+    for match in glob.iglob(os.path.join(before, "**", ""), recursive=True):
+        folder = match.rstrip(os.sep)
+        if os.path.islink(folder) and any(os.path.samefile(folder, above) for above in Path(folder).parents):
+            raise ClassifyError(
+                f"{pattern}: {folder} leads back to a folder that it is in; name the folder instead of **"
+            )
+
+
 def _listed(source: str) -> Iterator[Item]:
     """Yield the paths of a list: a line each, or each ended by NUL as `find -print0` writes them."""
     try:
         with open(source, "rb") as file:
             start = file.read(_BLOCK)
+            if start.startswith(_UTF16_MARKS):
+                raise ClassifyError(f"{source}: it is text in UTF-16; save it in UTF-8")
             file.seek(len(_UTF8_MARK) if start.startswith(_UTF8_MARK) else 0)
             by_nul = b"\0" in start
             for path in _split(file, b"\0" if by_nul else b"\n"):

@@ -1,10 +1,12 @@
 """Show how far a run is, how fast it goes and how long it will take, in a line that never stands still."""
 
+import io
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self, TextIO
 
 _TERMINAL_SECONDS = 0.2
@@ -25,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or io.StringIO()
         self._clock = clock
         self._terminal = self._stream.isatty()
         self._ended = threading.Event()
@@ -71,7 +73,7 @@ class Progress:
         """Print a line above the bar."""
         with self._drawing:
             self._clear()
-            print(text, file=self._stream, flush=True)
+            self._print(f"{text}\n")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,14 +93,18 @@ class Progress:
                 with self._drawing:
                     padded = text.ljust(self._drawn)
                     self._drawn = len(text)
-                    print(f"\r{padded}", end="", file=self._stream, flush=True)
+                    self._print(f"\r{padded}")
             else:
                 with self._drawing:
-                    print(self.line(), file=self._stream, flush=True)
+                    self._print(f"{self.line()}\n")
+
+    def _print(self, text: str) -> None:
+        with suppress(OSError):  # nobody reads it any more: no reason to end a run
+            print(text, end="", file=self._stream, flush=True)
 
     def _clear(self) -> None:
         if self._terminal and self._drawn:
-            print("\r" + " " * self._drawn + "\r", end="", file=self._stream, flush=True)
+            self._print("\r" + " " * self._drawn + "\r")
             self._drawn = 0
 
 

@@ -124,9 +124,10 @@ def classify(options: Options, settings: Settings) -> str:
                 folder.clear()
         return f"{options.output} is finished already; to make it anew, remove it"
     if folder.exists() and not options.resume:
-        raise ClassifyError(
-            f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
-        )
+        with folder:  # a run that still works in it is told instead: its folder must not be removed
+            raise ClassifyError(
+                f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
+            )
     with Progress() as bar, folder, nullcontext() if options.ray is None else Cluster(options.ray) as cluster:
         manifest = folder.read_manifest()
         found = Found()

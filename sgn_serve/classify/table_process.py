@@ -64,6 +64,8 @@ def describe(file: Any, column: str | None) -> dict[str, Any]:
         column = next((name for name in _USUAL if name in names), names[0] if len(names) == 1 else None)
     if column is not None and names.count(column) > 1:
         raise Refused(f"it has several columns {column!r}; give each another name")
+    if not names:
+        raise Refused("it has no columns; write paths or pictures into one")
     if column is None or column not in names:
         wanted = "more than one column" if column is None else f"no column {column!r}"
         raise Refused(f"it has {wanted}; name one with --column: {', '.join(names)}")

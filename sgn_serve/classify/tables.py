@@ -147,7 +147,9 @@ class TableReader:
                     raise self._postponed(reason) from None
                 if failed.is_refusal and not self._was_listed:
                     raise ClassifyError(f"{shown(self._path)}: {failed}") from None
-                raise TableUnreadable(f"{shown(self._path)}: it cannot be read as a Parquet file ({failed})") from None
+                raise TableUnreadable(
+                    f"{shown(self._path)}: it cannot be read as a Parquet file ({failed}); write it anew"
+                ) from None
             except BaseException:
                 self.close()
                 raise

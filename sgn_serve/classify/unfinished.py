@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from sgn_serve.classify.errors import ClassifyError
-from sgn_serve.classify.formats import Format, write_whole
+from sgn_serve.classify.formats import Format, naming, write_whole
 
 FORMAT = 1
 _MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
@@ -147,7 +147,7 @@ class PartsFolder:
             write: Writes the list.
         """
         self._remove_files()
-        with self.inputs.open("wb") as file:
+        with naming(self.inputs), self.inputs.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -196,7 +196,7 @@ class PartsFolder:
             ClassifyError: Somebody else has made a file of that name meanwhile.
         """
         whole = self.path / _WHOLE
-        with whole.open("wb") as file:
+        with naming(whole), whole.open("wb") as file:
             self._format.join([path for path, _, _ in self._whole_parts()], file)
             file.flush()
             os.fsync(file.fileno())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
+from sgn_serve.error_text import visible
 from sgn_serve.pictures.files import SUFFIXES
 
 _ARCHIVERS = ("__MACOSX",)
@@ -35,6 +36,7 @@ class Skipped:
     def add(self, reason: Reason, name: str) -> None:
         """Count one file or folder."""
         self._counts[reason] += 1
+        name = visible(name)
         names = self._names.setdefault(reason, [])
         if len(names) <= _NAMED and name not in names:
             names.append(name)

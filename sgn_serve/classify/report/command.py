@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser, folder_to_write
+from sgn_serve.error_text import encodable
 from sgn_serve.interrupts import importing
 from sgn_serve.refusals import ServingError, refused
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         from sgn_serve.classify.report.write import write_report
 
     try:
-        print(write_report(parsed.answers, parsed.truth, parsed.out))
+        print(encodable(write_report(parsed.answers, parsed.truth, parsed.out)))
     except ServingError as error:
         return refused(error)
     except OSError as error:

@@ -88,7 +88,7 @@ def count_answers(answers: Path, truth: Path) -> Counts:
 
 
 def read_truth(path: Path) -> dict[str, str]:
-    """Return the true label of each path of a CSV file with the columns path and label.
+    """Return the true label of each path of a CSV file with the columns path and label. An empty label is none.
 
     Raises:
         ClassifyError: It has no such columns, or a path has two labels.
@@ -101,10 +101,12 @@ def read_truth(path: Path) -> dict[str, str]:
             if not {"path", "label"} <= set(reader.fieldnames or ()):
                 raise ClassifyError(
                     f"{path}: it has no columns path and label, but {', '.join(reader.fieldnames or ()) or 'none'}; "
-                    "name them in the first line"
+                    "name them in the first line, with commas between"
                 )
             for row in reader:
                 name, label = row["path"], row["label"]
+                if not label:
+                    continue
                 if labels.setdefault(name, label) != label:
                     raise ClassifyError(f"{path}: {name} has the labels {labels[name]} and {label}; keep one of them")
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,15 +1,16 @@
 """The step from inputs to rows can be sent to another process, and limits what is in memory."""
 
 import asyncio
+import os
 import pickle
-import threading
+import signal
 from io import StringIO
 
 import pytest
 from PIL import Image
 
 from sgn_serve.classify.cage import Cage
-from sgn_serve.classify.chunks import ChunkClassifier, _Running
+from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.items import Item, item_of_file
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.window import Window
@@ -52,33 +53,6 @@ def test_small_files_go_together_whatever_their_size(tiny, tmp_path, monkeypatch
     assert not alone
 
 
-def test_an_interrupt_while_decoders_start_ends_them(tiny, monkeypatch):
-    """Else their start would be told as a task that was destroyed, and their processes would be left."""
-    begun, ended = threading.Event(), threading.Event()
-
-    async def never(self):
-        begun.set()
-        await asyncio.sleep(600)
-
-    async def close(self):
-        ended.set()
-
-    def interrupted(self, task):
-        if task.__name__ != "_prepare":
-            return waited(self, task)
-        asyncio.run_coroutine_threadsafe(task, self._loop)
-        assert begun.wait(30)
-        raise KeyboardInterrupt
-
-    waited = _Running._wait_for
-    monkeypatch.setattr(Cage, "start", never)
-    monkeypatch.setattr(Cage, "close", close)
-    monkeypatch.setattr(_Running, "_wait_for", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        ChunkClassifier(Settings(model_path=tiny, decoders=1, threads=1)).start()
-    assert ended.is_set()
-
-
 def test_a_window_gives_room_in_order_and_takes_more_than_itself_when_it_is_empty():
     async def run() -> list[str]:
         window, order = Window(4, 100), []
@@ -118,3 +92,24 @@ def test_progress_tells_the_speed_of_the_last_minute_and_the_time_left():
     assert bar.line() == "classifying  50 % |##########..........| 500/1,000 [02:10<01:40, 5 pictures/s]"
     bar.note("a note")
     assert shown.getvalue() == "a note\n"
+
+
+def test_ctrl_c_while_the_decoders_start_ends_them(tiny, monkeypatch):
+    """Else the loop closed with a task in it, which told so in a traceback."""
+    ended = []
+
+    async def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("start")
+
+    async def close(self):
+        ended.append("close")
+
+    monkeypatch.setattr(Cage, "start", start)
+    monkeypatch.setattr(Cage, "close", close)
+    with pytest.raises(KeyboardInterrupt):
+        ChunkClassifier(Settings(model_path=tiny, decoders=1, threads=1)).start()
+    assert ended == ["start", "close"]

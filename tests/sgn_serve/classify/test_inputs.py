@@ -103,3 +103,38 @@ def test_odd_tables_are_read_or_refused_in_one_line(tmp_path):
         listed(tmp_path, double, column="image")
     with pytest.raises(ClassifyError, match=r"it has several columns 'image'; give each another name"):
         listed(tmp_path, double)
+
+
+@pytest.mark.parametrize("pattern", ["*.parquet", "*.txt", "t[a-z].lst"])
+def test_a_pattern_for_lists_or_tables_is_refused(tmp_path, pattern):
+    """Each of them would be a row that says that it is no picture."""
+    for name in ("ta.parquet", "tb.txt", "tc.lst"):
+        (tmp_path / name).write_text("a.png\n")
+    with pytest.raises(ClassifyError, match="a pattern is for pictures; name each list or table"):
+        listed(tmp_path, tmp_path / pattern)
+
+
+def test_a_pattern_that_would_never_end_is_refused(tmp_path):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    (tmp_path / "p" / "a.png").write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").write_bytes(b"")
+    (tmp_path / "p" / "other").symlink_to(tmp_path / "elsewhere")
+    names = [os.path.basename(item.name) for item in listed(tmp_path, tmp_path / "p" / "**" / "*.png")]
+    assert names == ["a.png", "b.png"]
+    for name in ("up", "upper"):
+        (tmp_path / "p" / "q" / name).symlink_to(tmp_path / "p")
+    with pytest.raises(ClassifyError, match="leads back to a folder that it is in; name the folder instead of"):
+        listed(tmp_path, tmp_path / "p" / "**" / "*.none")
+
+
+def test_a_list_in_utf16_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("a.png\n", encoding="utf-16")
+    with pytest.raises(ClassifyError, match="it is text in UTF-16; save it in UTF-8"):
+        listed(tmp_path, tmp_path / "a.txt")
+
+
+def test_a_table_without_columns_says_so(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({}), tmp_path / "t.parquet")
+    with pytest.raises(ClassifyError, match="it has no columns; write paths or pictures into one"):
+        listed(tmp_path, tmp_path / "t.parquet")

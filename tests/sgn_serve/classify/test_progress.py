@@ -1,7 +1,10 @@
 """The line of `sgn classify` on a terminal."""
 
+import errno
 import re
 from io import StringIO
+
+import pytest
 
 from sgn_serve.classify import progress
 from sgn_serve.classify.progress import Progress
@@ -33,3 +36,26 @@ def test_a_terminal_shows_the_stage_its_count_and_the_time_left_in_a_line_that_m
         wait_until(lambda: "putting the parts together [00:00]" in terminal.getvalue(), "the next stage is shown")
     assert re.search(r"\r {60,}\ra note\n", said), "it stands where the bar was"
     assert re.search(r"\r {20,}\r$", terminal.getvalue()), "nothing is left of the bar"
+
+
+class Full(StringIO):
+    """A log file on a full disk, or a pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [Full(), None], ids=["full", "closed"])
+def test_a_line_that_nobody_reads_ends_no_run(monkeypatch, stream):
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.001)
+    monkeypatch.setattr("sys.stderr", stream)
+    shown = []
+
+    def done() -> int:
+        shown.append(len(shown))
+        return len(shown)
+
+    with Progress() as bar:
+        bar.show("classifying", done, 1000)
+        bar.note("a note")
+        wait_until(lambda: len(shown) > 2, "it goes on")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +103,9 @@ def test_an_interval_is_wilsons():
     ("truth", "reason"),
     [
         ("file,class\na,b\n", "it has no columns path and label, but file, class"),
+        ("path;label\n0.png;cat\n", "but path;label; name them in the first line, with commas between"),
         ("path,label\n", "it has no rows"),
+        ("path,label\n0.png,\n1.png\n", "it has no rows; give a path and a label in each"),
         ("path,label\nx/0.png,cat\n", "none of its paths is in"),
         ("path,label\n0.png,cat\n0.png,dog\n", "0.png has the labels cat and dog"),
     ],
@@ -114,6 +117,26 @@ def test_a_truth_that_does_not_fit_is_told_in_one_line(tmp_path, capsys, truth, 
     error = capsys.readouterr().err
     assert reason in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_picture_without_a_label_is_not_counted_as_wrong(tmp_path):
+    arguments = write(tmp_path)
+    truth = tmp_path / "truth.csv"
+    lines = truth.read_text().splitlines()
+    lines[6:] = [f",{line.partition(',')[2]}" for line in lines[6:]]
+    truth.write_text("\n".join(lines))
+    assert main(arguments) == 0
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (figures["pictures"], figures["rows_without_label"]) == (5, 7)
+    assert "" not in figures["classes"]
+
+
+def test_a_long_list_of_labels_is_no_reason_to_refuse_answers(tmp_path):
+    arguments = write(tmp_path)
+    answers = Path(arguments[0])
+    answers.write_bytes(answers.read_bytes().replace(b"[]", b"[%s]" % (b" " * 200_000), 1))
+    assert answers.stat().st_size > 200_000
+    assert main(arguments) == 0
 
 
 def test_other_files_are_no_answers(tmp_path, capsys):

@@ -4,6 +4,7 @@ import csv
 import errno
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from sgn_serve.classify import run as run_module
 from sgn_serve.classify.chunks import ChunkClassifier
 from sgn_serve.classify.command import SETTINGS, build_parser
 from sgn_serve.classify.rows import COLUMNS
-from sgn_serve.classify.unfinished import PartsFolder
+from sgn_serve.classify.unfinished import Manifest, PartsFolder
 from sgn_serve.settings import Settings, settings_table
 from tests.sgn_serve.bad_graphs import save_bad_graph
 from tests.sgn_serve.classify.conftest import read_rows
@@ -289,9 +290,32 @@ def test_a_network_that_fails_for_a_batch_is_one_line(classify, tmp_path, capsys
 
 def test_two_runs_do_not_share_a_folder(classify, tmp_path, capsys):
     folder = pictures(tmp_path / "p", 1)
-    with PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"]):
-        assert classify(folder, "--out", tmp_path / "a.csv") == 1
-    assert "another run works in it; wait for its end, or end it" in capsys.readouterr().err
+    with PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"]) as parts:
+        for _ in range(2):
+            assert classify(folder, "--out", tmp_path / "a.csv") == 1
+            assert "another run works in it; wait for its end, or end it" in capsys.readouterr().err
+            parts.begin(Manifest({}, [], 1, 1))
+    assert classify(folder, "--out", tmp_path / "a.csv") == 1
+    assert "it holds an unfinished run; go on with --resume" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(tmp_path):
+    (tmp_path / "part.unfinished").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"part\.unfinished"):
+        formats.write_whole(tmp_path / "part", b"rows")
+
+
+def test_a_chunk_may_be_longer_than_any_list(classify, tmp_path):
+    assert classify(pictures(tmp_path / "p", 2), "--out", tmp_path / "a.jsonl", "--chunk", 10**30) == 0
+    assert len(read_rows(tmp_path / "a.jsonl")) == 2
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_error(classify, tmp_path, monkeypatch):
+    folder, told = pictures(tmp_path / "p", 1), io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", told)
+    assert classify(folder, "--out", tmp_path / os.fsdecode(b"\xc3\xbc\xff.csv")) == 0
+    told.seek(0)
+    assert told.read() == f"{tmp_path}/\\xfc\\udcff.csv: 1 row\n"
 
 
 def test_a_folder_that_cannot_be_locked_says_why(classify, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from sgn_serve.inference.classifier import Classifier, needs_second_pass, softmax
 from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import GraphError, read_graph
+from sgn_serve.openvino_runtime import import_openvino
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
 
@@ -184,10 +185,8 @@ def test_onnx_runtime_does_not_serve_bf16_in_float32(tmp_path):
 
 
 def test_openvino_computes_in_the_precision_of_the_graph_or_says_why_not(tmp_path):
-    import openvino
-
     graph = with_precision(save_tiny_graph(tmp_path / "m.onnx"), "bf16")
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert Classifier(graph, engine="openvino").description.precision == "bf16"
     else:
         with pytest.raises(EngineError, match=r"but OpenVINO computes in .* export it without --precision"):

@@ -89,3 +89,10 @@ def test_names_are_those_of_pathlib(tmp_path, monkeypatch, place):
 def test_a_name_that_is_not_utf_8_stays(tmp_path):
     (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
     assert [os.fsencode(path) for path in walk_pictures(tmp_path, Skipped())] == [os.fsencode(tmp_path) + b"/\xff.png"]
+
+
+def test_a_name_cannot_draw_on_the_terminal(tmp_path):
+    (tmp_path / "a\n\x1b[31mü.doc").write_bytes(b"")
+    skipped = Skipped()
+    assert find_pictures(tmp_path, skipped) == []
+    assert str(skipped) == "1 file without the suffix of a picture (a\\n\\x1b[31mü.doc)"
