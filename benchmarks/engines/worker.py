@@ -21,7 +21,6 @@ import numpy as np
 from benchmarks.engines.process import answer_lines, peak_mb
 from sgn_serve.graph_format import INPUT
 from sgn_serve.onnx_runtime import start_session
-from sgn_serve.openvino_runtime import import_openvino
 
 BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""
@@ -64,7 +63,7 @@ def openvino(path: str, threads: int, precision: str) -> BatchRunner:
     Raises:
         RuntimeError: OpenVINO computes in another precision on this processor.
     """
-    library = import_openvino()
+    import openvino as library
 
     # No other engine pins its threads. On a shared machine a pinned thread waits for whoever holds its core.
     hints = {

@@ -49,7 +49,7 @@ class Full(StringIO):
 def test_a_line_that_nobody_reads_ends_no_run(monkeypatch, stream):
     monkeypatch.setattr(progress, "_LOG_SECONDS", 0.001)
     monkeypatch.setattr("sys.stderr", stream)
-    shown = []
+    shown: list[int] = []
 
     def done() -> int:
         shown.append(len(shown))
