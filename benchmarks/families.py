@@ -176,9 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         row["git_commit"] = commit()
+        row["processor"] = processor()  # a run may go on on another machine
         row["load_average"] = round(os.getloadavg()[0], 1)
         result["families"][name] = row
-        result.update(command="python -m benchmarks.families", threads=1, rounds=ROUNDS, processor=processor())
+        result.update(command="python -m benchmarks.families", threads=1, rounds=ROUNDS)
         result["versions"] = versions(("torch", "timm", "onnx", "onnxscript", "onnxruntime"))
         options.out.parent.mkdir(exist_ok=True)
         write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
