@@ -3,13 +3,15 @@
     python -m benchmarks.classify
 
 Writes results/classify.json. Small PNG files are compared with the engine, which gets the decoded pictures. A plain
-program runs beside them: threads that read, decode with Pillow, and classify, without a cage and without rows. JPEG
+program runs beside them: threads that read, decode with Pillow, and classify, without a cage and without rows. So do
+processes that only read and decode them with Pillow: the time that these take limits every program. JPEG
 files of 12 megapixels are compared with processes that decode them with Pillow at half their size, one for each core.
 All alternate over the rounds. The memory is that of the command and of its processes, over links to few files.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -94,15 +96,26 @@ def small_pictures(settings: Settings, count: int, rounds: int, folder: Path) ->
         read = [_plainly_decoded(path) for path in paths[begin : begin + settings.max_batch]]
         classifier.logits(np.stack(read), block)
 
+    fresh = multiprocessing.get_context("spawn")  # a forked process would hold locks of the engine's threads
     # Another choice might be another engine. Both run as many batches at once.
-    with ChunkClassifier(settings, choice) as chunks, ThreadPoolExecutor(classifier.at_once) as threads:
+    with (
+        ProcessPoolExecutor(usable_cores(), fresh) as pool,
+        ChunkClassifier(settings, choice) as chunks,
+        ThreadPoolExecutor(classifier.at_once) as threads,
+    ):
         ways: dict[str, Callable[[], object]] = {
             "engine": lambda: list(threads.map(answer, range(0, count, settings.max_batch))),
+            "pillow": lambda: list(pool.map(_plain_bytes, paths, chunksize=settings.max_batch)),
             "plain": lambda: list(threads.map(read_and_answer, range(0, count, settings.max_batch))),
             "classify": partial(_classify, chunks, files, folder),
         }
         found = _alternate(ways, count, rounds, "engine")
     return {"engine": f"{ENGINE_NAMES[choice.engine]}, {choice.precision or FLOAT32}", **found}
+
+
+def _plain_bytes(path: Path) -> int:
+    """Read and decode a picture, and return its number of bytes: its pixels would have to be sent."""
+    return _plainly_decoded(path).nbytes
 
 
 def _plainly_decoded(path: Path) -> NDArray[np.float32]:
@@ -221,9 +234,21 @@ def _alternate(ways: dict[str, Callable[[], object]], pictures: int, rounds: int
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         **({"plain_ratio": round(statistics.median(ratios_of("plain")), 4)} if "plain" in ways else {}),
+        **({"most_ratio": round(_most_ratio(ratios_of("pillow")), 4)} if base == "engine" and "pillow" in ways else {}),
         "cpu_ratio": round(statistics.median(cpu), 4) if cpu else None,
         "rounds": {name: [asdict(speed) for speed in speeds] for name, speeds in measured.items()},
     }
+
+
+def _most_ratio(decoding: list[float]) -> float:
+    """Return the largest share of the engine's speed that a program can reach which decodes with Pillow.
+
+    The engine keeps all cores busy, and so do the processes that decode. Whoever does both needs the sum of the times.
+
+    Args:
+        decoding: Speed of reading and decoding, as a multiple of the engine's, in each round.
+    """
+    return statistics.median(ratio / (1 + ratio) for ratio in decoding)
 
 
 def _picture(number: int, size: tuple[int, int]) -> Image.Image:
@@ -310,11 +335,20 @@ def shown(result: dict[str, Any]) -> str:
         plain += [
             "\nThis program reads, decodes with Pillow and classifies in threads, without a cage and without rows."
         ]
+    bounds = [
+        f"\nOn {part['engine']}, no program that decodes with Pillow can reach more than {part['most_ratio']:.2f}."
+        for part in (result[one] for one in result if one.startswith("small"))
+        if "most_ratio" in part
+    ]
+    if bounds:
+        bounds += [
+            "\nThis limit is computed: reading and decoding with Pillow alone takes its share of the same cores."
+        ]
     return (
         f"On {result['cores']} cores of {name}, {'with' if amx else 'without'} AMX:\n\n"
         f"{speed_table(result)}\n\n"
         f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}"
-        f"{''.join(plain)}\n\n"
+        f"{''.join(plain + bounds)}\n\n"
         f"Over {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
         f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
     )

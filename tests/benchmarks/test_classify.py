@@ -35,7 +35,9 @@ def test_both_ways_run_on_the_engine_that_was_chosen_once(tmp_path: Path, monkey
     settings = Settings(model_path=save_tiny_graph(tmp_path / "tiny.onnx"), decoders=1, threads=1)
     found = classify.small_pictures(settings, 2, 1, tmp_path)
     assert used == chosen
-    assert set(found["rounds"]) == {"engine", "plain", "classify"}
+    assert set(found["rounds"]) == {"engine", "pillow", "plain", "classify"}
+    (pillow,), (engine,) = ([one["pictures_a_second"] for one in found["rounds"][way]] for way in ("pillow", "engine"))
+    assert found["most_ratio"] == pytest.approx(pillow / (pillow + engine), abs=1e-3)
 
 
 def test_all_parts_are_measured_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +105,10 @@ def test_the_page_gets_medians_the_range_of_the_ratio_and_the_memory() -> None:
     beside = {**result, "small": {**result["small"], "plain_ratio": 0.934}}
     assert "On OpenVINO, bf16, a plain program reached 0.93 of the engine alone.\nThis program reads" in classify.shown(
         beside
+    )
+    limited = {**result, "small": {**result["small"], "most_ratio": 0.926}}
+    assert "On OpenVINO, bf16, no program that decodes with Pillow can reach more than 0.93.\nThis limit" in (
+        classify.shown(limited)
     )
     slow = {**result, "large": {**result["large"], "ratio": 0.7}}
     assert "0.8 for JPEG files. Missed: 0.8 for JPEG files.\n" in classify.shown(slow)
