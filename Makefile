@@ -3,11 +3,12 @@
 #   make bento   the Bento, into BentoML's store: the service alone, with what it needs pinned (RUNTIME=gpu: for a GPU)
 #   make image   a container image of it, self-gradient-network:cpu or :gpu (IMAGE=name:tag, CONTAINER=podman)
 #   make ray-image  a container image for the Ray jobs of deploy/ray, self-gradient-network:ray (RAY_IMAGE=name:tag)
-#   make test    every test but those marked slow
+#   make test    every test but those marked thorough or slow
+#   make test-thorough  the tests marked thorough: whole programs, clusters and compilers; .ci/run runs them too
 #   make test-slow  the tests marked slow: each takes minutes, or is much like one that always runs
 #   make check   format, lint, which package imports which, and types
 #   make check-results  committed figures against the tables and sentences that show them
-#   make coverage  the tests of make test, and which lines of the programs they run: the total and the ten lowest files
+#   make coverage  the tests of make test and make test-thorough, and which lines of the programs they run: the total and the ten lowest files
 #   make docs    the documentation as a site, in build/site (make docs-serve: at http://127.0.0.1:8000)
 #   make constraints  constraints.txt, with what pyproject.toml newly asks for (UPGRADE=--upgrade: everything anew)
 #   make kernels the fused kernels, into build/kernels; ORT_INCLUDE_DIR=..., CUDA=0: see export/kernels/Makefile
@@ -42,7 +43,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest test-slow coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest test-thorough test-slow coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,16 +86,26 @@ PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
-  '$(BIN)/python $(PYTEST) $(1) 2>&1 | tee "$(LOGS)/$(2).log" | sed -u "s/^/$(2) | /"'
+  '$(BIN)/python $(PYTEST) $(MARKED) $(1) 2>&1 | tee "$(LOGS)/$(2).log" | sed -u "s/^/$(2) | /"$(NONE_MARKED)'
 LOGS := build/tests
+MARKED :=
+# Status 5: no test of that part is marked so.
+NONE_MARKED = $(if $(MARKED), || [ $$? = 5 ])
 
 # What failed is said again at the end, because the parts' lines mingle.
+define in-lanes
+@rm -rf $(1); status=0; began=$$(date +%s); \
+$(MAKE) --no-print-directory --keep-going --jobs=5 LOGS=$(1) MARKED='$(2)' \
+  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
+tail -qn 1 $(1)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(1)/*.log | tail -n 60; \
+echo "make $@ took $$(($$(date +%s) - began)) s"; exit $$status
+endef
+
 test: $(TESTING)
-	@rm -rf $(LOGS); status=0; began=$$(date +%s); \
-	$(MAKE) --no-print-directory --keep-going --jobs=5 \
-	  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
-	tail -qn 1 $(LOGS)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(LOGS)/*.log | tail -n 60; \
-	echo "make test took $$(($$(date +%s) - began)) s"; exit $$status
+	$(call in-lanes,$(LOGS))
+
+test-thorough: $(TESTING)
+	$(call in-lanes,build/tests-thorough,-m "thorough and not slow")
 
 JUDGING := $(addprefix tests/training/,attacks convert evaluate foreign reproduce)
 test-training:
@@ -126,7 +137,7 @@ test-slow: $(TESTING)
 
 coverage: $(TESTING)
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@status=0; for part in $(PARTS); do $(OUTSIDE) $(BIN)/coverage run $(PYTEST) $$part || status=1; done; \
+	@status=0; for part in $(PARTS); do $(OUTSIDE) $(BIN)/coverage run $(PYTEST) -m "not slow" $$part || status=1; done; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --sort=cover > build/coverage/report.txt; \
 	echo "The ten files of which the tests run the least; all of them are in build/coverage/report.txt:"; \
 	sed -n '1,12p' build/coverage/report.txt; tail -n 1 build/coverage/report.txt; exit $$status

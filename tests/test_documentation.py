@@ -89,6 +89,7 @@ def references(site: Path) -> dict[Path, References]:
     return found
 
 
+@pytest.mark.thorough
 def test_no_page_loads_anything_from_elsewhere(site: Path, references: dict[Path, References]) -> None:
     assert len(references) > len(PAGES)  # the page for addresses that are not there is one too
     for page, found in references.items():

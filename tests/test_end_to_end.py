@@ -134,6 +134,7 @@ def test_the_bundled_model_answers_as_its_checkpoint_does(bundled_client: httpx.
     assert right.float().mean() >= 0.5, "ten classes: chance is 0.1"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", backbones("timm:test_resnet"))
 def test_from_class_folders_of_mixed_sizes_to_answers(
     arch: str, project_root: Path, tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,15 @@ def test_odd_pictures_are_read_rightly(ship: NDArray[np.uint8]) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize(("size", "resize"), [(32, "stretch"), (20, "stretch"), (20, "crop"), (20, "pad")])
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [
+        (32, "stretch"),
+        pytest.param(20, "stretch", marks=pytest.mark.thorough),
+        (20, "crop"),
+        pytest.param(20, "pad", marks=pytest.mark.thorough),
+    ],
+)
 def test_training_evaluation_export_and_serving_read_equal_arrays(
     size: int, resize: str, odd: list[OddPicture], tmp_path: Path
 ) -> None:

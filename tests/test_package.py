@@ -96,6 +96,7 @@ def test_the_version_is_that_of_pyproject(programs, tmp_path):
     assert ran([programs / "sgn", "--version"], tmp_path).stdout == f"sgn {PROJECT['version']}\n"
 
 
+@pytest.mark.thorough
 def test_weights_of_another_program_are_converted_exported_and_can_be_served(programs, tmp_path):
     torch.manual_seed(0)
     torch.save(build_backbone("wrn-10-1", 3).state_dict(), tmp_path / "theirs.pt")

@@ -18,6 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "families.json"
 
 
+@pytest.mark.thorough
 @NEEDS_TIMM
 def test_a_family_is_exported_and_timed(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert families.main(["test_resnet", "--out", str(small)]) == 0

@@ -38,6 +38,16 @@ EVERY_TIME = (
     "`InstanceNorm2d(track_running_stats=True)`",
 )
 """Constructs for which export has rules of its own."""
+QUICKEST = (
+    "images resized inside",
+    "`spectral_norm`",
+    "`autograd.Function`",
+    "lazy layers",
+    "dict",
+    "`sort(stable=True)`",
+    "`InstanceNorm2d(track_running_stats=True)`",
+)
+"""Those of them that are exported in every run of the tests."""
 
 
 @pytest.fixture
@@ -56,16 +66,23 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
 
 
 def constructs(exported: bool) -> list[object]:
-    """Return the constructs as parameters. All exports take ten minutes, so some of them are tried without -m slow."""
+    """Return the constructs as parameters. All exports take ten minutes, so few of them are tried without a mark."""
     return [
         pytest.param(
             item,
             id=re.sub(r"\W+", " ", item.name).strip(),
-            marks=() if item.refusal or any(name in item.name for name in EVERY_TIME) else pytest.mark.slow,
+            marks=_marks(item),
         )
         for item in CONSTRUCTS
         if exported != bool(item.refusal)
     ]
+
+
+def _marks(item: Construct) -> tuple[pytest.MarkDecorator, ...]:
+    if item.refusal:
+        return ()
+    ruled = any(name in item.name for name in EVERY_TIME)
+    return () if any(name in item.name for name in QUICKEST) else (pytest.mark.thorough if ruled else pytest.mark.slow,)
 
 
 def sorts_stably() -> bool:

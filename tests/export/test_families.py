@@ -58,7 +58,9 @@ def one_block_a_group(arch: str, num_classes: int) -> PreActResNet18 | None:
     return network
 
 
-@pytest.mark.parametrize("architecture", backbones(*FAMILIES, parts=PARTS))
+@pytest.mark.parametrize(
+    "architecture", backbones(*FAMILIES, parts=PARTS, thorough=("timm:test_efficientnet", "timm:test_convnext"))
+)
 def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture in ONE_OF_EACH:
         timm = pytest.importorskip("timm")
@@ -127,6 +129,7 @@ class OwnNetwork(nn.Module):
         return self.classifier(self.attention(tokens).mean(dim=1))
 
 
+@pytest.mark.thorough
 def test_a_network_of_ones_own_exports(tmp_path: Path) -> None:
     info = checkpoint_info(architecture="my transformer", image_size=(16, 16))
     network = randomise(build_model(info, OwnNetwork()))

@@ -60,6 +60,7 @@ def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(patient):
     patient.check_alive()
 
 
+@pytest.mark.thorough
 def test_the_largest_pictures_while_bodies_and_heads_stall_stay_within_the_memory(patient):
     pictures = largest_pictures()[:8]
     body = unfinished_body(48_000, 1)  # STALLED of them hold nearly, but not quite, what all bodies may together

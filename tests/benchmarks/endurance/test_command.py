@@ -15,6 +15,7 @@ from tests.sgn_serve.tiny_graph import save_tiny_graph
 PLAN = Plan("abc", requests=100, cycles=2, servers=2, clients=2)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not nginx_is_there(), reason="nginx is not there: apt-get install nginx-light")
 def test_nothing_is_lost_in_a_cycle_of_restart_reload_and_killed_worker(tmp_path: Path) -> None:
     graph = save_tiny_graph(tmp_path / "tiny.onnx")

@@ -20,6 +20,7 @@ AUTO = "auto: ONNX Runtime, float32"
 TWICE = "auto, every picture both ways: ONNX Runtime, float32"
 
 
+@pytest.mark.thorough
 def test_a_real_run(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "engines.json"
     output.write_text(json.dumps({"threads": 7}))

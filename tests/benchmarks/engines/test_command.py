@@ -47,6 +47,7 @@ def test_engines_take_turns_and_are_compared_with_the_reference(monkeypatch: pyt
     assert "| ours | 6.00 | 7.00 | 3.0 | 100 |" in table("wrn-16-2", 8, figures, {})
 
 
+@pytest.mark.thorough
 def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "engines.json"
     monkeypatch.setattr(matrix_products, "peaks", partial(matrix_products.peaks, sizes=(64, 128), seconds=0.02))

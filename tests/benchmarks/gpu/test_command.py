@@ -115,6 +115,7 @@ def test_a_provider_that_is_not_active_is_refused() -> None:
         in_onnx_runtime(graph, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "CUDAExecutionProvider", {})
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_the_package_is_the_exports() -> None:

@@ -42,6 +42,7 @@ def small_checkpoint(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     return tmp_path / "model.safetensors"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("small_checkpoint", [BrightnessScaled], indirect=True)
 def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,7 @@ def test_one_pass_can_be_cut_out(exported: Exported, tmp_path: Path) -> None:
     assert len(onnx.load(one_pass).graph.node) < len(exported.model().graph.node) / 2
 
 
+@pytest.mark.thorough
 def test_any_backbone(varied: tuple[Passes, fx.GraphModule]) -> None:
     passes, graph = varied[0], copy.deepcopy(varied[1])
     rewrite(graph)
@@ -125,6 +126,7 @@ def test_a_fixed_batch_size_is_refused() -> None:
         capture(passes_of(network_around(FixedBatch())), IMAGE_SIZE)
 
 
+@pytest.mark.thorough
 def test_a_smooth_network(tmp_path: Path) -> None:
     """Softplus of a sharpness that ONNX does not know; varied_backbone has a SiLU."""
     info = replace(checkpoint_info(), activation="softplus", image_size=(16, 16))

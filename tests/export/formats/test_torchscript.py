@@ -111,8 +111,8 @@ def verification(backbone: nn.Module, folder: Path) -> Verification:
     "backbone",
     [
         BatchInSizes,
-        pooled_and_flattened,
-        pytest.param(resnet, marks=NEEDS_TIMM),
+        pytest.param(pooled_and_flattened, marks=pytest.mark.thorough),
+        pytest.param(resnet, marks=[NEEDS_TIMM, pytest.mark.thorough]),
         pytest.param(attention, marks=NEEDS_TIMM),
     ],
 )
@@ -184,6 +184,7 @@ int main(int, char** arguments) {
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_libtorch_in_c_plus_plus(module_path: Path, tmp_path: Path) -> None:
     source, program = tmp_path / "loader.cpp", tmp_path / "loader"

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from release.gpu import attacks, pictures
 from release.gpu.record import NAME
 from release.gpu.stage import Settings
@@ -11,6 +13,7 @@ from tests.release.gpu.rehearsals import run_of, settings_in
 from training.attacks.base import block_state
 
 
+@pytest.mark.thorough
 def test_attacks_end_with_their_time_and_say_how_many_pictures_were_attacked(
     rehearsal: tuple[dict[str, Any], Settings], tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def wait_for(options: list[str]) -> list[str]:
     raise AssertionError("the server did not start")
 
 
+@pytest.mark.thorough
 def test_every_format_of_a_real_server(run, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -94,6 +95,7 @@ def test_a_server_without_a_fault_keeps_every_bound(run):
     assert "every bound holds" in said
 
 
+@pytest.mark.thorough
 def test_the_worst_files_are_sent_together(run):
     with flawed("none") as options:
         _, result, _ = run(*wait_for(options), "--formats", "ICO", "--files", "10")

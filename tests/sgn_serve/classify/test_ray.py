@@ -133,6 +133,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.thorough
 @with_ray
 def test_auto_without_an_address_is_the_cluster_of_this_machine_with_all_its_nodes(classify, tiny, tmp_path):
     """Its files are in a folder of its own, as they are in /tmp for users, and no other cluster is found there."""
@@ -549,6 +550,7 @@ def test_a_share_that_a_worker_does_not_see_ends_the_run(tmp_path):
     pool_module._check_files(member, chunk, unread)
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_path):
     folder = pictures(tmp_path / "p", 500)

@@ -99,6 +99,7 @@ def test_a_port_that_is_taken_ends_the_server_with_one_line(tmp_path):
     assert told[0] == f"error: the port of 127.0.0.1:{port} is in use: make serve PORT=3001, or another --port"
 
 
+@pytest.mark.thorough
 def test_a_server_in_development_starts_its_worker_again_when_the_code_changes(tmp_path):
     """BentoML's --reload watches the code in a process of its own, which commands the supervisor.
 

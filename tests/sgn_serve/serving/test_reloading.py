@@ -164,6 +164,7 @@ def documented_refusal(request_id: str) -> dict[str, str]:
     return {**json.loads(found[1])["error"], "request_id": request_id}
 
 
+@pytest.mark.thorough
 def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloadable):
     good = reloadable.model.read_bytes()
     before = reloadable.workers_by_model()
@@ -304,7 +305,10 @@ def test_a_worker_that_has_just_started_catches_up_with_a_reload_that_it_missed(
     assert {name for name in after if after[name] != before[name]} == ({counted} if counted else set())
 
 
-@pytest.mark.parametrize("before", ["another model", "no model", "a folder"])
+@pytest.mark.parametrize(
+    "before",
+    ["another model", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("no model", "a folder"))],
+)
 def test_what_a_file_held_before_it_was_tried_is_not_what_is_served(tmp_path, monkeypatch, before):
     """A deployment that another one follows at once, and that is then put back."""
     red, blue, green = (save_tiny_graph(tmp_path / f"{name}.onnx", class_names=(name, "b", "c")) for name in COLOURS)

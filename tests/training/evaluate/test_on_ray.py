@@ -149,6 +149,7 @@ def test_processes_start_before_the_pictures_are_read(cluster, judging, tmp_path
     assert capsys.readouterr().err == "error: seen\n"
 
 
+@pytest.mark.thorough
 @with_ray
 @pytest.mark.parametrize("begun_on_ray", [True, False])
 def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, whole, tmp_path, monkeypatch):
@@ -253,6 +254,7 @@ def wait_until_still(report: Path) -> None:
     wait_until(is_still, "no batch is done any more")
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_client_that_is_killed_leaves_no_worker_and_its_report_is_made(
     cluster, judging, arguments, whole, tmp_path, monkeypatch
@@ -282,6 +284,7 @@ def test_a_client_that_is_killed_leaves_no_worker_and_its_report_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_head_that_is_killed_ends_the_evaluation_which_goes_on(judging, arguments, whole, tmp_path):
     report = tmp_path / "e.json"
@@ -299,6 +302,7 @@ def test_a_head_that_is_killed_ends_the_evaluation_which_goes_on(judging, argume
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_batch_that_ends_three_workers_ends_the_run(cluster, judging, tmp_path, capsys, monkeypatch):
     address, folder = cluster

@@ -110,15 +110,15 @@ def narrow(built_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("vgg11_bn", 64),
-        ("vit_b_32", 224),
-        ("convnext_tiny", 64),
-        ("swin_t", 224),
+        pytest.param("vgg11_bn", 64, marks=pytest.mark.thorough),
+        pytest.param("vit_b_32", 224, marks=pytest.mark.thorough),
+        pytest.param("convnext_tiny", 64, marks=pytest.mark.thorough),
+        pytest.param("swin_t", 224, marks=pytest.mark.thorough),
         ("efficientnet_b0", 64),
-        ("efficientnet_v2_s", 64),
-        ("mobilenet_v2", 64),
+        pytest.param("efficientnet_v2_s", 64, marks=pytest.mark.thorough),
+        pytest.param("mobilenet_v2", 64, marks=pytest.mark.thorough),
         ("mobilenet_v3_large", 64),
-        ("mobilenet_v3_small", 64),
+        pytest.param("mobilenet_v3_small", 64, marks=pytest.mark.thorough),
     ],
 )
 def test_the_logits_are_equal(name: str, side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

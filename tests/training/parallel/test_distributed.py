@@ -79,6 +79,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_like_one(picture_folder, tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(tmp_path)
     assert main(arguments(picture_folder, "one")) == 0

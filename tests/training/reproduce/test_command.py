@@ -17,6 +17,7 @@ from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import LOWEST
 
 
+@pytest.mark.thorough
 def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, monkeypatch, in_this_process, capsys):
     """One system with the processes that users get; a second time, nothing is trained or measured again."""
     here = Experiment._python
@@ -53,6 +54,7 @@ def test_a_table_from_pictures_to_the_papers_column(picture_folder, tmp_path, mo
     assert result("table1")["rows"][1]["measured"] == plain["measured"]
 
 
+@pytest.mark.thorough
 def test_a_table_of_cifar100_from_its_archive(tmp_path, monkeypatch, in_this_process):
     write_cifar(tmp_path / "data", monkeypatch, 100, per_class=2)
     monkeypatch.chdir(tmp_path)

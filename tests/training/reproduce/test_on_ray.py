@@ -41,6 +41,7 @@ from training.reproduce.systems import BUDGETS
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_table_on_two_workers_is_that_of_one_process(
     cluster, picture_folder, tmp_path, monkeypatch, in_this_process, capsys
