@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.pictures.formats import AVAILABLE
-from sgn_serve.process.cores import usable_cores
+from sgn_serve.process.cores import crowded, usable_cores
 from sgn_serve.records import MAX_TOP_K
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
@@ -339,6 +339,16 @@ def with_flags(message: str, given: Iterable[str]) -> str:
     for variable in given:
         message = message.replace(f"{variable}=", f"{flags[variable]}=")
     return message
+
+
+def check_threads(settings: Settings) -> None:
+    """Refuse more threads than this machine's cores can run. Call it where the network runs, which Ray may do elsewhere.
+
+    Raises:
+        SettingsError: There are too many.
+    """
+    if why := crowded(settings.threads):
+        raise SettingsError(f"SGN_THREADS={settings.threads} cannot be used: {why}, or 0 for all cores")
 
 
 @cache

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
         rows = rows_of(arguments)
-        check_threads(arguments.threads)
+        check_threads(arguments.threads, elsewhere=ray is not None)
         require_root(arguments.data_root, arguments.dataset or rows[0].dataset)
         if ray is not None:
             require_ray()
