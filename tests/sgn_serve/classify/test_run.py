@@ -7,12 +7,15 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -196,6 +199,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
 INTERRUPTED = """
 import os
 import signal
+import signal
 import sys
 import threading
 from sgn_serve.classify.command import main
@@ -240,6 +244,30 @@ def test_a_signal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path
     assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_start_that_waits_for_the_engine(tmp_path, name, status):
+    graph = save_bad_graph("endless loop", tmp_path / "endless.onnx")
+    command = [sys.executable, "-m", "sgn_serve.classify", str(pictures(tmp_path / "p", 1))]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "a.csv"), "--model", str(graph), "--threads", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while not (tmp_path / "a.csv.parts" / "inputs").exists():
+                time.sleep(0.1)
+            listed = psutil.Process(process.pid).cpu_times().user
+            while psutil.Process(process.pid).cpu_times().user < listed + 3:  # the loop runs by then
+                time.sleep(0.1)
+            process.send_signal(getattr(signal, name))
+            _, told = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == status, told
+    assert told.splitlines()[-1] == "interrupted; nothing was classified yet"
+    assert not (tmp_path / "a.csv.parts").exists()
+
+
 def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, monkeypatch):
     folder = pictures(tmp_path / "p", 1)
     (tmp_path / "none").mkdir()
@@ -254,6 +282,7 @@ def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, mon
         ([tmp_path / "none", "--out", out], "no pictures in it (passed over: 1 file without the suffix"),
         ([tmp_path / "*.tiff", "--out", out], "no file matches it; correct the pattern"),
         ([tmp_path / "bad.parquet", "--out", out], "it cannot be read as a Parquet file"),
+        ([folder, "--out", out, "--threads", 4000], "--threads=4000 cannot be used: this process may use "),
         ([folder, "--out", out, "--engine", "tensorrt"], "--engine='tensorrt' cannot be used"),
         ([folder, "--out", out, "--model", tmp_path / "no.onnx"], "no.onnx"),
         ([folder, "--out", out, "--model", plain, "--self-gradient", "on"], "leave --self-gradient out"),
