@@ -1,6 +1,6 @@
 """Parse a command line: an error comes first, with the nearest known name, and then one line of usage.
 
-Every program of this project parses its arguments with CommandParser. Only the standard library is imported here.
+Every program of this project parses its arguments with CommandParser. Nothing that takes time is imported here.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from sgn_serve.error_text import visible
 
 USAGE_ERROR = 2
 """Exit status after wrong arguments."""
@@ -145,7 +147,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error, then one line of usage, and end with status 2."""
-        self.exit(USAGE_ERROR, f"error: {message}\n{self._usage_line()}\n")
+        self.exit(USAGE_ERROR, f"error: {visible(message)}\n{self._usage_line()}\n")
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads give the namespace's type back
         self, args: Sequence[str] | None = None, namespace: Any = None
