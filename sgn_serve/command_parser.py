@@ -22,6 +22,9 @@ _MOST_SUGGESTIONS = 3
 _SHOWN = 60
 """Most characters of a wrong value in a message."""
 
+_LONGER = 24
+"""Characters by which the name of an unfinished file, or of a folder of parts, is longer than that of the whole one."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -90,11 +93,17 @@ def file_to_write(text: str) -> Path:
     """Return the path of a file that a command writes, as argparse's type of an option.
 
     Raises:
-        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end.
+        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end. Or it is so long
+            that unfinished files beside it could not be made.
     """
     path = Path(text)
     if not path.name or path.name == ".." or text.endswith(("/", os.sep)) or os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
+    if not _fault(text) and (fault := _fault(text + "x" * _LONGER)):
+        raise argparse.ArgumentTypeError(
+            f"{_cut(text)!r} leaves no room for unfinished files beside it, whose names are up to {_LONGER} characters "
+            f"longer ({fault}); give a shorter name"
+        )
     return path
 
 
@@ -129,6 +138,10 @@ def _fault(path: str) -> str:
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -196,8 +209,7 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"empty; {fix}{away}")
         for text in arg_strings if action.type in _PATHS else ():
             if fault := _fault(text):
-                shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-                raise argparse.ArgumentError(action, f"{shown!r} is no path here ({fault}); name another")
+                raise argparse.ArgumentError(action, f"{_cut(text)!r} is no path here ({fault}); name another")
         return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
