@@ -135,7 +135,7 @@ def classify(options: Options, settings: Settings) -> str:
         found = Found()
         if manifest is None:
             bar.show("finding pictures", lambda: found.count)
-            folder.list_inputs(lambda file: write_inputs(options.sources, options.column, file, found))
+            folder.list_inputs(lambda file: write_inputs(options.sources, options.column, file, found, folder.path))
             if str(found.skipped):
                 bar.note(f"skipped {found.skipped}")
         else:

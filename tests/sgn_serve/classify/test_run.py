@@ -532,3 +532,24 @@ def test_batches_that_run_at_once_give_the_rows_of_one_at_a_time(classify, tmp_p
             for row, other in zip(rows, wanted, strict=True)
             if row["error_code"] is None
         )
+
+
+def test_an_output_among_the_inputs_counts_none_of_the_runs_files(classify, tmp_path, capsys):
+    folder = pictures(tmp_path / "p", 2)
+    assert classify(folder, "--out", folder / "a.csv") == 0
+    assert capsys.readouterr().err == ""
+    assert classify(f"{folder}/**", "--out", folder / "b.jsonl") == 0
+    assert {Path(row["path"]).name for row in read_rows(folder / "b.jsonl")} == {"0.png", "1.png", "a.csv"}
+
+
+def test_names_of_files_control_no_terminal(classify, tmp_path, capsys):
+    folder = pictures(tmp_path / "p\x1b[2J", 1)
+    (folder / "\x1b[31m.md").write_bytes(b"")
+    assert classify(folder, "--out", tmp_path / "\x1b[1m.csv") == 0
+    assert classify(f"{folder}\x9b/*.png", "--out", tmp_path / "b.csv") == 1
+    with pytest.raises(SystemExit):
+        classify(folder, "--out", tmp_path / "\x1b[1m.csv", "--\x1b[1m")
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert "\\x1b[" in text
+        assert all(line.isprintable() for line in text.splitlines())
