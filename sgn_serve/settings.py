@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         (), description="ONNX Runtime execution providers by preference. One that cannot be used is an error"
     )
     threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
-        0, ge=0, le=4096, description="CPU threads of the network"
+        0, ge=0, le=4096, description="CPU threads of the network, at most eight for each core"
     )
     decoders: WholeNumber = Field(
         2,
@@ -342,7 +342,7 @@ def with_flags(message: str, given: Iterable[str]) -> str:
 
 
 def check_threads(settings: Settings) -> None:
-    """Refuse more threads than this machine's cores can run. Call it where the network runs, which Ray may do elsewhere.
+    """Refuse more threads than the cores can run. Call it where the network runs, which may be a machine of Ray's.
 
     Raises:
         SettingsError: There are too many.
