@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from sgn_serve.error_text import say
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bento_size.json"
@@ -87,7 +88,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: value for name, value in result.items() if name != "requirements"}, indent=1))

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.provenance import commit
+from sgn_serve.error_text import say
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import GraphError, read_graph
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         load = load_ms(options.model, options.threads)
         classifier = Classifier(graph, ("cpu",), options.threads)
     except (GraphError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     result: dict[str, Any] = {
         "command": "python -m benchmarks.block_cost",

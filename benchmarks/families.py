@@ -26,6 +26,7 @@ from benchmarks.provenance import commit, processor, versions
 from benchmarks.untrained import untrained_network
 from export.errors import ExportError
 from export.exporter import export_onnx
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS
 from sgn_serve.markdown import table
 from sgn_serve.onnx_runtime import start_session
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(name, Path(folder))
         except BenchmarkError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             return 2
         row["git_commit"] = commit()
         row["processor"] = processor()  # a run may go on on another machine

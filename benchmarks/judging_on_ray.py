@@ -33,6 +33,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
+from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +235,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
                     options.out.write_text(json.dumps(result, indent=1) + "\n")
                     print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
     except (BenchmarkError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     print(seconds_table(result))
     print(json.dumps(result["ratios"]))

@@ -29,6 +29,7 @@ from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
 
 ROOT = Path(__file__).parents[1]
@@ -136,11 +137,11 @@ def main(arguments: list[str] | None = None) -> int:
     rows = {", ".join(row): partial(measure, options.ckpt, options.pictures, row, options.count) for row in ROWS}
     served = partial(measure_served, options.ckpt, graph, options.pictures, options.count)
     for title, run in {**({} if options.served else rows), **({SERVED: served} if graph.is_file() else {})}.items():
-        print(title, file=sys.stderr, flush=True)
+        say(title)
         try:
             result["rows"][title] = run()
         except PicturesError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             return 2
         options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result["rows"]))

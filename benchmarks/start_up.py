@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from sgn.command import COMMANDS
+from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         seconds = measure(arguments.rounds)
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     result = {
         "command": "python -m benchmarks.start_up",

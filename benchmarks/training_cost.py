@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from training.checkpoint import BlockConfig
 from training.common.devices import device_name
 from training.common.errors import TrainingError
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = build_parser().parse_args(argv)
     if arguments.rounds < 2:
-        print("error: --rounds must be at least 2, to show how far they lie apart", file=sys.stderr)
+        say("error: --rounds must be at least 2, to show how far they lie apart")
         return 2
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         seconds = measure(setting, arguments.rounds)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     result = {
         "command": "python -m benchmarks.training_cost " + " ".join(sys.argv[1:] if argv is None else argv),

@@ -24,6 +24,7 @@ from export.options import (
 )
 from export.output import UNFINISHED
 from sgn_serve.command_parser import CommandParser, any_number, file_to_write, whole_number
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.interrupts import importing
 from training.common.errors import TrainingError
@@ -308,7 +309,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
     try:
         _check_files(options)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     with importing():
         from export.export import export_all
@@ -322,10 +323,10 @@ def _remove_unfinished(number: int, frame: object) -> None:
     It raises no exception, because PyTorch's tracing and compiling may catch one and go on.
     """
     if not UNFINISHED:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
     for partial, target in UNFINISHED.items():
         partial.unlink(missing_ok=True)
-        print(f"error: interrupted; {target} was not written", file=sys.stderr)
+        say(f"error: interrupted; {target} was not written")
     sys.stderr.flush()
     os._exit(130)
 

@@ -1,7 +1,6 @@
 """Make what goes with an exported graph in files of its name: its measured figures and its example pictures."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from export.figures import Evaluation, check_place, find_evaluation, judge_comma
 from export.network_passes import passes_of
 from export.options import SERVED, FileKind
 from export.stages import begin
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.data.picture_set import PictureSet
 from training.foreign.loading import UNKNOWN, Source, load_network
@@ -62,7 +62,7 @@ class Companions:
                 raise
             # Nobody asked for this evaluation: the graph is written without its figures.
             self._evaluation = None
-            print(f"warning: no figures go with the graph: {error}", file=sys.stderr)
+            say(f"warning: no figures go with the graph: {error}")
             self._told = True
         self._examples: Examples | None = None
         if options.examples:
@@ -90,10 +90,9 @@ class Companions:
             other = f", but for {left_out} measured on another exported graph" if left_out else ""
             print(f"wrote {path} (figures of {self._evaluation.path}{other})")
         elif stale := stale_figures(graph):
-            print(
+            say(
                 f"warning: {stale} has the figures of an older graph, which will not be shown: judge this one and "
                 "export it again, or delete that file",
-                file=sys.stderr,
             )
         elif not self._told:
             self._told = True

@@ -11,7 +11,6 @@ before it is judged, so the PNG files hold what was judged. At strength k of n i
 import base64
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from export.errors import ExportError
 from export.options import EPS
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, examples_path
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
@@ -192,7 +192,7 @@ def perturb(target: Target, clean: Pixels, labels: Tensor, eps: float) -> tuple[
         for pixels, margin, index in zip(attacked, margins, left.tolist(), strict=True):
             if margin > best_margin[index]:
                 best[index], best_margin[index], chosen[index] = pixels, margin, attack_title(attack)
-        print(f"examples: {target.title}: {attack_title(attack)} on {len(left)} pictures done", file=sys.stderr)
+        say(f"examples: {target.title}: {attack_title(attack)} on {len(left)} pictures done")
     return best, chosen
 
 

@@ -1,7 +1,6 @@
 """Write one graph file, as the command line asks, and print what was measured."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
 from export.reduced import Reduced, export_reduced
 from export.stages import begin, told_on_stderr
+from sgn_serve.error_text import say
 from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
 from training.data.class_names import read_class_names
@@ -144,5 +144,5 @@ def _about_kernels(file_format: Format) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return status

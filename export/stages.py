@@ -1,10 +1,11 @@
 """Tell how far an export is, because that of a large network takes minutes."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from sgn_serve.error_text import say
 
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
@@ -30,7 +31,7 @@ def told_on_stderr(clock: Callable[[], float] = time.monotonic) -> Iterator[None
         clock: Tells the time in seconds.
     """
     started = clock()
-    token = _listener.set(lambda stage: print(f"{clock() - started:7.1f} s: {stage}", file=sys.stderr, flush=True))
+    token = _listener.set(lambda stage: say(f"{clock() - started:7.1f} s: {stage}"))
     try:
         yield
     finally:

@@ -37,6 +37,7 @@ from export.examples import (
     write,
 )
 from release.disagreement import example_names, example_pictures
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import examples_path, file_sha256
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
@@ -176,7 +177,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         content = make(targets, " ".join(["python -m release.adversarial_examples", *given]))
         write(content, arguments.out)
     except (ExportError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     for row in content["right_of_all"]["rows"]:
         print(f"{'clean' if row['against'] is None else 'against ' + row['against']}: {row['right']}")

@@ -28,6 +28,7 @@ from torch import Tensor
 from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
 from sgn_serve.confidence import interval_95
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
@@ -125,7 +126,7 @@ def attack_auto(trial: Trial[SelfGradientNetwork], report: Report, path: Path) -
             right[chosen] = measuring.withstood(trial.chosen(chosen), attack)
         report.add(attack, right, None if chosen.all() else chosen)
         report.save(path)
-        print(f"{attack.id.label}: {report.lowest_of('auto'):.3f} left", file=sys.stderr, flush=True)
+        say(f"{attack.id.label}: {report.lowest_of('auto'):.3f} left")
         yield [other.id.title for other in attacks if other.id not in report.rows]
 
 
@@ -185,7 +186,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         measure(options, ["python -m release.auto", *(sys.argv[1:] if command_line is None else command_line)])
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     return 0
 
@@ -239,7 +240,7 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     result = usable(stored, digest, min(options.pgd_pictures, len(test)), min(options.pictures, len(test)))
     if dropped := sorted(name for name in stored.keys() - result.keys() if isinstance(stored[name], dict)):
         told = f"of another network or of other counts, so measured anew: {', '.join(dropped)}"
-        print(f"{options.out}: {told}", file=sys.stderr)
+        say(f"{options.out}: {told}")
     if "margin" not in result:
         validation = validation_pictures(info, AutoRequest(AGREEMENT, options.data_root))
         save(margin=measure_margin(model, validation, test), checkpoint_sha256=digest)

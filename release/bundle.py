@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
@@ -318,7 +319,7 @@ def main() -> int:
         examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     except subprocess.CalledProcessError as error:
         return int(error.returncode)

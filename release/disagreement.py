@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.provenance import commit
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, projected_gradient
@@ -236,7 +237,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             _, chosen = split_indices(pictures, arguments.pictures, 1)
             images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     rows = {}
     for name in arguments.attacks:
@@ -244,7 +245,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         for start in range(0, len(images), arguments.batch):
             some = slice(start, start + arguments.batch)
             parts.append(perturb(name, model, images[some], labels[some], arguments))
-            print(f"{ATTACKS[name]}: {min(start + arguments.batch, len(images))} of {len(images)}", file=sys.stderr)
+            say(f"{ATTACKS[name]}: {min(start + arguments.batch, len(images))} of {len(images)}")
         rows[ATTACKS[name]] = measure(model, images, labels, torch.cat(parts))
     knowing = KnowingAttack(arguments.iterations)
     result = {

@@ -33,6 +33,7 @@ from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
 from sgn_serve.confidence import interval_95
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.markdown import table
 from training.attacks.malt import Malt
@@ -312,7 +313,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         chosen = choose_pictures(test, options.pictures, SEED)
         print(shown(measure(options, model.requires_grad_(False), info, chosen)))
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     return 0
 

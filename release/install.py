@@ -28,6 +28,7 @@ import httpx
 
 from benchmarks.provenance import processor
 from release.own_folder import CLASSES, OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 from training.common.errors import TrainingError
 from training.common.files import check_writable
@@ -163,9 +164,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         check_writable(options.out)
         options.work.mkdir(parents=True)
-        result = go(options.work.resolve(), lambda step: print(step, file=sys.stderr, flush=True))
+        result = go(options.work.resolve(), lambda step: say(str(step)))
     except (TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     about = {
         "command": shlex.join(["python", "-m", "release.install", *given]),

@@ -29,6 +29,7 @@ from benchmarks.provenance import commit, processor, versions
 from release.hostile.corpus import unpack
 from sgn_serve.classify.formats import FORMATS, format_of
 from sgn_serve.classify.rows import COLUMNS
+from sgn_serve.error_text import say
 from sgn_serve.settings import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +179,7 @@ def kill_runs(
         if output.read_bytes() == whole[suffix].read_bytes() and not _parts(output).exists():
             outcome.equal += 1
         else:
-            print(f"{output.name}: {_difference(output, whole[suffix])}", file=sys.stderr, flush=True)
+            say(f"{output.name}: {_difference(output, whole[suffix])}")
     return outcome
 
 

@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
+from sgn_serve.error_text import say
 from sgn_serve.http.paths import READY
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
@@ -350,9 +351,9 @@ def main(arguments: list[str] | None = None) -> int:
         make_photos(options.data_root, options.work / "others", OTHERS, size.start_per_class)
         make_photos(options.data_root, options.work / "photos", CLASSES, size.per_class)
         make_start(options.work, size)
-        ways = {way: go(options.work, size, way, lambda step: print(step, file=sys.stderr, flush=True)) for way in WAYS}
+        ways = {way: go(options.work, size, way, lambda step: say(str(step))) for way in WAYS}
     except (OwnFolderError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     about = {
         "command": "python -m release.own_folder --data-root data --work own",

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
 from release.own_folder import OwnFolderError, Step, stopwatch
+from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
 from training.data.class_names import CIFAR10_CLASSES
@@ -193,9 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     paths = sorted(EXAMPLES.glob("*.png"))
     chosen = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
     try:
-        result = go(options.work, chosen, told=lambda step: print(step, file=sys.stderr, flush=True))
+        result = go(options.work, chosen, told=lambda step: say(str(step)))
     except (OwnFolderError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     about = {
         "command": "python -m release.own_weights --work own-weights",

@@ -48,6 +48,7 @@ from release.referee_rows import (
     Contender,
 )
 from sgn_serve.command_parser import did_you_mean
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
@@ -430,13 +431,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         check_names(options)
         if options.left_out:
-            print(f"without --denoiser these rows are left out: {', '.join(options.left_out)}", file=sys.stderr)
+            say(f"without --denoiser these rows are left out: {', '.join(options.left_out)}")
         model, info = load_checkpoint(options.ckpt)
         test = load_pictures("image-folder", options.data_root, "test", info.recipe.get("image_size"), info.class_names)
         drawn = choose_pictures(test, options.pictures, SEED)
         print(shown(referee(options, model.requires_grad_(False), info, drawn)))
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     return 0
 

@@ -29,6 +29,7 @@ from release.gpu import flops
 from release.recipes import COMMON, RECIPES
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.confidence import interval_95
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.markdown import table
 from training.attacks.registry import AnyAttack, Context, build_attacks
@@ -151,7 +152,7 @@ def trained(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
         return before
     write_atomically(entry.note, command.encode())
     arguments = entry.training_command(options) + (["--resume"] if state.is_file() else [])
-    print(f"$ python -m training {shlex.join(arguments)}", file=sys.stderr, flush=True)
+    say(f"$ python -m training {shlex.join(arguments)}")
     status = train(arguments)
     after = progress()
     if status and not (after["problem"] and entry.checkpoint.is_file()):
@@ -345,7 +346,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     return 0
 

@@ -25,6 +25,7 @@ from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.server import ended_by_sigterm
 from release.hostile.server import Server, running_server
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from training.common.files import write_atomically
 from training.common.provenance import git_commit
 
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         with ended_by_sigterm():
             connections = measure(options.before, options.rounds, options.seconds)
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     result = {
         "command": f"python -m release.throughput --before {options.before.name}",

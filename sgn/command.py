@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from typing import NoReturn
 
 from sgn_serve.command_parser import USAGE_ERROR, CommandParser, did_you_mean
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import importing
 from sgn_serve.process.version import DISTRIBUTION, package_version
 
@@ -104,10 +105,9 @@ def main(argv: list[str] | None = None) -> int:
         extra = _extra_with(error.name or "", name)
         if extra is None:
             raise
-        print(
+        say(
             f"error: {PROGRAM} {name} needs {error.name}, which is not installed; install the rest with "
             f'pip install "{DISTRIBUTION}[{extra}]", or in a checkout: pip install ".[{extra}]"',
-            file=sys.stderr,
         )
         return USAGE_ERROR
     return status

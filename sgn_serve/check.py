@@ -2,6 +2,7 @@
 
 import sys
 
+from sgn_serve.error_text import say
 from sgn_serve.refusals import ServingError, refused
 from sgn_serve.serving.trial import try_model
 from sgn_serve.settings import current_settings
@@ -18,7 +19,7 @@ def main() -> int:
     except ServingError as error:
         return refused(error)
     for note in tried.notes:
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     print(tried.summary)
     return 0
 

@@ -1,6 +1,6 @@
 """Parse a command line: an error comes first, with the nearest known name, and then one line of usage.
 
-Every program of this project parses its arguments with CommandParser. Only the standard library is imported here.
+Every program of this project parses its arguments with CommandParser. Nothing that takes time is imported here.
 """
 
 import argparse
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from sgn_serve.error_text import visible
+
 USAGE_ERROR = 2
 """Exit status after wrong arguments."""
 
@@ -19,6 +21,9 @@ _SIMILAR = 0.6
 _MOST_SUGGESTIONS = 3
 _SHOWN = 60
 """Most characters of a wrong value in a message."""
+
+_LONGER = 24
+"""Characters by which the name of an unfinished file, or of a folder of parts, is longer than that of the whole one."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -88,11 +93,17 @@ def file_to_write(text: str) -> Path:
     """Return the path of a file that a command writes, as argparse's type of an option.
 
     Raises:
-        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end.
+        argparse.ArgumentTypeError: It names a folder: one that is there, or one by a slash at its end. Or it is so long
+            that unfinished files beside it could not be made.
     """
     path = Path(text)
     if not path.name or path.name == ".." or text.endswith(("/", os.sep)) or os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file in it")
+    if not _fault(text) and (fault := _fault(text + "x" * _LONGER)):
+        raise argparse.ArgumentTypeError(
+            f"{_cut(text)!r} leaves no room for unfinished files beside it, whose names are up to {_LONGER} characters "
+            f"longer ({fault}); give a shorter name"
+        )
     return path
 
 
@@ -129,6 +140,10 @@ def _fault(path: str) -> str:
     return ""
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 class CommandParser(argparse.ArgumentParser):
     """Parse as argparse does, and answer a mistake with the nearest known name and one line of usage.
 
@@ -145,7 +160,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error, then one line of usage, and end with status 2."""
-        self.exit(USAGE_ERROR, f"error: {message}\n{self._usage_line()}\n")
+        self.exit(USAGE_ERROR, f"error: {visible(message)}\n{self._usage_line()}\n")
 
     def parse_known_args(  # type: ignore[override]  # argparse's overloads give the namespace's type back
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -194,8 +209,7 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"empty; {fix}{away}")
         for text in arg_strings if action.type in _PATHS else ():
             if fault := _fault(text):
-                shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-                raise argparse.ArgumentError(action, f"{shown!r} is no path here ({fault}); name another")
+                raise argparse.ArgumentError(action, f"{_cut(text)!r} is no path here ({fault}); name another")
         return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

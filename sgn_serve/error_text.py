@@ -2,6 +2,9 @@
 
 import sys
 
+_SPACES = "\u00a0\u2002\u2003\u2009\u202f\u3000"
+"""Spaces that names of files have. They are harmless, and Python calls them unprintable."""
+
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's message on one line, cut after `limit` characters, or its type where it has no message."""
@@ -23,11 +26,21 @@ def is_utf8(text: str) -> bool:
 
 
 def encodable(text: str) -> str:
-    """Return a text as standard output can take it: what its encoding lacks, such as a byte of a name, is escaped."""
+    """Return a visible text as standard output takes it: what its encoding lacks, such as a byte, is escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return visible(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(line: str) -> None:
+    """Print one line for people on standard error: an error, a warning or a note. Every such line goes through here.
+
+    Names of files may be in it, and control characters in these, which are escaped: see visible.
+    """
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
     """Return a text without characters that move a terminal's cursor or change its colours: they are escaped."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(
+        one if one.isprintable() or one in _SPACES else one.encode("unicode_escape").decode() for one in text
+    )

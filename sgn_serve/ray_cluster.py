@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from sgn_serve.command_parser import positive_number
 from sgn_serve.refusals import ServingError, one_line
@@ -40,6 +40,9 @@ _MACHINE_SECONDS = 120.0
 
 class RayError(ServingError):
     """There is no Ray, no such cluster, or none any more. The message, one line, names the fix."""
+
+    exit_status: ClassVar[int] = 2
+    """That of training and judging, so that a lost head ends every command with the same."""
 
 
 def require_ray() -> None:

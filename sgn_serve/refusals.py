@@ -4,11 +4,11 @@ A Refusal is answered to a client (sgn_serve/http/errors.py maps its code to a s
 from starting, or a new model from being served; its message is for whoever runs the service.
 """
 
-import sys
 from types import MappingProxyType
 from typing import ClassVar
 
 from sgn_serve.error_text import one_line as one_line
+from sgn_serve.error_text import say
 
 CODES = MappingProxyType(
     {
@@ -116,5 +116,5 @@ def refused(error: ServingError, told: str | None = None) -> int:
         error: Why.
         told: The message in the words of the command line. None for the error's own.
     """
-    print(f"error: {told or error}", file=sys.stderr)
+    say(f"error: {told or error}")
     return error.exit_status

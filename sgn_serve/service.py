@@ -8,13 +8,13 @@ import errno
 import logging
 import os
 import signal
-import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.error_text import say
 from sgn_serve.http.connections import OTHER_FILES, ConnectionLimits, allowed_connections
 from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
@@ -71,7 +71,7 @@ class RobustClassifier:
             self.predictor = Predictor(graph, settings, tried)
         except ServingError as error:
             # uvicorn would print the traceback of an exception, and takes SystemExit for one.
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}")
             os._exit(CANNOT_SERVE)
         except Exception:  # another try would end alike
             logger.exception("this worker cannot start")
@@ -86,7 +86,7 @@ class RobustClassifier:
             settings = current_settings()
             tried = try_model(settings)
         except ServingError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            say(f"error: {error}")
             raise SystemExit(error.exit_status) from None
         os.environ[TRIED_VARIABLE] = tried.to_json()  # every worker reads it
         log_json_lines()

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.pictures.formats import AVAILABLE
-from sgn_serve.process.cores import usable_cores
+from sgn_serve.process.cores import crowded, usable_cores
 from sgn_serve.records import MAX_TOP_K
 from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         (), description="ONNX Runtime execution providers by preference. One that cannot be used is an error"
     )
     threads: Annotated[WholeNumber, Default("0: all cores that this process may use")] = Field(
-        0, ge=0, le=4096, description="CPU threads of the network"
+        0, ge=0, le=4096, description="CPU threads of the network, at most eight for each core"
     )
     decoders: WholeNumber = Field(
         2,
@@ -339,6 +339,16 @@ def with_flags(message: str, given: Iterable[str]) -> str:
     for variable in given:
         message = message.replace(f"{variable}=", f"{flags[variable]}=")
     return message
+
+
+def check_threads(settings: Settings) -> None:
+    """Refuse more threads than the cores can run. Call it where the network runs, which may be a machine of Ray's.
+
+    Raises:
+        SettingsError: There are too many.
+    """
+    if why := crowded(settings.threads):
+        raise SettingsError(f"SGN_THREADS={settings.threads} cannot be used: {why}, or 0 for all cores")
 
 
 @cache

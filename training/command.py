@@ -5,9 +5,9 @@ Nothing here imports PyTorch before the options are checked, for that takes seco
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import importing
 from training.common.described_options import given_options
 from training.common.errors import TrainingError
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     except TrainingError as error:
         # Every process that torchrun started gets the same error, so the first one of each machine prints it.
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
         return error.exit_status
     with importing():
         from training.train import run

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser, file_to_write, whole_number
+from sgn_serve.error_text import say
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.common.command_line import number
 from training.common.errors import TrainingError
@@ -82,10 +83,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
         defence, info = defended(*load_checkpoint(options.ckpt), config)
         save_checkpoint(options.out, defence.state_dict(), info)
     except ArchitectureError as error:  # what the options ask for
-        print(f"error: --defence {options.defence}: {error}", file=sys.stderr)
+        say(f"error: --defence {options.defence}: {error}")
         return TrainingError.exit_status
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     print(f"wrote {options.out}: {info.architecture} with the defence {config.name}")
     return 0

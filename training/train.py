@@ -1,13 +1,13 @@
 """Train a network to runs/<name>/model.safetensors, as the command line asks, in one process or several."""
 
 import argparse
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
 from sgn_serve.termination import terminable
 from training.checkpoint import CheckpointError, CheckpointInfo
@@ -76,14 +76,14 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     root: Path = arguments.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
         for line in folder_notes(root):
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def image_size(sizes: list[tuple[int, int]]) -> int | None:
         nonlocal config
         if state is None:
             config, line = with_image_size(config, sizes, start.image_size[0] if start and start.image_size else None)
             if line and first_on_machine():
-                print(line, file=sys.stderr, flush=True)
+                say(line)
             check_backbone(config, device)
         return config.image_size
 
@@ -97,7 +97,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
         pictures = with_room_for_crops(pictures, part_folder(root, "train"))
     config, line = with_batch_size(config, pictures, shard.processes)
     if line and shard.first:
-        print(line, file=sys.stderr, flush=True)
+        say(line)
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 
@@ -202,7 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
     except TrainingError as error:
         # Every process gets the same error, so the first one of each machine prints it.
         if first_on_machine():
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
         return error.exit_status
     with terminable(), process_group(device) as shard:
         return train(arguments, config, device, shard)

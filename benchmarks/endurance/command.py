@@ -31,6 +31,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
 from benchmarks.service.server import ROOT, ended_by_sigterm
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 
 RESULT = ROOT / "results" / "endurance.json"
@@ -173,10 +174,9 @@ def endure(plan: Plan, graph: Path, result: dict[str, Any], out: Path) -> None:
             tally = asyncio.run(run_cycle(result["cycles_done"], plan, upstreams, port))
             add_cycle(result, tally, time.monotonic() - started)
             write_result(out, result)
-            print(
+            say(
                 f"cycle {result['cycles_done']} of {plan.cycles}: {result['requests']} requests, "
                 f"{result['failures']} failures",
-                file=sys.stderr,
             )
 
 
@@ -204,7 +204,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         with ended_by_sigterm():
             endure(plan, arguments.graph.resolve(), result, arguments.out)
     except (BenchmarkError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     print(json.dumps(result, indent=1))
     return 1 if result["failures"] else 0

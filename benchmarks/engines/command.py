@@ -37,6 +37,7 @@ from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
 from export.kernels.onnx_functions import library_path
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from training.common.errors import first_line
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +204,7 @@ def start_workers(
         for engine in engines:
             index = ENGINES.index(engine)
             path = checkpoint.with_name(f"{checkpoint.stem}-{index}{SUFFIXES.get(engine.kind, '.graph')}")
-            print(f"writing {checkpoint.stem}: {engine.name}", file=sys.stderr, flush=True)
+            say(f"writing {checkpoint.stem}: {engine.name}")
             try:
                 writer.submit(write_file, index, checkpoint, path).result()
                 paths[engine.name] = path
@@ -287,7 +288,7 @@ def main_auto(options: argparse.Namespace, command: str) -> int:
     try:
         measured = measure_auto(task, options.batches, options.repeats, options.threads)
     except (BenchmarkError, PicturesError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     result = json.loads(options.output.read_text()) if options.output.is_file() else {}
     result["auto"] = {

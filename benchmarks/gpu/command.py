@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from benchmarks.gpu.contenders import (
 )
 from benchmarks.provenance import commit
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from training.common.errors import first_line
 from training.common.files import write_atomically
 from training.common.provenance import current_versions
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
                         for name, reason in left_out.items():
                             print(f"left out: {name}: {reason}", flush=True)
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     return 0
 

@@ -37,6 +37,7 @@ from benchmarks.provenance import commit, processor, versions
 from benchmarks.service import server
 from benchmarks.service.server import ROOT, free_port, service_command, service_environment, wait_until_ready
 from sgn_serve import markdown
+from sgn_serve.error_text import say
 from sgn_serve.telemetry.ledger import STAGES
 
 RESULT = ROOT / "results" / "service.json"
@@ -337,7 +338,7 @@ def measure_rounds(arguments: argparse.Namespace) -> Rounds:
                         rounds.ledgers.setdefault(concurrency, []).append(one["ledger_us"])
                     else:
                         rounds.loads.setdefault((system, concurrency), []).append(one)
-                    print(f"round {number + 1}, {name}, concurrency {concurrency}: {one}", file=sys.stderr)
+                    say(f"round {number + 1}, {name}, concurrency {concurrency}: {one}")
     return rounds
 
 
@@ -391,7 +392,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         with server.ended_by_sigterm():
             rounds = measure_rounds(arguments)
     except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     result = {
         "command": " ".join(["python -m benchmarks.service", *(sys.argv[1:] if command_line is None else [])]),

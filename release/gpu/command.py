@@ -25,6 +25,7 @@ from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from release.recipes import COSTS
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import INTERRUPTED
 from sgn_serve.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
             return run_stages(stages, settings, about, minutes)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
 
 

@@ -32,6 +32,7 @@ from release.hostile.report import ANSWER_SECONDS, MEMORY_MB, SMALL_SECONDS, exc
 from release.hostile.seeds import FORMATS, seeds
 from release.hostile.server import Server, running_server
 from release.hostile.session import Session, available_bytes, session
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import INTERRUPTED
 from sgn_serve.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
@@ -177,7 +178,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         with terminable():
             return _run(arguments, shlex.join(["python", "-m", "release.hostile", *given]))
     except (BenchmarkError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -321,7 +322,7 @@ def _measure_named(state: State, side: str, checkout: Path, arguments: argparse.
                     shown = {
                         name: (cost["megabytes"], cost["seconds"]) for name, cost in row.items() if name != "bytes"
                     }
-                    print(f"{side}: {one.name}: {shown} (MB, s)", file=sys.stderr, flush=True)
+                    say(f"{side}: {one.name}: {shown} (MB, s)")
                     if opened.killed or named.without_answer(row):
                         break  # the server may be busy with it for minutes; the next one gets a new server
         else:
@@ -352,13 +353,11 @@ def _try_formats(
             fuzzer.round(name, state.rounds[name], tally, min(fuzz.TOGETHER, wanted[name] - tally.files))
             state.rounds[name] += 1
             state.save()
-            print(
+            say(
                 f"{state.seconds:6.0f} s  {name:8} {tally.files:6,} of {wanted[name]:,}  "
                 f"alone: {tally.worst_megabytes['megabytes']:7.1f} MB, {tally.worst_seconds['seconds']:6.2f} s  "
                 f"with others: {tally.above_idle:7.1f} MB  small picture: {tally.small_seconds:5.2f} s  "
                 f"faults: {tally.faults}",
-                file=sys.stderr,
-                flush=True,
             )
             if opened.killed:
                 return
@@ -366,7 +365,7 @@ def _try_formats(
         if not state.tallies[name].together:
             fuzzer.together(name, state.tallies[name])
             state.save()
-            print(f"{state.seconds:6.0f} s  {name:8} together", file=sys.stderr, flush=True)
+            say(f"{state.seconds:6.0f} s  {name:8} together")
             if opened.killed:
                 return
 

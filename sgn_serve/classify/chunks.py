@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.classify.background import BackgroundCall
 from sgn_serve.classify.cage import READ_BYTES, Cage, Decoded, Pixels, input_batch
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
@@ -18,7 +19,7 @@ from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, answer_rows, error_row
 from sgn_serve.classify.window import Window
 from sgn_serve.inference.classifier import Classifier, Logits, needs_second_pass
-from sgn_serve.inference.graph import read_graph
+from sgn_serve.inference.graph import Graph, read_graph
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.records import AUTO, Mode, ModelCard, SelfGradient, mode_of
@@ -158,8 +159,9 @@ class _Running:
     """An engine, decoders, and the event loop that feeds them, in a thread of its own."""
 
     def __init__(self, settings: Settings, choice: EngineChoice | None):
-        graph = read_graph(settings.model_path)
-        self._classifier, self.choice = start_chosen(graph, settings, choice, AT_ONCE)
+        # Engines build and try a network in foreign code, for minutes in bad cases.
+        started = BackgroundCall(_start_engine, settings, choice)
+        graph, self._classifier, self.choice = started.result()
         self.card = model_card(graph, settings, engine=engine_used(self._classifier, self.choice, settings))
         self._settings = settings
         self._batch = settings.max_batch
@@ -319,6 +321,11 @@ class _Running:
     @property
     def _margin(self) -> float:
         return 0.0 if self.card.auto is None else self.card.auto.margin
+
+
+def _start_engine(settings: Settings, choice: EngineChoice | None) -> tuple[Graph, Classifier, EngineChoice]:
+    graph = read_graph(settings.model_path)
+    return graph, *start_chosen(graph, settings, choice, AT_ONCE)
 
 
 def run_network(classifier: Classifier, images: NDArray[np.float32], block: SelfGradient, margin: float) -> Logits:

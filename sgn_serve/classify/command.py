@@ -5,7 +5,7 @@ import os
 import sys
 
 from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
-from sgn_serve.error_text import encodable
+from sgn_serve.error_text import encodable, say
 from sgn_serve.interrupts import INTERRUPTED, importing
 from sgn_serve.ray_cluster import add_ray_options, ray_options
 from sgn_serve.refusals import ServingError, refused
@@ -148,12 +148,12 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         if isinstance(error, RuntimeError) and _NO_THREAD not in str(error):
             raise
         reason = str(error) or "there is not enough memory"
-        print(f"error: {reason}; once that is mended, the same command with --resume goes on", file=sys.stderr)
+        say(f"error: {reason}; once that is mended, the same command with --resume goes on")
         return 1
     except KeyboardInterrupt:
-        print(interrupted(parsed.out), file=sys.stderr)
+        say(interrupted(parsed.out))
         return INTERRUPTED
     except Terminated:
-        print(interrupted(parsed.out), file=sys.stderr)
+        say(interrupted(parsed.out))
         return TERMINATED
     return 0

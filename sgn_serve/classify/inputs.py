@@ -7,6 +7,8 @@ address.
 import glob
 import hashlib
 import os
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -47,7 +49,9 @@ class Found:
     count: int = 0
 
 
-def write_inputs(sources: list[str], column: str | None, target: BinaryIO, found: Found) -> None:
+def write_inputs(
+    sources: list[str], column: str | None, target: BinaryIO, found: Found, own: Path | None = None
+) -> None:
     """Find the inputs, in order, and write a record of each.
 
     Args:
@@ -55,12 +59,13 @@ def write_inputs(sources: list[str], column: str | None, target: BinaryIO, found
         column: The column of the tables; see table_items.
         target: Gets the records.
         found: Gets the description. Its count grows meanwhile, for a progress bar.
+        own: The folder of the run's own files, which are no inputs. None where it has none.
 
     Raises:
         ClassifyError: A source does not exist, or cannot be read. Or no picture was found.
     """
     for source in sources:
-        for item in _items(source, column, found):
+        for item in _items(source, column, found, own):
             target.write(_record(item, found))
             found.count += 1
     if not found.count:
@@ -117,7 +122,7 @@ def _record(item: Item, found: Found) -> bytes:
     return _ROW + b"%d:%d\0" % (len(found.tables) - 1, item.row)
 
 
-def _items(source: str, column: str | None, found: Found) -> Iterator[Item]:
+def _items(source: str, column: str | None, found: Found, own: Path | None) -> Iterator[Item]:
     digest = identity_of(source)
     if digest:
         found.identity[source] = digest
@@ -126,24 +131,43 @@ def _items(source: str, column: str | None, found: Found) -> Iterator[Item]:
             raise ClassifyError(f"{source}: lists and tables must be files of this machine; copy it first")
         yield from object_items(source, found.skipped)
     elif os.path.isdir(source):
-        yield from map(item_of_file, walk_pictures(Path(source), found.skipped))
+        yield from _in_folder(source, found, own)
     elif _is_file(source, LISTS):
         yield from _listed(source)
     elif _is_file(source, TABLES):
         name, items = table_items(os.fsencode(source), column)
         found.tables.append((source, name))
         yield from items
+    elif _is_stream(source):
+        raise ClassifyError(
+            f"{source}: a pipe or a device, which can be read only once; write the paths to a file that ends in .txt, "
+            "and name that"
+        )
     elif os.path.lexists(source):
         yield item_of_file(source)
     elif glob.has_magic(source):
-        yield from _matching(source, found)
+        yield from _matching(source, found, own)
     elif Path(source).suffix.lower() in SUFFIXES:  # a shell's glob may have named it before it went
         yield item_of_file(source)
     else:
         raise ClassifyError(f"{source}: there is no such file or folder; correct the path")
 
 
-def _matching(pattern: str, found: Found) -> Iterator[Item]:
+def _in_folder(folder: str, found: Found, own: Path | None) -> Iterator[Item]:
+    """Yield the pictures of a folder. One that holds tables and no pictures is told, for they would be passed over."""
+    is_empty = True
+    for path in walk_pictures(Path(folder), found.skipped, own):
+        is_empty = False
+        yield item_of_file(path)
+    if is_empty and any(name.lower().endswith(TABLES) for name in os.listdir(folder)):
+        pattern = f"{shlex.quote(folder.rstrip(os.sep))}/*.parquet"
+        raise ClassifyError(
+            f"{folder}: no pictures in it, but Parquet files, as Spark writes them; name the files, which a shell does "
+            f"for {pattern} without quotes, and their column with --column"
+        )
+
+
+def _matching(pattern: str, found: Found, own: Path | None) -> Iterator[Item]:
     if pattern.lower().endswith(LISTS + TABLES):
         raise ClassifyError(
             f"{pattern}: a pattern is for pictures; name each list or table, as a shell does without quotes"
@@ -153,9 +177,11 @@ def _matching(pattern: str, found: Found) -> Iterator[Item]:
     if not matches:
         raise ClassifyError(f"{pattern}: no file matches it; correct the pattern")
     for match in matches:
+        if own is not None and own.name in match and _is_within(match, own):
+            continue
         if os.path.isdir(match):
             if "**" not in pattern:  # ** matches the folder's content too
-                yield from map(item_of_file, walk_pictures(Path(match), found.skipped))
+                yield from map(item_of_file, walk_pictures(Path(match), found.skipped, own))
         else:
             yield item_of_file(match)
 
@@ -197,6 +223,19 @@ def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
         yield from whole
     if rest:
         yield rest
+
+
+def _is_within(path: str, folder: Path) -> bool:
+    return Path(path).resolve().is_relative_to(folder.resolve())
+
+
+def _is_stream(source: str) -> bool:
+    """Return whether a name is that of a pipe, as a shell's <(...) makes them, or of a device."""
+    try:
+        mode = os.stat(source).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)  # folders were looked at before
 
 
 def _is_file(source: str, suffixes: tuple[str, ...]) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self, TextIO
 
+from sgn_serve.error_text import visible
+
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 30.0
 """A log file wants few lines, a terminal a live one."""
@@ -73,7 +75,7 @@ class Progress:
         """Print a line above the bar."""
         with self._drawing:
             self._clear()
-            self._print(f"{text}\n")
+            self._print(f"{visible(text)}\n")
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -27,7 +27,7 @@ from sgn_serve.ray_cluster import RayOptions, require_ray
 from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
-from sgn_serve.settings import PREFIX, Settings
+from sgn_serve.settings import PREFIX, Settings, check_threads
 from sgn_serve.termination import check_terminated
 
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
@@ -113,6 +113,8 @@ def classify(options: Options, settings: Settings) -> str:
     format = format_of(options.output)
     if options.ray is not None:
         require_ray()
+    else:
+        check_threads(settings)  # listing the inputs may take long
     if not options.output.parent.is_dir():
         raise ClassifyError(f"{options.output.parent}: there is no such folder; make it first")
     folder = PartsFolder(options.output, format)
@@ -133,7 +135,7 @@ def classify(options: Options, settings: Settings) -> str:
         found = Found()
         if manifest is None:
             bar.show("finding pictures", lambda: found.count)
-            folder.list_inputs(lambda file: write_inputs(options.sources, options.column, file, found))
+            folder.list_inputs(lambda file: write_inputs(options.sources, options.column, file, found, folder.path))
             if str(found.skipped):
                 bar.note(f"skipped {found.skipped}")
         else:

@@ -72,18 +72,21 @@ def find_pictures(folder: Path, skipped: Skipped, recursive: bool = True) -> lis
     return [Path(path) for path in _walk(str(folder), skipped, recursive)]
 
 
-def walk_pictures(folder: Path, skipped: Skipped) -> Iterator[str]:
+def walk_pictures(folder: Path, skipped: Skipped, without: Path | None = None) -> Iterator[str]:
     """Yield the paths that find_pictures returns, one by one. A folder that cannot be read is yielded in its place.
 
     Args:
         folder: See find_pictures.
         skipped: See find_pictures.
+        without: A folder that is left out, and not counted either. None leaves out none.
     """
-    return _walk(str(folder), skipped, True, yield_unreadable=True)
+    return _walk(str(folder), skipped, True, yield_unreadable=True, without=without)
 
 
-def _walk(top: str, skipped: Skipped, recursive: bool, yield_unreadable: bool = False) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
+def _walk(
+    top: str, skipped: Skipped, recursive: bool, yield_unreadable: bool = False, without: Path | None = None
+) -> Iterator[str]:
+    seen: set[tuple[int, int]] = set() if without is None else {_place(os.stat(without))}
     levels: list[tuple[str, Iterator[os.DirEntry[str]]]] = []
     folder: str | None = top
     while folder is not None or levels:
@@ -121,13 +124,16 @@ def _unseen_entries(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry
     Raises:
         OSError: It cannot be read.
     """
-    found = os.stat(folder)
-    place = (found.st_dev, found.st_ino)
+    place = _place(os.stat(folder))
     if place in seen:
         return []
     seen.add(place)
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
+
+
+def _place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+MOST_THREADS_A_CORE = 8
+"""More computing threads than that are a mistake: they wait for each other, and 500 a core take minutes to start."""
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
@@ -20,6 +22,17 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
     return cores if quota is None else max(1, min(cores, quota))
+
+
+def crowded(threads: int) -> str:
+    """Return why so many computing threads are too many for this process's cores, "" where they are not."""
+    cores = usable_cores()
+    if threads <= MOST_THREADS_A_CORE * cores:
+        return ""
+    return (
+        f"this process may use {cores} core{'' if cores == 1 else 's'}, and more than {MOST_THREADS_A_CORE} threads "
+        f"for each wait for one another; give {MOST_THREADS_A_CORE * cores} at most"
+    )
 
 
 def _quota(cgroups: Path) -> int | None:

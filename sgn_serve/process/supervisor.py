@@ -9,13 +9,13 @@ import errno
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from sgn_serve.error_text import say
 from sgn_serve.process.bentoml_internals import BentomlArbiter, use_arbiter
 from sgn_serve.process.supervised import CANNOT_SERVE, PID_VARIABLE
 
@@ -71,7 +71,7 @@ class Supervisor(BentomlArbiter):
             if error.errno not in _PORT_REFUSED:
                 raise
             self.leave()
-            print(f"error: {self._refused(error)}", file=sys.stderr, flush=True)
+            say(f"error: {self._refused(error)}")
             raise SystemExit(1) from None
         except RuntimeError:  # circus: no active process
             if not self._nothing_to_serve:

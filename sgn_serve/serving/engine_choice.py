@@ -25,7 +25,7 @@ from sgn_serve.records import EngineUsed
 from sgn_serve.refusals import one_line
 from sgn_serve.serving.figures import read_figures
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME, OPENVINO
-from sgn_serve.settings import Settings
+from sgn_serve.settings import Settings, check_threads
 
 logger = logging.getLogger("bentoml.sgn_serve")
 
@@ -131,7 +131,9 @@ def start_chosen(
     Raises:
         EngineError: See Classifier.
         GraphError: See Classifier.
+        SettingsError: There are too many threads for the cores.
     """
+    check_threads(settings)
     if tried is not None:
         return _start(graph, settings, tried, at_once), tried
     choice = choose_engine(graph, settings)

@@ -132,6 +132,14 @@ def test_files_and_folders_to_write(parser, capsys, tmp_path, monkeypatch):
     assert parser.parse_args(["--weights=x", "--out", "file"]).out == Path("file")
 
 
+def test_a_name_leaves_room_for_unfinished_files(parser, capsys, tmp_path):
+    parser.add_argument("--out", type=file_to_write)
+    assert parser.parse_args(["--weights=x", f"--out={tmp_path / ('n' * 231)}"])
+    error = refusal(parser, capsys, "--weights=x", f"--out={tmp_path / ('n' * 232)}")
+    assert " leaves no room for unfinished files beside it, " in error
+    assert error.endswith(" (File name too long); give a shorter name")
+
+
 def test_suggestions_ignore_case_and_leave_out_what_is_not_similar():
     assert did_you_mean("PGD-20", ["pgd-20", "fgsm"]) == "did you mean pgd-20? "
     assert did_you_mean("pdg", ["fgsm", "pgd-20", "pgd-100"]) == "did you mean pgd-20? "

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sgn_serve.process.cores import crowded
 from training.common.errors import TrainingError
 
 if TYPE_CHECKING:  # the functions import it, so that a command line can check its options before it does
@@ -54,14 +55,20 @@ def device_name(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def check_threads(count: int | None) -> None:
+def check_threads(count: int | None, elsewhere: bool = False) -> None:
     """Check a number of CPU threads. None leaves it to PyTorch.
 
+    Args:
+        count: The number.
+        elsewhere: Whether they run on a cluster, whose machines may have more cores than this one.
+
     Raises:
-        DeviceError: It is below 1, or above what a machine could have.
+        DeviceError: It is below 1, or above what this machine, or any, could run.
     """
     if count is not None and count < 1:
         raise DeviceError(f"--threads must be at least 1, not {count}; leave it away for all cores")
+    if count is not None and not elsewhere and (why := crowded(count)):
+        raise DeviceError(f"--threads must not be {count}: {why}, or leave it away for all cores")
     if count is not None and count > _MOST_THREADS:
         raise DeviceError(f"--threads must be at most {_MOST_THREADS}; leave it away for all cores")
 

@@ -1,12 +1,12 @@
 """End a command with one line on standard error and an exit status."""
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import INTERRUPTED
 from sgn_serve.termination import TERMINATED, Terminated
 from training.common.devices import gib
@@ -57,12 +57,12 @@ def print_ending(
         2, or what the TrainingError says; 130 after Ctrl-C and 143 after SIGTERM, as shells expect.
     """
     if isinstance(error, TrainingError):
-        print(f"error: {error}{after}", file=sys.stderr)
+        say(f"error: {error}{after}")
         return error.exit_status
     if isinstance(error, torch.OutOfMemoryError):
         where = f" on {device}" if device else ""
-        print(f"error: out of memory{where} ({first_line(error)}); {out_of_memory}", file=sys.stderr)
+        say(f"error: out of memory{where} ({first_line(error)}); {out_of_memory}")
         return TrainingError.exit_status
     if interrupted:
-        print(f"interrupted; {interrupted}", file=sys.stderr, flush=True)
+        say(f"interrupted; {interrupted}")
     return TERMINATED if isinstance(error, Terminated) else INTERRUPTED

@@ -4,10 +4,10 @@ Nothing here imports PyTorch before the options are checked, for that takes seco
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from sgn_serve.command_parser import CommandParser
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import importing
 from training.common.described_options import add_options, given_options
 from training.common.errors import TrainingError
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         options = Options(**given_options(Options, arguments))
         options.check_files()
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     with importing():
         from training.convert.convert import run

@@ -1,10 +1,10 @@
 """Convert weights of another program to a checkpoint, as the command line asks."""
 
-import sys
 from dataclasses import replace
 
 import torch
 
+from sgn_serve.error_text import say, visible
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
 from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
@@ -145,12 +145,12 @@ def run(options: Options) -> int:
     """Convert the weights, print what was done, and return the exit status."""
     try:
         with allocations_told():
-            print("\n".join(convert(options)))
+            print("\n".join(map(visible, convert(options))))
     except torch.OutOfMemoryError as error:
         return print_ending(error, out_of_memory=MORE_MEMORY, interrupted="", device="cpu")
     except TrainingError as error:
         for line in getattr(error, "details", ()):
-            print(line, file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+            say(line)
+        say(f"error: {error}")
         return error.exit_status
     return 0

@@ -1,6 +1,5 @@
 """Read a folder of pictures, one sub-folder for each class, into one tensor."""
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sgn_serve.error_text import say
 from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
@@ -72,12 +72,12 @@ def read_picture_folder(
             )
         if first_on_machine():
             note = "so all of its pictures are judged: the network should have seen none of them in training"
-            print(f"{root}: neither train/ nor test/ is in it, {note}", file=sys.stderr, flush=True)
+            say(f"{root}: neither train/ nor test/ is in it, {note}")
     skipped = Skipped()
     class_names = _class_names(folder, skipped)
     found = [find_pictures(folder / name, skipped) for name in class_names]
     if str(skipped) and first_on_machine():
-        print(f"{folder}: skipped {skipped}", file=sys.stderr, flush=True)
+        say(f"{folder}: skipped {skipped}")
     if undivided:
         _check_not_nested(root, class_names)
     _check_found(folder, dict(zip(class_names, found, strict=True)))
@@ -190,7 +190,7 @@ def _divide(
 @cache
 def _tell_once(line: str) -> None:
     """Print a line on standard error, once in a process: a command may read a folder several times."""
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def with_room_for_crops(pictures: PictureSet, folder: Path) -> PictureSet:
@@ -291,10 +291,8 @@ def _decode(folder: Path, paths: list[Path], size: tuple[int, int], resize: str 
                 "--data-root with fewer pictures"
             ) from None
         if first_on_machine():
-            print(
+            say(
                 f"{folder}: {told}, too much for the {gib(free)} of free memory, so they are kept on the disk",
-                file=sys.stderr,
-                flush=True,
             )
 
     def decode(index: int) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from sgn_serve.error_text import visible
 from training.evaluate.row_plan import PlannedRow
 
 
@@ -89,7 +90,7 @@ class SideBySide(AbstractContextManager["SideBySide"]):
 
 def print_above(line: str) -> None:
     """Print a line on standard error above the bars."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)
 
 
 def _title(row: PlannedRow, attacks: int) -> str:

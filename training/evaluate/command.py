@@ -8,6 +8,7 @@ import shlex
 import sys
 
 from sgn_serve.command_parser import CommandParser
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import importing
 from training.attacks.names import ATTACKS, PRESET_CALLS, PRESET_MEANING, PRESETS
 from training.common.described_options import add_options, given_options
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         options = Options(**{"ckpt": None, **given_options(Options, arguments)})
         options.check_files()
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_status
     with importing():
         from training.evaluate.evaluate import run

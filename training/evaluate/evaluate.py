@@ -1,8 +1,8 @@
 """Attack a checkpoint or a module as the command line asks, and report what it withstands."""
 
-import sys
 from contextlib import ExitStack, closing
 
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from sgn_serve.ray_cluster import Cluster
 from sgn_serve.termination import terminable
@@ -107,11 +107,9 @@ def say_where(options: Options) -> None:
     if options.report is not None:
         return
     if options.ckpt is None:
-        print(f"the report goes to {path}; --report names another place", file=sys.stderr, flush=True)
+        say(f"the report goes to {path}; --report names another place")
     elif path.parent != options.ckpt.parent:
-        print(
+        say(
             f"the report goes to {path}, because {options.ckpt.parent} belongs to a package or cannot be written to; "
             "--report names another place",
-            file=sys.stderr,
-            flush=True,
         )

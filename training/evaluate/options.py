@@ -158,7 +158,7 @@ class Options:
         """Check every value against its option."""
         check_options(self)
         split_names(self.attacks)
-        check_threads(self.threads)
+        check_threads(self.threads, elsewhere=self.ray is not None)
         if self.gpus_per_task is not None and self.ray is None:
             raise OptionError("--gpus-per-task is for --ray; give it too, or leave it out")
         if self.gpus_per_task and self.device == "cpu":

@@ -1,6 +1,5 @@
 """Load everything that an evaluation needs, and check that it fits together before any costly work."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.black_box import SourceNetwork
@@ -309,10 +309,8 @@ def _choose(options: Options, pictures: PictureSet) -> PictureSet:
     wanted = options.pictures or PICTURES
     chosen = choose_pictures(pictures, wanted, options.seed, strict=options.pictures is not None)
     if len(chosen) < wanted:
-        print(
+        say(
             f"all {len(chosen):,} pictures of the {options.split} part are judged, which is less than {wanted:,}",
-            file=sys.stderr,
-            flush=True,
         )
     return chosen
 

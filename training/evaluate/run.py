@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sgn_serve.error_text import say
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.rows import RowId
@@ -83,7 +84,7 @@ class Evaluation:
         self._asked = tuple(attack.id for attack in attacks)
         self._saved = done if self.report.rows else None
         if done and self.progress:
-            print(f"{self.path}: continuing after {done} of {len(attacks)} attacks", file=sys.stderr)
+            say(f"{self.path}: continuing after {done} of {len(attacks)} attacks")
         progress = BatchProgress(self._beside("row"), self.report.setting)
         progress.restore()
         # A report is saved from its first row on, and clean accuracy costs less than any check.

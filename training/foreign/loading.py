@@ -1,11 +1,11 @@
 """Load a network from a file: a checkpoint of this project, or weights of another program that leave nothing open."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint
 from training.common.provenance import current_versions, git_commit
@@ -145,4 +145,4 @@ def tell(found: Recognised, side: int | None = None) -> None:
         side: Side in pixels of the pictures that the network is made for; None where they have their own.
     """
     size = [] if side is None else [f"pictures: {side}x{side}"]
-    print(f"{found.path}: {'; '.join([*found.lines, *size])}", file=sys.stderr, flush=True)
+    say(f"{found.path}: {'; '.join([*found.lines, *size])}")

@@ -5,13 +5,13 @@ import json
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from sgn_serve.error_text import say
 from training.common.errors import TrainingError
 from training.common.file_locks import NoLocks, lock
 from training.common.files import WriteError
@@ -184,11 +184,9 @@ def _locked(path: Path, owner: Owner) -> int:
             _replace(path, owner)
             continue
         except NoLocks as error:
-            print(
+            say(
                 f"note: the file system of {path.parent} has no locks ({error.strerror}), so a second training in "
                 "it would not be noticed",
-                file=sys.stderr,
-                flush=True,
             )
             return descriptor
         except OSError:

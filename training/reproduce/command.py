@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sgn_serve.command_parser import USAGE_ERROR, CommandParser, folder_to_write
+from sgn_serve.error_text import say
 from sgn_serve.interrupts import importing
 from sgn_serve.ray_cluster import RayError, add_ray_options, ray_options, require_ray
 from training.common.devices import check_threads
@@ -65,12 +66,12 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
         rows = rows_of(arguments)
-        check_threads(arguments.threads)
+        check_threads(arguments.threads, elsewhere=ray is not None)
         require_root(arguments.data_root, arguments.dataset or rows[0].dataset)
         if ray is not None:
             require_ray()
     except (TrainingError, RayError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return USAGE_ERROR
     with importing():
         from training.reproduce.reproduce import run

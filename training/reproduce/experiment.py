@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sgn_serve.error_text import say
 from training.config import TrainConfig
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER, IMAGE_SIZE
@@ -288,7 +289,7 @@ class Experiment:
 
     def _python(self, arguments: list[str]) -> int:
         # A process of its own keeps threads, seeds and memory of one experiment from reaching the next.
-        print(f"$ {self.shell_command(arguments)}", file=sys.stderr, flush=True)
+        say(f"$ {self.shell_command(arguments)}")
         return subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode
 
 

@@ -101,7 +101,7 @@ def reproduce(arguments: argparse.Namespace, command: str, ray: RayOptions | Non
         TrainingError: Pictures are missing, training or judging failed, or a file cannot be written.
     """
     rows = rows_of(arguments)
-    check_threads(arguments.threads)
+    check_threads(arguments.threads, elsewhere=ray is not None)
     experiments = [experiment_of(row, arguments) for row in rows]
     check_data(experiments)
     for experiment in experiments:

@@ -1,10 +1,9 @@
 """The command `sgn report`: its options."""
 
-import sys
 from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser, folder_to_write
-from sgn_serve.error_text import encodable
+from sgn_serve.error_text import encodable, say
 from sgn_serve.interrupts import importing
 from sgn_serve.refusals import ServingError, refused
 
@@ -57,6 +56,6 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         return refused(error)
     except OSError as error:
         where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        print(f"error: {where}; correct the path", file=sys.stderr)
+        say(f"error: {where}; correct the path")
         return 1
     return 0

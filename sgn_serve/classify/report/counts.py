@@ -45,12 +45,25 @@ class Counts:
         """Return all labels that were given or are true, sorted."""
         return sorted({label for pair in self.confusion for label in pair})
 
+    def misspelt(self) -> Counter[tuple[str, str]]:
+        """Return the wrong answers that differ from the true label in case or white space alone.
+
+        A true label that the model gives to other pictures is spelt as the model spells it, so it is none of them.
+        """
+        given = {label for _, label in self.confusion}
+        pairs = {pair: count for pair, count in self.confusion.items() if pair[0] not in given}
+        return Counter({(one, two): count for (one, two), count in pairs.items() if _plain(one) == _plain(two)})
+
     def by_class(self) -> dict[str, tuple[int, int]]:
         """Return, by label, how many pictures of a class are right, and how many there are."""
         pictures: Counter[str] = Counter()
         for (true, _), count in self.confusion.items():
             pictures[true] += count
         return {label: (self.confusion[label, label], pictures[label]) for label in self.labels()}
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.split()).casefold()
 
 
 def count_answers(answers: Path, truth: Path) -> Counts:
@@ -91,7 +104,7 @@ def read_truth(path: Path) -> dict[str, str]:
     """Return the true label of each path of a CSV file with the columns path and label. An empty label is none.
 
     Raises:
-        ClassifyError: It has no such columns, or a path has two labels.
+        ClassifyError: It has no such columns, or one of them twice, or a path has two labels.
         OSError: It cannot be read.
     """
     labels: dict[str, str] = {}
@@ -103,6 +116,9 @@ def read_truth(path: Path) -> dict[str, str]:
                     f"{path}: it has no columns path and label, but {', '.join(reader.fieldnames or ()) or 'none'}; "
                     "name them in the first line, with commas between"
                 )
+            for column in ("path", "label"):
+                if list(reader.fieldnames or ()).count(column) > 1:
+                    raise ClassifyError(f"{path}: it has several columns {column!r}; keep one, or rename the others")
             for row in reader:
                 name, label = row["path"], row["label"]
                 if not label:

@@ -11,6 +11,7 @@ from sgn_serve.classify.formats import write_whole
 from sgn_serve.classify.report.counts import BINS, Counts, count_answers
 from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
 from sgn_serve.confidence import interval_95
+from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 
 _WORST = 20
@@ -44,6 +45,8 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
         _save(draw_histogram(right, wrong), folder / "disagreement.png")
     write_whole(folder / "report.json", json.dumps(figures, indent=1, ensure_ascii=False).encode() + b"\n")
     write_whole(folder / "report.md", _page(figures, counts, answers).encode())
+    if note := _misspelt(counts):
+        say(f"note: {note}")
     accuracy = figures["accuracy"]
     shown = "no picture has an answer" if accuracy is None else f"accuracy {_percent(accuracy)}"
     return f"{folder / 'report.md'}: {shown} of {counts.answered:,} pictures"
@@ -76,6 +79,18 @@ def summarise(counts: Counts) -> dict[str, Any]:
     }
 
 
+def _misspelt(counts: Counts) -> str:
+    """Return a note about answers that differ from the true label in case or white space alone, "" without any."""
+    pairs = counts.misspelt()
+    if not pairs:
+        return ""
+    (true, given), _ = pairs.most_common(1)[0]
+    return (
+        f"{pairs.total():,} of the wrong answers differ from the true label in case or white space alone, such as "
+        f"{given!r} from {true!r}: write true labels as the model names them"
+    )
+
+
 def _has_matrix(figures: dict[str, Any]) -> bool:
     """Return whether the confusion matrix is drawn."""
     return 0 < len(figures["classes"]) <= MOST_LABELS
@@ -100,7 +115,9 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     notes += [f"{_counted(counts.unlabelled, 'row')} no true label"] if counts.unlabelled else []
     notes += [f"{_counted(counts.unused, 'true label')} no row"] if counts.unused else []
     true, given = ({pair[which] for pair in counts.confusion} for which in (0, 1))
-    if counts.answered and not true & given:
+    if misspelt := _misspelt(counts):
+        notes.append(misspelt)
+    elif counts.answered and not true & given:
         notes.append("no true label is one that the model gave: they should be written as the model names them")
     if counts.answered and not _has_matrix(figures):
         notes.append(

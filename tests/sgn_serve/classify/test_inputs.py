@@ -2,6 +2,7 @@
 
 import os
 from io import BytesIO
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -138,3 +139,51 @@ def test_a_table_without_columns_says_so(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({}), tmp_path / "t.parquet")
     with pytest.raises(ClassifyError, match="it has no columns; write paths or pictures into one"):
         listed(tmp_path, tmp_path / "t.parquet")
+
+
+def test_a_run_does_not_find_its_own_files(tmp_path, monkeypatch):
+    own = tmp_path / "a.csv.parts"
+    for name in ("b.png", "notes.md", "a.csv.parts/inputs", "b.csv.parts/inputs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for source in (tmp_path, tmp_path / "*", tmp_path / "**"):
+        target, found = BytesIO(), Found()
+        write_inputs([str(source)], None, target, found, own)
+        assert str(own) not in target.getvalue().decode(), source
+        assert b"b.png" in target.getvalue()
+        if source == tmp_path:
+            assert str(found.skipped) == "2 files without the suffix of a picture (inputs, notes.md)"
+    monkeypatch.chdir(tmp_path)
+    target, found = BytesIO(), Found()
+    write_inputs(["*"], None, target, found, Path("a.csv.parts"))
+    assert b"a.csv.parts" not in target.getvalue()
+
+
+def test_a_pipe_and_a_device_are_no_inputs(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    reader, writer = os.pipe()
+    try:
+        for source in (tmp_path / "list.txt", f"/dev/fd/{reader}", "/dev/null"):
+            with pytest.raises(
+                ClassifyError, match=r": a pipe or a device, .* to a file that ends in \.txt, and name that"
+            ):
+                listed(tmp_path, source)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_folder_of_tables_is_told(tmp_path):
+    """Spark writes a table as such a folder."""
+    folder = tmp_path / "my x.parquet"
+    folder.mkdir()
+    for name in ("part-00000.snappy.parquet", "_SUCCESS"):
+        (folder / name).write_bytes(b"")
+    (tmp_path / "a.png").write_bytes(b"")
+    fix = f"name the files, which a shell does for '{folder}'/*.parquet without quotes, and their column with --column"
+    for source in (f"{folder}", f"{folder}/"):
+        with pytest.raises(ClassifyError) as raised:
+            listed(tmp_path, tmp_path / "a.png", source)
+        assert str(raised.value) == f"{source}: no pictures in it, but Parquet files, as Spark writes them; {fix}"
+    (folder / "b.png").write_bytes(b"")
+    assert [item.name for item in listed(tmp_path, folder)] == [str(folder / "b.png")]

@@ -292,7 +292,7 @@ def test_a_head_that_is_not_there_is_told_at_once(classify, tmp_path, capsys):
             ("somewhere", "this is no address; give HOST:PORT, such as head.example:6379, or auto"),
             ("ray://127.0.0.1:10001", "Ray's client is not supported; run the command on a machine of the cluster"),
         ):
-            assert classify(folder, "--out", output, "--ray", address) == 1
+            assert classify(folder, "--out", output, "--ray", address) == 2
             (error,) = capsys.readouterr().err.splitlines()
             assert error.startswith(f"error: --ray {address}: {reason}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p"]
@@ -310,7 +310,7 @@ def test_an_empty_address_in_the_environment_is_none(monkeypatch):
 def test_without_ray_the_extra_is_named(classify, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     folder = pictures(tmp_path / "p", 1)
-    assert classify(folder, "--out", tmp_path / "a.csv", "--ray", "auto") == 1
+    assert classify(folder, "--out", tmp_path / "a.csv", "--ray", "auto") == 2
     assert capsys.readouterr().err == (
         "error: --ray needs Ray, which is not installed; install it with "
         'pip install "self-gradient-networks[ray]", or leave --ray out\n'
@@ -557,7 +557,7 @@ def test_a_head_that_is_killed_ends_the_run_which_goes_on(classify, tiny, tmp_pa
     with local_cluster({}) as address, client(folder, tmp_path / "a.csv", tiny, address) as process:
         kill_head(address)
         _, told = process.communicate(timeout=90)
-    assert process.returncode == 1
+    assert process.returncode == 2, "as judging ends"
     assert not (tmp_path / "a.csv").exists()
     assert told.decode().splitlines()[-1] == (
         "error: the head of the Ray cluster does not answer any more; once it is up again, the same command with "

@@ -157,3 +157,35 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     missing = str(tmp_path / "missing.csv")
     assert main([answers, "--truth", missing, "--out", report]) == 1
     assert capsys.readouterr().err == f"error: {missing}: No such file or directory; correct the path\n"
+
+
+def test_labels_in_another_case_or_with_spaces_are_told(tmp_path, capsys):
+    arguments = write(tmp_path)
+    truth = "".join(f"{number}.png,{'Cat ' if true == 'cat' else true}\n" for number, true in enumerate(TRUE))
+    (tmp_path / "truth.csv").write_text(f"path,label\n{truth}")
+    assert main(arguments) == 0
+    told = (
+        "5 of the wrong answers differ from the true label in case or white space alone, such as 'cat' from 'Cat ': "
+        "write true labels as the model names them"
+    )
+    assert capsys.readouterr().err == f"note: {told}\n"
+    assert f"- {told}.\n" in (tmp_path / "report" / "report.md").read_text()
+    # A model with both spellings means two classes by them.
+    (tmp_path / "truth.csv").write_text("path,label\n0.png,DOG\n5.png,Dog\n6.png,cat\n")
+    assert main(arguments) == 0
+    assert "1 of the wrong answers differ" in capsys.readouterr().err
+    (tmp_path / "truth.csv").write_text("path,label\n0.png,cat\n5.png,dog\n")
+    assert main(arguments) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "column"), [("path,label,label", "label"), ("path,path,label", "path"), ("label,path,x,label", "label")]
+)
+def test_a_truth_with_a_column_twice_is_refused(tmp_path, capsys, head, column):
+    arguments = write(tmp_path)
+    (tmp_path / "truth.csv").write_text(f"{head}\n0.png,cat,dog,bird\n")
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'truth.csv'}: it has several columns '{column}'; keep one, or rename the others\n"
+    )

@@ -7,12 +7,15 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -196,6 +199,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(classify, tmp_path, capsys
 INTERRUPTED = """
 import os
 import signal
+import signal
 import sys
 import threading
 from sgn_serve.classify.command import main
@@ -240,6 +244,30 @@ def test_a_signal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path
     assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_start_that_waits_for_the_engine(tmp_path, name, status):
+    graph = save_bad_graph("endless loop", tmp_path / "endless.onnx")
+    command = [sys.executable, "-m", "sgn_serve.classify", str(pictures(tmp_path / "p", 1))]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "a.csv"), "--model", str(graph), "--threads", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while not (tmp_path / "a.csv.parts" / "inputs").exists():
+                time.sleep(0.1)
+            listed = psutil.Process(process.pid).cpu_times().user
+            while psutil.Process(process.pid).cpu_times().user < listed + 3:  # the loop runs by then
+                time.sleep(0.1)
+            process.send_signal(getattr(signal, name))
+            _, told = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == status, told
+    assert told.splitlines()[-1] == "interrupted; nothing was classified yet"
+    assert not (tmp_path / "a.csv.parts").exists()
+
+
 def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, monkeypatch):
     folder = pictures(tmp_path / "p", 1)
     (tmp_path / "none").mkdir()
@@ -254,6 +282,7 @@ def test_what_cannot_be_done_is_told_in_one_line(classify, tmp_path, capsys, mon
         ([tmp_path / "none", "--out", out], "no pictures in it (passed over: 1 file without the suffix"),
         ([tmp_path / "*.tiff", "--out", out], "no file matches it; correct the pattern"),
         ([tmp_path / "bad.parquet", "--out", out], "it cannot be read as a Parquet file"),
+        ([folder, "--out", out, "--threads", 4000], "--threads=4000 cannot be used: this process may use "),
         ([folder, "--out", out, "--engine", "tensorrt"], "--engine='tensorrt' cannot be used"),
         ([folder, "--out", out, "--model", tmp_path / "no.onnx"], "no.onnx"),
         ([folder, "--out", out, "--model", plain, "--self-gradient", "on"], "leave --self-gradient out"),
@@ -503,3 +532,24 @@ def test_batches_that_run_at_once_give_the_rows_of_one_at_a_time(classify, tmp_p
             for row, other in zip(rows, wanted, strict=True)
             if row["error_code"] is None
         )
+
+
+def test_an_output_among_the_inputs_counts_none_of_the_runs_files(classify, tmp_path, capsys):
+    folder = pictures(tmp_path / "p", 2)
+    assert classify(folder, "--out", folder / "a.csv") == 0
+    assert capsys.readouterr().err == ""
+    assert classify(f"{folder}/**", "--out", folder / "b.jsonl") == 0
+    assert {Path(row["path"]).name for row in read_rows(folder / "b.jsonl")} == {"0.png", "1.png", "a.csv"}
+
+
+def test_names_of_files_control_no_terminal(classify, tmp_path, capsys):
+    folder = pictures(tmp_path / "p\x1b[2J", 1)
+    (folder / "\x1b[31m.md").write_bytes(b"")
+    assert classify(folder, "--out", tmp_path / "\x1b[1m.csv") == 0
+    assert classify(f"{folder}\x9b/*.png", "--out", tmp_path / "b.csv") == 1
+    with pytest.raises(SystemExit):
+        classify(folder, "--out", tmp_path / "\x1b[1m.csv", "--\x1b[1m")
+    told = capsys.readouterr()
+    for text in (told.out, told.err):
+        assert "\\x1b[" in text
+        assert all(line.isprintable() for line in text.splitlines())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sgn_serve.process.cores import usable_cores
+from sgn_serve.process.cores import crowded, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +36,10 @@ def test_where_a_process_cannot_be_bound_it_is_all_cores(tmp_path: Path, monkeyp
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores(tmp_path) == 1
+
+
+def test_a_few_threads_a_core_are_allowed_and_more_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgn_serve.process.cores.usable_cores", lambda: 2)
+    assert crowded(0) == crowded(16) == ""
+    assert crowded(17).startswith("this process may use 2 cores, ")
+    assert crowded(17).endswith("; give 16 at most")

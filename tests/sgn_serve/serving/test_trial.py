@@ -38,6 +38,14 @@ def test_a_bad_model_is_refused_in_one_line(tmp_path, kind):
     assert not tried["memory"]
 
 
+def test_more_threads_than_the_cores_run_are_refused(tmp_path):
+    path = save_tiny_graph(tmp_path / "tiny.onnx")
+    for engine in ("auto", "openvino"):  # the second needs not be installed for that
+        error = try_here(Settings(model_path=path, engine=engine, threads=4000))["error"]
+        assert error.startswith("SGN_THREADS=4000 cannot be used: this process may use ")
+        assert error.endswith(" at most, or 0 for all cores")
+
+
 def test_a_model_is_tried_with_no_more_pictures_than_it_will_get(tmp_path):
     path = save_bad_graph("NaN for nine and more", tmp_path / "bad.onnx")
     assert "graph_sha256" in try_here(settings(path, max_batch=8, max_images=8))

@@ -45,6 +45,11 @@ def test_threads():
     for count in (0, -1):
         with pytest.raises(DeviceError, match=f"--threads must be at least 1, not {count}; leave it away"):
             check_threads(count)
+    with pytest.raises(DeviceError, match=r"^--threads must not be 4000: this process may use .*; give .* at most, or"):
+        check_threads(4000)
+    check_threads(4000, elsewhere=True)
+    with pytest.raises(DeviceError, match="--threads must be at most 4096"):
+        check_threads(5000, elsewhere=True)
 
 
 def test_peak_memory_grows_with_what_is_held():

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from sgn_serve.error_text import say
 from sgn_serve.ray_cluster import RayOptions, fitting_size
 from training.common.errors import TrainingError, one_line
 from training.common.files import WriteError
@@ -166,4 +167,4 @@ def _name(work: Work) -> str:
 
 
 def _show(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line)
