@@ -26,9 +26,12 @@ from torch import Tensor, nn
 
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
-from release.own_folder import OwnFolderError, Step, stopwatch
+from release.own_folder import FIX, OwnFolderError, Step, stopwatch
+from sgn_serve.error_text import system_errors_as
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
+from training.common.errors import TrainingError
+from training.common.files import check_writable, write_atomically
 from training.data.class_names import CIFAR10_CLASSES
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +119,7 @@ def random_network(images: Tensor, depth: int = 28, width: int = 10) -> RobustBe
     return network
 
 
+@system_errors_as(OwnFolderError, FIX)
 def go(
     work: Path, pictures: Sequence[Path], size: tuple[int, int] = (28, 10), told: Callable[[Step], None] = print
 ) -> dict[str, Any]:
@@ -193,19 +197,20 @@ def main(arguments: list[str] | None = None) -> int:
     paths = sorted(EXAMPLES.glob("*.png"))
     chosen = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
     try:
+        check_writable(options.output)
         result = go(options.work, chosen, told=lambda step: print(step, file=sys.stderr, flush=True))
-    except (OwnFolderError, OSError) as error:
+        about = {
+            "command": "python -m release.own_weights --work own-weights",
+            "versions": versions(("torch", "onnxruntime")),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[2], 1),
+            "git_commit": commit(),
+        }
+        write_atomically(options.output, (json.dumps(about | result, indent=1) + "\n").encode())
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    about = {
-        "command": "python -m release.own_weights --work own-weights",
-        "versions": versions(("torch", "onnxruntime")),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[2], 1),
-        "git_commit": commit(),
-    }
-    options.output.write_text(json.dumps(about | result, indent=1) + "\n")
+        return error.exit_status
     print(steps_table(result))
     return 0
 

@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
                             print(f"left out: {name}: {reason}", flush=True)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     return 0
 
 
