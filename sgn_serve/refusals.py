@@ -116,5 +116,5 @@ def refused(error: ServingError, told: str | None = None) -> int:
         error: Why.
         told: The message in the words of the command line. None for the error's own.
     """
-    print(f"error: {told or error}", file=sys.stderr)
+    print(f"error: {told or error}", file=sys.stderr, flush=True)
     return error.exit_status
