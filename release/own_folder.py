@@ -348,13 +348,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m release.own_folder", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True, help="CIFAR-10 as train/<class>/*.jpg")
     parser.add_argument("--work", type=Path, required=True, help="a new folder for photos, run and graph")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
     for name, value in asdict(Size()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     options = parser.parse_args(arguments)
     size = Size(**{name: getattr(options, name) for name in asdict(Size())})
     try:
-        check_writable(options.output)
+        check_writable(options.out)
         make_photos(options.data_root, options.work / "others", OTHERS, size.start_per_class)
         make_photos(options.data_root, options.work / "photos", CLASSES, size.per_class)
         make_start(options.work, size)
@@ -368,7 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
             "git_commit": commit(),
         }
         result = about | {"size": asdict(size), "ways": ways}
-        write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -191,13 +191,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m release.own_weights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the file, the checkpoint, the graph")
     parser.add_argument("--pictures", type=int, default=20, help="example pictures to ask about (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
     options = parser.parse_args(arguments)
     # The files of a class follow each other, so every n-th is taken.
     paths = sorted(EXAMPLES.glob("*.png"))
     chosen = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
     try:
-        check_writable(options.output)
+        check_writable(options.out)
         result = go(options.work, chosen, told=lambda step: print(step, file=sys.stderr, flush=True))
         about = {
             "command": "python -m release.own_weights --work own-weights",
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
             "load_average": round(os.getloadavg()[2], 1),
             "git_commit": commit(),
         }
-        write_atomically(options.output, (json.dumps(about | result, indent=1) + "\n").encode())
+        write_atomically(options.out, (json.dumps(about | result, indent=1) + "\n").encode())
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
