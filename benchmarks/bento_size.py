@@ -89,7 +89,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 1
+        return error.exit_status
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: value for name, value in result.items() if name != "requirements"}, indent=1))
     return 0

@@ -3,3 +3,5 @@
 
 class BenchmarkError(Exception):
     """A benchmark cannot be run as asked. The message, one line, says why and names the fix."""
+
+    exit_status = 2

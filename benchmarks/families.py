@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
                 row = measure(name, Path(folder))
         except BenchmarkError as error:
             say(f"error: {error}")
-            return 2
+            return error.exit_status
         row["git_commit"] = commit()
         row["processor"] = processor()  # a run may go on on another machine
         row["load_average"] = round(os.getloadavg()[0], 1)

@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.error_text import say
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +196,42 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@system_errors_as(BenchmarkError, "mend that; the same command goes on")
+def measure(options: argparse.Namespace, new: dict[str, Any]) -> dict[str, Any]:
+    """Judge in each way as often as asked for, write the result after each time, and return it.
+
+    Args:
+        options: The command's.
+        new: The result of a run that has not begun. An unfinished one of the same setting goes on instead.
+
+    Raises:
+        BenchmarkError: The unfinished run has another setting, a command failed, or a file cannot be read or written.
+    """
+    result = new
+    if options.out.is_file():
+        result = json.loads(options.out.read_text())
+        others = [name for name in SAME if result.get(name) != new[name]]
+        if others:
+            raise BenchmarkError(f"{options.out} differs in {', '.join(others)}; pass another --out, or remove it")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = plain_network(Path(folder))
+        for number in range(options.rounds):
+            for way in WAYS:
+                if len(result["seconds"][way]) > number:
+                    continue
+                seconds = judged(options, way, checkpoint, Path(folder))
+                result["seconds"][way].append(round(seconds, 1))
+                result["load_average"] = round(os.getloadavg()[2], 1)
+                if way != TWO_PROCESSES:
+                    digests = result["answers"].setdefault(way, [])
+                    digests.append(digest_of(Path(folder) / f"{way}.json"))
+                    result["same_answers"] = len({one for each in result["answers"].values() for one in each}) == 1
+                result["ratios"] = summary(result["seconds"])
+                options.out.write_text(json.dumps(result, indent=1) + "\n")
+                print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
+    return result
+
+
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse(command_line)
@@ -212,31 +248,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "same_answers": True,
     }
     try:
-        if options.out.is_file():
-            before = json.loads(options.out.read_text())
-            others = [name for name in SAME if before.get(name) != result[name]]
-            if others:
-                raise BenchmarkError(f"{options.out} differs in {', '.join(others)}; pass another --out, or remove it")
-            result = before
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = plain_network(Path(folder))
-            for number in range(options.rounds):
-                for way in WAYS:
-                    if len(result["seconds"][way]) > number:
-                        continue
-                    seconds = judged(options, way, checkpoint, Path(folder))
-                    result["seconds"][way].append(round(seconds, 1))
-                    result["load_average"] = round(os.getloadavg()[2], 1)
-                    if way != TWO_PROCESSES:
-                        digests = result["answers"].setdefault(way, [])
-                        digests.append(digest_of(Path(folder) / f"{way}.json"))
-                        result["same_answers"] = len({one for each in result["answers"].values() for one in each}) == 1
-                    result["ratios"] = summary(result["seconds"])
-                    options.out.write_text(json.dumps(result, indent=1) + "\n")
-                    print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
-    except (BenchmarkError, OSError) as error:
+        result = measure(options, result)
+    except BenchmarkError as error:
         say(f"error: {error}")
-        return 2
+        return error.exit_status
     print(seconds_table(result))
     print(json.dumps(result["ratios"]))
     return 0

@@ -119,9 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=Reduced.pictures, help="how many of them")
     parser.add_argument("--ckpt", type=Path, default=BUNDLED, help="model.safetensors (default: the bundled one)")
     parser.add_argument(
-        "--served", action="store_true", help="measure the last row alone, and keep the others of --output"
+        "--served", action="store_true", help="measure the last row alone, and keep the others of --out"
     )
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/precisions.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/precisions.json)")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
         "git_commit": commit(),
         "rows": {},
     }
-    if options.served and options.output.is_file():
-        result = json.loads(options.output.read_text())
+    if options.served and options.out.is_file():
+        result = json.loads(options.out.read_text())
     graph = options.ckpt.with_suffix(".onnx")
     rows = {", ".join(row): partial(measure, options.ckpt, options.pictures, row, options.count) for row in ROWS}
     served = partial(measure_served, options.ckpt, graph, options.pictures, options.count)
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         except PicturesError as error:
             say(f"error: {error}")
             return 2
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result["rows"]))
     return 0
 

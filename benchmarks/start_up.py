@@ -83,7 +83,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         seconds = measure(arguments.rounds)
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 1
+        return error.exit_status
     result = {
         "command": "python -m benchmarks.start_up",
         "versions": versions(("bentoml",)),

@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file")
     return parser
 
 
@@ -179,9 +179,9 @@ def main(argv: list[str] | None = None) -> int:
         rows.append([name, row["median_ms"], row["images_per_second"], f"{row['ratio_to_pgd10']} ({low} to {high})"])
     header = ("training step", "ms, median", "images/s", "ratio to PGD-10 (quartiles)")
     print(markdown.table(header, [[str(cell) for cell in row] for row in rows], "lrrr"))
-    arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {arguments.output}")
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {arguments.out}")
     return 0
 
 

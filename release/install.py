@@ -27,11 +27,11 @@ from typing import Any
 import httpx
 
 from benchmarks.provenance import processor
-from release.own_folder import CLASSES, OwnFolderError, Step, classified, stopwatch, wait_until_ready
-from sgn_serve.error_text import say
+from release.own_folder import CLASSES, FIX, OwnFolderError, Step, classified, stopwatch, wait_until_ready
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 from training.common.errors import TrainingError
-from training.common.files import check_writable
+from training.common.files import check_writable, write_atomically
 from training.common.provenance import git_commit
 
 ROOT = Path(__file__).parents[1]
@@ -104,16 +104,18 @@ def make_folder(clone: Path) -> None:
             shutil.copy(path, clone / "DATA" / name)
 
 
+@system_errors_as(OwnFolderError, FIX)
 def go(work: Path, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
     """Go the whole way in an empty folder, and return the steps and the labels that both servers gave.
 
     Args:
-        work: The folder.
+        work: The folder. It is made, and must not be there.
         told: Gets each step when it is done.
 
     Raises:
         OwnFolderError: A command failed.
     """
+    work.mkdir(parents=True)
     steps: list[Step] = []
     measured = stopwatch(steps, told)
     clone, ship = work / "clone", work / "clone" / "examples" / "ship_00.png"
@@ -163,18 +165,17 @@ def main(command_line: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if command_line is None else command_line
     try:
         check_writable(options.out)
-        options.work.mkdir(parents=True)
         result = go(options.work.resolve(), lambda step: say(str(step)))
-    except (TrainingError, OSError) as error:
+        about = {
+            "command": shlex.join(["python", "-m", "release.install", *given]),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[2], 1),
+        }
+        write_atomically(options.out, (json.dumps(about | result, indent=1) + "\n").encode())
+    except TrainingError as error:
         say(f"error: {error}")
-        return 2
-    about = {
-        "command": shlex.join(["python", "-m", "release.install", *given]),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[2], 1),
-    }
-    options.out.write_text(json.dumps(about | result, indent=1) + "\n")
+        return error.exit_status
     print(steps_table(result))
     return 0
 

@@ -32,13 +32,14 @@ import torch
 from PIL import Image
 
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.error_text import say
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.http.paths import READY
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
+from training.common.files import check_writable, write_atomically
 from training.data.picture_folder import in_test_part
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,8 @@ RESULT = ROOT / "results" / "own_folder.json"
 CLASSES = ("automobile", "bird", "ship")
 OTHERS = ("airplane", "cat", "deer", "dog", "frog", "horse", "truck")
 """Classes of the network to start from."""
+FIX = "mend that, and start again with a new --work"
+"""The fix where the system refuses a file or a process."""
 START = "resnet18.pth"
 SMALLEST, LARGEST = 100, 400
 """Sides of the photos in pixels."""
@@ -105,6 +108,7 @@ class Step:
     core_seconds: float
 
 
+@system_errors_as(OwnFolderError, FIX)
 def make_photos(source: Path, folder: Path, classes: Sequence[str], per_class: int, seed: int = 0) -> None:
     """Write photos of mixed sizes into class folders.
 
@@ -116,7 +120,7 @@ def make_photos(source: Path, folder: Path, classes: Sequence[str], per_class: i
         seed: Seed of the sizes.
 
     Raises:
-        OwnFolderError: A class has too few pictures.
+        OwnFolderError: A class has too few pictures, or a file cannot be read or written.
     """
     sizes = random.Random(seed)
     for name in classes:
@@ -148,6 +152,7 @@ def commands(size: Size, way: str) -> dict[str, list[str]]:
     }
 
 
+@system_errors_as(OwnFolderError, FIX)
 def make_start(work: Path, size: Size) -> None:
     """Train a plain network on others/, and write its state dict as other programs do, normalisation layer included.
 
@@ -202,6 +207,7 @@ def stopwatch(steps: list[Step], told: Callable[[Step], None]) -> Callable[[str,
     return measured
 
 
+@system_errors_as(OwnFolderError, FIX)
 def go(work: Path, size: Size, way: str, told: Callable[[Step], None] = lambda _: None) -> dict[str, Any]:
     """Go one of WAYS in a folder that has photos/, and return the steps and the figures.
 
@@ -342,29 +348,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m release.own_folder", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True, help="CIFAR-10 as train/<class>/*.jpg")
     parser.add_argument("--work", type=Path, required=True, help="a new folder for photos, run and graph")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
     for name, value in asdict(Size()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     options = parser.parse_args(arguments)
     size = Size(**{name: getattr(options, name) for name in asdict(Size())})
     try:
+        check_writable(options.out)
         make_photos(options.data_root, options.work / "others", OTHERS, size.start_per_class)
         make_photos(options.data_root, options.work / "photos", CLASSES, size.per_class)
         make_start(options.work, size)
         ways = {way: go(options.work, size, way, lambda step: say(str(step))) for way in WAYS}
-    except (OwnFolderError, OSError) as error:
+        about = {
+            "command": "python -m release.own_folder --data-root data --work own",
+            "versions": versions(("torch", "timm", "onnxruntime")),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[2], 1),
+            "git_commit": commit(),
+        }
+        result = about | {"size": asdict(size), "ways": ways}
+        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    except TrainingError as error:
         say(f"error: {error}")
-        return 2
-    about = {
-        "command": "python -m release.own_folder --data-root data --work own",
-        "versions": versions(("torch", "timm", "onnxruntime")),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[2], 1),
-        "git_commit": commit(),
-    }
-    result = about | {"size": asdict(size), "ways": ways}
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+        return error.exit_status
     print(steps_table(result), figures_table(result), sep="\n\n")
     return 0
 

@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
-from release.own_folder import OwnFolderError, Step, stopwatch
-from sgn_serve.error_text import say
+from release.own_folder import FIX, OwnFolderError, Step, stopwatch
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
+from training.common.errors import TrainingError
+from training.common.files import check_writable, write_atomically
 from training.data.class_names import CIFAR10_CLASSES
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +119,7 @@ def random_network(images: Tensor, depth: int = 28, width: int = 10) -> RobustBe
     return network
 
 
+@system_errors_as(OwnFolderError, FIX)
 def go(
     work: Path, pictures: Sequence[Path], size: tuple[int, int] = (28, 10), told: Callable[[Step], None] = print
 ) -> dict[str, Any]:
@@ -188,25 +191,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m release.own_weights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the file, the checkpoint, the graph")
     parser.add_argument("--pictures", type=int, default=20, help="example pictures to ask about (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
     options = parser.parse_args(arguments)
     # The files of a class follow each other, so every n-th is taken.
     paths = sorted(EXAMPLES.glob("*.png"))
     chosen = paths[:: max(1, len(paths) // options.pictures)][: options.pictures]
     try:
+        check_writable(options.out)
         result = go(options.work, chosen, told=lambda step: say(str(step)))
-    except (OwnFolderError, OSError) as error:
+        about = {
+            "command": "python -m release.own_weights --work own-weights",
+            "versions": versions(("torch", "onnxruntime")),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[2], 1),
+            "git_commit": commit(),
+        }
+        write_atomically(options.out, (json.dumps(about | result, indent=1) + "\n").encode())
+    except TrainingError as error:
         say(f"error: {error}")
-        return 2
-    about = {
-        "command": "python -m release.own_weights --work own-weights",
-        "versions": versions(("torch", "onnxruntime")),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[2], 1),
-        "git_commit": commit(),
-    }
-    options.output.write_text(json.dumps(about | result, indent=1) + "\n")
+        return error.exit_status
     print(steps_table(result))
     return 0
 

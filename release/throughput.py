@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
             connections = measure(options.before, options.rounds, options.seconds)
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 1
+        return error.exit_status
     result = {
         "command": f"python -m release.throughput --before {options.before.name}",
         "git_commit": commit(),

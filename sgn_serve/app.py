@@ -62,7 +62,7 @@ def create_app(settings: Settings, state: State | None = None, fallback: ASGIApp
     """Return the application.
 
     Run on its own, as Starlette's TestClient or uvicorn do, it loads the model when it starts. Mounted into BentoML it
-    does not: BentoML keeps the lifespan for itself, and sgn_serve/service.py loads the model.
+    does not: BentoML keeps the lifespan for itself, and sgn_serve/worker.py loads the model.
 
     Args:
         settings: See sgn_serve/settings.py.

@@ -1,6 +1,8 @@
 """Put an error's message on one line, and tell what can be written. It needs nothing but Python, for every package."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _SPACES = "\u00a0\u2002\u2003\u2009\u202f\u3000"
 """Spaces that names of files have. They are harmless, and Python calls them unprintable."""
@@ -14,6 +16,25 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def system_words(error: OSError) -> str:
+    """Return which file or what else the system refuses, and why."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
+@contextmanager
+def system_errors_as(kind: Callable[[str], Exception], fix: str) -> Iterator[None]:
+    """Raise an error of another kind where the system refuses a file or a process. It is a decorator too.
+
+    Args:
+        kind: What a command line catches. It is called with the message.
+        fix: The end of the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{system_words(error)}; {fix}") from error
 
 
 def is_utf8(text: str) -> bool:

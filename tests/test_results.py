@@ -441,7 +441,7 @@ def test_a_comparison_counts_what_one_withstood_and_the_other_did_not():
 
 def report_of(withstood: dict[RowId, str]) -> str:
     entries = [
-        {"id": row.as_dict(), "withstood": marks, "attack": {}, "core_seconds": None}
+        {"id": row.as_dict(), "withstood": marks, "attack": {}, "core_seconds": None, "not_finite": 0}
         for row, marks in withstood.items()
     ]
     return json.dumps({"setting": {}, "rows": entries})

@@ -95,8 +95,7 @@ class CheckpointInfo:
     def to_json(self) -> str:
         """Return the description as it stands in a checkpoint's metadata.
 
-        A resize of "stretch", and None for split, auto_margin and defence, are left out, as in files from before
-        there were others.
+        A resize of "stretch", and None for split, auto_margin and defence, are left out.
         """
         values = {"format": CHECKPOINT_FORMAT, **asdict(self)}
         for name in ("auto_margin", "defence"):
@@ -339,7 +338,7 @@ def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
 
 
 CHECKSUM_KEY = "self_gradient_sha256"
-"""Metadata of a checkpoint that hold its checksum. Files from before there was one lack it."""
+"""Metadata of a checkpoint that hold its checksum."""
 
 _FIX_DAMAGE = "restore the file from a copy, or make it again"
 
@@ -374,6 +373,7 @@ def _read(path: Path, flag: str) -> tuple[dict[str, Tensor], str]:
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: a safetensors file without this project's metadata; {_convert(flag)}")
     text = metadata[METADATA_KEY]
+    # The bundled checkpoint has no checksum, and cannot get one: its graph and its figures name its SHA-256.
     if CHECKSUM_KEY in metadata and metadata[CHECKSUM_KEY] != checksum(state, text):
         raise CheckpointError(f"{path}: damaged: its contents are not those of its checksum; {_FIX_DAMAGE}")
     return state, text

@@ -31,7 +31,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
 from benchmarks.service.server import ROOT, ended_by_sigterm
-from sgn_serve.error_text import say
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.graph_format import file_sha256
 
 RESULT = ROOT / "results" / "endurance.json"
@@ -180,6 +180,23 @@ def endure(plan: Plan, graph: Path, result: dict[str, Any], out: Path) -> None:
             )
 
 
+@system_errors_as(BenchmarkError, "mend that; the same command goes on")
+def run(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Run what the command line asks for, and return the result.
+
+    Raises:
+        BenchmarkError: nginx is not there. See also read_result and endure. Or a file cannot be read or written.
+    """
+    if not nginx_is_there():
+        raise BenchmarkError("nginx is not there: apt-get install nginx-light")
+    sha256 = file_sha256(arguments.graph)
+    plan = Plan(sha256, arguments.requests, arguments.cycles, arguments.servers, arguments.clients)
+    result = read_result(arguments.out, plan, command)
+    with ended_by_sigterm():
+        endure(plan, arguments.graph.resolve(), result, arguments.out)
+    return result
+
+
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 where a request was lost."""
     parser = argparse.ArgumentParser("python -m benchmarks.endurance", description=(__doc__ or "").splitlines()[0])
@@ -196,15 +213,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
         parser.error("--requests, --cycles and --clients must be at least 1")
     command = " ".join(["python -m benchmarks.endurance", *(sys.argv[1:] if command_line is None else [])])
     try:
-        if not nginx_is_there():
-            raise BenchmarkError("nginx is not there: apt-get install nginx-light")
-        sha256 = file_sha256(arguments.graph)
-        plan = Plan(sha256, arguments.requests, arguments.cycles, arguments.servers, arguments.clients)
-        result = read_result(arguments.out, plan, command)
-        with ended_by_sigterm():
-            endure(plan, arguments.graph.resolve(), result, arguments.out)
-    except (BenchmarkError, OSError) as error:
+        result = run(arguments, command)
+    except BenchmarkError as error:
         say(f"error: {error}")
-        return 2
+        return error.exit_status
     print(json.dumps(result, indent=1))
     return 1 if result["failures"] else 0

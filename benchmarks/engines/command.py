@@ -262,18 +262,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--engines", metavar="TEXT", help="time only the rows whose name contains this, and the reference"
     )
     parser.add_argument(
-        "--floor", action="store_true", help="measure only matrix products anew, for the floor in --output"
+        "--floor", action="store_true", help="measure only matrix products anew, for the floor in --out"
     )
     parser.add_argument(
         "--data-root",
         type=Path,
         metavar="DIR",
         help="measure only self_gradient=auto of the bundled network on pictures under this folder: the entry auto "
-        "of --output",
+        "of --out",
     )
     parser.add_argument("--pictures", type=int, default=Task.count, help="how many of them")
     parser.add_argument("--attacked", type=int, default=Task.attacked, help="how many of those are attacked too")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
     return parser.parse_args(arguments)
 
 
@@ -290,7 +290,7 @@ def main_auto(options: argparse.Namespace, command: str) -> int:
     except (BenchmarkError, PicturesError) as error:
         say(f"error: {error}")
         return 2
-    result = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    result = json.loads(options.out.read_text()) if options.out.is_file() else {}
     result["auto"] = {
         "command": command.replace(str(options.data_root), "..."),
         "threads": options.threads,
@@ -300,7 +300,7 @@ def main_auto(options: argparse.Namespace, command: str) -> int:
         "git_commit": commit(),
         **measured,
     }
-    save(result, options.output)
+    save(result, options.out)
     print(auto_table(result["auto"]))
     return 0
 
@@ -314,11 +314,11 @@ def main(arguments: list[str] | None = None) -> int:
         return main_auto(options, command)
     peaks = matrix_products.peaks(options.threads)
     if options.floor:
-        result = json.loads(options.output.read_text())
+        result = json.loads(options.out.read_text())
         result["floor"] = {"git_commit": commit(), "matrix_product_gflop_per_s": peaks}
         for measured in result["architectures"].values():
             add_floor(measured, peaks, REFERENCE)
-        save(result, options.output)
+        save(result, options.out)
         print(ratio_table(result["architectures"]))
         return 0
     engines = [
@@ -343,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
             def keep(measured: dict[str, Any], architecture: str = architecture) -> None:
                 add_floor(measured, peaks, REFERENCE)
                 result["architectures"][architecture] = measured
-                save(result, options.output)
+                save(result, options.out)
 
             checkpoint = Path(folder) / f"{architecture}.safetensors"
             files.write_checkpoint(architecture, checkpoint)

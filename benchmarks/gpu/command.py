@@ -221,7 +221,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=math.inf, help="start nothing new after so many seconds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file to write")
     return parser.parse_args(arguments)
 
 
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         device = ready_device(options.device)
         result = started(
-            options.output,
+            options.out,
             {
                 "command": "python -m benchmarks.gpu",
                 "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else "none: a rehearsal on the CPU",
@@ -280,14 +280,14 @@ def main(arguments: list[str] | None = None) -> int:
                         result["left_out"].setdefault(key, {}).update(left_out)
                         for name in rows:
                             result["left_out"][key].pop(name, None)
-                        options.output.parent.mkdir(exist_ok=True)
-                        write_atomically(options.output, (json.dumps(result, indent=1) + "\n").encode())
+                        options.out.parent.mkdir(exist_ok=True)
+                        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
                         print(f"\n{key}\n{table(found)}", flush=True)
                         for name, reason in left_out.items():
                             print(f"left out: {name}: {reason}", flush=True)
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 2
+        return error.exit_status
     return 0
 
 

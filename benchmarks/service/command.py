@@ -393,7 +393,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             rounds = measure_rounds(arguments)
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 2
+        return error.exit_status
     result = {
         "command": " ".join(["python -m benchmarks.service", *(sys.argv[1:] if command_line is None else [])]),
         "graph": str(

@@ -51,7 +51,7 @@ def time_passes(run: Run) -> None:
             reasons[", ".join(tier)] = "the time was up"
             continue
         command = [sys.executable, "-m", "benchmarks.gpu", "--contenders", *tier, "--seconds", f"{seconds:.0f}"]
-        command += ["--device", device.type, "--output", str(path), "--image-size", str(IMAGE_SIZE[run.rehearse])]
+        command += ["--device", device.type, "--out", str(path), "--image-size", str(IMAGE_SIZE[run.rehearse])]
         command += ["--arch", *ARCHITECTURES[run.rehearse]]
         outcome = supervise([*command, *OPTIONS[run.rehearse]], seconds, run.log)
         if outcome.status != 0:

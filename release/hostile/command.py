@@ -126,7 +126,7 @@ class State:
                 )
             self.seconds, self.named, self.formats = content["seconds"], content["named"], content["formats"]
             self.rounds, self.idle = content["rounds"], content["idle"]
-            self.fuzzed_commit, self.facts = content["fuzzed_commit"], content.get("facts")
+            self.fuzzed_commit, self.facts = content["fuzzed_commit"], content["facts"]
             self.tallies = {name: fuzz.Tally(**tally) for name, tally in content["tallies"].items()}
         self._began = time.monotonic() - self.seconds
 

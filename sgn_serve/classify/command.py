@@ -13,8 +13,6 @@ from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 from sgn_serve.termination import TERMINATED, Terminated, terminable
 
 PROGRAM = "python -m sgn_serve.classify"
-_NO_THREAD = "can't start new thread"
-"""Python says so where the system has no more memory or threads."""
 
 CHUNK = 2048
 """Rows that a kill loses at most."""
@@ -144,12 +142,6 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
             print(encodable(classify(options, settings)))
     except ServingError as error:
         return refused(error, with_flags(str(error), given))
-    except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _NO_THREAD not in str(error):
-            raise
-        reason = str(error) or "there is not enough memory"
-        say(f"error: {reason}; once that is mended, the same command with --resume goes on")
-        return 1
     except KeyboardInterrupt:
         say(interrupted(parsed.out))
         return INTERRUPTED

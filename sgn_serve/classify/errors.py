@@ -1,8 +1,15 @@
 """Why `sgn classify` and `sgn report` end without a result."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sgn_serve.error_text import system_errors_as
 from sgn_serve.refusals import ServingError
 
 _MISSING_PYARROW = 'pyarrow, which is not installed; install it with pip install "self-gradient-networks[classify]"'
+_GOES_ON = "once that is mended, the same command with --resume goes on"
+_NO_THREAD = "can't start new thread"
+"""Python says so where the system has no more memory or threads."""
 
 
 class ClassifyError(ServingError):
@@ -25,3 +32,17 @@ def needs_pyarrow_for(address: str) -> ClassifyError:
         address: The object that needs it.
     """
     return ClassifyError(f"{address}: object stores need {_MISSING_PYARROW}")
+
+
+@contextmanager
+def system_told() -> Iterator[None]:
+    """Raise ClassifyError where the system refuses a file, memory or a thread in the middle of a run."""
+    with system_errors_as(ClassifyError, _GOES_ON):
+        try:
+            yield
+        except MemoryError as error:
+            raise ClassifyError(f"{str(error) or 'there is not enough memory'}; {_GOES_ON}") from error
+        except RuntimeError as error:
+            if _NO_THREAD not in str(error):
+                raise
+            raise ClassifyError(f"{error}; {_GOES_ON}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sgn_serve.classify.chunks import ChunkClassifier
-from sgn_serve.classify.errors import ClassifyError
+from sgn_serve.classify.errors import ClassifyError, system_told
 from sgn_serve.classify.formats import Format, format_of
 from sgn_serve.classify.inputs import Found, identity_of, read_inputs, write_inputs
 from sgn_serve.classify.items import Item, shown
@@ -96,6 +96,7 @@ class Classifies(Protocol):
         """End it. Chunks that are not done are given up."""
 
 
+@system_told()
 def classify(options: Options, settings: Settings) -> str:
     """Classify pictures and write one row for each.
 
@@ -108,7 +109,6 @@ def classify(options: Options, settings: Settings) -> str:
 
     Raises:
         ServingError: See ClassifyError, and the errors of a model.
-        OSError: A file of the output cannot be written, or the decoders do not start.
     """
     format = format_of(options.output)
     if options.ray is not None:

@@ -1,7 +1,10 @@
 """Limits of one connection, and of all of them: sgn_serve/http/uvicorn_connection.py keeps them."""
 
+import logging
 import resource
 from dataclasses import dataclass
+
+logger = logging.getLogger("bentoml.sgn_serve")
 
 NEW_CONNECTION = "self_gradient.new_connection"
 """Key in a request's scope: whether its connection was made after the process was told to end."""
@@ -43,6 +46,19 @@ def allowed_connections(wanted: int) -> int:
     if files == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, max(files - OTHER_FILES, files // 4)))
+
+
+def warn_of_few_files(wanted: int) -> None:
+    """Log how many connections are taken, where this process may have too few files open for the wanted number."""
+    allowed = allowed_connections(wanted)
+    if allowed < wanted:
+        logger.warning(
+            "this process may have so few files open that %d connections are taken at the same time instead of "
+            "SGN_MAX_CONNECTIONS=%d; raise the limit with: ulimit -n %d",
+            allowed,
+            wanted,
+            wanted + OTHER_FILES,
+        )
 
 
 @dataclass(frozen=True)

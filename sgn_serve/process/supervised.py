@@ -1,8 +1,15 @@
 """Tell a worker about the process that supervises it (supervisor.py)."""
 
+import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sgn_serve.refusals import ServingError, refused
+
+logger = logging.getLogger("bentoml.sgn_serve")
 
 PID_VARIABLE = "SELF_GRADIENT_SUPERVISOR"
 """Environment variable that tells the workers which process supervises them."""
@@ -21,6 +28,19 @@ def supervisor_pid() -> int | None:
 def is_worker() -> bool:
     """Return whether a supervisor started this process, which may have died since."""
     return os.environ.get(PID_VARIABLE, str(os.getpid())) != str(os.getpid())
+
+
+@contextmanager
+def no_other_try() -> Iterator[None]:
+    """End this worker, and tell why, where the block fails: another try would end alike."""
+    try:
+        yield
+    except ServingError as error:
+        refused(error)
+        os._exit(CANNOT_SERVE)  # uvicorn would print the traceback of an exception, and takes SystemExit for one
+    except Exception:
+        logger.exception("this worker cannot start")
+        os._exit(CANNOT_SERVE)
 
 
 class Start:

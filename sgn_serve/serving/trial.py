@@ -73,6 +73,19 @@ class Tried:
         values = json.loads(text)
         return cls(**{**values, "notes": tuple(values["notes"])})
 
+    def tell_workers(self) -> None:
+        """Log the trial, and hand it to the workers that this process starts, so that they do not try again."""
+        logger.info("%s", self.summary)
+        for note in self.notes:  # told here, and not once more by each worker
+            logger.warning("%s", note)
+        os.environ[TRIED_VARIABLE] = self.to_json()
+
+    @classmethod
+    def by_supervisor(cls) -> "Tried | None":
+        """Return the trial that the process which started this one has made; None where it has made none."""
+        text = os.environ.get(TRIED_VARIABLE)
+        return cls.from_json(text) if text else None
+
 
 def try_model(settings: Settings) -> Tried:
     """Try the model that these settings name, and wait for it.

@@ -19,7 +19,7 @@ def test_a_real_run(
     write_checkpoint("wrn-10-1", checkpoint)
     monkeypatch.setattr(precisions, "ROWS", (("torchscript", "bf16"),))
     options = ["--pictures", str(project_root / "examples"), "--count", "50", "--ckpt", str(checkpoint)]
-    assert precisions.main([*options, "--output", str(output)]) == 0
+    assert precisions.main([*options, "--out", str(output)]) == 0
     (row,) = json.loads(output.read_text())["rows"].values()
     shares = [row["agreement"][name][kind] for name in ("logits", "plain_logits") for kind in ("clean", "attacked")]
     assert all(0.5 < share <= 1 for share in shares), shares
@@ -29,7 +29,7 @@ def test_a_real_run(
 
 
 def test_too_few_pictures(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--pictures", str(project_root / "examples"), "--output", str(tmp_path / "precisions.json")]
+    options = ["--pictures", str(project_root / "examples"), "--out", str(tmp_path / "precisions.json")]
     assert precisions.main(options) == 2
     assert "pictures" in capsys.readouterr().err
 
@@ -60,7 +60,7 @@ def test_the_graph_as_it_is_served_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(precisions, "measure_bf16", measure)
     options = ["--served", "--pictures", str(tmp_path), "--count", "50", "--ckpt", str(checkpoint)]
-    assert precisions.main([*options, "--output", str(output)]) == 0
+    assert precisions.main([*options, "--out", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
     assert rows["openvino, bf16"] == other
     row = rows[precisions.SERVED]

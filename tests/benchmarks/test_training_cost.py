@@ -19,12 +19,12 @@ def test_ratios_are_taken_within_rounds():
 def test_a_tiny_run_measures_every_method(tmp_path, capsys):
     output = tmp_path / "cost.json"
     options = ["--arch=wrn-10-1", "--image-size=8", "--batch-size=4", "--rounds=2", "--device=cpu"]
-    assert main([*options, f"--output={output}"]) == 0
+    assert main([*options, f"--out={output}"]) == 0
     result = json.loads(output.read_text())
     assert set(result["methods"]) == set(METHODS)
     # Twenty passes more than standard training's three, whatever the machine is doing.
     assert result["methods"]["standard"]["best_ms"] < result["methods"]["PGD-10"]["best_ms"]
     assert "| self-gradient, one step |" in capsys.readouterr().out
     assert main(["--rounds=1"]) == 2
-    assert main([*options, "--arch=vgg", f"--output={output}"]) == 2
+    assert main([*options, "--arch=vgg", f"--out={output}"]) == 2
     assert "known are: wrn-D-K" in capsys.readouterr().err

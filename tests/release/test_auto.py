@@ -72,7 +72,13 @@ def test_the_other_modes_are_judged_on_the_same_pictures(tmp_path):
     test = PictureSet(images, torch.arange(40) % 2, ("a", "b"))
     whole, chosen = choose_pictures(test, 20, 1), choose_pictures(test, 6, 1)
     marks = ["1" if picture.flatten()[0] % 4 == 0 else "0" for picture in whole.images]
-    row = {"id": RowId("block on", "clean").as_dict(), "withstood": "".join(marks), "attack": {}, "core_seconds": None}
+    row = {
+        "id": RowId("block on", "clean").as_dict(),
+        "withstood": "".join(marks),
+        "attack": {},
+        "core_seconds": None,
+        "not_finite": 0,
+    }
     off = {**row, "id": RowId("block off", "clean").as_dict(), "withstood": "1" * 20}
     judged = {
         "setting": {"pictures": 20, "seed": 1, "pictures_sha256": whole.sha256()},

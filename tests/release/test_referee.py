@@ -199,7 +199,13 @@ def test_a_report_of_the_same_checkpoint_spares_its_rows(folder, monkeypatch, ca
     merged["rows"] += json.loads((folder / "runs" / "referee" / f"{STATIC}.json").read_text())["rows"]
     assert merged["format"] == FORMAT
     # A row that nobody asked for must not count.
-    extra = {"id": {"state": "block off", "family": "fgsm"}, "attack": {}, "core_seconds": 1, "withstood": "0" * 10}
+    extra = {
+        "id": {"state": "block off", "family": "fgsm"},
+        "attack": {},
+        "core_seconds": 1,
+        "not_finite": 0,
+        "withstood": "0" * 10,
+    }
     merged["rows"].append(extra)
     (folder / "report.json").write_text(json.dumps(merged))
     monkeypatch.setattr(measuring, "measure_batch", lambda *_: pytest.fail("all of it was measured"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sgn_serve.error_text import first_line, one_line, say, visible
+from sgn_serve.error_text import first_line, one_line, say, system_errors_as, visible
 
 
 def test_first_line():
@@ -49,3 +49,20 @@ def test_every_line_for_people_goes_through_say(project_root: Path, package: str
         "benchmarks/bento_size.py: _run([str(python), '-m', 'sgn_serve.check'], bento / 'src').strip()",
     }
     assert set(found) <= allowed
+
+
+def test_what_the_system_refuses_is_an_error_of_the_command(tmp_path):
+    @system_errors_as(LookupError, "make it first")
+    def read(path):
+        return path.read_text()
+
+    with pytest.raises(LookupError) as raised:
+        read(tmp_path / "nowhere")
+    assert raised.value.args == (f"{tmp_path / 'nowhere'}: No such file or directory; make it first",)
+    with (
+        pytest.raises(LookupError, match=r"^no process; make it first$"),
+        system_errors_as(LookupError, "make it first"),
+    ):
+        raise OSError("no process")
+    with pytest.raises(ValueError, match="a programming error"), system_errors_as(LookupError, ""):
+        raise ValueError("a programming error")

@@ -272,7 +272,7 @@ def test_a_flipped_bit_of_a_state_dict_is_noticed(saved, info):
         load_checkpoint(weights)
 
 
-def test_a_file_from_before_there_were_checksums_is_read(saved, info):
+def test_a_file_without_a_checksum_is_read_as_the_bundled_one_is(saved, info):
     path, model = saved
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()

@@ -70,7 +70,7 @@ def damaged_part(path: Path) -> str:
     """Return the name of a part of torch.save's file that does not have its CRC-32, "" where all parts have theirs.
 
     torch.save writes a ZIP archive with a checksum a part, which torch.load does not look at. Files that are no such
-    archive, as old versions wrote them, give "".
+    archive give "".
     """
     try:
         if not zipfile.is_zipfile(path):

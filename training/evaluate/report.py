@@ -41,7 +41,7 @@ class Row:
         attack: The attack's parameters, AttackOn.parameters().
         core_seconds: Processor time of the attack, None where it was not taken.
         not_finite: Number of attacked pictures with a logit that is NaN or infinite. They count as wrong. None where
-            they were not counted, as in the committed reports.
+            nobody counted them, which is so in committed reports alone.
     """
 
     withstood: str
@@ -232,7 +232,7 @@ class Report:
                     "accuracy": round(row.accuracy, 4),
                     "interval_95": _rounded(row.interval),
                     "core_seconds": row.core_seconds,
-                    **({} if row.not_finite is None else {"not_finite": row.not_finite}),
+                    "not_finite": row.not_finite,
                     "attack": row.attack,
                     "withstood": row.withstood,
                 }
@@ -354,7 +354,7 @@ def saved_rows(saved: Mapping[str, Any]) -> dict[RowId, Row]:
             withstood,
             dict(entry["attack"]),
             entry["core_seconds"],
-            int(entry["not_finite"]) if "not_finite" in entry else None,
+            None if entry["not_finite"] is None else int(entry["not_finite"]),
         )
     return rows
 

@@ -56,7 +56,7 @@ class EpochLog:
                 if epoch < 1 or epoch != (before or epoch - 1) + 1:
                     raise ValueError(f"the row of epoch {epoch} comes after that of epoch {before or 0}")
                 for value in row.values():
-                    float(value or 0)  # it has no figure for a column of another version
+                    float(value)
                 before = epoch
             if (before or 0) < done:
                 raise ValueError(f"it lacks epoch {done}")
@@ -82,12 +82,15 @@ class EpochLog:
             figures: Its figures by column; the same columns in every epoch of a run.
 
         Raises:
+            LogError: The rows of the epochs before have other columns.
             WriteError: The log cannot be written.
         """
-        self._rows.append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in figures.items()})
+        row = {"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in figures.items()}
+        if self._rows and self._rows[-1].keys() != row.keys():
+            raise self._damaged(f"it has other columns: {', '.join(sorted(self._rows[-1].keys() ^ row.keys()))}")
+        self._rows.append(row)
         text = io.StringIO(newline="")
-        # Rows of an older version may have other columns.
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows for name in row)))
+        writer = csv.DictWriter(text, list(row))
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self.path, text.getvalue().encode())

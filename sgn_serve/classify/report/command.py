@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sgn_serve.command_parser import CommandParser, folder_to_write
-from sgn_serve.error_text import encodable, say
+from sgn_serve.error_text import encodable
 from sgn_serve.interrupts import importing
 from sgn_serve.refusals import ServingError, refused
 
@@ -54,8 +54,4 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         print(encodable(write_report(parsed.answers, parsed.truth, parsed.out)))
     except ServingError as error:
         return refused(error)
-    except OSError as error:
-        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        say(f"error: {where}; correct the path")
-        return 1
     return 0

@@ -7,17 +7,19 @@ from typing import Any
 
 from PIL import Image
 
+from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import write_whole
 from sgn_serve.classify.report.counts import BINS, Counts, count_answers
 from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
 from sgn_serve.confidence import interval_95
-from sgn_serve.error_text import say
+from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 
 _WORST = 20
 """Most frequent mistakes that the page lists."""
 
 
+@system_errors_as(ClassifyError, "correct the path")
 def write_report(answers: Path, truth: Path, folder: Path) -> str:
     """Write report.md, report.json, confusion.png and, for a network with a block, disagreement.png.
 
@@ -32,8 +34,7 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
         A line about the result.
 
     Raises:
-        ClassifyError: See count_answers.
-        OSError: A file cannot be read or written.
+        ClassifyError: See count_answers. Or a file cannot be read or written.
     """
     counts = count_answers(answers, truth)
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def test_a_real_run(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFi
     output = tmp_path / "engines.json"
     output.write_text(json.dumps({"threads": 7}))
     options = ["--data-root", str(project_root / "examples"), "--pictures", "16", "--attacked", "4", "--threads", "1"]
-    assert main([*options, "--batches", "8", "--repeats", "1", "--output", str(output)]) == 0
+    assert main([*options, "--batches", "8", "--repeats", "1", "--out", str(output)]) == 0
     result = json.loads(output.read_text())
     assert result["threads"] == 7, "what was measured before is kept"
     auto = result["auto"]
@@ -44,7 +44,7 @@ def test_a_real_run(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFi
 
 def test_too_few_pictures(tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data-root", str(project_root / "examples"), "--pictures", "101"]
-    assert main([*options, "--output", str(tmp_path / "engines.json")]) == 2
+    assert main([*options, "--out", str(tmp_path / "engines.json")]) == 2
     assert "100 pictures, but 101 are needed" in capsys.readouterr().err
 
 

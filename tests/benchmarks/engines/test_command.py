@@ -52,7 +52,7 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     output = tmp_path / "engines.json"
     monkeypatch.setattr(matrix_products, "peaks", partial(matrix_products.peaks, sizes=(64, 128), seconds=0.02))
     options = ["--architectures", "wrn-10-1", "--batches", "1", "--repeats", "2", "--threads", "1"]
-    assert main([*options, "--engines", "plain export, OpenVINO f32", "--output", str(output)]) == 0
+    assert main([*options, "--engines", "plain export, OpenVINO f32", "--out", str(output)]) == 0
     result = json.loads(output.read_text())
     figures = result["architectures"]["wrn-10-1"]["batches"]["1"]
     assert figures[REFERENCE]["ratio_of_best"] == 1
@@ -79,7 +79,7 @@ def test_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
 
     peaks = {"float32": {"x": 1.0, "y": 2.0}, "bfloat16": {"x": 4.0}}
     monkeypatch.setattr(matrix_products, "peaks", lambda threads: peaks)
-    assert main(["--floor", "--output", str(output)]) == 0
+    assert main(["--floor", "--out", str(output)]) == 0
     again = json.loads(output.read_text())
     assert again["floor"]["matrix_product_gflop_per_s"] == peaks
     assert again["architectures"]["wrn-10-1"]["batches"] == result["architectures"]["wrn-10-1"]["batches"]

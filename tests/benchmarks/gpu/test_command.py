@@ -43,7 +43,7 @@ def small_network() -> SelfGradientNetwork:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["--output", str(tmp_path / "gpu.json")]) == 2
+    assert main(["--out", str(tmp_path / "gpu.json")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
@@ -152,7 +152,7 @@ def test_contenders_are_added_to_what_was_measured_and_missing_ones_are_told(tmp
         "--precisions",
         "tf32",
     ]
-    options += ["--rounds=1", "--calls=1", f"--output={output}", "--contenders"]
+    options += ["--rounds=1", "--calls=1", f"--out={output}", "--contenders"]
     key = "wrn-10-1, tf32, batch 2"
     assert main([*options, CONTENDERS[1]]) == 0
     first = json.loads(output.read_text())
@@ -199,7 +199,7 @@ def test_a_tiny_run_measures_every_contender(tmp_path: Path) -> None:
         pytest.skip("needs the fused kernels: make kernels")
     output = tmp_path / "gpu.json"
     options = ["--arch=wrn-10-1", "--batches", "2", "--precisions", "bf16", "--rounds=2", "--calls=2"]
-    assert main([*options, f"--output={output}"]) == 0
+    assert main([*options, f"--out={output}"]) == 0
     (figures,) = json.loads(output.read_text())["results"].values()
     assert tuple(name for name in figures if name != ONNX_RUNTIME) == CONTENDERS
     assert all(row["best_ms"] > 0 for row in figures.values())

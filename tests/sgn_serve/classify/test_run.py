@@ -334,6 +334,33 @@ def test_a_full_disk_is_named(tmp_path):
         formats.write_whole(tmp_path / "part", b"rows")
 
 
+@pytest.mark.parametrize(
+    ("lacking", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv.parts/1"), "a.csv.parts/1: No space left on device"),
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_what_the_system_lacks_in_the_middle_of_a_run_is_told(classify, tmp_path, capsys, monkeypatch, lacking, told):
+    def fails(*_):
+        raise lacking
+
+    monkeypatch.setattr(PartsFolder, "write_part", fails)
+    assert classify(pictures(tmp_path / "p", 1), "--out", tmp_path / "a.csv") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: {told}; once that is mended, the same command with --resume goes on"
+
+
+def test_a_programming_error_keeps_its_traceback(classify, tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such state")
+
+    monkeypatch.setattr(PartsFolder, "write_part", fails)
+    with pytest.raises(RuntimeError, match="no such state"):
+        classify(pictures(tmp_path / "p", 1), "--out", tmp_path / "a.csv")
+
+
 def test_a_chunk_may_be_longer_than_any_list(classify, tmp_path):
     assert classify(pictures(tmp_path / "p", 2), "--out", tmp_path / "a.jsonl", "--chunk", 10**30) == 0
     assert len(read_rows(tmp_path / "a.jsonl")) == 2

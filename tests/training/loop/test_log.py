@@ -79,13 +79,16 @@ def test_a_log_may_begin_after_the_first_epoch_or_end_later_than_the_state(tmp_p
     assert (tmp_path / "log.csv").read_text().split() == ["epoch,loss", "3,0.5", "4,0.25", "5,1.5"]
 
 
-def test_columns_of_another_version_stay(tmp_path):
+def test_a_log_with_other_columns_is_refused(tmp_path):
     (tmp_path / "log.csv").write_text("epoch,old\n1,0.5\n")
     log = EpochLog(tmp_path, first_epoch=2)
-    log.add(2, {"loss": 1.5})
+    with pytest.raises(LogError, match=r"\(it has other columns: loss, old\); restore it from a copy, or remove it"):
+        log.add(2, {"loss": 1.5})
     log.close()
-    with (tmp_path / "log.csv").open(newline="") as file:
-        assert list(csv.DictReader(file)) == [
-            {"epoch": "1", "old": "0.5", "loss": ""},
-            {"epoch": "2", "old": "", "loss": "1.5"},
-        ]
+    assert (tmp_path / "log.csv").read_text() == "epoch,old\n1,0.5\n"
+
+
+def test_a_row_without_a_figure_is_refused(tmp_path):
+    (tmp_path / "log.csv").write_text("epoch,loss\n1,\n")
+    with pytest.raises(LogError, match="could not convert string to float"):
+        EpochLog(tmp_path, first_epoch=2)
