@@ -260,11 +260,15 @@ def _block_relevance(report: Report) -> Finding:
 
 
 def _not_finite(report: Report, rows: _Rows) -> list[Finding]:
-    """Return the item on logits that are NaN or infinite, where there were any."""
+    """Return the item on logits that are NaN or infinite, where there were any, or where nobody counted them."""
     counts = {row: report.rows[row].not_finite for row in rows.withstood}
     shares = {row: count / len(rows.withstood[row]) for row, count in counts.items() if count}
-    if not shares:
-        return []
+    uncounted = ", ".join(row.title for row, count in counts.items() if count is None)
+    unknown = f"not counted: {uncounted}" if uncounted else ""
+    name = "finite answers"
     threshold = "raised above 0, share of pictures with a logit that is NaN or infinite, which counts as wrong"
+    if not shares:
+        return [_missing(name, threshold, unknown)] if uncounted else []
     row = max(shares, key=shares.__getitem__)
-    return [Finding("finite answers", shares[row], threshold, "raised", False, f"most: {row.title}")]
+    detail = f"most: {row.title}" + (f"; {unknown}" if unknown else "")
+    return [Finding(name, shares[row], threshold, "raised", False, detail)]

@@ -325,6 +325,21 @@ def test_a_report_whose_rows_lack_a_field_is_refused(module, tmp_path):
         judge(module, images, labels, attacks="fgsm", save=tmp_path, progress=False)
 
 
+def test_a_report_whose_answers_that_are_not_finite_nobody_counted_says_so(module, tmp_path):
+    images, labels = some_pictures(module)
+    judge(module, images, labels, attacks="fgsm,pgd-3", save=tmp_path, progress=False)
+    (path,) = tmp_path.glob("*.json")
+    saved = json.loads(path.read_text())
+    for row in saved["rows"]:
+        row["not_finite"] = None
+    path.write_text(json.dumps(saved))
+    resumed = judge(module, images, labels, attacks="fgsm,pgd-3,pgd-5", save=tmp_path, progress=False)
+    assert [row.not_finite for row in resumed.rows.values()] == [None, None, None, 0]
+    (line,) = (line for line in str(resumed).splitlines() if " finite answers: " in line)
+    assert line.startswith("  not measured  finite answers: -, raised above 0, ")
+    assert line.endswith(" (not counted: clean, FGSM, PGD-3)")
+
+
 class _OffTheGrid(nn.Module):
     """A network that answers NaN to a picture with a value between whole 255ths."""
 
