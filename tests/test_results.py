@@ -149,6 +149,7 @@ def test_the_block_is_alive(figures):
     assert all(row["block_correction_mean_abs"] > 0.5 / 255 for row in figures["block_over_training"])
 
 
+@pytest.mark.thorough
 def test_the_figures_are_of_this_model(figures, project_root, tmp_path):
     """Measured anew on the 100 example pictures; the margins are four standard errors of so small a sample."""
     with (project_root / "examples" / "labels.csv").open(newline="") as file:
@@ -298,6 +299,7 @@ def test_the_service_is_as_fast_as_the_site_says():
     assert ours["128"]["p99_ms"] < 1.2 * ours["32"]["p99_ms"]
 
 
+@pytest.mark.thorough
 def test_every_hostile_file_is_counted_and_can_be_made_again():
     measured = result("hostile")
     listed = fuzz.read_list(RESULTS / "hostile" / "sent.jsonl.xz")

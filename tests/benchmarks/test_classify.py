@@ -40,6 +40,7 @@ def test_both_ways_run_on_the_engine_that_was_chosen_once(tmp_path: Path, monkey
     assert found["most_ratio"] == pytest.approx(pillow / (pillow + engine), abs=1e-3)
 
 
+@pytest.mark.thorough
 def test_all_parts_are_measured_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGN_ENGINE", "onnxruntime")
     out = tmp_path / "classify.json"

@@ -12,6 +12,7 @@ from export.formats.openvino import OpenVinoError
 from release.bundle import bf16_figures
 
 
+@pytest.mark.thorough
 def test_a_real_run(
     tmp_path: Path, project_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

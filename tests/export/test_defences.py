@@ -19,7 +19,13 @@ PLAIN = checkpoint_info(block=False, architecture="small")
 """It describes a SmallBackbone: a defence passes through its network several times, and each pass is traced."""
 
 
-@pytest.fixture(scope="module", params=list(DEFENCES))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in ("anti-adversary", "gradient-denoiser") else pytest.mark.thorough)
+        for name in DEFENCES
+    ],
+)
 def exported_defence(request, tmp_path_factory):
     """A checkpoint of a defence, and its graph."""
     folder = tmp_path_factory.mktemp("defence")

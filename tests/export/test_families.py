@@ -58,9 +58,7 @@ def one_block_a_group(arch: str, num_classes: int) -> PreActResNet18 | None:
     return network
 
 
-@pytest.mark.parametrize(
-    "architecture", backbones(*FAMILIES, parts=PARTS, thorough=("timm:test_efficientnet", "timm:test_convnext"))
-)
+@pytest.mark.parametrize("architecture", backbones(*FAMILIES, parts=PARTS, thorough=tuple(FAMILIES)[1:]))
 def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture in ONE_OF_EACH:
         timm = pytest.importorskip("timm")
@@ -92,6 +90,7 @@ def test_a_backbone_with_other_logits_than_class_names_is_refused(tmp_path: Path
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.thorough
 @NEEDS_TIMM
 def test_a_timm_network_is_served_at_its_own_image_size(tmp_path: Path) -> None:
     checkpoint, network = save(tmp_path, "timm:test_resnet", (64, 64))

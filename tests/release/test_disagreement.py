@@ -28,6 +28,7 @@ def test_the_measure_is_the_services(bundled):
     np.testing.assert_allclose(divergence_bits(corrected, plain).numpy(), served, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_an_attacker_who_knows_fools_the_network_with_less_disagreement(bundled):
     model, images, labels = bundled
     torch.manual_seed(0)

@@ -71,6 +71,7 @@ def test_the_others_answer_as_this_service_does(
         assert ours[name] == (label, pytest.approx(probability, abs=1e-3))
 
 
+@pytest.mark.thorough
 def test_with_auto_the_service_says_so(project_root: Path) -> None:
     picture = (project_root / "examples" / "ship_00.png").read_bytes()
     with running("auto", BUNDLED, threads=1) as served:

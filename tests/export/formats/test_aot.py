@@ -65,6 +65,7 @@ def test_a_checked_package(small_checkpoint: Path, tmp_path: Path, capsys: pytes
         aot_runner(tmp_path / "model.pt2", ("plain_logits",))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_bf16_with_its_agreement(
     small_checkpoint: Path, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

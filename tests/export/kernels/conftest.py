@@ -52,6 +52,6 @@ def onnx_library(project_root: Path) -> Path:
     """The kernels' library for ONNX Runtime."""
     headers = os.environ.get("ORT_INCLUDE_DIR")
     if not headers:
-        pytest.skip("needs ONNX Runtime's C headers, which no package brings: make test ORT_INCLUDE_DIR=...")
+        pytest.skip("needs ONNX Runtime's C headers, which no package brings: make test-thorough ORT_INCLUDE_DIR=...")
     build(project_root, f"ORT_INCLUDE_DIR={Path(headers).resolve()}")
     return onnx_functions.library_path()

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from release.gpu import serving
 from tests.release.gpu.rehearsals import run_of, settings_in
 
 
+@pytest.mark.thorough
 def test_the_service_answers_in_a_rehearsal(tmp_path: Path) -> None:
     run = run_of("serving", settings_in(tmp_path))
     serving.serve(run)

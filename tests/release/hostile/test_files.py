@@ -50,7 +50,11 @@ def test_every_format_has_an_ordinary_picture_whose_size_is_found(file_format):
         assert size <= sides
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    "file_format",
+    # HEIF's encoder takes as long as all the others together.
+    [pytest.param(name, marks=pytest.mark.thorough if name == "HEIF" else ()) for name in FORMATS],
+)
 def test_a_file_follows_from_its_recipe(file_format):
     if not seeds(file_format):
         pytest.skip("its encoder is not installed")
@@ -73,7 +77,12 @@ def test_what_is_no_recipe_is_refused(line):
 
 
 @pytest.mark.parametrize(
-    ("file_format", "bomb"), [(file_format, name) for file_format, bombs in BOMBS.items() for name in bombs]
+    ("file_format", "bomb"),
+    [
+        pytest.param(file_format, name, marks=pytest.mark.thorough if file_format == "HEIF" else ())
+        for file_format, bombs in BOMBS.items()
+        for name in bombs
+    ],
 )
 def test_constructed_files_are_no_larger_than_a_server_takes(file_format, bomb):
     if not seeds(file_format):

@@ -29,8 +29,15 @@ FAULTS = {
 @pytest.mark.parametrize(
     ("faults_of", "seconds"),
     # All but the loop have as long as a busy machine may take; each loop is ended after that time.
-    [(FAULTS, 60.0), (dict.fromkeys(("loop", "loop_deaf"), (413, "too_slow_to_decode")), 2.0)],
-    ids=["faults", "loops"],
+    [
+        pytest.param(FAULTS, 60.0, id="faults"),
+        pytest.param(
+            dict.fromkeys(("loop", "loop_deaf"), (413, "too_slow_to_decode")),
+            2.0,
+            marks=pytest.mark.thorough,
+            id="loops",
+        ),
+    ],
 )
 def test_a_fault_costs_its_own_picture_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults_of: dict[str, tuple[int, str]], seconds: float

@@ -71,6 +71,7 @@ def some_pictures(module: nn.Module, count: int = 16) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+@pytest.mark.thorough
 def test_the_same_pictures_fall_as_under_autoattack_called_directly(module, monkeypatch):
     images, labels = some_pictures(module)
     module.eval()

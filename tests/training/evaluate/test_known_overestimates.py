@@ -179,6 +179,7 @@ def trained_with_a_strong_block() -> SelfGradientNetwork:
     return network.eval().requires_grad_(False)
 
 
+@pytest.mark.thorough
 def test_a_strong_block_hides_nothing_from_attacks_that_know_it():
     """Its honest derivative does not see the block, which differences over a distance do."""
     network = trained_with_a_strong_block()

@@ -147,6 +147,7 @@ def test_the_logits_are_equal(name: str, side: int, tmp_path: Path, capsys: pyte
     assert expected.std() > 0.01, "the reference tells pictures apart"
 
 
+@pytest.mark.thorough
 @NEEDS_TIMM
 def test_every_network_with_a_counterpart_fits_it_to_the_last_tensor() -> None:
     assert set(TORCHVISION) <= set(SAME.values())

@@ -68,6 +68,7 @@ def test_a_table_of_cifar100_from_its_archive(tmp_path, monkeypatch, in_this_pro
     assert [row["title"] for row in rows[-1]["other_rows"]] == ["CW-20, smooth surrogate, beta 20"]
 
 
+@pytest.mark.thorough
 def test_the_block_switched_off_and_figure_2_on_svhn_and_cifar10(tmp_path, monkeypatch, in_this_process, capsys):
     """Table 5's two rows come from one network, and so does the figure."""
     write_svhn(tmp_path / "data", monkeypatch, per_class=12)
