@@ -11,6 +11,7 @@ import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item, item_of_file, shown
 from sgn_serve.classify.objects import is_object, object_items
 from sgn_serve.classify.tables import table_items
+from sgn_serve.classify.unfinished import is_unfinished_run
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Skipped, walk_pictures
 
@@ -28,6 +30,8 @@ _BLOCK = 1 << 16
 _FOOTER = 1 << 16
 _FILE, _ROW, _MISSING = b"F", b"R", b"M"
 """Kinds of records in the list of inputs: a file, a row of a table, and a row of a table without a path."""
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Beginnings of names of what this process has open. A shell may have put a file there, whose name it hides."""
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -159,12 +163,20 @@ def _in_folder(folder: str, found: Found, own: Path | None) -> Iterator[Item]:
     for path in walk_pictures(Path(folder), found.skipped, own):
         is_empty = False
         yield item_of_file(path)
-    if is_empty and any(name.lower().endswith(TABLES) for name in os.listdir(folder)):
-        pattern = f"{shlex.quote(folder.rstrip(os.sep))}/*.parquet"
+    if is_empty and (tables := _first_folder_of_tables(folder)):
+        pattern = f"{shlex.quote(tables.rstrip(os.sep))}/*.parquet"
         raise ClassifyError(
             f"{folder}: no pictures in it, but Parquet files, as Spark writes them; name the files, which a shell does "
             f"for {pattern} without quotes, and their column with --column"
         )
+
+
+def _first_folder_of_tables(folder: str) -> str:
+    for found, folders, names in os.walk(folder):
+        folders.sort()
+        if any(name.lower().endswith(TABLES) for name in names):
+            return found
+    return ""
 
 
 def _matching(pattern: str, found: Found, own: Path | None) -> Iterator[Item]:
@@ -176,8 +188,9 @@ def _matching(pattern: str, found: Found, own: Path | None) -> Iterator[Item]:
     matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
         raise ClassifyError(f"{pattern}: no file matches it; correct the pattern")
+    of_a_run = cache(is_unfinished_run)
     for match in matches:
-        if own is not None and own.name in match and _is_within(match, own):
+        if of_a_run(match.rstrip(os.sep)) or of_a_run(os.path.dirname(match)):
             continue
         if os.path.isdir(match):
             if "**" not in pattern:  # ** matches the folder's content too
@@ -225,12 +238,10 @@ def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def _is_within(path: str, folder: Path) -> bool:
-    return Path(path).resolve().is_relative_to(folder.resolve())
-
-
 def _is_stream(source: str) -> bool:
-    """Return whether a name is that of a pipe, as a shell's <(...) makes them, or of a device."""
+    """Return whether a name is that of a pipe, as a shell's <(...) makes them, or of a device, or standard input."""
+    if source.startswith(_STREAMS):
+        return True
     try:
         mode = os.stat(source).st_mode
     except OSError:

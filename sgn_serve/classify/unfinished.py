@@ -15,8 +15,20 @@ from sgn_serve.classify.formats import Format, naming, write_whole
 
 FORMAT = 1
 _MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
+_ENDING = ".parts"
 _OWN_NAME = re.compile(r"inputs|whole\.unfinished|(manifest\.json|\d+\.\d+\.\d+\.part)(\.unfinished)?")
 """Names of the files that a run makes. Nothing else in the folder is ever removed."""
+
+
+def is_unfinished_run(folder: str) -> bool:
+    """Return whether a folder holds the files of a run, this one or another, and nothing else."""
+    if not folder.endswith(_ENDING):
+        return False
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return _INPUTS in names and all(_OWN_NAME.fullmatch(name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class PartsFolder:
 
     def __init__(self, output: Path, format: Format):
         self.output = output
-        self.path = output.with_name(output.name + ".parts")
+        self.path = output.with_name(output.name + _ENDING)
         self._format = format
         self._lock: int | None = None
 

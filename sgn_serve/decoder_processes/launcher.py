@@ -70,9 +70,12 @@ class ForkServer:
                 self._program = _start_program(far_end, self._malloc)
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(_START_SECONDS):
-                await loop.sock_sendall(control, len(self._start_order).to_bytes(4, "little") + self._start_order)
-                if not await loop.sock_recv(control, 1):
-                    raise OSError("the fork server of the decoders does not start: see the lines above")
+                begun = b""
+                with suppress(ConnectionError):  # it ends before it reads, or before it answers
+                    await loop.sock_sendall(control, len(self._start_order).to_bytes(4, "little") + self._start_order)
+                    begun = await loop.sock_recv(control, 1)
+                if not begun:
+                    raise OSError("the fork server of the decoders ended at its start; lines above it may say why")
         except BaseException:
             control.close()
             await self._wait_for_end()

@@ -1,10 +1,12 @@
 """Count right and wrong answers."""
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import format_of
@@ -23,6 +25,7 @@ class Counts:
         unlabelled: Rows whose path has no true label.
         unused: True labels whose path has no row.
         disagreement: Pictures by right or wrong, and by bin of their disagreement.
+        others: Labels that the model ranked below an answer which differs from them in case or white space alone.
     """
 
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -30,6 +33,7 @@ class Counts:
     unlabelled: int = 0
     unused: int = 0
     disagreement: dict[bool, list[int]] = field(default_factory=lambda: {True: [0] * BINS, False: [0] * BINS})
+    others: set[str] = field(default_factory=set)
 
     @property
     def answered(self) -> int:
@@ -48,9 +52,9 @@ class Counts:
     def misspelt(self) -> Counter[tuple[str, str]]:
         """Return the wrong answers that differ from the true label in case or white space alone.
 
-        A true label that the model gives to other pictures is spelt as the model spells it, so it is none of them.
+        A true label that the model gives, or ranks below, is spelt as the model spells it, so it is none of them.
         """
-        given = {label for _, label in self.confusion}
+        given = {label for _, label in self.confusion} | self.others
         pairs = {pair: count for pair, count in self.confusion.items() if pair[0] not in given}
         return Counter({(one, two): count for (one, two), count in pairs.items() if _plain(one) == _plain(two)})
 
@@ -79,7 +83,7 @@ def count_answers(answers: Path, truth: Path) -> Counts:
     counts = Counts()
     used: set[str] = set()
     example = ""
-    for path, label, bits, code in _rows(answers):
+    for path, label, bits, code, top in _rows(answers):
         true = true_labels.get(path)
         if true is None:
             counts.unlabelled += 1
@@ -90,6 +94,8 @@ def count_answers(answers: Path, truth: Path) -> Counts:
             counts.errors[code or "unknown"] += 1
             continue
         counts.confusion[true, label] += 1
+        if true != label and _plain(true) == _plain(label):
+            counts.others.update(_labels(top))
         if bits is not None:
             counts.disagreement[true == label][min(int(bits * BINS), BINS - 1)] += 1
     counts.unused = len(true_labels) - len(used)
@@ -132,11 +138,23 @@ def read_truth(path: Path) -> dict[str, str]:
     return labels
 
 
-def _rows(answers: Path) -> Iterator[tuple[str, str | None, float | None, str | None]]:
-    for path, label, bits, code in format_of(answers).read(answers, ("path", "label", "disagreement", "error_code")):
+_COLUMNS = ("path", "label", "disagreement", "error_code", "top_k")
+
+
+def _rows(answers: Path) -> Iterator[tuple[str, str | None, float | None, str | None, Any]]:
+    for path, label, bits, code, top in format_of(answers).read(answers, _COLUMNS):
         try:
-            yield path, label, None if bits is None else float(bits), code
+            yield path, label, None if bits is None else float(bits), code, top
         except ValueError:
             raise ClassifyError(
                 f"{answers}: {bits!r} is no disagreement; name a file that sgn classify wrote"
             ) from None
+
+
+def _labels(top: Any) -> Iterator[str]:
+    """Yield the labels of a row's top_k, which CSV holds as JSON."""
+    try:
+        for one in json.loads(top) if isinstance(top, str) else top or ():
+            yield one["label"]
+    except (ValueError, KeyError, TypeError):
+        return  # a row that somebody has changed

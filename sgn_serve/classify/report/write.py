@@ -50,7 +50,7 @@ def write_report(answers: Path, truth: Path, folder: Path) -> str:
         say(f"note: {note}")
     accuracy = figures["accuracy"]
     shown = "no picture has an answer" if accuracy is None else f"accuracy {_percent(accuracy)}"
-    return f"{folder / 'report.md'}: {shown} of {counts.answered:,} pictures"
+    return f"{folder / 'report.md'}: {shown} of {_pictures(counts.answered)}"
 
 
 def summarise(counts: Counts) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
     if figures["accuracy"] is not None:
         low, high = figures["interval_95"]
         lines += [
-            f"Accuracy: **{_percent(figures['accuracy'])}** ({counts.right:,} of {counts.answered:,} pictures; "
+            f"Accuracy: **{_percent(figures['accuracy'])}** ({counts.right:,} of {_pictures(counts.answered)}; "
             f"95 % interval {_percent(low)} to {_percent(high)}, Wilson).",
             "",
         ]
@@ -147,6 +147,10 @@ def _page(figures: dict[str, Any], counts: Counts, answers: Path) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"1 {what} has" if count == 1 else f"{count:,} {what}s have"
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 def _cell(text: str) -> str:

@@ -149,21 +149,25 @@ def test_a_run_does_not_find_its_own_files(tmp_path, monkeypatch):
     for source in (tmp_path, tmp_path / "*", tmp_path / "**"):
         target, found = BytesIO(), Found()
         write_inputs([str(source)], None, target, found, own)
-        assert str(own) not in target.getvalue().decode(), source
+        assert ".parts" not in target.getvalue().decode(), source
         assert b"b.png" in target.getvalue()
         if source == tmp_path:
             assert str(found.skipped) == "2 files without the suffix of a picture (inputs, notes.md)"
     monkeypatch.chdir(tmp_path)
     target, found = BytesIO(), Found()
     write_inputs(["*"], None, target, found, Path("a.csv.parts"))
-    assert b"a.csv.parts" not in target.getvalue()
+    assert b".parts" not in target.getvalue()
+    (tmp_path / "b.csv.parts" / "c.png").write_bytes(b"")  # no run makes it, so that it is the user's folder
+    target = BytesIO()
+    write_inputs(["**"], None, target, Found(), Path("a.csv.parts"))
+    assert b"b.csv.parts/c.png" in target.getvalue()
 
 
 def test_a_pipe_and_a_device_are_no_inputs(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     reader, writer = os.pipe()
     try:
-        for source in (tmp_path / "list.txt", f"/dev/fd/{reader}", "/dev/null"):
+        for source in (tmp_path / "list.txt", f"/dev/fd/{reader}", "/dev/null", "/dev/stdin"):
             with pytest.raises(
                 ClassifyError, match=r": a pipe or a device, .* to a file that ends in \.txt, and name that"
             ):
@@ -185,5 +189,10 @@ def test_a_folder_of_tables_is_told(tmp_path):
         with pytest.raises(ClassifyError) as raised:
             listed(tmp_path, tmp_path / "a.png", source)
         assert str(raised.value) == f"{source}: no pictures in it, but Parquet files, as Spark writes them; {fix}"
+    parted = tmp_path / "parted"
+    (parted / "label=cat").mkdir(parents=True)
+    (parted / "label=cat" / "part-0.parquet").write_bytes(b"")
+    with pytest.raises(ClassifyError, match=r"a shell does for \S+/parted/label=cat'?/\*\.parquet without quotes"):
+        listed(tmp_path, parted)
     (folder / "b.png").write_bytes(b"")
     assert [item.name for item in listed(tmp_path, folder)] == [str(folder / "b.png")]

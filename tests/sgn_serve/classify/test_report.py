@@ -179,6 +179,21 @@ def test_labels_in_another_case_or_with_spaces_are_told(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_class_that_another_one_resembles_is_no_misspelling(tmp_path, capsys, suffix):
+    top = [{"label": name, "index": index, "probability": 0.5} for index, name in enumerate(("cat", "Cat"))]
+    row = Row("a.png", "cat", 0, 0.5, top, None, None, "off", None, None)
+    form, answers = FORMATS[suffix], tmp_path / f"answers{suffix}"
+    (tmp_path / "0.part").write_bytes(form.encode([row]))
+    with answers.open("wb") as file:
+        form.join([tmp_path / "0.part"], file)
+    (tmp_path / "truth.csv").write_text("path,label\na.png,Cat\n")
+    assert main([str(answers), "--truth", str(tmp_path / "truth.csv"), "--out", str(tmp_path / "report")]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.endswith("accuracy 0.0 % of 1 picture\n")
+
+
 @pytest.mark.parametrize(
     ("head", "column"), [("path,label,label", "label"), ("path,path,label", "path"), ("label,path,x,label", "label")]
 )

@@ -96,8 +96,8 @@ class RayRunner:
             wanted = f"{size.cores} core{'' if size.cores == 1 else 's'}"
             wanted += f" and {size.gpus:g} of a GPU" if size.gpus else ""
             raise OnRayError(
-                f"--ray {cluster.address}: no machine of the cluster has {wanted} for Ray; give a smaller --threads or "
-                "--gpus-per-task"
+                f"--ray {cluster.address}: no machine of the cluster has {wanted} for Ray; give a smaller --threads"
+                + (" or --gpus-per-task" if size.gpus else "")
             )
 
     def has_room(self) -> bool:
