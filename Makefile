@@ -43,7 +43,7 @@ SERVING := $(VENV)/.installed-serving-$(RUNTIME)
 TESTING := $(VENV)/.installed-testing-$(RUNTIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bento image ray-image test test-training test-judging test-service test-hostile test-export test-benchmarks test-rest test-thorough test-slow coverage check check-results docs docs-serve constraints kernels gpu bench format clean
+.PHONY: help serve bento image ray-image test test-training test-judging test-service test-bulk test-hostile test-export test-benchmarks test-rest test-thorough test-slow coverage check check-results docs docs-serve constraints kernels gpu bench format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -96,7 +96,7 @@ NONE_MARKED = $(if $(MARKED), || [ $$? = 5 ])
 define in-lanes
 @rm -rf $(1); status=0; began=$$(date +%s); \
 $(MAKE) --no-print-directory --keep-going --jobs=5 LOGS=$(1) MARKED='$(2)' \
-  test-judging test-export test-service test-rest test-benchmarks test-training test-hostile || status=$$?; \
+  test-judging test-export test-bulk test-service test-rest test-benchmarks test-hostile test-training || status=$$?; \
 tail -qn 1 $(1)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(1)/*.log | tail -n 60; \
 echo "make $@ took $$(($$(date +%s) - began)) s"; exit $$status
 endef
@@ -121,8 +121,12 @@ test-benchmarks:
 	@$(call LANE,tests/benchmarks tests/release,benchmarks and release)
 
 HOSTILE := tests/sgn_serve/test_fuzz.py tests/sgn_serve/test_largest_pictures.py tests/sgn_serve/ui
+BULK := $(addprefix tests/sgn_serve/,classify decoder_processes inference pictures process serving)
 test-service:
-	@$(call LANE,tests/sgn_serve tests/deploy $(addprefix --ignore ,$(HOSTILE)),service)
+	@$(call LANE,tests/sgn_serve tests/deploy $(addprefix --ignore ,$(HOSTILE) $(BULK)),service)
+
+test-bulk:
+	@$(call LANE,$(BULK),bulk scoring and what serves)
 
 test-hostile:
 	@$(call LANE,$(HOSTILE),hostile files and the page)

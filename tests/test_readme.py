@@ -173,7 +173,17 @@ def run_block(
     return run
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda block: block.name)
+LONG_PAGES = ("docs/tutorials/judge-a-model.md", "docs/tutorials/own-folder.md", "docs/how-to/own-weights.md")
+"""Pages that train and judge networks."""
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=block.name, marks=pytest.mark.thorough if block.name.startswith(LONG_PAGES) else ())
+        for block in RUN
+    ],
+)
 def test_a_block_does_what_it_says(block: Block, run_block: Callable[[Block], None]) -> None:
     for earlier in RUN:
         if earlier.page == block.page and earlier.number <= block.number:

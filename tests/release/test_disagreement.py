@@ -59,6 +59,7 @@ def test_the_area_and_the_limits():
     assert detection(clean, clean[:0]) == {"pictures": 0}
 
 
+@pytest.mark.thorough
 def test_the_command_writes_a_row_for_every_attack(tmp_path, capsys):
     out = tmp_path / "result.json"
     options = ["--pictures", "2", "--iterations", "2", "--queries", "5", "--out", str(out)]

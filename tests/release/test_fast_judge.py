@@ -88,6 +88,7 @@ def test_an_attacks_calls_are_at_least_the_registrys_on_pictures_that_withstand(
             assert calls.count == 3 * (attack.network_calls(5) + extra[name])
 
 
+@pytest.mark.thorough
 def test_it_goes_on_where_it_was_stopped(trial, tmp_path, monkeypatch):
     model, chosen = trial
     whole = measure(options(tmp_path), model, INFO, chosen)

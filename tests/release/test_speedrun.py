@@ -41,6 +41,7 @@ def command(*more: str) -> list[str]:
     ]
 
 
+@pytest.mark.thorough
 def test_it_trains_judges_and_goes_on_where_it_was_stopped(folder, monkeypatch, capsys):
     judged: list[str] = []
 

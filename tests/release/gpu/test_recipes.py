@@ -15,6 +15,7 @@ from training.attacks.rows import AUTO_ATTACK
 from training.checkpoint import load_checkpoint
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_stages")
 def test_a_network_is_trained_for_its_minutes_and_attacked_by_all_of_auto_attack(tmp_path: Path) -> None:
     stages = ["pictures", "train-resnet-18", "recipes", "attacks"]

@@ -185,6 +185,7 @@ def client(folder: Path, output: Path, model: Path, address: str) -> Iterator[su
             process.kill()
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, cluster, tiny, tmp_path):
     folder = pictures(tmp_path / "p", 500)
@@ -198,6 +199,7 @@ def test_a_client_that_is_killed_leaves_no_worker_and_its_run_goes_on(classify, 
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_run_goes_on_where_it_did_not_begin(classify, cluster, bucket, tmp_path, capsys, monkeypatch):
     for variable, value in bucket.items():

@@ -244,7 +244,9 @@ def test_a_signal_keeps_what_is_done_and_resume_goes_on(classify, tiny, tmp_path
     assert output.read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "status"), [pytest.param("SIGINT", 130, marks=pytest.mark.thorough), ("SIGTERM", 143)]
+)
 def test_a_signal_ends_a_start_that_waits_for_the_engine(tmp_path, name, status):
     graph = save_bad_graph("endless loop", tmp_path / "endless.onnx")
     command = [sys.executable, "-m", "sgn_serve.classify", str(pictures(tmp_path / "p", 1))]

@@ -332,8 +332,10 @@ def test_axe_finds_nothing(browser, request, paths, name):
         assert widest(page) <= 375
 
 
-@pytest.mark.parametrize("screen", ["desktop", "phone"])
-@pytest.mark.parametrize("name", ["plain", "wide", "bare", "auto"])
+@pytest.mark.parametrize("screen", [pytest.param("desktop", marks=pytest.mark.thorough), "phone"])
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("wide", "bare")), "auto"]
+)
 def test_pictures_of_the_page(browser, request, paths, name, screen):
     """The pictures are for people to look at."""
     width, height = SCREENS[screen]

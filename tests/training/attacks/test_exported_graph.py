@@ -33,6 +33,7 @@ def test_it_answers_as_its_checkpoint_does(bundled):
         )
 
 
+@pytest.mark.thorough
 def test_black_box_and_transfer_attacks_take_pictures_from_it(bundled):
     model, checkpoint, graph, folder = bundled
     images, labels = (part[40::20] for part in example_pictures())  # three: a hundred steps take seconds a picture

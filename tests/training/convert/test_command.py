@@ -101,6 +101,7 @@ def test_tensors_that_trades_never_uses_are_left_out(tmp_path: Path, capsys: pyt
     assert "that no forward pass reads, such as sub_block1.layer.0.bn1.weight" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("of_input", [False, True])
 @pytest.mark.parametrize("bn_before_fc", [False, True])
 def test_each_form_of_preact_resnet_18(of_input: bool, bn_before_fc: bool, tmp_path: Path) -> None:
@@ -170,6 +171,7 @@ def test_mean_and_std_of_the_command_line(tmp_path: Path) -> None:
     assert_same(checkpoint, Normalised(inner, MEAN, STD).eval(), pictures())
 
 
+@pytest.mark.thorough
 @NEEDS_TIMM
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_torchvisions_networks_are_timms(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

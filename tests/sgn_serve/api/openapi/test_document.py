@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from starlette.routing import Route
 
 from sgn_serve.api.classify import Api
@@ -17,6 +18,7 @@ from sgn_serve.serving.reloading import Reloader
 EXAMPLES = 10
 
 
+@pytest.mark.thorough
 def test_every_answer_is_as_described(server, tmp_path):
     command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"{server.url}/docs.json", "--no-color"]
     options = ["--max-examples", str(EXAMPLES), "--seed", "1", "--request-timeout", "60", "--checks", "all"]
