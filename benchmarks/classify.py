@@ -326,32 +326,26 @@ def shown(result: dict[str, Any]) -> str:
     missed = [f"{aim} for {what}" for what, (name, aim) in AIMS.items() if result[name]["ratio"] < aim]
     aims = f"Missed: {' and '.join(missed)}." if missed else "Both are reached."
     name, amx = result["processor"].split(" (")[0], "amx_bf16" in result["processor"]
-    plain = [
-        f"\nOn {part['engine']}, a plain program reached {part['plain_ratio']:.2f} of the engine alone."
-        for part in (result[one] for one in result if one.startswith("small"))
-        if "plain_ratio" in part
-    ]
+    plain = _small_parts(result, "plain_ratio", "a plain program reached {:.2f} of the engine alone")
     if plain:
-        plain += [
-            "\nThis program reads, decodes with Pillow and classifies in threads, without a cage and without rows."
-        ]
-    bounds = [
-        f"\nOn {part['engine']}, no program that decodes with Pillow can reach more than {part['most_ratio']:.2f}."
-        for part in (result[one] for one in result if one.startswith("small"))
-        if "most_ratio" in part
-    ]
-    if bounds:
-        bounds += [
-            "\nThis limit is computed: reading and decoding with Pillow alone takes its share of the same cores."
-        ]
+        plain += "\nThis program reads, decodes with Pillow and classifies in threads, without a cage and without rows."
+    limit = _small_parts(result, "most_ratio", "no program that decodes with Pillow can reach more than {:.2f}")
+    if limit:
+        limit += "\nThis limit is computed: reading and decoding with Pillow alone takes its share of the same cores."
     return (
         f"On {result['cores']} cores of {name}, {'with' if amx else 'without'} AMX:\n\n"
         f"{speed_table(result)}\n\n"
         f"The aims were {' and '.join(f'{aim} for {what}' for what, (_, aim) in AIMS.items())}. {aims}"
-        f"{''.join(plain + bounds)}\n\n"
+        f"{plain}{limit}\n\n"
         f"Over {memory['links']:,} inputs the memory was {peak:.0f} MB at most. "
         f"After the first quarter it grew by {max(0.0, memory['growth_mb']):.0f} MB."
     )
+
+
+def _small_parts(result: dict[str, Any], figure: str, words: str) -> str:
+    """Return a line for each engine that has a figure of small pictures."""
+    parts = [part for name, part in result.items() if name.startswith("small") and figure in part]
+    return "".join(f"\nOn {part['engine']}, {words.format(part[figure])}." for part in parts)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What the libraries of a worker read from the environment."""
+"""Workers inherit what their libraries read from the environment."""
 
 import os
 
