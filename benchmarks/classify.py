@@ -329,9 +329,12 @@ def shown(result: dict[str, Any]) -> str:
     plain = _small_parts(result, "plain_ratio", "a plain program reached {:.2f} of the engine alone")
     if plain:
         plain += "\nThis program reads, decodes with Pillow and classifies in threads, without a cage and without rows."
-    limit = _small_parts(result, "most_ratio", "no program that decodes with Pillow can reach more than {:.2f}")
+    limit = _small_parts(result, "most_ratio", "no program that opens each file with Pillow can reach more than {:.2f}")
     if limit:
-        limit += "\nThis limit is computed: reading and decoding with Pillow alone takes its share of the same cores."
+        limit += (
+            "\nThis limit is computed: reading and decoding with Pillow alone takes its share of the same cores."
+            " The command opens plain PNG files itself, which takes half the time."
+        )
     return (
         f"On {result['cores']} cores of {name}, {'with' if amx else 'without'} AMX:\n\n"
         f"{speed_table(result)}\n\n"

@@ -1,12 +1,13 @@
 """Name the inputs of a run: one item is one picture, and becomes one row."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One input. A chunk of them can be sent to another process.
+
+    A tuple, for there may be millions: a frozen dataclass takes 2.5 times as long to make.
 
     Attributes:
         name: Text in the column `path`.

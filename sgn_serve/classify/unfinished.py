@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import Format, naming, write_whole
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _INPUTS, _WHOLE = "manifest.json", "inputs", "whole.unfinished"
 _ENDING = ".parts"
 _OWN_NAME = re.compile(r"inputs|whole\.unfinished|(manifest\.json|\d+\.\d+\.\d+\.part)(\.unfinished)?")

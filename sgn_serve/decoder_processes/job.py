@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgn_serve.pictures import decoding
+from sgn_serve.pictures.plain_png import plain_pixels
 
 LARGE_PIXELS = 1_000_000
 """A picture with more pixels is large."""
@@ -80,7 +81,13 @@ def make_job(size: list[int], max_pixels: int, background: list[int], resize: st
     red, green, blue = background
     accepted = tuple(formats)
 
+    may_be_plain = "PNG" in accepted and height * width <= max_pixels
+
     def decode(data: bytes, most_pixels: int) -> NDArray[np.uint8]:
+        if may_be_plain and height * width <= most_pixels:
+            plain = plain_pixels(data, (height, width))
+            if plain is not None:
+                return plain
         picture = decoding.open_picture(data, max_pixels, accepted)
         pixels = picture.width * picture.height
         if pixels > most_pixels:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sgn_serve.pictures import decoding
 from sgn_serve.pictures.formats import AVAILABLE, suffixes
+from sgn_serve.pictures.plain_png import plain_pixels
 
 SUFFIXES = suffixes(AVAILABLE)
 """Endings of their names in lower case. The content, and not the name, tells which format a file has."""
@@ -41,6 +42,9 @@ def read_rgb(
         OSError: The file cannot be read.
     """
     data = source if isinstance(source, bytes) else _content(source)
+    plain = None if size is None else plain_pixels(data, size)
+    if plain is not None:
+        return plain
     return decoding.to_rgb(decoding.open_picture(data, MAX_PIXELS), size, background, resize)
 
 

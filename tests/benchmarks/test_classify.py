@@ -108,7 +108,7 @@ def test_the_page_gets_medians_the_range_of_the_ratio_and_the_memory() -> None:
         beside
     )
     limited = {**result, "small": {**result["small"], "most_ratio": 0.926}}
-    assert "On OpenVINO, bf16, no program that decodes with Pillow can reach more than 0.93.\nThis limit" in (
+    assert "On OpenVINO, bf16, no program that opens each file with Pillow can reach more than 0.93.\nThis limit" in (
         classify.shown(limited)
     )
     slow = {**result, "large": {**result["large"], "ratio": 0.7}}

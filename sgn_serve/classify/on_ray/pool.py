@@ -4,7 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -419,9 +419,9 @@ class Pool:
     def _absolute(self, item: Item) -> Item:
         """Return an item that a process in another working folder can read. Its name stays."""
         if item.file is not None and not is_object(item.file):
-            return replace(item, file=os.path.join(self._folder, item.file))
+            return item._replace(file=os.path.join(self._folder, item.file))
         if item.table is not None:
-            return replace(item, table=os.path.join(self._folder, item.table))
+            return item._replace(table=os.path.join(self._folder, item.table))
         return item
 
 
