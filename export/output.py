@@ -31,13 +31,20 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         if not target.parent.is_dir():
             raise OutputError(f"{target}: its folder does not exist; create it first")
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.touch()  # fails before the work, not after it
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH") from None
-    UNFINISHED[partial] = target
+        raise _cannot_be_written(target, error) from None
+    UNFINISHED[partial] = target  # before the file is there: a signal may come in between
     try:
+        try:
+            partial.touch()  # fails before the work, not after it
+        except OSError as error:
+            raise _cannot_be_written(target, error) from None
         yield partial
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
         UNFINISHED.pop(partial, None)
+
+
+def _cannot_be_written(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"{target}: cannot be written ({error.strerror}); pass another PATH")

@@ -36,6 +36,7 @@ def cluster() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.thorough
 def test_a_task_is_given_its_share_of_a_gpu(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "run_task", gpu_task)
     with connected(cluster) as there:
@@ -67,6 +68,7 @@ def test_a_worker_of_classify_is_given_a_gpu_where_cuda_is_asked_for(cluster, mo
     assert told == [THE_GPU]
 
 
+@pytest.mark.thorough
 def test_a_system_of_a_table_is_given_a_gpu(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproducing, "run_experiment", gpu_experiment)

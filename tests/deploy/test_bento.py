@@ -189,6 +189,7 @@ def can_confine(environment: dict[str, str], scratch: Path) -> bool:
         return process.wait(60) == 0
 
 
+@pytest.mark.thorough
 def test_it_serves_read_only_and_without_rights(
     bento: Path, dockerfile: DockerfileParser, scratch: Path, tmp_path: Path
 ) -> None:

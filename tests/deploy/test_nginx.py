@@ -272,6 +272,7 @@ def test_a_request_has_one_name(proxy: Proxy) -> None:
     assert {trace, injected} <= {line["request_id"] for line in proxy.lines()}, "every line is JSON"
 
 
+@pytest.mark.thorough
 @needs_nginx
 def test_nothing_is_lost_when_a_server_dies_or_ends_under_load(proxy: Proxy, upstreams: list[Upstream]) -> None:
     first = upstreams[0]

@@ -53,6 +53,7 @@ def large_webp(height: int) -> bytes:
     return encode(Image.new("RGBA", (SIDE, height), (200, 30, 40, 100)), "WEBP", quality=10, method=0)
 
 
+@pytest.mark.thorough
 def test_the_largest_pictures_at_the_same_time_stay_within_the_memory(patient):
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(patient.insist, largest_pictures()))  # one more than may wait

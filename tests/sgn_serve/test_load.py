@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import httpx
+import pytest
 from PIL import Image
 
 from tests.sgn_serve.sample_pictures import encode, noise
@@ -13,6 +14,7 @@ from tests.sgn_serve.server import running_server
 QUEUE = 16
 
 
+@pytest.mark.thorough
 def test_overload_is_refused_at_once_and_says_when_to_come_back(tmp_path):
     file = encode(Image.fromarray(noise(32, 32)))
     limits = {"SGN_MAX_QUEUE": str(QUEUE), "SGN_MAX_IMAGES": str(QUEUE), "SGN_MAX_BATCH": "1"}

@@ -163,6 +163,7 @@ def test_a_stopped_run_goes_on_with_the_same_files(run, tmp_path, monkeypatch):
     assert {len(recipes) for recipes in lists.values()} == {90}
 
 
+@pytest.mark.thorough
 def test_a_list_can_be_sent_again(run, tmp_path):
     with flawed("none") as options:
         options = [*wait_for(options), "--formats", "GIF", "--no-together"]
@@ -175,6 +176,7 @@ def test_a_list_can_be_sent_again(run, tmp_path):
     assert again == fuzz.read_list(sent)["GIF"][:20]
 
 
+@pytest.mark.thorough
 def test_a_finished_run_that_goes_on_keeps_what_its_files_were_tried_with(run, tmp_path):
     then = {"versions": {"python": "3.0"}, "processor": "another", "cores": 64, "in_flight": 7}
     out, work = tmp_path / "out" / "hostile.json", tmp_path / "work"
@@ -200,6 +202,7 @@ def test_a_finished_run_that_goes_on_keeps_what_its_files_were_tried_with(run, t
     assert not work.exists()
 
 
+@pytest.mark.thorough
 def test_a_format_of_a_finished_run_is_tried_anew(run, tmp_path):
     out = tmp_path / "out" / "hostile.json"
     sent = out.with_suffix("") / "sent.jsonl.xz"

@@ -102,6 +102,7 @@ def test_the_block_on_and_off_are_counted_and_what_is_refused_is_not(started, cl
     assert client.post("/v2/models/stats").status_code == 405
 
 
+@pytest.mark.thorough
 def test_all_workers_count_together(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     workers = {"BENTOML_CONFIG_OPTIONS": "services.RobustClassifier.workers=2"}

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from release.kill_classify import ROOT, Outcome, hostile_inputs, kill_runs, main, make_inputs
 
 
+@pytest.mark.thorough
 def test_kill_9_at_random_instants_and_resume_gives_the_rows_of_an_uninterrupted_run(tiny, tmp_path):
     outcome = kill_runs(tmp_path, tiny, 5, 1, make_inputs(tmp_path, 24), [".parquet"])
     assert outcome.kills == 5

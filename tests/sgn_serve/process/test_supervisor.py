@@ -50,7 +50,12 @@ def start_seconds(log):
     [
         # The address is in test_shutdown too, and the rest is alike: two servers take the time of ten other tests.
         pytest.param({}, "127.0.0.1", marks=pytest.mark.slow, id="this machine"),
-        pytest.param({"BENTOML_CONTAINERIZED": "true"}, "0.0.0.0", id="a container, whose network is its own"),
+        pytest.param(
+            {"BENTOML_CONTAINERIZED": "true"},
+            "0.0.0.0",
+            marks=pytest.mark.thorough,
+            id="a container, whose network is its own",
+        ),
     ],
 )
 def test_a_killed_worker_is_replaced_until_its_model_is_gone(tmp_path, settings, address):

@@ -87,6 +87,7 @@ def reloadable(tmp_path_factory):
         yield made
 
 
+@pytest.mark.thorough
 def test_every_worker_swaps_and_no_request_fails(reloadable):
     first = reloadable.client.get("/model").json()["graph_sha256"]
     with Hammer(reloadable.server.url, authorization=AUTHORIZED["authorization"]) as hammer:
@@ -193,6 +194,7 @@ def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloada
     assert "Traceback" not in reloadable.server.log.read_text()
 
 
+@pytest.mark.thorough
 def test_requests_go_on_while_a_model_loops_in_its_trial_and_a_good_one_follows_at_once(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     environment = {"SGN_MODEL": str(model), "SGN_TRIAL_SECONDS": "1", "SGN_API_TOKEN": TOKEN}

@@ -104,6 +104,7 @@ def figures(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "earlier"}
 
 
+@pytest.mark.thorough
 @with_ray
 def test_a_worker_that_is_killed_under_way_changes_nothing(cluster, judging, whole, tmp_path, capsys, monkeypatch):
     address, folder = cluster
