@@ -362,7 +362,7 @@ def _is_denied(error: Exception) -> bool:
 
 
 def _lacks_credentials(error: Exception) -> bool:
-    """Return whether Google's client has none, or none that are taken. Its error for that may be of any type."""
+    """Return whether an error says that Google's credentials are missing or refused. It may be of any type."""
     return "Could not create a OAuth2 access token" in str(error)
 
 

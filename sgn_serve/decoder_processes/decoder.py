@@ -40,7 +40,7 @@ SMALL_MEMORY = 32 * _MIB
 LARGE_MEMORY = 192 * _MIB
 """Address space that decoding a large picture may take."""
 _BYTES_A_PIXEL_WANTED = 16
-"""More of it for each pixel that a picture becomes."""
+"""Bytes of address space added for each pixel of the network's input."""
 SMALL_FILE = 2 * _MIB
 """A larger file, in bytes, is a large picture without a look at its header."""
 SMALL_CPU_SECONDS = 0.06

@@ -259,7 +259,7 @@ def _parse_measured(text: str, key: str) -> Mapping[str, Any]:
 
 
 def checked_measured(value: Any, key: str) -> Mapping[str, Any]:
-    """Return what was measured of a graph as it is, once it is known to have its share.
+    """Check an entry with measurements of a graph, and return it unchanged.
 
     Args:
         value: The JSON of an entry of the metadata, or of the figures beside the graph.
@@ -319,5 +319,5 @@ def _listed(names: set[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with metadata: messages of our own as they are, others with their type."""
+    """Return a one-line reason for refusing metadata. Only our own ValueErrors go without their type."""
     return one_line(error) if type(error) is ValueError else " ".join(repr(error).split())[:300]
