@@ -218,7 +218,7 @@ class TableProcess:
 
     @property
     def _takes_too_much(self) -> str:
-        return f"reading it takes more than {self._memory >> 20} MB of memory"
+        return f"reading it takes more than {self._memory >> 20} MiB of memory"
 
     def _ended(self) -> ReadingFailed:
         self._connection.close()
@@ -241,7 +241,7 @@ def shortage_of_memory(path: bytes) -> str:
     wanted = _memory(size) + _USUAL_MEMORY
     if limit == resource.RLIM_INFINITY or limit >= wanted:
         return ""
-    return f"ulimit -v allows {limit >> 20} MB, and it may take {wanted >> 20}"
+    return f"ulimit -v allows {limit >> 20} MiB, and it may take {wanted >> 20}"
 
 
 def _memory(size: int) -> int:
