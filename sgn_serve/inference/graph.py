@@ -30,7 +30,7 @@ from sgn_serve.refusals import ServingError, one_line
 MAX_NAME_BYTES = 1024
 """Longest class name, in bytes of UTF-8: every answer carries some of them."""
 MAX_NAMES_BYTES = 512 * 1024
-"""All class names together. The 21,841 of ImageNet-21k take about 400 KB."""
+"""Largest size of all class names together. The 21,841 of ImageNet-21k take about 400 KB."""
 MOST_GRAPH_BYTES = 2 << 30
 """Most bytes of a graph's file. Protocol Buffers, in which ONNX stores it, has no larger messages."""
 MAX_METADATA_BYTES = 64 * 1024

@@ -25,7 +25,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # every other decoder has one; pictures
 _START = 300
 """Bytes that tell the format of a file."""
 _PPM_EXTENSIONS = (b"P0", b"Py")
-"""How files start that only Pillow calls PPM, for its own tests."""
+"""First bytes of files that only Pillow calls PPM, for its own tests."""
 _KEY = "corrections"
 _WHITE = 65535
 

@@ -242,7 +242,7 @@ def _halve(picture: Image.Image, wanted: int) -> None:
 
 @dataclass(frozen=True)
 class _Colours:
-    """How the stored values of a picture become RGB.
+    """The conversion of a picture's stored values to RGB.
 
     Attributes:
         levels: See _levels.
