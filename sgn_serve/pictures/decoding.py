@@ -1,4 +1,4 @@
-"""Decode picture files to float32 arrays (3, H, W) in [0, 1]."""
+"""Decode JPEG and all other picture files to float32 arrays (3, H, W) in [0, 1]."""
 
 from dataclasses import dataclass
 from io import BytesIO
