@@ -11,7 +11,7 @@ _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", def
 
 
 def begin(stage: str) -> None:
-    """Tell whoever listens that a stage begins, and so that the one before it has ended.
+    """Report to the listener, if there is one, that a stage begins. The previous stage has ended then.
 
     Args:
         stage: What is done from now on, such as "capture both passes".

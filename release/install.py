@@ -37,9 +37,9 @@ from training.common.provenance import git_commit
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "install.json"
 FIRST_SECONDS = 1800.0
-"""How long `make serve` may take, which installs packages first."""
+"""Timeout of `make serve`, which installs packages first."""
 END_SECONDS = 60.0
-"""How long a server may take to end."""
+"""Timeout of a server's end."""
 FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "VENV", "PYTHON", "RUNTIME", "HOST")
 """Variables that would take something of this environment along. Those of the service begin with SGN_."""
 TRAINING = ("--arch", "wrn-10-1", "--epochs", "2", "--batch-size", "8", "--run", "mine")

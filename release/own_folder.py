@@ -55,7 +55,7 @@ SMALLEST, LARGEST = 100, 400
 WAYS = {"whole": ("the whole network", ()), "frozen": ("the block and the head alone", ("--freeze-backbone",))}
 """The trained parts in words, and the options for them, by name."""
 READY_SECONDS = 300
-"""How long a service may take to start on a busy machine."""
+"""Timeout of a service's start on a busy machine."""
 
 
 class OwnFolderError(TrainingError):
@@ -64,7 +64,7 @@ class OwnFolderError(TrainingError):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and judged.
+    """Amount of training and judging.
 
     Attributes:
         start_per_class: Photos of each of the other classes, for the network to start from.

@@ -26,7 +26,7 @@ ADAPTIVE = (
 )
 """Attacks of the rows whose rule uses a gradient, beside those."""
 ADAPTIVE_WITHOUT_GRADIENT = ("transfer", STATIC_TRANSFER)
-"""The same of the other defences, whose honest derivative hides nothing."""
+"""Attacks of the rows of the other defences, whose honest derivative hides nothing."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Provider = str | tuple[str, dict[str, str]]
 """An execution provider by ONNX Runtime's name, alone or with its options."""
 
 Spinning = Literal["always", "in a run", "never"]
-"""When idle threads of a session spin, and so keep their cores from others."""
+"""Times at which idle threads of a session spin, and so keep their cores from others."""
 
 CPU = "CPUExecutionProvider"
 

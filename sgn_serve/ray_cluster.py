@@ -39,10 +39,10 @@ _MACHINE_SECONDS = 120.0
 
 
 class RayError(ServingError):
-    """There is no Ray, no such cluster, or none any more. The message, one line, names the fix."""
+    """Ray is not installed, or its cluster cannot be reached or was lost. The message, one line, names the fix."""
 
     exit_status: ClassVar[int] = 2
-    """That of training and judging, so that a lost head ends every command with the same."""
+    """Exit status of training and judging too, so that every command ends alike when the head is lost."""
 
 
 def require_ray() -> None:

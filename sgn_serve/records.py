@@ -16,7 +16,7 @@ AUTO: Literal["auto"] = "auto"
 SelfGradient = bool | Literal["auto"]
 """The state that a request asks for: block on, block off, or AUTO."""
 Mode = Literal["on", "off", "auto"]
-"""The same as a word."""
+"""SelfGradient as a word."""
 
 
 def mode_of(self_gradient: SelfGradient) -> Mode:
@@ -53,7 +53,7 @@ class Prediction(ClassProbability):
 
 
 class Error(BaseModel):
-    """Why a request has no answer."""
+    """The reason for refusing or failing a request."""
 
     code: str = Field(description="a constant for programs, such as not_an_image")
     message: str = Field(description="a sentence for people: what is wrong, and the fix where there is one")

@@ -17,7 +17,7 @@ from sgn_serve.records import AUTO, SelfGradient
 ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
 AUTO_ENGINE = "auto"
-"""Let the service choose one of the two."""
+"""The value by which the service chooses one of the two."""
 ENGINES = (AUTO_ENGINE, ONNX_RUNTIME, OPENVINO)
 
 FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}

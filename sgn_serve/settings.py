@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         2,
         ge=1,
         le=256,
-        description="processes that decode pictures, each with 32 MB of memory for it. A further one, with 192 MB, "
+        description="processes that decode pictures, each with 32 MiB of memory for it. A further one, with 192 MiB, "
         "decodes those that take more, or have more than a megapixel, one at a time. There, at most 8 of different "
         "requests are decoded or wait; more are refused",
     )
@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         ge=1,
         le=10**12,
         description="largest picture, width times height, checked before it is decoded. A format whose decoder takes "
-        "more than 192 MB for so many, such as WebP, reaches that limit of memory earlier",
+        "more than 192 MiB for so many, such as WebP, reaches that limit of memory earlier",
     )
     decode_seconds: Number = Field(
         3.5,

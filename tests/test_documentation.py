@@ -1,6 +1,7 @@
 """The documentation site: it is built strictly, loads nothing from elsewhere, and is written in short sentences."""
 
 import argparse
+import ast
 import functools
 import http.server
 import importlib
@@ -301,6 +302,61 @@ def test_the_reference_has_every_command_of_sgn() -> None:
     assert {command.module for command in COMMANDS.values()} - {"training.command"} <= DESCRIBED.keys()
     shown = INSERT.findall((DOCS / "reference" / "command-lines.md").read_text())
     assert {insert for module, inserts in DESCRIBED.items() for insert in inserts} - set(shown) == {"command-hostile"}
+
+
+def options_of(code: str) -> set[str]:
+    """Return the options that a program's source adds to parsers by name, also where they switch something off."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    return {
+        prefix + str(argument.value).removeprefix("--")
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and str(argument.value).startswith("--")
+        for prefix in (("--", "--no-") if "BooleanOptionalAction" in ast.unparse(call) else ("--",))
+    }
+
+
+def named_options(text: str) -> set[str]:
+    """Return the options that a page names in backticks."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return {
+        option for code in re.findall(r"`([^`]+)`", text) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
+    }
+
+
+OTHERS_OPTIONS = {
+    "--build-arg": "docker build",
+    "--constraint": "pip install",
+    "--data-binary": "curl",
+    "--editable": "pip install",
+    "--head": "ray start",
+}
+"""Options of other programs that pages name, and the program of each."""
+
+
+def test_every_option_that_a_page_names_is_one() -> None:
+    parsers = [importlib.import_module(module).build_parser() for module in DESCRIBED]
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    for folder in ("benchmarks", "deploy", "release", "sgn"):
+        for path in (ROOT / folder).rglob("*.py"):
+            known |= options_of(path.read_text())
+    changelog = ROOT / "CHANGELOG.md"  # it names options of earlier versions too
+    named = {page: named_options(page.read_text()) for page in WRITTEN if page != changelog}
+    assert len(set().union(*named.values())) > 50
+    unknown = {name(page): found - known - OTHERS_OPTIONS.keys() for page, found in named.items()}
+    assert {page: found for page, found in unknown.items() if found} == {}
+    assert not OTHERS_OPTIONS.keys() & known
+    assert set().union(*named.values()) >= OTHERS_OPTIONS.keys()
+
+
+def test_an_option_is_found_as_a_page_and_a_program_write_it() -> None:
+    assert named_options("`sgn x --one=2 a--b --`, --three\n```sh\n--four `--five`\n```\n[`--six-y`](z)") == {
+        "--one",
+        "--six-y",
+    }
+    added = 'p.add_argument("--a", "-b", action=argparse.BooleanOptionalAction)\np.add_argument("c")\nq.add("--d")'
+    assert options_of(added) == {"--a", "--no-a"}
 
 
 def test_an_option_that_is_part_of_another_one_is_missed() -> None:

@@ -206,7 +206,7 @@ def test_nothing_else_opens_the_pictures_of_a_network(project_root: Path) -> Non
     }
     assert opens == {
         "sgn_serve/pictures/decoding.py",
-        "sgn_serve/pictures/jpeg_end.py",
+        "sgn_serve/pictures/unfinished_jpeg.py",
         "benchmarks/classify.py",
         "benchmarks/service/servers/fastapi_server.py",
         "benchmarks/service/servers/litserve_server.py",

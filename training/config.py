@@ -67,7 +67,7 @@ def options_in_words(settings: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that decides the result of a training run besides its pictures.
+    """The configuration of a training run: all that decides its result besides its pictures.
 
     The defaults are the paper's recipe (section 5.1.2) for WRN-28-10 on CIFAR; the rest is common practice.
 

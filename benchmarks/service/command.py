@@ -89,7 +89,7 @@ class Running:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it go on until the block ends, and suspend it then."""
+        """Resume the server for the block, and suspend it afterwards."""
         server.resume(self.process)
         try:
             yield

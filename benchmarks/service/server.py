@@ -94,7 +94,7 @@ def suspend(process: "subprocess.Popen[bytes]") -> None:
 
 
 def resume(process: "subprocess.Popen[bytes]") -> None:
-    """Let a server that was suspended go on."""
+    """Resume a suspended server."""
     for one in _all_of(process):
         with suppress(psutil.NoSuchProcess):
             one.resume()

@@ -72,7 +72,7 @@ TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
 """The network that the costs of presets are counted for: one with a block and ten classes."""
 _ANOTHER = SourceNetwork(SelfGradientNetwork(nn.Identity(), None), "another network", "")
 EVERYTHING = replace(TYPICAL, checkpoint=_ANOTHER, transfer=_ANOTHER, graph_sha256="of a graph")
-"""The same with all that any attack needs, so that each of them can be counted."""
+"""TYPICAL with all that any attack needs, so that each of them can be counted."""
 
 
 def _presets() -> str:

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class CompilerError(ExportError):
-    """No C++ compiler or no GPU, without which nothing can be compiled; the message names the fix."""
+    """A C++ compiler or a GPU is missing, without which nothing can be compiled. The message names the fix."""
 
 
 def save_aot(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path, device: torch.device = CPU) -> None:

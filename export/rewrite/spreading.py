@@ -1,4 +1,4 @@
-"""Leave values that are the same at every pixel as they are where an operator spreads them anyway."""
+"""Remove the expansion of a value to every pixel where the next operator broadcasts anyway."""
 
 from torch import Tensor, fx
 

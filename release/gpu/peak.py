@@ -12,7 +12,7 @@ from torch import Tensor
 from release.gpu.stage import Run, main
 
 ROUNDS = 5
-"""How often each operation is timed."""
+"""Number of times that each operation is timed."""
 CALLS = 10
 """Calls that are timed together."""
 MATRIX = (8192, 256)

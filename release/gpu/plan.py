@@ -72,7 +72,7 @@ def rehearsed(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 
 REHEARSAL = rehearsed(PLAN)
-"""The same stages with tiny work."""
+"""PLAN with tiny work."""
 
 
 def choose(names: Sequence[str]) -> tuple[Stage, ...]:

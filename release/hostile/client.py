@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 FORM = "multipart/form-data; boundary=edge-of-a-hostile-file"
 ANSWER_SECONDS = 120.0
-"""How long an answer is waited for."""
+"""Timeout of an answer."""
 BUSY = 503
 _MOST_TRIES = 40
 

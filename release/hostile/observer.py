@@ -23,11 +23,11 @@ from release.hostile.seeds import seeds
 from release.hostile.server import Server
 
 EVERY_SECONDS = 0.005
-"""Between two looks at the memory."""
+"""Pause between two readings of the memory."""
 BUCKET_SECONDS = 0.02
-"""Peaks are told for spans of this length."""
+"""Length of the spans for which peaks are reported."""
 SMALL_EVERY_SECONDS = 0.03
-"""Between the answer to a small picture and the next one."""
+"""Pause between the answer to a small picture and the next request."""
 _PROC = Path("/proc")
 _MEGABYTE = 1e6
 

@@ -19,7 +19,7 @@ MOST_STEPS = 12
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file is made.
+    """A recipe for a file: one that exists, and the mutations of it.
 
     Attributes:
         file_format: Pillow's name of the format.

@@ -33,7 +33,7 @@ _OUT_OF_RANGE = "the input's numbers must lie from 0 to 1: divide pixels by 255,
 
 @dataclass(frozen=True)
 class WantedOutput:
-    """How an output is wanted.
+    """A request for one output.
 
     Attributes:
         binary: Whether in binary, behind the JSON.

@@ -10,7 +10,7 @@ from io import BytesIO
 from starlette.datastructures import FormData, UploadFile
 
 _MAX_PARTS = 5
-"""More parts may be too many, which the general parser refuses."""
+"""Most parts of a form. More may be too many, which the general parser refuses."""
 _LONGEST_VALUE = 1024
 _CONTENT_TYPE = re.compile(r"multipart/form-data; ?boundary=([A-Za-z0-9_-]{1,70})")
 _HEAD = re.compile(

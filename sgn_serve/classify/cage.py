@@ -29,9 +29,9 @@ _LARGE_FILE = 512 * 1024
 _HEAD_BYTES = 1024
 _PACK_SECONDS = 60.0
 _LENIENCE = 2.0
-"""How many times `decode_seconds` of processor time a picture is refused after: load of the machine makes it vary."""
+"""Multiple of `decode_seconds` of processor time after which a picture is refused. Load makes that time vary."""
 _PATIENCE = 10.0
-"""How many times longer than its processor time decoding a picture may take: nobody waits, and the network is busy."""
+"""Timeout of decoding, as a multiple of its limit of processor time. No client waits, and the network takes cores."""
 _FOR_EVER = 1e9
 _TRIES = 5
 _RETRY_SECONDS = 1.0

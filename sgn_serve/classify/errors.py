@@ -9,7 +9,7 @@ from sgn_serve.refusals import ServingError
 _MISSING_PYARROW = 'pyarrow, which is not installed; install it with pip install "self-gradient-networks[classify]"'
 _GOES_ON = "once that is mended, the same command with --resume goes on"
 _NO_THREAD = "can't start new thread"
-"""Python says so where the system has no more memory or threads."""
+"""Python's message where the system has no more memory or threads."""
 
 
 class ClassifyError(ServingError):

@@ -29,7 +29,7 @@ _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _GOOGLE_ENDPOINTS = ("CLOUD_STORAGE_EMULATOR_ENDPOINT", "STORAGE_EMULATOR_HOST")
 """Variables that Google's clients read: that in pyarrow the first, before any option, and most others the second."""
 GCS_RETRIES = timedelta(seconds=10)
-"""How long Google's client repeats what fails. Its own limit is 15 minutes, also where there are no credentials."""
+"""Time for which Google's client repeats what fails. Its own limit is 15 minutes, even without credentials."""
 _GCS_PART_BYTES = 2**20
 
 
@@ -362,7 +362,7 @@ def _is_denied(error: Exception) -> bool:
 
 
 def _lacks_credentials(error: Exception) -> bool:
-    """Return whether Google's client has none, or none that are taken. Its error for that may be of any type."""
+    """Return whether an error says that Google's credentials are missing or refused. It may be of any type."""
     return "Could not create a OAuth2 access token" in str(error)
 
 

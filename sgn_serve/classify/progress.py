@@ -15,7 +15,7 @@ _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 30.0
 """A log file wants few lines, a terminal a live one."""
 _SPEED_SECONDS = 60.0
-"""The speed is that of the last minute: what the files are like may change on the way."""
+"""Seconds over which the speed is measured. Later files may be slower than earlier ones."""
 _SPINNER = "|/-\\"
 _BAR = 20
 

@@ -41,9 +41,9 @@ _USUAL_MEMORY = 1 << 30
 _ROWS_A_BYTE = 1000
 """Rows that a file may have for each of its bytes. More of them are a footer that lies."""
 _PATIENCE = 10.0
-"""How many times longer than its processor time an answer may take."""
+"""Timeout of an answer, as a multiple of its limit of processor time."""
 _END_SECONDS = 5.0
-"""How long a process may take to end once it has closed its socket."""
+"""Timeout of a process's end once it has closed its socket."""
 _MALLOC = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
 """Has pyarrow take what it needs and no more: its own pools reserve a gigabyte of address space first."""
 _NONSENSE = "its reader tells nothing that makes sense"
@@ -218,7 +218,7 @@ class TableProcess:
 
     @property
     def _takes_too_much(self) -> str:
-        return f"reading it takes more than {self._memory >> 20} MB of memory"
+        return f"reading it takes more than {self._memory >> 20} MiB of memory"
 
     def _ended(self) -> ReadingFailed:
         self._connection.close()
@@ -241,7 +241,7 @@ def shortage_of_memory(path: bytes) -> str:
     wanted = _memory(size) + _USUAL_MEMORY
     if limit == resource.RLIM_INFINITY or limit >= wanted:
         return ""
-    return f"ulimit -v allows {limit >> 20} MB, and it may take {wanted >> 20}"
+    return f"ulimit -v allows {limit >> 20} MiB, and it may take {wanted >> 20}"
 
 
 def _memory(size: int) -> int:

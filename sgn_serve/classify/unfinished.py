@@ -113,7 +113,7 @@ class PartsFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let others in. A folder without a manifest is removed: nothing in it is worth keeping."""
+        """Release the folder. One without a manifest is removed: nothing in it is worth keeping."""
         if self._lock is not None:
             if self.path.is_dir() and not (self.path / _MANIFEST).exists():
                 self._remove()

@@ -5,9 +5,9 @@ from collections import deque
 
 
 class Window:
-    """Room for some pictures and for some bytes of their files. Whoever wants room waits in order of arrival.
+    """A semaphore on pictures and on bytes of their files. Waiters are served in order of arrival.
 
-    A wish that is larger than the whole window is granted once the window is empty.
+    A request larger than the whole window is granted once the window is empty.
 
     Args:
         pictures: Most pictures.

@@ -11,7 +11,7 @@ from sgn_serve.decoder_processes.messages import Outcome
 
 
 class End(StrEnum):
-    """Why a decoder process has ended."""
+    """The reason for the end of a decoder process."""
 
     TIME = "time"
     MEMORY = "memory"

@@ -40,7 +40,7 @@ SMALL_MEMORY = 32 * _MIB
 LARGE_MEMORY = 192 * _MIB
 """Address space that decoding a large picture may take."""
 _BYTES_A_PIXEL_WANTED = 16
-"""More of it for each pixel that a picture becomes."""
+"""Bytes of address space added for each pixel of the network's input."""
 SMALL_FILE = 2 * _MIB
 """A larger file, in bytes, is a large picture without a look at its header."""
 SMALL_CPU_SECONDS = 0.06
@@ -162,7 +162,7 @@ class Decoder:
         for means in confined.means():
             metrics.CONFINEMENT.labels(means).set(1)
         logger.info(
-            "pictures are decoded in %d processes, confined by %s: %d MB for each small picture, %d MB for a large one",
+            "pictures are decoded in %d processes, confined by %s: %d MiB for a small picture, %d MiB for a large one",
             len(self.small.processes) + len(self.large.processes),
             confined,
             SMALL_MEMORY // _MIB,
@@ -254,7 +254,7 @@ class Decoder:
             raise self._too_slow()
         if result.lacks_memory:
             raise errors.TooManyPixels(
-                f"decoding the picture takes more than {LARGE_MEMORY // _MIB} MB of memory; send a smaller one"
+                f"decoding the picture takes more than {LARGE_MEMORY // _MIB} MiB of memory; send a smaller one"
             )
         if result.outcome is Outcome.REFUSED:
             raise _refusal(result.text)

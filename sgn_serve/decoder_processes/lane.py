@@ -17,7 +17,7 @@ _SLOW_SECONDS = 1.0
 _NEW_SHARE = 0.2
 """Weight of the newest measurement in the running mean."""
 QUICK_WEIGHT, LONGER_WEIGHT = 5.0, 1.0
-"""Shares of the time that pictures get which may be quick, and those which take longer, while both wait."""
+"""Weights by which quick and longer pictures share the processes while both wait."""
 
 
 @dataclass(frozen=True)

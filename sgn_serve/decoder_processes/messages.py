@@ -29,7 +29,7 @@ LONGEST_TEXT = 4096
 
 
 class Outcome(IntEnum):
-    """How decoding a picture ended, as the decoder process tells."""
+    """The outcome of decoding a picture, as the decoder process reports it."""
 
     PIXELS = 0
     """RGB from 0 to 255 is in the shared memory."""

@@ -60,7 +60,7 @@ class DecoderProcess:
         self._answer: asyncio.Future[Result] | None = None
         self._received = b""
         self._until: float | None = None
-        """When the picture that it decodes must be done, by the event loop's clock."""
+        """Deadline of the picture that it decodes, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._end: End | None = None
         self._alive = True

@@ -14,9 +14,9 @@ class Class(IntEnum):
     """Classes of pictures that wait."""
 
     QUICK = 0
-    """Those that were not tried yet, in files that are not large."""
+    """Pictures that were not tried yet, in files that are not large."""
     LONGER = 1
-    """Those that took longer than a quick one may, or that lie in larger files."""
+    """Pictures that took longer than a quick one may, or that lie in larger files."""
 
 
 @dataclass(frozen=True)

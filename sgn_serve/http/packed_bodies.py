@@ -115,7 +115,7 @@ class _Unpacker:
 
 
 def _refusing(receive: Receive, encodings: list[bytes]) -> Receive:
-    """Return what receives a body as long as it is empty."""
+    """Return a receive function that accepts an empty body and refuses any other."""
 
     async def refused() -> Message:
         message = await receive()

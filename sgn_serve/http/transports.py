@@ -102,7 +102,7 @@ class DeferredHead:
         self._passed_on = False
 
     def write(self, data: bytes) -> None:
-        """Write, or keep what is the head."""
+        """Write to the connection, or hold the data back if it is the head."""
         cycle = self._cycle()
         if self._passed_on or cycle is None or not cycle.response_started:  # "100 Continue" comes before an answer
             self._transport.write(data)

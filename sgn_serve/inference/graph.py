@@ -30,7 +30,7 @@ from sgn_serve.refusals import ServingError, one_line
 MAX_NAME_BYTES = 1024
 """Longest class name, in bytes of UTF-8: every answer carries some of them."""
 MAX_NAMES_BYTES = 512 * 1024
-"""All class names together. The 21,841 of ImageNet-21k take about 400 KB."""
+"""Largest size of all class names together. The 21,841 of ImageNet-21k take about 400 KB."""
 MOST_GRAPH_BYTES = 2 << 30
 """Most bytes of a graph's file. Protocol Buffers, in which ONNX stores it, has no larger messages."""
 MAX_METADATA_BYTES = 64 * 1024
@@ -259,7 +259,7 @@ def _parse_measured(text: str, key: str) -> Mapping[str, Any]:
 
 
 def checked_measured(value: Any, key: str) -> Mapping[str, Any]:
-    """Return what was measured of a graph as it is, once it is known to have its share.
+    """Check an entry with measurements of a graph, and return it unchanged.
 
     Args:
         value: The JSON of an entry of the metadata, or of the figures beside the graph.
@@ -319,5 +319,5 @@ def _listed(names: set[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with metadata: messages of our own as they are, others with their type."""
+    """Return a one-line reason for refusing metadata. Only our own ValueErrors go without their type."""
     return one_line(error) if type(error) is ValueError else " ".join(repr(error).split())[:300]

@@ -13,10 +13,10 @@ from sgn_serve.pictures import (
     icons,
     iso_media,
     jpeg2000,
-    jpeg_end,
     planes,
     png_chunks,
     targa,
+    unfinished_jpeg,
 )
 from sgn_serve.pictures.errors import DamagedImage, UnsupportedPixels
 
@@ -25,7 +25,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # every other decoder has one; pictures
 _START = 300
 """Bytes that tell the format of a file."""
 _PPM_EXTENSIONS = (b"P0", b"Py")
-"""How files start that only Pillow calls PPM, for its own tests."""
+"""First bytes of files that only Pillow calls PPM, for its own tests."""
 _KEY = "corrections"
 _WHITE = 65535
 
@@ -83,11 +83,11 @@ def prepare(file: IO[bytes], formats: tuple[str, ...]) -> PillowFile:
         shortened = png_chunks.without_texts(file.read())
         file.seek(position)
         return PillowFile(file if shortened is None else BytesIO(shortened), formats)
-    if start.startswith(jpeg_end.START):
+    if start.startswith(unfinished_jpeg.START):
         data = file.read()
         file.seek(position)
-        first_scan = jpeg_end.first_scan(data)
-        ended = jpeg_end.with_end(data, first_scan)
+        first_scan = unfinished_jpeg.first_scan(data)
+        ended = unfinished_jpeg.with_end(data, first_scan)
         return PillowFile(file, formats) if ended is None else PillowFile(BytesIO(ended), formats, lacks_end=first_scan)
     if start.startswith(icons.SIGNATURE) and "ICO" in formats:
         largest = icons.largest(file.read())
@@ -154,7 +154,7 @@ def check_end(source: PillowFile) -> None:
         return
     assert isinstance(source.file, BytesIO)
     try:
-        whole = jpeg_end.is_whole(source.file.getvalue(), source.lacks_end)
+        whole = unfinished_jpeg.is_whole(source.file.getvalue(), source.lacks_end)
     except Exception:  # Pillow's decoders raise exceptions of any kind for broken pixels
         whole = False
     if not whole:

@@ -1,4 +1,4 @@
-"""Decode picture files to float32 arrays (3, H, W) in [0, 1]."""
+"""Decode JPEG and all other picture files to float32 arrays (3, H, W) in [0, 1]."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -242,7 +242,7 @@ def _halve(picture: Image.Image, wanted: int) -> None:
 
 @dataclass(frozen=True)
 class _Colours:
-    """How the stored values of a picture become RGB.
+    """The conversion of a picture's stored values to RGB.
 
     Attributes:
         levels: See _levels.

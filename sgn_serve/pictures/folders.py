@@ -16,7 +16,7 @@ _NAMED = 3
 
 
 class Reason(Enum):
-    """Why a file or folder is passed over: in words for one of them, and for several."""
+    """The reason to pass over a file or folder: in words for one of them, and for several."""
 
     HIDDEN_FILE = ("hidden file", "hidden files")
     HIDDEN_FOLDER = ("hidden folder", "hidden folders")

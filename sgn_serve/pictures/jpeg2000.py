@@ -37,7 +37,7 @@ _DIRECT = b"\x00\x00\x00\x00"
 
 @dataclass(frozen=True)
 class Samples:
-    """How the samples of a picture are stored.
+    """The format of a picture's samples.
 
     Attributes:
         depths: Bits of each component's samples.

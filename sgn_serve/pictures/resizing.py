@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 Resize = Literal["stretch", "crop", "pad"]
-"""How a picture of another aspect becomes the network's size.
+"""The fit of a picture of another aspect to the network's size.
 
 stretch: the whole picture, at another aspect.
 crop:    the middle of it, at its own aspect: the shorter side is made to fit and the rest cut off.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 MOST_THREADS_A_CORE = 8
-"""More computing threads than that are a mistake: they wait for each other, and 500 a core take minutes to start."""
+"""Most computing threads for each core. More of them wait for each other, and 500 a core take minutes to start."""
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:

@@ -12,7 +12,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
-"""How glibc shares memory out, by its variables. Whoever sets one keeps their value."""
+"""Variables for glibc's allocator. One that is set already keeps its value."""
 
 
 def set_worker_environment(trusted_proxies: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ PICTURES = 4
 TURNS = 5
 """Turns of each engine that are timed."""
 TIMED_SECONDS = 2.0
-"""No further turn begins after that long: SGN_TRIAL_SECONDS is for both engines together."""
+"""Time after which no further turn begins. SGN_TRIAL_SECONDS is for both engines together."""
 FAR_OFF = 0.25
 """Largest error of an output, as a share of its size. The bundled network's self-gradient has 0.07 in bfloat16, and had
 4 where OpenVINO misread an operator."""

@@ -234,9 +234,9 @@ def test_the_table_tells_what_the_code_does():
     """Sentences of it that other modules decide."""
     rows = {row.variable: row.meaning for row in settings_table()}
     assert f"at most {MAX_WAITING} of different requests" in rows["SGN_DECODERS"]
-    assert f"with {SMALL_MEMORY >> 20} MB of memory" in rows["SGN_DECODERS"]
+    assert f"with {SMALL_MEMORY >> 20} MiB of memory" in rows["SGN_DECODERS"]
     for variable in ("SGN_DECODERS", "SGN_MAX_PIXELS"):
-        assert f"{LARGE_MEMORY >> 20} MB" in rows[variable]
+        assert f"{LARGE_MEMORY >> 20} MiB" in rows[variable]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def valid_only(images: Tensor, attacked: Tensor, eps: float) -> Tensor:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Let no parameter require a gradient: FAB calls backward(), which would add to the gradients of all of them."""
+    """Freeze all parameters in the block: FAB calls backward(), which would add to their gradients."""
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in free:
         parameter.requires_grad_(False)

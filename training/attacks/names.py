@@ -136,7 +136,7 @@ PRESET_MEANING = {
 }
 
 PRESET_CALLS = {"quick": 184, "paper": 684, "autoattack": 13_802, "full": 18_824}
-"""How often each preset calls the network on a picture that withstands everything: 10 classes, a network with a block.
+"""Calls of the network by each preset on a picture that withstands everything: 10 classes, a network with a block.
 
 A test compares them with what training.attacks.registry builds.
 """

@@ -20,7 +20,7 @@ AttackLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (N, classes) and labels (N) to the loss of each image (N), which the attacker raises."""
 
 Start = Literal["image", "uniform", "near"]
-"""Where PGD starts: at the image, at a uniform draw from the ball, or at a normal draw of standard deviation 0.001
+"""The starting point of PGD: the image, a uniform draw from the ball, or a normal draw of standard deviation 0.001
 around the image. The last is for losses that have no gradient at the image."""
 NOISE_SCALE = 2.0
 """Radius of N-FGSM's noise in units of eps, as in its source."""

@@ -5,7 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 View = Literal["full", "held", "first-pass", "block-on", "smooth", "straight-through"]
-"""How an attack's gradients see the network; training.attacks.views has the functions."""
+"""The view of the network whose derivatives an attack follows; training.attacks.views has the functions."""
 
 State = Literal["block on", "block off", "auto", "exported graph"]
 """The target of an attack: the network with its block on, off or on where it is needed, or its exported graph. A column

@@ -45,7 +45,7 @@ def flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """All that the command line, the checks and the documentation say about an option besides its type and default.
+    """The description of an option for the command line, the checks and the documentation, without type and default.
 
     Attributes:
         help: Its effect in words, for --help and the documentation.

@@ -17,7 +17,7 @@ from training.data.class_names import read_class_names
 from training.networks.names import ACTIVATIONS, KNOWN, check_spelling
 
 SUFFIX = ".safetensors"
-"""How the name of a checkpoint ends."""
+"""Ending of a checkpoint's name."""
 
 
 def three_numbers(text: str) -> tuple[float, ...]:
@@ -38,7 +38,7 @@ def three_numbers(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Options:
-    """All that is asked of a conversion.
+    """The options of a conversion.
 
     Raises:
         OptionError: A value is out of range, or does not go with another one.

@@ -11,7 +11,7 @@ IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class Archive:
-    """How a data set lies on the disk.
+    """The place of a data set on the disk.
 
     Attributes:
         folder: Folder that torchvision looks for in --data-root; "" where the files lie there themselves.
@@ -51,7 +51,7 @@ LAYOUT = (
     "expected <data-root>/<class>/<picture>, or <data-root>/train/<class>/<picture> and "
     "<data-root>/test/<class>/<picture>"
 )
-"""How an image folder looks, for messages."""
+"""Layout of an image folder, for messages."""
 
 VALIDATION_AT_MOST = 2000
 """Pictures that are held out for validation of a large data set, where nobody says how many."""

@@ -19,7 +19,7 @@ from training.data.picture_folder import ChooseSize, read_picture_folder
 from training.data.picture_set import DatasetError, PictureSet
 
 _OF_A_SMALL_CLASS = 5
-"""One of so many pictures of a class is held out at most, where nobody says how many."""
+"""Pictures of a class for each one that is held out at most, where nobody says how many."""
 
 
 def load_pictures(

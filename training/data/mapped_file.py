@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.common.devices import gib
 
 FOLDER = Path("runs")
-"""Where the files are. A temporary folder of the system may be in memory itself."""
+"""Folder of the files. A temporary folder of the system may be in memory itself."""
 
 
 class FileSpaceError(Exception):

@@ -19,7 +19,7 @@ from training.networks.self_gradient import SelfGradientNetwork
 CHECKED_PICTURES = 100
 """Pictures that the module must answer as it should before anything is measured."""
 _SUM_OF_PROBABILITIES = 1e-3
-"""How far the sum of probabilities may be from 1. Half precision rounds by as much."""
+"""Largest distance of a sum of probabilities from 1. Half precision rounds by as much."""
 
 
 class JudgeError(TrainingError):

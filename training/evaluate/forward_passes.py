@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 @contextmanager
 def passes_shown(backbone: nn.Module, bar: tqdm) -> Iterator[None]:
-    """Let the bar show how many forward passes there were, every bar.mininterval seconds."""
+    """Show the number of forward passes in the bar, every bar.mininterval seconds."""
     if bar.disable:
         yield
         return

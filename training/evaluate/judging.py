@@ -135,7 +135,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a module is judged, besides its trial.
+    """The options of judging a module, besides its trial.
 
     Attributes:
         path: File that the report is saved to after each attack.

@@ -19,7 +19,7 @@ from training.data.datasets import DATASETS, require_root
 from training.foreign.kind import is_foreign
 
 MODULE_EXAMPLE = "write it like models/my.py:build"
-"""How a value of --module looks, for messages."""
+"""Form of a value of --module, for messages."""
 REPORT = "evaluation.json"
 """The name of a report."""
 PICTURES = 1000
@@ -30,7 +30,7 @@ ELSEWHERE = Path("runs") / "evaluations"
 
 @dataclass(frozen=True)
 class Options:
-    """All that is asked of an evaluation.
+    """The options of an evaluation.
 
     Raises:
         OptionError: A value is out of range.

@@ -11,7 +11,7 @@ WHOLE_FOLDER = "whole_folder"
 """Entry of a report's `about`: whether the pictures are those of a folder that nothing divides into splits."""
 OVERESTIMATED = "robustness likely overestimated"
 AUTO_TOLERANCE = 0.003
-"""How far auto's lowest accuracy may be under the lower of block on and off, for auto to be offered as a default."""
+"""Most by which auto's lowest accuracy may be under that of block on and off, for auto to be offered as a default."""
 
 
 def headline_sentence(report: Report) -> str:

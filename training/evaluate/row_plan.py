@@ -168,7 +168,7 @@ class RowPlan:
         self._by_number = {row.number: row for row in self.rows}
 
     def put_longest_first(self, classes: int) -> None:
-        """Let rows come first that most network calls wait for, and not those that are first in the list.
+        """Order rows by the number of network calls that wait for them, largest first.
 
         Quick batches are left for the end then, so that workers which attack side by side end at about the same time.
 
@@ -191,6 +191,6 @@ class RowPlan:
         return self._by_number[batch.row]
 
     def finished(self) -> Iterator[PlannedRow]:
-        """Give out the rows that are done, each once and in the order of the attacks: none before those ahead of it."""
+        """Yield each finished row once, in the order of the attacks."""
         while self.rows and self.rows[0].is_done:
             yield self.rows.pop(0)

@@ -62,7 +62,7 @@ class LocalRunner:
         return not self._waiting
 
     def submit(self, work: Batch | Check) -> None:
-        """Let a batch or a check be the next one."""
+        """Queue a batch or a check."""
         self._waiting.append(work)
 
     def next(self) -> BatchDone | CheckDone:

@@ -123,7 +123,7 @@ class Match:
 
     @property
     def of_another_size(self) -> bool:
-        """Whether it would be complete, but for the classifier, for pictures of another size."""
+        """Whether it would be complete for pictures of another size. The classifier does not count."""
         others = {name: shapes for name, shapes in self.other_shapes.items() if not _POSITIONS.search(name)}
         if self.missing or self.left_over or len(others) == len(self.other_shapes):
             return False

@@ -12,7 +12,7 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Spelling:
-    """How one kind of program names the tensors of one architecture.
+    """The names that one kind of program gives to the tensors of one architecture.
 
     Attributes:
         title: Whose names they are.

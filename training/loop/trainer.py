@@ -256,7 +256,7 @@ class Trainer:
 
     @property
     def resumption(self) -> str:
-        """Where the same command with --resume goes on, by what is saved; "" while nothing is."""
+        """The point at which --resume would continue, in words. "" before the first save."""
         if self._saved is None:
             return ""
         if self._saved.trained is not None:

@@ -17,7 +17,7 @@ from training.parallel.synchronised import draw_like
 MASKED = (0.1, 0.5)
 """Range of the share of a pattern that noise replaces, drawn for each batch."""
 STEPS_OF_A_PATTERN = 20
-"""How many steps use the same patterns. An epoch begins with new ones, so that resuming finds the same."""
+"""Number of steps that use the same patterns. An epoch begins with new ones, so that resuming finds the same."""
 
 
 def label_patterns(model: SelfGradientNetwork, images: Tensor, eps: float) -> Tensor:

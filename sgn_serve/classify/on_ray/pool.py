@@ -292,7 +292,7 @@ class Pool:
         self._call(member, member.actor.start.remote(self.choice), self._admit)
 
     def _admit(self, member: _Member, started: Started) -> None:
-        """Let a worker in whose rows are those of the first one."""
+        """Admit a worker if everything that its rows depend on equals the first worker's."""
         if self._first is None:
             if started.version != package_version():
                 raise ClassifyError(

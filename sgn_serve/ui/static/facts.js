@@ -178,14 +178,14 @@ function counts({ right_of_all: { pictures, rows }, models }) {
   const titles = names.map((key) => heading(models[key].title));
   const words = (against) => (against === null ? "as they are" : `made to fool ${models[against].title}`);
   return block(
-    "What carries over from one model to another",
+    "Transfer of perturbations between models",
     paragraph(`Number of ${pictures} pictures, the examples among them, that are classified correctly. Recorded, at full strength:`),
     table("counts", ["Pictures", ...titles], rows.map(({ against, right }) => [words(against), ...names.map((key) => `${right[key]}`)])),
   );
 }
 
 function notes(card) {
-  return block("What does not fit this model", ...card.notes.map((note) => element("p", { className: "problem" }, note)));
+  return block("Files that do not fit this model", ...card.notes.map((note) => element("p", { className: "problem" }, note)));
 }
 
 export function disagreementNote(card) {

@@ -134,7 +134,7 @@ async function showPicture(picture, at, signal) {
   byId("original-figure").hidden = !isOwn;
   const shown = isOwn ? "Your picture as the network sees it" : `Example: ${picture.truth}`;
   showImage(byId("picture"), at ? file : picture.seen, at ? `${shown}, perturbed by ${now.inWords(at)}` : shown);
-  byId("picture-caption").textContent = `What the network sees: ${isOwn ? resizing(card) : size(card)}`;
+  byId("picture-caption").textContent = `Input of the network: ${isOwn ? resizing(card) : size(card)}`;
   const what = now.attacked === null ? "noise" : "perturbation";
   const caption = `The ${what}, amplified ×${now.amplification}`;
   byId("perturbation-figure").hidden = !takesPng();

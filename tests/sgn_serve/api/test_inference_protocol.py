@@ -1,4 +1,4 @@
-"""Test the protocol's endpoints without a server. See test_clients for its clients."""
+"""Test the protocol's endpoints without a server. See test_foreign_clients for its clients."""
 
 import asyncio
 import json

@@ -66,14 +66,14 @@ def reader_of():
 
 def test_a_small_file_of_gigabytes_costs_the_rows_that_take_too_much(tmp_path, monkeypatch, reader_of):
     monkeypatch.setattr(table_connection, "MEMORY", 100 * MIB)
-    bomb = [b"\0" * (8 * MIB)] * 16  # together 128 MB, and one of them in the file
+    bomb = [b"\0" * (8 * MIB)] * 16  # together 128 MiB, and one of them in the file
     cells = [*bomb, b"first", b"\0" * (120 * MIB), *[b"."] * 14, b"last"]
     path = write(tmp_path / "t", cells, row_group_size=16, compression="zstd")
     assert os.path.getsize(path) < MIB
     found = contents(reader_of(path), range(33))
     assert found[:16] + found[32:] == [8 * MIB] * 16 + [b"last"]
     # The whole group is lost with it, for its contents are in one page.
-    assert all("damaged from row 16 on (" in str(text) and "MB of memory)" in str(text) for text in found[16:32])
+    assert all("damaged from row 16 on (" in str(text) and "MiB of memory)" in str(text) for text in found[16:32])
 
 
 def test_cells_are_read_in_any_order_and_large_ones_are_told(tmp_path, reader_of):
@@ -167,7 +167,7 @@ def test_a_limit_of_the_shell_is_no_fault_of_the_table(tmp_path, monkeypatch, re
         if size:
             os.truncate(path, size)
         monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit * MIB, limit * MIB))
-        with pytest.raises(ClassifyError, match=rf"\(ulimit -v allows {limit} MB, and it may take {wanted}\)"):
+        with pytest.raises(ClassifyError, match=rf"\(ulimit -v allows {limit} MiB, and it may take {wanted}\)"):
             reader_of(path).cell(0)
 
 

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from release.hostile.seeds import tiff
 from release.hostile.structures import png_chunk
-from sgn_serve.pictures import decoding, jpeg_end
+from sgn_serve.pictures import decoding, unfinished_jpeg
 from sgn_serve.pictures.decoding import decode
 from sgn_serve.pictures.errors import (
     DamagedImage,
@@ -478,10 +478,10 @@ def test_a_large_jpeg_without_its_end_costs_two_decodings_of_half_its_size(optio
         return load(opened)
 
     monkeypatch.setattr(JpegImageFile, "load", watched)
-    first_scan = jpeg_end.first_scan(whole)
-    ended = jpeg_end.with_end(whole[:-2], first_scan)
+    first_scan = unfinished_jpeg.first_scan(whole)
+    ended = unfinished_jpeg.with_end(whole[:-2], first_scan)
     assert ended == whole
-    assert jpeg_end.is_whole(ended, first_scan)
+    assert unfinished_jpeg.is_whole(ended, first_scan)
     assert set(sizes) == {(600, 450)}
     assert np.array_equal(decode(whole[:-2], SIZE, 10**7), read)
     for cut in (8, 20, 200, 1000, 10_000, len(whole) // 2):  # more than the noise behind it has too

@@ -175,7 +175,7 @@ def test_a_file_of_ones_own_is_shown_as_the_network_sees_it(watched, url, tmp_pa
         for name in ("#original", "#picture")
     ]
     assert sizes == [[320, 160], [32, 32]]
-    expect(page.locator("#picture-caption")).to_have_text("What the network sees: 32 × 32 pixels, stretched")
+    expect(page.locator("#picture-caption")).to_have_text("Input of the network: 32 × 32 pixels, stretched")
     expect(page.get_by_text("Your picture: wide.png")).to_be_visible()
     expect(page.get_by_role("radio", name="cat")).not_to_be_checked()
     check(page, "cat")

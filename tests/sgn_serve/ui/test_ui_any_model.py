@@ -205,7 +205,7 @@ def test_an_own_picture_is_padded_as_the_model_says(browser, wide_url, paths, sh
     with watched_page(browser, wide_url) as watched:
         page = opened(watched.page)
         upload(page, paths[shape])
-        expect(page.locator("#picture-caption")).to_have_text("What the network sees: 64 × 48 pixels, padded")
+        expect(page.locator("#picture-caption")).to_have_text("Input of the network: 64 × 48 pixels, padded")
         seen = sent_picture(watched)
         assert seen.shape == (*WIDE, 3)
         assert seen[0, 0].tolist() == [255, 255, 255]
@@ -231,7 +231,7 @@ def test_a_model_without_anything_asks_for_a_picture_first(browser, bare_url, pa
         assert list(verdicts(page)) == ["This model live"]
         expect(page.locator("#outcome")).to_have_text("This model says red.")
         expect(page.locator("#picture-caption")).to_have_text(
-            "What the network sees: 64 × 48 pixels, its middle, cropped"
+            "Input of the network: 64 × 48 pixels, its middle, cropped"
         )
         assert np.ptp(sent_picture(watched).reshape(-1, 3), axis=0).tolist() == [0, 0, 0], "no padding"
         expect(page.get_by_role("radiogroup")).to_be_hidden()  # there is nothing but noise

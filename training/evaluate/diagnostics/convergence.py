@@ -21,7 +21,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Iteration:
-    """How far each iteration moves, step 1 first; means over pictures.
+    """The distance that each iteration moves, step 1 first; means over pictures.
 
     Attributes:
         epsilon: The theorem's factor.

@@ -21,7 +21,7 @@ STEP_SIZE = 2 / 255
 """Size of the first step. It falls to zero in equal parts, for long steps jump from one clear answer to another."""
 UNIVERSAL_STEPS = 100
 UNIVERSAL_STEP_SIZE = 1 / 255
-"""The same for the universal perturbation."""
+"""STEP_SIZE for the universal perturbation."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class GraphFile:
 
 @dataclass(frozen=True)
 class Subject:
-    """All that batches have in common, as a machine is sent it.
+    """The part of a trial that all batches share, as it is sent to a machine.
 
     Attributes:
         images: Those of the trial: (N, H, W, 3), or (N, 3, H, W) where the trial's are laid out so. Workers of one

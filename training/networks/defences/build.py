@@ -19,7 +19,7 @@ MOST_STEPS = 64
 
 @dataclass(frozen=True)
 class DefenceConfig:
-    """All that tells a defence from the static network in it.
+    """The configuration of a defence, without the static network in it.
 
     Attributes:
         name: One of DEFENCES.
