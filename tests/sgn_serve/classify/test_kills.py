@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from release.kill_classify import ROOT, Outcome, hostile_inputs, kill_runs, main, make_inputs
+from benchmarks.command_line import ROOT
+from release.kill_classify import Outcome, hostile_inputs, kill_runs, main, make_inputs
 
 
 def test_kill_9_at_random_instants_and_resume_gives_the_rows_of_an_uninterrupted_run(tiny, tmp_path):
