@@ -6,7 +6,6 @@ Writes results/bento_size.json. The Bento's service is then loaded in that envir
 needs was left out.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -15,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.errors import BenchmarkError
-from sgn_serve.error_text import say
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "bento_size.json"
 LARGEST = 10
 
@@ -79,18 +77,15 @@ def _run(command: Sequence[str], folder: Path | None = None) -> str:
     return done.stdout
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.bento_size", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/bento_size.json)")
+    parser = command_parser("benchmarks.bento_size", __doc__)
+    add_out(parser, RESULT)
     arguments = parser.parse_args(command_line)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        result = {"command": "python -m benchmarks.bento_size", **measure(latest_bento(), Path(folder))}
+    write_result(arguments.out, result)
     print(json.dumps({name: value for name, value in result.items() if name != "requirements"}, indent=1))
     return 0
 

@@ -6,8 +6,6 @@ Writes results/block_cost.json. It holds the best latency of many alternating ca
 It also holds how long the graph takes to load, from the file to a network that can answer.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import sys
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from benchmarks.command_line import ROOT, command_parser, errors_told, thread_count, write_result
 from benchmarks.provenance import commit
 from sgn_serve.error_text import say
 from sgn_serve.inference.classifier import Classifier
@@ -27,7 +26,7 @@ from sgn_serve.markdown import table
 from sgn_serve.settings import BUNDLED_MODEL
 
 LOADS = 10
-RESULT = Path(__file__).parents[1] / "results" / "block_cost.json"
+RESULT = ROOT / "results" / "block_cost.json"
 
 
 def latency_ms(classifier: Classifier, batch: int, repeats: int) -> dict[str, float]:
@@ -54,13 +53,14 @@ def load_ms(model: Path, threads: int, repeats: int = LOADS) -> dict[str, float]
     return {"best": round(min(times[1:])), "median": round(statistics.median(times[1:])), "first": round(times[0])}
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.block_cost", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.block_cost", __doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=50, help="calls per batch size and block state")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of one call")
+    parser.add_argument("--threads", type=thread_count, default=2, help="CPU threads of one call")
     options = parser.parse_args(arguments)
     try:
         graph = read_graph(options.model)
@@ -86,8 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         result["latency"][str(batch)] = latency_ms(classifier, batch, options.repeats)
     rows = [[batch, *map(str, figures.values())] for batch, figures in result["latency"].items()]
     print(table(("batch", "block on, ms", "block off, ms", "ratio"), rows, "rrrr"))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULT, result)
     return 0
 
 

@@ -9,7 +9,6 @@ files of 12 megapixels are compared with processes that decode them with Pillow 
 All alternate over the rounds. The memory is that of the command and of its processes, over links to few files.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -30,6 +29,7 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.classify.chunks import AT_ONCE, ChunkClassifier
 from sgn_serve.classify.formats import FORMATS
@@ -46,7 +46,7 @@ from sgn_serve.serving.engine_choice import FLOAT32, start_chosen
 from sgn_serve.setting_types import ONNX_RUNTIME
 from sgn_serve.settings import Settings, current_settings
 
-RESULT = Path(__file__).parents[1] / "results" / "classify.json"
+RESULT = ROOT / "results" / "classify.json"
 CHUNK = 1024
 LARGE = (4000, 3000)
 AIMS = {"PNG files on the engine that is chosen": ("small", 0.95), "JPEG files": ("large", 0.8)}
@@ -351,14 +351,15 @@ def _small_parts(result: dict[str, Any], figure: str, words: str) -> str:
     return "".join(f"\nOn {part['engine']}, {words.format(part[figure])}." for part in parts)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.classify", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.classify", __doc__)
     parser.add_argument("--small", type=int, default=16384, help="PNG files (default: %(default)s)")
     parser.add_argument("--large", type=int, default=256, help="JPEG files of 12 megapixels (default: %(default)s)")
     parser.add_argument("--links", type=int, default=200_000, help="inputs of the measurement of memory; 0 for none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify.json)")
+    add_out(parser, RESULT, "file to write")
     options = parser.parse_args(arguments)
     settings = current_settings()
     result: dict[str, Any] = {
@@ -372,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     def save(**measured: dict[str, Any]) -> None:
         """Write what is measured so far: a fault in a later part costs nothing of it."""
         result.update(measured)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,7 +6,6 @@ Writes results/families.json after every family. A run that was interrupted goes
 anew. Weights are random: they change neither the time nor whether a network can be exported.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -21,21 +20,20 @@ import numpy as np
 import onnx.utils
 import torch
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.untrained import untrained_network
 from export.errors import ExportError
 from export.exporter import export_onnx
-from sgn_serve.error_text import say
 from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS
 from sgn_serve.markdown import table
 from sgn_serve.onnx_runtime import start_session
 from training.checkpoint import save_checkpoint
-from training.common.files import write_atomically
 from training.networks.errors import ArchitectureError
 from training.networks.timm_networks import timm_input_size
 
-RESULT = Path(__file__).parents[1] / "results" / "families.json"
+RESULT = ROOT / "results" / "families.json"
 FAMILIES = (
     "resnet18",
     "resnext50_32x4d",
@@ -156,12 +154,13 @@ def families_table(result: dict[str, Any]) -> str:
     return table(header, rows, "lrlrrr")
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.families", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.families", __doc__)
     parser.add_argument("families", nargs="*", default=FAMILIES, help="networks of timm (default: one of each family)")
     parser.add_argument("--again", action="store_true", help="measure families that the result has already")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the file to write (default: %(default)s)")
+    add_out(parser, RESULT, "the file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     result = read(options.out)
@@ -170,20 +169,15 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: is in {options.out} already; measure it anew with --again")
             continue
         print(f"{name} ...", flush=True)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                row = measure(name, Path(folder))
-        except BenchmarkError as error:
-            say(f"error: {error}")
-            return error.exit_status
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure(name, Path(folder))
         row["git_commit"] = commit()
         row["processor"] = processor()  # a run may go on on another machine
         row["load_average"] = round(os.getloadavg()[0], 1)
         result["families"][name] = row
         result.update(command="python -m benchmarks.families", threads=1, rounds=ROUNDS)
         result["versions"] = versions(("torch", "timm", "onnx", "onnxscript", "onnxruntime"))
-        options.out.parent.mkdir(exist_ok=True)
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+        write_result(options.out, result)
     print(families_table(result))
     return 0
 

@@ -30,13 +30,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.error_text import say, system_errors_as
+from sgn_serve.error_text import system_errors_as
 from sgn_serve.markdown import table
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "judging_on_ray.json"
 ONE_PROCESS, ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = "one process", "one worker", "two workers", "two processes"
 WAYS = {
@@ -181,13 +181,13 @@ def shown(result: dict[str, Any]) -> str:
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.judging_on_ray", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.judging_on_ray", __doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="image folder with test/<class>/")
     parser.add_argument("--pictures", type=int, default=200, help="test pictures (default: %(default)s)")
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), help="default: quick apgd-ce apgd-t")
     parser.add_argument("--batch", type=int, default=10, help="pictures of a task (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over the four ways (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/judging_on_ray.json)")
+    add_out(parser, RESULT)
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
     options.command = shlex.join(["python", "-m", "benchmarks.judging_on_ray", *given])
@@ -227,11 +227,12 @@ def measure(options: argparse.Namespace, new: dict[str, Any]) -> dict[str, Any]:
                     digests.append(digest_of(Path(folder) / f"{way}.json"))
                     result["same_answers"] = len({one for each in result["answers"].values() for one in each}) == 1
                 result["ratios"] = summary(result["seconds"])
-                options.out.write_text(json.dumps(result, indent=1) + "\n")
+                write_result(options.out, result)
                 print(f"round {number + 1}, {WAYS[way]}: {seconds:.0f} s", flush=True)
     return result
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse(command_line)
@@ -247,11 +248,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "answers": {},
         "same_answers": True,
     }
-    try:
-        result = measure(options, result)
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    result = measure(options, result)
     print(seconds_table(result))
     print(json.dumps(result["ratios"]))
     return 0

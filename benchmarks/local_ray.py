@@ -8,12 +8,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from benchmarks.command_line import ROOT
 from benchmarks.errors import BenchmarkError
 
 START_SECONDS = 120.0
-_ROOT = Path(__file__).parents[1]
 _HOST = "127.0.0.1"
 _STARTED = b"will now block forever"
 """Line that `ray start --block` says once it has written down the address of the head for --ray auto."""
@@ -80,11 +79,11 @@ def _node(options: Sequence[str], environment: Mapping[str, str]) -> Iterator[No
         # Ray gives its workers a niceness of 15. Beside other work they would get a fortieth of a core.
         "RAY_worker_niceness": "0",
         **environment,
-        "PYTHONPATH": str(_ROOT),  # the workers import this package from where it is
+        "PYTHONPATH": str(ROOT),  # the workers import this package from where it is
     }
     with (
         tempfile.TemporaryFile() as told,
-        subprocess.Popen(command, cwd=_ROOT, env=variables, stdout=told, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(command, cwd=ROOT, env=variables, stdout=told, stderr=subprocess.STDOUT) as process,
     ):
         try:
             ends = time.monotonic() + START_SECONDS

@@ -10,7 +10,6 @@ The last row is the float32 graph beside the checkpoint, rounded to bfloat16 by 
 where it can. `python -m release.auto --publish` puts its shares among the figures beside the graph.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit, processor, versions
 from export.bf16_agreement import measure_bf16
 from export.check.pictures import PicturesError
@@ -32,7 +32,6 @@ from sgn_serve import markdown
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
 SERVED = "onnx on OpenVINO, bf16"
@@ -112,16 +111,17 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown.table(header, lines, "lrrrr")
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.precisions", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.precisions", __doc__)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures like those trained on")
     parser.add_argument("--count", type=int, default=Reduced.pictures, help="how many of them")
     parser.add_argument("--ckpt", type=Path, default=BUNDLED, help="model.safetensors (default: the bundled one)")
     parser.add_argument(
         "--served", action="store_true", help="measure the last row alone, and keep the others of --out"
     )
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/precisions.json)")
+    add_out(parser, RESULT)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         except PicturesError as error:
             say(f"error: {error}")
             return 2
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)
     print(table(result["rows"]))
     return 0
 

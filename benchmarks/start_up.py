@@ -5,23 +5,19 @@
 Writes results/start_up.json: the least of several times of each, from the start of the process to its end.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from sgn.command import COMMANDS
-from sgn_serve.error_text import say
 from sgn_serve.markdown import table
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "start_up.json"
 REFUSALS = (
     ("train", "--data", "photos", "--epochs", "1.5"),
@@ -73,17 +69,14 @@ def start_up_table(result: dict[str, Any]) -> str:
     )
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.start_up", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.start_up", __doc__)
     parser.add_argument("--rounds", type=int, default=10, help="times of each command; the least one counts")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/start_up.json)")
+    add_out(parser, RESULT)
     arguments = parser.parse_args(command_line)
-    try:
-        seconds = measure(arguments.rounds)
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    seconds = measure(arguments.rounds)
     result = {
         "command": "python -m benchmarks.start_up",
         "versions": versions(("bentoml",)),
@@ -94,7 +87,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "rounds": arguments.rounds,
         "seconds": seconds,
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.out, result)
     print(start_up_table(result))
     return 0
 

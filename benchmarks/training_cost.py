@@ -7,33 +7,31 @@ one-step self-gradient step to PGD-10's. The ratio is taken within each round, w
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
 from sgn_serve import markdown
 from sgn_serve.error_text import say
 from training.checkpoint import BlockConfig
 from training.common.devices import device_name
-from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.config import TrainConfig
 from training.hardware import hardware_precision
 from training.methods import build_method
 from training.options import recipe_defaults
 
-RESULT = Path(__file__).parents[1] / "results" / "training_cost.json"
+RESULT = ROOT / "results" / "training_cost.json"
 REFERENCE = "PGD-10"
 ONE_STEP = "self-gradient, one step"
 METHODS: dict[str, dict[str, Any]] = {
@@ -131,7 +129,7 @@ def summary(seconds: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.training_cost", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.training_cost", __doc__)
     parser.add_argument("--arch", default="wrn-10-2", help="backbone")
     parser.add_argument("--image-size", type=int, default=32, help="side in pixels")
     parser.add_argument("--batch-size", type=int, default=128, help="pictures a step")
@@ -140,11 +138,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision", choices=("float32", "bf16"), help="default: bf16 where the hardware computes in it"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file")
+    parser.add_argument("--threads", type=thread_count, default=1, help="CPU threads")
+    add_out(parser, RESULT)
     return parser
 
 
+@errors_told
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = build_parser().parse_args(argv)
@@ -155,11 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(arguments.device)
     precision = arguments.precision or hardware_precision(device)
     setting = Setting(arguments.arch, arguments.image_size, arguments.batch_size, precision, device)
-    try:
-        seconds = measure(setting, arguments.rounds)
-    except TrainingError as error:
-        say(f"error: {error}")
-        return 2
+    seconds = measure(setting, arguments.rounds)
     result = {
         "command": "python -m benchmarks.training_cost " + " ".join(sys.argv[1:] if argv is None else argv),
         "arch": setting.arch,
@@ -179,8 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         rows.append([name, row["median_ms"], row["images_per_second"], f"{row['ratio_to_pgd10']} ({low} to {high})"])
     header = ("training step", "ms, median", "images/s", "ratio to PGD-10 (quartiles)")
     print(markdown.table(header, [[str(cell) for cell in row] for row in rows], "lrrr"))
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.out, result)
     print(f"wrote {arguments.out}")
     return 0
 

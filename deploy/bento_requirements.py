@@ -6,7 +6,6 @@
 the packages installed here, so the list is for this Python version and platform.
 """
 
-import argparse
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sgn_serve.command_parser import CommandParser, file_to_write
 from sgn_serve.error_text import say
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +104,9 @@ def _wanted(requirement: Requirement, extras: set[str]) -> bool:
 
 def main() -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m deploy.bento_requirements", description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser("python -m deploy.bento_requirements", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runtime", choices=["cpu", "gpu"], help="which build of ONNX Runtime")
-    parser.add_argument("out", type=Path, help="file to write")
+    parser.add_argument("out", type=file_to_write, help="file to write")
     arguments = parser.parse_args()
     try:
         lines = pinned(serving_requirements(PYPROJECT, arguments.runtime), tested_versions(CONSTRAINTS))

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.command_line import ROOT, add_out, command_parser
 from export.errors import ExportError
 from export.examples import (
     ExamplesError,
@@ -42,7 +43,6 @@ from sgn_serve.graph_format import examples_path, file_sha256
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
 
-ROOT = Path(__file__).parents[1]
 BUNDLED_GRAPH = ROOT / "sgn_serve" / "bundled" / "model.onnx"
 BUNDLED_CHECKPOINT = BUNDLED_GRAPH.with_suffix(".safetensors")
 EXAMPLES = examples_path(BUNDLED_GRAPH)
@@ -155,16 +155,12 @@ def load_targets(served: Path, standard: Path) -> dict[str, Target]:
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        "python -m release.adversarial_examples", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = command_parser("release.adversarial_examples", __doc__)
     parser.add_argument(
         "--ckpt", type=Path, default=BUNDLED_CHECKPOINT, help="the model that is served (default: the bundled one)"
     )
     parser.add_argument("--plain", type=Path, required=True, help="checkpoint of a standard-trained network")
-    parser.add_argument(
-        "--out", type=Path, default=EXAMPLES, help="the file (default: sgn_serve/bundled/model.examples.json)"
-    )
+    add_out(parser, EXAMPLES, "the file")
     return parser.parse_args(command_line)
 
 

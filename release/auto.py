@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
 from sgn_serve.confidence import interval_95
@@ -35,7 +36,6 @@ from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
-from training.common.files import write_atomically
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
 from training.data.batches import to_float
@@ -48,7 +48,6 @@ from training.evaluate.measuring import Trial
 from training.evaluate.report import Report, saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
-ROOT = Path(__file__).parents[1]
 CHECKPOINT = BUNDLED / "model.safetensors"
 RESULT = ROOT / "results" / "auto.json"
 JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
@@ -157,24 +156,25 @@ def judged_before(chosen: PictureSet, test: PictureSet, judged: dict[str, Any]) 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.auto", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.auto", __doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument(
         "--pictures", type=int, default=200, help="test pictures that are attacked (default: %(default)s)"
     )
     parser.add_argument("--pgd-pictures", type=int, default=500, help="test pictures for PGD-20 (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=100, help="pictures at a time (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
+    add_out(parser, RESULT, "where the result goes")
     parser.add_argument("--publish", action="store_true", help="renew the figures beside the bundled graph, and end")
     return parser.parse_args(command_line)
 
 
 def publish() -> None:
     """Write the figures beside the bundled graph anew, the threshold among them."""
-    write_atomically(BUNDLED / "model.json", (json.dumps(summary(), indent=1) + "\n").encode())
+    write_result(BUNDLED / "model.json", summary())
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     options = parse(command_line)
@@ -183,11 +183,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         return 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        measure(options, ["python -m release.auto", *(sys.argv[1:] if command_line is None else command_line)])
-    except TrainingError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    measure(options, ["python -m release.auto", *(sys.argv[1:] if command_line is None else command_line)])
     return 0
 
 
@@ -228,7 +224,7 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
 
     def save(**parts: Any) -> None:
         result.update(parts)
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+        write_result(options.out, result)
 
     model, info = load_checkpoint(CHECKPOINT)
     model.requires_grad_(False)

@@ -15,7 +15,6 @@ It writes:
 - the adversarial examples of the page at /ui.
 """
 
-import argparse
 import csv
 import json
 import shutil
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, command_parser, write_result
 from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
@@ -36,7 +36,6 @@ from training.common.errors import TrainingError
 from training.evaluate.report import FORMAT
 from training.evaluate.saved_report import different_settings
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "bundled"
 BUNDLED = ROOT / "sgn_serve" / "bundled"
 DISAGREEMENT = ROOT / "results" / "disagreement.json"
@@ -295,7 +294,7 @@ def _percent(accuracy: float | None) -> str:
 
 def main() -> int:
     """Run the command line, and return its exit status."""
-    parser = argparse.ArgumentParser("python -m release.bundle", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.bundle", __doc__)
     for name, title in SYSTEMS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="RUN", help=f"run directory: {title}")
     parser.add_argument(
@@ -314,7 +313,7 @@ def main() -> int:
         export += ["--pictures", str(ROOT / "examples"), "--evaluation", str(RESULTS / "self-gradient.json")]
         subprocess.run([sys.executable, *export], check=True, cwd=ROOT)
         figures = summary()
-        (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
+        write_result(BUNDLED / "model.json", figures)
         subprocess.run([sys.executable, "-m", "docs.generator.readme"], check=True, cwd=ROOT)
         examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)

@@ -16,7 +16,6 @@ before. The third knows of the check, and fools the network with as little disag
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
@@ -35,14 +35,12 @@ from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
 from training.derivatives.smooth_surrogate import SmoothSurrogate
 from training.networks.self_gradient import SelfGradientNetwork
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "disagreement.json"
 EPS = 8 / 255
 FALSE_ALARMS = (0.01, 0.05)
@@ -205,7 +203,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.disagreement", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.disagreement", __doc__)
     bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
@@ -217,28 +215,25 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
         "--iterations", type=int, default=100, help="iterations of AutoAttack's runs and of the knowing attacker"
     )
     parser.add_argument("--queries", type=int, default=5000, help="queries of AutoAttack's Square")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
+    add_out(parser, RESULT, "where the result goes")
     return parser.parse_args(command_line)
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     arguments = parse(command_line)
-    try:
-        model, info = load_checkpoint(arguments.ckpt)
-        if model.block is None:
-            raise CheckpointError(f"{arguments.ckpt}: a network without a block, whose answers cannot disagree")
-        if arguments.data_root is None:
-            images, labels = (values[: arguments.pictures] for values in example_pictures())
-        else:
-            pictures = load_pictures(
-                "image-folder", arguments.data_root, "test", info.image_size[0], tuple(info.class_names), info.resize
-            )
-            _, chosen = split_indices(pictures, arguments.pictures, 1)
-            images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]
-    except TrainingError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    model, info = load_checkpoint(arguments.ckpt)
+    if model.block is None:
+        raise CheckpointError(f"{arguments.ckpt}: a network without a block, whose answers cannot disagree")
+    if arguments.data_root is None:
+        images, labels = (values[: arguments.pictures] for values in example_pictures())
+    else:
+        pictures = load_pictures(
+            "image-folder", arguments.data_root, "test", info.image_size[0], tuple(info.class_names), info.resize
+        )
+        _, chosen = split_indices(pictures, arguments.pictures, 1)
+        images, labels = to_float(pictures.images[chosen]), pictures.labels[chosen]
     rows = {}
     for name in arguments.attacks:
         parts = []
@@ -261,8 +256,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "versions": current_versions(),
         "git_commit": commit(),
     }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.out, result)
     for name, row in rows.items():
         successes = row["successful_only"].get("area_under_roc")
         print(f"{name}: area under ROC {row['area_under_roc']}, of the successful ones alone {successes}")

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command_line import ROOT, add_out, command_parser, thread_count, write_result
 from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
@@ -40,7 +41,7 @@ from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
 from training.common.errors import TrainingError
-from training.common.files import check_writable, write_atomically
+from training.common.files import check_writable
 from training.common.provenance import current_versions
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
@@ -49,7 +50,6 @@ from training.evaluate.measuring import Trial, withstood
 from training.evaluate.report import saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "fast_judge.json"
 CHECKPOINT = BUNDLED / "model.safetensors"
 AUTO_ATTACK, FAST = "AutoAttack", "fast"
@@ -285,7 +285,7 @@ def shown(result: Mapping[str, Any]) -> str:
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.fast_judge", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.fast_judge", __doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="checkpoint (default: the bundled one)")
     parser.add_argument("--report", type=Path, help="take AutoAttack's answers from this report, and do not run it")
@@ -293,10 +293,10 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=1000, help="test pictures (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=50, help="pictures at a time (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="begin no further batch after so many minutes")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes (default: results/)")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
+    add_out(parser, RESULT, "where the result goes")
     options = parser.parse_args(command_line)
-    for name in ("pictures", "batch", "threads"):
+    for name in ("pictures", "batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     return options
@@ -366,7 +366,7 @@ def measure(
             compared=compared,
             rows={side: {name: vars(row) for name, row in of_side.items()} for side, of_side in rows.items()},
         )
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+        write_result(options.out, result)
 
     images = to_float(chosen.images).contiguous(memory_format=torch.channels_last)
     trial = Trial(model, images, chosen.labels, eps, SEED, options.batch)

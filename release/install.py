@@ -8,8 +8,6 @@ training is as short as can be, and the judging is one attack. Nothing of this c
 results/install.json gets the commands with their times.
 """
 
-import argparse
-import json
 import os
 import shlex
 import shutil
@@ -26,15 +24,15 @@ from typing import Any
 
 import httpx
 
+from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import processor
 from release.own_folder import CLASSES, FIX, OwnFolderError, Step, classified, stopwatch, wait_until_ready
 from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 from training.common.errors import TrainingError
-from training.common.files import check_writable, write_atomically
+from training.common.files import check_writable
 from training.common.provenance import git_commit
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "install.json"
 FIRST_SECONDS = 1800.0
 """Timeout of `make serve`, which installs packages first."""
@@ -158,9 +156,9 @@ def steps_table(result: Mapping[str, Any]) -> str:
 
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m release.install", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.install", __doc__)
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the clone and its environment")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/install.json)")
+    add_out(parser, RESULT)
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
     try:
@@ -172,7 +170,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             "cores": os.cpu_count(),
             "load_average": round(os.getloadavg()[2], 1),
         }
-        write_atomically(options.out, (json.dumps(about | result, indent=1) + "\n").encode())
+        write_result(options.out, about | result)
     except TrainingError as error:
         say(f"error: {error}")
         return error.exit_status

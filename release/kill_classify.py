@@ -7,7 +7,6 @@ odd names, and those of the corpus that fuzzing the service has left. A run is k
 Then the next one begins, with an output of another format, until there were enough kills.
 """
 
-import argparse
 import json
 import os
 import random
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit, processor, versions
 from release.hostile.corpus import unpack
 from sgn_serve.classify.formats import FORMATS, format_of
@@ -32,7 +32,6 @@ from sgn_serve.classify.rows import COLUMNS
 from sgn_serve.error_text import say
 from sgn_serve.settings import BUNDLED_MODEL
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "classify_kills.json"
 CORPUS = ROOT / "results" / "hostile" / "corpus.tar.xz"
 _CORPUS_SHARE = 4
@@ -246,13 +245,14 @@ def _rows(path: Path, column: str | None) -> int:
     return sum(value is not None for (value,) in rows)
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 where any rows differ."""
-    parser = argparse.ArgumentParser("python -m release.kill_classify", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.kill_classify", __doc__)
     parser.add_argument("--kills", type=int, default=100, help="number of kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="exported graph (default: the bundled one)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="file to write (default: results/classify_kills.json)")
+    add_out(parser, RESULT, "file to write")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seed": options.seed,
         **asdict(outcome),
     }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, result)
     print(f"{outcome.kills} kills, {outcome.equal} of {outcome.runs} runs with the rows of an uninterrupted one")
     return 0 if outcome.equal == outcome.runs else 1
 

@@ -10,7 +10,6 @@ whole network is trained, then the block and the head alone. results/own_folder.
 and the processor time of each, and the figures.
 """
 
-import argparse
 import json
 import os
 import random
@@ -31,6 +30,7 @@ import httpx
 import torch
 from PIL import Image
 
+from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.http.paths import READY
@@ -39,10 +39,9 @@ from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
-from training.common.files import check_writable, write_atomically
+from training.common.files import check_writable
 from training.data.picture_folder import in_test_part
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "own_folder.json"
 CLASSES = ("automobile", "bird", "ship")
 OTHERS = ("airplane", "cat", "deer", "dog", "frog", "horse", "truck")
@@ -345,10 +344,10 @@ def figures_table(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m release.own_folder", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.own_folder", __doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="CIFAR-10 as train/<class>/*.jpg")
     parser.add_argument("--work", type=Path, required=True, help="a new folder for photos, run and graph")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_folder.json)")
+    add_out(parser, RESULT)
     for name, value in asdict(Size()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     options = parser.parse_args(arguments)
@@ -368,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
             "git_commit": commit(),
         }
         result = about | {"size": asdict(size), "ways": ways}
-        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+        write_result(options.out, result)
     except TrainingError as error:
         say(f"error: {error}")
         return error.exit_status

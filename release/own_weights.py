@@ -8,8 +8,6 @@ for the class of the example pictures. The answers are compared with those of th
 results/own_weights.json gets the sizes, the time of each command and the agreement.
 """
 
-import argparse
-import json
 import os
 import shlex
 import sys
@@ -24,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
 from release.own_folder import FIX, OwnFolderError, Step, stopwatch
@@ -31,10 +30,9 @@ from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
 from training.common.errors import TrainingError
-from training.common.files import check_writable, write_atomically
+from training.common.files import check_writable
 from training.data.class_names import CIFAR10_CLASSES
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "own_weights.json"
 EXAMPLES = ROOT / "examples"
 SIDE = 32
@@ -188,10 +186,10 @@ def steps_table(result: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m release.own_weights", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.own_weights", __doc__)
     parser.add_argument("--work", type=Path, required=True, help="a new folder for the file, the checkpoint, the graph")
     parser.add_argument("--pictures", type=int, default=20, help="example pictures to ask about (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/own_weights.json)")
+    add_out(parser, RESULT)
     options = parser.parse_args(arguments)
     # The files of a class follow each other, so every n-th is taken.
     paths = sorted(EXAMPLES.glob("*.png"))
@@ -207,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
             "load_average": round(os.getloadavg()[2], 1),
             "git_commit": commit(),
         }
-        write_atomically(options.out, (json.dumps(about | result, indent=1) + "\n").encode())
+        write_result(options.out, about | result)
     except TrainingError as error:
         say(f"error: {error}")
         return error.exit_status

@@ -6,7 +6,6 @@ It writes results/paired.json. Two networks' accuracies on the same pictures dif
 other does not. A sign test on these pictures tells chance from difference far better than two confidence intervals do.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from benchmarks.command_line import ROOT, command_parser, errors_told, write_result
 from benchmarks.provenance import commit
 from training.attacks.rows import STATES, RowId, State
 from training.common.provenance import current_versions
 from training.evaluate.report import Row, saved_rows
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 RESULT = RESULTS / "paired.json"
 
@@ -181,11 +180,10 @@ def _compare_reports(reports: Mapping[str, Rows], comparison: Comparison) -> dic
     return {**compared, "left_out": [row.title for row in left_out]}
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
-    argparse.ArgumentParser("python -m release.paired", description=(__doc__ or "").splitlines()[0]).parse_args(
-        command_line
-    )
+    command_parser("release.paired", __doc__).parse_args(command_line)
     results = {"comparisons": comparisons(), "of_the_recipe": comparisons(OF_THE_RECIPE)}
     settings = {name: _report(name)["setting"] for name in _reports({**COMPARISONS, **OF_THE_RECIPE})}
     about = {
@@ -198,7 +196,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
             for name, setting in settings.items()
         },
     }
-    RESULT.write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    write_result(RESULT, {**about, **results})
     for name, row in (one for result in results.values() for one in result.items()):
         first, second = (f"{accuracy:.1%}" for accuracy in row["accuracy"])
         print(f"{name}: {first} and {second}, {in_words(row)}")

@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command_line import ROOT, command_parser, thread_count, write_result
 from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.gpu import flops
@@ -47,7 +48,7 @@ from release.referee_rows import (
     WHOLE,
     Contender,
 )
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.command_parser import did_you_mean, folder_to_write
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
 from training.attacks.auto_attack import GradientStage
@@ -71,7 +72,6 @@ from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
 from training.networks.self_gradient import SelfGradientNetwork
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 CHECKPOINT = BUNDLED / "model.safetensors"
 SEED = 1  # the pictures of the bundled network's reports
@@ -200,7 +200,7 @@ def attack_all(
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.referee", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.referee", __doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="checkpoint (default: the bundled one)")
     parser.add_argument("--denoiser", type=Path, help=f"checkpoint of --method {DENOISER}, for the rows that need it")
@@ -214,17 +214,19 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=1000, help="test pictures (default: %(default)s)")
     parser.add_argument("--first", type=int, help="judge the first of these pictures alone (default: all)")
     parser.add_argument("--batch", type=int, default=50, help="pictures at a time (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=thread_count, help="CPU threads (default: all cores)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--runs", type=Path, default=Path("runs/referee"), help="folder of the rows' reports")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")
+    parser.add_argument(
+        "--out", type=folder_to_write, default=RESULTS, help="folder of the results (default: results/)"
+    )
     options = parser.parse_args(command_line)
     given = sys.argv[1:] if command_line is None else command_line
     options.command = shlex.join(["python", "-m", "release.referee", *given])
     missing = [row.name for row in CONTENDERS.values() if getattr(options, row.checkpoint) is None]
     options.left_out = missing if options.rows is None else []
     options.rows = options.rows or [name for name in CONTENDERS if name not in missing]
-    for name in ("pictures", "first", "batch", "threads"):
+    for name in ("pictures", "first", "batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
     if any(beta <= 0 for beta in options.beta):
@@ -407,7 +409,7 @@ def referee(
             attacks={judged.contender.name: [attack.id.title for attack in attacks] for judged, _, attacks in rows},
             rows=[figures(judged, by_name.get(judged.contender.static or "")) for judged in done],
         )
-        write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+        write_result(path, result)
         again = f"The same again:\n\n```sh\n{options.command}\n```\n"
         write_atomically(path.with_suffix(".md"), f"# The referee\n\n{shown(result)}\n\n{again}".encode())
 

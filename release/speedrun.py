@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.command_line import ROOT, command_parser, write_result
 from benchmarks.provenance import commit
 from export.auto_margin import AutoRequest, validation_pictures
 from release.gpu import flops
 from release.recipes import COMMON, RECIPES
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.command_parser import did_you_mean, folder_to_write
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
@@ -35,6 +36,7 @@ from sgn_serve.markdown import table
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main as train
+from training.common.devices import check_threads
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.provenance import current_versions
@@ -43,7 +45,6 @@ from training.data.loading import choose_pictures
 from training.evaluate.measuring import Trial, withstood
 from training.loop.state import load_state
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 ATTACKS = ("apgd-ce", "apgd-t")
 JUDGED = ("clean", *ATTACKS)
@@ -291,7 +292,7 @@ def run(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
 
     def save() -> None:
-        write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
+        write_result(path, rows)
         write_atomically(path.with_suffix(".md"), markdown(rows).encode())
 
     for name in options.recipes:
@@ -323,7 +324,7 @@ def run(options: argparse.Namespace) -> None:
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.speedrun", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.speedrun", __doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="image folder (default: data)")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names of recipes (default: all)")
     parser.add_argument("--minutes", type=float, default=20.0, help="minutes of a core for each (default: 20)")
@@ -334,16 +335,19 @@ def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--training", default="", help="more options of python -m training, in one text")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: results/)")
+    parser.add_argument(
+        "--out", type=folder_to_write, default=RESULTS, help="folder of the results (default: results/)"
+    )
     return parser.parse_args(command_line)
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     options = parse(command_line)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
+        check_threads(options.threads)  # a stored row's number is no concern of this machine
+        if options.threads:
+            torch.set_num_threads(options.threads)
         run(options)
     except TrainingError as error:
         say(f"error: {error}")

@@ -8,7 +8,6 @@ directly after the other, and every second round goes backwards. So a machine th
 alike. Servers that are not being measured are suspended.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -20,16 +19,14 @@ from typing import Any
 
 import psutil
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.server import ended_by_sigterm
 from release.hostile.server import Server, running_server
 from sgn_serve import markdown
-from sgn_serve.error_text import say
-from training.common.files import write_atomically
 from training.common.provenance import git_commit
 
-ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "throughput.json"
 BEFORE, NOW, DEFAULT = "before", "now, ONNX Runtime", "now, default engine"
 CONNECTIONS = (1, 8, 32)
@@ -131,20 +128,17 @@ def _tree(server: Server) -> list[psutil.Process]:
     return [first, *first.children(recursive=True)]
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser("python -m release.throughput", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.throughput", __doc__)
     parser.add_argument("--before", type=Path, required=True, help="checkout of another version")
     parser.add_argument("--rounds", type=int, default=4, help="loads of each server (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each of them is (default: 4)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/throughput.json)")
+    add_out(parser, RESULT)
     options = parser.parse_args(arguments)
-    try:
-        with ended_by_sigterm():
-            connections = measure(options.before, options.rounds, options.seconds)
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    with ended_by_sigterm():
+        connections = measure(options.before, options.rounds, options.seconds)
     result = {
         "command": f"python -m release.throughput --before {options.before.name}",
         "git_commit": commit(),
@@ -154,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seconds": options.seconds,
         "connections": connections,
     }
-    write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+    write_result(options.out, result, indent=2)
     print(throughput_table(result))
     return 0
 

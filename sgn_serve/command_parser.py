@@ -162,6 +162,12 @@ class CommandParser(argparse.ArgumentParser):
         """Print the error, then one line of usage, and end with status 2."""
         self.exit(USAGE_ERROR, f"error: {visible(message)}\n{self._usage_line()}\n")
 
+    def format_help(self) -> str:
+        """Return the help. Options that are required are shown as such, also while bare words are looked for."""
+        for action in self._lifted:
+            action.required = True
+        return super().format_help()
+
     def parse_known_args(  # type: ignore[override]  # argparse's overloads give the namespace's type back
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:

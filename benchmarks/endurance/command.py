@@ -24,13 +24,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.endurance.clients import Clients, Tally
 from benchmarks.endurance.proxy import nginx_is_there, running_nginx
 from benchmarks.endurance.upstream import Upstream
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
-from benchmarks.service.server import ROOT, ended_by_sigterm
+from benchmarks.service.server import ended_by_sigterm
 from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.graph_format import file_sha256
 
@@ -122,14 +123,6 @@ def add_cycle(result: dict[str, Any], tally: Tally, seconds: float) -> None:
     result["seconds"] = round(result["seconds"] + seconds, 1)
 
 
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result, as a whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(new, path)
-
-
 async def run_cycle(number: int, plan: Plan, upstreams: Sequence[Upstream], port: int) -> Tally:
     """Run a cycle: every event at another server, while the clients ask.
 
@@ -197,25 +190,22 @@ def run(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     return result
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 where a request was lost."""
-    parser = argparse.ArgumentParser("python -m benchmarks.endurance", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.endurance", __doc__)
     parser.add_argument("--graph", type=Path, default=BUNDLED, help="exported graph (default: the bundled one)")
     parser.add_argument("--requests", type=int, default=1_000_000, help="requests of all cycles")
     parser.add_argument("--cycles", type=int, default=100, help="cycles of the three events")
     parser.add_argument("--servers", type=int, default=3, help="servers behind nginx, two at least")
     parser.add_argument("--clients", type=int, default=8, help="connections that ask")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/endurance.json)")
+    add_out(parser, RESULT)
     arguments = parser.parse_args(command_line)
     if arguments.servers < 2:
         parser.error("--servers must be at least 2: while one is away, another one answers")
     if min(arguments.requests, arguments.cycles, arguments.clients) < 1:
         parser.error("--requests, --cycles and --clients must be at least 1")
     command = " ".join(["python -m benchmarks.endurance", *(sys.argv[1:] if command_line is None else [])])
-    try:
-        result = run(arguments, command)
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    result = run(arguments, command)
     print(json.dumps(result, indent=1))
     return 1 if result["failures"] else 0

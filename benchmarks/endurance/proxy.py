@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.command_line import ROOT
 from benchmarks.errors import BenchmarkError
-from benchmarks.service.server import POLL_SECONDS, ROOT, free_port
+from benchmarks.service.server import POLL_SECONDS, free_port
 
 CONFIGURATION = ROOT / "deploy" / "nginx"
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"

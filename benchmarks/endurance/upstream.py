@@ -13,10 +13,10 @@ from pathlib import Path
 import onnx
 import psutil
 
+from benchmarks.command_line import ROOT
 from benchmarks.errors import BenchmarkError
 from benchmarks.service.server import (
     POLL_SECONDS,
-    ROOT,
     free_port,
     service_command,
     service_environment,

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from benchmarks.engines import files, matrix_products
 from benchmarks.engines.arithmetic_floor import add_floor, arithmetic
 from benchmarks.engines.auto_mode import Task, auto_table, measure_auto
@@ -40,7 +41,6 @@ from sgn_serve import markdown
 from sgn_serve.error_text import say
 from training.common.errors import first_line
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "engines.json"
 WORKER = "benchmarks.engines.worker"
 REFERENCE = "block off: plain export, ONNX Runtime"
@@ -243,21 +243,15 @@ def run_architecture(
             worker.close()
 
 
-def save(result: Mapping[str, Any], path: Path) -> None:
-    """Write the result as JSON."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-
-
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line, by default the process's."""
-    parser = argparse.ArgumentParser("python -m benchmarks.engines", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.engines", __doc__)
     parser.add_argument(
         "--architectures", nargs="+", default=["wrn-16-2", "wrn-28-10"], metavar="ARCH", help="backbones"
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=15, help="turns of every engine at every batch size")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of one call")
+    parser.add_argument("--threads", type=thread_count, default=os.cpu_count(), help="CPU threads of one call")
     parser.add_argument(
         "--engines", metavar="TEXT", help="time only the rows whose name contains this, and the reference"
     )
@@ -273,7 +267,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pictures", type=int, default=Task.count, help="how many of them")
     parser.add_argument("--attacked", type=int, default=Task.attacked, help="how many of those are attacked too")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/engines.json)")
+    add_out(parser, RESULT)
     return parser.parse_args(arguments)
 
 
@@ -300,11 +294,12 @@ def main_auto(options: argparse.Namespace, command: str) -> int:
         "git_commit": commit(),
         **measured,
     }
-    save(result, options.out)
+    write_result(options.out, result)
     print(auto_table(result["auto"]))
     return 0
 
 
+@errors_told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parse_arguments(arguments)
@@ -318,7 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
         result["floor"] = {"git_commit": commit(), "matrix_product_gflop_per_s": peaks}
         for measured in result["architectures"].values():
             add_floor(measured, peaks, REFERENCE)
-        save(result, options.out)
+        write_result(options.out, result)
         print(ratio_table(result["architectures"]))
         return 0
     engines = [
@@ -343,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
             def keep(measured: dict[str, Any], architecture: str = architecture) -> None:
                 add_floor(measured, peaks, REFERENCE)
                 result["architectures"][architecture] = measured
-                save(result, options.out)
+                write_result(options.out, result)
 
             checkpoint = Path(folder) / f"{architecture}.safetensors"
             files.write_checkpoint(architecture, checkpoint)

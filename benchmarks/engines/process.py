@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT
 from training.common.errors import first_line
-
-ROOT = Path(__file__).parents[2]
 
 
 class AskedProcess:

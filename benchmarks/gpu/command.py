@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu.contenders import (
     CONTENDERS,
@@ -46,12 +47,11 @@ from benchmarks.gpu.contenders import (
 from benchmarks.provenance import commit
 from sgn_serve import markdown
 from sgn_serve.error_text import say
-from training.common.errors import first_line
-from training.common.files import write_atomically
+from training.common.errors import TrainingError, first_line
 from training.common.provenance import current_versions
 from training.networks.self_gradient import SelfGradientNetwork
 
-RESULT = Path(__file__).parents[2] / "results" / "gpu.json"
+RESULT = ROOT / "results" / "gpu.json"
 ONNX_RUNTIME_PRECISIONS = ("float32", "tf32", "fp16")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 NAMES = [*CONTENDERS, ONNX_RUNTIME]
@@ -209,7 +209,7 @@ def ready_device(name: str) -> torch.device:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.gpu", __doc__)
     parser.add_argument("--arch", nargs="+", default=["wrn-16-2", "wrn-28-10"], help="architectures")
     parser.add_argument("--image-size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="batch sizes")
@@ -221,7 +221,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=math.inf, help="start nothing new after so many seconds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file to write")
+    add_out(parser, RESULT, "JSON file to write")
     return parser.parse_args(arguments)
 
 
@@ -280,12 +280,11 @@ def main(arguments: list[str] | None = None) -> int:
                         result["left_out"].setdefault(key, {}).update(left_out)
                         for name in rows:
                             result["left_out"][key].pop(name, None)
-                        options.out.parent.mkdir(exist_ok=True)
-                        write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+                        write_result(options.out, result)
                         print(f"\n{key}\n{table(found)}", flush=True)
                         for name, reason in left_out.items():
                             print(f"left out: {name}: {reason}", flush=True)
-    except BenchmarkError as error:
+    except (BenchmarkError, TrainingError) as error:
         say(f"error: {error}")
         return error.exit_status
     return 0

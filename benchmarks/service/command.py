@@ -32,10 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service import server
-from benchmarks.service.server import ROOT, free_port, service_command, service_environment, wait_until_ready
+from benchmarks.service.server import free_port, service_command, service_environment, wait_until_ready
 from sgn_serve import markdown
 from sgn_serve.error_text import say
 from sgn_serve.telemetry.ledger import STAGES
@@ -365,9 +366,10 @@ def summary(arguments: argparse.Namespace, rounds: Rounds) -> dict[str, Any]:
     }
 
 
+@errors_told
 def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.service", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.service", __doc__)
     parser.add_argument("--graph", type=Path, default=BUNDLED, help="exported graph (default: the bundled one)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="what is measured")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32, 128], help="connections")
@@ -382,18 +384,16 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=6, help="how often every load is measured; the median round counts"
     )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of ONNX Runtime")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/service.json)")
+    parser.add_argument(
+        "--threads", type=thread_count, default=len(os.sched_getaffinity(0)), help="CPU threads of ONNX Runtime"
+    )
+    add_out(parser, RESULT)
     arguments = parser.parse_args(command_line)
     unmatched = set(arguments.batches) - set(arguments.concurrency)
     if unmatched:
         parser.error(f"--batches {sorted(unmatched)[0]} has no such number of connections beside it in --concurrency")
-    try:
-        with server.ended_by_sigterm():
-            rounds = measure_rounds(arguments)
-    except BenchmarkError as error:
-        say(f"error: {error}")
-        return error.exit_status
+    with server.ended_by_sigterm():
+        rounds = measure_rounds(arguments)
     result = {
         "command": " ".join(["python -m benchmarks.service", *(sys.argv[1:] if command_line is None else [])]),
         "graph": str(
@@ -408,8 +408,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         "versions": versions(PACKAGES),
         "git_commit": commit(),
     }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.out, result)
     print(json.dumps(result, indent=1))
     print(f"\nMedian microseconds of a request\n\n{ledger_table(result)}", file=sys.stderr)
     return 0

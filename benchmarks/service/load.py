@@ -5,7 +5,6 @@ measures on a machine that it shares with the server. Run it as a process of its
 benchmarks.service.load`.
 """
 
-import argparse
 import asyncio
 import base64
 import json
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command_line import command_parser
 from sgn_serve.http.access_log import ASK_TIMING
 
 HOST = "127.0.0.1"
@@ -168,7 +168,7 @@ def _percentile_ms(seconds: Any, percentile: float) -> float | None:
 
 def main() -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser("python -m benchmarks.service.load", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("benchmarks.service.load", __doc__)
     parser.add_argument("pictures", type=Path, nargs="+", help="picture files, sent in turn")
     parser.add_argument("--port", type=int, required=True, help="where the server listens")
     parser.add_argument("--concurrency", type=int, required=True, help="connections")

@@ -14,10 +14,10 @@ from types import FrameType
 
 import psutil
 
+from benchmarks.command_line import ROOT
 from benchmarks.errors import BenchmarkError
 from sgn_serve.http.paths import READY
 
-ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.command_line import command_parser
 from benchmarks.provenance import commit
 from release.gpu.plan import ALL, PLAN, SHORTEST_SECONDS, Stage, choose, limit, rehearsed
 from release.gpu.record import NAME, Record
@@ -25,6 +26,7 @@ from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from release.recipes import COSTS
+from sgn_serve.command_parser import folder_to_write
 from sgn_serve.error_text import say
 from sgn_serve.interrupts import INTERRUPTED
 from sgn_serve.termination import TERMINATED, Terminated, terminable
@@ -38,7 +40,7 @@ END_SECONDS = 5.0
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("python -m release.gpu", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.gpu", __doc__)
     parser.add_argument(
         "--minutes", type=float, help="time limit of all stages together (default: 9; 3 in a rehearsal)"
     )
@@ -46,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", help="tar archive of an image folder: train/<class>/<picture>, test/<class>/<picture>"
     )
     parser.add_argument("--dataset-name", default="CIFAR-10 (JPEG copy)", help="the data's name in the figures")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--out", type=folder_to_write, required=True, help="folder for the results")
     parser.add_argument("--rehearse", action="store_true", help="run every stage, tiny, on the CPU")
     parser.add_argument(
         "--stages",

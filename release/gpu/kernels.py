@@ -4,8 +4,9 @@ import shutil
 import sys
 import time
 
+from benchmarks.command_line import ROOT
 from release.gpu.stage import Run, Skip, main
-from release.gpu.supervise import ROOT, supervise
+from release.gpu.supervise import supervise
 
 COMMAND = ("make", "--no-print-directory", "-C", "export/kernels", f"PYTHON={sys.executable}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.common.files import write_atomically
+from benchmarks.command_line import write_result
 
 NAME = "gpu.json"
 FORMAT = "self-gradient-gpu/1"
@@ -61,4 +61,4 @@ class Record:
         self._write(self.read() | fields)
 
     def _write(self, content: dict[str, Any]) -> None:
-        write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
+        write_result(self.path, content)

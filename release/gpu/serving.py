@@ -7,6 +7,7 @@ import time
 import urllib.request
 from typing import Any
 
+from benchmarks.command_line import ROOT
 from benchmarks.service.server import (
     free_port,
     running,
@@ -15,7 +16,6 @@ from benchmarks.service.server import (
     wait_until_ready,
 )
 from release.gpu.stage import Run, Skip, main
-from release.gpu.supervise import ROOT
 
 NEEDED = ("bentoml", "onnxruntime", "onnx", "pydantic", "starlette")
 PROVIDERS = ("cuda", "cpu")

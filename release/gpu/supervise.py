@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.command_line import ROOT
+
 GRACE_SECONDS = 3.0
 """Seconds between the signal to end and the kill."""
 TAIL_LINES = 20

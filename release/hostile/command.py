@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from release.hostile import fuzz, named
@@ -39,7 +40,6 @@ from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.provenance import git_commit
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "results" / "hostile.json"
 WORK = ROOT / "build" / "hostile"
 PACKAGES = ("pillow", "pillow-heif", "numpy", "bentoml", "starlette", "uvicorn", "onnxruntime")
@@ -52,7 +52,7 @@ UNSUPPORTED = 415
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("python -m release.hostile", description=(__doc__ or "").splitlines()[0])
+    parser = command_parser("release.hostile", __doc__)
     parser.add_argument(
         "--files", type=int, default=1000, help="files of each format; 0 measures the named inputs alone"
     )
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--most-gigabytes", type=float, help="memory at which the server is ended (default: half of what is free)"
     )
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (default: results/hostile.json)")
+    add_out(parser, RESULT)
     return parser
 
 
@@ -238,7 +238,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         folder = _beside(arguments.out)
         fuzz.pack_list(arguments.work, folder / "sent.jsonl.xz")
         corpus.pack(folder / "corpus.tar.xz")
-    write_atomically(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
+    write_result(arguments.out, result)
     print("\n\n".join([part for part in (table(result), named_table(result)) if part]))
     lines = exceeded(result)
     print("\n".join(lines) if lines else "every bound holds", file=sys.stderr)

@@ -70,7 +70,7 @@ def test_the_way_is_the_readmes_and_nothing_of_this_environment_is_used(typed, t
 def test_a_folder_that_exists_and_a_command_that_fails_are_errors(tmp_path, capsys):
     assert install.main([f"--work={tmp_path}"]) == 2
     assert "File exists" in capsys.readouterr().err
-    assert install.main([f"--work={tmp_path / 'new'}", f"--out={tmp_path}"]) == 2
+    assert install.main([f"--work={tmp_path / 'new'}", f"--out={__file__}/install.json"]) == 2
     assert not (tmp_path / "new").exists(), "what cannot be written is told before the work"
     with pytest.raises(OwnFolderError, match="false failed; its message is above"):
         install.run(tmp_path, {}, "/usr/bin/false")

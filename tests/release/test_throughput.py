@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from benchmarks.command_line import ROOT
 from benchmarks.errors import BenchmarkError
 from benchmarks.service.server import free_port
 from release import throughput
@@ -59,7 +60,7 @@ def test_a_server_that_answers_with_errors_is_an_error(
 def test_the_service_beside_itself(tmp_path) -> None:
     """The whole way, with this checkout as the one before."""
     out = tmp_path / "throughput.json"
-    arguments = ["--before", str(throughput.ROOT), "--rounds", "1", "--seconds", "0.3", "--out", str(out)]
+    arguments = ["--before", str(ROOT), "--rounds", "1", "--seconds", "0.3", "--out", str(out)]
     assert throughput.main(arguments) == 0
     found = json.loads(out.read_text())["connections"]
     assert set(found) == {"1", "8", "32"}

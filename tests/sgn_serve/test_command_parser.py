@@ -53,6 +53,14 @@ def test_what_is_missing_is_named(parser, capsys):
     assert refusal(parser, capsys, "--method", "trades").startswith("error: the following arguments are required: --w")
 
 
+def test_help_shows_what_is_required(capsys):
+    parser = CommandParser("program")
+    parser.add_argument("--weights", required=True)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert capsys.readouterr().out.startswith("usage: program [-h] --weights WEIGHTS\n")
+
+
 def test_a_path_without_its_option_is_told_with_the_first_that_is_left(capsys):
     parser = CommandParser("program")
     parser.add_argument("--weights", required=True, metavar="FILE")

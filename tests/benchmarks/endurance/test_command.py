@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.command_line import write_result
 from benchmarks.endurance import command
 from benchmarks.endurance.clients import Tally
-from benchmarks.endurance.command import EVENTS, Plan, add_cycle, main, new_result, read_result, write_result
+from benchmarks.endurance.command import EVENTS, Plan, add_cycle, main, new_result, read_result
 from benchmarks.endurance.proxy import nginx_is_there
 from benchmarks.errors import BenchmarkError
 from tests.sgn_serve.tiny_graph import save_tiny_graph

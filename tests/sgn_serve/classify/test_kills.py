@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from release.kill_classify import ROOT, Outcome, hostile_inputs, kill_runs, main, make_inputs
+from benchmarks.command_line import ROOT
+from release.kill_classify import Outcome, hostile_inputs, kill_runs, main, make_inputs
 
 
 @pytest.mark.thorough
