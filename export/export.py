@@ -15,6 +15,7 @@ from export.formats.openvino import require_openvino
 from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
 from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
+from export.output import SystemRefusal
 from export.reduced import Reduced, export_reduced
 from export.stages import begin, told_on_stderr
 from sgn_serve.error_text import say
@@ -70,8 +71,6 @@ def _complete(companions: Companions, kind: FileKind, source: Source, target: Pa
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
         return _fail(f"{error}; {target} itself was written", error.exit_status)
-    except OSError as error:  # the disk may be full
-        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} itself was written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} itself was written", 130)
     return 0
@@ -92,12 +91,10 @@ def export_one(kind: FileKind, source: Source, target: Path, options: argparse.N
     except ExportError as error:
         if error.details():
             print(error.details())
-        made_in_vain = f"; {target} was not written" if error.exit_status == 1 else ""
-        return _fail(f"{error}{made_in_vain}", error.exit_status)
+        made_in_vain = error.exit_status == 1 or isinstance(error, SystemRefusal)
+        return _fail(f"{error}; {target} was not written" if made_in_vain else str(error), error.exit_status)
     except TrainingError as error:
         return _fail(str(error), TrainingError.exit_status)
-    except OSError as error:  # the disk may be full
-        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)
