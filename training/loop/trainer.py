@@ -552,14 +552,15 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
-                self.average.n_averaged.fill_(state["average_steps"] + 1)
-            if self.perturbations is not None:
-                self.perturbations.levels.copy_(state["perturbations"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, for missing parts
             raise TrainerError(
                 f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "
                 "or start again under another --run"
             ) from None
+        if self.average is not None:
+            self.average.n_averaged.fill_(state["average_steps"] + 1)
+        if self.perturbations is not None:
+            self.perturbations.levels.copy_(state["perturbations"])
         self.progress = kept_checkpoint.take_over(
             self.checkpoint_path, self.state_path, self.info, self._kept, self.progress
         )
