@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
+from release.saved_report import read_report
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
@@ -46,7 +47,6 @@ from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
 from training.evaluate.measuring import Trial, withstood
-from training.evaluate.report import saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
@@ -189,14 +189,12 @@ def from_report(path: Path, setting: Mapping[str, Any], attacks: Mapping[str, An
         attacks: AutoAttack's cascade, as auto_attack returns it.
 
     Raises:
-        FastJudgeError: It is no report, one of something else, or lacks one of the four.
+        NoReportError: It is no report.
+        FastJudgeError: It is one of something else, or lacks one of the four.
     """
-    try:
-        report = json.loads(path.read_bytes())
-        found = {one: row for one, row in saved_rows(report).items() if one.state == "block off"}
-        others = [name for name in SAME if report["setting"].get(name) != setting[name]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FastJudgeError(f"--report {path}: no report of training.evaluate ({error}); leave it out") from None
+    report = read_report(path)
+    found = {one: row for one, row in report.rows.items() if one.state == "block off"}
+    others = [name for name in SAME if report.setting.get(name) != setting[name]]
     if others:
         raise FastJudgeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
     rows: dict[str, Row] = {}
@@ -324,6 +322,7 @@ def measure(
     """Run both cascades batch by batch, save after each attack, and return the result.
 
     Raises:
+        NoReportError: The report is none.
         FastJudgeError: The report, or what was saved before, is of something else.
         AttackError: An attack cannot be had.
         WriteError: The result cannot be written.
@@ -390,14 +389,28 @@ def _restore(path: Path, setting: Mapping[str, Any], cascades: Mapping[str, Casc
         return
     try:
         saved = json.loads(path.read_bytes())
-        others = [name for name in setting if saved["setting"].get(name) != setting[name]]
-        rows = {side: {name: Row(**row) for name, row in saved["rows"][side].items()} for side in cascades}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise FastJudgeError(f"{path} is no result of this command; pass another --out, or move it away") from None
+    except (OSError, ValueError):
+        saved = None
+    if not _is_result(saved, cascades):
+        raise FastJudgeError(f"{path} is no result of this command; pass another --out, or move it away")
+    others = [name for name in setting if saved["setting"].get(name) != setting[name]]
     if others:
         raise FastJudgeError(f"{path} differs from this run in {', '.join(others)}; pass another --out")
     for side, cascade in cascades.items():
-        cascade.rows.update(rows[side])
+        cascade.rows.update({name: Row(**row) for name, row in saved["rows"][side].items()})
+
+
+def _is_result(saved: Any, cascades: Iterable[str]) -> bool:
+    """Tell whether a JSON value has the setting and the rows that `measure` saves."""
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(part), dict) for part in ("setting", "rows")):
+        return False
+    sides = [saved["rows"].get(side) for side in cascades]
+    return all(isinstance(rows, dict) and all(map(_is_row, rows.values())) for rows in sides)
+
+
+def _is_row(row: Any) -> bool:
+    kinds = {one.name: one.type for one in fields(Row)}
+    return isinstance(row, dict) and {name: type(value) for name, value in row.items()} == kinds
 
 
 if __name__ == "__main__":

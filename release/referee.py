@@ -47,6 +47,7 @@ from release.referee_rows import (
     WHOLE,
     Contender,
 )
+from release.saved_report import read_report
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
@@ -65,7 +66,7 @@ from training.data.picture_set import PictureSet
 from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Earlier, Report, Row, json_values, saved_rows
+from training.evaluate.report import Earlier, Report, Row, json_values
 from training.evaluate.row_plan import RowPlan
 from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
@@ -290,27 +291,22 @@ def spared_by(
         pictures: How many of the first pictures are judged.
 
     Raises:
-        RefereeError: It is no report, or of another checkpoint or other pictures.
+        NoReportError: It is no report.
+        RefereeError: It is of another checkpoint or other pictures.
     """
-    try:
-        saved = json.loads(path.read_bytes())
-        others = [name for name in SAME if saved["setting"].get(name) != whole[name]]
-        rows, about = saved_rows(saved), dict(saved["about"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RefereeError(
-            f"--report {path}: no report of training.evaluate ({type(error).__name__}); leave it out"
-        ) from None
+    saved = read_report(path)
+    others = [name for name in SAME if saved.setting.get(name) != whole[name]]
     if others:
         raise RefereeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
     taken = {}
     for attack in attacks:
-        row, wanted = rows.get(attack.id), json_values(attack.parameters())
+        row, wanted = saved.rows.get(attack.id), json_values(attack.parameters())
         if row is None or {**row.attack, "survivors_of": None} != {**wanted, "survivors_of": None}:
             continue
         if all(one in wanted["survivors_of"] for one in row.attack["survivors_of"]):
             seconds = row.core_seconds if pictures == len(row.withstood) else None
             taken[attack.id] = Row(row.withstood[:pictures], row.attack, seconds)
-    return taken, [Earlier(about, tuple(taken))] if taken else []
+    return taken, [Earlier(saved.about, tuple(taken))] if taken else []
 
 
 def begun(
