@@ -27,7 +27,7 @@ from training.loop.state import (
     load_state,
     with_saved_defaults,
 )
-from training.options import build_parser, configure
+from training.options import configure, parse
 from training.reproduce.systems import SYSTEMS, Budget
 from training.reproduce.targets import ReproductionError
 
@@ -301,4 +301,4 @@ def _without(arguments: list[str], flags: Sequence[str]) -> list[str]:
 
 def _configuration(arguments: list[str]) -> TrainConfig:
     """Return the configuration of arguments of `python` that train."""
-    return configure(build_parser().parse_args(arguments[2:]), torch.device("cpu"))
+    return configure(parse(arguments[2:]), torch.device("cpu"))
