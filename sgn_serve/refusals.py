@@ -7,7 +7,6 @@ from starting, or a new model from being served; its message is for whoever runs
 from types import MappingProxyType
 from typing import ClassVar
 
-from sgn_serve.error_text import one_line as one_line
 from sgn_serve.error_text import say
 
 CODES = MappingProxyType(

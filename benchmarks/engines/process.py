@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.common.errors import first_line
+from sgn_serve.error_text import first_line
 
 ROOT = Path(__file__).parents[2]
 

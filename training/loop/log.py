@@ -4,7 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from training.common.errors import TrainingError, one_line
+from sgn_serve.error_text import one_line
+from training.common.errors import TrainingError
 from training.common.files import WriteError, write_atomically
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sgn_serve.error_text import one_line
 from training.attacks.views import check_view
 from training.checkpoint import (
     BlockConfig,
@@ -18,7 +19,6 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.common.devices import MIB, gib, peak_memory
-from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
 from training.config import BATCH_SIZE, TrainConfig
 from training.data.batches import Placement, batches, to_float
