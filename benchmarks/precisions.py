@@ -30,7 +30,7 @@ from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
 from sgn_serve import markdown
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
+from sgn_serve.graph_format import GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
-        "checkpoint_sha256": file_sha256(options.ckpt),
+        SHA256_KEY: file_sha256(options.ckpt),
         "versions": versions(("torch", "onnxruntime", "openvino")),
         "processor": processor(),
         "git_commit": commit(),

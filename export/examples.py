@@ -25,7 +25,7 @@ from torch import Tensor
 from export.errors import ExportError
 from export.options import EPS
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, examples_path
+from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, SHA256_KEY, examples_path
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo
@@ -107,7 +107,7 @@ class Target:
             "title": self.title,
             "served": self.served,
             "block": self.block,
-            "checkpoint_sha256": self.sha256,
+            SHA256_KEY: self.sha256,
             "architecture": self.info.architecture,
             "method": self.info.method,
             "attacks": [{"name": attack_title(attack), **attack.parameters()} for attack in self.attacks],
@@ -253,7 +253,7 @@ def describe(
     steps = steps_of(served.info.epsilon or EPS)
     return {
         "format": EXAMPLES_FORMAT,
-        "checkpoint_sha256": served.sha256,
+        SHA256_KEY: served.sha256,
         "source": source,
         "norm": "L-inf",
         "eps": steps / 255,

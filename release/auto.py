@@ -29,7 +29,7 @@ from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter
@@ -207,7 +207,7 @@ def usable(result: dict[str, Any], checkpoint_sha256: str, pgd_pictures: int, at
     Raises:
         AutoError: Other pictures were attacked. That is not thrown away, because it takes longest.
     """
-    if result.get("checkpoint_sha256") != checkpoint_sha256:
+    if result.get(SHA256_KEY) != checkpoint_sha256:
         return {}
     before = result.get("attacked", {}).get("pictures", attacked_pictures)
     if before != attacked_pictures:
@@ -235,7 +235,7 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     test = load_pictures("image-folder", options.data_root, "test", None, info.class_names)
     digest, judged = file_sha256(CHECKPOINT), json.loads(JUDGED.read_text())
     setting = judged["setting"]
-    if setting["checkpoint_sha256"] != digest:
+    if setting[SHA256_KEY] != digest:
         raise AutoError(f"{JUDGED} is of another network than {CHECKPOINT}; judge that one first")
     result = usable(stored, digest, min(options.pgd_pictures, len(test)), min(options.pictures, len(test)))
     if dropped := sorted(name for name in stored.keys() - result.keys() if isinstance(stored[name], dict)):

@@ -29,7 +29,7 @@ from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, file_sha256
+from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common.errors import TrainingError
@@ -114,7 +114,7 @@ def copy_run(name: str, run: Path) -> None:
     report = json.loads(path.read_text())
     if report.get("format") != FORMAT:
         raise BundleError(f"{path} does not say format {FORMAT!r}; run `python -m training.evaluate` again")
-    if report["setting"]["checkpoint_sha256"] != file_sha256(run / "model.safetensors"):
+    if report["setting"][SHA256_KEY] != file_sha256(run / "model.safetensors"):
         raise BundleError(f"{path} is of another checkpoint; run `python -m training.evaluate` again")
     copy_log(name, run)
     shutil.copy(path, RESULTS / f"{name}.json")
@@ -141,7 +141,7 @@ def read_reports() -> dict[str, dict[str, Any]]:
         BundleError: They are not of the same pictures and settings.
     """
     reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SYSTEMS}
-    own = ("checkpoint_sha256", "method", "plain_gradient")
+    own = (SHA256_KEY, "method", "plain_gradient")
     settings = [{k: v for k, v in report["setting"].items() if k not in own} for report in reports.values()]
     if any(different_settings(one, other) for one in settings for other in settings):
         raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
@@ -172,13 +172,13 @@ def summary() -> dict[str, Any]:
         },
     }
     disagreement = json.loads(DISAGREEMENT.read_text())
-    if disagreement["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
+    if disagreement[SHA256_KEY] == figures["setting"][SHA256_KEY]:
         for row in disagreement["attacks"].values():
             for detection in (row, row["successful_only"]):
                 detection.pop("roc", None)  # the curve stays in results/
         figures["disagreement"] = disagreement
     auto = json.loads(AUTO.read_text())
-    if auto["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
+    if auto[SHA256_KEY] == figures["setting"][SHA256_KEY]:
         figures[AUTO_KEY] = auto_figures(auto)
     bf16 = json.loads(PRECISIONS.read_text())["rows"].get(SERVED, {})
     if bf16.get(GRAPH_SHA256_FIELD) == figures[GRAPH_SHA256_FIELD]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from benchmarks.provenance import commit
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
@@ -250,7 +250,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     knowing = KnowingAttack(arguments.iterations)
     result = {
         "command": " ".join(["python -m release.disagreement", *(sys.argv[1:] if command_line is None else [])]),
-        "checkpoint_sha256": file_sha256(arguments.ckpt),
+        SHA256_KEY: file_sha256(arguments.ckpt),
         "pictures": len(images),
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
         "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",

@@ -35,7 +35,7 @@ from release.paired import sign_test
 from release.saved_report import read_report
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
@@ -55,7 +55,7 @@ CHECKPOINT = BUNDLED / "model.safetensors"
 AUTO_ATTACK, FAST = "AutoAttack", "fast"
 CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports
-SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed")
+SAME = (SHA256_KEY, "pictures", "pictures_sha256", "eps", "seed")
 """Settings that a report must share with the run, so that its answers can be compared."""
 
 
@@ -330,7 +330,7 @@ def measure(
     eps, classes = info.epsilon or 8 / 255, len(info.class_names)
     context = Context(eps, has_block=False, classes=classes)
     setting = {
-        "checkpoint_sha256": file_sha256(options.ckpt),
+        SHA256_KEY: file_sha256(options.ckpt),
         "data": info.dataset,
         "pictures": len(chosen),
         "pictures_sha256": chosen.sha256(),

@@ -50,7 +50,7 @@ from release.referee_rows import (
 from release.saved_report import read_report
 from sgn_serve.command_parser import did_you_mean
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
@@ -76,7 +76,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 CHECKPOINT = BUNDLED / "model.safetensors"
 SEED = 1  # the pictures of the bundled network's reports
-SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
+SAME = (SHA256_KEY, "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""
 
 
@@ -264,7 +264,7 @@ def setting_of(
     return {
         "row": contender.name,
         "defence": asdict(DEFENCES[contender.name]) if contender.name in DEFENCES else None,
-        "checkpoint_sha256": file_sha256(source.path),
+        SHA256_KEY: file_sha256(source.path),
         "architecture": source.info.architecture,
         "data": source.info.dataset,
         "pictures": len(chosen),

@@ -61,6 +61,7 @@ from training.convert.options import Options as ConvertOptions
 from training.defend import build_parser as defend_parser
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
+from training.evaluate.report import BLOCK_EFFECT
 from training.networks.self_gradient import SelfGradientNetwork
 from training.options import build_parser as training_parser
 from training.options import variations
@@ -304,7 +305,7 @@ def _frozen_backbone() -> str:
 
 
 def _block_effect() -> str:
-    effect = result("bundled/self-gradient")["block_effect"]
+    effect = result("bundled/self-gradient")[BLOCK_EFFECT]
     rows = [
         ("mean absolute self-gradient, logits per unit of intensity", f"{effect['gradient_mean_abs']:.4f}"),
         ("mean absolute correction of a pixel", f"{255 * effect['correction_mean_abs']:.1f}/255"),

@@ -3,7 +3,7 @@
 from contextlib import ExitStack, closing
 
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.ray_cluster import Cluster
 from sgn_serve.termination import terminable
 from training.common.devices import default_device
@@ -86,7 +86,7 @@ def _ray_runner(prepared: Prepared, options: Options, cluster: Cluster) -> RayRu
     evaluation = prepared.evaluation
     graph = None
     if options.onnx is not None:
-        checkpoint = evaluation.report.setting["checkpoint_sha256"]
+        checkpoint = evaluation.report.setting[SHA256_KEY]
         graph = GraphFile(options.onnx.absolute(), file_sha256(options.onnx), checkpoint)
     size = _task_size(options, cluster)
     subject = pack(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from training.attacks.registry import Context, build_attacks
+from training.attacks.views import plain_is_full
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
 from training.common.devices import device_name
 from training.common.files import check_writable
 from training.common.provenance import current_versions, git_commit, today
-from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import (
     JudgeError,
     as_network,
@@ -30,7 +30,7 @@ from training.evaluate.any_module import (
     module_sha256,
     tensors_sha256,
 )
-from training.evaluate.checklist import Finding
+from training.evaluate.checklist import BOTH_PASSES, Finding
 from training.evaluate.measuring import Trial
 from training.evaluate.options import REPORT, Options, report_place
 from training.evaluate.page import summary
@@ -199,9 +199,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "pictures_sha256": tensors_sha256(trial.images, trial.labels),
         **facts.more,
     }
-    if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
-        # The rows whose view is "held" go through both passes then (views.plain_view).
-        setting["plain_gradient"] = "both passes"
+    setting |= plain_gradient_setting(trial)
     about = {
         "command": run.command,
         "versions": current_versions(),
@@ -211,6 +209,11 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
     }
     names = facts.class_names or tuple(map(str, range(logits.shape[1])))
     return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress, fix=run.fix)
+
+
+def plain_gradient_setting(trial: Trial[SelfGradientNetwork]) -> dict[str, str]:
+    """Return the setting's entry where the rows whose view is "held" go through both passes; none elsewhere."""
+    return {"plain_gradient": BOTH_PASSES} if plain_is_full(trial.model, trial.images) else {}
 
 
 def judge(
