@@ -31,10 +31,11 @@ from export.reduced import AgreementError, Reduced, export_reduced
 from sgn_serve import markdown
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
+from training.common import run_files
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "precisions.json"
-BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+BUNDLED = ROOT / "sgn_serve" / "bundled" / run_files.CHECKPOINT
 SERVED = "onnx on OpenVINO, bf16"
 ROWS = (
     ("openvino", "bf16"),

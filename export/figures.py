@@ -22,8 +22,9 @@ from sgn_serve.graph_format import (
     same_eps,
 )
 from training.checkpoint import CheckpointInfo
+from training.common import run_files
 from training.common.files import write_atomically
-from training.evaluate.options import REPORT, default_folder
+from training.evaluate.options import default_folder
 from training.evaluate.report import BLOCK_EFFECT, FORMAT, Report, saved_rows
 from training.foreign.kind import is_foreign
 
@@ -62,10 +63,10 @@ def find_evaluation(checkpoint: Path, info: CheckpointInfo, named: Path | None =
             finished.
     """
     if named is not None:
-        return _read(named / REPORT if named.is_dir() else named, checkpoint, info)
+        return _read(named / run_files.REPORT if named.is_dir() else named, checkpoint, info)
     folder = default_folder(checkpoint)
     errors = []
-    for path in (folder / REPORT, folder / "report" / REPORT):
+    for path in (folder / run_files.REPORT, folder / "report" / run_files.REPORT):
         try:
             if path.is_file():
                 return _read(path, checkpoint, info)

@@ -34,6 +34,7 @@ from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter
 from training.checkpoint import load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.in_batches import in_batches
@@ -49,7 +50,7 @@ from training.evaluate.report import Report, saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 RESULT = ROOT / "results" / "auto.json"
 JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
 AGREEMENT = 0.998

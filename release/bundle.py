@@ -32,6 +32,7 @@ from sgn_serve.error_text import say
 from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.evaluate.report import FORMAT
 from training.evaluate.saved_report import different_settings
@@ -69,7 +70,6 @@ SHOWN = (
     SQUARE,
 )
 """Rows of the documentation's table; the page of the report has all of them."""
-PAGE = "evaluation.md"
 HEADLINE = "lowest accuracy per picture"
 FIRST = "first"
 EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start": (FIRST,)}
@@ -96,9 +96,9 @@ def copy_log(name: str, run: Path) -> None:
     Raises:
         BundleError: There is no log.
     """
-    need(run / "log.csv", "training")
+    need(run / run_files.LOG, "training")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "log.csv", RESULTS / f"{name}-training.csv")
+    shutil.copy(run / run_files.LOG, RESULTS / f"{name}-training.csv")
 
 
 def copy_run(name: str, run: Path) -> None:
@@ -107,14 +107,14 @@ def copy_run(name: str, run: Path) -> None:
     Raises:
         BundleError: A file is missing, or the report is of another form or another checkpoint.
     """
-    need(run / "model.safetensors", "training")
-    whole = run / "report" / "evaluation.json"
-    path = whole if whole.is_file() else run / "evaluation.json"
+    need(run / run_files.CHECKPOINT, "training")
+    whole = run / "report" / run_files.REPORT
+    path = whole if whole.is_file() else run / run_files.REPORT
     need(path, "training.evaluate")
     report = json.loads(path.read_text())
     if report.get("format") != FORMAT:
         raise BundleError(f"{path} does not say format {FORMAT!r}; run `python -m training.evaluate` again")
-    if report["setting"][SHA256_KEY] != file_sha256(run / "model.safetensors"):
+    if report["setting"][SHA256_KEY] != file_sha256(run / run_files.CHECKPOINT):
         raise BundleError(f"{path} is of another checkpoint; run `python -m training.evaluate` again")
     copy_log(name, run)
     shutil.copy(path, RESULTS / f"{name}.json")
@@ -281,7 +281,7 @@ def readme_table(figures: dict[str, Any]) -> str:
             "† run only on the pictures that withstood the costly rows above: the share that withstood this row too.",
         ]
     if len(shown) < len(every):
-        page = (RESULTS / "self-gradient" / PAGE).relative_to(ROOT).as_posix()
+        page = (RESULTS / "self-gradient" / run_files.PAGE).relative_to(ROOT).as_posix()
         more = f"{len(every) - len(shown)} more attacks, where they were run: [the whole report]({page})."
         text += ["", f"The lowest figures count {more}"]
     if any(fewer):
@@ -308,15 +308,15 @@ def main() -> int:
             copy_run(name, getattr(arguments, name.replace("-", "_")))
         read_reports()  # refused before the export, which takes longer
         BUNDLED.mkdir(parents=True, exist_ok=True)
-        checkpoint = BUNDLED / "model.safetensors"
-        shutil.copy(arguments.self_gradient / "model.safetensors", checkpoint)
+        checkpoint = BUNDLED / run_files.CHECKPOINT
+        shutil.copy(arguments.self_gradient / run_files.CHECKPOINT, checkpoint)
         export = ["-m", "export", "--ckpt", str(checkpoint), "--onnx", str(BUNDLED / "model.onnx")]
         export += ["--pictures", str(ROOT / "examples"), "--evaluation", str(RESULTS / "self-gradient.json")]
         subprocess.run([sys.executable, *export], check=True, cwd=ROOT)
         figures = summary()
         (BUNDLED / "model.json").write_text(json.dumps(figures, indent=1) + "\n")
         subprocess.run([sys.executable, "-m", "docs.generator.readme"], check=True, cwd=ROOT)
-        examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
+        examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / run_files.CHECKPOINT)]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except TrainingError as error:
         say(f"error: {error}")

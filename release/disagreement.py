@@ -35,6 +35,7 @@ from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.data.batches import to_float
@@ -206,7 +207,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser("python -m release.disagreement", description=(__doc__ or "").splitlines()[0])
-    bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+    bundled = ROOT / "sgn_serve" / "bundled" / run_files.CHECKPOINT
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
     parser.add_argument("--data-root", type=Path, help="image folder with test/<class>/ (default: the examples)")

@@ -40,6 +40,7 @@ from sgn_serve.markdown import table
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.provenance import current_versions
@@ -51,7 +52,7 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "fast_judge.json"
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 AUTO_ATTACK, FAST = "AutoAttack", "fast"
 CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports

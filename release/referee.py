@@ -56,6 +56,7 @@ from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.attacks.rows import CLEAN, RowId
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common import run_files
 from training.common.devices import checked_device, device_name
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
@@ -74,7 +75,7 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 SEED = 1  # the pictures of the bundled network's reports
 SAME = (SHA256_KEY, "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""

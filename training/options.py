@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgn_serve.command_parser import CommandParser
+from training.common import run_files
 from training.common.command_line import OptionError, flag
 from training.common.described_options import DescribedOption, add_options, described_options, given_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
@@ -243,9 +244,9 @@ def check_run(folder: Path, *, resume: bool) -> None:
     Raises:
         PathError: It does not, or is not.
     """
-    state = folder / "state.pt"
+    state = folder / run_files.STATE
     if resume:
-        model = folder / "model.safetensors"
+        model = folder / run_files.CHECKPOINT
         if not state.is_file() and model.is_file():
             raise PathError(
                 f"{state}: no such file, so there is nothing to resume; restore it from a copy, or give another --run "
@@ -254,7 +255,7 @@ def check_run(folder: Path, *, resume: bool) -> None:
         if not state.is_file():
             raise PathError(f"{state}: no such file, so there is nothing to resume; leave --resume away to start")
         return
-    for file in (state, folder / "model.safetensors"):
+    for file in (state, folder / run_files.CHECKPOINT):
         if file.exists():
             hint = "add --resume to continue that run, or give" if file == state else "move it away or give"
             raise PathError(f"{file} exists: {hint} another --run")

@@ -10,6 +10,7 @@ from sgn_serve.error_text import say
 from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
 from sgn_serve.termination import terminable
 from training.checkpoint import CheckpointError, CheckpointInfo
+from training.common import run_files
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
@@ -55,7 +56,7 @@ def prepare(options: TrainOptions, config: TrainConfig, device: torch.device, sh
     if options.resume:
         # The default of --epochs is no wish for more of them.
         more_epochs = "epochs" in options.given
-        state = read_state(run_dir / "state.pt", config, more_epochs=more_epochs)
+        state = read_state(run_dir / run_files.STATE, config, more_epochs=more_epochs)
         config = with_saved_defaults(config, TrainConfig.from_dict(state["config"]))
         class_names = tuple(state["data"]["class_names"])
         split = AutomaticSplit.from_values(state["split"]) if "split" in state else split

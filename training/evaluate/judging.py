@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training.attacks.registry import Context, build_attacks
 from training.attacks.views import plain_is_full
+from training.common import run_files
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
 from training.common.devices import device_name
@@ -32,7 +33,7 @@ from training.evaluate.any_module import (
 )
 from training.evaluate.checklist import BOTH_PASSES, Finding
 from training.evaluate.measuring import Trial
-from training.evaluate.options import REPORT, Options, report_place
+from training.evaluate.options import Options, report_place
 from training.evaluate.page import summary
 from training.evaluate.report import FORMAT, Report, Row
 from training.evaluate.run import Evaluation
@@ -123,14 +124,14 @@ class Judgement:
             WriteError: A file cannot be written.
         """
         evaluation, folder = self._evaluation, _named(folder, "page")
-        read_saved(folder / REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
+        read_saved(folder / run_files.REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
         trial = evaluation.trial
         with being_judged(trial.model, trial.images.device, trial.seed):
-            evaluation.path = folder / REPORT
+            evaluation.path = folder / run_files.REPORT
             evaluation.measure_curve()
             self.report.save(evaluation.path)
             evaluation.write_page(folder)
-        return folder / "evaluation.md"
+        return folder / run_files.PAGE
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def judge(
             batch_size=given.get("batch_size", Options.batch_size),
         )
         run = RunOptions(
-            path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
+            path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / run_files.REPORT,
             restarts=given.get("restarts", Options.restarts),
             betas=tuple(given.get("beta", Options.beta)),
             progress=given.get("progress", True),

@@ -14,6 +14,7 @@ from sgn_serve.error_text import say
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.rows import RowId
+from training.common import run_files
 from training.common.files import write_atomically
 from training.evaluate import checks, measuring, plots
 from training.evaluate.attack_bars import AttackBars, OneAfterTheOther, SideBySide, print_above
@@ -169,7 +170,7 @@ class Evaluation:
             plots.convergence(iterations, folder / "convergence.png")
             written.append("convergence.png")
         findings = checklist(self.report)
-        write_atomically(folder / "evaluation.md", page(self.report, findings, written).encode())
+        write_atomically(folder / run_files.PAGE, page(self.report, findings, written).encode())
         return written
 
     def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:

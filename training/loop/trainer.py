@@ -18,6 +18,7 @@ from training.checkpoint import (
     not_finite,
     save_checkpoint,
 )
+from training.common import run_files
 from training.common.devices import MIB, gib, peak_memory
 from training.common.provenance import current_versions, git_commit
 from training.config import BATCH_SIZE, TrainConfig
@@ -173,12 +174,12 @@ class Trainer:
     @property
     def checkpoint_path(self) -> Path:
         """The network of the epoch that is kept."""
-        return self.run_dir / "model.safetensors"
+        return self.run_dir / run_files.CHECKPOINT
 
     @property
     def state_path(self) -> Path:
         """The state to resume from."""
-        return self.run_dir / "state.pt"
+        return self.run_dir / run_files.STATE
 
     def _build_optimizer(self) -> torch.optim.SGD:
         # Weight decay drives the block's output to zero within a few epochs (measured: 8e-6), so the block gets none.
