@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from export.errors import ExportError
-from export.options import EPS
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, SHA256_KEY, examples_path
 from training.attacks import gradient_attack, projected_gradient
@@ -31,6 +30,7 @@ from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit, today
+from training.config import EPS
 from training.data.automatic_split import Part
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet

@@ -14,8 +14,6 @@ ENOUGH_PICTURES = 1000
 """Pictures on which a share of equal answers is measured by default; with fewer it is rough."""
 MIN_AGREEMENT = graph_format.MIN_AGREEMENT
 """Share of pictures that must keep float32's top class in reduced precision, by default."""
-EPS = 8 / 255
-"""Radius of attacks where the checkpoint names none, in units of pixel intensity."""
 REDUCED_PRECISIONS = {"fp16": "float16", "bf16": "bfloat16"}
 """Types of the convolutions besides float32: the names in torch, by the precision's name."""
 

@@ -17,12 +17,13 @@ from export.errors import ExportError
 from export.exporter import naming_layers
 from export.formats.table import FORMATS, Format
 from export.network_passes import passes_of
-from export.options import ENOUGH_PICTURES, EPS, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
+from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
 from export.output import replacing, writing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from export.stages import begin
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
+from training.config import EPS
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 

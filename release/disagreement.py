@@ -38,6 +38,7 @@ from training.checkpoint import CheckpointError, load_checkpoint
 from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
 from training.derivatives.smooth_surrogate import SmoothSurrogate
@@ -45,7 +46,6 @@ from training.networks.self_gradient import SelfGradientNetwork
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "disagreement.json"
-EPS = 8 / 255
 FALSE_ALARMS = (0.01, 0.05)
 ATTACKS = {"pgd": "PGD-20", "autoattack": "AutoAttack", "knowing": "knowing attacker"}
 

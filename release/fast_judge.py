@@ -44,6 +44,7 @@ from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.provenance import current_versions
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -328,7 +329,7 @@ def measure(
         AttackError: An attack cannot be had.
         WriteError: The result cannot be written.
     """
-    eps, classes = info.epsilon or 8 / 255, len(info.class_names)
+    eps, classes = info.epsilon or EPS, len(info.class_names)
     context = Context(eps, has_block=False, classes=classes)
     setting = {
         SHA256_KEY: file_sha256(options.ckpt),

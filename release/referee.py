@@ -61,6 +61,7 @@ from training.common.devices import checked_device, device_name
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.provenance import current_versions, today
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -358,7 +359,7 @@ def referee(
     """
     check_names(options)
     chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
-    context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
+    context = Context(info.epsilon or EPS, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
     device = checked_device(options.device)
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     sources = sources_of(options, model, info)  # on the CPU, where their operations are counted

@@ -221,7 +221,7 @@ def judge(
     module: nn.Module,
     images: Any,
     labels: Any,
-    eps: float = 8 / 255,
+    eps: float = Options.eps,
     attacks: str | Sequence[str] = "quick",
     save: str | PathLike[str] | None = None,
     **options: Unpack[JudgeOptions],

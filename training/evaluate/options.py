@@ -16,6 +16,7 @@ from training.common.command_line import INTENSITY, Option, OptionError
 from training.common.described_options import check_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
 from training.common.given_paths import PathError, require_file
+from training.config import EPS
 from training.data.datasets import DATASETS, require_root
 from training.foreign.kind import is_foreign
 
@@ -95,7 +96,7 @@ class Options:
             hint="without a budget there is only clean accuracy",
             aliases=("--epsilon",),
         ),
-    ] = 8 / 255
+    ] = EPS
     restarts: Annotated[int, Option("restarts of PGD-K and CW-K", minimum=1)] = 1
     beta: Annotated[
         tuple[float, ...],
