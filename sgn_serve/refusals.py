@@ -106,6 +106,7 @@ class ServingError(Exception):
     """
 
     exit_status: ClassVar[int] = 1
+    """docs/explanation/service.md promises 1 of a server that cannot start, so that 2 means a wrong command line."""
 
 
 def refused(error: ServingError, told: str | None = None) -> int:
