@@ -30,6 +30,7 @@ from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS
 from sgn_serve.markdown import table
 from sgn_serve.onnx_runtime import start_session
 from training.checkpoint import save_checkpoint
+from training.common import run_files
 from training.networks.errors import ArchitectureError
 from training.networks.timm_networks import timm_input_size
 
@@ -84,7 +85,7 @@ def measure(architecture: str, folder: Path) -> dict[str, Any]:
         network, info = untrained_network(f"timm:{architecture}", size)
     except ArchitectureError as error:
         return {**row, "refused": str(error)}
-    checkpoint, graph = folder / "model.safetensors", folder / "model.onnx"
+    checkpoint, graph = folder / run_files.CHECKPOINT, folder / "model.onnx"
     save_checkpoint(checkpoint, network.state_dict(), info)
     start = time.process_time()
     try:

@@ -36,6 +36,7 @@ from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.error_text import system_errors_as
 from sgn_serve.markdown import table
+from training.common import run_files
 
 RESULT = ROOT / "results" / "judging_on_ray.json"
 ONE_PROCESS, ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = "one process", "one worker", "two workers", "two processes"
@@ -60,7 +61,7 @@ def plain_network(folder: Path) -> Path:
     from training.checkpoint import load_checkpoint, save_checkpoint
 
     network, info = load_checkpoint(BUNDLED_MODEL.with_suffix(".safetensors"))
-    path = folder / "model.safetensors"
+    path = folder / run_files.CHECKPOINT
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("block.")}
     save_checkpoint(path, state, replace(info, block=None, auto_margin=None, history={}, method="pgd"))
     return path

@@ -30,10 +30,11 @@ from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
 from sgn_serve import markdown
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, file_sha256
+from sgn_serve.graph_format import GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
+from training.common import run_files
 
 RESULT = ROOT / "results" / "precisions.json"
-BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+BUNDLED = ROOT / "sgn_serve" / "bundled" / run_files.CHECKPOINT
 SERVED = "onnx on OpenVINO, bf16"
 ROWS = (
     ("openvino", "bf16"),
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": "python -m benchmarks.precisions --pictures ...",
-        "checkpoint_sha256": file_sha256(options.ckpt),
+        SHA256_KEY: file_sha256(options.ckpt),
         "versions": versions(("torch", "onnxruntime", "openvino")),
         "processor": processor(),
         "git_commit": commit(),

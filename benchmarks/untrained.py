@@ -3,10 +3,11 @@
 import torch
 
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model
+from training.config import EPS
+from training.convert.convert import BLOCK
 from training.networks.self_gradient import SelfGradientNetwork
 
 CLASSES = tuple("0123456789")
-BLOCK = BlockConfig(5, 8 / 255, "rms")
 
 
 def untrained_network(
@@ -30,7 +31,7 @@ def untrained_network(
         std=(0.25, 0.24, 0.26),
         dataset="random pictures",
         method="standard" if block is None else "self-gradient",
-        epsilon=8 / 255,
+        epsilon=EPS,
         block=block,
         seed=0,
     )

@@ -15,10 +15,10 @@ from export.check.verify import GraphRunner
 from export.formats.onnx import annotate_onnx
 from export.formats.openvino import OpenVinoError, require_openvino
 from export.network_passes import passes_of
-from export.options import EPS
-from export.output import replacing
+from export.output import replacing, writing
 from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
 from sgn_serve.openvino_runtime import compile_model
+from training.config import EPS
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
@@ -92,7 +92,7 @@ def store_bf16_agreement(graph: Path, checkpoint: Source, folder: Path, count: i
     """
     found = measure_bf16(graph, checkpoint, folder, count)
     metadata = {**_metadata(graph), BF16_KEY: json.dumps(found)}
-    with replacing(graph, checkpoint.path) as partial:
+    with replacing(graph, checkpoint.path) as partial, writing(graph):
         partial.write_bytes(graph.read_bytes())
         annotate_onnx(partial, metadata)
     chosen = (

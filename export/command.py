@@ -20,6 +20,7 @@ from export.options import (
     PICTURES,
     REDUCED_PRECISIONS,
     SERVED,
+    ExportOptions,
     FileKind,
 )
 from export.output import UNFINISHED
@@ -52,15 +53,12 @@ exit status: 0 written and checked
 """
 
 
-def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) -> ExportOptions:
     """Parse the command line and check that its options fit together.
 
     Args:
         arguments: The arguments. None takes those of the process.
         program: Name of the program in --help and errors.
-
-    Returns:
-        The options; `targets` holds each format to write with its file.
     """
     parser = build_parser(program)
     options = parser.parse_args(arguments)
@@ -68,8 +66,22 @@ def parse_arguments(arguments: list[str] | None = None, program: str = PROGRAM) 
     _check_reduced(parser, options)
     _check_data_root(parser, options)
     _check_examples(parser, options)
-    options.targets = _targets(parser, options)
-    return options
+    return ExportOptions(
+        ckpt=options.ckpt,
+        classes=options.classes,
+        targets=tuple(_targets(parser, options)),
+        pictures=options.pictures,
+        fused=options.fused,
+        precision=options.precision,
+        min_agreement=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
+        agreement_pictures=ENOUGH_PICTURES if options.agreement_pictures is None else options.agreement_pictures,
+        bf16_agreement=options.bf16_agreement,
+        auto_agreement=options.auto_agreement,
+        evaluation=options.evaluation,
+        examples=options.examples,
+        data_root=options.data_root,
+        dataset=options.dataset,
+    )
 
 
 def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
@@ -259,7 +271,7 @@ def _check_examples(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("--examples is for what the service serves: --onnx or --openvino; leave it out")
 
 
-def _check_files(options: argparse.Namespace) -> None:
+def _check_files(options: ExportOptions) -> None:
     """Check what can be told of the files that the command line names without reading tensors.
 
     Raises:

@@ -1,6 +1,5 @@
 """Make what goes with an exported graph in files of its name: its measured figures and its example pictures."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from export.errors import ExportError
 from export.examples import ExamplesWanted, Target, load_candidates, make_examples, own_targets, write_examples
 from export.figures import Evaluation, check_place, find_evaluation, judge_command, stale_figures, write_figures
 from export.network_passes import passes_of
-from export.options import SERVED, FileKind
+from export.options import SERVED, ExportOptions, FileKind
 from export.stages import begin
 from sgn_serve.error_text import say
 from sgn_serve.graph_format import file_sha256
@@ -35,7 +34,7 @@ class Companions:
 
     Args:
         source: The checkpoint, or weights of another program. What is recognised in them is printed.
-        options: The parsed command line.
+        options: What the command line asks for.
         command: The command line as it was given, for the examples' file.
 
     Raises:
@@ -46,7 +45,7 @@ class Companions:
         ExamplesError: Examples cannot be made.
     """
 
-    def __init__(self, source: Source, options: argparse.Namespace, command: str):
+    def __init__(self, source: Source, options: ExportOptions, command: str):
         self._checkpoint = source.path
         model, info = load_network(source)
         passes_of(model)  # a network that cannot be exported is refused before its pictures are loaded
@@ -65,7 +64,8 @@ class Companions:
             say(f"warning: no figures go with the graph: {error}")
             self._told = True
         self._examples: Examples | None = None
-        if options.examples:
+        if options.examples is not None:
+            assert options.data_root is not None  # the command line wants it
             wanted = ExamplesWanted(options.examples, options.data_root, options.dataset, command)
             targets = own_targets(model, info, file_sha256(self._checkpoint))
             candidates = load_candidates(wanted, info, len(targets))

@@ -23,14 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 from export.errors import ExportError
-from export.options import EPS
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, examples_path
+from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, SHA256_KEY, examples_path
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit, today
+from training.config import EPS
 from training.data.automatic_split import Part
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
@@ -107,7 +107,7 @@ class Target:
             "title": self.title,
             "served": self.served,
             "block": self.block,
-            "checkpoint_sha256": self.sha256,
+            SHA256_KEY: self.sha256,
             "architecture": self.info.architecture,
             "method": self.info.method,
             "attacks": [{"name": attack_title(attack), **attack.parameters()} for attack in self.attacks],
@@ -253,7 +253,7 @@ def describe(
     steps = steps_of(served.info.epsilon or EPS)
     return {
         "format": EXAMPLES_FORMAT,
-        "checkpoint_sha256": served.sha256,
+        SHA256_KEY: served.sha256,
         "source": source,
         "norm": "L-inf",
         "eps": steps / 255,

@@ -1,6 +1,5 @@
 """Write one graph file, as the command line asks, and print what was measured."""
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from export.exporter import export_graph
 from export.formats.openvino import require_openvino
 from export.formats.table import ONNX, TORCHSCRIPT, Format, format_of
 from export.kernels import onnx_functions, operators
-from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, FileKind
+from export.options import ExportOptions, FileKind
+from export.output import SystemRefusal
 from export.reduced import Reduced, export_reduced
 from export.stages import begin, told_on_stderr
 from sgn_serve.error_text import say
@@ -24,11 +24,11 @@ from training.data.class_names import read_class_names
 from training.foreign.loading import Source
 
 
-def export_all(options: argparse.Namespace, command: str) -> int:
+def export_all(options: ExportOptions, command: str) -> int:
     """Write each file that the command line asks for and what goes with it, and return the exit status.
 
     Args:
-        options: The parsed command line.
+        options: What the command line asks for.
         command: The command line as it was given.
     """
     try:
@@ -38,7 +38,7 @@ def export_all(options: argparse.Namespace, command: str) -> int:
         return print_ending(error, out_of_memory=MORE_MEMORY, interrupted="", device="cpu")
 
 
-def _export_all(options: argparse.Namespace, command: str) -> int:
+def _export_all(options: ExportOptions, command: str) -> int:
     try:
         classes = None if options.classes is None else read_class_names(options.classes)
         source = Source(options.ckpt, classes)
@@ -46,7 +46,7 @@ def _export_all(options: argparse.Namespace, command: str) -> int:
             format_of(kind).check()
         if options.bf16_agreement is not None:
             require_openvino()
-            read_pictures(source, options.bf16_agreement, _agreement_pictures(options))
+            read_pictures(source, options.bf16_agreement, options.agreement_pictures)
         companions = Companions(source, options, command)
         source = replace(source, told=True)
     except (ExportError, TrainingError) as error:
@@ -61,30 +61,28 @@ def _export_all(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _complete(companions: Companions, kind: FileKind, source: Source, target: Path, options: argparse.Namespace) -> int:
+def _complete(companions: Companions, kind: FileKind, source: Source, target: Path, options: ExportOptions) -> int:
     """Measure bfloat16 on a graph that is written, write what goes with it, and return the exit status."""
     try:
         if options.bf16_agreement is not None and kind == ONNX.kind:
             begin("compare the answers of bfloat16 on OpenVINO with float32's")
-            print(store_bf16_agreement(target, source, options.bf16_agreement, _agreement_pictures(options)))
+            print(store_bf16_agreement(target, source, options.bf16_agreement, options.agreement_pictures))
         companions.write(kind, target)
     except (ExportError, TrainingError) as error:
         return _fail(f"{error}; {target} itself was written", error.exit_status)
-    except OSError as error:  # the disk may be full
-        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} itself was written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} itself was written", 130)
     return 0
 
 
-def export_one(kind: FileKind, source: Source, target: Path, options: argparse.Namespace) -> int:
+def export_one(kind: FileKind, source: Source, target: Path, options: ExportOptions) -> int:
     """Write one file, print what was measured, and return the exit status.
 
     Args:
         kind: The kind of file.
         source: The network.
         target: The file.
-        options: The parsed command line.
+        options: What the command line asks for.
     """
     file_format = format_of(kind)
     try:
@@ -92,12 +90,10 @@ def export_one(kind: FileKind, source: Source, target: Path, options: argparse.N
     except ExportError as error:
         if error.details():
             print(error.details())
-        made_in_vain = f"; {target} was not written" if error.exit_status == 1 else ""
-        return _fail(f"{error}{made_in_vain}", error.exit_status)
+        made_in_vain = error.exit_status == 1 or isinstance(error, SystemRefusal)
+        return _fail(f"{error}; {target} was not written" if made_in_vain else str(error), error.exit_status)
     except TrainingError as error:
         return _fail(str(error), TrainingError.exit_status)
-    except OSError as error:  # the disk may be full
-        return _fail(f"{error.filename or target}: {error.strerror or error}; {target} was not written", 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {target} was not written", 130)
     print(report)
@@ -107,10 +103,11 @@ def export_one(kind: FileKind, source: Source, target: Path, options: argparse.N
     return 0
 
 
-def _report(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
+def _report(file_format: Format, source: Source, target: Path, options: ExportOptions) -> str:
     """Write one file and return the table of what was measured."""
     found = ""
     if options.auto_agreement is not None:
+        assert options.data_root is not None  # the command line wants it
         asked = AutoRequest(options.auto_agreement, options.data_root, options.dataset)
         begin("find the threshold of auto on the validation pictures")
         metadata = auto_metadata(source, asked)
@@ -118,20 +115,12 @@ def _report(file_format: Format, source: Source, target: Path, options: argparse
     return _written(file_format, source, target, options) + found
 
 
-def _written(file_format: Format, source: Source, target: Path, options: argparse.Namespace) -> str:
+def _written(file_format: Format, source: Source, target: Path, options: ExportOptions) -> str:
     if options.precision == "fp32":
         return export_graph(file_format, source, target, options.pictures, fused=options.fused).table()
-    reduced = Reduced(
-        options.precision,
-        MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
-        _agreement_pictures(options),
-    )
+    assert options.pictures is not None  # the command line wants it
+    reduced = Reduced(options.precision, options.min_agreement, options.agreement_pictures)
     return export_reduced(file_format, source, target, options.pictures, reduced).table()
-
-
-def _agreement_pictures(options: argparse.Namespace) -> int:
-    asked: int | None = options.agreement_pictures
-    return ENOUGH_PICTURES if asked is None else asked
 
 
 def _about_kernels(file_format: Format) -> str:

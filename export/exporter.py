@@ -21,7 +21,7 @@ from export.kernels.fuse import fuse_block
 from export.kernels.onnx_functions import library_path
 from export.network_passes import passes_of
 from export.options import PICTURES
-from export.output import OutputError, replacing
+from export.output import OutputError, replacing, writing
 from export.rewrite import rewrite
 from export.stages import begin
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
@@ -97,7 +97,7 @@ def export_graph(
             fuse_block(graph, network.block)
         rewrite(graph)
         begin(f"write {file_format.content}")
-        with naming_layers(network, graph):
+        with naming_layers(network, graph), writing(target):
             file_format.save(graph, metadata, partial)
         begin("compare it with PyTorch")
         for runner in _runners(file_format, partial, passes.output_names):

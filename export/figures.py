@@ -16,14 +16,16 @@ from sgn_serve.graph_format import (
     FIGURES_FORMAT,
     GRAPH_SHA256_FIELD,
     MAX_FIGURES_BYTES,
+    SHA256_KEY,
     figures_path,
     file_sha256,
     same_eps,
 )
 from training.checkpoint import CheckpointInfo
+from training.common import run_files
 from training.common.files import write_atomically
-from training.evaluate.options import REPORT, default_folder
-from training.evaluate.report import FORMAT, Report, saved_rows
+from training.evaluate.options import default_folder
+from training.evaluate.report import BLOCK_EFFECT, FORMAT, Report, saved_rows
 from training.foreign.kind import is_foreign
 
 
@@ -61,10 +63,10 @@ def find_evaluation(checkpoint: Path, info: CheckpointInfo, named: Path | None =
             finished.
     """
     if named is not None:
-        return _read(named / REPORT if named.is_dir() else named, checkpoint, info)
+        return _read(named / run_files.REPORT if named.is_dir() else named, checkpoint, info)
     folder = default_folder(checkpoint)
     errors = []
-    for path in (folder / REPORT, folder / "report" / REPORT):
+    for path in (folder / run_files.REPORT, folder / "report" / run_files.REPORT):
         try:
             if path.is_file():
                 return _read(path, checkpoint, info)
@@ -92,7 +94,7 @@ def _read(path: Path, checkpoint: Path, info: CheckpointInfo) -> Evaluation:
     if found != FORMAT or not isinstance(content.get("setting"), dict):
         raise FiguresError(f"{path}: its JSON does not say format {FORMAT!r}; write it again with: {fix}")
     setting = content["setting"]
-    measured, own = str(setting.get("checkpoint_sha256")), file_sha256(checkpoint)
+    measured, own = str(setting.get(SHA256_KEY)), file_sha256(checkpoint)
     if measured != own:
         raise FiguresError(
             f"{path}: is of another checkpoint ({measured[:12]}) than {checkpoint} ({own[:12]}); write it again with: "
@@ -143,7 +145,7 @@ def figures_of(report: Mapping[str, Any], graph_sha256: str) -> dict[str, Any]:
         "robustness_likely_overestimated": report["robustness_likely_overestimated"],
         **{name: counted[name] for name in ("lowest", "auto_attack")},
         "rows": [{name: row[name] for name in kept} for row in counted["rows"]],
-        **{name: report[name] for name in ("block_effect", "checklist", "setting", "about", "earlier")},
+        **{name: report[name] for name in (BLOCK_EFFECT, "checklist", "setting", "about", "earlier")},
     }
 
 

@@ -12,6 +12,26 @@ class OutputError(ExportError):
     """A place where the graph cannot be written; the message names it and the fix."""
 
 
+class SystemRefusal(OutputError):
+    """The system refuses to write, such as on a full disk; the message names the file and the reason."""
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Enclose what writes a file, and that alone: every other error of the system is a programming error.
+
+    Args:
+        target: The file that the message names where the system names none.
+
+    Raises:
+        SystemRefusal: The system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SystemRefusal(f"{error.filename or target}: {error.strerror or error}") from error
+
+
 UNFINISHED: dict[Path, Path] = {}
 """Files that are being written, each with the target that it will replace. A signal handler removes them."""
 
@@ -40,7 +60,8 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         except OSError as error:
             raise _cannot_be_written(target, error) from None
         yield partial
-        os.replace(partial, target)
+        with writing(target):
+            os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
         UNFINISHED.pop(partial, None)

@@ -17,12 +17,13 @@ from export.errors import ExportError
 from export.exporter import naming_layers
 from export.formats.table import FORMATS, Format
 from export.network_passes import passes_of
-from export.options import ENOUGH_PICTURES, EPS, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
-from export.output import replacing
+from export.options import ENOUGH_PICTURES, MIN_AGREEMENT, PICTURES, REDUCED_PRECISIONS
+from export.output import replacing, writing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from export.stages import begin
 from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
+from training.config import EPS
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
@@ -149,7 +150,7 @@ def export_reduced(
         if not file_format.engine_lowers:
             lower_precision(graph, getattr(torch, REDUCED_PRECISIONS[reduced.precision]))
         begin(f"write {file_format.content} in {reduced.precision}")
-        with naming_layers(network, graph):
+        with naming_layers(network, graph), writing(target):
             file_format.save(graph, metadata, partial)
         begin("compare it with PyTorch")
         runner = file_format.runner(partial, passes.output_names)
@@ -171,7 +172,8 @@ def export_reduced(
             )
         report = ReducedReport(verification, agreements)
         assert file_format.annotate is not None
-        file_format.annotate(partial, {**metadata, **report.metadata()})
+        with writing(target):
+            file_format.annotate(partial, {**metadata, **report.metadata()})
     return report
 
 

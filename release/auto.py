@@ -30,11 +30,12 @@ from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter
 from training.checkpoint import load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.in_batches import in_batches
 from training.common.provenance import current_versions, git_commit
@@ -48,7 +49,7 @@ from training.evaluate.measuring import Trial
 from training.evaluate.report import Report, saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 RESULT = ROOT / "results" / "auto.json"
 JUDGED = ROOT / "results" / "bundled" / "self-gradient.json"
 AGREEMENT = 0.998
@@ -203,7 +204,7 @@ def usable(result: dict[str, Any], checkpoint_sha256: str, pgd_pictures: int, at
     Raises:
         AutoError: Other pictures were attacked. That is not thrown away, because it takes longest.
     """
-    if result.get("checkpoint_sha256") != checkpoint_sha256:
+    if result.get(SHA256_KEY) != checkpoint_sha256:
         return {}
     before = result.get("attacked", {}).get("pictures", attacked_pictures)
     if before != attacked_pictures:
@@ -231,7 +232,7 @@ def measure(options: argparse.Namespace, command: list[str]) -> None:
     test = load_pictures("image-folder", options.data_root, "test", None, info.class_names)
     digest, judged = file_sha256(CHECKPOINT), json.loads(JUDGED.read_text())
     setting = judged["setting"]
-    if setting["checkpoint_sha256"] != digest:
+    if setting[SHA256_KEY] != digest:
         raise AutoError(f"{JUDGED} is of another network than {CHECKPOINT}; judge that one first")
     result = usable(stored, digest, min(options.pgd_pictures, len(test)), min(options.pictures, len(test)))
     if dropped := sorted(name for name in stored.keys() - result.keys() if isinstance(stored[name], dict)):

@@ -29,9 +29,10 @@ from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, file_sha256
+from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.evaluate.report import FORMAT
 from training.evaluate.saved_report import different_settings
@@ -68,7 +69,6 @@ SHOWN = (
     SQUARE,
 )
 """Rows of the documentation's table; the page of the report has all of them."""
-PAGE = "evaluation.md"
 HEADLINE = "lowest accuracy per picture"
 FIRST = "first"
 EARLIER = {"self-gradient": (FIRST, "start"), "longer": (FIRST, "start"), "start": (FIRST,)}
@@ -95,9 +95,9 @@ def copy_log(name: str, run: Path) -> None:
     Raises:
         BundleError: There is no log.
     """
-    need(run / "log.csv", "training")
+    need(run / run_files.LOG, "training")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "log.csv", RESULTS / f"{name}-training.csv")
+    shutil.copy(run / run_files.LOG, RESULTS / f"{name}-training.csv")
 
 
 def copy_run(name: str, run: Path) -> None:
@@ -106,14 +106,14 @@ def copy_run(name: str, run: Path) -> None:
     Raises:
         BundleError: A file is missing, or the report is of another form or another checkpoint.
     """
-    need(run / "model.safetensors", "training")
-    whole = run / "report" / "evaluation.json"
-    path = whole if whole.is_file() else run / "evaluation.json"
+    need(run / run_files.CHECKPOINT, "training")
+    whole = run / "report" / run_files.REPORT
+    path = whole if whole.is_file() else run / run_files.REPORT
     need(path, "training.evaluate")
     report = json.loads(path.read_text())
     if report.get("format") != FORMAT:
         raise BundleError(f"{path} does not say format {FORMAT!r}; run `python -m training.evaluate` again")
-    if report["setting"]["checkpoint_sha256"] != file_sha256(run / "model.safetensors"):
+    if report["setting"][SHA256_KEY] != file_sha256(run / run_files.CHECKPOINT):
         raise BundleError(f"{path} is of another checkpoint; run `python -m training.evaluate` again")
     copy_log(name, run)
     shutil.copy(path, RESULTS / f"{name}.json")
@@ -140,7 +140,7 @@ def read_reports() -> dict[str, dict[str, Any]]:
         BundleError: They are not of the same pictures and settings.
     """
     reports = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SYSTEMS}
-    own = ("checkpoint_sha256", "method", "plain_gradient")
+    own = (SHA256_KEY, "method", "plain_gradient")
     settings = [{k: v for k, v in report["setting"].items() if k not in own} for report in reports.values()]
     if any(different_settings(one, other) for one in settings for other in settings):
         raise BundleError("the evaluations differ in pictures, seed or epsilon; run them with the same settings")
@@ -171,13 +171,13 @@ def summary() -> dict[str, Any]:
         },
     }
     disagreement = json.loads(DISAGREEMENT.read_text())
-    if disagreement["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
+    if disagreement[SHA256_KEY] == figures["setting"][SHA256_KEY]:
         for row in disagreement["attacks"].values():
             for detection in (row, row["successful_only"]):
                 detection.pop("roc", None)  # the curve stays in results/
         figures["disagreement"] = disagreement
     auto = json.loads(AUTO.read_text())
-    if auto["checkpoint_sha256"] == figures["setting"]["checkpoint_sha256"]:
+    if auto[SHA256_KEY] == figures["setting"][SHA256_KEY]:
         figures[AUTO_KEY] = auto_figures(auto)
     bf16 = json.loads(PRECISIONS.read_text())["rows"].get(SERVED, {})
     if bf16.get(GRAPH_SHA256_FIELD) == figures[GRAPH_SHA256_FIELD]:
@@ -280,7 +280,7 @@ def readme_table(figures: dict[str, Any]) -> str:
             "† run only on the pictures that withstood the costly rows above: the share that withstood this row too.",
         ]
     if len(shown) < len(every):
-        page = (RESULTS / "self-gradient" / PAGE).relative_to(ROOT).as_posix()
+        page = (RESULTS / "self-gradient" / run_files.PAGE).relative_to(ROOT).as_posix()
         more = f"{len(every) - len(shown)} more attacks, where they were run: [the whole report]({page})."
         text += ["", f"The lowest figures count {more}"]
     if any(fewer):
@@ -307,15 +307,15 @@ def main() -> int:
             copy_run(name, getattr(arguments, name.replace("-", "_")))
         read_reports()  # refused before the export, which takes longer
         BUNDLED.mkdir(parents=True, exist_ok=True)
-        checkpoint = BUNDLED / "model.safetensors"
-        shutil.copy(arguments.self_gradient / "model.safetensors", checkpoint)
+        checkpoint = BUNDLED / run_files.CHECKPOINT
+        shutil.copy(arguments.self_gradient / run_files.CHECKPOINT, checkpoint)
         export = ["-m", "export", "--ckpt", str(checkpoint), "--onnx", str(BUNDLED / "model.onnx")]
         export += ["--pictures", str(ROOT / "examples"), "--evaluation", str(RESULTS / "self-gradient.json")]
         subprocess.run([sys.executable, *export], check=True, cwd=ROOT)
         figures = summary()
         write_result(BUNDLED / "model.json", figures)
         subprocess.run([sys.executable, "-m", "docs.generator.readme"], check=True, cwd=ROOT)
-        examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / "model.safetensors")]
+        examples = ["-m", "release.adversarial_examples", "--plain", str(arguments.standard / run_files.CHECKPOINT)]
         subprocess.run([sys.executable, *examples], check=True, cwd=ROOT)
     except TrainingError as error:
         say(f"error: {error}")

@@ -29,20 +29,21 @@ from torch import Tensor
 from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square
 from training.attacks.base import AttackOn
 from training.checkpoint import CheckpointError, load_checkpoint
+from training.common import run_files
 from training.common.provenance import current_versions
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
 from training.derivatives.smooth_surrogate import SmoothSurrogate
 from training.networks.self_gradient import SelfGradientNetwork
 
 RESULT = ROOT / "results" / "disagreement.json"
-EPS = 8 / 255
 FALSE_ALARMS = (0.01, 0.05)
 ATTACKS = {"pgd": "PGD-20", "autoattack": "AutoAttack", "knowing": "knowing attacker"}
 
@@ -204,7 +205,7 @@ def perturb(name: str, model: SelfGradientNetwork, images: Tensor, labels: Tenso
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = command_parser("release.disagreement", __doc__)
-    bundled = ROOT / "sgn_serve" / "bundled" / "model.safetensors"
+    bundled = ROOT / "sgn_serve" / "bundled" / run_files.CHECKPOINT
     parser.add_argument("--ckpt", type=Path, default=bundled, help="checkpoint (default: the bundled one)")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["pgd"], help="default: pgd")
     parser.add_argument("--data-root", type=Path, help="image folder with test/<class>/ (default: the examples)")
@@ -245,7 +246,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     knowing = KnowingAttack(arguments.iterations)
     result = {
         "command": " ".join(["python -m release.disagreement", *(sys.argv[1:] if command_line is None else [])]),
-        "checkpoint_sha256": file_sha256(arguments.ckpt),
+        SHA256_KEY: file_sha256(arguments.ckpt),
         "pictures": len(images),
         "data": arguments.data_name + (", examples/" if arguments.data_root is None else ""),
         "measure": "Jensen-Shannon divergence of the answers with the block on and off, bits",

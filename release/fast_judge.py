@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,31 @@ from benchmarks.command_line import ROOT, add_out, command_parser, thread_count,
 from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
+from release.saved_report import read_report
 from sgn_serve.confidence import interval_95
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.markdown import table
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import check_writable
 from training.common.provenance import current_versions
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
 from training.evaluate.measuring import Trial, withstood
-from training.evaluate.report import saved_rows
 from training.networks.self_gradient import SelfGradientNetwork
 
 RESULT = ROOT / "results" / "fast_judge.json"
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 AUTO_ATTACK, FAST = "AutoAttack", "fast"
 CASCADE = ("pma", "malt-1", "malt-3")
 SEED = 1  # the pictures of the bundled network's reports
-SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed")
+SAME = (SHA256_KEY, "pictures", "pictures_sha256", "eps", "seed")
 """Settings that a report must share with the run, so that its answers can be compared."""
 
 
@@ -189,14 +191,12 @@ def from_report(path: Path, setting: Mapping[str, Any], attacks: Mapping[str, An
         attacks: AutoAttack's cascade, as auto_attack returns it.
 
     Raises:
-        FastJudgeError: It is no report, one of something else, or lacks one of the four.
+        NoReportError: It is no report.
+        FastJudgeError: It is one of something else, or lacks one of the four.
     """
-    try:
-        report = json.loads(path.read_bytes())
-        found = {one: row for one, row in saved_rows(report).items() if one.state == "block off"}
-        others = [name for name in SAME if report["setting"].get(name) != setting[name]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FastJudgeError(f"--report {path}: no report of training.evaluate ({error}); leave it out") from None
+    report = read_report(path)
+    found = {one: row for one, row in report.rows.items() if one.state == "block off"}
+    others = [name for name in SAME if report.setting.get(name) != setting[name]]
     if others:
         raise FastJudgeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
     rows: dict[str, Row] = {}
@@ -324,14 +324,15 @@ def measure(
     """Run both cascades batch by batch, save after each attack, and return the result.
 
     Raises:
+        NoReportError: The report is none.
         FastJudgeError: The report, or what was saved before, is of something else.
         AttackError: An attack cannot be had.
         WriteError: The result cannot be written.
     """
-    eps, classes = info.epsilon or 8 / 255, len(info.class_names)
+    eps, classes = info.epsilon or EPS, len(info.class_names)
     context = Context(eps, has_block=False, classes=classes)
     setting = {
-        "checkpoint_sha256": file_sha256(options.ckpt),
+        SHA256_KEY: file_sha256(options.ckpt),
         "data": info.dataset,
         "pictures": len(chosen),
         "pictures_sha256": chosen.sha256(),
@@ -390,14 +391,28 @@ def _restore(path: Path, setting: Mapping[str, Any], cascades: Mapping[str, Casc
         return
     try:
         saved = json.loads(path.read_bytes())
-        others = [name for name in setting if saved["setting"].get(name) != setting[name]]
-        rows = {side: {name: Row(**row) for name, row in saved["rows"][side].items()} for side in cascades}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise FastJudgeError(f"{path} is no result of this command; pass another --out, or move it away") from None
+    except (OSError, ValueError):
+        saved = None
+    if not _is_result(saved, cascades):
+        raise FastJudgeError(f"{path} is no result of this command; pass another --out, or move it away")
+    others = [name for name in setting if saved["setting"].get(name) != setting[name]]
     if others:
         raise FastJudgeError(f"{path} differs from this run in {', '.join(others)}; pass another --out")
     for side, cascade in cascades.items():
-        cascade.rows.update(rows[side])
+        cascade.rows.update({name: Row(**row) for name, row in saved["rows"][side].items()})
+
+
+def _is_result(saved: Any, cascades: Iterable[str]) -> bool:
+    """Tell whether a JSON value has the setting and the rows that `measure` saves."""
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(part), dict) for part in ("setting", "rows")):
+        return False
+    sides = [saved["rows"].get(side) for side in cascades]
+    return all(isinstance(rows, dict) and all(map(_is_row, rows.values())) for rows in sides)
+
+
+def _is_row(row: Any) -> bool:
+    kinds = {one.name: one.type for one in fields(Row)}
+    return isinstance(row, dict) and {name: type(value) for name, value in row.items()} == kinds
 
 
 if __name__ == "__main__":

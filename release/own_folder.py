@@ -38,6 +38,7 @@ from sgn_serve.markdown import table
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import check_writable
 from training.data.picture_folder import in_test_part
@@ -168,7 +169,7 @@ def make_start(work: Path, size: Size) -> None:
         *("--method", "standard", "--lr", "0.05", "--lr-schedule", "cyclic", "--epochs", str(size.start_epochs)),
         *("--batch-size", str(size.batch_size), "--run", "start", "--threads", str(size.threads)),
     )
-    network, _ = load_checkpoint(work / "runs" / "start" / "model.safetensors")
+    network, _ = load_checkpoint(work / "runs" / "start" / run_files.CHECKPOINT)
     weights = {f"model.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
     torch.save({"mean": network.mean, "std": network.std, **weights}, work / START)
 
@@ -224,7 +225,7 @@ def go(work: Path, size: Size, way: str, told: Callable[[Step], None] = lambda _
     for name, arguments in commands(size, way).items():
         measured(name, f"sgn {shlex.join(arguments)}", partial(run_sgn, work, *arguments))
     answers = measured("serve and classify", f"sgn serve --model {way}.onnx", lambda: classify_unseen(work, way))
-    report = json.loads((work / "runs" / way / "evaluation.json").read_text())
+    report = json.loads((work / "runs" / way / run_files.REPORT).read_text())
     return {
         "steps": [asdict(step) for step in steps],
         "judged_pictures": report["setting"]["pictures"],
@@ -240,7 +241,7 @@ def classify_unseen(work: Path, way: str) -> dict[str, int]:
     Raises:
         OwnFolderError: The service does not start, or refuses a photo.
     """
-    _, info = load_checkpoint(work / "runs" / way / "model.safetensors")
+    _, info = load_checkpoint(work / "runs" / way / run_files.CHECKPOINT)
     unseen = in_test_part(work / "photos", info.class_names, info.split)
     paths = [path for path in sorted((work / "photos").glob("*/*")) if unseen(path)]
     with service(work, f"{way}.onnx") as client:

@@ -29,6 +29,7 @@ from release.own_folder import FIX, OwnFolderError, Step, stopwatch
 from sgn_serve.error_text import say, system_errors_as
 from sgn_serve.markdown import table
 from sgn_serve.pictures.files import read_rgb
+from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import check_writable
 from training.data.class_names import CIFAR10_CLASSES
@@ -37,7 +38,7 @@ RESULT = ROOT / "results" / "own_weights.json"
 EXAMPLES = ROOT / "examples"
 SIDE = 32
 """Side in pixels of the pictures that such networks take."""
-WEIGHTS, CHECKPOINT, GRAPH = "wrn-28-10.pt", "model.safetensors", "model.onnx"
+WEIGHTS, CHECKPOINT, GRAPH = "wrn-28-10.pt", run_files.CHECKPOINT, "model.onnx"
 COMMANDS = {
     "convert": ("convert", "--weights", WEIGHTS, "--classes", "cifar10", "--out", CHECKPOINT),
     "export": ("export", "--ckpt", CHECKPOINT, "--onnx", GRAPH),

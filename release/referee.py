@@ -22,7 +22,6 @@ row with the static network picture by picture, on the attacks that both had or 
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -48,34 +47,37 @@ from release.referee_rows import (
     WHOLE,
     Contender,
 )
+from release.saved_report import read_report
 from sgn_serve.command_parser import did_you_mean, folder_to_write
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.attacks.rows import CLEAN, RowId
 from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.common import run_files
 from training.common.devices import checked_device, device_name
 from training.common.errors import TrainingError
 from training.common.files import check_writable, write_atomically
 from training.common.provenance import current_versions, today
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_set import PictureSet
 from training.defend import defended
 from training.evaluate import measuring
 from training.evaluate.measuring import Trial
-from training.evaluate.report import Earlier, Report, Row, json_values, saved_rows
+from training.evaluate.report import Earlier, Report, Row, json_values
 from training.evaluate.row_plan import RowPlan
 from training.evaluate.row_progress import BatchProgress
 from training.networks.defences.build import DEFENCES
 from training.networks.self_gradient import SelfGradientNetwork
 
 RESULTS = ROOT / "results"
-CHECKPOINT = BUNDLED / "model.safetensors"
+CHECKPOINT = BUNDLED / run_files.CHECKPOINT
 SEED = 1  # the pictures of the bundled network's reports
-SAME = ("checkpoint_sha256", "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
+SAME = (SHA256_KEY, "pictures", "pictures_sha256", "eps", "seed", "norm", "restarts")
 """Settings that a report must share with the run, so that its rows can be taken."""
 
 
@@ -265,7 +267,7 @@ def setting_of(
     return {
         "row": contender.name,
         "defence": asdict(DEFENCES[contender.name]) if contender.name in DEFENCES else None,
-        "checkpoint_sha256": file_sha256(source.path),
+        SHA256_KEY: file_sha256(source.path),
         "architecture": source.info.architecture,
         "data": source.info.dataset,
         "pictures": len(chosen),
@@ -292,27 +294,22 @@ def spared_by(
         pictures: How many of the first pictures are judged.
 
     Raises:
-        RefereeError: It is no report, or of another checkpoint or other pictures.
+        NoReportError: It is no report.
+        RefereeError: It is of another checkpoint or other pictures.
     """
-    try:
-        saved = json.loads(path.read_bytes())
-        others = [name for name in SAME if saved["setting"].get(name) != whole[name]]
-        rows, about = saved_rows(saved), dict(saved["about"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RefereeError(
-            f"--report {path}: no report of training.evaluate ({type(error).__name__}); leave it out"
-        ) from None
+    saved = read_report(path)
+    others = [name for name in SAME if saved.setting.get(name) != whole[name]]
     if others:
         raise RefereeError(f"--report {path}: it differs from this run in {', '.join(others)}; leave it out")
     taken = {}
     for attack in attacks:
-        row, wanted = rows.get(attack.id), json_values(attack.parameters())
+        row, wanted = saved.rows.get(attack.id), json_values(attack.parameters())
         if row is None or {**row.attack, "survivors_of": None} != {**wanted, "survivors_of": None}:
             continue
         if all(one in wanted["survivors_of"] for one in row.attack["survivors_of"]):
             seconds = row.core_seconds if pictures == len(row.withstood) else None
             taken[attack.id] = Row(row.withstood[:pictures], row.attack, seconds)
-    return taken, [Earlier(about, tuple(taken))] if taken else []
+    return taken, [Earlier(saved.about, tuple(taken))] if taken else []
 
 
 def begun(
@@ -363,7 +360,7 @@ def referee(
     """
     check_names(options)
     chosen = drawn if options.first is None else drawn.subset(torch.arange(min(options.first, len(drawn))))
-    context = Context(info.epsilon or 8 / 255, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
+    context = Context(info.epsilon or EPS, has_block=True, classes=len(info.class_names), betas=tuple(options.beta))
     device = checked_device(options.device)
     images = to_float(chosen.images).to(device, memory_format=torch.channels_last)
     sources = sources_of(options, model, info)  # on the CPU, where their operations are counted

@@ -36,6 +36,7 @@ from sgn_serve.markdown import table
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main as train
+from training.common import run_files
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
@@ -95,7 +96,7 @@ class Entry:
     @property
     def checkpoint(self) -> Path:
         """The trained network."""
-        return self.folder / "model.safetensors"
+        return self.folder / run_files.CHECKPOINT
 
     @property
     def note(self) -> Path:
@@ -133,7 +134,7 @@ def trained(entry: Entry, options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         SpeedrunError: Training failed or was interrupted, or the one that is there had another command.
     """
-    state = entry.folder / "state.pt"
+    state = entry.folder / run_files.STATE
     command = entry.training_line(options)
     if state.is_file() and entry.note.is_file() and (before_it := entry.note.read_text()) != command:
         raise SpeedrunError(

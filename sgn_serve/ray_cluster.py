@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from sgn_serve.command_parser import positive_number
-from sgn_serve.refusals import ServingError, one_line
+from sgn_serve.error_text import one_line
+from sgn_serve.refusals import ServingError
 from sgn_serve.termination import Terminated, check_terminated
 
 AUTO = "auto"

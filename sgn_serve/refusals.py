@@ -7,7 +7,6 @@ from starting, or a new model from being served; its message is for whoever runs
 from types import MappingProxyType
 from typing import ClassVar
 
-from sgn_serve.error_text import one_line as one_line
 from sgn_serve.error_text import say
 
 CODES = MappingProxyType(
@@ -107,6 +106,7 @@ class ServingError(Exception):
     """
 
     exit_status: ClassVar[int] = 1
+    """docs/explanation/service.md promises 1 of a server that cannot start, so that 2 means a wrong command line."""
 
 
 def refused(error: ServingError, told: str | None = None) -> int:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sgn_serve.error_text import is_utf8
+from sgn_serve.error_text import first_line, is_utf8, one_line
 from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
 from training.common.endings import lacks_memory
-from training.common.errors import TrainingError, first_line, one_line
+from training.common.errors import TrainingError
 from training.common.files import damaged_part, write_atomically
 from training.common.given_paths import CHECKPOINT_OR_WEIGHTS
 from training.data.automatic_split import AutomaticSplit
@@ -28,6 +27,7 @@ from training.networks.backbones import build_backbone
 from training.networks.defences.build import DefenceConfig, build_defence
 from training.networks.errors import ArchitectureError
 from training.networks.gradient_oracle import GradientOracle, with_gradient_input
+from training.networks.names import written_depth_and_width
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 
 
@@ -327,10 +327,10 @@ def _check_size(info: CheckpointInfo, state: Mapping[str, Tensor]) -> None:
         noise, shape = state.get("noise"), (info.defence.steps, len(info.mean), *info.image_size)
         if noise is None or noise.shape != shape:
             raise ArchitectureError(f"a noise-average of {shape}, which the file's tensor noise is not")
-    match = re.fullmatch(r"wrn-(\d+)-(\d+)", info.architecture)
-    if match is None:
+    found = written_depth_and_width(info.architecture)
+    if found is None:
         return
-    depth, channels = int(match[1]), 64 * int(match[2])
+    depth, channels = found[0], 64 * found[1]
     if depth > tensors:  # it counts convolutions, each of which has its own
         raise ArchitectureError(f"{info.architecture} is {depth} layers deep, and the file holds {tensors} tensors")
     if channels > widest:

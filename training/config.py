@@ -19,6 +19,8 @@ from training.networks.names import ACTIVATIONS, KNOWN, TIMM_PREFIX, GradientSca
 
 BilateralTarget = Literal["most-confusing", "random"]
 
+EPS = 8 / 255
+"""The usual L-inf budget, in units of pixel intensity: taken where nothing names another one."""
 METHODS = (
     "standard",
     "pgd",
@@ -194,7 +196,7 @@ class TrainConfig:
             unit=INTENSITY,
             aliases=("--eps",),
         ),
-    ] = 8 / 255
+    ] = EPS
     attack: Annotated[
         Literal["pgd", "n-fgsm"],
         Option(

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sgn_serve.error_text import first_line
 from training.common.command_line import OptionError
 from training.common.devices import free_memory, gib
-from training.common.errors import first_line
 from training.config import TrainConfig, check_side
 from training.data.datasets import ARCHIVES, IMAGE_SIZE
 from training.networks.activations import with_activation

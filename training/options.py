@@ -1,12 +1,13 @@
 """The command line of `python -m training`: its parser, made from TrainConfig, its defaults, and what it refuses."""
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgn_serve.command_parser import CommandParser
+from training.common import run_files
 from training.common.command_line import OptionError, flag
 from training.common.described_options import DescribedOption, add_options, described_options, given_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
@@ -24,6 +25,45 @@ _OF_THE_ATTACK = ("attack", "attack_steps", "attack_step_size", "attack_start")
 """Options that do nothing where nothing is attacked."""
 _OF_A_SCHEDULE = {"lr_milestones": "step", "lr_decay": "step", "lr_warmup": "cyclic"}
 """Options that one schedule alone has."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """All that is asked of a training.
+
+    Attributes:
+        data_root: Folder of the data set.
+        run: Name of the run; None for that of its configuration.
+        resume: Whether an interrupted run goes on.
+        device: Where to train; None for the default.
+        threads: CPU threads; None for all cores.
+        given: The options of TrainConfig that were given, as its constructor takes them.
+    """
+
+    data_root: Path
+    run: str | None
+    resume: bool
+    device: str | None
+    threads: int | None
+    given: Mapping[str, Any]
+
+
+def parse(argv: Sequence[str] | None = None, program: str = PROGRAM) -> TrainOptions:
+    """Return what a command line asks for, or end the program where it cannot be parsed.
+
+    Args:
+        argv: The arguments. None takes those of the process.
+        program: Name of the program in --help and errors.
+    """
+    arguments = build_parser(program).parse_args(argv)
+    return TrainOptions(
+        data_root=arguments.data_root,
+        run=arguments.run,
+        resume=arguments.resume,
+        device=arguments.device,
+        threads=arguments.threads,
+        given=given_options(TrainConfig, arguments),
+    )
 
 
 def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
@@ -56,19 +96,19 @@ def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     return parser
 
 
-def checked(arguments: argparse.Namespace) -> TrainConfig:
+def checked(options: TrainOptions) -> TrainConfig:
     """Return the configuration without PyTorch: all of it but the precision that depends on the device.
 
     Args:
-        arguments: The namespace that build_parser's parser returned.
+        options: What the command line asks for.
 
     Raises:
         OptionError: An option is out of range, or does not go with another one.
         ArchitectureError: The backbone's name is misspelled.
         DeviceError: The number of threads is none.
     """
-    check_threads(arguments.threads)
-    given = given_options(TrainConfig, arguments)
+    check_threads(options.threads)
+    given = dict(options.given)
     method = given.get("method", TrainConfig.method)
     recipe = given.get("recipe", "finetune" if given.get("pretrained") else TrainConfig.recipe)
     defaults = recipe_defaults(given.get("dataset", TrainConfig.dataset), method, recipe)
@@ -204,9 +244,9 @@ def check_run(folder: Path, *, resume: bool) -> None:
     Raises:
         PathError: It does not, or is not.
     """
-    state = folder / "state.pt"
+    state = folder / run_files.STATE
     if resume:
-        model = folder / "model.safetensors"
+        model = folder / run_files.CHECKPOINT
         if not state.is_file() and model.is_file():
             raise PathError(
                 f"{state}: no such file, so there is nothing to resume; restore it from a copy, or give another --run "
@@ -215,17 +255,17 @@ def check_run(folder: Path, *, resume: bool) -> None:
         if not state.is_file():
             raise PathError(f"{state}: no such file, so there is nothing to resume; leave --resume away to start")
         return
-    for file in (state, folder / "model.safetensors"):
+    for file in (state, folder / run_files.CHECKPOINT):
         if file.exists():
             hint = "add --resume to continue that run, or give" if file == state else "move it away or give"
             raise PathError(f"{file} exists: {hint} another --run")
 
 
-def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainConfig:
+def configure(options: TrainOptions, device: "torch.device") -> TrainConfig:
     """Return the configuration: the options that were given, over the recipe's defaults.
 
     Args:
-        arguments: The namespace that build_parser's parser returned.
+        options: What the command line asks for.
         device: Where training will run, which decides the default precision.
 
     Raises:
@@ -233,10 +273,10 @@ def configure(arguments: argparse.Namespace, device: "torch.device") -> TrainCon
         ArchitectureError: The backbone is unknown, or cannot have this activation or take such pictures.
         DeviceError: The number of threads is none.
     """
-    config = checked(arguments)
+    config = checked(options)
     from training.hardware import check_backbone, hardware_precision  # it imports PyTorch
 
-    if "precision" not in given_options(TrainConfig, arguments):
+    if "precision" not in options.given:
         config = replace(config, precision=hardware_precision(device))
     check_backbone(config, device)
     return config

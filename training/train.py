@@ -1,6 +1,5 @@
 """Train a network to runs/<name>/model.safetensors, as the command line asks, in one process or several."""
 
-import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from sgn_serve.error_text import say
 from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
 from sgn_serve.termination import terminable
 from training.checkpoint import CheckpointError, CheckpointInfo
-from training.common.described_options import given_options
+from training.common import run_files
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
@@ -28,7 +27,7 @@ from training.loop.run_lock import run_lock
 from training.loop.start import read_start
 from training.loop.state import TrainerError, read_state, with_saved_defaults
 from training.loop.trainer import Trainer
-from training.options import check_run, configure, recipe_line, run_folder
+from training.options import TrainOptions, check_run, configure, recipe_line, run_folder
 from training.parallel.distributed import (
     DistributedError,
     Shard,
@@ -39,11 +38,11 @@ from training.parallel.distributed import (
 )
 
 
-def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
+def prepare(options: TrainOptions, config: TrainConfig, device: torch.device, shard: Shard) -> Trainer:
     """Do everything before the first epoch, and refuse what can be refused before the pictures are read.
 
     Args:
-        arguments: The parsed command line.
+        options: What the command line asks for.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.
@@ -51,13 +50,13 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     Raises:
         TrainingError: The run exists or cannot be resumed, or a checkpoint, the pictures or the processes do not fit.
     """
-    run_dir = run_folder(arguments.run, config)
+    run_dir = run_folder(options.run, config)
     state, class_names, start = None, None, None
     split = AutomaticSplit(config.test_share, config.seed)
-    if arguments.resume:
+    if options.resume:
         # The default of --epochs is no wish for more of them.
-        more_epochs = "epochs" in given_options(TrainConfig, arguments)
-        state = read_state(run_dir / "state.pt", config, more_epochs=more_epochs)
+        more_epochs = "epochs" in options.given
+        state = read_state(run_dir / run_files.STATE, config, more_epochs=more_epochs)
         config = with_saved_defaults(config, TrainConfig.from_dict(state["config"]))
         class_names = tuple(state["data"]["class_names"])
         split = AutomaticSplit.from_values(state["split"]) if "split" in state else split
@@ -73,7 +72,7 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
             f"--batch-size {config.batch_size} does not divide by {shard.processes} processes; they share each batch: "
             f"pass {config.batch_size // shard.processes * shard.processes or shard.processes}"
         )
-    root: Path = arguments.data_root
+    root: Path = options.data_root
     if config.dataset == IMAGE_FOLDER and shard.first:
         for line in folder_notes(root):
             say(line)
@@ -101,11 +100,11 @@ def prepare(arguments: argparse.Namespace, config: TrainConfig, device: torch.de
     return Trainer(config, pictures, run_dir, device, state, shard)
 
 
-def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.device, shard: Shard) -> int:
+def train(options: TrainOptions, config: TrainConfig, device: torch.device, shard: Shard) -> int:
     """Train in this process and return its exit status. One of several processes prints what failed.
 
     Args:
-        arguments: The parsed command line.
+        options: What the command line asks for.
         config: The configuration that it led to.
         device: Where to train.
         shard: This process's part of the work.
@@ -116,12 +115,12 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         with ExitStack() as held:
             held.enter_context(allocations_told())
             with shard.fail_together():
-                run_dir = run_folder(arguments.run, config)
+                run_dir = run_folder(options.run, config)
                 lock = held.enter_context(run_lock(run_dir)) if shard.first else None
-                trainer = prepare(arguments, config, device, shard)
+                trainer = prepare(options, config, device, shard)
             if shard.first:
-                kept = kept_line(trainer.checkpoint_path) if arguments.resume else ""
-                for line in (trainer.start_line, recipe_line(config, given_options(TrainConfig, arguments)), kept):
+                kept = kept_line(trainer.checkpoint_path) if options.resume else ""
+                for line in (trainer.start_line, recipe_line(config, options.given), kept):
                     if line:
                         print(line, flush=True)
                 print(describe(trainer), flush=True)
@@ -137,7 +136,7 @@ def train(arguments: argparse.Namespace, config: TrainConfig, device: torch.devi
         if trainer is not None and trainer.resumption:
             resumable = f"the same command with --resume continues {trainer.resumption}"
         hint = resumable or "nothing is saved yet, so the same command starts again"
-        if arguments.resume and not resumable:
+        if options.resume and not resumable:
             hint = "the run is as it was, so the same command continues it"
         return print_ending(
             error,
@@ -192,17 +191,17 @@ def describe(trainer: Trainer) -> str:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train as the parsed command line asks, and return the exit status."""
+def run(options: TrainOptions) -> int:
+    """Train as the command line asks, and return the exit status."""
     try:
-        if arguments.threads:
-            torch.set_num_threads(arguments.threads)
-        device = local_device(arguments.device or default_device())
-        config = configure(arguments, device)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        device = local_device(options.device or default_device())
+        config = configure(options, device)
     except TrainingError as error:
         # Every process gets the same error, so the first one of each machine prints it.
         if first_on_machine():
             say(f"error: {error}")
         return error.exit_status
     with terminable(), process_group(device) as shard:
-        return train(arguments, config, device, shard)
+        return train(options, config, device, shard)

@@ -24,7 +24,6 @@ from benchmarks.engines.process import AskedProcess
 from benchmarks.errors import BenchmarkError
 from export.check.agreement import STEP_SIZE, STEPS
 from export.check.pictures import pictures_under
-from export.options import EPS
 from sgn_serve import markdown
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.model_card import model_card
@@ -33,6 +32,7 @@ from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.checkpoint import load_checkpoint
 from training.common.in_batches import in_batches
+from training.config import EPS
 
 WORKER = "benchmarks.engines.auto_worker"
 PAUSE_S = 0.05

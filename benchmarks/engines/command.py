@@ -38,8 +38,7 @@ from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
 from export.kernels.onnx_functions import library_path
 from sgn_serve import markdown
-from sgn_serve.error_text import say
-from training.common.errors import first_line
+from sgn_serve.error_text import first_line, say
 
 RESULT = ROOT / "results" / "engines.json"
 WORKER = "benchmarks.engines.worker"

@@ -46,8 +46,8 @@ from benchmarks.gpu.contenders import (
 )
 from benchmarks.provenance import commit
 from sgn_serve import markdown
-from sgn_serve.error_text import say
-from training.common.errors import TrainingError, first_line
+from sgn_serve.error_text import first_line, say
+from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -56,6 +56,7 @@ from sgn_serve.process import supervisor
 from sgn_serve.settings import Settings, settings_table
 from training.config import FINETUNE, TrainConfig
 from training.data.random_crops import ROOM
+from training.evaluate.report import BLOCK_EFFECT
 
 MAIN, START, LONGER, SILU, HELD = (
     *("bundled/self-gradient", "bundled/start", "bundled/longer"),
@@ -201,7 +202,7 @@ def _correlation(report: str, gradient: str = "plain") -> str:
 
 
 def _effect(key: str, report: str = MAIN) -> float:
-    return float(result(report)["block_effect"][key])
+    return float(result(report)[BLOCK_EFFECT][key])
 
 
 def _seconds(report: str, row: str) -> str:

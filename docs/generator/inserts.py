@@ -55,12 +55,13 @@ from training.attacks.black_box import SourceNetwork
 from training.attacks.names import PRESET_MEANING, PRESETS
 from training.attacks.registry import ENTRIES, Context, build_attacks
 from training.common.described_options import option_rows
-from training.config import TrainConfig
+from training.config import EPS, TrainConfig
 from training.convert.command import build_parser as convert_parser
 from training.convert.options import Options as ConvertOptions
 from training.defend import build_parser as defend_parser
 from training.evaluate.command import build_parser as evaluate_parser
 from training.evaluate.options import Options as EvaluateOptions
+from training.evaluate.report import BLOCK_EFFECT
 from training.networks.self_gradient import SelfGradientNetwork
 from training.options import build_parser as training_parser
 from training.options import variations
@@ -68,7 +69,7 @@ from training.reproduce.command import build_parser as reproduce_parser
 from training.reproduce.tables import LOWEST
 
 ROOT = Path(__file__).parents[2]
-TYPICAL = Context(eps=8 / 255, has_block=True, classes=10)
+TYPICAL = Context(eps=EPS, has_block=True, classes=10)
 """The network that the costs of presets are counted for: one with a block and ten classes."""
 _ANOTHER = SourceNetwork(SelfGradientNetwork(nn.Identity(), None), "another network", "")
 EVERYTHING = replace(TYPICAL, checkpoint=_ANOTHER, transfer=_ANOTHER, graph_sha256="of a graph")
@@ -304,7 +305,7 @@ def _frozen_backbone() -> str:
 
 
 def _block_effect() -> str:
-    effect = result("bundled/self-gradient")["block_effect"]
+    effect = result("bundled/self-gradient")[BLOCK_EFFECT]
     rows = [
         ("mean absolute self-gradient, logits per unit of intensity", f"{effect['gradient_mean_abs']:.4f}"),
         ("mean absolute correction of a pixel", f"{255 * effect['correction_mean_abs']:.1f}/255"),

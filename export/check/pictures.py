@@ -9,6 +9,7 @@ from torch import Tensor
 
 from export.errors import ExportError
 from export.options import PICTURES
+from sgn_serve.error_text import system_errors_as
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder
@@ -115,7 +116,8 @@ def pictures_under(
 def _find(folder: Path, count: int, recursive: bool) -> list[Path]:
     if not folder.is_dir():
         raise PicturesError(f"{folder}: no such folder; a folder of at least {count} pictures is needed")
-    return find_pictures(folder, Skipped(), recursive=recursive)
+    with system_errors_as(PicturesError, "name a folder that can be read"):
+        return find_pictures(folder, Skipped(), recursive=recursive)
 
 
 def _read(path: Path, image_size: tuple[int, int], resize: str) -> Tensor:

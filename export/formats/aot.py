@@ -20,9 +20,10 @@ from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import CaptureError, ExportError, operator_in
 from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.formats.placement import move_graph
+from export.output import writing
 from export.rewrite import store_weights
+from sgn_serve.error_text import first_line
 from sgn_serve.graph_format import INPUT
-from training.common.errors import first_line
 
 CPU = torch.device("cpu")
 
@@ -110,7 +111,7 @@ def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
     Raises:
         UnusableGraphError: The package cannot be loaded, or was compiled for other outputs than `output_names`.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with writing(path), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.pt2"  # the loader insists on the suffix, too
         shutil.copyfile(path, package)
         try:

@@ -22,12 +22,12 @@ from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import AnyAttack
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint
+from training.config import EPS
 from training.data.batches import to_float
 from training.data.loading import choose_pictures
 from training.evaluate import measuring
 from training.networks.self_gradient import SelfGradientNetwork
 
-EPS = 8 / 255
 SEED = 1  # chooses the same pictures as the bundled network's reports
 PICTURES = (1000, 10)
 """Pictures to attack at most: in a run, in a rehearsal."""

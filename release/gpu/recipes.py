@@ -27,7 +27,7 @@ from training.data.loading import choose_pictures, split_indices
 from training.evaluate import measuring
 from training.loop.state import TrainerError
 from training.loop.trainer import Trainer
-from training.options import build_parser, configure
+from training.options import configure, parse
 
 ARCH = "wrn-16-2"
 PICTURES = (500, 10)
@@ -106,7 +106,7 @@ def try_recipe(run: Run, recipe: str) -> None:
     if run.rehearse:
         flags += ["--batch-size", "16", "--validation-pictures", "20", "--validation-attacked", "10"]
         flags += ["--crop-padding", "1"]
-    arguments = build_parser().parse_args(flags)
+    arguments = parse(flags)
     config = configure(arguments, device)
     chosen = pictures.load(run, "train")
     figures: dict[str, Any] = {"epochs": epochs, "about": RECIPES[recipe].about, "training": flags}

@@ -19,6 +19,7 @@ from torch import Tensor
 from release.gpu import flops, pictures
 from release.gpu.stage import ARCHITECTURES, Run, Skip, main
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.common import run_files
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet
 from training.loop.state import TrainerError
@@ -115,7 +116,7 @@ def train(run: Run) -> None:
     device = run.device()
     start = ""
     if recipe.start is not None:
-        full, half = run.work / recipe.start.file / "model.safetensors", checkpoint(run.out, recipe.start)
+        full, half = run.work / recipe.start.file / run_files.CHECKPOINT, checkpoint(run.out, recipe.start)
         found = [path for path in (full, half) if path.is_file()]
         if not found:
             raise Skip(f"there is no {half.name} to continue: see stage train-plain")
@@ -206,7 +207,7 @@ def record_epoch(run: Run, recipe: Recipe, trainer: Trainer, counted: float | No
     model, info = load_checkpoint(trainer.checkpoint_path)
     target = checkpoint(run.out, recipe)
     save_checkpoint(target, half_precision(model), info)
-    log = trainer.run_dir / "log.csv"
+    log = trainer.run_dir / run_files.LOG
     with contextlib.suppress(OSError):
         shutil.copyfile(log, run.out / f"{recipe.file}-training.csv")
     with log.open(newline="") as file:

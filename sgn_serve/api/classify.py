@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.api.form import IMAGES, read_form
 from sgn_serve.api.openapi.document import bentoml_schema, describe_api
+from sgn_serve.http.paths import CLASSIFY, CLASSIFY_BATCH
 from sgn_serve.http.prefix import prefix_of
 from sgn_serve.http.request_id import request_id
 from sgn_serve.records import Error, ErrorAnswer, Predictions
@@ -30,8 +31,8 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """Return the routes, most frequent first, because they are tried in order."""
         return [
-            Route("/classify", self.classify, methods=["POST"]),
-            Route("/classify_batch", self.classify_batch, methods=["POST"]),
+            Route(CLASSIFY, self.classify, methods=["POST"]),
+            Route(CLASSIFY_BATCH, self.classify_batch, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/preprocess", self.preprocess, methods=["POST"]),
             Route("/model", self.model),

@@ -23,6 +23,7 @@ from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values, parse_b
 from sgn_serve.api.whole_form import first_line, read_whole_form
 from sgn_serve.http.body_limits import IN_MEMORY_BYTES, is_json, limit_time, media_type
 from sgn_serve.http.errors import RequestError
+from sgn_serve.http.paths import CLASSIFY, CLASSIFY_BATCH
 from sgn_serve.records import MAX_TOP_K, SelfGradient
 from sgn_serve.setting_types import parse_self_gradient
 from sgn_serve.settings import Settings
@@ -36,8 +37,8 @@ SELF_GRADIENT_FIELD = "self_gradient"
 """Field, or query parameter, that switches the block on or off, or leaves it to the picture."""
 TOP_K = "top_k"
 _OTHER_FIELD = {
-    IMAGES: f"send one picture as {IMAGE!r}, or several as {IMAGES!r} to /classify_batch",
-    IMAGE: f"send the pictures as {IMAGES!r}, or one as {IMAGE!r} to /classify",
+    IMAGES: f"send one picture as {IMAGE!r}, or several as {IMAGES!r} to {CLASSIFY_BATCH}",
+    IMAGE: f"send the pictures as {IMAGES!r}, or one as {IMAGE!r} to {CLASSIFY}",
 }
 """Fix for a field of pictures that another path takes."""
 

@@ -18,12 +18,12 @@ from sgn_serve.classify.items import Item
 from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, answer_rows, error_row
 from sgn_serve.classify.window import Window
+from sgn_serve.error_text import one_line
 from sgn_serve.inference.classifier import Classifier, Logits, needs_second_pass
 from sgn_serve.inference.graph import Graph, read_graph
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.records import AUTO, Mode, ModelCard, SelfGradient, mode_of
-from sgn_serve.refusals import one_line
 from sgn_serve.serving.engine_choice import EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.serving.predictor import picture_options

@@ -21,6 +21,7 @@ from sgn_serve.classify.items import Item, item_of_file, shown
 from sgn_serve.classify.objects import is_object, object_items
 from sgn_serve.classify.tables import table_items
 from sgn_serve.classify.unfinished import is_unfinished_run
+from sgn_serve.graph_format import file_sha256
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Skipped, walk_pictures
 
@@ -86,9 +87,9 @@ def identity_of(source: str) -> str:
     if not _is_file(source, LISTS + TABLES):
         return ""
     try:
+        if _is_file(source, LISTS):
+            return file_sha256(Path(source))
         with open(source, "rb") as file:
-            if _is_file(source, LISTS):
-                return hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
             file.seek(max(0, status.st_size - _FOOTER))
             return hashlib.sha256(b"%d %d " % (status.st_size, status.st_mtime_ns) + file.read()).hexdigest()

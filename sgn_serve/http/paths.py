@@ -1,5 +1,7 @@
 """Name the paths that several parts of the service treat alike: probes, metrics, pages and the inference protocol."""
 
+from sgn_serve.process.page_path import PAGE as PAGE
+
 LIVE, HEALTH, READY = "/livez", "/healthz", "/readyz"
 """Probes that BentoML's application answers."""
 BENTOML_PROBES = frozenset({LIVE, HEALTH, READY})
@@ -13,8 +15,8 @@ PROBES = BENTOML_PROBES | {PROTOCOL_LIVE, PROTOCOL_READY}
 """Paths that orchestrators ask. They need no token, count towards no rate limit and are not logged while they succeed.
 They say whether the server is there, and nothing else."""
 METRICS = "/metrics"
+CLASSIFY, CLASSIFY_BATCH = "/classify", "/classify_batch"
 API_PAGE = "/"
-PAGE = "/ui"
 PAGE_FILES = f"{PAGE}/static/{{file}}"
 
 

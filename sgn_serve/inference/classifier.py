@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from sgn_serve.error_text import one_line
 from sgn_serve.graph_format import BF16, INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.engines import (
     EngineError,
@@ -20,7 +21,6 @@ from sgn_serve.inference.engines import (
 from sgn_serve.inference.graph import Description, Graph, GraphError
 from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.refusals import one_line
 from sgn_serve.setting_types import ONNX_RUNTIME, OPENVINO
 
 logger = logging.getLogger("bentoml.sgn_serve")

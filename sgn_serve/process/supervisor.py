@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sgn_serve.error_text import say
 from sgn_serve.process.bentoml_internals import BentomlArbiter, use_arbiter
+from sgn_serve.process.page_path import PAGE
 from sgn_serve.process.supervised import CANNOT_SERVE, PID_VARIABLE
 
 logger = logging.getLogger("bentoml.sgn_serve")
@@ -60,7 +61,7 @@ class Supervisor(BentomlArbiter):
         """
 
         def started(result: Any) -> None:
-            logger.info("the page to try the network on: %s", self.page_address("/ui"))
+            logger.info("the page to try the network on: %s", self.page_address(PAGE))
             if cb is not None:
                 cb(result)
 

@@ -16,13 +16,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from sgn_serve.error_text import one_line
 from sgn_serve.graph_format import BF16, BF16_KEY, GRAPH_SHA256_FIELD, MIN_AGREEMENT
 from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier, Logits
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.inference.graph import Graph, GraphError, checked_measured
 from sgn_serve.process.processor import bfloat16_products
 from sgn_serve.records import EngineUsed
-from sgn_serve.refusals import one_line
 from sgn_serve.serving.figures import read_figures
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME, OPENVINO
 from sgn_serve.settings import Settings, check_threads

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, MAX_FIGURES_BYTES, figures_path, same_eps
+from sgn_serve.error_text import one_line
+from sgn_serve.graph_format import GRAPH_SHA256_FIELD, MAX_FIGURES_BYTES, SHA256_KEY, figures_path, same_eps
 from sgn_serve.inference.graph import Graph
-from sgn_serve.refusals import one_line
 from sgn_serve.serving.companions import read_companion
 
 _ROWS_OF_GRAPH = "exported graph"
@@ -60,7 +60,7 @@ def _note(name: str, reason: str, fix: str) -> str:
 def _mismatch(values: Mapping[str, Any], graph: Graph) -> tuple[str, str] | None:
     """Return why figures are not of a graph, and the fix. None where they are."""
     setting, own = values["setting"], graph.description
-    measured_sha256 = str(setting.get("checkpoint_sha256"))
+    measured_sha256 = str(setting.get(SHA256_KEY))
     if measured_sha256 != own.sha256:
         return (
             f"the figures are of another checkpoint ({measured_sha256[:12]}) than the graph ({own.sha256[:12]})",

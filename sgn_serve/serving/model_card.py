@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from sgn_serve.error_text import one_line
 from sgn_serve.graph_format import AUTO_KEY, BACKGROUND_FIELD, METADATA_KEY, figures_path
 from sgn_serve.inference.graph import Description, Graph, GraphError, checked_measured, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
@@ -27,7 +28,6 @@ from sgn_serve.records import (
     Row,
     mode_of,
 )
-from sgn_serve.refusals import one_line
 from sgn_serve.serving.examples import GivenExamples
 from sgn_serve.serving.figures import read_figures
 from sgn_serve.settings import Settings

@@ -14,6 +14,7 @@ import export.bf16_agreement
 from export.check.agreement import Agreement
 from export.command import main, parse_arguments
 from export.formats.openvino import OpenVinoError
+from export.output import SystemRefusal
 from sgn_serve.graph_format import AUTO_KEY
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
@@ -98,7 +99,7 @@ def test_a_failure_afterwards_says_that_the_graph_was_written(
     path = tmp_path / "model.onnx"
     for error, told in (
         (OpenVinoError("it computes in f32"), "error: it computes in f32; "),
-        (OSError(28, "no space"), f"error: {path}: no space; "),
+        (SystemRefusal(f"{path}: no space"), f"error: {path}: no space; "),
         (KeyboardInterrupt(), "error: interrupted; "),
     ):
         monkeypatch.setattr("export.export.store_bf16_agreement", Mock(side_effect=error))

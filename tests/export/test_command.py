@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import onnx
 import pytest
@@ -267,6 +268,16 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(
     assert main(["--ckpt", str(checkpoint), file_format, str(target)]) == 2
     assert one_error_line(capsys) == f"error: {target}: No space left on device; {target} was not written"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["export.exporter.rewrite", "export.export.Companions.write"])
+@pytest.mark.usefixtures("ready_made")
+def test_a_system_error_that_no_writing_caused_keeps_its_traceback(
+    place: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, Mock(side_effect=FileNotFoundError("a mistake of ours")))
+    with pytest.raises(FileNotFoundError, match="a mistake of ours"):
+        main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")])
 
 
 @pytest.mark.usefixtures("ready_made")

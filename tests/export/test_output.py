@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export.output import UNFINISHED, OutputError, replacing
+from export.output import UNFINISHED, OutputError, SystemRefusal, replacing
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_what_was_there_stays_until_all_is_written(tmp_path, checkpoint):
 def test_a_writer_that_removes_its_file_leaves_what_was_there(tmp_path, checkpoint):
     target = tmp_path / "model.onnx"
     target.write_bytes(b"old")
-    with pytest.raises(FileNotFoundError), replacing(target, checkpoint) as partial:
+    with pytest.raises(SystemRefusal, match="No such file"), replacing(target, checkpoint) as partial:
         partial.unlink()
     assert target.read_bytes() == b"old"
     assert UNFINISHED == {}

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from release import disagreement
-from release.disagreement import EPS, KnowingAttack, answers, area_under_roc, detection, divergence_bits
+from release.disagreement import KnowingAttack, answers, area_under_roc, detection, divergence_bits
 from sgn_serve.inference.classifier import softmax
 from sgn_serve.serving.answers import disagreement_bits
 from training.attacks import gradient_attack
 from training.checkpoint import load_checkpoint
+from training.config import EPS
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from release.fast_judge import (
     parse,
     shown,
 )
+from release.saved_report import NoReportError
 from tests.training.checkpoints import tiny_info
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import Context
@@ -168,9 +169,10 @@ def test_autoattacks_answers_may_come_from_a_report_of_the_same(trial, tmp_path)
     report.save(path)
     with pytest.raises(FastJudgeError, match="differs from this run in seed; leave it out"):
         from_report(path, result["setting"], attacks)
-    path.write_text("[]")
-    with pytest.raises(FastJudgeError, match="no report"):
-        from_report(path, result["setting"], attacks)
+    for content in ("[]", "{", '{"setting": {}}', '{"setting": {}, "about": {}, "rows": [{}]}'):
+        path.write_text(content)
+        with pytest.raises(NoReportError, match=r"no report of training.evaluate .*; leave it out"):
+            from_report(path, result["setting"], attacks)
 
 
 def test_what_was_saved_of_something_else_is_refused(trial, tmp_path):
@@ -178,9 +180,12 @@ def test_what_was_saved_of_something_else_is_refused(trial, tmp_path):
     measure(options(tmp_path, "--fast", "pma"), model, INFO, chosen)
     with pytest.raises(FastJudgeError, match="differs from this run in attacks; pass another --out"):
         measure(options(tmp_path, "--fast", "md"), model, INFO, chosen)
-    (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(FastJudgeError, match="is no result of this command"):
-        measure(options(tmp_path, "--fast", "pma"), model, INFO, chosen)
+    saved = json.loads((tmp_path / "mine.json").read_text())
+    saved["rows"][FAST]["pma"]["calls"] = "many"
+    for content in ("{}", "[", json.dumps({**saved, "rows": {}}), json.dumps(saved)):
+        (tmp_path / "mine.json").write_text(content)
+        with pytest.raises(FastJudgeError, match="is no result of this command"):
+            measure(options(tmp_path, "--fast", "pma"), model, INFO, chosen)
 
 
 def test_names_that_make_no_cascade_are_refused():

@@ -10,7 +10,7 @@ from release import speedrun
 from release.recipes import COMMON, RECIPES
 from training.command import main as train
 from training.evaluate.measuring import withstood
-from training.options import build_parser, checked
+from training.options import checked, parse
 
 COLOURS = [(40, 60, 200), (40, 190, 70), (200, 50, 50), (200, 190, 60)]
 SMALL = "--batch-size 16 --crop-padding 1 --validation-pictures 16 --validation-attacked 4 --precision float32"
@@ -116,7 +116,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(folder, capsys):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_command_line_that_training_takes(name):
     arguments = ["--data-root", "data", *COMMON, "--minutes", "1", "--minutes-of", "core", *RECIPES[name].flags]
-    checked(build_parser().parse_args(arguments))
+    checked(parse(arguments))
 
 
 def options(*more: str):

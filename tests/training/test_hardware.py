@@ -10,7 +10,7 @@ from training import hardware
 from training.common.command_line import OptionError
 from training.common.devices import MIB
 from training.networks.backbones import build_backbone
-from training.options import build_parser, configure
+from training.options import configure, parse
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -25,7 +25,7 @@ def test_no_weights_are_made_to_check_a_backbone(monkeypatch):
         return built[-1]
 
     monkeypatch.setattr(hardware, "build_backbone", noted)
-    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-28-10"]), CPU)
+    configure(parse([*GIVEN, "--arch=wrn-28-10"]), CPU)
     assert {parameter.device.type for backbone in built for parameter in backbone.parameters()} == {"meta"}
 
 
@@ -38,9 +38,9 @@ def test_a_network_that_the_memory_does_not_hold_is_refused_before_it_is_made(mo
     monkeypatch.setattr(hardware, "free_memory", lambda device: 100 * MIB)
     monkeypatch.setattr(hardware, "build_backbone", lambda *about: build_backbone(*about).to("meta"))
     with pytest.raises(OptionError, match=f"{needed}, and 0.1 GiB are free; pass a smaller one"):
-        configure(build_parser().parse_args([*GIVEN, *options]), CPU)
+        configure(parse([*GIVEN, *options]), CPU)
     monkeypatch.setattr(hardware, "free_memory", lambda device: None)
-    configure(build_parser().parse_args([*GIVEN, *options]), CPU)
+    configure(parse([*GIVEN, *options]), CPU)
 
 
 def test_a_backbone_that_needs_its_values_is_tried_with_them(monkeypatch):
@@ -54,5 +54,5 @@ def test_a_backbone_that_needs_its_values_is_tried_with_them(monkeypatch):
         return backbone
 
     monkeypatch.setattr(hardware, "build_backbone", demanding)
-    configure(build_parser().parse_args([*GIVEN, "--arch=wrn-10-1"]), CPU)
+    configure(parse([*GIVEN, "--arch=wrn-10-1"]), CPU)
     assert [next(backbone.parameters()).device.type for backbone in built] == ["cpu"]

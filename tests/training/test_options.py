@@ -8,7 +8,7 @@ import torch
 from training.common.command_line import OptionError
 from training.common.described_options import OptionRow, described_options, option_rows
 from training.config import METHODS, TrainConfig
-from training.options import build_parser, check_given, checked, configure, recipe_defaults, variations
+from training.options import build_parser, check_given, checked, configure, parse, recipe_defaults, variations
 
 CPU = torch.device("cpu")
 GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
@@ -17,7 +17,7 @@ GIVEN = ["--data-root", "x", "--dataset", "cifar10"]
 def test_what_is_not_given_is_the_recipes(monkeypatch):
     monkeypatch.setattr("training.hardware.hardware_precision", lambda device: "float32")
     for method in METHODS:
-        parsed = build_parser().parse_args(["--data-root", "x", "--dataset", "svhn", "--method", method])
+        parsed = parse(["--data-root", "x", "--dataset", "svhn", "--method", method])
         recipe = recipe_defaults("svhn", method)
         assert configure(parsed, CPU) == TrainConfig("svhn", method=method, precision="float32", **recipe)
 
@@ -64,7 +64,7 @@ def test_recipes_are_the_sources():
 
 def test_every_kind_of_option_is_parsed():
     flags = ["--epsilon=4/255", "--epochs=3", "--no-flip", "--lr-milestones", "1", "2"]
-    config = configure(build_parser().parse_args([*GIVEN, *flags, "--image-size=32", "--precision=float32"]), CPU)
+    config = configure(parse([*GIVEN, *flags, "--image-size=32", "--precision=float32"]), CPU)
     assert config.epsilon == 4 / 255
     assert (config.epochs, config.flip, config.lr_milestones) == (3, False, (1, 2))
     assert (config.image_size, config.lr_schedule) == (32, "step")
@@ -115,5 +115,5 @@ def test_what_the_recipes_set():
         (("--recipe=finetune", "--epochs=3", "--lr=0.02"), ("finetune", 3, 0.02, "cyclic", 0.2)),
         (("--pretrained=x.pth", "--recipe=paper"), ("paper", 200, 0.1, "step", 0.2)),
     ):
-        config = checked(build_parser().parse_args(["--data-root=x", *flags]))
+        config = checked(parse(["--data-root=x", *flags]))
         assert tuple(getattr(config, name) for name in names) == values, flags

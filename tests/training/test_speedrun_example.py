@@ -10,7 +10,7 @@ from training.config import TrainConfig
 from training.data.batches import to_float
 from training.data.loading import load_pictures, split_indices
 from training.loop.trainer import Trainer
-from training.options import build_parser, configure
+from training.options import configure, parse
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_files_that_are_no_pictures_are_left_out(speedrun, tmp_path):
 
 def test_the_command_that_it_names_has_its_constants(speedrun):
     words = speedrun.__doc__.split("python -m training ")[1].split("\n\n")[0].split()
-    config = configure(build_parser().parse_args([word for word in words if word != "\\"]), torch.device("cpu"))
+    config = configure(parse([word for word in words if word != "\\"]), torch.device("cpu"))
     assert config.minutes == speedrun.MINUTES
     assert config.minutes_of == "core"
     assert config.arch == f"wrn-{speedrun.DEPTH}-{speedrun.WIDTH}"

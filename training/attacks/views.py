@@ -72,8 +72,12 @@ def plain_view(model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
         model: The network.
         images: (N, 3, H, W), pictures that is_piecewise_linear tries the network with.
     """
-    held = model.block is None or is_piecewise_linear(model, images)
-    return held_view(model) if held else full_view(model)
+    return full_view(model) if plain_is_full(model, images) else held_view(model)
+
+
+def plain_is_full(model: SelfGradientNetwork, images: Tensor) -> bool:
+    """Tell whether plain_view goes through both passes; see there for the arguments."""
+    return model.block is not None and not is_piecewise_linear(model, images)
 
 
 def first_pass_view(model: SelfGradientNetwork) -> LogitsFunction:

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import torch
 
-from sgn_serve.error_text import say
+from sgn_serve.error_text import first_line, say
 from sgn_serve.interrupts import INTERRUPTED
 from sgn_serve.termination import TERMINATED, Terminated
 from training.common.devices import gib
-from training.common.errors import TrainingError, first_line
+from training.common.errors import TrainingError
 
 _ALLOCATION = re.compile(r"you tried to allocate (\d+) bytes")
 """PyTorch's words for memory that a processor lacks."""

@@ -1,8 +1,5 @@
 """Errors that a user of training/ can put right."""
 
-from sgn_serve.error_text import first_line as first_line
-from sgn_serve.error_text import one_line as one_line
-
 
 class TrainingError(Exception):
     """Base of what a user can put right: a file, a data set, a device or an option.

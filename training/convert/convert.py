@@ -8,6 +8,7 @@ from sgn_serve.error_text import say, visible
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
 from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
+from training.config import TrainConfig
 from training.convert.options import Options
 from training.data.class_names import CIFAR10, read_class_names
 from training.foreign.errors import WeightsError
@@ -25,7 +26,7 @@ from training.networks.errors import ArchitectureError
 
 _FEW = 0.1
 """Share of the tensors up to which it is rather the file that is wrong than the architecture."""
-BLOCK = BlockConfig(scale=8 / 255, gradient_scaling="rms")
+BLOCK = BlockConfig(TrainConfig.block_layers, TrainConfig.block_scale, TrainConfig.gradient_scaling)
 """The block that --add-block adds: the form that this project trains."""
 
 

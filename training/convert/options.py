@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from sgn_serve.graph_format import MAX_SIDE
+from training.common import run_files
 from training.common.command_line import INTENSITY, Option, OptionError, number
 from training.common.described_options import check_options
 from training.common.given_paths import require_file
@@ -117,7 +118,7 @@ class Options:
         require_file(self.weights, "--weights", "the weights")
         if self.out.exists() and self.out.samefile(self.weights):
             raise OptionError(f"--out {self.out} is the file of --weights itself; pass another")
-        if self.out.name == "model.safetensors" and self.out.with_name("state.pt").exists():
+        if self.out.name == run_files.CHECKPOINT and self.out.with_name(run_files.STATE).exists():
             raise OptionError(
                 f"--out {self.out} is the network of a training, which could not be resumed; pass another"
             )

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from sgn_serve.error_text import one_line
 from sgn_serve.pictures.files import SUFFIXES
-from training.common.errors import one_line
 from training.data.automatic_split import Split
 from training.data.datasets import ARCHIVES, Archive
 from training.data.picture_set import DatasetError, PictureSet

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sgn_serve.error_text import say
+from sgn_serve.error_text import one_line, say
 from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
-from training.common.errors import one_line
 from training.data.automatic_split import AutomaticSplit, Part, Split
 from training.data.datasets import LAYOUT
 from training.data.folder_notes import by_content, in_several_classes

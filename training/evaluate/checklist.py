@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from training.attacks.rows import AUTO_ATTACK_ROWS, Kind, RowId, more_restarts_row, more_steps_row
 from training.evaluate.diagnostics.accuracy_curve import LARGE
-from training.evaluate.report import Report
+from training.evaluate.report import BATCH_DEPENDENCE, CURVE, GRADIENT_CORRELATION, RANDOMNESS, ZERO_GRADIENTS, Report
 
 Verdict = Literal["ok", "suspect", "raised", "not measured", "does not apply"]
 
@@ -92,8 +92,8 @@ def checklist(report: Report) -> list[Finding]:
     findings = [
         _gradient(report, rows),
         _zero_gradients(report),
-        _same_logits(report, "batch dependence", "batch_dependence"),
-        _same_logits(report, "randomness", "randomness"),
+        _same_logits(report, "batch dependence", BATCH_DEPENDENCE),
+        _same_logits(report, "randomness", RANDOMNESS),
         _label_leaking(rows),
         _pgd_against_fgsm(rows),
         _more_work(rows, "more steps", more_steps_row(rows.state)),
@@ -151,7 +151,7 @@ def _missing(name: str, threshold: str, why: str, verdict: Verdict = "not measur
 
 def _gradient(report: Report, rows: _Rows) -> Finding:
     name, threshold = "gradient correlation", f"masked under {MASKED_CORRELATION}, suspect under {SUSPECT_CORRELATION}"
-    correlations = report.measured.get("gradient_correlation")
+    correlations = report.measured.get(GRADIENT_CORRELATION)
     if correlations is None:
         return _missing(name, threshold, "no gradients were measured")
     value = correlations[PLAIN_GRADIENT]
@@ -171,7 +171,7 @@ def _gradient(report: Report, rows: _Rows) -> Finding:
 
 def _zero_gradients(report: Report) -> Finding:
     name, threshold = "zero gradients", "raised above 0, share of rightly classified pictures"
-    shares = report.measured.get("zero_gradients")
+    shares = report.measured.get(ZERO_GRADIENTS)
     if shares is None:
         return _missing(name, threshold, "no gradients were measured")
     loss, value = max(shares.items(), key=lambda item: item[1])
@@ -242,7 +242,7 @@ def _smooth_surrogate(rows: _Rows) -> Finding:
 
 def _large_epsilon(report: Report) -> Finding:
     name, threshold = f"accuracy at eps {LARGE}/255", f"raised above {LARGE_EPS_ACCURACY:g}"
-    curve = report.measured.get("accuracy_over_eps", {})
+    curve = report.measured.get(CURVE, {})
     if str(LARGE) not in curve:
         return _missing(name, threshold, "it was not measured")
     value = curve[str(LARGE)]

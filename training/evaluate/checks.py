@@ -17,6 +17,7 @@ from training.evaluate.checklist import BOTH_PASSES, PLAIN_GRADIENT, smooth_grad
 from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.diagnostics.block_effect import measure_block_effect
 from training.evaluate.measuring import Trial
+from training.evaluate.report import BLOCK_EFFECT, CURVE, GRADIENT_CORRELATION, ZERO_GRADIENTS
 from training.evaluate.row_progress import CheckProgress
 from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 
@@ -24,9 +25,6 @@ from training.networks.self_gradient import LogitsFunction, SelfGradientNetwork
 GRADIENT_PICTURES = 100
 CURVE_PICTURES = 250
 BLOCK_PICTURES = 500
-
-BLOCK_EFFECT = "block_effect"
-"""Name of the result of effect_of_block."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ def check_gradients(
     found, some = gradient_views(trial, attacks, betas), trial.first(GRADIENT_PICTURES)
     correlations = gradient_check.finite_difference_correlations(some, found, gradient_check.DIRECTIONS, progress)
     return {
-        "gradient_correlation": {name: round(value, 4) for name, value in correlations.items()},
-        "zero_gradients": {
+        GRADIENT_CORRELATION: {name: round(value, 4) for name, value in correlations.items()},
+        ZERO_GRADIENTS: {
             name: round(
                 gradient_check.zero_gradient_share(
                     found[PLAIN_GRADIENT], some.images, some.labels, loss, some.batch_size
@@ -126,7 +124,7 @@ def accuracy_at(trial: Trial[SelfGradientNetwork], attacks: Sequence[AttackOn[An
         attacks: All attacks, which do not count here.
         level: The budget, in 255ths of the intensity range.
     """
-    return {"accuracy_over_eps": accuracy_curve.accuracy_over_eps(trial.first(CURVE_PICTURES), [level])}
+    return {CURVE: accuracy_curve.accuracy_over_eps(trial.first(CURVE_PICTURES), [level])}
 
 
 def effect_of_block(trial: Trial[SelfGradientNetwork], attacks: Sequence[AttackOn[Any]]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from contextlib import ExitStack, closing
 
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.ray_cluster import Cluster
 from sgn_serve.termination import terminable
+from training.common import run_files
 from training.common.devices import default_device
 from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.ray_tasks import connected
@@ -36,7 +37,7 @@ def evaluate(prepared: Prepared) -> None:
     print(f"{summary(report, findings)}\nwrote {evaluation.path}")
     if prepared.folder is not None:
         written = evaluation.write_page(prepared.folder)
-        print(f"wrote {prepared.folder / 'evaluation.md'} and {len(written)} plots")
+        print(f"wrote {prepared.folder / run_files.PAGE} and {len(written)} plots")
         if prepared.files:
             names, table = evaluation.class_names, prepared.folder / NAME
             write_picture_table(table, prepared.files, [names[label] for label in trial.labels.tolist()], report)
@@ -86,7 +87,7 @@ def _ray_runner(prepared: Prepared, options: Options, cluster: Cluster) -> RayRu
     evaluation = prepared.evaluation
     graph = None
     if options.onnx is not None:
-        checkpoint = evaluation.report.setting["checkpoint_sha256"]
+        checkpoint = evaluation.report.setting[SHA256_KEY]
         graph = GraphFile(options.onnx.absolute(), file_sha256(options.onnx), checkpoint)
     size = _task_size(options, cluster)
     subject = pack(

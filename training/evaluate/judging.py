@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from training.attacks.registry import Context, build_attacks
+from training.attacks.views import plain_is_full
+from training.common import run_files
 from training.common.command_line import OptionError, flag
 from training.common.described_options import described_options
 from training.common.devices import device_name
 from training.common.files import check_writable
 from training.common.provenance import current_versions, git_commit, today
-from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import (
     JudgeError,
     as_network,
@@ -30,9 +31,9 @@ from training.evaluate.any_module import (
     module_sha256,
     tensors_sha256,
 )
-from training.evaluate.checklist import Finding
+from training.evaluate.checklist import BOTH_PASSES, Finding
 from training.evaluate.measuring import Trial
-from training.evaluate.options import REPORT, Options, report_place
+from training.evaluate.options import Options, report_place
 from training.evaluate.page import summary
 from training.evaluate.report import FORMAT, Report, Row
 from training.evaluate.run import Evaluation
@@ -123,14 +124,14 @@ class Judgement:
             WriteError: A file cannot be written.
         """
         evaluation, folder = self._evaluation, _named(folder, "page")
-        read_saved(folder / REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
+        read_saved(folder / run_files.REPORT, FORMAT, self.report.setting, "pass another folder, or delete that file")
         trial = evaluation.trial
         with being_judged(trial.model, trial.images.device, trial.seed):
-            evaluation.path = folder / REPORT
+            evaluation.path = folder / run_files.REPORT
             evaluation.measure_curve()
             self.report.save(evaluation.path)
             evaluation.write_page(folder)
-        return folder / "evaluation.md"
+        return folder / run_files.PAGE
 
 
 @dataclass(frozen=True)
@@ -199,9 +200,7 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
         "pictures_sha256": tensors_sha256(trial.images, trial.labels),
         **facts.more,
     }
-    if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
-        # The rows whose view is "held" go through both passes then (views.plain_view).
-        setting["plain_gradient"] = "both passes"
+    setting |= plain_gradient_setting(trial)
     about = {
         "command": run.command,
         "versions": current_versions(),
@@ -213,11 +212,16 @@ def module_evaluation(trial: Trial[SelfGradientNetwork], facts: ModuleFacts, run
     return Evaluation(trial, names, Report(setting, about), run.path, run.betas, progress=run.progress, fix=run.fix)
 
 
+def plain_gradient_setting(trial: Trial[SelfGradientNetwork]) -> dict[str, str]:
+    """Return the setting's entry where the rows whose view is "held" go through both passes; none elsewhere."""
+    return {"plain_gradient": BOTH_PASSES} if plain_is_full(trial.model, trial.images) else {}
+
+
 def judge(
     module: nn.Module,
     images: Any,
     labels: Any,
-    eps: float = 8 / 255,
+    eps: float = Options.eps,
     attacks: str | Sequence[str] = "quick",
     save: str | PathLike[str] | None = None,
     **options: Unpack[JudgeOptions],
@@ -270,7 +274,7 @@ def judge(
             batch_size=given.get("batch_size", Options.batch_size),
         )
         run = RunOptions(
-            path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / REPORT,
+            path=path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / run_files.REPORT,
             restarts=given.get("restarts", Options.restarts),
             betas=tuple(given.get("beta", Options.beta)),
             progress=given.get("progress", True),

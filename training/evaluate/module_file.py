@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sgn_serve.command_parser import did_you_mean
-from training.common.errors import one_line
+from sgn_serve.error_text import one_line
 from training.evaluate.any_module import JudgeError
 from training.evaluate.options import MODULE_EXAMPLE, function_of
 

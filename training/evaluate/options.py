@@ -11,17 +11,17 @@ from typing import Annotated, Literal
 
 from sgn_serve.pictures.resizing import RESIZES
 from training.attacks.names import DEFAULT, graph_fix, split_names
+from training.common import run_files
 from training.common.command_line import INTENSITY, Option, OptionError
 from training.common.described_options import check_options
 from training.common.devices import DEFAULT_DEVICE, check_threads
 from training.common.given_paths import PathError, require_file
+from training.config import EPS
 from training.data.datasets import DATASETS, require_root
 from training.foreign.kind import is_foreign
 
 MODULE_EXAMPLE = "write it like models/my.py:build"
 """Form of a value of --module, for messages."""
-REPORT = "evaluation.json"
-"""The name of a report."""
 PICTURES = 1000
 """Pictures that are judged where nobody says how many."""
 ELSEWHERE = Path("runs") / "evaluations"
@@ -96,7 +96,7 @@ class Options:
             hint="without a budget there is only clean accuracy",
             aliases=("--epsilon",),
         ),
-    ] = 8 / 255
+    ] = EPS
     restarts: Annotated[int, Option("restarts of PGD-K and CW-K", minimum=1)] = 1
     beta: Annotated[
         tuple[float, ...],
@@ -128,8 +128,9 @@ class Options:
         Path | None,
         Option(
             "folder for everything (JSON, Markdown page, plots, table of the pictures), or a .json file for that alone",
-            default=f"{REPORT} beside the checkpoint; in {ELSEWHERE}/<name of its folder> where that folder cannot be "
-            "written to or belongs to a Python package, and in <name of its file>-<function> there for --module",
+            default=f"{run_files.REPORT} beside the checkpoint; in {ELSEWHERE}/<name of its folder> where that folder "
+            "cannot be written to or belongs to a Python package, and in <name of its file>-<function> there for "
+            "--module",
         ),
     ] = None
     device: Annotated[str | None, Option("cpu, cuda, cuda:1, ...", default=DEFAULT_DEVICE)] = None
@@ -178,7 +179,7 @@ class Options:
         if (self.ckpt is None) == (self.module is None):
             raise OptionError("pass --ckpt, or --module for a network of your own, and not both")
         others: dict[str, object]
-        if self.ckpt is not None and self.ckpt.name == "state.pt":
+        if self.ckpt is not None and self.ckpt.name == run_files.STATE:
             raise OptionError(f"--ckpt {self.ckpt} is the state of a training; pass the model.safetensors beside it")
         if self.ckpt is not None and is_foreign(self.ckpt):
             others, reason = {}, ""
@@ -224,7 +225,7 @@ class Options:
         """Return the JSON file, and the folder for the page and the plots where one is asked for."""
         if self.report is None:
             folder = ELSEWHERE / module_name(self.module or "") if self.ckpt is None else default_folder(self.ckpt)
-            return folder / REPORT, None
+            return folder / run_files.REPORT, None
         return report_place(self.report, "--report ")
 
 
@@ -246,7 +247,7 @@ def report_place(given: Path, name: str) -> tuple[Path, Path | None]:
             f"{name}{given}: a report is a .json file, or a folder; name {given.with_suffix('.json')}, or "
             f"{given.with_suffix('')} for the page and the plots too"
         )
-    return given / REPORT, given
+    return given / run_files.REPORT, given
 
 
 def function_of(given: str) -> tuple[Path, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sgn_serve.markdown import table
 from training.evaluate.checklist import Finding, of_consequence
-from training.evaluate.report import Report
+from training.evaluate.report import CONVERGENCE, SLOW_DOWN, Report
 
 WHOLE_FOLDER = "whole_folder"
 """Entry of a report's `about`: whether the pictures are those of a folder that nothing divides into splits."""
@@ -62,7 +62,7 @@ def auto_sentences(report: Report) -> list[str]:
             else f"{points} under the lower of block on and off, {verdict} the {100 * AUTO_TOLERANCE:g} points up to "
             "which it may be a default"
         )
-    slow = report.measured.get("slow_down")
+    slow = report.measured.get(SLOW_DOWN)
     if slow is not None:
         each, same = (max(0, slow[name]) for name in ("per_picture_taken", "universal_taken"))
         sentences.append(
@@ -124,7 +124,7 @@ def page(report: Report, findings: Sequence[Finding], plots: Sequence[str]) -> s
         "",
         table(["verdict", "item", "measured", "threshold", "about"], items, "llrll"),
     ]
-    for name, iteration in report.measured.get("convergence", {}).items():
+    for name, iteration in report.measured.get(CONVERGENCE, {}).items():
         lines += ["", _convergence_sentence(name, iteration)]
     for plot in plots:
         title = plot.removesuffix(".png").replace("_", " ")

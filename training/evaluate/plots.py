@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.attacks.rows import Family, State
 from training.evaluate.diagnostics.convergence import Iteration
-from training.evaluate.report import Report
+from training.evaluate.report import CURVE, Report
 from training.networks.self_gradient import SelfGradientNetwork
 
 FAMILIES: dict[Family, str] = {"pgd": "PGD", "cw": "CW"}
@@ -18,7 +18,7 @@ FAMILIES: dict[Family, str] = {"pgd": "PGD", "cw": "CW"}
 
 def accuracy_over_eps(report: Report, path: Path) -> bool:
     """Plot accuracy against epsilon, and return whether there was anything to plot."""
-    curve = report.measured.get("accuracy_over_eps", {})
+    curve = report.measured.get(CURVE, {})
     if len(curve) < 2:
         return False
     levels = sorted(int(level) for level in curve)

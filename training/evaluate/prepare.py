@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.graph_format import SHA256_KEY, file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph
@@ -25,10 +25,9 @@ from training.data.datasets import IMAGE_FOLDER
 from training.data.loading import choose_pictures, load_pictures
 from training.data.picture_folder import is_undivided
 from training.data.picture_set import DatasetError, PictureSet
-from training.derivatives.piecewise_linear import is_piecewise_linear
 from training.evaluate.any_module import as_network
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT
-from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation
+from training.evaluate.judging import ModuleFacts, RunOptions, module_evaluation, plain_gradient_setting
 from training.evaluate.measuring import Trial
 from training.evaluate.module_file import load_module
 from training.evaluate.options import PICTURES, Options, module_name
@@ -323,7 +322,7 @@ def _reader(options: Options, info: CheckpointInfo) -> str:
 def _known_setting(options: Options, info: CheckpointInfo, checkpoint_sha256: str) -> dict[str, Any]:
     """Return what the figures depend on besides the pictures."""
     return {
-        "checkpoint_sha256": checkpoint_sha256,
+        SHA256_KEY: checkpoint_sha256,
         "architecture": info.architecture,
         "method": info.method,
         **({} if info.defence is None else {"defence": asdict(info.defence)}),
@@ -348,9 +347,7 @@ def _run_setting(options: Options) -> dict[str, Any]:
 def _setting(known: dict[str, Any], chosen: PictureSet, trial: Trial[SelfGradientNetwork]) -> dict[str, Any]:
     """Return everything that the figures depend on."""
     setting = {**known, "pictures": len(chosen), "pictures_sha256": chosen.sha256()}
-    if trial.model.block is not None and not is_piecewise_linear(trial.model, trial.images):
-        # The rows whose view is "held" go through both passes then (views.plain_view).
-        setting["plain_gradient"] = "both passes"
+    setting |= plain_gradient_setting(trial)
     if trial.model.block is not None and trial.model.auto_margin is not None:
         setting["auto_margin"] = trial.model.auto_margin
     return setting

@@ -18,16 +18,16 @@ from training.evaluate.measuring import lowest
 from training.evaluate.saved_report import FIX, SavedReportError, read_saved
 
 FORMAT = "self-gradient-evaluation/2"
+BLOCK_EFFECT = "block_effect"
+"""Name of the effect of the block, which has a place of its own in the report."""
+GRADIENT_CORRELATION = "gradient_correlation"
+ZERO_GRADIENTS = "zero_gradients"
+BATCH_DEPENDENCE = "batch_dependence"
+RANDOMNESS = "randomness"
 CURVE = "accuracy_over_eps"
-MEASURED = (
-    "gradient_correlation",
-    "zero_gradients",
-    "batch_dependence",
-    "randomness",
-    CURVE,
-    "slow_down",
-    "convergence",
-)
+SLOW_DOWN = "slow_down"
+CONVERGENCE = "convergence"
+MEASURED = (GRADIENT_CORRELATION, ZERO_GRADIENTS, BATCH_DEPENDENCE, RANDOMNESS, CURVE, SLOW_DOWN, CONVERGENCE)
 """Measurements beside the rows, in their order. Others follow."""
 
 
@@ -238,7 +238,7 @@ class Report:
                 }
                 for one, row in self.rows.items()
             ],
-            "block_effect": self.block_effect,
+            BLOCK_EFFECT: self.block_effect,
             "checklist": self.checklist,
             "measured": self.measured,
             "setting": self.setting,
@@ -299,7 +299,7 @@ class Report:
                 self.earlier.append(replace(entry, rows=left))
         self.measured = _both_measured(self.measured, measured)
         if self.block_effect is None:
-            self.block_effect = saved.get("block_effect")
+            self.block_effect = saved.get(BLOCK_EFFECT)
         return len(wanted.keys() & kept.keys())
 
     def sort_rows(self, order: Iterable[RowId]) -> None:

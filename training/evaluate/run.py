@@ -14,11 +14,12 @@ from sgn_serve.error_text import say
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.rows import RowId
+from training.common import run_files
 from training.common.files import write_atomically
 from training.evaluate import checks, measuring, plots
 from training.evaluate.attack_bars import AttackBars, OneAfterTheOther, SideBySide, print_above
 from training.evaluate.checklist import Finding, checklist, likely_overestimated
-from training.evaluate.checks import BLOCK_EFFECT, Check
+from training.evaluate.checks import Check
 from training.evaluate.diagnostics import accuracy_curve, gradient_check
 from training.evaluate.diagnostics.convergence import Iteration, measure_convergence
 from training.evaluate.diagnostics.determinism import batch_dependence, randomness
@@ -26,7 +27,16 @@ from training.evaluate.diagnostics.slow_down import measure_slow_down
 from training.evaluate.forward_passes import passes_shown
 from training.evaluate.measuring import Trial
 from training.evaluate.page import page
-from training.evaluate.report import Report
+from training.evaluate.report import (
+    BATCH_DEPENDENCE,
+    BLOCK_EFFECT,
+    CONVERGENCE,
+    CURVE,
+    GRADIENT_CORRELATION,
+    RANDOMNESS,
+    SLOW_DOWN,
+    Report,
+)
 from training.evaluate.row_plan import Batch, PlannedRow, RowPlan
 from training.evaluate.row_progress import BatchProgress, CheckProgress
 from training.evaluate.runners import BatchDone, CheckDone, LocalRunner, Runner
@@ -160,7 +170,7 @@ class Evaluation:
             plots.convergence(iterations, folder / "convergence.png")
             written.append("convergence.png")
         findings = checklist(self.report)
-        write_atomically(folder / "evaluation.md", page(self.report, findings, written).encode())
+        write_atomically(folder / run_files.PAGE, page(self.report, findings, written).encode())
         return written
 
     def _check_gradients(self, attacks: Sequence[AttackOn[Any]]) -> None:
@@ -179,7 +189,7 @@ class Evaluation:
 
     def _has_gradients(self, attacks: Sequence[AttackOn[Any]]) -> bool:
         names = checks.gradient_views(self.trial, attacks, self.betas).keys()
-        return names <= self.report.measured.get("gradient_correlation", {}).keys()
+        return names <= self.report.measured.get(GRADIENT_CORRELATION, {}).keys()
 
     def _take(self, found: dict[str, Any]) -> None:
         """Put the results of a check into the report, and save it. Those of earlier commands, of other names, stay."""
@@ -194,10 +204,10 @@ class Evaluation:
         # Two pictures at least are needed to show whether an answer depends on the others in its batch.
         model = self.trial.model
         some = self.trial.images[: min(DETERMINISM_PICTURES, max(2, self.trial.batch_size))]
-        if len(some) > 1 and "batch_dependence" not in self.report.measured:
-            self.report.measured["batch_dependence"] = batch_dependence(model, some)
-        if "randomness" not in self.report.measured:
-            self.report.measured["randomness"] = randomness(model, some)
+        if len(some) > 1 and BATCH_DEPENDENCE not in self.report.measured:
+            self.report.measured[BATCH_DEPENDENCE] = batch_dependence(model, some)
+        if RANDOMNESS not in self.report.measured:
+            self.report.measured[RANDOMNESS] = randomness(model, some)
 
     def _beside(self, ending: str) -> Path:
         """Return the place of a file beside the report for what is measured in part."""
@@ -298,7 +308,7 @@ class Evaluation:
         return self.trial.of(self.graph)
 
     def _missing_levels(self, whole: bool) -> list[int]:
-        curve = self.report.measured.setdefault("accuracy_over_eps", {})
+        curve = self.report.measured.setdefault(CURVE, {})
         return [
             level for level in (accuracy_curve.LEVELS if whole else (accuracy_curve.LARGE,)) if str(level) not in curve
         ]
@@ -322,23 +332,18 @@ class Evaluation:
 
     def _measure_slow_down(self) -> None:
         model = self.trial.model
-        if (
-            model.block is None
-            or model.auto_margin is None
-            or "slow_down" in self.report.measured
-            or len(self.trial) < 2
-        ):
+        if model.block is None or model.auto_margin is None or SLOW_DOWN in self.report.measured or len(self.trial) < 2:
             return
-        self.report.measured["slow_down"] = measure_slow_down(self.trial.first(SLOW_DOWN_PICTURES)).as_dict()
+        self.report.measured[SLOW_DOWN] = measure_slow_down(self.trial.first(SLOW_DOWN_PICTURES)).as_dict()
         self.report.save(self.path)
 
     def _measure_convergence(self) -> dict[str, Iteration]:
-        saved = self.report.measured.get("convergence", {})
+        saved = self.report.measured.get(CONVERGENCE, {})
         if saved:
             return {name: Iteration.from_dict(values) for name, values in saved.items()}
         some = self.trial.first(CONVERGENCE_PICTURES)
         iterations = measure_convergence(some.model, some.images, some.eps, batch_size=some.batch_size)
-        self.report.measured["convergence"] = {name: one.as_dict() for name, one in iterations.items()}
+        self.report.measured[CONVERGENCE] = {name: one.as_dict() for name, one in iterations.items()}
         self._save()
         return iterations
 

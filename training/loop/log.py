@@ -4,7 +4,9 @@ import csv
 import io
 from pathlib import Path
 
-from training.common.errors import TrainingError, one_line
+from sgn_serve.error_text import one_line
+from training.common import run_files
+from training.common.errors import TrainingError
 from training.common.files import WriteError, write_atomically
 
 
@@ -29,7 +31,7 @@ class EpochLog:
         # Imported here, because TensorBoard takes two seconds to import, which --help need not pay.
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = run_dir / "log.csv"
+        self.path = run_dir / run_files.LOG
         self._rows = [row for row in self._read(first_epoch - 1) if int(row["epoch"]) < first_epoch]
         self._folder = run_dir / "tensorboard"
         try:

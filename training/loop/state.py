@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from training.common.errors import TrainingError, one_line
+from sgn_serve.error_text import one_line
+from training.common.errors import TrainingError
 from training.common.files import damaged_part, write_atomically
 from training.config import TrainConfig
 from training.data.picture_set import PictureSet

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sgn_serve.error_text import one_line
 from training.attacks.views import check_view
 from training.checkpoint import (
     BlockConfig,
@@ -17,8 +18,8 @@ from training.checkpoint import (
     not_finite,
     save_checkpoint,
 )
+from training.common import run_files
 from training.common.devices import MIB, gib, peak_memory
-from training.common.errors import one_line
 from training.common.provenance import current_versions, git_commit
 from training.config import BATCH_SIZE, TrainConfig
 from training.data.batches import Placement, batches, to_float
@@ -173,12 +174,12 @@ class Trainer:
     @property
     def checkpoint_path(self) -> Path:
         """The network of the epoch that is kept."""
-        return self.run_dir / "model.safetensors"
+        return self.run_dir / run_files.CHECKPOINT
 
     @property
     def state_path(self) -> Path:
         """The state to resume from."""
-        return self.run_dir / "state.pt"
+        return self.run_dir / run_files.STATE
 
     def _build_optimizer(self) -> torch.optim.SGD:
         # Weight decay drives the block's output to zero within a few epochs (measured: 8e-6), so the block gets none.
@@ -552,14 +553,15 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.module.load_state_dict(state["average"])
-                self.average.n_averaged.fill_(state["average_steps"] + 1)
-            if self.perturbations is not None:
-                self.perturbations.levels.copy_(state["perturbations"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # torch's, for missing parts
             raise TrainerError(
                 f"{self.state_path}: its tensors do not fit this network ({one_line(error)}); restore it from a copy, "
                 "or start again under another --run"
             ) from None
+        if self.average is not None:
+            self.average.n_averaged.fill_(state["average_steps"] + 1)
+        if self.perturbations is not None:
+            self.perturbations.levels.copy_(state["perturbations"])
         self.progress = kept_checkpoint.take_over(
             self.checkpoint_path, self.state_path, self.info, self._kept, self.progress
         )

@@ -78,14 +78,23 @@ def depth_and_width(arch: str) -> tuple[int, int] | None:
     Raises:
         ArchitectureError: There is no such network, or it is too large to be made.
     """
-    found = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
-    if found is None:
+    written = written_depth_and_width(arch)
+    if written is None:
         return None
-    depth, width = (int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS for digits in found.groups())
+    depth, width = written
     try:
         check_depth_and_width(depth, width)
     except ArchitectureError as error:
         raise ArchitectureError(f"unknown architecture {arch!r} ({error}); known are: {KNOWN}") from None
+    return depth, width
+
+
+def written_depth_and_width(arch: str) -> tuple[int, int] | None:
+    """Return the D and K of a name wrn-D-K, whether there is such a network or not; None for any other name."""
+    found = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
+    if found is None:
+        return None
+    depth, width = (int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS for digits in found.groups())
     return depth, width
 
 

@@ -6,6 +6,7 @@ Nothing here imports PyTorch before the options are checked, for that takes seco
 import argparse
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from sgn_serve.command_parser import USAGE_ERROR, CommandParser, folder_to_write
@@ -15,6 +16,7 @@ from sgn_serve.ray_cluster import RayError, add_ray_options, ray_options, requir
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
 from training.data.datasets import DATASETS, require_root
+from training.reproduce.options import ReproduceOptions
 from training.reproduce.paper import FIGURE, TABLES
 from training.reproduce.systems import BUDGETS
 from training.reproduce.targets import rows_of
@@ -63,11 +65,12 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     parser = build_parser(program)
     arguments = parser.parse_args(argv)
     ray = ray_options(parser, arguments)
+    options = ReproduceOptions(**{item.name: getattr(arguments, item.name) for item in fields(ReproduceOptions)})
     command = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
     try:
-        rows = rows_of(arguments)
-        check_threads(arguments.threads, elsewhere=ray is not None)
-        require_root(arguments.data_root, arguments.dataset or rows[0].dataset)
+        rows = rows_of(options)
+        check_threads(options.threads, elsewhere=ray is not None)
+        require_root(options.data_root, options.dataset or rows[0].dataset)
         if ray is not None:
             require_ray()
     except (TrainingError, RayError) as error:
@@ -75,4 +78,4 @@ def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
         return USAGE_ERROR
     with importing():
         from training.reproduce.reproduce import run
-    return run(arguments, command, ray)
+    return run(options, command, ray)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sgn_serve.error_text import say
+from training.common import run_files
 from training.config import TrainConfig
 from training.data.automatic_split import AutomaticSplit, Part
 from training.data.datasets import IMAGE_FOLDER, IMAGE_SIZE
@@ -27,7 +28,7 @@ from training.loop.state import (
     load_state,
     with_saved_defaults,
 )
-from training.options import build_parser, configure
+from training.options import configure, parse
 from training.reproduce.systems import SYSTEMS, Budget
 from training.reproduce.targets import ReproductionError
 
@@ -158,12 +159,12 @@ class Experiment:
     @property
     def checkpoint(self) -> Path:
         """The trained network."""
-        return self.directory / "model.safetensors"
+        return self.directory / run_files.CHECKPOINT
 
     @property
     def report(self) -> Path:
         """The report of its evaluation."""
-        return self.directory / "evaluation.json"
+        return self.directory / run_files.REPORT
 
     @property
     def log(self) -> Path:
@@ -245,7 +246,7 @@ class Experiment:
         return "" if state is None else str(state["progress"]["problem"])
 
     def _state(self) -> dict[str, Any] | None:
-        path = self.directory / "state.pt"
+        path = self.directory / run_files.STATE
         if not path.is_file():
             return None
         try:
@@ -262,7 +263,7 @@ class Experiment:
         """
         if self.trained():
             return
-        code = self._python(self.training_command(resume=(self.directory / "state.pt").is_file()))
+        code = self._python(self.training_command(resume=(self.directory / run_files.STATE).is_file()))
         # A collapse is a result: the best checkpoint until then is judged, and the table says so.
         if code != 0 and not (self.problem() and self.checkpoint.is_file()):
             raise ReproductionError(f"training {self.name} failed; its message is above. The same command continues")
@@ -301,4 +302,4 @@ def _without(arguments: list[str], flags: Sequence[str]) -> list[str]:
 
 def _configuration(arguments: list[str]) -> TrainConfig:
     """Return the configuration of arguments of `python` that train."""
-    return configure(build_parser().parse_args(arguments[2:]), torch.device("cpu"))
+    return configure(parse(arguments[2:]), torch.device("cpu"))

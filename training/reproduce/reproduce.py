@@ -1,6 +1,5 @@
 """Make a table or figure of the paper and compare it, as the command line asks."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from training.data.picture_set import DatasetError
 from training.reproduce import figure
 from training.reproduce.experiment import DataSource, Experiment
 from training.reproduce.on_ray.runner import make_on_ray
+from training.reproduce.options import ReproduceOptions
 from training.reproduce.paper import FIGURE, PaperRow
 from training.reproduce.systems import BUDGETS
 from training.reproduce.tables import Line, columns, details, line, markdown
@@ -25,10 +25,10 @@ from training.reproduce.targets import rows_of
 FORMAT = "self-gradient-reproduction/1"
 
 
-def experiment_of(row: PaperRow, arguments: argparse.Namespace) -> Experiment:
+def experiment_of(row: PaperRow, options: ReproduceOptions) -> Experiment:
     """Return the experiment behind a row."""
-    source = DataSource(row.dataset, arguments.dataset or row.dataset, arguments.data_root, arguments.dataset_name)
-    return Experiment(row.system, source, arguments.budget, BUDGETS[arguments.budget], arguments.threads)
+    source = DataSource(row.dataset, options.dataset or row.dataset, options.data_root, options.dataset_name)
+    return Experiment(row.system, source, options.budget, BUDGETS[options.budget], options.threads)
 
 
 def check_data(experiments: list[Experiment]) -> None:
@@ -89,50 +89,50 @@ def other_pictures(source: DataSource) -> str:
     return f"\n\nMeasured on {name} in place of {source.dataset}, which the paper's figures are of."
 
 
-def reproduce(arguments: argparse.Namespace, command: str, ray: RayOptions | None) -> str:
+def reproduce(options: ReproduceOptions, command: str, ray: RayOptions | None) -> str:
     """Make what is asked for, write <target>.json and <target>.md, and return what to print.
 
     Args:
-        arguments: The parsed command line.
+        options: What the command line asks for.
         command: The command line itself, for the files.
         ray: The Ray cluster that trains and judges, None for this machine.
 
     Raises:
         TrainingError: Pictures are missing, training or judging failed, or a file cannot be written.
     """
-    rows = rows_of(arguments)
-    check_threads(arguments.threads, elsewhere=ray is not None)
-    experiments = [experiment_of(row, arguments) for row in rows]
+    rows = rows_of(options)
+    check_threads(options.threads, elsewhere=ray is not None)
+    experiments = [experiment_of(row, options) for row in rows]
     check_data(experiments)
     for experiment in experiments:
         experiment.check()
-    folder: Path = arguments.out or Path("results/reproduce") / arguments.budget
+    folder = options.out or Path("results/reproduce") / options.budget
     if ray is not None:
-        make_on_ray(experiments, ray, judged=arguments.target != FIGURE)
-    if arguments.target == FIGURE:
+        make_on_ray(experiments, ray, judged=options.target != FIGURE)
+    if options.target == FIGURE:
         text, content = reproduce_figure(experiments[0], folder)
     else:
-        text, content = reproduce_table(rows, experiments, arguments.target, made=ray is not None)
+        text, content = reproduce_table(rows, experiments, options.target, made=ray is not None)
     text += other_pictures(experiments[0].source)
     about = {"command": command, "versions": current_versions(), "git_commit": git_commit()}
-    whole = {"format": FORMAT, "target": arguments.target, "budget": arguments.budget, **content, "about": about}
-    write_atomically(folder / f"{arguments.target}.json", (json.dumps(whole, indent=1) + "\n").encode())
-    write_atomically(folder / f"{arguments.target}.md", f"{text}\n\nMade by `{command}`.\n".encode())
-    return f"{text}\n\nwrote {folder / arguments.target}.json and .md"
+    whole = {"format": FORMAT, "target": options.target, "budget": options.budget, **content, "about": about}
+    write_atomically(folder / f"{options.target}.json", (json.dumps(whole, indent=1) + "\n").encode())
+    write_atomically(folder / f"{options.target}.md", f"{text}\n\nMade by `{command}`.\n".encode())
+    return f"{text}\n\nwrote {folder / options.target}.json and .md"
 
 
-def run(arguments: argparse.Namespace, command: str, ray: RayOptions | None = None) -> int:
-    """Make what the parsed command line asks for, and return the exit status.
+def run(options: ReproduceOptions, command: str, ray: RayOptions | None = None) -> int:
+    """Make what the command line asks for, and return the exit status.
 
     Args:
-        arguments: The parsed command line.
+        options: What the command line asks for.
         command: The command line itself, for the files.
         ray: The Ray cluster that trains and judges, None for this machine.
     """
     try:
         # SIGTERM must end the training or the evaluation that this process waits for, too.
         with terminable():
-            print(reproduce(arguments, command, ray))
+            print(reproduce(options, command, ray))
     except ENDINGS as error:
         return print_ending(
             error, out_of_memory="use a device with more of it", interrupted="the same command continues"

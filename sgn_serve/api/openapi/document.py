@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from sgn_serve.api.form import IMAGE, IMAGES, SELF_GRADIENT_FIELD, TOP_K
 from sgn_serve.api.openapi import inference_protocol, page
 from sgn_serve.http.connections import MAX_HEAD_BYTES, MAX_HEADERS
-from sgn_serve.http.paths import HEALTH, LIVE, METRICS, PROBES, READY, is_open, is_protocol
+from sgn_serve.http.paths import CLASSIFY, CLASSIFY_BATCH, HEALTH, LIVE, METRICS, PROBES, READY, is_open, is_protocol
 from sgn_serve.inference.graph import Description
 from sgn_serve.pictures.formats import media_types
 from sgn_serve.process.version import package_version
@@ -129,8 +129,8 @@ def _describe(settings: Settings, description: Description) -> dict[str, Any]:
             "version": package_version(),
         },
         "paths": {
-            "/classify": {"post": _classify(settings)},
-            "/classify_batch": {"post": _classify_batch(settings)},
+            CLASSIFY: {"post": _classify(settings)},
+            CLASSIFY_BATCH: {"post": _classify_batch(settings)},
             "/explain": {"post": _explain(settings)},
             "/preprocess": {"post": _preprocess(settings)},
             "/model": {

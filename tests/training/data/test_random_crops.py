@@ -14,7 +14,7 @@ from training.data.picture_folder import with_room_for_crops
 from training.data.picture_set import PictureSet
 from training.data.random_crops import ASPECTS, WholePictures, crop, draw_boxes, kept_side
 from training.loop.augmentation import Augmentation
-from training.options import build_parser, configure
+from training.options import configure, parse
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
@@ -113,7 +113,7 @@ def test_pictures_with_room_keep_their_aspect(photos):
 def test_crops_differ_by_epoch_and_not_by_the_batch_they_are_in(photos):
     argv = arguments(photos, "a", *CROPPED, "--no-flip")
     argv.remove("--crop-padding=1")
-    config = configure(build_parser().parse_args(argv), torch.device("cpu"))
+    config = configure(parse(argv), torch.device("cpu"))
     pictures = with_room_for_crops(load_pictures("image-folder", photos, "train", 16, resize="crop"), photos / "train")
     whole = pictures.whole
     assert whole is not None

@@ -18,7 +18,7 @@ from training.foreign.loading import describe_foreign
 from training.foreign.recognising import recognise
 from training.loop.start import Start, read_start, take_over
 from training.networks.errors import ArchitectureError
-from training.options import build_parser, checked
+from training.options import checked, parse
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_started_from_is_one_line_that_names_its_flag(picture_fol
 
 def test_the_recipe_follows_from_pretrained_and_gives_way_to_what_is_given():
     def parsed(*flags: str) -> TrainConfig:
-        return checked(build_parser().parse_args(["--data-root=x", *flags]))
+        return checked(parse(["--data-root=x", *flags]))
 
     assert parsed().recipe == "paper"
     for flags in (("--pretrained", "--arch=timm:resnet18"), ("--pretrained=x",), ("--recipe=finetune",)):

@@ -150,11 +150,11 @@ def test_processes_take_their_own_gpu(monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_is_refused(picture_folder, tmp_path, monkeypatch):
-    from training.options import build_parser, configure
+    from training.options import configure, parse
     from training.train import prepare
 
     monkeypatch.chdir(tmp_path)
-    parsed = build_parser().parse_args(arguments(picture_folder, "a"))
+    parsed = parse(arguments(picture_folder, "a"))
     config = configure(parsed, torch.device("cpu"))
     with pytest.raises(DistributedError, match=r"--batch-size 32 does not divide by 3 processes; .*: pass 30"):
         prepare(parsed, config, torch.device("cpu"), Shard(0, 3))

@@ -35,7 +35,7 @@ def test_every_row_is_a_method_that_trains():
         for row in lines_of(table, datasets):
             for name, budget in BUDGETS.items():
                 flags = ["--dataset", row.dataset, "--data-root", "x", "--arch", budget.arch]
-                arguments = options.build_parser().parse_args([*flags, *budget.flags, *SYSTEMS[row.system].flags])
+                arguments = options.parse([*flags, *budget.flags, *SYSTEMS[row.system].flags])
                 with torch.device("meta"):  # the backbone is built to see that it can be, and thrown away
                     config = options.configure(arguments, torch.device("cpu"))
                 if name == "paper":

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sgn_serve.error_text import one_line
 from sgn_serve.graph_format import file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
-from training.common.errors import TrainingError, one_line
+from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.evaluate.checks import Check
 from training.evaluate.measuring import BatchResult, Trial, measure_batch

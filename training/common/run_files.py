@@ -1,0 +1,12 @@
+"""The names of the files that a training and its evaluation leave in their folder."""
+
+CHECKPOINT = "model.safetensors"
+"""The network of the epoch that was kept."""
+STATE = "state.pt"
+"""All that an interrupted training needs to go on."""
+LOG = "log.csv"
+"""The figures of each epoch."""
+REPORT = "evaluation.json"
+"""The report of an evaluation, for programs."""
+PAGE = "evaluation.md"
+"""The same for people."""
