@@ -107,15 +107,18 @@ class Parquet(Format):
         return bytes(content.getvalue())
 
     def join(self, parts: Iterable[Path], target: BinaryIO) -> None:
-        """Write the rows of all parts, in their order, in row groups of a good size."""
-        import pyarrow.ipc
+        """Write the rows of all parts, in their order, in row groups of a good size.
+
+        Raises:
+            ClassifyError: A part is damaged.
+        """
+        import pyarrow
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetWriter(target, _schema()) as writer:
             gathered: list[Any] = []
             for part in parts:
-                with pyarrow.OSFile(str(part)) as content, pyarrow.ipc.open_file(content) as reader:
-                    gathered.append(reader.read_all())
+                gathered.append(_rows_of_part(part))
                 if sum(table.num_rows for table in gathered) >= _GROUP_ROWS:
                     writer.write_table(pyarrow.concat_tables(gathered))
                     gathered = []
@@ -193,6 +196,25 @@ def _schema() -> Any:
     one = pyarrow.struct([("label", text), ("index", pyarrow.int64()), ("probability", number)])
     kinds = {"index": pyarrow.int64(), "probability": number, "disagreement": number, "top_k": pyarrow.list_(one)}
     return pyarrow.schema([(name, kinds.get(name, text)) for name in COLUMNS])
+
+
+def _rows_of_part(part: Path) -> Any:
+    import pyarrow.ipc
+
+    try:
+        with pyarrow.OSFile(str(part)) as content, pyarrow.ipc.open_file(content) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+        if not table.schema.equals(_schema()):
+            raise pyarrow.ArrowInvalid("other columns")
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, and not pyarrow's own
+            raise
+        raise ClassifyError(
+            f"{part}: this part of the unfinished run is damaged ({one_line(error)}); remove it, and --resume makes "
+            "it again with all behind it"
+        ) from None
+    return table
 
 
 def _append(parts: Iterable[Path], target: BinaryIO) -> None:

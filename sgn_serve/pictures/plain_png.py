@@ -20,6 +20,7 @@ _EIGHT_BITS, _RGB = 8, 2
 _NUMBER_BYTES = 4
 _END = b"\0\0\0\0IEND" + struct.pack(">L", zlib.crc32(b"IEND"))
 _BLACK = bytes(3)
+_SPARE_BYTES = 1024
 
 
 def plain_pixels(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
@@ -34,13 +35,13 @@ def plain_pixels(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None
     Returns:
         RGB from 0 to 255, (height, width, 3).
     """
-    start = _start(size)
-    if not data.startswith(start) or not data.endswith(_END):
+    start, height, width = _start(size), *size
+    # A file that is far larger than its pixels is not plain: a million chunks would take seconds, and 100 MB.
+    if len(data) > 2 * height * (1 + 3 * width) + _SPARE_BYTES or not data.startswith(start) or not data.endswith(_END):
         return None
     packed = _pixel_data(data, len(start), len(data) - len(_END))
     if packed is None:
         return None
-    height, width = size
     try:
         pixels = Image.frombytes("RGB", (width, height), packed, "zip", ("RGB", False)).tobytes()
     except Exception:  # Pillow's decoders raise exceptions of any kind for broken pixels

@@ -422,6 +422,25 @@ def test_parts_behind_a_gap_are_made_again(classify, tmp_path, monkeypatch):
     assert [row["error_code"] for row in rows] == [None] * 7 + ["unreadable_file"]
 
 
+@pytest.mark.parametrize("damage", ["cut", "rows"])
+def test_a_damaged_part_is_named_and_made_again(classify, tmp_path, monkeypatch, capsys, damage):
+    folder, output = pictures(tmp_path / "p", 8), tmp_path / "a.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr(PartsFolder, "finish", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            classify(folder, "--out", output)
+    part = sorted(Path(f"{output}.parts").glob("*.part"))[1]
+    content = part.read_bytes()
+    frame = content.index(b"\x04\x22\x4d\x18")  # an LZ4 frame, which pyarrow reports as an OSError without a number
+    part.write_bytes(content[: len(content) // 2] if damage == "cut" else content[:frame] + b"?" + content[frame + 1 :])
+    assert classify(folder, "--out", output, "--resume") == 1
+    assert f"{part}: this part of the unfinished run is damaged" in capsys.readouterr().err
+    part.unlink()
+    assert classify(folder, "--out", output, "--resume") == 0
+    rows = pyarrow.parquet.read_table(output)
+    assert rows["path"].to_pylist() == [str(folder / f"{number}.png") for number in range(8)]
+
+
 def test_more_than_ten_million_parts_are_in_order(tmp_path):
     folder = PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"])
     folder.path.mkdir()

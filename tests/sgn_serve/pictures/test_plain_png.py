@@ -117,6 +117,16 @@ def test_other_files_go_the_usual_way():
         assert found is None or np.array_equal(found, _usual(picture.data, (12, 10))), picture.name
 
 
+def test_a_file_far_larger_than_its_pixels_goes_the_usual_way():
+    pixels = noise(32, 32)
+    stored = encode(Image.fromarray(pixels), compress_level=0)
+    assert len(stored) > pixels.nbytes
+    assert plain_pixels(stored, (32, 32)) is not None
+    crowded = stored[:-12] + png_chunk(b"IDAT", b"ab") * 1000 + stored[-12:]
+    assert np.array_equal(_usual(crowded, (32, 32)), pixels)
+    assert plain_pixels(crowded, (32, 32)) is None
+
+
 def test_a_decoder_refuses_a_plain_file_as_any_other():
     data = encode(Image.fromarray(noise(6, 4)))
 
